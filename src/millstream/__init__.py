@@ -1,0 +1,73 @@
+"""Millstream: declare features once, then stream, store, train on, serve and watch them.
+
+A feature is a fold over events, read as of a moment. Stream, batch and backfill run the same fold; training and
+serving read the same value at different moments.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from millstream.definitions.aggregation import Count, First, Last, Max, Mean, Min, Std, Sum, TimeSince, Var
+    from millstream.definitions.entity import Entity
+    from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatureGroup
+    from millstream.definitions.feature_view import FeatureView
+    from millstream.definitions.model import Label, LightGBM, Model, Retrain
+    from millstream.definitions.on_demand import on_demand
+    from millstream.definitions.source import EventStream, Table
+    from millstream.errors import MillstreamError
+    from millstream.project import Project
+    from millstream.pure import compute
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "aggregation": ("Count", "First", "Last", "Max", "Mean", "Min", "Std", "Sum", "TimeSince", "Var"),
+    "entity": ("Entity",),
+    "feature_group": ("BatchFeatureGroup", "StreamFeatureGroup"),
+    "feature_view": ("FeatureView",),
+    "model": ("Label", "LightGBM", "Model", "Retrain"),
+    "on_demand": ("on_demand",),
+    "source": ("EventStream", "Table"),
+}
+_LAZY = {name: f"millstream.definitions.{home}" for home, names in _HOMES.items() for name in names}
+_LAZY |= {"MillstreamError": "millstream.errors", "Project": "millstream.project", "compute": "millstream.pure"}
+
+__all__ = [
+    "BatchFeatureGroup",
+    "Count",
+    "Entity",
+    "EventStream",
+    "FeatureView",
+    "First",
+    "Label",
+    "Last",
+    "LightGBM",
+    "Max",
+    "Mean",
+    "MillstreamError",
+    "Min",
+    "Model",
+    "Project",
+    "Retrain",
+    "Std",
+    "StreamFeatureGroup",
+    "Sum",
+    "Table",
+    "TimeSince",
+    "Var",
+    "compute",
+    "on_demand",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'millstream' has no attribute {name!r}")
+    found = getattr(import_module(_LAZY[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

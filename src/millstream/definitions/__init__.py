@@ -1,0 +1,41 @@
+"""What is wanted: entities, sources, feature groups, views and models, as frozen data that is checked when built."""
+
+from millstream.definitions.aggregation import Aggregation, Count, First, Last, Max, Mean, Min, Std, Sum, TimeSince, Var
+from millstream.definitions.entity import Entity
+from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatureGroup
+from millstream.definitions.feature_view import FeatureView, GroupRead, ViewColumn
+from millstream.definitions.model import Label, LightGBM, Model, Retrain
+from millstream.definitions.on_demand import OnDemandFeature
+from millstream.definitions.reference import FeatureRef
+from millstream.definitions.source import EventStream, Source, Table
+from millstream.definitions.windows import WindowedFeature
+
+__all__ = [
+    "Aggregation",
+    "BatchFeatureGroup",
+    "Count",
+    "Entity",
+    "EventStream",
+    "FeatureRef",
+    "FeatureView",
+    "First",
+    "GroupRead",
+    "Label",
+    "Last",
+    "LightGBM",
+    "Max",
+    "Mean",
+    "Min",
+    "Model",
+    "OnDemandFeature",
+    "Retrain",
+    "Source",
+    "Std",
+    "StreamFeatureGroup",
+    "Sum",
+    "Table",
+    "TimeSince",
+    "Var",
+    "ViewColumn",
+    "WindowedFeature",
+]

@@ -1,0 +1,223 @@
+"""Aggregations: what is computed of the events in a window."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import ClassVar
+
+from millstream.definitions.durations import Duration, micros, text
+from millstream.definitions.frozen import check_name, freeze
+from millstream.errors import DefinitionError
+
+Window = str | timedelta | None
+#: How many UTF-8 bytes of a string `First` and `Last` keep, unless told otherwise.
+STRING_BYTES = 39
+
+
+@dataclass(frozen=True, init=False)
+class Aggregation:
+    """What every aggregation has: an SQL expression over one event, its windows and its filter.
+
+    `over` is one window, several, or None for all time; a list may hold None as well. `where` keeps the events for
+    which it is true. `name` begins the column's name, which is otherwise made from the expression. `hop` replaces the
+    default step of the window's tail. `delay` leaves out the newest events, those within that span before the read.
+    """
+
+    kind: ClassVar[str]
+
+    expression: str | None
+    over: tuple[str | None, ...]
+    where: str | None
+    name: str | None
+    hop: int | None
+    delay: int
+
+    def __init__(
+        self,
+        expression: str | None = None,
+        *,
+        over: Window | Sequence[Window] = None,
+        where: str | None = None,
+        name: str | None = None,
+        hop: Duration | None = None,
+        delay: Duration = "0s",
+    ) -> None:
+        thing = type(self).__name__
+        if expression is not None and (not isinstance(expression, str) or not expression.strip()):
+            raise DefinitionError.expected(thing, "expression", expression, "a column or an SQL expression")
+        step = None if hop is None else micros(hop, thing, "hop")
+        if step == 0:
+            raise DefinitionError.expected(thing, "hop", hop, "a positive duration", "leave it out for the default.")
+        freeze(self, expression=expression, over=_windows(thing, over), where=where, hop=step)
+        freeze(self, name=None if name is None else check_name(thing, name), delay=micros(delay, thing, "delay"))
+
+
+def _windows(thing: str, over: Window | Sequence[Window]) -> tuple[str | None, ...]:
+    """Each window as it was written, so that it can end the column's name; every one is checked."""
+    many = over if isinstance(over, Sequence) and not isinstance(over, str) else (over,)
+    if not many:
+        raise DefinitionError.expected(thing, "over", over, "at least one window", 'write over="1h", or leave it out.')
+    written: list[str | None] = []
+    for window in many:
+        span = None if window is None else micros(window, thing, "over")
+        if span == 0:
+            raise DefinitionError.expected(thing, "over", window, "a positive duration", 'write over="1h".')
+        written.append(window if isinstance(window, str) else None if span is None else text(span))
+    return tuple(written)
+
+
+class Count(Aggregation):
+    """How many events there are, or how many have a value for `expression`. 0 when there is none.
+
+    >>> Count(over=["5m", "1h"]).over
+    ('5m', '1h')
+    """
+
+    kind = "count"
+
+
+class _OfExpression(Aggregation):
+    def __init__(
+        self,
+        expression: str,
+        *,
+        over: Window | Sequence[Window] = None,
+        where: str | None = None,
+        name: str | None = None,
+        hop: Duration | None = None,
+        delay: Duration = "0s",
+    ) -> None:
+        if expression is None:
+            raise DefinitionError.expected(type(self).__name__, "expression", None, "a column or an SQL expression")
+        super().__init__(expression, over=over, where=where, name=name, hop=hop, delay=delay)
+
+
+class Sum(_OfExpression):
+    """The sum of a number, exact whatever the order of events. 0 when there is none.
+
+    >>> Sum("amount", over="24h").expression
+    'amount'
+    """
+
+    kind = "sum"
+
+
+class Mean(_OfExpression):
+    """The mean of a number; null when there is none.
+
+    >>> Mean("amount", over="30d").kind
+    'mean'
+    """
+
+    kind = "mean"
+
+
+class Std(_OfExpression):
+    """The sample standard deviation of a number; null below two values.
+
+    >>> Std("amount", over="30d").kind
+    'std'
+    """
+
+    kind = "std"
+
+
+class Var(_OfExpression):
+    """The sample variance of a number; null below two values.
+
+    >>> Var("amount", over="30d").kind
+    'var'
+    """
+
+    kind = "var"
+
+
+class Min(_OfExpression):
+    """The smallest number; null when there is none.
+
+    >>> Min("amount", over="30d").kind
+    'min'
+    """
+
+    kind = "min"
+
+
+class Max(_OfExpression):
+    """The largest number; null when there is none.
+
+    >>> Max("amount", over="30d").kind
+    'max'
+    """
+
+    kind = "max"
+
+
+@dataclass(frozen=True, init=False)
+class _Dated(_OfExpression):
+    max_bytes: int
+
+    def __init__(
+        self,
+        expression: str,
+        *,
+        over: Window | Sequence[Window] = None,
+        where: str | None = None,
+        name: str | None = None,
+        hop: Duration | None = None,
+        delay: Duration = "0s",
+        max_bytes: int = STRING_BYTES,
+    ) -> None:
+        super().__init__(expression, over=over, where=where, name=name, hop=hop, delay=delay)
+        if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or not 1 <= max_bytes <= 1024:
+            raise DefinitionError.expected(type(self).__name__, "max_bytes", max_bytes, "1 to 1024 bytes")
+        freeze(self, max_bytes=max_bytes)
+
+
+class First(_Dated):
+    """The value, not null, of the earliest event by event time; equal times are settled by the smaller value.
+
+    A string longer than `max_bytes` of UTF-8 makes its event a dead letter.
+
+    >>> First("country", over="30d").max_bytes
+    39
+    """
+
+    kind = "first"
+
+
+class Last(_Dated):
+    """The value, not null, of the latest event by event time; equal times are settled by the larger value.
+
+    A string longer than `max_bytes` of UTF-8 makes its event a dead letter.
+
+    >>> Last("country").over
+    (None,)
+    """
+
+    kind = "last"
+
+
+class TimeSince(Aggregation):
+    """Seconds since the latest event; null when there is none.
+
+    >>> TimeSince(where="status = 'declined'", name="since_declined").kind
+    'time_since'
+    """
+
+    kind = "time_since"
+
+    def __init__(
+        self,
+        *,
+        over: Window | Sequence[Window] = None,
+        where: str | None = None,
+        name: str | None = None,
+        hop: Duration | None = None,
+        delay: Duration = "0s",
+    ) -> None:
+        super().__init__(None, over=over, where=where, name=name, hop=hop, delay=delay)
+
+
+AGGREGATIONS = (Count, First, Last, Max, Mean, Min, Std, Sum, TimeSince, Var)

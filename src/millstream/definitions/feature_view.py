@@ -1,0 +1,261 @@
+"""Feature view: the features one model reads, and how a vector is put together from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatureGroup
+from millstream.definitions.frozen import EMPTY, FrozenMapping, check_name, check_tags, freeze
+from millstream.definitions.on_demand import OnDemandFeature, is_null
+from millstream.definitions.reference import FeatureRef, Readable, Value, as_reference
+from millstream.definitions.schema import Schema, check_schema
+from millstream.errors import DefinitionError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class ViewColumn:
+    """One input of a model: where it comes from, and its type ("" until `plan` has read the tables).
+
+    `kind` is "request", "group" or "on_demand". `keys` maps join keys to request keys.
+    """
+
+    column: str
+    kind: str
+    dtype: str
+    group: StreamFeatureGroup | BatchFeatureGroup | None = None
+    feature: str = ""
+    keys: FrozenMapping[str, str] = EMPTY
+    default: Value | None = None
+    on_demand: OnDemandFeature | None = None
+
+
+@dataclass(frozen=True)
+class GroupRead:
+    """One read of a group: by which request key for each join key, and the columns that come of it."""
+
+    group: StreamFeatureGroup | BatchFeatureGroup
+    keys: tuple[tuple[str, str], ...]
+    prefix: str
+    columns: tuple[ViewColumn, ...]
+
+    @property
+    def name(self) -> str:
+        """The group's name, with the prefix of this read if it has one."""
+        return f"{self.prefix}__{self.group.name}" if self.prefix else self.group.name
+
+
+@dataclass(frozen=True, init=False)
+class FeatureView:
+    """The features one model reads: request fields, features of groups, and on-demand features.
+
+    `request` maps the fields a caller sends to their types; they are model inputs, first in order. `features` lists
+    groups (all their features), `group["feature"]`, `.on(...)` and `.default(...)` of these, and on-demand features.
+    Raises `DefinitionError` for two columns of one name, an argument that is no column, on-demand features that need
+    each other, and a request key of two types.
+
+    >>> from millstream import Count, Entity, EventStream, FeatureView, StreamFeatureGroup
+    >>> user = Entity("user", keys={"user_id": "int64"})
+    >>> clicks = EventStream("clicks", time="at", schema={"user_id": "int64", "at": "timestamp"})
+    >>> pace = StreamFeatureGroup("pace", entity=user, source=clicks, features=[Count(over="5m")])
+    >>> view = FeatureView("offers", request={"price": "float64"}, features=[pace])
+    >>> view.columns, dict(view.entity_keys)
+    (('price', 'pace__count_5m'), {'user_id': 'int64'})
+    """
+
+    name: str
+    request: Schema
+    features: tuple[FeatureRef | OnDemandFeature, ...]
+    owner: str
+    description: str
+    tags: tuple[str, ...]
+    entries: tuple[ViewColumn, ...] = field(init=False, repr=False, compare=False)
+    groups: tuple[GroupRead, ...] = field(init=False, repr=False, compare=False)
+    entity_keys: Schema = field(init=False, repr=False, compare=False)
+    _order: tuple[OnDemandFeature, ...] = field(init=False, repr=False, compare=False)
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        request: Mapping[str, str],
+        features: Sequence[StreamFeatureGroup | BatchFeatureGroup | FeatureRef | OnDemandFeature],
+        owner: str = "",
+        description: str = "",
+        tags: Iterable[str] = (),
+    ) -> None:
+        thing = f"FeatureView '{check_name('FeatureView', name)}'"
+        fields = check_schema(thing, request, "request") if request else EMPTY
+        if "at" in fields:
+            raise DefinitionError.bad_name(thing, "at", "'at' is the moment of a read", "requested_at")
+        items = tuple(_check_item(thing, item) for item in features)
+        freeze(self, name=name, request=fields, features=items, owner=owner, description=description)
+        freeze(self, entries=_entries(thing, fields, items), tags=check_tags(thing, tags))
+        freeze(self, groups=_reads(thing, self.entries), _order=_on_demand_order(thing, self.entries))
+        freeze(self, entity_keys=_entity_keys(thing, fields, self.groups))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the model's inputs, in order."""
+        return tuple(entry.column for entry in self.entries)
+
+    @property
+    def dtypes(self) -> Schema:
+        """The type of each input, in order; "" until `plan` has read the tables of a batch group."""
+        return FrozenMapping({entry.column: entry.dtype for entry in self.entries})
+
+    def resolved(self, schemas: Mapping[str, Mapping[str, str]]) -> FeatureView:
+        """Return the same view with the types of its batch groups' features, by group name, as `plan` read them."""
+
+        def known(item: FeatureRef | OnDemandFeature) -> FeatureRef | OnDemandFeature:
+            if (
+                isinstance(item, FeatureRef)
+                and isinstance(item.group, BatchFeatureGroup)
+                and item.group.name in schemas
+            ):
+                return replace(item, group=item.group.resolved(schemas[item.group.name]))
+            return item
+
+        return FeatureView(
+            self.name,
+            request=self.request,
+            features=[known(item) for item in self.features],
+            owner=self.owner,
+            description=self.description,
+            tags=self.tags,
+        )
+
+    def assemble(self, columns: Mapping[str, np.ndarray], n: int, at: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the model's inputs for `n` rows, from raw columns: defaults applied, on-demand features computed.
+
+        `columns` holds every request field and every column of a group by its name in the view: numbers as float64
+        with NaN for null, strings as objects with None. `at` is the instant of each row (int64 µs). Training and
+        serving both end here.
+        """
+        ready: dict[str, np.ndarray] = {"at": at}
+        for entry in self.entries:
+            if entry.kind != "on_demand":
+                ready[entry.column] = _ready(columns[entry.column], entry)
+        for feature in self._order:
+            ready[feature.name] = feature.call(ready)
+        return {entry.column: ready[entry.column] for entry in self.entries}
+
+
+def _check_item(thing: str, item: Any) -> FeatureRef | OnDemandFeature:
+    found = item if isinstance(item, OnDemandFeature) else as_reference(item)
+    if found is None:
+        hint = 'list groups, group["feature"], or functions decorated with @ms.on_demand(returns=...).'
+        raise DefinitionError.expected(thing, "an item of features", item, "a feature", hint)
+    return found
+
+
+def _entries(thing: str, request: Schema, items: Sequence[FeatureRef | OnDemandFeature]) -> tuple[ViewColumn, ...]:
+    entries = [ViewColumn(name, "request", kind) for name, kind in request.items()]
+    for item in items:
+        if isinstance(item, OnDemandFeature):
+            entries.append(ViewColumn(item.name, "on_demand", item.returns, on_demand=item))
+        else:
+            entries += _of_reference(thing, item)
+    seen: set[str] = set()
+    for entry in entries:
+        if entry.column in seen:
+            hint = 'read it once, or tell the two apart by .on(..., prefix="...").'
+            raise DefinitionError.same_name(thing, "columns", entry.column, hint)
+        seen.add(entry.column)
+    return tuple(entries)
+
+
+def _of_reference(thing: str, item: FeatureRef) -> list[ViewColumn]:
+    group = item.group
+    names = (item.feature,) if item.feature is not None else group.feature_names
+    if not names:
+        hint = f'name the columns in its query, or list {group.name}["..."] one by one.'
+        raise DefinitionError(f"{thing}: the columns of '{group.name}' are not known before plan.", hint)
+    prefix = f"{item.prefix}__" if item.prefix else ""
+    keys = FrozenMapping(item.request_keys())
+    found = []
+    for name in names:
+        dtype = group.schema_of_features.get(name, "")
+        column = f"{prefix}{group.name}__{name}"
+        default = _check_default(thing, column, dtype, item.default_value)
+        found.append(ViewColumn(column, "group", dtype, group, name, keys, default))
+    return found
+
+
+def _check_default(thing: str, column: str, dtype: str, value: Value | None) -> Value | None:
+    if value is not None and dtype and isinstance(value, str) != (dtype == "string"):
+        raise DefinitionError.expected(thing, f"default of '{column}'", value, f"a value of type {dtype}")
+    return value
+
+
+def _reads(thing: str, entries: Iterable[ViewColumn]) -> tuple[GroupRead, ...]:
+    reads: dict[tuple[str, FrozenMapping[str, str], str], list[ViewColumn]] = {}
+    groups: dict[str, Readable] = {}
+    for entry in entries:
+        if entry.group is None:
+            continue
+        name = entry.group.name
+        if groups.setdefault(name, entry.group) != entry.group:
+            raise DefinitionError.same_name(thing, "feature groups", name, "rename one of them.")
+        prefix = entry.column.removesuffix(f"{name}__{entry.feature}").removesuffix("__")
+        reads.setdefault((name, entry.keys, prefix), []).append(entry)
+    return tuple(
+        GroupRead(columns[0].group, tuple(keys.items()), prefix, tuple(columns))
+        for (_, keys, prefix), columns in reads.items()
+        if columns[0].group is not None
+    )
+
+
+def _entity_keys(thing: str, request: Schema, reads: Iterable[GroupRead]) -> Schema:
+    types: dict[str, str] = {}
+    for read in reads:
+        for join_key, request_key in read.keys:
+            wanted = read.group.entity.keys[join_key]
+            for known in (types.get(request_key, wanted), request.get(request_key, wanted)):
+                if known != wanted:
+                    what = f"request key '{request_key}' of '{read.group.name}'"
+                    hint = 'read one of them under another key: .on(..., prefix="...").'
+                    raise DefinitionError.wrong_type(thing, what, wanted, f"{known}, as elsewhere in the view", hint)
+            types[request_key] = wanted
+    return FrozenMapping(types)
+
+
+def _on_demand_order(thing: str, entries: Sequence[ViewColumn]) -> tuple[OnDemandFeature, ...]:
+    """The on-demand features, each after those it needs."""
+    dtypes = {entry.column: entry.dtype for entry in entries}
+    features = {entry.column: entry.on_demand for entry in entries if entry.on_demand is not None}
+    order: dict[str, OnDemandFeature] = {}
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            raise DefinitionError.cycle(thing, [*path[path.index(name) :], name])
+        for argument in features[name].arguments:
+            if argument in features and argument not in order:
+                visit(argument, (*path, name))
+        order[name] = features[name]
+
+    for name, feature in features.items():
+        for argument in feature.arguments:
+            if argument != "at" and argument not in dtypes:
+                raise DefinitionError.unknown_column(thing, argument, [*dtypes, "at"], f"the arguments of '{name}'")
+        if name not in order:
+            visit(name, ())
+        if all(dtypes.get(argument, "at") for argument in feature.arguments):
+            feature.check_row_by_row(dtypes)
+    return tuple(order.values())
+
+
+def _ready(column: np.ndarray, entry: ViewColumn) -> np.ndarray:
+    """A raw column as the model takes it: its default where it is null."""
+    import numpy as np
+
+    if column.dtype != object and column.dtype != np.float64:
+        column = column.astype(np.float64)
+    if entry.default is None:
+        return column
+    default = np.array(entry.default, column.dtype)
+    return np.where(is_null(column), default, column)

@@ -1,0 +1,53 @@
+"""The five types a column can have, and the check of a schema."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from millstream.definitions.frozen import FrozenMapping
+from millstream.errors import DefinitionError
+
+TYPES = ("int64", "float64", "string", "bool", "timestamp")
+KEY_TYPES = ("int64", "string")
+Schema = FrozenMapping[str, str]
+
+_COLUMN = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+
+
+def check_schema(thing: str, schema: object, argument: str = "schema", types: tuple[str, ...] = TYPES) -> Schema:
+    """Return `schema` (column name to type) frozen, or raise `DefinitionError`.
+
+    Names are compared without case, as SQL does; `rest` and names that begin with an underscore are Millstream's own.
+    """
+    if not isinstance(schema, Mapping) or not schema:
+        raise DefinitionError.expected(
+            thing, argument, schema, "a mapping of column names to types", f'write {argument}={{"amount": "float64"}}.'
+        )
+    seen: set[str] = set()
+    for name, kind in schema.items():
+        _check_column(thing, name, seen)
+        if kind not in types:
+            raise DefinitionError.unknown_choice(thing, f"type of column '{name}'", kind, types)
+    return FrozenMapping(schema)
+
+
+def _check_column(thing: str, name: object, seen: set[str]) -> None:
+    if not isinstance(name, str) or not _COLUMN.fullmatch(name):
+        rule = "a column name is letters, digits and underscores and begins with a letter"
+        raise DefinitionError.bad_name(thing, name, rule, re.sub(r"\W+", "_", str(name)).strip("_0123456789") or None)
+    if name.lower() == "rest":
+        raise DefinitionError.bad_name(thing, name, "that column keeps the unknown fields of events", "remainder")
+    if name.lower() in seen:
+        raise DefinitionError.same_name(thing, "columns", name, "SQL compares names without case; rename one of them.")
+    seen.add(name.lower())
+
+
+def require_column(thing: str, schema: Mapping[str, str], column: object, argument: str, types: tuple[str, ...]) -> str:
+    """Return `column` when `schema` has it with one of `types`, or raise `DefinitionError`."""
+    if not isinstance(column, str) or column not in schema:
+        raise DefinitionError.unknown_column(thing, str(column), schema, argument)
+    if schema[column] not in types:
+        wanted = " or ".join(types)
+        raise DefinitionError.wrong_type(thing, f"{argument} '{column}'", schema[column], wanted)
+    return column

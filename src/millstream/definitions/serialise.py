@@ -1,0 +1,154 @@
+"""Definitions as plain data and back, and the fingerprint of what changes values."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from functools import lru_cache
+from typing import Any
+
+from millstream.definitions.aggregation import AGGREGATIONS, Aggregation
+from millstream.definitions.entity import Entity
+from millstream.definitions.expressions import references
+from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatureGroup
+from millstream.definitions.feature_view import FeatureView
+from millstream.definitions.frozen import FrozenMapping
+from millstream.definitions.model import Label, LightGBM, Model, Retrain
+from millstream.definitions.on_demand import OnDemandFeature
+from millstream.definitions.reference import FeatureRef
+from millstream.definitions.source import EventStream, Source, Table
+from millstream.errors import DefinitionError
+
+_GROUPS = (BatchFeatureGroup, StreamFeatureGroup)
+_KINDS: dict[str, type] = {
+    kind.__name__: kind
+    for kind in (
+        *AGGREGATIONS, *_GROUPS, Entity, EventStream, FeatureRef, FeatureView, Label, LightGBM, Model, OnDemandFeature,
+        Retrain, Table,
+    )
+}  # fmt: skip
+_ABOUT = ("owner", "description", "tags")
+_KIND, _RESOLVED = "$kind", "$resolved"
+_NOTHING: tuple[Any, ...] = (None, "", (), {})
+
+
+def to_dict(definition: Any) -> dict[str, Any]:
+    """Return a definition as JSON-able data, with all that it refers to inside it.
+
+    Durations are microseconds; what was left out is left out.
+
+    >>> to_dict(Entity("user", keys={"user_id": "int64"}))
+    {'$kind': 'Entity', 'name': 'user', 'keys': {'user_id': 'int64'}}
+    """
+    plain: dict[str, Any] = _plain(definition)
+    return plain
+
+
+def from_dict(data: Mapping[str, Any]) -> Any:
+    """Return the definition that `to_dict` made `data` of; every check is made again.
+
+    >>> from_dict({"$kind": "Entity", "name": "user", "keys": {"user_id": "int64"}}).name
+    'user'
+    """
+    kind = data.get(_KIND)
+    if kind not in _KINDS:
+        raise DefinitionError.unknown_choice("Definition", "kind", kind, _KINDS)
+    return _built(data)
+
+
+def fingerprint(definition: Any) -> str:
+    """Return a hash of what changes the values of a definition, as hexadecimal text.
+
+    Owner, description and tags do not count, nor do columns of a source that a group does not read, nor how long and in
+    how many partitions the log keeps a stream.
+
+    >>> user = Entity("user", keys={"user_id": "int64"})
+    >>> fingerprint(user) == fingerprint(Entity("user", keys={"user_id": "int64"}, owner="risk"))
+    True
+    """
+    text = json.dumps(_essence(definition), separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if type(value).__name__ in _KINDS:
+        return {_KIND: type(value).__name__, **{name: _plain(given) for name, given in _arguments(value).items()}}
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, tuple | list) else value
+
+
+def _arguments(definition: Any) -> dict[str, Any]:
+    """The arguments that build an equal definition, without those that are as good as left out."""
+    given = {part.name: getattr(definition, part.name) for part in fields(definition) if part.init}
+    if isinstance(definition, BatchFeatureGroup | Retrain):
+        given["every"] = definition.cron or definition.every
+    if isinstance(definition, BatchFeatureGroup):
+        if definition.query is None:
+            given["sources"] = ()
+        else:
+            given[_RESOLVED] = definition.schema_of_features
+    optional = _accepted(type(definition).__name__)
+    return {name: value for name, value in given.items() if not optional.get(name, True) or value not in _NOTHING}
+
+
+@lru_cache(maxsize=64)
+def _accepted(kind: str) -> dict[str, bool]:
+    """Each argument of a kind of definition, and whether leaving it out means nothing."""
+    parameters = inspect.signature(_KINDS[kind]).parameters.values()
+    return {one.name: one.default in (*_NOTHING, FrozenMapping()) for one in parameters}
+
+
+def _built(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_built(one) for one in value]
+    if not isinstance(value, Mapping):
+        return value
+    inner = {name: _built(one) for name, one in value.items() if name not in (_KIND, _RESOLVED)}
+    if _KIND not in value:
+        return FrozenMapping(inner)
+    definition = _KINDS[value[_KIND]](**inner)
+    return definition.resolved(value[_RESOLVED]) if _RESOLVED in value else definition
+
+
+def _essence(value: Any) -> Any:
+    """What `_plain` gives, less what changes no value."""
+    if isinstance(value, OnDemandFeature):
+        return [value.name, value.hash]
+    if isinstance(value, Mapping):
+        return {name: _essence(one) for name, one in value.items()}
+    if isinstance(value, tuple | list):
+        return [_essence(one) for one in value]
+    if type(value).__name__ not in _KINDS:
+        return value
+    given = {name: one for name, one in _arguments(value).items() if name not in (*_ABOUT, _RESOLVED)}
+    if isinstance(value, _GROUPS):
+        given.pop("source", None)
+        given["sources"] = [_source_essence(one, _columns_read(value)) for one in value.sources]
+    kept = {name: one if name == "sources" else _essence(one) for name, one in given.items()}
+    return {_KIND: type(value).__name__, **kept}
+
+
+def _source_essence(source: Source, read: frozenset[str]) -> dict[str, Any]:
+    columns = sorted((name, kind) for name, kind in (source.schema or {}).items() if name.lower() in read)
+    about = ("name", "time", "deduplicate", "within", "future")
+    if isinstance(source, Table):
+        about = ("name", "path", "time", "available", "delay")
+    return {_KIND: type(source).__name__, **{name: getattr(source, name) for name in about}, "columns": columns}
+
+
+def _columns_read(group: StreamFeatureGroup | BatchFeatureGroup) -> frozenset[str]:
+    """The columns, in lower case, on which the group's values depend; for a query, every word of it."""
+    if isinstance(group, BatchFeatureGroup) and group.query is not None:
+        names = {name.lower() for source in group.sources for name in source.schema or {}}
+        return frozenset(names if "*" in group.query else names & set(re.findall(r"\w+", group.query.lower())))
+    expressions = [group.where, *group.derive.values(), *group.keys.values(), *_of(group.features)]
+    return frozenset(column for sql in expressions if sql for column in references(sql))
+
+
+def _of(features: Iterable[Aggregation]) -> list[str | None]:
+    return [sql for one in features for sql in (one.expression, one.where)]

@@ -1,0 +1,143 @@
+"""Sources: streams of events and tables of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from millstream.definitions.durations import Duration, micros, text
+from millstream.definitions.frozen import check_name, check_tags, freeze
+from millstream.definitions.schema import KEY_TYPES, TYPES, Schema, check_schema, require_column
+from millstream.errors import DefinitionError
+
+
+@dataclass(frozen=True, init=False)
+class EventStream:
+    """Events that arrive one after another: payments, logins, departures.
+
+    `schema` maps columns to types ("int64", "float64", "string", "bool", "timestamp") and `time` names the timestamp
+    column that says when an event happened. `deduplicate` names an id column: an event whose id occurred in the same
+    partition `within` that span before it is a repeat. History that is loaded has its arrival in the timestamp column
+    `available`, else `delay` after its event time. An event more than `future` ahead of its arrival is a dead letter.
+    `partition_by` (default: `deduplicate`) keeps equal values in one of `partitions` partitions (default: the
+    project's setting), and `retention` is how long the log keeps what has been archived. Durations become
+    microseconds. Raises `DefinitionError` when a column is missing or has the wrong type.
+
+    >>> clicks = EventStream("clicks", time="at", schema={"user_id": "int64", "at": "timestamp"})
+    >>> clicks.future
+    300000000
+    """
+
+    name: str
+    schema: Schema
+    time: str
+    deduplicate: str | None
+    within: int
+    available: str | None
+    delay: int
+    future: int
+    partition_by: str | None
+    partitions: int | None
+    retention: int
+    owner: str
+    description: str
+    tags: tuple[str, ...]
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        schema: Mapping[str, str],
+        time: str,
+        deduplicate: str | None = None,
+        within: Duration = "24h",
+        available: str | None = None,
+        delay: Duration = "0s",
+        future: Duration = "5m",
+        partition_by: str | None = None,
+        partitions: int | None = None,
+        retention: Duration = "7d",
+        owner: str = "",
+        description: str = "",
+        tags: Iterable[str] = (),
+    ) -> None:
+        thing = f"EventStream '{check_name('EventStream', name)}'"
+        columns = check_schema(thing, schema)
+        require_column(thing, columns, time, "time", ("timestamp",))
+        if available is not None:
+            require_column(thing, columns, available, "available", ("timestamp",))
+        if deduplicate is not None:
+            require_column(thing, columns, deduplicate, "deduplicate", KEY_TYPES)
+        if partition_by is not None:
+            require_column(thing, columns, partition_by, "partition_by", TYPES)
+        if partitions is not None and (isinstance(partitions, bool) or not 1 <= partitions <= 1024):
+            raise DefinitionError.expected(
+                thing, "partitions", partitions, "1 to 1024", "leave it out for the setting."
+            )
+        freeze(self, name=name, schema=columns, time=time, deduplicate=deduplicate, available=available)
+        freeze(self, partition_by=partition_by or deduplicate, partitions=partitions)
+        freeze(self, within=micros(within, thing, "within"), delay=micros(delay, thing, "delay"))
+        freeze(self, future=micros(future, thing, "future"), retention=micros(retention, thing, "retention"))
+        freeze(self, owner=owner, description=description, tags=check_tags(thing, tags))
+        self._check_spans(thing)
+
+    def _check_spans(self, thing: str) -> None:
+        if self.deduplicate and self.within > self.retention:
+            raise DefinitionError.expected(
+                thing,
+                "within",
+                text(self.within),
+                f"a span no longer than retention, {text(self.retention)}",
+                f'raise retention to "{text(self.within)}" or more.',
+            )
+
+
+@dataclass(frozen=True, init=False)
+class Table:
+    """Rows that are read as a whole: a Parquet file or folder, or a table of a DuckDB file.
+
+    `path` is where they are, relative to the project folder: `accounts.parquet`, `rows/*.parquet` or
+    `bank.duckdb#accounts`. `time` names the timestamp column that dates a row; a reader could know a row at its
+    `available` column, else `delay` after its time. `schema` may be left out for tables that queries read: then `plan`
+    reads it. Raises `DefinitionError` when a column is missing from a declared schema.
+
+    >>> Table("accounts", path="accounts.parquet", time="updated_at", delay="1h").delay
+    3600000000
+    """
+
+    name: str
+    path: str
+    time: str | None
+    available: str | None
+    delay: int
+    schema: Schema | None
+    owner: str
+    description: str
+    tags: tuple[str, ...]
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        path: str,
+        time: str | None = None,
+        available: str | None = None,
+        delay: Duration = "0s",
+        schema: Mapping[str, str] | None = None,
+        owner: str = "",
+        description: str = "",
+        tags: Iterable[str] = (),
+    ) -> None:
+        thing = f"Table '{check_name('Table', name)}'"
+        columns = None if schema is None else check_schema(thing, schema)
+        for argument, column in (("time", time), ("available", available)):
+            if column is not None and columns is not None:
+                require_column(thing, columns, column, argument, ("timestamp",))
+        if not isinstance(path, str) or not path:
+            raise DefinitionError.expected(thing, "path", path, "a path", f'write path="{name}.parquet".')
+        freeze(self, name=name, path=path, time=time, available=available, schema=columns)
+        freeze(self, delay=micros(delay, thing, "delay"), owner=owner, description=description)
+        freeze(self, tags=check_tags(thing, tags))
+
+
+Source = EventStream | Table

@@ -1,0 +1,59 @@
+"""The record of the feature topic: what one micro-batch adds to the keys of one partition."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from millstream.errors import CorruptState
+from millstream.fold.states import States
+
+_MAGIC = b"MSD1"
+_HEAD = struct.Struct("<4sII")
+
+
+class _Facts(msgspec.Struct, array_like=True):
+    ranges: dict[str, tuple[int, int]]
+    computed_at: int
+    newest_arrival: int
+    keys: list[bytes]
+
+
+@dataclass(frozen=True, eq=False)
+class Deltas:
+    """A decoded record: the source position ranges it covers, and one partial state per key."""
+
+    ranges: dict[str, tuple[int, int]]
+    computed_at: int
+    newest_arrival: int
+    keys: list[bytes]
+    states: States
+
+
+def encode_deltas(
+    ranges: Mapping[str, tuple[int, int]], computed_at: int, keys: Sequence[bytes], states: States, newest_arrival: int
+) -> bytes:
+    """A record of partial states by key, with the range of positions `[from, to)` of each "stream/partition" read."""
+    facts = msgspec.msgpack.encode(_Facts(dict(ranges), computed_at, newest_arrival, list(keys)))
+    head = _HEAD.pack(_MAGIC, len(facts), len(keys)) + facts
+    padding = b"\0" * (-len(head) % 8)
+    return b"".join([head, padding, states.offsets.astype("<i8").tobytes(), states.data.tobytes()])
+
+
+_DECODER = msgspec.msgpack.Decoder(_Facts)
+
+
+def decode_deltas(record: bytes) -> Deltas:
+    """The record that `encode_deltas` wrote. Raises `CorruptState` for anything else."""
+    if len(record) < _HEAD.size or record[:4] != _MAGIC:
+        raise CorruptState("Delta record: the bytes are not of this format.", "check the versions of the writing workers.")
+    _, size, count = _HEAD.unpack_from(record)
+    facts = _DECODER.decode(memoryview(record)[_HEAD.size : _HEAD.size + size])
+    begin = (_HEAD.size + size + 7) // 8 * 8
+    offsets = np.frombuffer(record, "<i8", count + 1, begin)
+    data = np.frombuffer(record, "<i8", -1, begin + 8 * (count + 1))
+    return Deltas(facts.ranges, facts.computed_at, facts.newest_arrival, facts.keys, States(data, offsets))

@@ -1,0 +1,316 @@
+"""From validated events to what the kernels fold: filtered, derived, keyed and lifted to lanes."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from millstream.fold import lanes
+from millstream.fold.keys import encode_keys
+from millstream.fold.layout import Layout, Slot, layout_of
+
+if TYPE_CHECKING:
+    from millstream.definitions import BatchFeatureGroup, EventStream, StreamFeatureGroup, Table
+
+_EMPTY = {lanes.LEAST: lanes.EMPTY_LEAST, lanes.GREATEST: lanes.EMPTY_GREATEST, lanes.ADD: np.int64(0)}
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """The events of one group, ready to fold; arrays have one row per event that counts.
+
+    `keys` are the distinct entity keys and `codes` say which one each event has. Times and arrivals are in µs.
+    `skipped` counts by reason what does not count for this group; `dead` holds (row of the table, reason).
+    """
+
+    keys: list[bytes]
+    codes: np.ndarray
+    times: np.ndarray
+    arrivals: np.ndarray
+    partitions: np.ndarray
+    positions: np.ndarray
+    lanes: np.ndarray
+    skipped: dict[str, int]
+    dead: list[tuple[int, str]]
+
+
+def prepare(
+    groups: Sequence[StreamFeatureGroup | BatchFeatureGroup], stream: EventStream | Table, table: pa.Table
+) -> list[Prepared]:
+    """Evaluate the filters, derived columns and keys of all groups of a source in one query, and lift to lanes.
+
+    `table` holds the validated rows of the source with `_partition`, `_position` and `_arrival`, without repeats.
+    An expression that fails on a row makes that row a dead letter of every group here that uses it; the rest goes on.
+    """
+    wanted = {name: sql for group in groups for name, sql in _expressions(group, stream).items()}
+    columns, failed = _evaluate(table, wanted)
+    common = _Rows(
+        times=_int64(table[_time_column(stream)]), arrivals=_int64(table["_arrival"]),
+        partitions=_int64(table["_partition"]), positions=_int64(table["_position"]),
+    )  # fmt: skip
+    return [_prepare_one(group, stream, columns, failed, common) for group in groups]
+
+
+@dataclass(frozen=True)
+class _Rows:
+    times: np.ndarray
+    arrivals: np.ndarray
+    partitions: np.ndarray
+    positions: np.ndarray
+
+
+def _time_column(source: EventStream | Table) -> str:
+    return source.time or "_time"
+
+
+def _int64(column: pa.ChunkedArray) -> np.ndarray:
+    if pa.types.is_timestamp(column.type):
+        column = column.cast(pa.timestamp("us", "UTC")).cast(pa.int64())
+    return np.ascontiguousarray(column.to_numpy(), np.int64)
+
+
+def _expressions(group: Any, stream: Any) -> dict[str, str]:
+    """Every SQL expression the group needs of one row, keyed by its own text after inlining derived columns."""
+    found = {}
+    for sql in _needed(group):
+        found[_inline(group, sql)] = _inline(group, sql)
+    return found
+
+
+def _needed(group: Any) -> list[str]:
+    keys = [_key_expression(group, name) for name in group.entity.keys]
+    parts = [p for slot in layout_of(group).slots for p in (slot.expression, slot.where) if p]
+    return [*keys, *parts, *([group.where] if group.where else [])]
+
+
+def _key_expression(group: Any, join_key: str) -> str:
+    return (group.keys or {}).get(join_key, join_key)
+
+
+_inlined: dict[tuple[str, tuple[tuple[str, str], ...]], str] = {}
+
+
+def _inline(group: Any, sql: str) -> str:
+    """The expression with the group's derived columns written out, as DuckDB text."""
+    derive = tuple((group.derive or {}).items())
+    known = _inlined.get((sql, derive))
+    if known is None:
+        import sqlglot
+        from sqlglot import exp
+
+        parsed = sqlglot.parse_one(sql, read="duckdb")
+        for name, definition in reversed(derive):
+            inner = exp.paren(sqlglot.parse_one(definition, read="duckdb"))
+            parsed = parsed.transform(
+                lambda node, name=name, inner=inner: inner.copy()
+                if isinstance(node, exp.Column) and node.name.lower() == name.lower()
+                else node
+            )
+        known = _inlined[(sql, derive)] = parsed.sql(dialect="duckdb")
+    return known
+
+
+_engines = threading.local()
+
+
+def _engine() -> Any:
+    """This thread's DuckDB connection: one thread, so that rows keep their order and small batches stay cheap."""
+    if not hasattr(_engines, "connection"):
+        import duckdb
+
+        _engines.connection = duckdb.connect(":memory:", config={"threads": 1})
+        _engines.connection.execute("set TimeZone = 'UTC'")
+    return _engines.connection
+
+
+def _evaluate(table: pa.Table, wanted: dict[str, str]) -> tuple[dict[str, pa.ChunkedArray], dict[str, dict[int, str]]]:
+    """Each expression over the rows, and by expression the rows on which it fails, with the reason."""
+    columns = {sql: table[sql.strip('"')] for sql in wanted if sql.strip('"') in table.column_names}
+    computed = [sql for sql in wanted if sql not in columns]
+    failed: dict[str, dict[int, str]] = {}
+    if not computed:
+        return columns, failed
+    try:
+        columns.update(zip(computed, _query(table, computed).columns, strict=True))
+    except Exception as error:  # DuckDB raises many types; each expression is then tried alone to find the guilty one
+        if not _is_row_error(error):
+            raise
+        for sql in computed:
+            columns[sql], failed[sql] = _split(table, sql)
+    return columns, failed
+
+
+def _query(table: pa.Table, expressions: list[str]) -> pa.Table:
+    engine = _engine()
+    engine.register("events", table)
+    try:
+        selected = ", ".join(f"({sql}) as c{i}" for i, sql in enumerate(expressions))
+        return engine.sql(f"select {selected} from events").to_arrow_table()
+    finally:
+        engine.unregister("events")
+
+
+def _is_row_error(error: Exception) -> bool:
+    import duckdb
+
+    return isinstance(error, duckdb.Error) and not isinstance(error, duckdb.ProgrammingError)
+
+
+def _split(table: pa.Table, sql: str) -> tuple[pa.ChunkedArray, dict[int, str]]:
+    """One expression over rows some of which fail: halved until each failing row stands alone."""
+    failed: dict[int, str] = {}
+    kind = _query(table.slice(0, 0), [sql]).schema.field(0).type
+
+    def run(start: int, size: int) -> list[pa.Array]:
+        if size == 0:
+            return []
+        try:
+            return list(_query(table.slice(start, size), [sql]).column(0).chunks)
+        except Exception as error:
+            if not _is_row_error(error):
+                raise
+            if size == 1:
+                failed[start] = f"`{sql}` fails on this row: {str(error).splitlines()[0]}"
+                return [pa.nulls(1, kind)]
+            half = size // 2
+            return run(start, half) + run(start + half, size - half)
+
+    return pa.chunked_array(run(0, table.num_rows), kind), failed
+
+
+def _prepare_one(
+    group: Any, stream: Any, columns: dict[str, pa.ChunkedArray], failed: dict[str, dict[int, str]], rows: _Rows
+) -> Prepared:
+    layout, skipped = layout_of(group), Counter[str]()
+    dead = {row: reason for sql in _expressions(group, stream) for row, reason in failed.get(sql, {}).items()}
+    keep = np.ones(len(rows.times), bool)
+    keep[list(dead)] = False
+    if group.where:
+        _drop(keep, ~_flags(columns[_inline(group, group.where)]), "filtered", skipped)
+    types = group.entity.keys
+    keys = encode_keys(types, [_flat(columns[_inline(group, _key_expression(group, name))]) for name in types])
+    if keys.null_count:
+        _drop(keep, np.asarray(keys.is_null()), "null_key", skipped)
+    _drop(keep, rows.times < layout.too_late_before(rows.arrivals), "too_late", skipped)
+    inputs = [_Input(group, slot, columns) for slot in layout.slots]
+    for item in inputs:
+        for row in np.flatnonzero(keep & item.refused).tolist():
+            dead[row], keep[row] = item.reason, False
+    skipped["not_finite"] += sum(int((item.not_finite & keep).sum()) for item in inputs)
+    everything = bool(keep.all())
+    kept = np.arange(len(keep)) if everything else np.flatnonzero(keep)
+    coded = (keys if everything else keys.take(pa.array(kept))).dictionary_encode()
+    return Prepared(
+        keys=coded.dictionary.to_pylist(), codes=coded.indices.to_numpy().astype(np.int64), times=rows.times[kept],
+        arrivals=rows.arrivals[kept], partitions=rows.partitions[kept], positions=rows.positions[kept],
+        lanes=_lift(layout, inputs, rows.times, kept, everything), skipped=dict(+skipped), dead=sorted(dead.items()),
+    )  # fmt: skip
+
+
+def _drop(keep: np.ndarray, out: np.ndarray, reason: str, skipped: Counter[str]) -> None:
+    skipped[reason] += int((keep & out).sum())
+    keep &= ~out
+
+
+def _flat(column: pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def _flags(column: pa.ChunkedArray) -> np.ndarray:
+    """A condition as booleans; unknown is false."""
+    return np.asarray(pc.fill_null(column.cast(pa.bool_()), False)).astype(bool)
+
+
+def _numbers(column: pa.ChunkedArray) -> np.ndarray:
+    """A numeric, boolean or timestamp (µs) column as float64, NaN where null."""
+    if pa.types.is_timestamp(column.type):
+        column = column.cast(pa.timestamp("us", "UTC")).cast(pa.int64())
+    return np.array(column.cast(pa.float64(), safe=False).to_numpy(), np.float64)
+
+
+class _Input:
+    """What one lane group reads of each row, and which rows it must refuse."""
+
+    def __init__(self, group: Any, slot: Slot, columns: dict[str, pa.ChunkedArray]) -> None:
+        self.slot, nothing = slot, np.False_
+        column = columns[_inline(group, slot.expression)] if slot.expression else None
+        where = _flags(columns[_inline(group, slot.where)]) if slot.where else None
+        self.refused, self.not_finite, self.reason = nothing, nothing, ""
+        self.numbers = self.flags = self.text = None
+        if slot.lift in ("rows", "time", "present"):
+            rows = len(next(iter(columns.values())))
+            self.flags = np.ones(rows, bool) if where is None else where
+            if column is not None:
+                self.flags = self.flags & self._present(column)
+        elif slot.lift == "text":
+            self._read_text(column, where)
+        else:
+            self._read_numbers(column, where)
+
+    @staticmethod
+    def _present(column: pa.ChunkedArray) -> np.ndarray:
+        if pa.types.is_floating(column.type):
+            return np.isfinite(_numbers(column))
+        return np.asarray(column.is_valid()).astype(bool)
+
+    def _read_text(self, column: pa.ChunkedArray, where: np.ndarray | None) -> None:
+        text = _flat(column.cast(pa.string()))
+        if where is not None:
+            text = pc.if_else(pa.array(where), text, pa.scalar(None, pa.string()))
+        longest, self.text = self.slot.max_bytes, text
+        sizes = np.asarray(pc.fill_null(pc.binary_length(text), 0))
+        self.refused = sizes > longest
+        self.reason = f"`{self.slot.expression}` is longer than {longest} bytes (max_bytes of this aggregate)"
+
+    def _read_numbers(self, column: pa.ChunkedArray, where: np.ndarray | None) -> None:
+        numbers = _numbers(column)
+        if where is not None:
+            numbers[~where] = np.nan
+        self.not_finite = np.isinf(numbers)
+        numbers[self.not_finite] = np.nan
+        if self.slot.lift in ("sum", "squares"):
+            with np.errstate(invalid="ignore"):
+                self.refused = np.abs(numbers) >= lanes.LIMIT
+            self.reason = f"`{self.slot.expression}` lies outside +-2**50, the range of exact sums"
+        self.numbers = numbers
+
+
+def _lift(layout: Layout, inputs: list[_Input], times: np.ndarray, kept: np.ndarray, everything: bool) -> np.ndarray:
+    """One row of lanes per kept event."""
+    out = np.empty((len(kept), layout.n_lanes), np.int64)
+    pick = (lambda a: np.ascontiguousarray(a)) if everything else (lambda a: np.ascontiguousarray(a[kept]))
+    when = pick(times)
+    for item in inputs:
+        slot, empty = item.slot, _EMPTY[item.slot.op]
+        if slot.lift in ("rows", "present"):
+            lanes.lift_count(pick(item.flags), out, slot.offset)
+        elif slot.lift == "time":
+            lanes.lift_time(when, pick(item.flags), out, slot.offset)
+        elif slot.lift == "sum":
+            lanes.lift_sum(pick(item.numbers), out, slot.offset)
+        elif slot.lift == "squares":
+            lanes.lift_squares(pick(item.numbers), out, slot.offset)
+        elif slot.lift == "extreme":
+            lanes.lift_extreme(pick(item.numbers), empty, out, slot.offset)
+        elif slot.lift == "dated":
+            lanes.lift_dated(when, pick(item.numbers), empty, out, slot.offset)
+        else:
+            text = item.text if everything else item.text.take(pa.array(kept))
+            _lift_text(text, when, slot, empty, out)
+    return out
+
+
+def _lift_text(text: Any, when: np.ndarray, slot: Slot, empty: np.int64, out: np.ndarray) -> None:
+    text = text.cast(pa.large_string())
+    _, offsets, data = text.buffers()
+    starts = np.frombuffer(offsets, np.int64, len(text) + 1, text.offset * 8) if len(text) else np.zeros(1, np.int64)
+    raw = np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(1, np.uint8)
+    valid = np.asarray(text.is_valid()).astype(bool)
+    lanes.lift_text(when, valid, starts, raw, empty, slot.width, out, slot.offset)

@@ -1,0 +1,307 @@
+"""Batch rows: dated rows of a key instead of tiles, read as of a moment by the same bitemporal rule everywhere.
+
+The value of a key at `t` is its newest row by (event time, available time) with both `<= t`. A row without values is a
+tombstone. A state keeps the rows that a read from now on may need: the newest one, and those not yet visible.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from millstream.errors import CorruptState
+from millstream.fold.keys import encode_keys
+from millstream.fold.layout import HEAD_SPAN
+
+#: The version of the format of batch states; another one is refused, never guessed at.
+ROWS_VERSION = 1
+#: Reads are exact from this long before the write that applied a newer row (µs).
+ROW_SPAN = HEAD_SPAN
+#: `Row.confirmed` of a row that the newest run returned: its confirmation is the one recorded for the whole shard.
+ACTIVE = -(2**63)
+
+_MAGIC = b"MSR" + bytes([ROWS_VERSION])
+_ROW = struct.Struct("<qqqI")
+_TIME = struct.Struct("<q")
+_CONFIRMED = slice(len(_MAGIC) + 16, len(_MAGIC) + 24)
+_VALUES = msgspec.msgpack.Encoder()
+_READ = msgspec.msgpack.Decoder(list)
+_EARLIEST = np.iinfo(np.int64).min
+
+
+class Row(NamedTuple):
+    """A dated row of a key. Times are µs; `values` is packed, empty for a tombstone; see `ACTIVE` for `confirmed`."""
+
+    event_time: int
+    available_time: int
+    confirmed: int
+    values: bytes
+
+    @property
+    def visible(self) -> int:
+        """The instant (µs) from which a reader could know the row."""
+        return max(self.event_time, self.available_time)
+
+
+def encode_row(
+    schema: Mapping[str, str], event_time: int, available_time: int, values: Mapping[str, Any] | None
+) -> bytes:
+    """The state of a key with one row; `values` None is a tombstone, a missing or non-finite value is null.
+
+    >>> state = encode_row({"tier": "string"}, 10, 12, {"tier": "gold"})
+    >>> row_at({"tier": "string"}, state, 12), row_at({"tier": "string"}, state, 11)
+    ({'tier': 'gold'}, {'tier': None})
+    """
+    packed = b"" if values is None else pack_values([_clean(values.get(name)) for name in schema])
+    return join_rows([Row(event_time, available_time, ACTIVE, packed)])
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, float):
+        return value + 0.0 if np.isfinite(value) else None
+    return value
+
+
+def pack_values(values: Sequence[Any]) -> bytes:
+    """Values in the order of the schema, as the bytes a row holds."""
+    return _VALUES.encode(list(values))
+
+
+def pack_columns(schema: Mapping[str, str], table: pa.Table) -> list[bytes]:
+    """The packed values of every row of a table that has the schema's columns."""
+    columns = [_plain(kind, table[name]).to_pylist() for name, kind in schema.items()]
+    return list(map(_VALUES.encode, zip(*columns, strict=True))) if columns else [_VALUES.encode([])] * table.num_rows
+
+
+def _plain(kind: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column as it is packed: instants as µs, floats finite and without a negative zero."""
+    if kind == "timestamp":
+        return instants(column)
+    if kind != "float64":
+        return column
+    column = column.cast(pa.float64())
+    finite = pc.if_else(pc.is_finite(column), column, pa.scalar(None, pa.float64()))
+    return pc.add(finite, 0.0)
+
+
+def instants(column: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
+    """A column of instants as int64 µs, whether it holds timestamps of any unit and zone, dates or µs already."""
+    if pa.types.is_date(column.type):
+        column = column.cast(pa.timestamp("us"))
+    if pa.types.is_timestamp(column.type):
+        column = column.cast(pa.timestamp("us", column.type.tz), safe=False)
+    return column.cast(pa.int64())
+
+
+def join_rows(rows: Iterable[Row]) -> bytes:
+    """The bytes of a state with these rows, newest first."""
+    parts = [_MAGIC]
+    for row in rows:
+        parts.append(_ROW.pack(row.event_time, row.available_time, row.confirmed, len(row.values)))
+        parts.append(row.values)
+    return b"".join(parts)
+
+
+def split_rows(state: bytes | None) -> list[Row]:
+    """The rows of a state, newest first; None is no row. Raises `CorruptState` for bytes of another format."""
+    if not state:
+        return []
+    if state[:4] != _MAGIC:
+        raise CorruptState(
+            f"State of a batch group: it begins with {state[:4]!r}, expected {_MAGIC!r}.",
+            "run the group again with this version of Millstream.",
+        )
+    rows, at = [], 4
+    while at < len(state):
+        event_time, available_time, confirmed, size = _ROW.unpack_from(state, at)
+        at += _ROW.size + size
+        rows.append(Row(event_time, available_time, confirmed, state[at - size : at]))
+    return rows
+
+
+def merge_rows(old: bytes | None, new: bytes, now: int | None = None) -> bytes | None:
+    """The state with the rows of both, or None when `new` changes nothing.
+
+    A row with the event time and the values of the one before it changes nothing, whenever it became available; of two
+    rows with the same times the one in `new` counts. With `now` (µs) given, rows which no read from `ROW_SPAN` before
+    it can need are left out. So late and repeated rows are harmless.
+
+    >>> schema = {"tier": "string"}
+    >>> gold = encode_row(schema, 10, 12, {"tier": "gold"})
+    >>> late = encode_row(schema, 5, 13, {"tier": "none"})
+    >>> merge_rows(gold, late), merge_rows(gold, gold)
+    (None, None)
+    """
+    before = split_rows(old)
+    after = union(before, split_rows(new), now)
+    return None if after == before else join_rows(after)
+
+
+def union(before: list[Row], added: list[Row], now: int | None = None) -> list[Row]:
+    """The rows of a state, newest first, after `added` rows; what no read can choose any more is left out."""
+    by_times = {(row.event_time, row.available_time): row for row in before}
+    by_times.update({(row.event_time, row.available_time): row for row in added})
+    ordered = sorted(by_times.values(), key=lambda row: row[:2])
+    stated = [row for i, row in enumerate(ordered) if i == 0 or not _restates(row, ordered[i - 1])]
+    return _reachable(stated, now)
+
+
+def _restates(row: Row, earlier: Row) -> bool:
+    return row.event_time == earlier.event_time and row.values == earlier.values
+
+
+def _reachable(ascending: list[Row], now: int | None) -> list[Row]:
+    """Newest first, the rows that some instant sees, of those from `ROW_SPAN` before `now` on if it is given."""
+    kept: list[Row] = []
+    for row in reversed(ascending):
+        if kept and row.visible >= kept[-1].visible:
+            continue
+        kept.append(row)
+        if now is not None and row.visible <= now - ROW_SPAN:
+            break
+    return kept
+
+
+def holds_only(state: bytes | None, row: Row) -> bool:
+    """Whether a state is this one row, whenever it became available: the quick way to see that nothing changed."""
+    return (
+        state is not None
+        and state[: len(_MAGIC) + 8] == _MAGIC + _TIME.pack(row.event_time)
+        and state[_CONFIRMED] == _TIME.pack(row.confirmed)
+        and state[len(_MAGIC) + _ROW.size :] == row.values
+    )
+
+
+def newest_visible(rows: Sequence[Row], at: int) -> Row | None:
+    """Of the rows of a state, newest first, the one a reader at `at` (µs) sees."""
+    return next((row for row in rows if row.event_time <= at and row.available_time <= at), None)
+
+
+def row_at(
+    schema: Mapping[str, str], state: bytes | None, at: int, ttl: int | None = None, confirmed_at: int | None = None
+) -> dict[str, Any]:
+    """The values of a key at `at` (µs), None for null; all null without a visible row or when it is older than `ttl`.
+
+    Age counts from the last run that returned the row: `confirmed_at` is the one recorded for the shard (µs).
+    """
+    row = newest_visible(split_rows(state), at)
+    if row is None or not row.values or _expired(row, at, ttl, confirmed_at):
+        return dict.fromkeys(schema)
+    return dict(zip(schema, _READ.decode(row.values), strict=True))
+
+
+def _expired(row: Row, at: int, ttl: int | None, confirmed_at: int | None) -> bool:
+    if ttl is None:
+        return False
+    shared = confirmed_at if row.confirmed == ACTIVE and confirmed_at is not None else row.available_time
+    return at - max(row.available_time, row.confirmed, shared) > ttl
+
+
+def rows_at(
+    schema: Mapping[str, str],
+    states: Sequence[bytes | None],
+    at: np.ndarray,
+    ttl: int | None = None,
+    confirmed_at: int | None = None,
+) -> dict[str, np.ndarray]:
+    """`row_at` of several states, as feature columns: float64 with NaN, or strings with None, for null.
+
+    >>> states = [encode_row({"limit": "int64"}, 1, 1, {"limit": 500}), None]
+    >>> rows_at({"limit": "int64"}, states, np.array([5, 5]))["limit"].tolist()
+    [500.0, nan]
+    """
+    pairs = zip(states, at.tolist(), strict=True)
+    rows = [row_at(schema, state, instant, ttl, confirmed_at) for state, instant in pairs]
+    return {name: _column(kind, [row[name] for row in rows]) for name, kind in schema.items()}
+
+
+def _column(kind: str, values: list[Any]) -> np.ndarray:
+    if kind == "string":
+        result = np.empty(len(values), object)
+        result[:] = values
+        return result
+    return np.array([np.nan if value is None else value for value in values], np.float64)
+
+
+def with_keys(types: Mapping[str, str], rows: pa.Table) -> pa.Table:
+    """Rows of an offline table of a batch group with the column `key` that `rows_as_of` reads.
+
+    `types` are the entity's join keys. Rows with a null key, which mark runs, are left out.
+    """
+    keys = encode_keys(types, [rows[name] for name in types])
+    table = rows.append_column("key", keys)
+    return table.filter(keys.is_valid()) if keys.null_count else table
+
+
+def rows_as_of(
+    schema: Mapping[str, str],
+    rows: pa.Table,
+    keys: Sequence[bytes] | pa.Array,
+    at: np.ndarray,
+    ttl: int | None = None,
+) -> dict[str, np.ndarray]:
+    """The values of (key, instant) pairs from every row ever stated, as feature columns.
+
+    `rows` has `key` (binary; see `with_keys`), `event_time`, `available_time` and the features; `_deleted` marks
+    tombstones. Rows of equal times count in the order of `_run` if there is one, else of the table. With `ttl` (µs), a
+    row counts for so long after the last time it was stated. Null is NaN, or None for strings.
+
+    >>> rows = pa.table({"key": [b"a", b"a"], "event_time": [1, 5], "available_time": [2, 9], "limit": [10, 20]})
+    >>> rows_as_of({"limit": "int64"}, rows, [b"a", b"a", b"b"], np.array([8, 9, 9]))["limit"].tolist()
+    [10.0, 20.0, nan]
+    """
+    found = latest_visible(rows, keys, np.ascontiguousarray(at, np.int64))
+    if ttl is not None and rows.num_rows:
+        stated = np.asarray(instants(rows["available_time"]))[np.maximum(found, 0)]
+        found = np.where(np.asarray(at, np.int64) - stated > ttl, -1, found)
+    if "_deleted" in rows.column_names and rows.num_rows:
+        deleted = np.asarray(rows["_deleted"].fill_null(False)).astype(bool)
+        found = np.where(deleted[np.maximum(found, 0)], -1, found)
+    places = pa.array(np.maximum(found, 0), mask=found < 0)
+    return {name: _taken(kind, rows[name], places) for name, kind in schema.items()}
+
+
+def latest_visible(rows: pa.Table, keys: Sequence[bytes] | pa.Array, at: np.ndarray) -> np.ndarray:
+    """For each (key, instant), the place in `rows` of the newest row visible then, or -1.
+
+    Rows and queries are ordered by key and the instant a row becomes visible; the newest so far is a running maximum of
+    the rows' ranks, which restarts by itself at each key because ranks go by key first.
+    """
+    asked = keys if isinstance(keys, pa.Array | pa.ChunkedArray) else pa.array(keys, pa.binary())
+    if rows.num_rows == 0 or len(asked) == 0:
+        return np.full(len(asked), -1, np.int64)
+    known, codes = _codes(rows["key"])
+    queries = np.asarray(pc.index_in(asked, value_set=known).fill_null(-1)).astype(np.int64)
+    event, available = (np.asarray(instants(rows[name])).astype(np.int64) for name in ("event_time", "available_time"))
+    run = np.asarray(rows["_run"]) if "_run" in rows.column_names else np.zeros(len(codes), np.int64)
+    by_rank = np.lexsort((run, available, event, codes))
+    rank = np.empty(len(codes), np.int64)
+    rank[by_rank] = np.arange(len(codes))
+    both = np.concatenate([codes, queries])
+    order = np.lexsort((np.arange(len(both)) >= len(codes), np.concatenate([np.maximum(event, available), at]), both))
+    newest = np.maximum.accumulate(np.concatenate([rank, np.full(len(queries), -1)])[order])
+    best = np.empty(len(both), np.int64)
+    best[order] = newest
+    found = best[len(codes) :]
+    places = by_rank[np.maximum(found, 0)]
+    return np.where((found >= 0) & (codes[places] == queries), places, -1)
+
+
+def _codes(column: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
+    """The distinct keys, and for each row which one it has."""
+    whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    coded = whole.cast(pa.binary()).dictionary_encode()
+    return coded.dictionary, np.asarray(coded.indices.fill_null(-1)).astype(np.int64)
+
+
+def _taken(kind: str, column: pa.ChunkedArray, places: pa.Array) -> np.ndarray:
+    values = _plain(kind, column).take(places) if len(column) else pa.nulls(len(places), column.type)
+    if kind == "string":
+        return np.asarray(values.to_numpy(zero_copy_only=False) if isinstance(values, pa.Array) else values.to_numpy())
+    return np.array(pc.cast(values, pa.float64(), safe=False).to_numpy(zero_copy_only=False), np.float64)

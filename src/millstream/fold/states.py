@@ -1,0 +1,218 @@
+"""States and values: the kernels' results, and the four functions that everything else calls."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from millstream.errors import CorruptState
+from millstream.fold import kernels
+from millstream.fold.layout import HEADER, STATE_VERSION, Layout
+
+if TYPE_CHECKING:
+    from millstream.fold.prepare import Prepared
+
+#: Below this many events and queries `as_of` stays on the calling thread.
+_PARALLEL_ROWS = 50_000
+
+
+@dataclass(frozen=True, eq=False)
+class States:
+    """States of several keys, one after another in one int64 array; an empty stretch is the state of no event.
+
+    What a micro-batch adds to a key is a state too, so this is also what travels to the feature topic.
+    """
+
+    data: np.ndarray
+    offsets: np.ndarray
+    overflow: int = 0
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @classmethod
+    def from_bytes(cls, states: Sequence[bytes | None]) -> States:
+        """States read from a store, in order; None or b"" is an empty one.
+
+        Raises `CorruptState` for bytes that are no state of this format version.
+        """
+        sizes = np.fromiter((len(s) if s else 0 for s in states), np.int64, len(states))
+        offsets = np.zeros(len(states) + 1, np.int64)
+        np.cumsum(sizes // 8, out=offsets[1:])
+        if (sizes % 8).any():
+            raise CorruptState("State: its length is not a multiple of 8 bytes.", "restore the store or backfill the group.")
+        data = np.frombuffer(b"".join(s for s in states if s), np.int64)
+        filled = offsets[:-1][sizes > 0]
+        if len(filled) and ((data[filled] != STATE_VERSION).any() or (sizes[sizes > 0] < 8 * HEADER).any()):
+            found = sorted({int(v) for v in data[filled]} - {STATE_VERSION}) or ["a truncated state"]
+            raise CorruptState(
+                f"State: format version {found[0]} was found, {STATE_VERSION} is expected.",
+                "backfill the group with this version of Millstream.",
+            )
+        return cls(data, offsets)
+
+    def to_bytes(self) -> list[bytes]:
+        """One byte string per key, b"" for an empty state."""
+        raw = self.data.tobytes()
+        ends = (self.offsets * 8).tolist()
+        return [raw[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+
+    def take(self, places: np.ndarray) -> States:
+        """The states at the given places, in that order."""
+        pieces = [self.data[self.offsets[p] : self.offsets[p + 1]] for p in places.tolist()]
+        offsets = np.zeros(len(pieces) + 1, np.int64)
+        np.cumsum([len(p) for p in pieces], out=offsets[1:])
+        return States(np.concatenate(pieces) if pieces else np.empty(0, np.int64), offsets)
+
+    @property
+    def newest_arrival(self) -> np.ndarray:
+        """Per key, the newest arrival (µs) of an event in it; the lowest int64 for an empty state."""
+        filled = self.offsets[1:] > self.offsets[:-1]
+        result = np.full(len(self), np.iinfo(np.int64).min)
+        result[filled] = self.data[self.offsets[:-1][filled] + 1]
+        return result
+
+
+@dataclass(frozen=True, eq=False)
+class Values:
+    """Feature values, one row per state or query."""
+
+    layout: Layout
+    numbers: np.ndarray
+    texts: np.ndarray
+
+    @property
+    def columns(self) -> dict[str, np.ndarray]:
+        """Column name to values: float64 with NaN for null, or strings with None for null."""
+        result, at = {}, 0
+        widths = iter(self.layout.text_widths)
+        for place, (name, dtype) in enumerate(zip(self.layout.columns, self.layout.dtypes, strict=True)):
+            if dtype == "string":
+                width = next(widths)
+                result[name] = _texts(self.texts[:, at : at + width])
+                at += width
+            else:
+                result[name] = self.numbers[:, place]
+        return result
+
+
+def _texts(lanes: np.ndarray) -> np.ndarray:
+    """Packed (time, text) lanes to strings."""
+    result = np.empty(len(lanes), object)
+    empty = (lanes[:, 0] == np.iinfo(np.int64).max) | (lanes[:, 0] == np.iinfo(np.int64).min)
+    packed = (lanes[:, 1:].astype(np.int64).view(np.uint64) ^ np.uint64(1 << 63)).astype(">u8")
+    raw, width = packed.tobytes(), 8 * packed.shape[1]
+    for i in np.flatnonzero(~empty).tolist():
+        row = raw[i * width : (i + 1) * width]
+        result[i] = row[: row[-1]].decode()
+    return result
+
+
+def fold(layout: Layout, prepared: Prepared) -> States:
+    """Events to one state per key, aligned with `prepared.keys`."""
+    result = kernels.fold(
+        prepared.codes, len(prepared.keys), prepared.times, prepared.arrivals, prepared.lanes.reshape(-1),
+        layout.ops, layout.levels, layout.meta,
+    )  # fmt: skip
+    return States(*result)
+
+
+def merge(layout: Layout, left: States, right: States) -> States:
+    """States of the same keys, merged pairwise; which side is which, and in what order, never matters."""
+    data = np.concatenate([left.data, right.data])
+    return States(
+        *kernels.merge(data, left.offsets, right.offsets + len(left.data), layout.ops, layout.levels, layout.meta)
+    )
+
+
+def value(layout: Layout, states: States, at: np.ndarray, probes: np.ndarray | None = None) -> Values:
+    """Feature values of states at instants (µs), exact from five seconds before each key's newest arrival on."""
+    if probes is None:
+        probes = np.empty((len(states), 0))
+    numbers, texts = kernels.value(
+        states.data, states.offsets, at, probes, layout.ops, layout.windows, layout.features, layout.meta
+    )
+    return Values(layout, numbers, texts)
+
+
+def as_of(
+    layout: Layout,
+    events: Prepared,
+    available: np.ndarray,
+    keys: Sequence[bytes] | pa.Array,
+    ordinal: np.ndarray,
+    at: np.ndarray,
+    *,
+    sweep: bool = False,
+) -> Values:
+    """The features of (key, instant) rows from history, each by the events available by its ordinal.
+
+    For a point-in-time join, availability and ordinal are instants (µs); for a recomputation by log position they are
+    ranks of positions. With `sweep`, every key goes through the states that serving would have held.
+    """
+    numbers, texts = _empty(layout, len(at))
+    query_codes, n_keys = _codes(keys, events.keys)
+    queries, query_begins = kernels._by_key(query_codes, n_keys)
+    order, event_begins = kernels._by_key(events.codes, n_keys)
+    ordinal, at = np.ascontiguousarray(ordinal, np.int64), np.ascontiguousarray(at, np.int64)
+
+    def run(first: int, last: int) -> None:
+        kernels.as_of(
+            order, event_begins, queries, query_begins, events.times, events.arrivals, available, events.lanes.reshape(-1),
+            ordinal, at, layout.ops, layout.windows, layout.window_ops, layout.features, layout.levels, layout.meta, sweep,
+            first, last, numbers, texts,
+        )  # fmt: skip
+
+    workers = min(os.cpu_count() or 1, 8) if len(order) + len(queries) > _PARALLEL_ROWS else 1
+    work = event_begins[1:] + query_begins[1:]
+    cuts = np.searchsorted(work, np.linspace(0, work[-1] if len(work) else 0, 4 * workers + 1)[1:-1]) if workers > 1 else []
+    edges = [0, *sorted({int(c) for c in cuts} - {0, n_keys}), n_keys]
+    spans = list(zip(edges, edges[1:], strict=False))
+    if workers == 1:
+        run(0, n_keys)
+    else:
+        with ThreadPoolExecutor(workers) as pool:
+            list(pool.map(lambda span: run(*span), spans))
+    return Values(layout, numbers, texts)
+
+
+def exact(
+    layout: Layout,
+    events: Prepared,
+    available: np.ndarray,
+    keys: Sequence[bytes] | pa.Array,
+    ordinal: np.ndarray,
+    at: np.ndarray,
+) -> Values:
+    """What `as_of` gives, by the window rule itself: every event of a key is looked at for every query.
+
+    For the few values whose history must be told apart from what a state could hold; slow for many.
+    """
+    numbers, texts = _empty(layout, len(at))
+    codes, n_keys = _codes(keys, events.keys)
+    order, begins = kernels._by_key(events.codes, n_keys)
+    kernels.exact(
+        order, begins, codes, events.times, np.ascontiguousarray(available, np.int64), events.lanes.reshape(-1),
+        np.ascontiguousarray(ordinal, np.int64), np.ascontiguousarray(at, np.int64), layout.ops, layout.windows,
+        layout.features, layout.meta, numbers, texts,
+    )  # fmt: skip
+    return Values(layout, numbers, texts)
+
+
+def _empty(layout: Layout, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.full((rows, int(layout.meta[2])), np.nan), np.zeros((rows, int(layout.meta[3])), np.int64)
+
+
+def _codes(keys: Sequence[bytes] | pa.Array, known: Sequence[bytes]) -> tuple[np.ndarray, int]:
+    """Query keys as codes of the events' keys; unknown ones share a last code that has no events."""
+    asked = keys if isinstance(keys, pa.Array) else pa.array(keys, pa.binary())
+    found = pc.index_in(asked, value_set=pa.array(known, pa.binary()))
+    codes = np.asarray(found.fill_null(len(known))).astype(np.int64)
+    return codes, len(known) + 1

@@ -1,0 +1,126 @@
+"""Stream = batch = point-in-time = the oracle, bit for bit, whatever the order, the cuts and the moment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from millstream.fold import States, as_of, encode_key, exact, fold, layout_of, merge, value
+from millstream.fold.oracle import oracle
+from tests.properties.worlds import (
+    DAY,
+    ENTITY,
+    HOUR,
+    MINUTE,
+    SECOND,
+    Event,
+    event_lists,
+    groups,
+    oracle_events,
+    prepared,
+    same,
+)
+
+KEYS = [encode_key(ENTITY.keys, [k]) for k in range(3)]
+FAR = 2**62
+many = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+gaps = st.sampled_from([0, 1, SECOND, 5 * SECOND, MINUTE, 7 * MINUTE, HOUR, DAY, 8 * DAY, 31 * DAY])
+
+
+def states_of(group: Any, events: list[Event]) -> list[bytes]:
+    """The state of each of the three keys from one fold of the events."""
+    batch = prepared(group, events)
+    folded = dict(zip(batch.keys, fold(layout_of(group), batch).to_bytes(), strict=True))
+    return [folded.get(key, b"") for key in KEYS]
+
+
+def merged(group: Any, left: list[bytes], right: list[bytes]) -> list[bytes]:
+    """Two lists of states merged pairwise."""
+    return merge(layout_of(group), States.from_bytes(left), States.from_bytes(right)).to_bytes()
+
+
+@many
+@given(groups, event_lists(), st.lists(st.tuples(st.integers(0, 3), st.integers(0, 39), gaps), min_size=1, max_size=8), st.booleans())
+def test_point_in_time_is_the_oracle(group: Any, events: list[Event], asks: list[Any], sweep: bool) -> None:
+    moments = [e.arrival for e in events] or [0]
+    queries = [(k, moments[n % len(moments)] + gap) for k, n, gap in asks]
+    batch = prepared(group, events)
+    at = np.array([t for _, t in queries], np.int64)
+    keys = [encode_key(ENTITY.keys, [k]) for k, _ in queries]
+    got = as_of(layout_of(group), batch, batch.arrivals, keys, at, at, sweep=sweep).columns
+    plain = exact(layout_of(group), batch, batch.arrivals, keys, at, at).columns
+    assert all(repr(got[name].tolist()) == repr(plain[name].tolist()) for name in got)
+    for row, (k, t) in enumerate(queries):
+        assert same(got, row, oracle(group.columns, oracle_events(events, k), t)) == []
+
+
+@many
+@given(groups, event_lists(), st.data())
+def test_any_cut_into_micro_batches_gives_the_same_state(group: Any, events: list[Event], data: Any) -> None:
+    order = data.draw(st.permutations(events)) if data.draw(st.booleans()) else events
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(order)), max_size=6)))
+    streamed = [b""] * 3
+    for first, last in zip([0, *cuts], [*cuts, len(order)], strict=True):
+        streamed = merged(group, streamed, states_of(group, order[first:last]))
+    assert streamed == states_of(group, events)
+
+
+@many
+@given(groups, event_lists(), event_lists(), event_lists())
+def test_merge_is_associative_and_commutative(group: Any, a: list[Event], b: list[Event], c: list[Event]) -> None:
+    x, y, z = (states_of(group, events) for events in (a, b, c))
+    assert merged(group, x, y) == merged(group, y, x)
+    assert merged(group, merged(group, x, y), z) == merged(group, x, merged(group, y, z))
+
+
+@many
+@given(groups, event_lists(), st.lists(gaps, min_size=1, max_size=4), st.integers(0, 5 * SECOND))
+def test_a_state_reads_as_the_oracle_from_five_seconds_before_its_newest_arrival(
+    group: Any, events: list[Event], later: list[int], before: int
+) -> None:
+    states = States.from_bytes(states_of(group, events))
+    newest = [int(m) for m in states.newest_arrival]
+    for k in range(3):
+        mine = oracle_events(events, k)
+        start = newest[k] if newest[k] > -FAR else 0
+        for t in [start - before, *(start + gap for gap in later)]:
+            got = value(layout_of(group), states, np.full(3, t, np.int64)).columns
+            assert same(got, k, oracle(group.columns, mine, t, FAR)) == []
+
+
+@many
+@given(groups, event_lists(), st.integers(0, 39), gaps, st.booleans())
+def test_no_value_uses_an_event_of_the_future(group: Any, events: list[Event], n: int, gap: int, sweep: bool) -> None:
+    t = (events[n % len(events)].arrival if events else 0) + gap
+    known = [e for e in events if e.arrival <= t and e.time < t]
+    at = np.full(3, t, np.int64)
+
+    def read(some: list[Event]) -> dict[str, np.ndarray]:
+        batch = prepared(group, some)
+        return as_of(layout_of(group), batch, batch.arrivals, KEYS, at, at, sweep=sweep).columns
+
+    all_events, past = read(events), read(known)
+    for name in all_events:
+        assert all_events[name].tolist() == past[name].tolist() or all(
+            a == b or (a != a and b != b) for a, b in zip(all_events[name], past[name], strict=True)
+        )
+
+
+@settings(max_examples=60, deadline=None)
+@given(groups, st.integers(60, 200), st.integers(1, 3 * SECOND), st.integers(0, 2**32), st.integers(0, 5 * SECOND))
+def test_a_full_head_overflows_into_tiles_and_stays_a_function_of_the_set(
+    group: Any, n: int, spread: int, seed: int, before: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    times = rng.integers(0, spread, n) + 10 * DAY
+    events = [Event(0, int(t), int(t) + int(rng.integers(-SECOND, 3 * SECOND)), 1.5, "a", True) for t in times]
+    whole = states_of(group, events)
+    half = n // 2
+    assert merged(group, states_of(group, events[half:]), states_of(group, events[:half])) == whole
+    states = States.from_bytes(whole)
+    newest = int(states.newest_arrival[0])
+    got = value(layout_of(group), states, np.full(3, newest, np.int64)).columns
+    assert same(got, 0, oracle(group.columns, oracle_events(events, 0), newest, FAR)) == []

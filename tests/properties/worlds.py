@@ -1,0 +1,133 @@
+"""Random worlds for the property tests: a group, its events, and how to ask the oracle about them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from hypothesis import strategies as st
+
+import millstream as ms
+from millstream.fold import Prepared, layout_of, prepare
+from millstream.fold.oracle import OracleEvent
+
+SECOND, MINUTE, HOUR, DAY = 1_000_000, 60_000_000, 3_600_000_000, 86_400_000_000
+BASE = 1_356_998_400_000_000 + 7 * HOUR + 13 * SECOND + 17
+
+STREAM = ms.EventStream(
+    "events", time="at", schema={"k": "int64", "x": "float64", "s": "string", "ok": "bool", "at": "timestamp"}
+)
+ENTITY = ms.Entity("k", keys={"k": "int64"})
+
+
+@lru_cache(maxsize=None)
+def group_of(windows: tuple[tuple[str | None, str, str], ...], filtered: bool) -> ms.StreamFeatureGroup:
+    """A group with every aggregate over the given (window, delay, tag)s."""
+    features = []
+    for window, delay, tag in windows:
+        where = "ok" if filtered else None
+        common: dict[str, Any] = {"over": window, "delay": delay, "where": where}
+        features += [
+            ms.Count(name=f"n{tag}", **common), ms.Count("x", name=f"nx{tag}", **common),
+            ms.Sum("x", name=f"sum{tag}", **common), ms.Mean("x", name=f"mean{tag}", **common),
+            ms.Std("x", name=f"std{tag}", **common), ms.Var("x", name=f"var{tag}", **common),
+            ms.Min("x", name=f"min{tag}", **common), ms.Max("x", name=f"max{tag}", **common),
+            ms.First("x", name=f"first{tag}", **common), ms.Last("x", name=f"last{tag}", **common),
+            ms.First("s", name=f"first_s{tag}", **common), ms.Last("s", name=f"last_s{tag}", **common),
+            ms.TimeSince(name=f"since{tag}", **common),
+        ]  # fmt: skip
+    return ms.StreamFeatureGroup("g", entity=ENTITY, source=STREAM, features=features)
+
+
+windows = st.lists(
+    st.tuples(st.sampled_from(["1m", "5m", "10m", "1h", "6h", "24h", "7d", "30d", None]), st.sampled_from(["0s", "0s", "1m", "1h"])),
+    min_size=1, max_size=3, unique=True,
+).map(lambda pairs: tuple((w, d, f"_{i}") for i, (w, d) in enumerate(pairs)))  # fmt: skip
+groups = st.builds(group_of, windows, st.booleans())
+
+numbers = st.one_of(
+    st.none(),
+    st.sampled_from([0.0, -0.0, 0.1, 0.2, 0.3, -0.1, 12.34, 1e9, -1e9, 1e9 + 0.01, 999999999.99, 1e-9, 3e-17, 1e15, -1e15, float("inf")]),
+    st.floats(-1e12, 1e12, allow_nan=False),
+    st.integers(-100_000, 100_000).map(lambda cents: cents / 100),
+)  # fmt: skip
+texts = st.one_of(st.none(), st.sampled_from(["", "DE", "FR", "é", "\U0001f600", "a" * 39, "a\0", "a"]))
+units = st.sampled_from([1, SECOND // 2, SECOND, MINUTE, HOUR, DAY])
+lags = st.sampled_from([-2 * SECOND, -1, 0, 1, SECOND, 4 * SECOND, 10 * SECOND, HOUR, 2 * DAY, 40 * DAY])
+
+
+@dataclass(frozen=True)
+class Event:
+    """One generated event."""
+
+    k: int
+    time: int
+    arrival: int
+    x: float | None
+    s: str | None
+    ok: bool | None
+
+
+@st.composite
+def event_lists(draw: Any, max_size: int = 40) -> list[Event]:
+    """Events of up to three keys: out of order, late, early, tied in time, with nulls; in order of arrival."""
+    unit = draw(units)
+    lag = draw(st.one_of(st.just(lags), st.just(st.sampled_from([0, 1, SECOND]))))
+    one = st.builds(
+        lambda k, n, unit2, late, x, s, ok: Event(k, BASE + n * unit2, BASE + n * unit2 + late, x, s, ok),
+        st.integers(0, 2), st.integers(0, 30), st.sampled_from([unit, unit, SECOND]), lag, numbers, texts,
+        st.sampled_from([True, True, False, None]),
+    )  # fmt: skip
+    events = draw(st.lists(one, max_size=max_size))
+    return sorted(events, key=lambda e: e.arrival)
+
+
+def prepared(group: Any, events: list[Event]) -> Prepared:
+    """The events as `fold` takes them."""
+    table = pa.table(
+        {
+            "k": pa.array([e.k for e in events], pa.int64()),
+            "x": pa.array([e.x for e in events], pa.float64()),
+            "s": pa.array([e.s for e in events], pa.string()),
+            "ok": pa.array([e.ok for e in events], pa.bool_()),
+            "at": pa.array([e.time for e in events], pa.timestamp("us", "UTC")),
+            "_arrival": np.array([e.arrival for e in events], np.int64),
+            "_partition": np.zeros(len(events), np.int64),
+            "_position": np.arange(len(events), dtype=np.int64),
+        }
+    )
+    (result,) = prepare([group], STREAM, table)
+    return result
+
+
+def oracle_events(events: list[Event], key: int, available: dict[int, int] | None = None) -> list[OracleEvent]:
+    """The events of one key as the oracle takes them, available at arrival unless given by number."""
+    return [
+        OracleEvent(e.time, e.arrival, e.arrival if available is None else available[i], {"x": e.x, "s": e.s, "ok": e.ok})
+        for i, e in enumerate(events)
+        if e.k == key
+    ]
+
+
+def same(got: dict[str, np.ndarray], row: int, expected: dict[str, Any]) -> list[str]:
+    """The names of the columns of a row that are not bit for bit what the oracle says."""
+    wrong = []
+    for name, wanted in expected.items():
+        found = got[name][row]
+        if isinstance(wanted, str) or isinstance(found, str) or found is None:
+            equal = found == wanted
+        elif wanted is None:
+            equal = bool(np.isnan(found))
+        else:
+            equal = np.float64(found).tobytes() == (np.float64(wanted) + 0.0).tobytes()
+        if not equal:
+            wrong.append(f"{name}: {found!r} is not {wanted!r}")
+    return wrong
+
+
+def layout(group: Any) -> Any:
+    """The group's layout."""
+    return layout_of(group)

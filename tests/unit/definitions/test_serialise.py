@@ -1,0 +1,113 @@
+import json
+
+import pytest
+
+import millstream as ms
+from millstream.definitions.on_demand import OnDemandFeature
+from millstream.definitions.serialise import fingerprint, from_dict, to_dict
+from millstream.errors import DefinitionError
+
+
+def definitions(fraud):
+    visits = ms.Table(
+        "visits", path="v.parquet", time="at", schema={"user_id": "int64", "n": "int64", "at": "timestamp"}
+    )
+    every_aggregate = [
+        ms.Count("n", over="1h"), ms.Sum("n", over=["1h", None], delay="5m"),
+        ms.Mean("n * 2", name="double", over="1h"),
+        ms.Std("n"), ms.Var("n", where="n > 2"), ms.Min("n", over="1d", hop="1h"), ms.Max("n"), ms.First("n"),
+        ms.Last("n", max_bytes=7), ms.TimeSince(name="quiet"),
+    ]  # fmt: skip
+    folded = ms.BatchFeatureGroup("folded", entity=fraud.user, every="1h", source=visits, features=every_aggregate)
+    union = ms.StreamFeatureGroup(
+        "union", entity=fraud.user, source=[fraud.payments, fraud.logins], features=[ms.Count(over="1h")], ttl="1d"
+    )
+    constant = OnDemandFeature("f", source_text="def f(n): return n + K", returns="int64", constants={"K": 2})
+    return [
+        fraud.user, fraud.payments, fraud.disputes, fraud.accounts, visits, *fraud.velocity, fraud.habits, fraud.access,
+        fraud.kyc, fraud.amount_z, fraud.view, fraud.model, folded, union, constant, fraud.kyc["tier"].default("none"),
+        fraud.view.resolved({"kyc": {"tier": "string"}}), ms.Retrain(gate=None), ms.Retrain(every="0 3 * * 1"),
+        ms.EventStream("kinds", time="at", schema={"kind": "string", "at": "timestamp"}),
+        ms.Entity("route", keys={"origin": "string", "dest": "string"}, owner="ops", description="a pair", tags=["x"]),
+    ]  # fmt: skip
+
+
+def test_every_definition_comes_back_equal(fraud):
+    for definition in definitions(fraud):
+        text = json.dumps(to_dict(definition))
+        back = from_dict(json.loads(text))
+        assert back == definition
+        assert json.dumps(to_dict(back)) == text
+        assert fingerprint(back) == fingerprint(definition)
+
+
+def test_types_that_plan_found_come_back_too(fraud):
+    known = fraud.view.resolved({"kyc": {"tier": "string"}})
+    assert from_dict(to_dict(known)).dtypes["kyc__tier"] == "string"
+    assert fingerprint(known) == fingerprint(fraud.view)
+
+
+def test_a_function_comes_back_able_to_run(fraud):
+    import numpy as np
+
+    back = from_dict(to_dict(fraud.view))
+    (feature,) = [entry.on_demand for entry in back.entries if entry.kind == "on_demand"]
+    given = dict(zip(feature.arguments, (np.array([5.0]), np.array([3.0]), np.array([4.0])), strict=True))
+    assert feature.call(given).tolist() == [0.5]
+
+
+def velocity(fraud, **given):
+    wanted = {"entity": fraud.user, "source": fraud.payments, "features": [ms.Sum("amount", over="1h")], **given}
+    return fingerprint(ms.StreamFeatureGroup("velocity", **wanted))
+
+
+def stream(fraud, **given):
+    source = fraud.payments
+    wanted = {"schema": source.schema, "time": source.time, "deduplicate": source.deduplicate, **given}
+    return ms.EventStream("payments", **wanted)
+
+
+def test_a_group_keeps_its_fingerprint_when_only_words_and_unread_columns_change(fraud):
+    before = velocity(fraud)
+    wider = {**fraud.payments.schema, "channel": "string"}
+    for given in (
+        {"owner": "risk"}, {"description": "x"}, {"tags": ["a"]}, {"source": stream(fraud, schema=wider)},
+        {"source": stream(fraud, retention="30d", partitions=8)},
+        {"source": stream(fraud, schema=dict(reversed(wider.items())))},
+    ):  # fmt: skip
+        assert velocity(fraud, **given) == before
+
+
+def test_a_group_changes_its_fingerprint_when_its_values_can_change(fraud):
+    numbers = {**fraud.payments.schema, "amount": "int64"}
+    prints = [
+        velocity(fraud, **given)
+        for given in (
+            {}, {"where": "amount > 0"}, {"ttl": "1d"}, {"keys": {"user_id": "payee_id"}}, {"derive": {"k": "amount"}},
+            {"features": [ms.Sum("amount", over="2h")]}, {"features": [ms.Sum("amount", over="1h", hop="10s")]},
+            {"features": [ms.Sum("amount", over="1h", delay="1m")]}, {"source": stream(fraud, deduplicate=None)},
+            {"source": stream(fraud, schema=numbers)}, {"source": [fraud.payments]},
+            {"source": stream(fraud, future="1h")},
+        )
+    ]  # fmt: skip
+    same = prints.pop(10)
+    assert same == prints[0]
+    assert len(set(prints)) == len(prints)
+
+
+def test_a_view_changes_with_its_groups_functions_and_defaults(fraud):
+    def view(*features):
+        return fingerprint(ms.FeatureView("v", request={"amount": "float64"}, features=features))
+
+    other = OnDemandFeature("amount_z", source_text="def amount_z(amount): return amount", returns="float64")
+    prints = [
+        view(fraud.habits), view(fraud.kyc), view(fraud.kyc["tier"].default("a")), view(fraud.kyc["tier"].default("b")),
+        view(fraud.habits, fraud.amount_z), view(fraud.habits, other), view(fraud.kyc.on(user_id="payee_id")),
+    ]  # fmt: skip
+    assert len(set(prints)) == len(prints)
+
+
+def test_an_unknown_kind_is_refused():
+    with pytest.raises(DefinitionError, match="kind was given 'Entty'") as raised:
+        from_dict({"$kind": "Entty"})
+    assert raised.value.hint == "did you mean 'Entity'?"
