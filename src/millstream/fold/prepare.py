@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,13 +50,13 @@ def prepare(
     `table` holds the validated rows of the source with `_partition`, `_position` and `_arrival`, without repeats.
     An expression that fails on a row makes that row a dead letter of every group here that uses it; the rest goes on.
     """
-    wanted = {name: sql for group in groups for name, sql in _expressions(group, stream).items()}
+    wanted = dict.fromkeys(sql for group in groups for sql in _plan_of(group).wanted)
     columns, failed = _evaluate(table, wanted)
     common = _Rows(
         times=_int64(table[_time_column(stream)]), arrivals=_int64(table["_arrival"]),
         partitions=_int64(table["_partition"]), positions=_int64(table["_position"]),
     )  # fmt: skip
-    return [_prepare_one(group, stream, columns, failed, common) for group in groups]
+    return [_prepare_one(group, columns, failed, common) for group in groups]
 
 
 @dataclass(frozen=True)
@@ -76,45 +77,58 @@ def _int64(column: pa.ChunkedArray) -> np.ndarray:
     return np.ascontiguousarray(column.to_numpy(), np.int64)
 
 
-def _expressions(group: Any, stream: Any) -> dict[str, str]:
-    """Every SQL expression the group needs of one row, keyed by its own text after inlining derived columns."""
-    found = {}
-    for sql in _needed(group):
-        found[_inline(group, sql)] = _inline(group, sql)
-    return found
+@dataclass(frozen=True)
+class _Plan:
+    """What one group needs of a row, as SQL in which derived columns are written out."""
+
+    layout: Layout
+    where: str | None
+    keys: tuple[str, ...]
+    inputs: tuple[tuple[Slot, str | None, str | None], ...]
+    wanted: tuple[str, ...]
 
 
-def _needed(group: Any) -> list[str]:
-    keys = [_key_expression(group, name) for name in group.entity.keys]
-    parts = [p for slot in layout_of(group).slots for p in (slot.expression, slot.where) if p]
-    return [*keys, *parts, *([group.where] if group.where else [])]
+_plans: dict[int, tuple[Any, _Plan]] = {}
+_PLANS_KEPT = 1_024
 
 
-def _key_expression(group: Any, join_key: str) -> str:
-    return (group.keys or {}).get(join_key, join_key)
-
-
-_inlined: dict[tuple[str, tuple[tuple[str, str], ...]], str] = {}
-
-
-def _inline(group: Any, sql: str) -> str:
-    """The expression with the group's derived columns written out, as DuckDB text."""
-    derive = tuple((group.derive or {}).items())
-    known = _inlined.get((sql, derive))
+def _plan_of(group: Any) -> _Plan:
+    """The group's plan, made once per definition object, which is kept so that its identity stays its own."""
+    known = _plans.get(id(group))
     if known is None:
-        import sqlglot
-        from sqlglot import exp
+        if len(_plans) >= _PLANS_KEPT:
+            _plans.clear()
+        known = _plans[id(group)] = (group, _plan(group))
+    return known[1]
 
-        parsed = sqlglot.parse_one(sql, read="duckdb")
-        for name, definition in reversed(derive):
-            inner = exp.paren(sqlglot.parse_one(definition, read="duckdb"))
-            parsed = parsed.transform(
-                lambda node, name=name, inner=inner: inner.copy()
-                if isinstance(node, exp.Column) and node.name.lower() == name.lower()
-                else node
-            )
-        known = _inlined[(sql, derive)] = parsed.sql(dialect="duckdb")
-    return known
+
+def _plan(group: Any) -> _Plan:
+    layout, derive = layout_of(group), tuple((group.derive or {}).items())
+
+    def inline(sql: str | None) -> str | None:
+        return None if sql is None else _inline(sql, derive)
+
+    where = inline(group.where)
+    keys = tuple(_inline((group.keys or {}).get(name, name), derive) for name in group.entity.keys)
+    inputs = tuple((slot, inline(slot.expression), inline(slot.where)) for slot in layout.slots)
+    every = [where, *keys, *(sql for _, expression, condition in inputs for sql in (expression, condition))]
+    return _Plan(layout, where, keys, inputs, tuple(dict.fromkeys(sql for sql in every if sql)))
+
+
+def _inline(sql: str, derive: tuple[tuple[str, str], ...]) -> str:
+    """The expression with the derived columns written out, as DuckDB text."""
+    import sqlglot
+    from sqlglot import exp
+
+    parsed = sqlglot.parse_one(sql, read="duckdb")
+    for name, definition in reversed(derive):
+        inner = exp.paren(sqlglot.parse_one(definition, read="duckdb"))
+        parsed = parsed.transform(
+            lambda node, name=name, inner=inner: inner.copy()
+            if isinstance(node, exp.Column) and node.name.lower() == name.lower()
+            else node
+        )
+    return parsed.sql(dialect="duckdb")
 
 
 _engines = threading.local()
@@ -130,7 +144,7 @@ def _engine() -> Any:
     return _engines.connection
 
 
-def _evaluate(table: pa.Table, wanted: dict[str, str]) -> tuple[dict[str, pa.ChunkedArray], dict[str, dict[int, str]]]:
+def _evaluate(table: pa.Table, wanted: Iterable[str]) -> tuple[dict[str, pa.ChunkedArray], dict[str, dict[int, str]]]:
     """Each expression over the rows, and by expression the rows on which it fails, with the reason."""
     columns = {sql: table[sql.strip('"')] for sql in wanted if sql.strip('"') in table.column_names}
     computed = [sql for sql in wanted if sql not in columns]
@@ -149,12 +163,29 @@ def _evaluate(table: pa.Table, wanted: dict[str, str]) -> tuple[dict[str, pa.Chu
 
 def _query(table: pa.Table, expressions: list[str]) -> pa.Table:
     engine = _engine()
-    engine.register("events", table)
+    engine.register("events", _read_by(table, tuple(expressions)))
     try:
         selected = ", ".join(f"({sql}) as c{i}" for i, sql in enumerate(expressions))
         return engine.sql(f"select {selected} from events").to_arrow_table()
     finally:
         engine.unregister("events")
+
+
+@lru_cache(maxsize=1_024)
+def _names(expressions: tuple[str, ...]) -> frozenset[str]:
+    """The lower-cased names of the columns that the expressions read."""
+    import sqlglot
+    from sqlglot import exp
+
+    parsed = [sqlglot.parse_one(sql, read="duckdb") for sql in expressions]
+    return frozenset(column.name.lower() for tree in parsed for column in tree.find_all(exp.Column))
+
+
+def _read_by(table: pa.Table, expressions: tuple[str, ...]) -> pa.Table:
+    """The columns that the expressions read; binding the others would cost more than a small batch is worth."""
+    wanted = _names(expressions)
+    names = [name for name in table.column_names if name.lower() in wanted]
+    return table.select(names or table.column_names[:1])
 
 
 def _is_row_error(error: Exception) -> bool:
@@ -186,20 +217,20 @@ def _split(table: pa.Table, sql: str) -> tuple[pa.ChunkedArray, dict[int, str]]:
 
 
 def _prepare_one(
-    group: Any, stream: Any, columns: dict[str, pa.ChunkedArray], failed: dict[str, dict[int, str]], rows: _Rows
+    group: Any, columns: dict[str, pa.ChunkedArray], failed: dict[str, dict[int, str]], rows: _Rows
 ) -> Prepared:
-    layout, skipped = layout_of(group), Counter[str]()
-    dead = {row: reason for sql in _expressions(group, stream) for row, reason in failed.get(sql, {}).items()}
+    plan, skipped = _plan_of(group), Counter[str]()
+    layout = plan.layout
+    dead = {row: reason for sql in plan.wanted for row, reason in failed.get(sql, {}).items()}
     keep = np.ones(len(rows.times), bool)
     keep[list(dead)] = False
-    if group.where:
-        _drop(keep, ~_flags(columns[_inline(group, group.where)]), "filtered", skipped)
-    types = group.entity.keys
-    keys = encode_keys(types, [_flat(columns[_inline(group, _key_expression(group, name))]) for name in types])
+    if plan.where:
+        _drop(keep, ~_flags(columns[plan.where]), "filtered", skipped)
+    keys = encode_keys(group.entity.keys, [_flat(columns[sql]) for sql in plan.keys])
     if keys.null_count:
         _drop(keep, np.asarray(keys.is_null()), "null_key", skipped)
     _drop(keep, rows.times < layout.too_late_before(rows.arrivals), "too_late", skipped)
-    inputs = [_Input(group, slot, columns) for slot in layout.slots]
+    inputs = [_Input(*item, columns, len(keep)) for item in plan.inputs]
     for item in inputs:
         for row in np.flatnonzero(keep & item.refused).tolist():
             dead[row], keep[row] = item.reason, False
@@ -238,14 +269,15 @@ def _numbers(column: pa.ChunkedArray) -> np.ndarray:
 class _Input:
     """What one lane group reads of each row, and which rows it must refuse."""
 
-    def __init__(self, group: Any, slot: Slot, columns: dict[str, pa.ChunkedArray]) -> None:
+    def __init__(
+        self, slot: Slot, expression: str | None, where_sql: str | None, columns: dict[str, pa.ChunkedArray], rows: int
+    ) -> None:
         self.slot, nothing = slot, np.False_
-        column = columns[_inline(group, slot.expression)] if slot.expression else None
-        where = _flags(columns[_inline(group, slot.where)]) if slot.where else None
+        column = columns[expression] if expression else None
+        where = _flags(columns[where_sql]) if where_sql else None
         self.refused, self.not_finite, self.reason = nothing, nothing, ""
         self.numbers = self.flags = self.text = None
         if slot.lift in ("rows", "time", "present"):
-            rows = len(next(iter(columns.values())))
             self.flags = np.ones(rows, bool) if where is None else where
             if column is not None:
                 self.flags = self.flags & self._present(column)

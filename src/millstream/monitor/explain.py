@@ -1,0 +1,128 @@
+"""Explain: one served vector, and the very events behind one of its values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from millstream.definitions.feature_group import BatchFeatureGroup
+from millstream.errors import RequestError, nearest
+from millstream.fold import encode_keys, prepare
+from millstream.monitor.replay import Pasts, Reading, Replay
+from millstream.monitor.verify import served_columns
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from millstream.definitions import FeatureView
+    from millstream.definitions.feature_view import ViewColumn
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A served vector and where it came from.
+
+    Attributes:
+        request_id: the request.
+        model: the model and its version.
+        at: the instant (µs) as of which it was read.
+        score: what was answered.
+        vector: every input by name.
+        groups: for each group, its version, shard and the source positions applied.
+        feature: the value that is explained in full, if one was asked for.
+        events: the events it was folded from, in order of time.
+    """
+
+    request_id: str
+    model: str
+    at: int
+    score: float
+    vector: Mapping[str, Any]
+    groups: Mapping[str, Mapping[str, Any]]
+    feature: str | None = None
+    events: pa.Table | None = None
+
+
+def explain(view: FeatureView, captures: pa.Table, request_id: str, past: Pasts, feature: str | None = None) -> Explanation:
+    """Say what was served for a request, and from which events one of its values was folded.
+
+    Args:
+        view: the view that was served.
+        captures: captures to look in.
+        request_id: the id that the answer carried.
+        past: history to find the events in.
+        feature: a column of the view; its events are listed.
+
+    Raises:
+        RequestError: the request was not captured, or the view has no such column of a group.
+    """
+    found = captures.filter(pc.equal(captures["_request_id"], request_id)).slice(0, 1)
+    if not found.num_rows:
+        raise RequestError(
+            f"Request '{request_id}' is not among the captures of view '{view.name}'.", field="request_id",
+            given=request_id, expected="the request_id of a captured answer",
+            hint="captures reach history within seconds; ask again, or check the id.", status=404,
+        )  # fmt: skip
+    row, replay = found.to_pylist()[0], Replay(view, found, past)
+    groups = {
+        name: {"version": f.version, "shard": f.shard, "positions": str(bytes(f.positions), "utf-8"), "fallback": f.fallback}
+        for name, f in replay.facts[0].items()
+    }
+    return Explanation(
+        request_id, f"{row['_model']}@{row['_version']}", row["_at"], row["_score"],
+        {name: row[name] for name in (*view.request, *served_columns(view))}, groups, feature,
+        None if feature is None else _events(view, replay, feature),
+    )  # fmt: skip
+
+
+def _events(view: FeatureView, replay: Replay, feature: str) -> pa.Table:
+    """The events that one value of the only capture was folded from."""
+    entries = {entry.column: entry for entry in view.entries if entry.kind == "group"}
+    if feature not in entries:
+        close = nearest(feature, list(entries))
+        raise RequestError(
+            f"'{feature}' is no feature of a group in view '{view.name}'.", field="feature", given=feature,
+            expected="a column of a feature group", hint=f"did you mean '{close}'?" if close else "see the view's columns.",
+        )  # fmt: skip
+    for reading in replay.readings():
+        if any(column.column == feature for column in reading.read.columns):
+            return _of_reading(replay, reading, entries[feature])
+    return pa.table({})
+
+
+def _of_reading(replay: Replay, reading: Reading, entry: ViewColumn) -> pa.Table:
+    group = reading.version.group
+    if isinstance(group, BatchFeatureGroup) and group.query is not None:
+        rows = replay.past.rows(reading.version.id)
+        names = [(join, request) for join, request in reading.read.keys]
+        for join, request in names:
+            rows = rows.filter(pc.equal(rows[join], replay.captures[request][0]))
+        return rows.filter(pc.less_equal(rows["event_time"].cast(pa.int64()), int(replay.at[0])))
+    (column,) = [c for c in group.columns if c.name == entry.feature]
+    at, since = int(replay.at[0]), np.iinfo(np.int64).min
+    if column.window is not None:
+        since = (at - column.delay - column.window) // column.hop * column.hop
+    until = (at - column.delay) // column.hop * column.hop if column.delay else at
+    key = encode_keys(group.entity.keys, [replay.captures[name] for _, name in reading.read.keys])[0].as_py()
+    available, start, pieces = replay.available(reading), 0, []
+    for source in group.sources:
+        piece = prepare([group], source, replay.table(source))[0]
+        used = available[start : start + len(piece.times)] <= reading.ordinals[0]
+        start += len(piece.times)
+        used &= (piece.times >= since) & (piece.times < until)
+        used &= np.array([k == key for k in piece.keys], bool)[piece.codes] if piece.keys else False
+        places = np.flatnonzero(used)
+        pieces.append(_rows(replay.table(source), source.time, piece.partitions[places], piece.positions[places]))
+    return pa.concat_tables(pieces, promote_options="default")
+
+
+def _rows(table: pa.Table, time: str | None, partitions: np.ndarray, positions: np.ndarray) -> pa.Table:
+    """The rows of a source at the given places, oldest event first."""
+    wanted = set(zip(partitions.tolist(), positions.tolist(), strict=True))
+    here = zip(table["_partition"].to_pylist(), table["_position"].to_pylist(), strict=True)
+    found = table.filter(pa.array([place in wanted for place in here], pa.bool_()))
+    return found.sort_by(time) if time else found

@@ -1,0 +1,41 @@
+"""Entity keys as bytes: one encoding for a single key and for a column."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from millstream.fold import decode_key, encode_key, encode_keys, shard_of
+
+TYPES = [
+    ({"user_id": "int64"}, [(0,), (-1,), (2**63 - 1,), (-(2**63),), (42,)]),
+    ({"device_id": "string"}, [("",), ("a",), ("é\U0001f600",), ("a\0b",)]),
+    ({"carrier": "string", "n": "int64", "dest": "string"}, [("UA", 7, "IAH"), ("", -7, ""), ("U", 7, "AIAH")]),
+]
+
+
+@pytest.mark.parametrize(("types", "keys"), TYPES)
+def test_a_column_and_a_single_key_give_the_same_bytes_which_decode_again(types, keys):
+    arrow = {"int64": pa.int64(), "string": pa.string()}
+    columns = [pa.array([key[i] for key in keys], arrow[kind]) for i, kind in enumerate(types.values())]
+    encoded = encode_keys(types, columns).to_pylist()
+    assert encoded == [encode_key(types, key) for key in keys]
+    assert [decode_key(types, key) for key in encoded] == keys
+    assert len(set(encoded)) == len(keys)
+
+
+def test_a_null_in_any_part_makes_the_key_null():
+    types = {"a": "int64", "b": "string"}
+    assert encode_keys(types, [pa.array([1, None, 1]), pa.array(["x", "y", None])]).is_null().to_pylist() == [False, True, True]
+
+
+def test_int64_keys_sort_as_their_bytes_do():
+    numbers = [-(2**63), -5, -1, 0, 1, 5, 2**63 - 1]
+    encoded = [encode_key({"k": "int64"}, [n]) for n in numbers]
+    assert encoded == sorted(encoded)
+
+
+def test_shards_are_in_range_and_used():
+    shards = [shard_of(encode_key({"k": "int64"}, [n]), 4) for n in range(1000)]
+    assert set(shards) == {0, 1, 2, 3}
+    assert {shard_of(b"x", 1)} == {0}

@@ -1,0 +1,105 @@
+"""From validated events to lanes: what counts, what is skipped, and what is refused with its reason."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import millstream as ms
+from millstream.fold import encode_key, fold, layout_of, prepare, value
+
+STREAM = ms.EventStream("pay", time="at", schema={
+    "user_id": "int64", "amount": "float64", "country": "string", "note": "string", "at": "timestamp"})  # fmt: skip
+USER = ms.Entity("user", keys={"user_id": "int64"})
+HOUR = 3_600_000_000
+
+
+def group(**more):
+    defaults = {"features": [ms.Count(over="1h"), ms.Sum("amount", over="1h")]}
+    return ms.StreamFeatureGroup("g", entity=USER, source=STREAM, **(defaults | more))
+
+
+def table(amounts, users=None, notes=None, times=None, arrivals=None, countries=None):
+    n = len(amounts)
+    times = np.array(times if times is not None else [10 * HOUR] * n, np.int64)
+    return pa.table({
+        "user_id": pa.array(users or [1] * n, pa.int64()), "amount": pa.array(amounts, pa.float64()),
+        "country": pa.array(countries or ["DE"] * n, pa.string()), "note": pa.array(notes or ["1"] * n, pa.string()),
+        "at": pa.array(times, pa.timestamp("us", "UTC")),
+        "_arrival": np.array(arrivals if arrivals is not None else times, np.int64),
+        "_partition": np.zeros(n, np.int64), "_position": np.arange(n),
+    })  # fmt: skip
+
+
+def read(definition, prepared, at=10 * HOUR + 1):
+    states = fold(layout_of(definition), prepared)
+    return {k: v.tolist() for k, v in value(layout_of(definition), states, np.full(len(states), at)).columns.items()}
+
+
+def test_filters_derived_columns_and_conditions_are_sql():
+    definition = group(
+        where="amount > 0", derive={"euros": "amount / 100", "big": "euros > 5"},
+        features=[ms.Sum("euros", over="1h"), ms.Count(name="large", where="big", over="1h"),
+                  ms.Last("upper(country)", name="land", over="1h")],
+    )  # fmt: skip
+    (found,) = prepare([definition], STREAM, table([1000.0, -5.0, 250.0, None], countries=["de", "fr", "at", "ch"]))
+    assert found.skipped == {"filtered": 2}
+    assert read(definition, found) == {"euros_sum_1h": [12.5], "large_1h": [1.0], "land_1h": ["DE"]}
+
+
+def test_a_null_key_skips_the_group_and_is_counted():
+    (found,) = prepare([group()], STREAM, table([1.0, 2.0], users=[None, 7]))
+    assert found.keys == [encode_key(USER.keys, [7])]
+    assert found.skipped == {"null_key": 1}
+
+
+def test_too_late_is_decided_by_the_event_and_its_arrival_alone():
+    times, arrivals = [10 * HOUR, 10 * HOUR, 10 * HOUR], [11 * HOUR + 59_999_999, 11 * HOUR + 60_000_000, 40 * HOUR]
+    (found,) = prepare([group()], STREAM, table([1.0] * 3, times=times, arrivals=arrivals))
+    assert (len(found.times), found.skipped) == (1, {"too_late": 2})
+    (kept,) = prepare([group(features=[ms.Count()])], STREAM, table([1.0] * 3, times=times, arrivals=arrivals))
+    assert len(kept.times) == 3
+
+
+@pytest.mark.parametrize("position", [0, 3, 6])
+def test_a_row_on_which_sql_fails_is_refused_alone(position):
+    notes = [str(i) for i in range(7)]
+    notes[position] = "seven"
+    definition = group(features=[ms.Sum("cast(note as integer)", name="total", over="1h")])
+    (found,) = prepare([definition], STREAM, table([1.0] * 7, notes=notes))
+    ((row, reason),) = found.dead
+    assert row == position and "CAST(note AS INT)" in reason and "'seven'" in reason
+    assert read(definition, found)["total_1h"] == [21.0 - position]
+
+
+def test_what_exact_sums_cannot_hold_is_refused_with_its_reason():
+    (found,) = prepare([group()], STREAM, table([1.0, 2.0**50, -(2.0**51), 3.0]))
+    assert [row for row, _ in found.dead] == [1, 2]
+    assert "2**50" in found.dead[0][1]
+    assert read(group(), found)["amount_sum_1h"] == [4.0]
+
+
+def test_a_string_longer_than_max_bytes_is_refused_with_its_reason():
+    definition = group(features=[ms.Last("country", over="1h", max_bytes=4)])
+    (found,) = prepare([definition], STREAM, table([1.0] * 3, countries=["DE", "éé", "ééa"]))
+    assert found.dead == [(2, "`country` is longer than 4 bytes (max_bytes of this aggregate)")]
+
+
+def test_a_derived_value_that_is_not_finite_is_null_and_counted():
+    definition = group(derive={"ratio": "1 / amount"}, features=[ms.Max("ratio", over="1h"), ms.Count("ratio", over="1h")])
+    (found,) = prepare([definition], STREAM, table([0.0, 4.0]))
+    assert found.skipped == {"not_finite": 1}
+    assert read(definition, found) == {"ratio_max_1h": [0.25], "ratio_count_1h": [1.0]}
+
+
+def test_groups_of_one_source_share_a_query_and_differ_in_what_they_keep():
+    first, second = group(where="amount > 1"), group(where="country = 'DE'")
+    one, two = prepare([first, second], STREAM, table([1.0, 2.0, 3.0], countries=["DE", "FR", "DE"]))
+    assert (len(one.times), len(two.times)) == (2, 2)
+    assert (read(first, one)["amount_sum_1h"], read(second, two)["amount_sum_1h"]) == ([5.0], [4.0])
+
+
+def test_no_rows_prepare_to_nothing():
+    (found,) = prepare([group(derive={"x": "amount * 2"}, where="x > 0")], STREAM, table([]))
+    assert found.keys == [] and found.lanes.shape == (0, layout_of(group()).n_lanes)
