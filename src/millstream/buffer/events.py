@@ -1,0 +1,237 @@
+"""Events as the layers see them: rows go in through `encode`, typed tables come out of `decode`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from millstream.buffer.columns import PLACE, event_schema
+from millstream.buffer.encoding import encode, encode_history, encode_lines, partition_of
+from millstream.buffer.log import Batch, Records
+from millstream.buffer.parse import Parsed, parse_arrow, parse_json, row_text
+from millstream.clock import to_datetime
+from millstream.definitions.durations import text
+from millstream.definitions.source import EventStream
+from millstream.errors import LogError
+
+__all__ = [
+    "DeadLetter",
+    "Decoded",
+    "dead_batch",
+    "dead_letters",
+    "decode",
+    "encode",
+    "encode_history",
+    "encode_lines",
+    "event_schema",
+    "partition_of",
+]
+
+_Ints = npt.NDArray[np.int64]
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """An event that could not be taken, kept with its reason.
+
+    Args:
+        stream: the stream it was sent to.
+        partition: the partition it is in.
+        position: its position there.
+        reason: what is wrong, in one sentence.
+        payload: the event as it was sent, as text.
+        arrival: when it arrived, in microseconds.
+    """
+
+    stream: str
+    partition: int
+    position: int
+    reason: str
+    payload: str
+    arrival: int
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Events read from the log: the good ones as a table (see `event_schema`), the others as dead letters.
+
+    Both are in the order of the records they came from.
+    """
+
+    table: pa.Table
+    dead: list[DeadLetter]
+
+
+def decode(stream: EventStream, records: Sequence[Records]) -> Decoded:
+    """Decode records of a stream's topic into typed events and dead letters.
+
+    What becomes of an event depends on the event and its stamps alone, so a replay in other batches decides the same.
+    An absent field is null, an unknown one goes into `rest` as JSON. Dead are: what is not JSON or has a wrong type, an
+    event without its event time, and one whose time is beyond its arrival by more than the stream's `future`.
+
+    Args:
+        stream: the stream the records are of.
+        records: what `Log.read` returned, of any of its partitions.
+
+    Raises:
+        LogError: when a record is not a batch of events.
+
+    Example:
+        >>> from millstream.buffer.events import decode
+        >>> from millstream.buffer.log import Records
+        >>> from millstream.definitions.source import EventStream
+        >>> clicks = EventStream("clicks", time="at", schema={"user_id": "int64", "at": "timestamp"})
+        >>> lines = b'{"user_id": 1, "at": "2024-01-01"}' + b'\\n' + b'{"user_id": "x"}'
+        >>> decoded = decode(clicks, [Records("clicks", 0, 5, 2, 1704067200000000, "json", lines)])
+        >>> decoded.table.select(["user_id", "_position"]).to_pylist()
+        [{'user_id': 1, '_position': 5}]
+        >>> [(letter.position, letter.reason) for letter in decoded.dead]
+        [(6, 'Wrong type: Expected `int | null`, got `str` - at `$.user_id`.')]
+    """
+    tables: list[pa.Table] = []
+    dead: list[DeadLetter] = []
+    for piece in _pieces(stream, records):
+        table, letters = _placed(stream, piece)
+        tables.append(table)
+        dead.extend(letters)
+    if not tables:
+        return Decoded(event_schema(stream).empty_table(), dead)
+    return Decoded(tables[0] if len(tables) == 1 else pa.concat_tables(tables).combine_chunks(), dead)
+
+
+def dead_batch(letters: Sequence[DeadLetter]) -> Batch:
+    """Make a batch of dead letters, for the topic `dead.{stream}`."""
+    return Batch(msgspec.json.Encoder().encode_lines(letters).rstrip(b"\n"), "json", len(letters))
+
+
+def dead_letters(records: Sequence[Records]) -> list[DeadLetter]:
+    """Read dead letters back from the records of their topic."""
+    decoder = msgspec.json.Decoder(DeadLetter)
+    return [decoder.decode(line) for record in records for line in record.payload.split(b"\n")[record.skip :]]
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Rows of one encoding that are parsed at once, where each lies, and the source to quote a wrong one from."""
+
+    parsed: Parsed
+    partitions: _Ints
+    positions: _Ints
+    appended: _Ints
+    source: Sequence[bytes] | pa.Table
+
+    def quoted(self, row: int) -> str:
+        """The row as it was sent."""
+        if isinstance(self.source, pa.Table):
+            return row_text(self.source, row)
+        return self.source[row].decode(errors="replace")
+
+
+def _pieces(stream: EventStream, records: Sequence[Records]) -> list[_Piece]:
+    """Small batches of JSON are parsed together: one event a batch must not cost one parse an event."""
+    pieces = []
+    for encoding, group in groupby(records, key=lambda record: record.encoding):
+        run = list(group)
+        if encoding == "json":
+            lines = [line for record in run for line in _lines(record)]
+            pieces.append(_Piece(parse_json(stream, lines), *_places(run), lines))
+        elif encoding == "arrow":
+            for record in run:
+                table = _opened(record)
+                pieces.append(_Piece(parse_arrow(stream, table), *_places([record]), table))
+        else:
+            raise _not_events(stream, run[0], f"are encoded as '{encoding}'")
+    return pieces
+
+
+def _lines(record: Records) -> list[bytes]:
+    """The lines asked for; a payload with another number of lines than it says has nothing to give but itself."""
+    lines = record.payload.split(b"\n")
+    if len(lines) != record.count:
+        lines = [record.payload] + [b""] * (record.count - 1)
+    return lines[record.skip :]
+
+
+def _opened(record: Records) -> pa.Table:
+    try:
+        table = pa.ipc.open_stream(record.payload).read_all()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise LogError(
+            f"Topic '{record.topic}', partition {record.partition}: batch {record.position} is not Arrow ({error}).",
+            "append Arrow batches with `millstream.buffer.events.encode`.",
+        ) from error
+    return table.slice(record.skip)
+
+
+def _not_events(stream: EventStream, record: Records, fact: str) -> LogError:
+    return LogError(
+        f"Stream '{stream.name}': the records at {record.position} of partition {record.partition} {fact}.",
+        "append events with `millstream.buffer.events.encode`.",
+    )
+
+
+def _places(run: Sequence[Records]) -> tuple[_Ints, _Ints, _Ints]:
+    """Partition, position and append time of every row of some records."""
+    counts = np.array([record.count - record.skip for record in run], np.int64)
+    starts = np.array([record.position + record.skip for record in run], np.int64)
+    before = np.cumsum(counts) - counts
+    positions = np.repeat(starts - before, counts) + np.arange(counts.sum(), dtype=np.int64)
+    partitions = np.repeat(np.array([record.partition for record in run], np.int64), counts)
+    appended = np.repeat(np.array([record.appended for record in run], np.int64), counts)
+    return partitions, positions, appended
+
+
+def _placed(stream: EventStream, piece: _Piece) -> tuple[pa.Table, list[DeadLetter]]:
+    """Add to each good row where it lies; take out those whose event time cannot be."""
+    parsed = piece.parsed
+    appended = piece.appended[parsed.rows]
+    declared = parsed.arrivals
+    arrivals = appended if declared is None else np.where(declared < 0, appended, declared)
+    dead = {row: (reason, int(piece.appended[row])) for row, reason in parsed.bad}
+    keep = np.ones(len(parsed.rows), np.bool_)
+    for index, reason in _out_of_time(stream, parsed.table, arrivals):
+        keep[index] = False
+        dead[int(parsed.rows[index])] = (reason, int(arrivals[index]))
+    place = [piece.partitions[parsed.rows].astype(np.int32), piece.positions[parsed.rows], arrivals, appended]
+    table = parsed.table
+    for field, column in zip(PLACE, place, strict=True):
+        table = table.append_column(field, pa.array(column))
+    letters = [
+        DeadLetter(
+            stream.name, int(piece.partitions[row]), int(piece.positions[row]), reason, piece.quoted(row), arrival
+        )
+        for row, (reason, arrival) in sorted(dead.items())
+    ]
+    return (table if keep.all() else table.filter(pa.array(keep))), letters
+
+
+def _out_of_time(stream: EventStream, table: pa.Table, arrivals: _Ints) -> list[tuple[int, str]]:
+    """The rows whose event time is null or too far ahead of their arrival."""
+    times = table[stream.time]
+    missing = times.is_null().to_numpy() if times.null_count else np.zeros(len(table), np.bool_)
+    micros = times.cast(pa.int64()).fill_null(0).to_numpy()
+    ahead = ~missing & (micros - arrivals > stream.future)
+    found = [(int(row), f"No event time: '{stream.time}' is null or absent.") for row in np.flatnonzero(missing)]
+    for row in np.flatnonzero(ahead):
+        found.append((int(row), _beyond(stream, int(micros[row]), int(arrivals[row]))))
+    return found
+
+
+def _beyond(stream: EventStream, time: int, arrival: int) -> str:
+    return (
+        f"Too far in the future: '{stream.time}' is {_written(time)}, more than {text(stream.future)} "
+        f"after its arrival at {_written(arrival)}."
+    )
+
+
+def _written(micros: int) -> str:
+    """An instant as text; beyond the years a datetime can hold, as microseconds."""
+    try:
+        return to_datetime(micros).isoformat()
+    except OverflowError:
+        return f"{micros} microseconds"

@@ -1,0 +1,206 @@
+"""From stored payloads to typed rows, each judged by itself: good, or wrong for a reason."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from millstream.buffer.columns import ARROW_TYPES, Mask, from_arrow, from_python, value_schema
+from millstream.definitions.source import EventStream
+
+_Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+_PYTHON_TYPES: dict[str, Any] = {
+    "int64": _Int64 | None,
+    "float64": float | None,
+    "string": str | None,
+    "bool": bool | None,
+    "timestamp": str | _Int64 | None,
+}
+_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_REFUSALS = (msgspec.DecodeError, UnicodeError, ValueError, RecursionError)
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """The rows of a payload.
+
+    Args:
+        table: the good rows, typed, with `rest`.
+        rows: for each of them, which row of the payload it is.
+        bad: the others: row of the payload, and what is wrong with it.
+        arrivals: for each good row the declared arrival in microseconds, or -1; None when the payload declares none.
+    """
+
+    table: pa.Table
+    rows: npt.NDArray[np.int64]
+    bad: list[tuple[int, str]]
+    arrivals: npt.NDArray[np.int64] | None = None
+
+
+def parse_json(stream: EventStream, lines: Sequence[bytes]) -> Parsed:
+    """Parse one JSON object a line."""
+    reader = _reader(tuple(stream.schema.items()))
+    try:
+        events = [reader.exact.decode(line) for line in lines]
+        rests: list[str | None] | None = None
+        rows = np.arange(len(lines), dtype=np.int64)
+        bad: list[tuple[int, str]] = []
+    except _REFUSALS:
+        events, rests, rows, bad = _one_by_one(reader, lines)
+    columns, wrong = [], []
+    for index, (name, kind) in enumerate(stream.schema.items()):
+        attribute = f"f{index}"
+        column, mask = from_python([getattr(event, attribute) for event in events], kind)
+        columns.append(column)
+        wrong.append((name, kind, mask))
+    columns.append(pa.nulls(len(events), pa.string()) if rests is None else pa.array(rests, pa.string()))
+    return _sorted_out(pa.Table.from_arrays(columns, schema=value_schema(stream)), rows, bad, wrong)
+
+
+def parse_arrow(stream: EventStream, table: pa.Table) -> Parsed:
+    """Bring an Arrow table to the stream's schema."""
+    columns, wrong = [], []
+    for name, kind in stream.schema.items():
+        if name not in table.column_names:
+            columns.append(pa.nulls(len(table), ARROW_TYPES[kind]))
+            continue
+        column, mask = from_arrow(_whole(table, name), kind)
+        columns.append(column)
+        wrong.append((name, kind, mask))
+    columns.append(_rest(stream, table))
+    rows = np.arange(len(table), dtype=np.int64)
+    return _sorted_out(pa.Table.from_arrays(columns, schema=value_schema(stream)), rows, [], wrong, _declared(table))
+
+
+def row_text(table: pa.Table, row: int) -> str:
+    """Return one row of a table as JSON text, for a dead letter."""
+    return msgspec.json.encode(table.slice(row, 1).to_pylist()[0], enc_hook=repr).decode()
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Decoders of one schema: one refuses unknown fields, so that they are noticed at no cost; one ignores them."""
+
+    known: frozenset[str]
+    event: type[msgspec.Struct]
+    exact: msgspec.json.Decoder[Any]
+    tolerant: msgspec.json.Decoder[Any]
+
+
+@lru_cache(maxsize=256)
+def _reader(schema: tuple[tuple[str, str], ...]) -> _Reader:
+    fields = [(f"f{index}", _PYTHON_TYPES[kind], None) for index, (_, kind) in enumerate(schema)]
+    names = {f"f{index}": name for index, (name, _) in enumerate(schema)}
+    # Events hold no references to each other: leaving them out of garbage collection makes decoding several times
+    # faster.
+    exact = msgspec.defstruct("Event", fields, rename=names, gc=False, forbid_unknown_fields=True)
+    tolerant = msgspec.defstruct("Event", fields, rename=names, gc=False)
+    return _Reader(
+        frozenset(name for name, _ in schema), tolerant, msgspec.json.Decoder(exact), msgspec.json.Decoder(tolerant)
+    )
+
+
+def _one_by_one(
+    reader: _Reader, lines: Sequence[bytes]
+) -> tuple[list[Any], list[str | None], npt.NDArray[np.int64], list[tuple[int, str]]]:
+    """Read lines of which at least one is wrong or has unknown fields."""
+    events: list[Any] = []
+    rests: list[str | None] = []
+    rows: list[int] = []
+    bad: list[tuple[int, str]] = []
+    for index, line in enumerate(lines):
+        try:
+            event, rest = _tolerated(reader, line)
+        except _REFUSALS as error:
+            bad.append((index, _reason(error)))
+            continue
+        events.append(event)
+        rests.append(rest)
+        rows.append(index)
+    return events, rests, np.array(rows, np.int64), bad
+
+
+def _tolerated(reader: _Reader, line: bytes) -> tuple[Any, str | None]:
+    """Read one line, with its unknown fields as JSON."""
+    try:
+        return reader.exact.decode(line), None
+    except _REFUSALS:
+        if b"NaN" in line or b"Infinity" in line:  # not JSON, yet what Python and others write
+            return _with_nan(reader, line)
+        event = reader.tolerant.decode(line)
+    unknown = {name: value for name, value in _FIELDS.decode(line).items() if name not in reader.known}
+    return event, msgspec.json.encode(unknown).decode() if unknown else None
+
+
+def _with_nan(reader: _Reader, line: bytes) -> tuple[Any, str | None]:
+    fields = json.loads(line)
+    json.dumps(fields, ensure_ascii=False).encode()  # refuses half a surrogate pair, which is no text
+    event = msgspec.convert(fields, reader.event)
+    unknown = {name: value for name, value in fields.items() if name not in reader.known}
+    return event, msgspec.json.encode(unknown).decode() if unknown else None
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, msgspec.ValidationError):
+        return f"Wrong type: {error}."
+    return f"Not a JSON object: {error}."
+
+
+def _sorted_out(
+    table: pa.Table,
+    rows: npt.NDArray[np.int64],
+    bad: list[tuple[int, str]],
+    wrong: list[tuple[str, str, Mask | None]],
+    arrivals: npt.NDArray[np.int64] | None = None,
+) -> Parsed:
+    """Take the rows with a wrong value out of the table; the first wrong column gives the reason."""
+    guilty: dict[int, str] = {}
+    for name, kind, mask in wrong:
+        for index in [] if mask is None else np.flatnonzero(mask).tolist():
+            guilty.setdefault(index, f"Wrong type: column '{name}' does not hold {_EXPECTED[kind]}.")
+    if not guilty:
+        return Parsed(table, rows, bad, arrivals)
+    keep = np.ones(len(table), np.bool_)
+    keep[list(guilty)] = False
+    bad = sorted(bad + [(int(rows[index]), reason) for index, reason in guilty.items()])
+    return Parsed(table.filter(pa.array(keep)), rows[keep], bad, None if arrivals is None else arrivals[keep])
+
+
+_EXPECTED = {
+    "int64": "a whole number of 64 bits",
+    "float64": "a number",
+    "string": "text",
+    "bool": "true or false",
+    "timestamp": "an instant (ISO-8601, or microseconds since the epoch)",
+}
+
+
+def _whole(table: pa.Table, name: str) -> pa.Array:
+    column = table[name]
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def _rest(stream: EventStream, table: pa.Table) -> pa.Array:
+    """The columns that the schema does not know, as JSON; a `rest` that is text already stays as it is."""
+    unknown = [name for name in table.column_names if name not in stream.schema and name != "_arrival"]
+    if unknown == ["rest"] and table["rest"].type == pa.string():
+        return _whole(table, "rest")
+    if not unknown:
+        return pa.nulls(len(table), pa.string())
+    rows = ({k: v for k, v in row.items() if v is not None} for row in table.select(unknown).to_pylist())
+    return pa.array([msgspec.json.encode(row, enc_hook=repr).decode() if row else None for row in rows], pa.string())
+
+
+def _declared(table: pa.Table) -> npt.NDArray[np.int64] | None:
+    if "_arrival" not in table.column_names:
+        return None
+    arrivals: npt.NDArray[np.int64] = _whole(table, "_arrival").fill_null(-1).to_numpy(zero_copy_only=False)
+    return arrivals

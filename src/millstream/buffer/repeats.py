@@ -1,0 +1,276 @@
+"""Repeats: events whose id occurred before.
+
+An event is a repeat if its id (the stream's `deduplicate` column) occurred in a valid event before it in the same
+partition, not longer ago than the stream's `within`, by append time; whether that one was a repeat itself does not
+matter. An event without an id is none. `repeats` applies the rule to a history; `mark` to the next events of a log,
+with an index.
+"""
+
+from __future__ import annotations
+
+import shutil
+import struct
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+from pathlib import Path
+
+import lmdb
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from millstream.buffer.columns import Mask
+from millstream.buffer.environment import open_environment
+from millstream.buffer.events import decode
+from millstream.buffer.log import Log
+from millstream.definitions.source import EventStream
+
+_Ints = npt.NDArray[np.int64]
+_OCCURRENCE = struct.Struct("<qq")  # position, append time
+_COVERED = struct.Struct("<qq")  # next position, append time from which on nothing is missing
+_LONGEST_ID = 200  # bytes; longer ones are kept as their hash
+_CATCH_UP = 50_000  # records read at once
+
+
+def repeats(table: pa.Table, stream: EventStream) -> Mask:
+    """Say which events of a whole history are repeats.
+
+    Args:
+        table: decoded events (see `event_schema`) sorted by partition and position, from the first one on.
+        stream: the stream they are of.
+
+    Returns:
+        np.ndarray: True for a repeat, one per row.
+
+    Example:
+        >>> import pyarrow as pa
+        >>> from millstream.buffer.repeats import repeats
+        >>> from millstream.definitions.source import EventStream
+        >>> clicks = EventStream("clicks", time="at", schema={"id": "string", "at": "timestamp"}, deduplicate="id",
+        within="1s")
+        >>> repeats(pa.table({"id": ["a", "a", "a"], "_partition": [0, 0, 0], "_appended": [0, 900_000, 2_000_000]}),
+        clicks) array([False,  True, False])
+    """
+    before = _before(table, stream)
+    appended = table["_appended"].to_numpy()
+    repeated: Mask = (before >= 0) & (appended - appended[before] <= stream.within)
+    return repeated
+
+
+def mark(table: pa.Table, stream: EventStream, index: RepeatIndex) -> Mask:
+    """Say which of the next events of a log are repeats, and remember them in the index.
+
+    The answer is the same however the log is cut into calls, and for events that were marked before.
+
+    Args:
+        table: decoded events (see `event_schema`) that follow each other in each partition, in the order of their
+        positions.
+        stream: the stream they are of.
+        index: what occurred before; it catches up from the log by itself.
+
+    Returns:
+        np.ndarray: True for a repeat, one per row.
+    """
+    if stream.deduplicate is None or len(table) == 0:
+        return np.zeros(len(table), np.bool_)
+    marked = repeats(table, stream)
+    partitions = table["_partition"].to_numpy()
+    for partition in np.unique(partitions).tolist():
+        rows = np.flatnonzero(partitions == partition)
+        part = table if len(rows) == len(table) else table.take(pa.array(rows))
+        marked[rows] |= index.mark(part, stream, partition)
+    return marked
+
+
+class RepeatIndex:
+    """The ids that occurred lately, on disk: a cache of the log, shared by processes, that may be deleted at any time.
+
+    It remembers positions with the ids, so reading some events a second time gives the same answer. It forgets what is
+    older than the newest events by one and a half to two and a half spans: give a reader that is further behind a path
+    of its own.
+
+    Args:
+        path: its folder.
+        log: the log it is a cache of.
+        map_gib: most it may grow to, in GiB.
+    """
+
+    def __init__(self, path: Path, log: Log, map_gib: float = 64) -> None:
+        self._log = log
+        boot = _boot()
+        for stale in Path(path).glob("boot-*") if boot else ():
+            if stale.name != f"boot-{boot}":
+                shutil.rmtree(stale, ignore_errors=True)
+        # Without fsync a process may die at any moment, but not the machine: then the folder of the last boot is not
+        # used again.
+        self._env = open_environment(Path(path) / f"boot-{boot or 'any'}", map_gib, durable=not boot)
+        self._sweeps: dict[bytes, tuple[bytes, int]] = {}
+
+    def mark(self, table: pa.Table, stream: EventStream, partition: int) -> Mask:
+        """Say which events of one partition have an id that occurred before the table; then remember the table's."""
+        appended = table["_appended"].to_numpy()
+        oldest = int(appended.min()) - stream.within
+        prefix = f"{stream.name}\0{partition}\0".encode()
+        start, end = int(table["_position"][0].as_py()), int(table["_position"][-1].as_py()) + 1
+        while True:
+            self._catch_up(stream, partition, prefix, start, oldest)
+            with self._env.begin(write=True) as rows:
+                covered = _covered(rows, prefix)
+                if covered is None or covered[0] < start or covered[1] > oldest:
+                    continue  # another process, reading elsewhere, has begun the index anew meanwhile
+                before = _remember(rows, prefix, stream, table)
+                since = self._sweep(rows, prefix, covered[1], oldest, stream.within, len(table))
+                rows.put(b"c" + prefix, _COVERED.pack(max(end, covered[0]), since))
+            repeated: Mask = (before >= 0) & (appended - before <= stream.within)
+            return repeated
+
+    def close(self) -> None:
+        """Let go of the index."""
+        self._env.close()
+
+    def _catch_up(self, stream: EventStream, partition: int, prefix: bytes, upto: int, oldest: int) -> None:
+        """Read what the index lacks of the events before a position, back to an append time."""
+        with self._env.begin() as rows:
+            covered = _covered(rows, prefix)
+        if covered is not None and covered[1] <= oldest:
+            if covered[0] >= upto:
+                return
+            position = max(covered[0], self._log.ends(stream.name)[partition][0])
+        else:
+            position = self._position_of(stream.name, partition, upto, oldest)
+            with self._env.begin(write=True) as rows:
+                _forget(rows, prefix)
+                rows.put(b"c" + prefix, _COVERED.pack(position, oldest))
+            self._sweeps.pop(prefix, None)
+        while position < upto:
+            records = self._log.read(stream.name, partition, position, min(_CATCH_UP, upto - position))
+            if not records:
+                return
+            table = decode(stream, records).table
+            with self._env.begin(write=True) as rows:
+                _remember(rows, prefix, stream, table.filter(pc.less(table["_position"], upto)))
+                position = min(records[-1].end, upto)
+                covered = _covered(rows, prefix) or (0, oldest)
+                rows.put(b"c" + prefix, _COVERED.pack(max(position, covered[0]), covered[1]))
+
+    def _position_of(self, topic: str, partition: int, upto: int, instant: int) -> int:
+        """A position at or before `upto` from which on everything since an instant is found, by halving."""
+        low, high = self._log.ends(topic)[partition][0], upto
+        while low < high:
+            middle = (low + high) // 2
+            records = self._log.read(topic, partition, middle, 1)
+            if records and records[0].appended < instant:
+                low = min(records[0].end, high)
+            else:
+                high = middle
+        return low
+
+    def _sweep(self, rows: lmdb.Transaction, prefix: bytes, since: int, oldest: int, within: int, steps: int) -> int:
+        """Look at some more ids and drop those that no event can repeat any more; return what `since` is now."""
+        key, bound = self._sweeps.get(prefix, (b"", 0))
+        if not key:
+            bound = oldest - within // 2
+            if bound - since < max(1, within // 2):
+                return since
+            key, since = b"i" + prefix, bound
+        with rows.cursor() as cursor:
+            more = cursor.set_range(key)
+            for _ in range(max(steps, 1_000)):
+                if not more or not bytes(cursor.key()).startswith(b"i" + prefix):
+                    self._sweeps.pop(prefix, None)
+                    return since
+                newest = max(time for _, time in _OCCURRENCE.iter_unpack(cursor.value()))
+                more = cursor.delete() if newest < bound else cursor.next()
+            self._sweeps[prefix] = (bytes(cursor.key()) if more else b"", bound)
+        return since
+
+
+def _before(table: pa.Table, stream: EventStream) -> _Ints:
+    """For each row the row of the previous event with its id in its partition, or -1."""
+    before = np.full(len(table), -1, np.int64)
+    if stream.deduplicate is None or len(table) == 0:
+        return before
+    encoded = table[stream.deduplicate].combine_chunks().dictionary_encode()
+    codes = encoded.indices.fill_null(-1).to_numpy().astype(np.int64)
+    groups = table["_partition"].to_numpy().astype(np.int64) * len(encoded.dictionary) + codes
+    rows = np.flatnonzero(codes >= 0)
+    order = rows[np.argsort(groups[rows], kind="stable")]
+    same = groups[order[1:]] == groups[order[:-1]]
+    before[order[1:][same]] = order[:-1][same]
+    return before
+
+
+def _remember(rows: lmdb.Transaction, prefix: bytes, stream: EventStream, table: pa.Table) -> _Ints:
+    """Add a table's occurrences; for the first one of each id return when it occurred before the table, else -1."""
+    before = np.full(len(table), -1, np.int64)
+    encoded = table[stream.deduplicate].combine_chunks().dictionary_encode()
+    if len(encoded.dictionary) == 0:
+        return before
+    order = pc.sort_indices(encoded.dictionary).to_numpy()  # LMDB reads and writes neighbours several times faster
+    codes = encoded.indices.fill_null(-1).to_numpy().astype(np.int64)
+    first = np.empty(len(order), np.int64)
+    valid = np.flatnonzero(codes >= 0)
+    first[codes[valid[::-1]]] = valid[::-1]
+    keys = _keys(prefix, encoded.dictionary.take(pa.array(order)))
+    positions, appended = table["_position"].to_numpy(), table["_appended"].to_numpy()
+    places = first[order]
+    packed = np.column_stack([positions[places], appended[places]]).astype("<i8").tobytes()
+    size = _OCCURRENCE.size
+    fresh = {key: packed[at : at + size] for key, at in zip(keys, range(0, len(packed), size), strict=True)}
+    row_of = dict(zip(keys, places.tolist(), strict=True))
+    slot = {int(code): place for place, code in enumerate(order)} if len(valid) > len(order) else {}
+    for row in np.setdiff1d(valid, places).tolist():  # an id that occurs more than once here
+        fresh[keys[slot[int(codes[row])]]] += _OCCURRENCE.pack(positions[row], appended[row])
+    for key, value in _found(rows, keys):
+        occurred = dict(_OCCURRENCE.iter_unpack(value))
+        row = row_of[key]
+        earlier = [position for position in occurred if position < positions[row]]
+        before[row] = occurred[max(earlier)] if earlier else -1
+        merged = occurred | dict(_OCCURRENCE.iter_unpack(fresh[key]))
+        fresh[key] = b"".join(_OCCURRENCE.pack(*pair) for pair in sorted(merged.items()))
+    with rows.cursor() as cursor:
+        cursor.putmulti(fresh.items())
+    return before
+
+
+def _found(rows: lmdb.Transaction, keys: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    with rows.cursor() as cursor:
+        for key, value in cursor.getmulti(keys):
+            yield bytes(key), bytes(value)
+
+
+def _keys(prefix: bytes, ids: pa.Array) -> list[bytes]:
+    """The keys of ids, in their order."""
+    prefix = b"i" + prefix
+    texts = pc.cast(pc.cast(ids, pa.string()), pa.binary())
+    if pc.max(pc.binary_length(texts)).as_py() <= _LONGEST_ID:
+        return [prefix + text for text in texts.to_pylist()]
+    short = (
+        text if len(text) <= _LONGEST_ID else b"\xff" + blake2b(text, digest_size=32).digest()
+        for text in texts.to_pylist()
+    )
+    return [prefix + text for text in short]
+
+
+def _covered(rows: lmdb.Transaction, prefix: bytes) -> tuple[int, int] | None:
+    stored = rows.get(b"c" + prefix)
+    if stored is None:
+        return None
+    position, since = _COVERED.unpack(stored)
+    return position, since
+
+
+def _forget(rows: lmdb.Transaction, prefix: bytes) -> None:
+    with rows.cursor() as cursor:
+        more = cursor.set_range(b"i" + prefix)
+        while more and bytes(cursor.key()).startswith(b"i" + prefix):
+            more = cursor.delete()
+
+
+def _boot() -> str:
+    """What tells one boot of this machine from another; empty where the system does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,84 @@
+"""A micro-batch: some records of a stream, read and decoded once for all who stand at the same place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from millstream.buffer.events import DeadLetter, decode
+from millstream.buffer.log import Log, Records
+from millstream.computing.front import Span
+from millstream.computing.start import NO_ARRIVAL
+from millstream.definitions.source import EventStream
+
+
+@dataclass(frozen=True, eq=False)
+class MicroBatch:
+    """The valid events of some position ranges, and the letters of what was not valid.
+
+    `ranges` gives, by partition, the first position read and the one after the last; `records` counts what was there;
+    `newest_arrival` (µs) is that of the valid events.
+    """
+
+    stream: EventStream
+    ranges: dict[int, tuple[int, int]]
+    table: pa.Table
+    dead: list[DeadLetter]
+    records: int
+    newest_arrival: int
+
+    @property
+    def places(self) -> dict[str, tuple[int, int]]:
+        """The ranges by "stream/partition", as delta records name them."""
+        return {f"{self.stream.name}/{partition}": span for partition, span in self.ranges.items()}
+
+    def without(self, rows: np.ndarray) -> MicroBatch:
+        """The same ranges, less the rows marked true."""
+        return replace(self, table=self.table.filter(pa.array(~rows))) if rows.any() else self
+
+
+def read_micro_batch(log: Log, stream: EventStream, spans: Sequence[Span], limit: int) -> MicroBatch | None:
+    """Read and decode the records of some spans, about `limit` in all, or None when nothing is there.
+
+    Whole stored batches are taken, so that positions stay on their borders.
+    """
+    share = max(1, limit // max(1, len(spans)))
+    records, ranges = [], {}
+    for span in spans:
+        found = _within(log.read(stream.name, span.partition, span.position, share), span)
+        if found:
+            records += found
+            ranges[span.partition] = (span.position, found[-1].end)
+    if not records:
+        return None
+    decoded = decode(stream, records)
+    count = sum(r.count - r.skip for r in records)
+    return MicroBatch(stream, ranges, decoded.table, decoded.dead, count, _newest(decoded.table))
+
+
+def group_letters(
+    stream: EventStream, table: pa.Table, version: str, dead: Sequence[tuple[int, str]]
+) -> list[DeadLetter]:
+    """The letters of the rows that one group version cannot fold, each with the reason and its place in the stream."""
+    if not dead:
+        return []
+    rows = table.take(pa.array([row for row, _ in dead], pa.int64())).to_pylist()
+    return [_letter(stream, row, f"{version}: {reason}") for row, (_, reason) in zip(rows, dead, strict=True)]
+
+
+def _letter(stream: EventStream, row: dict[str, Any], reason: str) -> DeadLetter:
+    payload = msgspec.json.encode({name: row[name] for name in stream.schema}).decode()
+    return DeadLetter(stream.name, row["_partition"], row["_position"], reason, payload, row["_arrival"])
+
+
+def _within(found: list[Records], span: Span) -> list[Records]:
+    return found if span.until is None else [r for r in found if r.position < span.until]
+
+
+def _newest(table: pa.Table) -> int:
+    return int(table["_arrival"].to_numpy().max()) if table.num_rows else NO_ARRIVAL

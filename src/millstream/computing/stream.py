@@ -1,0 +1,248 @@
+"""Stream computing: micro-batches of events in, deltas of every group version out, exactly once.
+
+A worker keeps nothing that matters. It reads from the committed positions, folds, and appends the deltas and moves the
+positions in one transaction of the log; if another worker has moved them first, the whole batch is discarded.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from millstream.buffer.events import DeadLetter, dead_batch
+from millstream.buffer.log import Batch
+from millstream.buffer.repeats import RepeatIndex, mark
+from millstream.clock import Clock
+from millstream.computing.deltas import delta_records, fold_keys, prepare_all
+from millstream.computing.front import Front, Shared
+from millstream.computing.micro_batch import MicroBatch, group_letters, read_micro_batch
+from millstream.computing.names import computing_consumer, dead_topic, feature_topic
+from millstream.computing.start import AdminLog, Version
+from millstream.definitions.source import EventStream
+from millstream.errors import Fenced
+
+#: Reads every record of a stream, from its first, and writes the dead letters of what does not fit the stream.
+CHECK = "check"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What one step did.
+
+    Args:
+        records: records read, each counted once however many group versions took it.
+        dead: dead letters written.
+        skipped: by reason, what did not count, summed over group versions.
+        keys: states written to the feature topics.
+        fenced: micro-batches discarded because another worker had gone on.
+        lag: records that the hindmost reader of each stream has still before it, in all.
+    """
+
+    records: int = 0
+    dead: int = 0
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    keys: int = 0
+    fenced: int = 0
+    lag: int = 0
+
+    def __add__(self, other: Progress) -> Progress:
+        return Progress(
+            records=self.records + other.records,
+            dead=self.dead + other.dead,
+            skipped=dict(Counter(self.skipped) + Counter(other.skipped)),
+            keys=self.keys + other.keys,
+            fenced=self.fenced + other.fenced,
+            lag=self.lag + other.lag,
+        )
+
+
+@dataclass(frozen=True)
+class _Output:
+    """What a micro-batch adds to the log, ready to be written."""
+
+    records: list[tuple[str, int, bytes]]
+    letters: list[DeadLetter]
+    reasons: dict[str, Counter[str]]
+    progress: Progress
+
+
+class StreamComputer:
+    """A worker that computes stream groups; any number of them may share the partitions of a stream.
+
+    Group versions that stand at the same positions share reading, decoding and one query; a version that has not been
+    started is left alone.
+
+    Args:
+        log: the project's log.
+        streams: the streams as they are declared now; each is read by someone even if no group does, so that what does
+            not fit becomes a dead letter.
+        group_versions: what to compute; several versions of one group may run side by side.
+        clock: stamps the deltas.
+        data: the project's data folder; keeps the index of event ids, which can be deleted at any time.
+        micro_batch: about how many records to take at once (50,000).
+        partitions: the partitions this worker takes, of every stream; all when left out.
+
+    Raises:
+        LogError: when a stream's topic is not there.
+    """
+
+    def __init__(
+        self,
+        log: AdminLog,
+        streams: Iterable[EventStream],
+        group_versions: Iterable[Version],
+        clock: Clock,
+        *,
+        data: Path,
+        micro_batch: int = 50_000,
+        partitions: Collection[int] | None = None,
+    ) -> None:
+        self._log, self._clock, self._limit = log, clock, micro_batch
+        self._partitions = None if partitions is None else sorted(partitions)
+        self._streams = list(streams)
+        versions = list(group_versions)
+        self._versions = {
+            stream.name: {computing_consumer(version.id): version for version in versions if _reads(version, stream)}
+            for stream in self._streams
+        }
+        for stream in self._streams:
+            log.create(dead_topic(stream.name), len(log.ends(stream.name)))
+        self._folder = Path(data) / "repeats"
+        self._indexes: dict[str, RepeatIndex] = {}
+        #: By stream or group version, how many records or rows met with what, since this worker began.
+        self.counters: dict[str, Counter[str]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the index of event ids; the log stays open."""
+        while self._indexes:
+            self._indexes.popitem()[1].close()
+
+    def step(self) -> Progress:
+        """Compute one micro-batch of every stream, durably, and say what was done and what is left.
+
+        Raises:
+            DiskFull: when the log has no room; nothing was written.
+        """
+        total = Progress()
+        for stream in self._streams:
+            total += self._round(stream)
+        return total
+
+    def _round(self, stream: EventStream) -> Progress:
+        """Let every reader of a stream read once."""
+        ends = [following for _, following in self._log.ends(stream.name)]
+        committed = self._committed(stream)
+        front = Front(self._standing(stream, committed), self._partitions)
+        total = Progress()
+        while together := front.next():
+            for shared in together:
+                try:
+                    progress, reached = self._advance(stream, shared, committed, ends)
+                except Fenced:
+                    self.counters.setdefault(stream.name, Counter())["fenced"] += 1
+                    now = self._standing(stream, self._committed(stream))
+                    return total + Progress(fenced=1, lag=self._lag(now, ends))
+                front.advance(shared, reached)
+                total += progress
+        return total + Progress(lag=self._lag(self._standing(stream, committed), ends))
+
+    def _committed(self, stream: EventStream) -> dict[str, list[int | None]]:
+        consumers = [CHECK, *self._versions[stream.name]]
+        return {consumer: self._log.committed(consumer, stream.name) for consumer in consumers}
+
+    def _standing(self, stream: EventStream, committed: Mapping[str, list[int | None]]) -> dict[str, list[int | None]]:
+        """Where each reader stands; the check of a stream begins at the first record there is."""
+        standing = dict(committed)
+        if None in committed[CHECK]:
+            firsts = [first for first, _ in self._log.ends(stream.name)]
+            standing[CHECK] = [at if p is None else p for p, at in zip(committed[CHECK], firsts, strict=True)]
+        return standing
+
+    def _lag(self, standing: Mapping[str, list[int | None]], ends: list[int]) -> int:
+        mine = range(len(ends)) if self._partitions is None else [p for p in self._partitions if p < len(ends)]
+        rows = ([row[p] for p in mine] for row in standing.values())
+        return max(sum(ends[p] - at for p, at in zip(mine, row, strict=True) if at is not None) for row in rows)
+
+    def _advance(
+        self, stream: EventStream, shared: Shared, committed: dict[str, list[int | None]], ends: list[int]
+    ) -> tuple[Progress, dict[int, int]]:
+        """One micro-batch for those who share it: read, fold, write; also where it ended by partition."""
+        spans = [span for span in shared.spans if span.position < ends[span.partition]]
+        batch = read_micro_batch(self._log, stream, spans, self._limit) if spans else None
+        if batch is None:
+            return Progress(), {}
+        versions = [self._versions[stream.name][c] for c in shared.consumers if c != CHECK]
+        fresh = self._without_repeats(batch, shared) if versions else batch
+        output = self._outputs(fresh, versions, batch.dead if CHECK in shared.consumers else [])
+        self._write(batch, shared.consumers, output, committed)
+        self._note(batch, fresh, output)
+        return output.progress, {partition: to for partition, (_, to) in batch.ranges.items()}
+
+    def _without_repeats(self, batch: MicroBatch, shared: Shared) -> MicroBatch:
+        """The events that have not occurred before, by an index that remembers positions: asking again changes nothing.
+
+        Those who are behind have an index of their own, because an index forgets what the newest events cannot repeat.
+        """
+        if batch.stream.deduplicate is None:
+            return batch
+        name = "front" if all(span.until is None for span in shared.spans) else "behind"
+        if name not in self._indexes:
+            self._indexes[name] = RepeatIndex(self._folder / name, self._log)
+        return batch.without(mark(batch.table, batch.stream, self._indexes[name]))
+
+    def _outputs(self, batch: MicroBatch, versions: list[Version], dead: list[DeadLetter]) -> _Output:
+        records: list[tuple[str, int, bytes]] = []
+        letters, reasons, total = list(dead), dict[str, Counter[str]](), 0
+        for version, prepared in zip(versions, prepare_all(versions, batch.stream, batch.table), strict=True):
+            keys, states = fold_keys(version, prepared)
+            total += len(keys)
+            if prepared is not None:
+                letters += group_letters(batch.stream, batch.table, version.id, prepared.dead)
+                facts = {**prepared.skipped, "dead": len(prepared.dead), "overflow": states.overflow}
+                reasons[version.id] = +Counter(facts)
+            parts = delta_records(keys, states, version.shards, batch.places, self._clock.now(), batch.newest_arrival)
+            records += [(feature_topic(version.id), shard, record) for shard, record in enumerate(parts)]
+        skipped = sum(reasons.values(), Counter[str]())
+        return _Output(records, letters, reasons, Progress(batch.records, len(letters), dict(skipped), total))
+
+    def _write(
+        self, batch: MicroBatch, consumers: tuple[str, ...], output: _Output, committed: dict[str, list[int | None]]
+    ) -> None:
+        """The one transaction: positions from where they were read to the end of the batch, deltas, dead letters."""
+        name, moves = batch.stream.name, {partition: to for partition, (_, to) in batch.ranges.items()}
+        letters: dict[int, list[DeadLetter]] = {}
+        for letter in output.letters:
+            letters.setdefault(letter.partition, []).append(letter)
+        with self._log.transaction() as work:
+            for consumer in consumers:
+                for partition, to in moves.items():
+                    work.commit(consumer, name, partition, committed[consumer][partition], to)
+            for topic, shard, record in output.records:
+                work.append(topic, shard, Batch(record, "bytes", 1))
+            for partition, some in letters.items():
+                work.append(dead_topic(name), partition, dead_batch(some))
+        for consumer in consumers:
+            for partition, to in moves.items():
+                committed[consumer][partition] = to
+
+    def _note(self, batch: MicroBatch, fresh: MicroBatch, output: _Output) -> None:
+        repeats = batch.table.num_rows - fresh.table.num_rows
+        of_stream = Counter(records=batch.records, dead=len(output.letters), repeats=repeats)
+        for name, reasons in {batch.stream.name: +of_stream, **output.reasons}.items():
+            self.counters.setdefault(name, Counter()).update(reasons)
+
+
+def _reads(version: Version, stream: EventStream) -> bool:
+    return any(source.name == stream.name and isinstance(source, EventStream) for source in version.group.sources)

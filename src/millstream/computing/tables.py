@@ -1,0 +1,183 @@
+"""Batch queries: SQL over tables and streams as they were known at the end of an interval, by DuckDB."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from millstream.clock import to_datetime
+from millstream.definitions.expressions import bind_interval
+from millstream.definitions.source import EventStream, Source, Table
+from millstream.errors import MillstreamError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+#: The column that carries when a row of a source could be known, where a query passes it on.
+KNOWN = "_known"
+
+
+class EventReader(Protocol):
+    """What batch computing asks of the history of events."""
+
+    def read(
+        self, stream: str, *, upto: Mapping[int, int] | None = None, since: Mapping[int, int] | None = None
+    ) -> pa.Table:
+        """The events of a stream at positions from `since` to before `upto`, without repeats and dead letters."""
+        ...
+
+
+class Tables:
+    """The sources of batch groups, opened for one query at a time.
+
+    `folder` is what relative paths start from; `history` gives the events of streams.
+    """
+
+    def __init__(self, folder: Path, history: EventReader | None = None) -> None:
+        self._folder, self._history = folder, history
+
+    def query(self, query: str, sources: Sequence[Source], start: int, end: int, *, known: bool = False) -> pa.Table:
+        """The rows of a query that sees its interval as `:start` and `:end` (µs), and no row not yet known at `end`.
+
+        With `known`, tables also show the column `_known`: when (timestamp) each row could be known.
+
+        Raises:
+            MillstreamError: when a table cannot be read.
+            duckdb.Error: when the query fails.
+        """
+        bound, used = bind_interval(query.strip().rstrip(";"))
+        instants = {"start": to_datetime(start), "end": to_datetime(end)}
+        with self._opened(sources, end, known) as engine:
+            return engine.sql(bound, params={name: instants[name] for name in used}).to_arrow_table()
+
+    def rows(self, source: Source, end: int) -> pa.Table:
+        """All rows of a source that are known at `end` (µs)."""
+        return self.query(f'select * from "{source.name}"', [source], end, end)
+
+    @contextmanager
+    def _opened(self, sources: Sequence[Source], end: int, known: bool) -> Iterator[Any]:
+        """A DuckDB connection in which each source is a view under its own name."""
+        import duckdb
+
+        with duckdb.connect(":memory:") as engine:
+            engine.execute("set TimeZone = 'UTC'")
+            for source in sources:
+                try:
+                    self._view(engine, source, end, known)
+                except duckdb.Error as error:
+                    raise _unreadable(source, error) from error
+            yield engine
+
+    def _view(self, engine: Any, source: Source, end: int, known: bool) -> None:
+        if isinstance(source, EventStream):
+            engine.register(source.name, self._events(source, end))
+            return
+        shown = f", {_known(source)} as {KNOWN}" if known and source.time else ""
+        condition = f" where {_known(source)} <= {_instant(end)}" if source.time or source.available else ""
+        stored = _stored(engine, source, self._folder)
+        engine.execute(f'create temp view "{source.name}" as select *{shown} from {stored}{condition}')
+
+    def _events(self, stream: EventStream, end: int) -> pa.Table:
+        import pyarrow.compute as pc
+
+        if self._history is None:
+            raise MillstreamError(
+                f"Stream '{stream.name}': a batch query reads it, but there is no history to read it from.",
+                "give the batch computer the project's history.",
+            )
+        events = self._history.read(stream.name)
+        return events.filter(pc.less_equal(events["_arrival"], end)).select([*stream.schema, "rest"])
+
+
+def dated(source: Source) -> bool:
+    """Whether a source shows other rows at other instants: streams do, and tables that say when rows are known."""
+    return isinstance(source, EventStream) or bool(source.time or source.available)
+
+
+def row_by_row(query: str, sources: Sequence[Source]) -> bool:
+    """Whether each row of a query comes from one row of its only source: no join, aggregate, window, order or limit.
+
+    >>> accounts = [Table("accounts", path="accounts.parquet")]
+    >>> row_by_row("select id, upper(tier) as tier from accounts where id > 0", accounts)
+    True
+    >>> row_by_row("select id, count(*) as n from accounts group by id", accounts)
+    False
+    """
+    if len(sources) != 1:
+        return False
+    import sqlglot
+    from sqlglot import exp
+
+    parsed = sqlglot.parse_one(query.strip().rstrip(";"), read="duckdb")
+    if not isinstance(parsed, exp.Select) or len(list(parsed.find_all(exp.Table))) != 1:
+        return False
+    clauses = ("joins", "group", "having", "distinct", "windows", "qualify", "limit", "offset", "laterals", "sample")
+    across = (exp.AggFunc, exp.Window, exp.Query, exp.Explode, exp.Unnest, exp.Anonymous, exp.TableSample)
+    inner = [node for node in parsed.find_all(*across) if node is not parsed]
+    return not inner and not any(parsed.args.get(clause) for clause in clauses)
+
+
+def with_known(query: str) -> str:
+    """A row-by-row query that also passes on the column `_known`.
+
+    >>> with_known("select id from accounts")
+    'SELECT id, _known FROM accounts'
+    """
+    import sqlglot
+
+    parsed: Any = sqlglot.parse_one(query.strip().rstrip(";"), read="duckdb")
+    return str((parsed if parsed.is_star else parsed.select(KNOWN)).sql(dialect="duckdb"))
+
+
+def _known(table: Table) -> str:
+    """SQL for the instant at which a row could be known."""
+    if table.available:
+        return f'"{table.available}"::timestamptz'
+    delay = f" + to_microseconds({table.delay})" if table.delay else ""
+    return f'("{table.time}"::timestamptz{delay})'
+
+
+def _instant(micros: int) -> str:
+    return f"make_timestamptz({micros})"
+
+
+def _stored(engine: Any, table: Table, folder: Path) -> str:
+    """SQL that reads a table: Parquet files, a folder of them, or a table of a DuckDB file."""
+    where, _, inner = table.path.partition("#")
+    path = folder / where
+    if inner:
+        if not path.exists():
+            raise _missing(table, path)
+        engine.execute(f"attach {_text(path)} as {_name('at_' + table.name)} (read_only)")
+        parts = ".".join(_name(part) for part in inner.split("."))
+        return f"{_name('at_' + table.name)}.{parts}"
+    if path.is_dir():
+        path = path / "**" / "*.parquet"
+    elif not path.exists() and not any(sign in where for sign in "*?["):
+        raise _missing(table, path)
+    return f"read_parquet({_text(path)}, union_by_name = true)"
+
+
+def _text(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"
+
+
+def _name(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _missing(table: Table, path: Path) -> MillstreamError:
+    return MillstreamError(
+        f"Table '{table.name}': there is no '{path}'.",
+        "paths of tables start from the project's folder; write the file there.",
+    )
+
+
+def _unreadable(source: Source, error: Exception) -> MillstreamError:
+    said = str(error).strip().splitlines()[0].rstrip(".")
+    return MillstreamError(
+        f"Table '{source.name}' cannot be read: {said}.",
+        "its path names Parquet files or a table of a DuckDB file, and its columns are those it declares.",
+    )

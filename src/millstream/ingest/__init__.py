@@ -1,0 +1,1 @@
+"""Ingestion, the second layer: from the buffer into the stores, exactly once, by the positions the stores keep."""

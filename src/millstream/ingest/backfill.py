@@ -1,0 +1,277 @@
+"""Backfill: the history before a group version's start markers, folded into the online store.
+
+It is the one place that computes and stores at once. Each shard carries the number of the attempt that fills it, so
+two attempts cannot mix; ingestion leaves the shards alone until all are complete, then goes on from the first delta.
+Killed anywhere, it starts over with empty shards, or only opens what was complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+import pyarrow as pa
+
+from millstream.buffer.events import DeadLetter, dead_batch
+from millstream.clock import Clock
+from millstream.computing.deltas import by_shard, fold_keys
+from millstream.computing.micro_batch import group_letters
+from millstream.computing.names import dead_topic, feature_topic
+from millstream.computing.start import AdminLog, Version, computed_positions, start_markers
+from millstream.definitions.source import EventStream
+from millstream.errors import StoreError
+from millstream.fold import States, layout_of, merge, prepare
+from millstream.store.online import OnlineStore, ShardMeta
+
+_FOLDED = "folded"  # a fact of a shard that holds the whole history, while others may not yet
+
+
+class History(Protocol):
+    """What backfill asks of the past."""
+
+    def chunks(self, stream: str, upto: Mapping[int, int], rows: int) -> Iterator[pa.Table]:
+        """The valid events of a stream before a position of each partition, without repeats, some rows at a time."""
+        ...
+
+
+class Lifecycle(Protocol):
+    """What backfill asks of the registry."""
+
+    def set_state(self, gv: str, state: str) -> None:
+        """Note where a group version is: "new", "backfilling", "live" or "retired"."""
+        ...
+
+    def default(self, gv: str) -> None:
+        """Make a group version the one that is read where none is pinned."""
+        ...
+
+
+@dataclass(frozen=True)
+class Backfilled:
+    """What a backfill did: events folded and those it could not fold, which are dead letters now."""
+
+    events: int = 0
+    dead: int = 0
+
+
+@dataclass(frozen=True)
+class Handover:
+    """Where backfill ends and ingestion begins: source positions, and the feature positions that continue them."""
+
+    applied: dict[str, int]
+    positions: tuple[int, ...]
+
+    def before(self, stream: str) -> dict[int, int]:
+        """By partition of a stream, the position before which everything is backfill's."""
+        places = {tuple(place.rsplit("/", 1)): position for place, position in self.applied.items()}
+        return {int(partition): position for (name, partition), position in places.items() if name == stream}
+
+
+def backfill(
+    version: Version,
+    history: History,
+    online: OnlineStore,
+    log: AdminLog,
+    registry: Lifecycle,
+    clock: Clock,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    anew: bool = False,
+    rows: int = 200_000,
+) -> Backfilled:
+    """Fold all history before a version's start markers into its online states, so that ingestion can go on from there.
+
+    Called for every new version; calling it again continues what a dead process left, and does nothing once it is
+    complete. `finish` makes the version the default when ingestion has caught up.
+
+    Args:
+        version: the group version; it has been started.
+        history: the events of its streams.
+        online: the store to fill.
+        log: the project's log.
+        registry: is told the state of the version.
+        clock: stamps what is written.
+        progress: is called with the events folded so far and about how many there are.
+        anew: whether to throw away what is there, for a store that was lost or damaged.
+        rows: events to fold at once.
+
+    Returns:
+        Backfilled: what was done by this call.
+
+    Raises:
+        StoreError: when the version has not been started.
+        Fenced: when another backfill of the version has begun meanwhile.
+        DiskFull: when there is no room.
+    """
+    handover = _handover(log, version)
+    if not any(handover.applied.values()):
+        return Backfilled()
+    shards = [online.meta(version.id, shard) for shard in range(version.shards)]
+    if not anew and all(meta is not None and meta.backfilled for meta in shards):
+        return Backfilled()
+    registry.set_state(version.id, "backfilling")
+    if not anew and all(meta is not None and (meta.backfilled or _FOLDED in meta.extra) for meta in shards):
+        _open_shards(version, online)
+        return Backfilled()
+    filler = _Filler(version, online, log, clock, handover)
+    events, dead, total = 0, 0, sum(handover.applied.values())
+    for stream in _streams(version):
+        for chunk in history.chunks(stream.name, handover.before(stream.name), rows=rows):
+            dead += filler.add(stream, chunk)
+            events += chunk.num_rows
+            if progress:
+                progress(events, max(events, total))
+    filler.close()
+    _open_shards(version, online)
+    return Backfilled(events, dead)
+
+
+def finish(version: Version, online: OnlineStore, log: AdminLog, registry: Lifecycle) -> bool:
+    """Make a new version live and the default, once the store holds all that had arrived when this was first asked.
+
+    Called again and again after `backfill`, while computing and ingestion go on.
+
+    Returns:
+        bool: whether the version is live now.
+    """
+    shards = [online.meta(version.id, shard) for shard in range(version.shards)]
+    if not all(meta is not None and meta.backfilled for meta in shards):
+        return False
+    goal = _goal(log, version)
+    if any(meta is None or meta.applied.get(place, 0) < at for meta in shards for place, at in goal.items()):
+        return False
+    registry.set_state(version.id, "live")
+    registry.default(version.id)
+    return True
+
+
+def _streams(version: Version) -> list[EventStream]:
+    return [source for source in version.group.sources if isinstance(source, EventStream)]
+
+
+def _handover(log: AdminLog, version: Version) -> Handover:
+    """The start markers with the beginning of the feature topic; once that is trimmed, where computing is now."""
+    names = [stream.name for stream in _streams(version)]
+    markers = start_markers(log, version.id, names)
+    if markers is None:
+        raise StoreError(
+            f"Group version '{version.id}' has no start markers; backfill does not know where to stop.",
+            "apply the group, which starts it.",
+        )
+    ends = log.ends(feature_topic(version.id))
+    if all(first == 0 for first, _ in ends):
+        return Handover(markers, (0,) * version.shards)
+    while True:
+        before = computed_positions(log, version.id, names)
+        ends = log.ends(feature_topic(version.id))
+        if before is not None and before == computed_positions(log, version.id, names):
+            return Handover(before, tuple(following for _, following in ends))
+
+
+def _goal(log: AdminLog, version: Version) -> dict[str, int]:
+    """The ends of the sources when this was first asked, kept in the log."""
+    consumer = f"goal/{version.id}"
+    goal = {}
+    for stream in _streams(version):
+        kept = log.committed(consumer, stream.name)
+        if None in kept:
+            ends = [following for _, following in log.ends(stream.name)]
+            with log.transaction() as work:
+                for partition, at in enumerate(ends):
+                    work.commit(consumer, stream.name, partition, kept[partition], at)
+            kept = list(ends)
+        goal.update({f"{stream.name}/{partition}": at or 0 for partition, at in enumerate(kept)})
+    return goal
+
+
+def _open_shards(version: Version, online: OnlineStore) -> None:
+    """Let ingestion have the shards, all of which are complete."""
+    for shard in range(version.shards):
+        meta = online.meta(version.id, shard)
+        if meta is not None and not meta.backfilled:
+            extra = {name: fact for name, fact in meta.extra.items() if name != _FOLDED}
+            opened = msgspec.structs.replace(meta, backfilled=True, extra=extra)
+            online.write(version.id, shard, [], opened, meta.position)
+
+
+class _Filler:
+    """One attempt: empties the shards, then adds chunk after chunk.
+
+    Until the end a shard's position is negative and tells the attempt and the write, so whoever else writes is refused.
+    """
+
+    def __init__(
+        self, version: Version, online: OnlineStore, log: AdminLog, clock: Clock, handover: Handover
+    ) -> None:
+        self._version, self._online, self._log, self._clock, self._handover = version, online, log, clock, handover
+        self._attempt = self._next_attempt()
+        self._writes = 0
+        self._newest = 0
+        online.drop(version.id)
+        self._at: list[int | None] = [None] * version.shards
+        for shard in range(version.shards):
+            self._put(shard, [])
+        for stream in _streams(version):
+            log.create(dead_topic(stream.name), len(log.ends(stream.name)))
+
+    def add(self, stream: EventStream, chunk: pa.Table) -> int:
+        """Fold the events of a chunk and merge them in; returns how many are dead letters."""
+        if not chunk.num_rows:
+            return 0
+        (prepared,) = prepare([self._version.group], stream, chunk)
+        self._newest = max(self._newest, int(chunk["_arrival"].to_numpy().max()))
+        keys, states = fold_keys(self._version, prepared)
+        for shard, (mine, part) in enumerate(by_shard(keys, states, self._version.shards)):
+            if mine:
+                self._merge(shard, mine, part)
+        letters = group_letters(stream, chunk, self._version.id, prepared.dead)
+        self._bury(stream.name, letters)
+        return len(letters)
+
+    def close(self) -> None:
+        """Say of every shard that it is complete and where its deltas continue."""
+        for shard, position in enumerate(self._handover.positions):
+            meta = ShardMeta(
+                position=position, applied=self._handover.applied, newest_arrival=self._newest,
+                applied_at=self._clock.now(), epoch=self._attempt, extra={_FOLDED: "yes"},
+            )  # fmt: skip
+            self._online.write(self._version.id, shard, [], meta, self._at[shard])
+
+    def _next_attempt(self) -> int:
+        """The number of this attempt, taken from the log, which gives each once."""
+        topic, consumer = feature_topic(self._version.id), f"backfill/{self._version.id}"
+        last = self._log.committed(consumer, topic)[0]
+        with self._log.transaction() as work:
+            work.commit(consumer, topic, 0, last, (last or 0) + 1)
+        return (last or 0) + 1
+
+    def _merge(self, shard: int, keys: list[bytes], added: States) -> None:
+        before, _ = self._online.read(self._version.id, shard, keys)
+        states = merge(layout_of(self._version.group), States.from_bytes(before), added)
+        self._put(shard, list(zip(keys, states.to_bytes(), strict=True)))
+
+    def _put(self, shard: int, items: list[tuple[bytes, bytes]]) -> None:
+        position = -(self._attempt << 32 | self._writes) - 1
+        meta = ShardMeta(position=position, applied_at=self._clock.now(), epoch=self._attempt)
+        self._online.write(self._version.id, shard, items, meta, self._at[shard])
+        self._at[shard] = position
+        self._writes += 1
+
+    def _bury(self, stream: str, letters: list[DeadLetter]) -> None:
+        """Write dead letters, except those of an attempt before: how far they are written is kept in the log."""
+        if not letters:
+            return
+        consumer = f"letters/{self._version.id}"
+        written = self._log.committed(consumer, stream)
+        fresh: dict[int, list[DeadLetter]] = {}
+        for letter in letters:
+            if letter.position >= (written[letter.partition] or 0):
+                fresh.setdefault(letter.partition, []).append(letter)
+        if not fresh:
+            return
+        with self._log.transaction() as work:
+            for partition, some in fresh.items():
+                work.append(dead_topic(stream), partition, dead_batch(some))
+                work.commit(consumer, stream, partition, written[partition], max(s.position for s in some) + 1)

@@ -1,0 +1,235 @@
+"""Batch ingestion: runs from the staging topics into both stores, exactly once from each store's own position.
+
+Online keeps the newest row of a key and those not yet visible, and is written only where it changes; offline keeps
+every restatement. Neither store is asked what the other knows, so either may be behind, lost or built anew.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from millstream.buffer.log import Log, TopicAdmin
+from millstream.buffer.staging import staging_topic
+from millstream.clock import Clock
+from millstream.definitions.feature_group import BatchFeatureGroup
+from millstream.errors import Fenced, StoreError
+from millstream.ingest.newest import Confirmed, Items, dated_changes, rows_by_key, snapshot_changes
+from millstream.ingest.restate import Shape, Snapshots, dated_rows
+from millstream.ingest.runs import KeyedRun, Version, read_runs, schema_of
+from millstream.ingest.stream import ingestion_consumer
+from millstream.store.offline import OfflineStore
+from millstream.store.online import OnlineStore, ShardMeta
+
+POSITIONS = "millstream.positions"
+_PAGE = 10_000
+
+
+class AdminLog(Log, TopicAdmin, Protocol):
+    """A log whose topics can be listed."""
+
+
+@dataclass(frozen=True)
+class BatchApplied:
+    """What one step did: runs taken in offline, rows added there, states written online, and runs still to take in."""
+
+    runs: int = 0
+    rows: int = 0
+    written: int = 0
+    fenced: int = 0
+    lag: int = 0
+
+    def __add__(self, other: BatchApplied) -> BatchApplied:
+        return BatchApplied(
+            self.runs + other.runs,
+            self.rows + other.rows,
+            self.written + other.written,
+            self.fenced + other.fenced,
+            self.lag + other.lag,
+        )
+
+
+def batch_table(version: str) -> str:
+    """The offline table that holds every restatement of a batch group version.
+
+    >>> batch_table("kyc@1")
+    'batch.kyc@1'
+    """
+    return f"batch.{version}"
+
+
+class BatchIngester:
+    """Applies the runs of batch groups to the stores; any number may run, one at a time gets a shard or a table.
+
+    Args:
+        log: the project's log.
+        online: the online store.
+        offline: the offline store.
+        group_versions: the versions to ingest; those that fold (`StreamIngester` has them) are left alone.
+        clock: stamps what is written.
+    """
+
+    def __init__(
+        self,
+        log: AdminLog,
+        online: OnlineStore,
+        offline: OfflineStore,
+        group_versions: Iterable[Version],
+        clock: Clock,
+    ) -> None:
+        self._log, self._online, self._offline, self._clock = log, online, offline, clock
+        self._versions = [v for v in group_versions if isinstance(v.group, BatchFeatureGroup) and not v.group.columns]
+        self._stored: dict[str, int] = {}
+
+    def step(self) -> BatchApplied:
+        """Apply what the buffer holds, some runs of each group, and tell the log how far both stores are.
+
+        Raises:
+            StoreError: the first failure, after all groups had their turn; nothing of it was written.
+        """
+        total, failures, topics = BatchApplied(), list[StoreError](), self._log.topics()
+        for version in self._versions:
+            if staging_topic(version.id) not in topics:
+                continue
+            try:
+                total += self._advance(version)
+            except StoreError as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+        return total
+
+    def _advance(self, version: Version) -> BatchApplied:
+        following = self._log.ends(staging_topic(version.id))[0][1]
+        if version.id not in self._stored:
+            self._stored[version.id] = self._offline_position(version)[0]
+        metas = [self._online.meta(version.id, shard) for shard in range(version.shards)]
+        positions = [0 if meta is None else meta.position for meta in metas]
+        behind = min([self._stored[version.id], *positions])
+        if behind >= following:
+            return BatchApplied()
+        runs = read_runs(self._log, version, behind)
+        done = self._state_offline(version, [run for run in runs if run.position >= self._stored[version.id]])
+        for shard, position in enumerate(positions):
+            done += self._apply_online(version, shard, [run for run in runs if run.position >= position])
+        self._tell(version, runs[-1].position + 1)
+        return done + BatchApplied(lag=following - runs[-1].position - 1)
+
+    def _offline_position(self, version: Version) -> tuple[int, int | None]:
+        """The next run the offline table takes in, and the snapshot that says so."""
+        found = self._offline.snapshot(batch_table(version.id))
+        if found is None:
+            return 0, None
+        return int(json.loads(found.properties.get(POSITIONS, '{"0": 0}'))["0"]), found.id
+
+    def _state_offline(self, version: Version, runs: Sequence[KeyedRun]) -> BatchApplied:
+        """Append what some runs add offline, in one commit that also says which run comes next."""
+        if not runs:
+            return BatchApplied()
+        position, snapshot = self._offline_position(version)
+        runs = [run for run in runs if run.position >= position]
+        self._stored[version.id] = position
+        if not runs:
+            return BatchApplied()
+        added = self._restatements(version, runs, snapshot)
+        properties = {POSITIONS: json.dumps({"0": runs[-1].position + 1})}
+        try:
+            self._offline.append(batch_table(version.id), added, properties, snapshot)
+        except Fenced:
+            return BatchApplied(fenced=1)
+        self._stored[version.id] = runs[-1].position + 1
+        return BatchApplied(runs=len(runs), rows=added.num_rows - len(runs))
+
+    def _restatements(self, version: Version, runs: Sequence[KeyedRun], snapshot: int | None) -> pa.Table:
+        group = version.group
+        shape = Shape(group.entity.keys, schema_of(version, runs[0].run.rows))
+        all_rows = group.ttl is not None
+        if group.time is None:
+            known = Snapshots(shape, self._prior(version, shape, snapshot, None))
+            return pa.concat_tables([known.add(run, all_rows=all_rows) for run in runs])
+        earliest = min((np.min(np.asarray(run.run.rows["event_time"])) for run in runs if run.keys), default=None)
+        where = None if earliest is None else f"event_time >= {int(earliest)}"
+        if all_rows or where is None:
+            snapshot = None
+        return dated_rows(shape, self._prior(version, shape, snapshot, where), runs, all_rows=all_rows)
+
+    def _prior(self, version: Version, shape: Shape, snapshot: int | None, where: str | None) -> pa.Table:
+        """What the offline table says already."""
+        empty = shape.table({"event_time": pa.array([], pa.int64())})
+        if snapshot is None:
+            return empty
+        rows = self._offline.scan(batch_table(version.id), empty.column_names, where, snapshot)
+        return rows.cast(empty.schema)
+
+    def _apply_online(self, version: Version, shard: int, runs: Sequence[KeyedRun]) -> BatchApplied:
+        done = BatchApplied()
+        for run in runs:
+            try:
+                done += BatchApplied(written=self._apply_run(version, shard, run))
+            except Fenced:
+                return done + BatchApplied(fenced=1)
+        return done
+
+    def _apply_run(self, version: Version, shard: int, run: KeyedRun) -> int:
+        """Write the states of one shard that one run changes, with the position of the next."""
+        now = self._clock.now()
+        fresh = rows_by_key(run, np.flatnonzero(run.shards == shard), now)
+        states, meta = self._online.read(version.id, shard, list(fresh))
+        if meta is not None and meta.position != run.position:
+            raise Fenced.moved(f"shard {shard} of '{version.id}'", run.position, meta.position)
+        before = dict(zip(fresh, states, strict=True))
+        confirmed = Confirmed.of({} if meta is None else meta.extra)
+        others = self._others(version, shard, before) if meta is not None else iter(())
+        if run.run.snapshot:
+            changed: Items = snapshot_changes(run, fresh, before, others, confirmed, now)
+        else:
+            changed = dated_changes(run, fresh, before, others, confirmed, version.group.ttl, now)
+        after = _after(version, meta or ShardMeta(epoch=1), run, confirmed, now)
+        self._online.write(version.id, shard, changed, after, None if meta is None else meta.position)
+        return len(changed)
+
+    def _others(
+        self, version: Version, shard: int, without: dict[bytes, bytes | None]
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """The states of a shard, page by page, but for some keys."""
+        after = b""
+        while True:
+            page = self._online.scan(version.id, shard, after, _PAGE)
+            yield from (item for item in page if item[0] not in without)
+            if len(page) < _PAGE:
+                return
+            after = page[-1][0]
+
+    def _tell(self, version: Version, position: int) -> None:
+        """Tell the log how far both stores are: information, and a bound for retention."""
+        metas = [self._online.meta(version.id, shard) for shard in range(version.shards)]
+        reached = min([self._stored[version.id], *(0 if meta is None else meta.position for meta in metas)])
+        consumer, topic = ingestion_consumer(version.id), staging_topic(version.id)
+        told = self._log.committed(consumer, topic)[0]
+        if (told or 0) >= min(reached, position):
+            return
+        try:
+            with self._log.transaction() as work:
+                work.commit(consumer, topic, 0, told, min(reached, position))
+        except Fenced:
+            return
+
+
+def _after(version: Version, meta: ShardMeta, run: KeyedRun, confirmed: Confirmed, now: int) -> ShardMeta:
+    """The meta of a shard once a run is in."""
+    following = run.position + 1
+    return msgspec.structs.replace(
+        meta,
+        position=following,
+        applied={f"{staging_topic(version.id)}/0": following},
+        newest_arrival=max(meta.newest_arrival, run.run.available),
+        applied_at=now,
+        backfilled=True,
+        extra={**meta.extra, **confirmed.after(run)},
+    )

@@ -1,0 +1,246 @@
+"""Stream ingestion: from the feature topics into the online store, exactly once.
+
+A shard of the store says in its own meta what it has applied, and takes the next deltas together with the new positions
+in one write. So a restart goes on from the store, never from what the log was told, and a replay adds nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from millstream.buffer.log import Log, Records, TopicAdmin
+from millstream.clock import Clock
+from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatureGroup
+from millstream.errors import Fenced, StoreError
+from millstream.fold import Deltas, States, decode_deltas, layout_of, merge
+from millstream.ingest.combine import combine
+from millstream.store.online import OnlineStore, ShardMeta
+
+_LARGE = 8 << 20  # bytes of deltas to aim at in one write
+_MOST = 1024  # records in one write
+
+
+class Version(Protocol):
+    """What ingestion asks of a group version."""
+
+    @property
+    def id(self) -> str:
+        """The name of the group version, such as "habits@1"."""
+        ...
+
+    @property
+    def group(self) -> StreamFeatureGroup | BatchFeatureGroup:
+        """What the states are of."""
+        ...
+
+    @property
+    def shards(self) -> int:
+        """How many partitions its feature topic and its store have."""
+        ...
+
+
+class AdminLog(Log, TopicAdmin, Protocol):
+    """A log whose topics can be listed."""
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What one step did.
+
+    Args:
+        records: delta records applied.
+        keys: states merged into.
+        written: states that changed and were written.
+        waiting: group versions whose history has not been backfilled; their deltas stay in the buffer.
+        fenced: writes given up because another writer had moved the shard; the next step reads it again.
+        lag: delta records still in the buffer, those of waiting versions included.
+    """
+
+    records: int = 0
+    keys: int = 0
+    written: int = 0
+    waiting: tuple[str, ...] = ()
+    fenced: int = 0
+    lag: int = 0
+
+    def __add__(self, other: Applied) -> Applied:
+        return Applied(
+            self.records + other.records,
+            self.keys + other.keys,
+            self.written + other.written,
+            self.waiting + tuple(name for name in other.waiting if name not in self.waiting),
+            self.fenced + other.fenced,
+            self.lag + other.lag,
+        )
+
+
+def ingestion_consumer(version: str) -> str:
+    """The consumer by which ingestion tells the log how far it is: information, and a bound for retention.
+
+    >>> ingestion_consumer("habits@1")
+    'ingest/habits@1'
+    """
+    return f"ingest/{version}"
+
+
+class StreamIngester:
+    """Applies the deltas of group versions to their online states; any number may run, one at a time gets a shard.
+
+    A version that began in the middle of its streams waits until backfill has brought what comes before.
+
+    Args:
+        log: the project's log.
+        online: the store.
+        group_versions: the versions to ingest; those without windowed features are left alone.
+        clock: stamps what is written.
+        shards: the shards this worker takes, of every version; all when left out.
+    """
+
+    def __init__(
+        self,
+        log: AdminLog,
+        online: OnlineStore,
+        group_versions: Iterable[Version],
+        clock: Clock,
+        *,
+        shards: Collection[int] | None = None,
+    ) -> None:
+        self._log, self._online, self._clock, self._shards = log, online, clock, shards
+        self._versions = [version for version in group_versions if version.group.columns]
+        self._limits: dict[tuple[str, int], int] = {}
+
+    def step(self) -> Applied:
+        """Apply what the buffer holds, one write for each shard at most, and tell the log how far the store is.
+
+        One damaged shard does not keep the others waiting: its error is raised after they are done.
+
+        Raises:
+            CorruptState: when a shard or a delta cannot be read; nothing of it was overwritten.
+            StoreError: when deltas that the store needs are not in the log any more.
+            DiskFull: when there is no room; nothing was written.
+        """
+        total, moved, failures = Applied(), dict[tuple[str, int], int](), list[StoreError]()
+        topics = self._log.topics()
+        for version in self._versions:
+            topic = _topic(version.id)
+            if topic not in topics:
+                continue
+            for shard, ends in enumerate(self._log.ends(topic)):
+                if self._shards is not None and shard not in self._shards:
+                    continue
+                try:
+                    applied, position = self._advance(version, shard, ends)
+                except StoreError as error:
+                    failures.append(error)
+                    continue
+                total += applied
+                if applied.records and position is not None:
+                    moved[version.id, shard] = position
+        self._tell(moved)
+        if failures:
+            raise failures[0]
+        return total
+
+    def _advance(self, version: Version, shard: int, ends: tuple[int, int]) -> tuple[Applied, int | None]:
+        """Apply some records to one shard; also its position after that."""
+        first, following = ends
+        meta = self._online.meta(version.id, shard)
+        if following == first and meta is None:
+            return Applied(), None
+        begun = meta or self._first_meta(version, shard, first)
+        if begun is None or not begun.backfilled:
+            return Applied(waiting=(version.id,), lag=following - first), None
+        if begun.position < first:
+            raise _lost(version.id, shard, begun.position, first)
+        if begun.position >= following:
+            return Applied(), begun.position
+        records = self._read(version.id, shard, begun.position)
+        try:
+            applied = self._apply(version, shard, records, begun, None if meta is None else meta.position)
+        except Fenced:
+            return Applied(fenced=1, lag=following - begun.position), None
+        return applied + Applied(lag=following - records[-1].end), records[-1].end
+
+    def _first_meta(self, version: Version, shard: int, first: int) -> ShardMeta | None:
+        """Where a shard that does not exist yet begins, or None when its history has to come first."""
+        if first > 0:
+            return None
+        (record,) = self._log.read(_topic(version.id), shard, first, 1)[:1]
+        starts = decode_deltas(record.payload).ranges.values()
+        if isinstance(version.group, StreamFeatureGroup) and any(start > 0 for start, _ in starts):
+            return None
+        return ShardMeta(position=first, backfilled=True, epoch=1)
+
+    def _read(self, gv: str, shard: int, position: int) -> list[Records]:
+        """Records for one write: as many as were about right the last time, and more next time if they were small."""
+        limit = self._limits.get((gv, shard), 16)
+        records = self._log.read(_topic(gv), shard, position, limit)
+        size = sum(len(record.payload) for record in records)
+        if size > _LARGE:
+            self._limits[gv, shard] = max(1, limit // 2)
+        elif len(records) >= limit and 2 * size <= _LARGE:
+            self._limits[gv, shard] = min(_MOST, 2 * limit)
+        return records
+
+    def _apply(
+        self, version: Version, shard: int, records: Sequence[Records], meta: ShardMeta, expected: int | None
+    ) -> Applied:
+        """Merge some delta records into the states and write what changed, with the positions."""
+        layout = layout_of(version.group)
+        deltas = [decode_deltas(record.payload) for record in records]
+        after = _after(version.id, shard, meta, deltas, records[-1].end, self._clock.now())
+        keys, added = combine(layout, deltas)
+        before, _ = self._online.read(version.id, shard, keys)  # had it moved on, the write would be refused
+        states = merge(layout, States.from_bytes(before), added).to_bytes()
+        changed = [(key, new) for key, old, new in zip(keys, before, states, strict=True) if new != old]
+        self._online.write(version.id, shard, changed, after, expected)
+        return Applied(records=len(records), keys=len(keys), written=len(changed))
+
+    def _tell(self, moved: Mapping[tuple[str, int], int]) -> None:
+        """Tell the log how far the store is, after the fact; if another worker tells it too, either will do."""
+        if not moved:
+            return
+        told = {gv: self._log.committed(ingestion_consumer(gv), _topic(gv)) for gv, _ in moved}
+        try:
+            with self._log.transaction() as work:
+                for (gv, shard), position in moved.items():
+                    if (told[gv][shard] or 0) < position:
+                        work.commit(ingestion_consumer(gv), _topic(gv), shard, told[gv][shard], position)
+        except Fenced:
+            return
+
+
+def _topic(version: str) -> str:
+    return f"features.{version}"
+
+
+def _after(gv: str, shard: int, meta: ShardMeta, deltas: Sequence[Deltas], position: int, now: int) -> ShardMeta:
+    """The meta once some deltas are in; each must begin where the one before it ended."""
+    applied, newest = dict(meta.applied), meta.newest_arrival
+    for delta in deltas:
+        for place, (begin, end) in delta.ranges.items():
+            if applied.get(place, begin) != begin:
+                raise _gap(gv, shard, place, applied[place], begin)
+            applied[place] = end
+        newest = max(newest, delta.newest_arrival)
+    return msgspec.structs.replace(meta, position=position, applied=applied, newest_arrival=newest, applied_at=now)
+
+
+def _gap(gv: str, shard: int, place: str, applied: int, begin: int) -> StoreError:
+    return StoreError(
+        f"Group version '{gv}', shard {shard}: the next delta of '{place}' begins at {begin}, expected {applied}; "
+        "it was not applied, because events would be lost or counted twice.",
+        f"run `millstream backfill {gv.partition('@')[0]}` to build the store anew.",
+    )
+
+
+def _lost(gv: str, shard: int, position: int, first: int) -> StoreError:
+    return StoreError(
+        f"Group version '{gv}', shard {shard}: the store is at {position}, but the buffer begins at {first}; "
+        "the deltas between are gone.",
+        f"run `millstream backfill {gv.partition('@')[0]}` to build the store anew.",
+    )

@@ -1,0 +1,200 @@
+"""The settings of a project: what `millstream.toml` says, checked, with a default for everything else."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from millstream.definitions.durations import micros
+from millstream.errors import MillstreamError, ProjectError, nearest
+
+FILE = "millstream.toml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generator:
+    """Whether `millstream up` feeds the project with made events, and how: `rate` events a second from a `seed`."""
+
+    enabled: bool = False
+    rate: float = 50.0
+    seed: int = 7
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a project runs with; built by `Settings.load`, or by hand in tests.
+
+    Args:
+        folder: the project's folder.
+        name: the project's name; the folder's unless set.
+        data: where everything the project keeps lies; `.millstream` in the folder unless set.
+        definitions: the Python file that declares the features.
+        partitions: partitions of a stream that does not say.
+        shards: shards of a feature group in the online store, and partitions of its feature topic.
+        micro_batch: most events computed in one transaction.
+        poll_ms: milliseconds a layer waits when it found nothing to do.
+        log_gib: most the log may grow to, in GiB; the space is taken as it is used.
+        sync_every: microseconds between two syncs of the stores.
+        host: the address the service listens on; loopback unless set.
+        port: the port the service listens on.
+        capture_sample: share of the scored requests that are captured, from 0 to 1.
+        registry_url: the registry's database; a SQLite file in `data` unless set.
+        generator: made events, for trying a project out.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> from millstream.settings import Settings
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> _ = (folder / "millstream.toml").write_text('name = "fraud"')
+        >>> settings = Settings.load(folder)
+        >>> settings.name, settings.partitions, settings.sync_every
+        ('fraud', 4, 600000000)
+    """
+
+    folder: Path
+    name: str = ""
+    data: Path = Path(".millstream")
+    definitions: str = "features.py"
+    partitions: int = 4
+    shards: int = 4
+    micro_batch: int = 50_000
+    poll_ms: int = 20
+    log_gib: float = 64.0
+    sync_every: int = 600_000_000
+    host: str = "127.0.0.1"
+    port: int = 8787
+    capture_sample: float = 1.0
+    registry_url: str = ""
+    generator: Generator = field(default_factory=Generator)
+
+    def __post_init__(self) -> None:
+        folder = Path(self.folder).resolve()
+        data = folder / self.data
+        object.__setattr__(self, "folder", folder)
+        object.__setattr__(self, "data", data)
+        object.__setattr__(self, "name", self.name or folder.name)
+        object.__setattr__(self, "registry_url", self.registry_url or f"sqlite:///{data / 'registry.db'}")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Settings:
+        """Read the settings of the project in a folder.
+
+        Raises:
+            ProjectError: when the folder has no `millstream.toml`, or the file holds something that is not a setting.
+        """
+        path = Path(folder) / FILE
+        try:
+            document = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise ProjectError(
+                f"Folder '{Path(folder).resolve()}' is not a Millstream project: it has no {FILE}.",
+                "run `millstream init NAME` to make one, or go to the project's folder.",
+            ) from error
+        except (OSError, ValueError) as error:
+            raise ProjectError(f"Settings '{path}' cannot be read: {error}.", "the file is TOML, in UTF-8.") from error
+        return cls(folder=Path(folder), **_known(document, _ROOT, path, ""))
+
+
+def _number(low: float, high: float) -> Callable[[Any], Any]:
+    """A check that a value is a number within bounds."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            raise ValueError(f"a number from {low:g} to {high:g}")
+        return value
+
+    return check
+
+
+def _whole(low: int, high: int) -> Callable[[Any], int]:
+    """A check that a value is a whole number within bounds."""
+
+    def check(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise ValueError(f"a whole number from {low} to {high}")
+        return value
+
+    return check
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError("text")
+    return value
+
+
+def _switch(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("true or false")
+    return value
+
+
+def _duration(value: Any) -> int:
+    try:
+        return micros(_text(value))
+    except (MillstreamError, ValueError) as error:
+        raise ValueError('a duration such as "10m"') from error
+
+
+def _generator(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError("a table")
+    return value
+
+
+_GENERATOR: dict[str, Callable[[Any], Any]] = {
+    "enabled": _switch,
+    "rate": _number(0.001, 1_000_000),
+    "seed": _whole(0, 2**63 - 1),
+}
+_ROOT: dict[str, Callable[[Any], Any]] = {
+    "name": _text,
+    "data": lambda value: Path(_text(value)),
+    "definitions": _text,
+    "partitions": _whole(1, 4096),
+    "shards": _whole(1, 4096),
+    "micro_batch": _whole(1, 10_000_000),
+    "poll_ms": _whole(1, 60_000),
+    "log_gib": _number(0.001, 65_536),
+    "sync_every": _duration,
+    "host": _text,
+    "port": _whole(0, 65_535),
+    "capture_sample": _number(0, 1),
+    "registry_url": _text,
+    "generator": _generator,
+}
+
+
+def _known(
+    document: Mapping[str, Any], checks: Mapping[str, Callable[[Any], Any]], path: Path, within: str
+) -> dict[str, Any]:
+    """Check every value of a table; refuse what is not a setting."""
+    settings: dict[str, Any] = {}
+    for key, value in document.items():
+        if key not in checks:
+            close = nearest(key, list(checks))
+            raise ProjectError(
+                f"Settings '{path}': '{within}{key}' is not a setting.",
+                f"did you mean '{within}{close}'?" if close else f"the settings are {', '.join(sorted(checks))}.",
+            )
+        try:
+            settings[key] = checks[key](value)
+        except ValueError as error:
+            raise ProjectError(
+                f"Settings '{path}': '{within}{key}' is {value!r}; it must be {error}.", _default_hint(key, within)
+            ) from error
+    if "generator" in settings:
+        settings["generator"] = Generator(**_known(settings["generator"], _GENERATOR, path, "generator."))
+    return settings
+
+
+def _default_hint(key: str, within: str) -> str:
+    """Say what a setting is when it is left out."""
+    owner: list[Field[Any]] = list(fields(Generator if within else Settings))
+    default = next((item.default for item in owner if item.name == key), MISSING)
+    if default is MISSING or default == "" or key == "sync_every":
+        return "leave it out to take the default."
+    return f"leave it out to take the default, {default}."

@@ -1,0 +1,25 @@
+"""Every log passes the suite."""
+
+from pathlib import Path
+
+import pytest
+
+from millstream.buffer.embedded import EmbeddedLog
+from millstream.clock import SimulatedClock
+from millstream.testing.log_suite import LogConformance
+
+
+class TestEmbeddedLog(LogConformance):
+    @pytest.fixture
+    def log(self, tmp_path: Path, clock: SimulatedClock):
+        log = EmbeddedLog(tmp_path / "log", clock, map_gib=1)
+        yield log
+        log.close()
+
+    @pytest.fixture
+    def opening(self, tmp_path: Path) -> str:
+        return (
+            "from millstream.buffer.embedded import EmbeddedLog\n"
+            "from millstream.clock import SystemClock\n"
+            f"log = EmbeddedLog({str(tmp_path / 'log')!r}, SystemClock(), map_gib=1)\n"
+        )

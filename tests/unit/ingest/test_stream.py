@@ -1,0 +1,204 @@
+"""Stream ingestion: exactly once, from the store's own position."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.unit.computing.chain import (
+    DEVICES,
+    PAYMENTS,
+    VELOCITY,
+    Chain,
+    Version,
+    expected_states,
+    in_right_shard,
+    payments,
+)
+
+from millstream.errors import CorruptState, StoreError
+from millstream.ingest.stream import StreamIngester
+from millstream.store.lmdb import LmdbOnlineStore
+
+actions = st.lists(
+    st.sampled_from(["send", "send", "ingest", "ingest", "restart", "save", "lose", "rival"]), min_size=4, max_size=16
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(actions, st.integers(0, 10_000))
+def test_restarts_and_a_store_that_lost_its_last_writes_change_nothing(todo: list[str], seed: int) -> None:
+    folder = Path(tempfile.mkdtemp())
+    chain = Chain(folder, versions=(Version(VELOCITY), Version(DEVICES, shards=1)))
+    chain.start()
+    computer, ingester, sent = chain.computer(micro_batch=9), chain.ingester(), 0
+    for number, action in enumerate(todo):
+        if action == "send":
+            chain.send(PAYMENTS, payments(25, seed + number, first=sent))
+            sent += 25
+            computer.step()
+            computer.step()
+        elif action == "ingest":
+            ingester.step()
+        elif action == "rival":
+            late = StreamIngester(chain.log, Slow(chain.online, ingester.step), chain.versions, chain.clock)
+            late.step()
+        elif action == "save" and (folder / "online").exists():
+            shutil.copytree(folder / "online", folder / "saved", dirs_exist_ok=True)
+        elif action == "lose" and (folder / "saved").exists():
+            shutil.copytree(folder / "saved", folder / f"online{number}")
+            chain.online = LmdbOnlineStore(folder / f"online{number}", map_gib=1)
+            ingester = chain.ingester()
+        else:
+            ingester = chain.ingester()
+    chain.drain()
+    for version in chain.versions:
+        assert chain.states(version) == expected_states(chain, version)
+        assert in_right_shard(chain, version)
+    computer.close()
+    shutil.rmtree(folder)
+
+
+class Slow:
+    """A store on which something happens between the reading and the writing of a shard."""
+
+    def __init__(self, online: Any, between: Any) -> None:
+        self._online, self._between = online, between
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._online, name)
+
+    def write(self, *arguments: Any) -> None:
+        self._between()
+        self._online.write(*arguments)
+
+
+def test_a_rival_that_was_faster_leaves_nothing_to_do(tmp_path: Path) -> None:
+    chain = Chain(tmp_path)
+    chain.start()
+    chain.send(PAYMENTS, payments(60))
+    chain.computer().step()
+    late = StreamIngester(chain.log, Slow(chain.online, chain.ingester().step), chain.versions, chain.clock)
+    applied = late.step()
+    assert (applied.fenced, applied.records) == (1, 0)
+    assert chain.states(chain.versions[0]) == expected_states(chain, chain.versions[0])
+
+
+def test_the_store_says_what_it_has_applied_and_the_log_is_told(tmp_path: Path) -> None:
+    chain = Chain(tmp_path, versions=(Version(VELOCITY, shards=1),))
+    chain.start()
+    chain.send(PAYMENTS, payments(60))
+    chain.drain()
+    meta = chain.online.meta("velocity@1", 0)
+    assert meta is not None
+    assert meta.applied == {f"payments/{p}": next_ for p, (_, next_) in enumerate(chain.log.ends("payments"))}
+    assert meta.position == 2 and meta.backfilled
+    assert meta.newest_arrival == chain.clock.now()
+    assert chain.log.committed("ingest/velocity@1", "features.velocity@1") == [2]
+
+
+def test_ingestion_goes_on_from_the_store_not_from_what_the_log_was_told(tmp_path: Path) -> None:
+    chain = Chain(tmp_path)
+    chain.start()
+    chain.send(PAYMENTS, payments(60))
+    chain.drain()
+    chain.online.drop("velocity@1")
+    chain.drain()
+    assert chain.states(chain.versions[0]) == expected_states(chain, chain.versions[0])
+
+
+def test_only_what_changed_is_written(tmp_path: Path) -> None:
+    chain = Chain(tmp_path)
+    chain.start()
+    chain.send(PAYMENTS, payments(60, users=30))
+    chain.drain()
+    chain.send(PAYMENTS, [{"id": "new", "user_id": 3, "amount": 5.0, "at": chain.clock.now()}])
+    chain.computer().step()
+    applied = chain.ingester().step()
+    assert (applied.records, applied.keys, applied.written, applied.lag) == (2, 1, 1, 0)
+
+
+def test_a_version_that_began_in_the_middle_waits(tmp_path: Path) -> None:
+    chain = Chain(tmp_path)
+    chain.send(PAYMENTS, payments(30))
+    chain.start("end")
+    chain.send(PAYMENTS, payments(30, first=30))
+    chain.computer().step()
+    applied = chain.ingester().step()
+    assert applied.waiting == ("velocity@1",)
+    assert (applied.records, applied.lag) == (0, 4)
+    assert chain.online.meta("velocity@1", 0) is None
+
+
+def test_workers_share_the_shards(tmp_path: Path) -> None:
+    chain = Chain(tmp_path, versions=(Version(VELOCITY, shards=4),))
+    chain.start()
+    chain.send(PAYMENTS, payments(60))
+    chain.computer().step()
+    assert [chain.ingester(shards=mine).step().records for mine in ([0], [1, 2, 3])] == [2, 6]
+    assert chain.states(chain.versions[0]) == expected_states(chain, chain.versions[0])
+
+
+def test_many_small_batches_are_applied_in_few_writes(tmp_path: Path) -> None:
+    chain = Chain(tmp_path, versions=(Version(VELOCITY, shards=1),))
+    chain.start()
+    computer = chain.computer()
+    for number in range(60):
+        chain.send(PAYMENTS, payments(2, number, first=2 * number))
+        computer.step()
+    ingester, steps = chain.ingester(), 0
+    while ingester.step().records:
+        steps += 1
+    assert steps <= 4
+    assert chain.states(chain.versions[0]) == expected_states(chain, chain.versions[0])
+
+
+def test_a_missing_delta_is_refused(tmp_path: Path) -> None:
+    chain = Chain(tmp_path, versions=(Version(VELOCITY, shards=1),))
+    chain.start()
+    for number in range(3):
+        chain.send(PAYMENTS, payments(30, number, first=30 * number))
+        chain.drain() if number == 0 else chain.computer().step()
+    meta = chain.online.meta("velocity@1", 0)
+    assert meta is not None
+    chain.online.write("velocity@1", 0, [], msgspec.structs.replace(meta, position=3), meta.position)
+    with pytest.raises(StoreError, match=r"the next delta of 'payments/\d' begins at \d+, expected \d+"):
+        chain.ingester().step()
+    assert chain.online.meta("velocity@1", 0).position == 3
+
+
+def test_deltas_that_were_trimmed_too_early_are_an_error(tmp_path: Path) -> None:
+    chain = Chain(tmp_path, versions=(Version(VELOCITY, shards=1),))
+    chain.start()
+    chain.send(PAYMENTS, payments(30))
+    chain.drain()
+    for number in range(2):
+        chain.send(PAYMENTS, payments(30, number, first=30 + 30 * number))
+        chain.computer().step()
+    chain.log.trim("features.velocity@1", 0, 3)
+    with pytest.raises(StoreError, match="the store is at 2, but the buffer begins at 3"):
+        chain.ingester().step()
+
+
+def test_a_damaged_shard_does_not_keep_the_others_waiting(tmp_path: Path) -> None:
+    chain = Chain(tmp_path, versions=(Version(VELOCITY, shards=1), Version(DEVICES)))
+    chain.start()
+    chain.send(PAYMENTS, payments(30))
+    chain.drain()
+    for key, _ in chain.online.scan("velocity@1", 0):
+        meta = chain.online.meta("velocity@1", 0)
+        assert meta is not None
+        chain.online.write("velocity@1", 0, [(key, b"not a state")], meta, meta.position)
+    before = chain.states(chain.versions[0])
+    chain.send(PAYMENTS, payments(30, first=30))
+    chain.computer().step()
+    with pytest.raises(CorruptState):
+        chain.ingester().step()
+    assert chain.states(chain.versions[0]) == before
+    assert chain.states(chain.versions[1]) == expected_states(chain, chain.versions[1])

@@ -1,0 +1,92 @@
+"""Reading millstream.toml."""
+
+from pathlib import Path
+
+import pytest
+
+from millstream.errors import ProjectError
+from millstream.settings import Generator, Settings
+
+
+def load(folder: Path, text: str) -> Settings:
+    (folder / "millstream.toml").write_text(text, encoding="utf-8")
+    return Settings.load(folder)
+
+
+def test_an_empty_file_gives_the_defaults(tmp_path: Path):
+    settings = load(tmp_path, "")
+    assert settings.name == tmp_path.name
+    assert settings.folder == tmp_path.resolve()
+    assert settings.data == tmp_path.resolve() / ".millstream"
+    assert settings.registry_url == f"sqlite:///{settings.data / 'registry.db'}"
+    assert (settings.host, settings.port, settings.partitions, settings.shards) == ("127.0.0.1", 8787, 4, 4)
+    assert settings.generator == Generator(enabled=False)
+
+
+def test_what_the_file_says_holds(tmp_path: Path):
+    settings = load(
+        tmp_path,
+        """
+        name = "fraud"
+        data = "state"
+        definitions = "features/all.py"
+        partitions = 8
+        sync_every = "15m"
+        log_gib = 0.5
+        registry_url = "postgresql://db/registry"
+        [generator]
+        enabled = true
+        rate = 200
+        """,
+    )
+    assert settings.name == "fraud"
+    assert settings.data == tmp_path.resolve() / "state"
+    assert settings.partitions == 8
+    assert settings.sync_every == 900_000_000
+    assert settings.log_gib == 0.5
+    assert settings.registry_url == "postgresql://db/registry"
+    assert settings.generator == Generator(enabled=True, rate=200)
+
+
+def test_an_absolute_data_folder_stays_where_it_is(tmp_path: Path):
+    assert load(tmp_path, f'data = "{tmp_path / "elsewhere"}"').data == tmp_path / "elsewhere"
+
+
+def test_a_folder_that_is_no_project_says_how_to_make_one(tmp_path: Path):
+    with pytest.raises(ProjectError, match=r"no millstream\.toml") as caught:
+        Settings.load(tmp_path)
+    assert "millstream init" in caught.value.hint
+
+
+def test_a_misspelt_setting_names_the_nearest(tmp_path: Path):
+    with pytest.raises(ProjectError, match="'partition' is not a setting") as caught:
+        load(tmp_path, "partition = 8")
+    assert "'partitions'" in caught.value.hint
+    with pytest.raises(ProjectError, match=r"generator\.rates") as caught:
+        load(tmp_path, "[generator]\nrates = 8")
+    assert "'generator.rate'" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("partitions = 0", "from 1 to 4096"),
+        ("partitions = true", "whole number"),
+        ('port = "80"', "whole number"),
+        ("port = 70000", "to 65535"),
+        ("capture_sample = 1.5", "from 0 to 1"),
+        ('sync_every = "soon"', "duration"),
+        ("sync_every = 10", "duration"),
+        ("name = 5", "text"),
+        ("generator = 5", "table"),
+        ("[generator]\nenabled = 1", "true or false"),
+    ],
+)
+def test_a_wrong_value_says_what_is_expected(tmp_path: Path, line: str, expected: str):
+    with pytest.raises(ProjectError, match=expected):
+        load(tmp_path, line)
+
+
+def test_a_file_that_is_not_toml_is_one_clear_error(tmp_path: Path):
+    with pytest.raises(ProjectError, match="cannot be read"):
+        load(tmp_path, "= 5")
