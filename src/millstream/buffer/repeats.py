@@ -47,10 +47,11 @@ def repeats(table: pa.Table, stream: EventStream) -> Mask:
         >>> import pyarrow as pa
         >>> from millstream.buffer.repeats import repeats
         >>> from millstream.definitions.source import EventStream
-        >>> clicks = EventStream("clicks", time="at", schema={"id": "string", "at": "timestamp"}, deduplicate="id",
-        within="1s")
-        >>> repeats(pa.table({"id": ["a", "a", "a"], "_partition": [0, 0, 0], "_appended": [0, 900_000, 2_000_000]}),
-        clicks) array([False,  True, False])
+        >>> columns = {"id": "string", "at": "timestamp"}
+        >>> clicks = EventStream("clicks", time="at", schema=columns, deduplicate="id", within="1s")
+        >>> events = pa.table({"id": ["a"] * 3, "_partition": [0] * 3, "_appended": [0, 900_000, 2_000_000]})
+        >>> repeats(events, clicks)
+        array([False,  True, False])
     """
     before = _before(table, stream)
     appended = table["_appended"].to_numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -16,16 +17,16 @@ if TYPE_CHECKING:
 Value = str | float | int | bool
 
 
-class Readable:
+class Readable(ABC):
     """What a view can read: `group["feature"]` one feature, `group.on(...)` all of them under another key."""
 
     name: str
     entity: Entity
 
     @property
+    @abstractmethod
     def feature_names(self) -> tuple[str, ...]:
         """The names of the group's features, in order; empty while a query's columns are not known yet."""
-        raise NotImplementedError
 
     def __getitem__(self, feature: str) -> FeatureRef:
         if self.feature_names and feature not in self.feature_names:

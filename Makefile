@@ -1,0 +1,53 @@
+# What there is to do here; `make` alone lists it.
+
+VENV := .venv
+BIN := $(VENV)/bin
+TESTS := $(wildcard tests/test_architecture.py tests/unit tests/conformance tests/test_docs.py tests/properties tests/end_to_end)
+TOO_OLD := Millstream needs Python 3.11 or newer: none of python3, python3.11, python3.12, python3.13, python3.14 is.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-test demo test check bench clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.ready ## Make .venv with Millstream in it and compile its kernels
+
+demo: setup ## Set up and run the flights demo: a year of real flights through the pipeline
+	@$(BIN)/millstream demo flights
+
+test: setup-test check ## Set up and run every check and test
+	$(BIN)/python -m pytest -n 2 $(TESTS)
+
+check: setup-test ## Lint and type-check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup-test ## Measure the claims, each beside a peer
+	$(BIN)/python -m benchmarks
+
+setup-test: $(VENV)/.ready-test
+
+clean: ## Remove the virtual environment and what tools cached
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find src tests -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+		if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			echo "Making $(VENV) with $$($$python --version)"; exec $$python -m venv $(VENV); \
+		fi; \
+	done; \
+	echo "$(TOO_OLD)" >&2; exit 1
+
+$(VENV)/.ready: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing Millstream (a minute the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo]'
+	@$(BIN)/python -c 'from millstream.fold.warm import warm; warm()'
+	@touch $@
+
+$(VENV)/.ready-test: $(VENV)/.ready
+	@echo "Installing what the tests need"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,test]'
+	@touch $@

@@ -1,0 +1,109 @@
+"""What `millstream doctor` looks at."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from millstream.errors import MillstreamError
+from millstream.settings import Settings
+
+NEEDED = ("numpy", "numba", "lmdb", "pyarrow", "duckdb", "sqlglot", "SQLAlchemy", "pyiceberg", "lightgbm", "uvicorn")
+FREE = 1 << 30
+"""Bytes that should be free on the disk."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    fine: bool
+    found: str
+
+
+def checked(folder: Path) -> list[Check]:
+    """Look at the machine and, where the folder is a project, at the project.
+
+    Args:
+        folder: The folder to look at.
+
+    Returns:
+        What was found, in the order in which it was looked at.
+
+    Example:
+        >>> from pathlib import Path
+        >>> checked(Path("/"))[0].fine
+        True
+    """
+    found = [_check("python", _python), *(_check(name, partial(_library, name)) for name in NEEDED)]
+    found.append(_check("disk", lambda: _disk(folder)))
+    if (folder / "millstream.toml").exists():
+        found += _project(folder)
+    return found
+
+
+def _check(name: str, look: Callable[[], str]) -> Check:
+    try:
+        return Check(name, True, look())
+    except (MillstreamError, OSError, ImportError) as error:
+        return Check(name, False, " ".join(str(error).split()))
+
+
+def _python() -> str:
+    return ".".join(map(str, sys.version_info[:3]))
+
+
+def _library(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise MillstreamError(f"{name} is not installed.", f"pip install {name}") from error
+
+
+def _disk(folder: Path) -> str:
+    free = shutil.disk_usage(folder).free
+    if free < FREE:
+        raise MillstreamError(f"only {free >> 20} MiB are free.", "make room before the log and the stores need it.")
+    return f"{free >> 30} GiB free"
+
+
+def _project(folder: Path) -> Iterator[Check]:
+    settings = _check("settings", lambda: Settings.load(folder).name)
+    yield settings
+    if not settings.fine:
+        return
+    yield _check("definitions", lambda: _definitions(folder))
+    yield _check("port", lambda: _port(Settings.load(folder)))
+    yield _check("stores", lambda: _stores(folder))
+
+
+def _definitions(folder: Path) -> str:
+    from millstream.project.declared import declared
+
+    return f"{len(declared(Settings.load(folder)))} definitions"
+
+
+def _port(settings: Settings) -> str:
+    from millstream.running.up import holder
+
+    pid = holder(settings)
+    if pid is not None:
+        return f"`millstream up` runs (process {pid})"
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        tried.bind((settings.host, settings.port))
+    return f"{settings.host}:{settings.port} is free"
+
+
+def _stores(folder: Path) -> str:
+    from millstream.project import Project
+
+    status = Project(folder).status()
+    return f"{len(status['streams'])} streams, {len(status['groups'])} group versions"

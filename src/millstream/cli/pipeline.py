@@ -1,0 +1,146 @@
+"""Commands that move data: up, run, send, backfill."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from millstream.cli.output import HERE, AsJson, Folder, show
+from millstream.cli.progress import progress
+from millstream.errors import RequestError
+
+BATCH = 10_000
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    for command in (up, run, send, backfill):
+        app.command()(command)
+
+
+def up(
+    folder: Folder = HERE,
+    host: Annotated[str | None, typer.Option(help="Where to serve; millstream.toml says it otherwise.")] = None,
+    port: Annotated[int | None, typer.Option(help="Where to serve; millstream.toml says it otherwise.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run the whole pipeline, with a status page.
+
+    Each layer is a process of its own, restarted when it dies.
+    """
+    from millstream.running.up import supervise
+
+    raise typer.Exit(supervise(folder, host=host, port=port, as_json=as_json))
+
+
+def run(
+    layer: Annotated[str, typer.Argument(help="compute, ingest, batch, sync, serve, monitor or generator.")],
+    folder: Folder = HERE,
+    host: Annotated[str | None, typer.Option(help="serve: where; millstream.toml says it otherwise.")] = None,
+    port: Annotated[int | None, typer.Option(help="serve: where; millstream.toml says it otherwise.")] = None,
+    supervised: Annotated[bool, typer.Option("--supervised", hidden=True)] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run one layer, as production does, until SIGTERM."""
+    from millstream.running.layers import run_layer, stop_asked
+    from millstream.running.up import serving_at
+    from millstream.settings import Settings
+
+    settings = serving_at(Settings.load(folder), host, port)
+    show({"layer": layer, "state": "started"}, as_json, f"{layer}: started")
+    run_layer(settings, layer, stop_asked(standard_input_closes=supervised))
+    show({"layer": layer, "state": "stopped"}, as_json, f"{layer}: stopped")
+
+
+def send(
+    stream: Annotated[str, typer.Argument(help="The stream's name.")],
+    source: Annotated[str, typer.Argument(help="A .jsonl or .parquet file, or - for JSON lines.")] = "-",
+    history: Annotated[bool, typer.Option("--history", help="Load as history: with the arrival it declares.")] = False,
+    folder: Folder = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Append events to a stream.
+
+    They are durable when the command returns.
+    """
+    from millstream.project import Project
+
+    project = Project(folder)
+    sent = 0
+    with progress("sending", as_json) as advance:
+        for rows in _batches(source):
+            sent += project.load(stream, rows) if history else project.send(stream, rows)
+            advance(sent, None)
+    show({"stream": stream, "events": sent}, as_json, f"Sent {sent:,} events to '{stream}'.")
+
+
+def backfill(
+    group: Annotated[str | None, typer.Argument(help="A feature group; all that need it otherwise.")] = None,
+    folder: Folder = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Compute new group versions from history."""
+    from millstream.project import Project
+
+    with progress("backfilling", as_json) as advance:
+        filled = Project(folder).backfill(group, progress=advance)
+    names = ", ".join(filled)
+    show({"versions": filled}, as_json, f"Backfilled {names}." if names else "Nothing to backfill.")
+
+
+def _batches(source: str) -> Iterator[Any]:
+    """The rows of a file, a batch at a time; a line that is not a JSON object is refused with its number."""
+    if source.endswith(".parquet"):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        with _opened(source, "rb") as file:
+            for part in pq.ParquetFile(file).iter_batches(BATCH):
+                yield pa.Table.from_batches([part])
+        return
+    batch: list[dict[str, Any]] = []
+    lines = sys.stdin.buffer if source == "-" else _opened(source, "rb")
+    with lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                batch.append(_object(line, number))
+            if len(batch) == BATCH:
+                yield batch
+                batch = []
+    if batch:
+        yield batch
+
+
+def _opened(source: str, mode: str) -> Any:
+    try:
+        return Path(source).open(mode)
+    except OSError as error:
+        raise RequestError(
+            f"Events cannot be read from '{source}': {error.strerror}.",
+            field="source",
+            given=source,
+            expected="a readable .jsonl or .parquet file, or -",
+            hint="`-` reads JSON lines from standard input.",
+        ) from error
+
+
+def _object(line: bytes, number: int) -> dict[str, Any]:
+    from msgspec import DecodeError, json
+
+    try:
+        row = json.decode(line)
+    except DecodeError as error:
+        row = error
+    if not isinstance(row, dict):
+        raise RequestError(
+            f"Line {number} is not a JSON object; what stands before it may already have been sent.",
+            field=f"line {number}",
+            given=line[:80].decode(errors="replace").strip(),
+            expected="one JSON object a line",
+            hint="mend the line and send the rest; repeats are dropped where the stream says deduplicate=.",
+        )
+    return row

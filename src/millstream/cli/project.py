@@ -1,0 +1,111 @@
+"""Commands about the project as a whole: init, plan, apply, status, doctor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from millstream.cli.output import HERE, AsJson, Folder, plain, show, table
+
+if TYPE_CHECKING:
+    from millstream.store.registry import Change, Plan
+
+Breaking = Annotated[bool, typer.Option("--allow-breaking", help="Also do what breaks a reader or a model.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    for command in (init, plan, apply, status, doctor):
+        app.command()(command)
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(help="The folder to make.")],
+    as_json: AsJson = False,
+) -> None:
+    """Make a project: a fraud example that runs."""
+    from millstream.templates import write_project
+
+    written = write_project(folder)
+    lines = [f"Made {folder} with {', '.join(path.name for path in written)}.", "", f"  cd {folder}", "  millstream up"]
+    show({"folder": folder, "files": written}, as_json, "\n".join(lines))
+
+
+def plan(folder: Folder = HERE, as_json: AsJson = False) -> None:
+    """Show what `apply` would change, recompute and break."""
+    from millstream.project import Project
+
+    planned = Project(folder).plan()
+    show(_changes(planned.changes), as_json, planned.text() or "Nothing to change.")
+
+
+def apply(
+    folder: Folder = HERE,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove without asking.")] = False,
+    allow_breaking: Breaking = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make the registry what the folder declares.
+
+    It asks before it removes anything.
+    """
+    from millstream.project import Project
+
+    def agreed(planned: Plan) -> bool:
+        if yes:
+            return True
+        if as_json:
+            return False
+        print(planned.text())
+        return typer.confirm("Remove what is no longer declared?", err=True)
+
+    changes = Project(folder).apply(allow_breaking=allow_breaking, agreed=agreed)
+    done = [f"{change.kind:<8} {change.thing} {change.name}" for change in changes]
+    show(_changes(changes), as_json, "\n".join(done) or "Nothing to change.")
+
+
+def status(folder: Folder = HERE, as_json: AsJson = False) -> None:
+    """Show the layers, the groups and the models."""
+    from millstream.project import Project
+
+    facts = Project(folder).status()
+
+    def tables() -> None:
+        print(f"{facts['project']}: {facts['clock']}")
+        layers = [
+            (name, one["state"], one["facts"].get("rate"), one["facts"].get("lag"), _seconds(one["facts"].get("age")))
+            for name, one in facts["layers"].items()
+        ]
+        table(["layer", "state", "records/s", "lag", "age s"], layers)
+        table(["group", "version", "state", "default"], [list(one.values()) for one in facts["groups"]])
+        table(["model", "version", "alias"], [list(one.values()) for one in facts["models"]])
+        table(["stream", "events", "dead letters"], [list(one.values()) for one in facts["streams"]])
+
+    show(facts, as_json, tables)
+
+
+def doctor(folder: Folder = HERE, as_json: AsJson = False) -> None:
+    """Check the machine and the project.
+
+    Ends with 1 if something is wrong.
+    """
+    from millstream.cli.checks import checked
+
+    found = checked(folder)
+    show(
+        [plain(one) for one in found],
+        as_json,
+        lambda: table(["check", "fine", "found"], [(one.name, one.fine, one.found) for one in found]),
+    )
+    if not all(one.fine for one in found):
+        raise typer.Exit(1)
+
+
+def _changes(changes: tuple[Change, ...] | list[Change]) -> list[object]:
+    return [plain(change) for change in changes]
+
+
+def _seconds(micros: object) -> float | None:
+    return micros / 1e6 if isinstance(micros, int | float) else None

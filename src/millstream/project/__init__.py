@@ -1,0 +1,5 @@
+"""A project: its parts joined, and everything it does from one object."""
+
+from millstream.project.facade import Project
+
+__all__ = ["Project"]

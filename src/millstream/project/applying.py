@@ -1,0 +1,140 @@
+"""From what a folder declares to group versions that are computed: plan, apply, start, backfill."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatureGroup
+from millstream.definitions.source import EventStream
+from millstream.errors import PlanError
+from millstream.project.wiring import Parts
+
+if TYPE_CHECKING:
+    from millstream.store.registry import Change, GroupVersion, Plan
+
+Agreed = Callable[["Plan"], bool]
+Advance = Callable[[int, int | None], None]
+
+
+def plan(parts: Parts, definitions: Iterable[Any], *, complete: bool) -> Plan:
+    """What applying definitions would change, with the types of batch groups read from their tables.
+
+    Args:
+        parts: The project.
+        definitions: What is wanted.
+        complete: Whether that is all there is.
+
+    Raises:
+        PlanError: When two definitions of one name differ.
+        MillstreamError: When a table that a query reads cannot be read.
+    """
+    return parts.registry.plan(_resolved(parts, list(definitions)), complete=complete)
+
+
+def apply(parts: Parts, planned: Plan, *, allow_breaking: bool, agreed: Agreed | None) -> list[Change]:
+    """Do what a plan says and start what is new: topics, and the start markers of group versions.
+
+    Args:
+        parts: The project.
+        planned: The plan.
+        allow_breaking: Whether to do what breaks what is in use.
+        agreed: Asked before anything is removed.
+
+    Raises:
+        PlanError: When something would be removed and nobody agreed, or a change breaks what is in use.
+    """
+    gone = [f"{one.thing} '{one.name}'" for one in planned.changes if one.kind == "remove"]
+    if gone and not (agreed and agreed(planned)):
+        raise PlanError(
+            f"Plan: it would remove {', '.join(gone)}, which is not declared any more.",
+            "`millstream apply` asks and removes it, `millstream apply --yes` does not ask.",
+        )
+    changes = parts.registry.apply(planned, allow_breaking=allow_breaking)
+    start(parts)
+    return changes
+
+
+def start(parts: Parts) -> None:
+    """Make the topics of all streams, and write the start markers of group versions that have none."""
+    from millstream.computing.start import start_version
+
+    streams = parts.registry.streams()
+    for stream in streams:
+        parts.log.create(stream.name, stream.partitions or parts.settings.partitions)
+    for version in parts.registry.groups("new"):
+        if isinstance(version.group, StreamFeatureGroup):
+            start_version(parts.log, version, streams, parts.clock, at="end")  # type: ignore[arg-type]
+
+
+def backfill(parts: Parts, version: GroupVersion, *, anew: bool = False, progress: Advance | None = None) -> None:
+    """Fold, or query, what came before a group version began; it becomes the default once ingestion has caught up.
+
+    Args:
+        parts: The project.
+        version: The version, started.
+        anew: Whether to throw away what is there.
+        progress: Called with how much is done and how much there is.
+    """
+    if isinstance(version.group, StreamFeatureGroup):
+        from millstream.ingest.backfill import backfill as fold_history
+
+        fold_history(
+            version,  # type: ignore[arg-type]
+            parts.history(),
+            parts.online,
+            parts.log,
+            parts.registry,
+            parts.clock,
+            progress,
+            anew=anew,
+        )
+    elif version.group.query is not None:
+        began = earliest(parts)
+        if began is not None:
+            parts.batch_computer().backfill(version.id, began, parts.clock.now())
+
+
+def finish(parts: Parts, version: GroupVersion) -> bool:
+    """Make a version live and the default if everything before now is in its store; returns whether it is."""
+    from millstream.ingest.backfill import finish as finished
+
+    if isinstance(version.group, StreamFeatureGroup):
+        return finished(version, parts.online, parts.log, parts.registry)  # type: ignore[arg-type]
+    if any(parts.online.meta(version.id, shard) is None for shard in range(version.shards)):
+        return False
+    parts.registry.set_state(version.id, "live")
+    parts.registry.default(version.id)
+    return True
+
+
+def earliest(parts: Parts) -> int | None:
+    """About when the first event that is kept arrived (µs), or None without events."""
+    from millstream.buffer.events import decode
+
+    found = []
+    for stream in parts.registry.streams():
+        table = f"events.{stream.name}"
+        if parts.offline.snapshot(table) is not None:
+            found += parts.offline.scan(table, ["_arrival"])["_arrival"].to_numpy().tolist()[:1]
+        for partition, (first, following) in enumerate(parts.log.ends(stream.name)):
+            records = parts.log.read(stream.name, partition, first, 1) if first < following else []
+            if records:
+                found += decode(stream, records).table["_arrival"].to_pylist()[:1]
+    return min(found, default=None)
+
+
+def _resolved(parts: Parts, definitions: list[Any]) -> list[Any]:
+    """The definitions, and each batch group among them again with the types of its features."""
+    from millstream.scheduled import ScheduledRuns
+    from millstream.store.plan import closure
+
+    groups = [
+        one
+        for one in closure(definitions).values()
+        if isinstance(one, BatchFeatureGroup) and one.query is not None and not one.schema_of_features
+    ]
+    reads_events = any(isinstance(source, EventStream) for group in groups for source in group.sources)
+    scheduled = ScheduledRuns(parts.settings.folder, parts.history() if reads_events else None)
+    known = [group.resolved(scheduled.schema(group, parts.clock.now())) for group in groups]
+    return [*definitions, *known]

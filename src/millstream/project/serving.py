@@ -1,0 +1,195 @@
+"""Scoring in one process, and looking back at what was served."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from millstream.errors import NotFound
+from millstream.project.wiring import Parts
+
+if TYPE_CHECKING:
+    from millstream.monitor.parity import ParityReport
+    from millstream.monitor.verify import VerifyReport
+    from millstream.serve.capture import CaptureJournal, CaptureShipper
+    from millstream.serve.scorer import Scorer
+
+CHAMPION = "champion"
+
+
+def deploy(parts: Parts, model: str, version: int | None) -> int:
+    """Make a version, or the newest, the champion; returns it."""
+    parts.registry.model(model)
+    versions = [one.version for one in parts.model_versions.versions(model)]
+    if version is None and not versions:
+        raise NotFound(
+            f"Model '{model}' has no version yet.",
+            field="version",
+            given=None,
+            expected="a trained version",
+            hint=f"run `millstream train {model}`.",
+        )
+    chosen = versions[-1] if version is None else version
+    parts.model_versions.alias(model, CHAMPION, chosen, reason="deployed by hand")
+    return chosen
+
+
+def rollback(parts: Parts, model: str) -> int:
+    """Make the champion before this one the champion again; returns its version."""
+    parts.registry.model(model)
+    current = parts.model_versions.aliases(model).get(CHAMPION)
+    moves = [move for move in parts.model_versions.moves(model) if move["alias"] == CHAMPION]
+    before = [move["previous"] for move in moves if move["version"] == current and move["previous"] != current]
+    earlier = [version for version in before if version is not None]
+    if not earlier:
+        raise NotFound(
+            f"Model '{model}' has had no champion before this one.",
+            field="version",
+            given=current,
+            expected="an earlier champion",
+            hint=f"`millstream deploy {model} VERSION` makes any version the champion.",
+        )
+    parts.model_versions.alias(model, CHAMPION, earlier[-1], reason="rolled back by hand")
+    return int(earlier[-1])
+
+
+def status(parts: Parts) -> dict[str, Any]:
+    """What the status page shows, and the versions and aliases of the models."""
+    from millstream.serve.catalogue import Catalogue
+    from millstream.serve.status import Status
+
+    registry = parts.registry
+    models = {one.name: one for one in registry.models()}
+    catalogue = Catalogue(models, {}, {}, {one.name: one for one in registry.streams()}, {}, b"")
+    shown = Status(
+        parts.settings.name,
+        parts.settings.data,
+        parts.clock,
+        parts.log,
+        parts.online,
+        lambda: catalogue,
+        registry.groups,
+    )
+    return {**shown.facts(), "models": [_model_facts(parts, name) for name in models]}
+
+
+def _model_facts(parts: Parts, name: str) -> dict[str, Any]:
+    versions = parts.model_versions.versions(name)
+    aliases = parts.model_versions.aliases(name)
+    champion, challenger = aliases.get(CHAMPION), aliases.get("challenger")
+    return {"name": name, "versions": len(versions), "champion": champion, "challenger": challenger}
+
+
+class Scoring:
+    """Scores and captures in this process, and reads captures back.
+
+    Args:
+        parts: The project.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._scorers: dict[str, tuple[object, Scorer]] = {}
+        self._journal: CaptureJournal | None = None
+        self._shipper: CaptureShipper | None = None
+
+    def score(self, model: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+        """Score rows with the champion, and capture them."""
+        scorer = self._scorer(model)
+        scored = scorer.score(rows)
+        ids = [uuid.uuid4().hex for _ in scored]
+        self._open().append(scorer.shape, [scorer.capture(*one) for one in zip(ids, scored, strict=True)])
+        return pa.table(
+            {
+                "request_id": pa.array(ids, pa.string()),
+                "score": pa.array([one.score for one in scored], pa.float64()),
+                "version": pa.array([scorer.loaded.version] * len(scored), pa.int64()),
+                "at": pa.array([one.at for one in scored], pa.int64()),
+                "degraded": pa.array([one.degraded for one in scored], pa.bool_()),
+            }
+        )
+
+    def ship(self) -> int:
+        """Bring what was captured to the log; returns how many captures."""
+        self._open()
+        return self._shipper.step() if self._shipper else 0
+
+    def verify(self, view: str | None, sample: int | None) -> VerifyReport:
+        """Recompute the captures of a view, or of all that models read."""
+        from millstream.monitor.verify import VerifyReport, verify
+
+        self.ship()
+        registry, past = self._parts.registry, self._parts.pasts()
+        models = [one for one in registry.models() if view in (None, one.view.name)]
+        if view is not None and not models:
+            registry.view(view)
+        total = VerifyReport(0, 0, 0, 0)
+        for model in models:
+            found = verify(model.view, self._captures(model.name, sample), past)
+            total = VerifyReport(
+                total.requests + found.requests,
+                total.values + found.values,
+                total.mismatches + found.mismatches,
+                total.degraded + found.degraded,
+                total.shown + found.shown,
+            )
+        return total
+
+    def parity(self, model: str, sample: int | None) -> ParityReport:
+        """Compare the captures of a model with training data."""
+        from millstream.monitor.parity import parity
+
+        self.ship()
+        definition = self._parts.registry.model(model)
+        captures = self._captures(model, sample)
+        return parity(definition.view, captures, self._parts.pasts(), self._parts.past())
+
+    def explain(self, request_id: str, feature: str | None) -> dict[str, Any]:
+        """What one captured request was answered from."""
+        from millstream.project.explaining import explained
+
+        self.ship()
+        for model in self._parts.registry.models():
+            captures = self._captures(model.name, None)
+            found = captures.filter(pc.equal(captures["_request_id"], request_id))
+            if found.num_rows:
+                return explained(model.view, found, self._parts.pasts(), feature)
+        raise NotFound(
+            f"No request '{request_id}' was captured.",
+            field="request_id",
+            given=request_id,
+            expected="the id of an answered request",
+            hint="captures reach the log a second after the answer; `capture_sample` says which share is kept.",
+        )
+
+    def close(self) -> None:
+        """Ship what was captured and close the journal."""
+        if self._journal is not None:
+            self.ship()
+            self._journal.close()
+            self._journal = self._shipper = None
+
+    def _captures(self, model: str, newest: int | None) -> pa.Table:
+        return self._parts.captures(model, newest)
+
+    def _scorer(self, model: str) -> Scorer:
+        """The champion's scorer, made anew when the champion or the registry has changed."""
+        parts = self._parts
+        state = (parts.registry.revision(), parts.model_versions.aliases(model).get(CHAMPION))
+        known = self._scorers.get(model)
+        if known is None or known[0] != state:
+            known = self._scorers[model] = (state, parts.scorer(model))
+        return known[1]
+
+    def _open(self) -> CaptureJournal:
+        if self._journal is None:
+            from millstream.serve.capture import CaptureJournal, CaptureShipper
+
+            folder = self._parts.settings.data / "journal"
+            self._journal = CaptureJournal(folder, sample=self._parts.settings.capture_sample)
+            self._shipper = CaptureShipper(self._journal, self._parts.log)
+        return self._journal

@@ -1,0 +1,227 @@
+"""A project's parts, opened when first asked for and joined as the settings say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from millstream.clock import Clock, project_clock
+from millstream.errors import NotFound
+from millstream.settings import Settings
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from millstream.buffer.embedded import EmbeddedLog
+    from millstream.computing.batch import BatchComputer
+    from millstream.computing.stream import StreamComputer
+    from millstream.definitions.feature_view import FeatureView
+    from millstream.ingest.archive import Archiver
+    from millstream.ingest.batch import BatchIngester
+    from millstream.ingest.stream import StreamIngester
+    from millstream.monitor.replay import Pasts
+    from millstream.scheduled import ScheduledRuns
+    from millstream.serve.scorer import Scorer
+    from millstream.store.history import History
+    from millstream.store.iceberg import IcebergOfflineStore
+    from millstream.store.lmdb import LmdbOnlineStore
+    from millstream.store.registry import GroupVersion, Registry
+    from millstream.store.sync import Syncer
+    from millstream.train.past import Stored
+    from millstream.train.versions import ModelVersions
+
+
+class Parts:
+    """The log, the stores and the registry of one project in one process, and what is made of them.
+
+    What is stored is opened once, when it is first asked for; what works on it (computing, ingestion, sync) is made
+    anew at each call, from what the registry says then.
+
+    Args:
+        settings: The project.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @cached_property
+    def clock(self) -> Clock:
+        """The project's clock."""
+        return project_clock(self.settings.data)
+
+    @cached_property
+    def log(self) -> EmbeddedLog:
+        """The log."""
+        from millstream.buffer.embedded import EmbeddedLog
+
+        return EmbeddedLog(self.settings.data / "log", self.clock, map_gib=self.settings.log_gib)
+
+    @cached_property
+    def online(self) -> LmdbOnlineStore:
+        """The online store."""
+        from millstream.store.lmdb import LmdbOnlineStore
+
+        return LmdbOnlineStore(self.settings.data / "online")
+
+    @cached_property
+    def offline(self) -> IcebergOfflineStore:
+        """The offline store."""
+        from millstream.store.iceberg import IcebergOfflineStore
+
+        return IcebergOfflineStore(self.settings.data / "offline")
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The registry of definitions."""
+        from millstream.store.registry import Registry
+
+        return Registry(self.settings.registry_url, shards=self.settings.shards)
+
+    def revision(self) -> int:
+        """A number that changes with the definitions and the states of group versions."""
+        return self.registry.revision()
+
+    @cached_property
+    def model_versions(self) -> ModelVersions:
+        """The versions of all models."""
+        from millstream.train.versions import ModelVersions
+
+        self.settings.data.mkdir(parents=True, exist_ok=True)
+        folder = self.settings.data / "models"
+        return ModelVersions(self.settings.registry_url, folder, self.clock, pin=self.registry.pin)
+
+    def history(self) -> History:
+        """All events: the archive, then the log."""
+        from millstream.store.history import History
+
+        return History(self.log, self.offline, self.registry.streams())
+
+    def scheduled(self) -> ScheduledRuns:
+        """The schedule of batch groups, and the tables that they read."""
+        from millstream.scheduled import ScheduledRuns
+
+        tables = {table.name: table for table in self.registry.tables()}
+        return ScheduledRuns(self.settings.folder, self.history(), tables)
+
+    def computer(self) -> StreamComputer:
+        """Stream computing of every group version in use."""
+        from millstream.computing.stream import StreamComputer
+        from millstream.definitions.feature_group import StreamFeatureGroup
+
+        versions = [one for one in self.registry.groups() if isinstance(one.group, StreamFeatureGroup)]
+        settings = self.settings
+        return StreamComputer(
+            self.log,
+            self.registry.streams(),
+            versions,  # type: ignore[arg-type]
+            self.clock,
+            data=settings.data,
+            micro_batch=settings.micro_batch,
+        )
+
+    def batch_computer(self) -> BatchComputer:
+        """Batch computing of every group version in use."""
+        from millstream.computing.batch import BatchComputer
+
+        return BatchComputer(
+            self.log,
+            self.registry.groups(),  # type: ignore[arg-type]
+            self.clock,
+            tables=self.registry.tables(),
+            history=self.history(),
+            folder=self.settings.folder,
+        )
+
+    def ingester(self) -> StreamIngester:
+        """Ingestion of what stream computing, and folds on a schedule, put into the buffer."""
+        from millstream.ingest.stream import StreamIngester
+
+        return StreamIngester(self.log, self.online, self.registry.groups(), self.clock)
+
+    def batch_ingester(self) -> BatchIngester:
+        """Ingestion of what queries put into the buffer."""
+        from millstream.ingest.batch import BatchIngester
+
+        return BatchIngester(self.log, self.online, self.offline, self.registry.groups(), self.clock)  # type: ignore[arg-type]
+
+    def archiver(self) -> Archiver:
+        """The archive of events, dead letters and captures."""
+        from millstream.ingest.archive import Archiver
+
+        return Archiver(self.log, self.offline, self.registry.streams(), self.clock)
+
+    def syncer(self) -> Syncer:
+        """Sync of the online with the offline store."""
+        from millstream.store.sync import Syncer
+
+        return Syncer(self.log, self.online, self.offline, self.history(), self.registry.groups(), self.clock)
+
+    def versions(self, pins: tuple[str, ...] = ()) -> Mapping[str, GroupVersion]:
+        """By group name, the version to read: one of `pins` where there is one, else the default."""
+        every = self.registry.groups()
+        defaults = {one.group.name: one for one in every if one.default}
+        return {**defaults, **{one.group.name: one for one in every if one.id in pins}}
+
+    def past(self, pins: tuple[str, ...] = ()) -> Stored:
+        """Stored history, as training reads it."""
+        from millstream.train.past import Stored
+
+        return Stored(self.history(), self.offline, self.versions(pins), scheduled=self.scheduled())
+
+    def pasts(self) -> Pasts:
+        """Stored history, as verification reads it: every group version by its id."""
+        from millstream.monitor.replay import Pasts
+        from millstream.train.past import no_rows
+
+        history = self.history()
+        versions = {one.id: one for one in self.registry.groups()}
+
+        def rows(gv: str) -> pa.Table:
+            table = f"batch.{gv}"
+            if self.offline.snapshot(table) is None:
+                return no_rows(versions[gv].group)  # type: ignore[arg-type]
+            return self.offline.scan(table)
+
+        def events(source: Any) -> pa.Table:
+            from millstream.definitions.source import Table
+
+            return self.scheduled().events(source) if isinstance(source, Table) else history.read(source.name)
+
+        return Pasts(events, rows, versions)
+
+    def scorer(self, model: str) -> Scorer:
+        """The champion of a model, ready to score.
+
+        Raises:
+            NotFound: When there is no such model, or it has no champion.
+        """
+        from millstream.serve.reader import FeatureReader
+        from millstream.serve.scorer import Scorer
+
+        definition = self.registry.model(model)
+        loaded = self.model_versions.load(model)
+        reader = FeatureReader(self.online, definition.view, self.versions(loaded.pins), self.clock)
+        return Scorer(definition, loaded, reader, self.clock)
+
+    def captures(self, model: str, newest: int | None = None) -> pa.Table:
+        """What was captured of a model, archived or still in the log, each row once, oldest first.
+
+        Args:
+            model: The model's name.
+            newest: How many of the newest; all unless given.
+        """
+        from millstream.project.captured import captured
+
+        return captured(self.log, self.offline, model, newest)
+
+    def model_of(self, view: FeatureView) -> str:
+        """A model that reads a view, by which captures of it are found.
+
+        Raises:
+            NotFound: When no model reads it.
+        """
+        models = {one.view.name: one.name for one in self.registry.models()}
+        if view.name not in models:
+            raise NotFound.named("model's view", view.name, models)
+        return models[view.name]

@@ -1,0 +1,170 @@
+"""The loop of each layer, as production runs it: step, say how it went, look for new definitions, stop when told."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from millstream.errors import DiskFull, Fenced, MillstreamError, ProjectError, StoreError, nearest
+from millstream.project.wiring import Parts
+from millstream.settings import Settings
+
+LOOK = 1.0
+"""Seconds between two looks for new definitions, and between two reports."""
+LAST_CALL = 15.0
+"""Seconds that a layer has to stop once whoever supervises it is gone."""
+
+
+class Work(Protocol):
+    """What one layer does, made anew when definitions change."""
+
+    facts: dict[str, Any]
+
+    def step(self) -> int:
+        """Do what there is to do now, at most a second or so of it; returns how many records were handled."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what is open; called before the work is made anew and at the end."""
+        ...
+
+
+def run_layer(settings: Settings, layer: str, stop: threading.Event) -> None:
+    """Run one layer of a project until told to stop.
+
+    An error that waiting may mend (a full disk, a damaged shard) is reported and the step tried again a second later;
+    anything else ends the process, for its supervisor to start again.
+
+    Args:
+        settings: The project.
+        layer: "compute", "ingest", "batch", "sync", "serve", "monitor" or "generator".
+        stop: Set it to stop.
+
+    Raises:
+        ProjectError: When there is no such layer.
+        ServeError: When the port is taken.
+    """
+    from millstream.running.work import WORKS
+
+    loops: dict[str, Callable[[], None]] = {
+        "serve": lambda: _serve(settings, stop),
+        "generator": lambda: _generate(settings, stop),
+    }
+    for name, made in WORKS.items():
+        loops[name] = lambda name=name, made=made: _loop(settings, name, made, stop)  # type: ignore[misc]
+    if layer not in loops:
+        guess = nearest(layer, loops)
+        raise ProjectError(
+            f"There is no layer '{layer}'.",
+            f"did you mean '{guess}'?" if guess else f"the layers are {', '.join(loops)}.",
+        )
+    loops[layer]()
+
+
+def stop_asked(*, standard_input_closes: bool = False) -> threading.Event:
+    """An event that is set by SIGTERM, by Ctrl-C and, for a supervised process, by the death of its supervisor.
+
+    Args:
+        standard_input_closes: Whether the end of standard input means that the supervisor is gone. If the process has
+            not stopped some seconds later, it ends at once: what it acknowledged is durable.
+    """
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+
+    def watch() -> None:
+        sys.stdin.buffer.read()
+        stop.set()
+        threading.Event().wait(LAST_CALL)
+        os._exit(1)
+
+    if standard_input_closes:
+        threading.Thread(target=watch, name="supervisor-watch", daemon=True).start()
+    return stop
+
+
+class Meter:
+    """Counts what a layer handles and publishes its rate, with whatever else it says, once a second."""
+
+    def __init__(self, settings: Settings, layer: str) -> None:
+        self._data, self._layer = settings.data, layer
+        self._since, self._count = time.monotonic(), 0
+
+    def add(self, records: int, facts: Mapping[str, Any]) -> None:
+        """Count records; publish if a second has passed."""
+        self._count += records
+        passed = time.monotonic() - self._since
+        if passed >= LOOK:
+            self.publish({**facts, "rate": round(self._count / passed, 1)})
+            self._since, self._count = time.monotonic(), 0
+
+    def publish(self, facts: Mapping[str, Any]) -> None:
+        """Say now how the layer is."""
+        from millstream.monitor.usage import publish
+
+        publish(self._data, self._layer, facts)
+
+
+def _loop(settings: Settings, layer: str, made: Callable[[Parts], Work], stop: threading.Event) -> None:
+    parts = Parts(settings)
+    meter = Meter(settings, layer)
+    seen, looked = parts.revision(), time.monotonic()
+    work = made(parts)
+    meter.publish(work.facts)
+    while not stop.is_set():
+        handled, wait = _step(work, settings.poll_ms / 1_000)
+        meter.add(handled, work.facts)
+        if time.monotonic() - looked >= LOOK:
+            looked, now = time.monotonic(), parts.revision()
+            if now != seen:
+                seen = now
+                work.close()
+                work = made(parts)
+        if not handled:
+            stop.wait(wait)
+    work.close()
+
+
+def _step(work: Work, poll: float) -> tuple[int, float]:
+    """One step: how many records it handled, and how long to wait if none."""
+    try:
+        handled = work.step()
+    except Fenced:
+        return 1, 0.0  # another worker was first; read again at once
+    except (DiskFull, StoreError, MillstreamError) as error:
+        if work.facts.get("error") != error.message:
+            print(f"Error: {error.message}", file=sys.stderr, flush=True)
+        work.facts["error"] = error.message
+        return 0, LOOK
+    work.facts.pop("error", None)
+    return handled, poll
+
+
+def _serve(settings: Settings, stop: threading.Event) -> None:
+    from millstream.serve.server import Service, listen, run
+
+    parts = Parts(settings)
+    listener = listen(settings.host, settings.port)
+    meter = Meter(settings, "serve")
+    service = Service(
+        settings.name,
+        settings.data,
+        log=parts.log,
+        online=parts.online,
+        registry=parts.registry,
+        versions=parts.model_versions,
+        clock=parts.clock,
+        sample=settings.capture_sample,
+    )
+    run(service, listener, stop, lambda: meter.add(0, {"address": f"{settings.host}:{settings.port}"}))
+
+
+def _generate(settings: Settings, stop: threading.Event) -> None:
+    from millstream.running.simulation import produce
+
+    produce(settings, stop, Meter(settings, "generator").publish)

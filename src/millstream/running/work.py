@@ -1,0 +1,228 @@
+"""What each layer does in its loop, from the parts of a project."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from millstream.errors import MillstreamError
+from millstream.project import applying
+from millstream.project.wiring import Parts
+
+if TYPE_CHECKING:
+    from millstream.running.layers import Work
+
+ARCHIVE_EVERY = 5.0
+"""Seconds between two commits to the archive; each is a file and a snapshot."""
+VERIFY_EVERY = 60.0
+"""Seconds between two verifications of what was served."""
+VERIFY_SAMPLE = 500
+"""How many of the newest captures are verified."""
+
+
+class Compute:
+    """Stream computing."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._computer = parts.computer()
+        self.facts: dict[str, Any] = {"lag": 0, "dead": 0, "skipped": {}}
+
+    def step(self) -> int:
+        """One micro-batch of every stream."""
+        done = self._computer.step()
+        self.facts["lag"] = done.lag
+        self.facts["dead"] += done.dead
+        for reason, count in done.skipped.items():
+            self.facts["skipped"][reason] = self.facts["skipped"].get(reason, 0) + count
+        return done.records
+
+    def close(self) -> None:
+        """Let go of the index of event ids."""
+        self._computer.close()
+
+
+class Ingest:
+    """Ingestion into the stores, the archive, and in a thread beside them the backfill of new group versions."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._ingester, self._batch, self._archiver = parts.ingester(), parts.batch_ingester(), parts.archiver()
+        self._archive = Every(ARCHIVE_EVERY, self._archiver.step)
+        self.facts: dict[str, Any] = {"lag": 0, "age": None, "waiting": [], "archived": 0}
+        self._stop = threading.Event()
+        self._beside = threading.Thread(target=self._backfill, name="backfill", daemon=True)
+        self._beside.start()
+
+    def step(self) -> int:
+        """Apply what the buffer holds; archive every few seconds."""
+        applied = self._ingester.step()
+        stored = self._batch.step()
+        archived = self._archive.step()
+        self.facts["lag"] = applied.lag + stored.lag
+        self.facts["waiting"] = list(applied.waiting)
+        if archived is not None:
+            self.facts["archived"] += archived.rows
+        return applied.records + stored.runs
+
+    def close(self) -> None:
+        """Let a backfill that is under way come to an end of its own, or of the process."""
+        self._stop.set()
+
+    def _backfill(self) -> None:
+        """Bring new versions to where ingestion can go on, until none is left; a failure is tried again."""
+        while not self._stop.is_set():
+            registry = self._parts.registry
+            try:
+                for version in [*registry.groups("new"), *registry.groups("backfilling")]:
+                    self.facts["backfilling"] = version.id
+                    applying.start(self._parts)
+                    applying.backfill(self._parts, version)
+                    applying.finish(self._parts, version)
+                self.facts.pop("backfilling", None)
+            except MillstreamError as error:
+                print(f"Error: {error.message}", file=sys.stderr, flush=True)
+            self._stop.wait(1.0)
+
+
+class Batch:
+    """Batch computing, when it is due."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._computer = Every(1.0, parts.batch_computer().step)
+        self.facts: dict[str, Any] = {"runs": 0, "lag": 0}
+
+    def step(self) -> int:
+        """Run what is due."""
+        done = self._computer.step() or []
+        self.facts["runs"] += len(done)
+        return sum(run.rows for run in done)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class Sync:
+    """Sync of the stores on its interval, and retention."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._syncer = parts.syncer()
+        self._due = 0
+        self.facts: dict[str, Any] = {"lag": 0, "groups": {}}
+
+    def step(self) -> int:
+        """Sync and trim when the interval has passed on the project's clock."""
+        now = self._parts.clock.now()
+        if now < self._due:
+            return 0
+        reports = self._syncer.step()
+        for one in reports:
+            self.facts["groups"][one.gv] = {
+                "lag_s": one.lag / 1e6,
+                "compared": one.compared,
+                "disagreeing": one.disagreeing,
+            }
+        self.facts["trimmed"] = self.facts.get("trimmed", 0) + trim(self._parts)
+        self._due = now + self._parts.settings.sync_every
+        return sum(one.rows for one in reports)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class Monitor:
+    """Profiles of what is served, verification of a sample, and retraining on schedule."""
+
+    def __init__(self, parts: Parts) -> None:
+        from millstream.monitor.profiles import Profiler
+
+        self._parts = parts
+        folder = parts.settings.data / "profiles"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._models = parts.registry.models()
+        self._profilers = [Profiler(parts.log, folder, model.name) for model in self._models]
+        self._verify = Every(VERIFY_EVERY, self._verified)
+        self._retrain = Every(1.0, self._retrained)
+        self.facts: dict[str, Any] = {"lag": 0}
+
+    def step(self) -> int:
+        """Profile what was captured; verify each minute; retrain what is due."""
+        counted = sum(profiler.step() for profiler in self._profilers)
+        self._verify.step()
+        self._retrain.step()
+        return counted
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _verified(self) -> None:
+        from millstream.monitor.verify import verify
+
+        for model in self._models:
+            captures = self._parts.captures(model.name, VERIFY_SAMPLE)
+            if captures.num_rows:
+                found = verify(model.view, captures, self._parts.pasts())
+                self.facts[f"verify {model.name}"] = {"requests": found.requests, "mismatches": found.mismatches}
+
+    def _retrained(self) -> None:
+        from millstream.train.retrain import due, retrain
+        from millstream.train.training_set import training_set
+
+        parts = self._parts
+        for model in self._models:
+            if due(model, parts.model_versions, parts.clock.now()):
+                examples = training_set(model, parts.past(), now=parts.clock.now())
+                decision = retrain(model, examples, parts.model_versions, holder=parts.offline)
+                self.facts[f"retrain {model.name}"] = decision.reason
+
+
+class Every:
+    """Does something at once and then at most every so many seconds.
+
+    Args:
+        seconds: How many seconds, at least, between two times.
+        work: What to do.
+    """
+
+    def __init__(self, seconds: float, work: Callable[[], Any]) -> None:
+        self._seconds, self._work = seconds, work
+        self._due = time.monotonic()
+
+    def step(self) -> Any:
+        """Do it if it is time and return its result, else None."""
+        if time.monotonic() < self._due:
+            return None
+        try:
+            return self._work()
+        finally:
+            self._due = time.monotonic() + self._seconds
+
+
+def trim(parts: Parts) -> int:
+    """Let the log forget what is older than its retention and in the archive and every store; returns how many."""
+    from millstream.buffer.retention import trim_consumed
+    from millstream.computing.names import computing_consumer
+
+    versions = parts.registry.groups()
+    trimmed = 0
+    for stream in parts.registry.streams():
+        readers = [
+            computing_consumer(one.id)
+            for one in versions
+            if any(source.name == stream.name for source in one.group.sources) and one.state != "retired"
+        ]
+        trimmed += trim_consumed(parts.log, stream, ["archive", *readers], parts.clock)
+    return trimmed
+
+
+WORKS: dict[str, Callable[[Parts], Work]] = {
+    "compute": Compute,
+    "ingest": Ingest,
+    "batch": Batch,
+    "sync": Sync,
+    "monitor": Monitor,
+}
+"""How the work of each layer is made; `serve` and `generator` have loops of their own."""

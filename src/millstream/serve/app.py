@@ -1,0 +1,280 @@
+"""The service: one small ASGI application, because between a request and its score every microsecond is a cost.
+
+Scoring touches the online store and the journal only. Events and labels go to the log. Nothing here computes features
+from events, and nothing here waits for a layer that does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import count
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
+
+from millstream.errors import MillstreamError, NotFound, RequestError, nearest
+from millstream.serve.answers import Features, ScoredMany, ages, one_answer, row_answer
+from millstream.serve.capture import CaptureJournal
+from millstream.serve.catalogue import Catalogue
+from millstream.serve.http import (
+    HTML,
+    TEXT,
+    Answer,
+    Disconnected,
+    Receive,
+    Scope,
+    Send,
+    decode,
+    encode,
+    error_answer,
+    read_body,
+    send_answer,
+    too_large,
+)
+from millstream.serve.intake import Intake
+from millstream.serve.scorer import Scorer
+
+if TYPE_CHECKING:
+    from millstream.clock import Clock
+    from millstream.monitor.blocks import Block
+    from millstream.serve.status import Status
+
+BODY_LIMIT = 16 * 2**20
+ROWS_LIMIT = 10_000
+INLINE_ROWS = 50
+
+
+@dataclass(slots=True)
+class Request:
+    """One request on its way to its answer: `name` is the model, view or stream in its path."""
+
+    id: str
+    scope: Scope
+    receive: Receive
+    name: str
+
+    async def body(self) -> bytes:
+        """Return the body; raises `RequestError` (413) when it is longer than 16 MiB."""
+        return await read_body(self.scope, self.receive, BODY_LIMIT)
+
+    def header(self, name: bytes) -> bytes:
+        """Return a header by its lower-case name, b"" when it is not there."""
+        return next((value for key, value in self.scope["headers"] if key == name), b"")
+
+
+@dataclass(frozen=True)
+class _Route:
+    """Where a path leads. `timed` routes are part of the recent past that the status page draws."""
+
+    label: str
+    method: str
+    handle: Callable[[Request], Awaitable[Answer]]
+    timed: bool = False
+
+
+class Application:
+    """The ASGI application of one serving process.
+
+    `catalogue` returns what is served now, and may return something else at the next request. Counters go to `block`,
+    captures to `journal`.
+    """
+
+    def __init__(
+        self,
+        catalogue: Callable[[], Catalogue],
+        intake: Intake,
+        journal: CaptureJournal,
+        status: Status,
+        block: Block,
+        clock: Clock,
+    ) -> None:
+        self._catalogue, self._intake, self._journal = catalogue, intake, journal
+        self._status, self._block, self._clock = status, block, clock
+        self._process, self._requests = secrets.token_hex(6), count(1)
+        self._pool = ThreadPoolExecutor(2, thread_name_prefix="score")
+        self._routes = {
+            ("models", "score"): _Route("score", "POST", self._score, timed=True),
+            ("models", "labels"): _Route("labels", "POST", self._labels),
+            ("views", "features"): _Route("features", "GET", self._features),
+            ("streams", "events"): _Route("events", "POST", self._events),
+            ("/livez",): _Route("livez", "GET", self._livez),
+            ("/readyz",): _Route("readyz", "GET", self._readyz),
+            ("/metrics",): _Route("metrics", "GET", self._metrics),
+            ("/openapi.json",): _Route("openapi", "GET", self._openapi),
+            ("/status",): _Route("status", "GET", self._status_facts),
+            ("/",): _Route("page", "GET", self._page),
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; whatever goes wrong becomes an answer too."""
+        if scope["type"] != "http":
+            return
+        begun = time.perf_counter_ns()
+        request = Request(f"{self._process}-{next(self._requests):x}", scope, receive, "")
+        route = None
+        try:
+            route = self._resolve(request)
+            answer = await route.handle(request)
+        except Disconnected:
+            return
+        except Exception as error:
+            answer = error_answer(error, request.id)
+        await send_answer(send, answer)
+        self._count(route, answer.status, (time.perf_counter_ns() - begun) // 1000)
+
+    def close(self) -> None:
+        """Finish what is being written."""
+        self._intake.close()
+        self._pool.shutdown(wait=True)
+
+    def _count(self, route: _Route | None, status: int, microseconds: int) -> None:
+        label = route.label if route else "unknown"
+        self._block.count(f'requests{{route="{label}",status="{status}"}}')
+        self._block.observe(f'latency{{route="{label}"}}', microseconds)
+        if route and route.timed:
+            self._block.tick(microseconds, failed=status >= 500)
+
+    def _resolve(self, request: Request) -> _Route:
+        path, method = request.scope["path"], request.scope["method"]
+        parts = path.split("/")
+        key: tuple[str, ...] = (path,)
+        if len(parts) == 5 and parts[1] == "v1":
+            key, request.name = (parts[2], parts[4]), parts[3]
+        route = self._routes.get(key)
+        if route is None:
+            raise self._no_path(path)
+        if method != route.method and not (method == "HEAD" and route.method == "GET"):
+            raise RequestError(
+                f"Path '{path}' does not take {method}.",
+                field="method",
+                given=method,
+                expected=route.method,
+                hint=f"send it as {route.method}.",
+                status=405,
+            )
+        return route
+
+    def _no_path(self, path: str) -> NotFound:
+        known = [key[0] if len(key) == 1 else f"/v1/{key[0]}/NAME/{key[1]}" for key in self._routes]
+        close = nearest(path, known)
+        return NotFound(
+            f"Path '{path[:200]}' leads nowhere.",
+            field="path",
+            given=path[:200],
+            expected=", ".join(known),
+            hint=f"did you mean '{close}'?" if close else "/openapi.json describes every path.",
+        )
+
+    async def _score(self, request: Request) -> Answer:
+        body = await request.body()
+        scorer = self._catalogue().scorer(request.name)
+        rows, many = _rows(scorer, decode(body))
+        if len(rows) <= INLINE_ROWS:
+            return self._scored(request.id, scorer, rows, many)
+        work = (self._scored, request.id, scorer, rows, many)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, *work)
+
+    def _scored(self, request_id: str, scorer: Scorer, rows: list[Any], many: bool) -> Answer:
+        scored = scorer.score(rows)
+        ids = [f"{request_id}.{i}" for i in range(len(scored))] if many else [request_id]
+        model, version = scorer.model.name, scorer.loaded.version
+        answer: Any
+        if many:
+            answer = ScoredMany(request_id, model, version, [row_answer(*one) for one in zip(ids, scored, strict=True)])
+        else:
+            answer = one_answer(request_id, model, version, scored[0])
+        try:
+            captures = [scorer.capture(*one) for one in zip(ids, scored, strict=True)]
+            self._journal.append(scorer.shape, captures)
+        except MillstreamError:
+            # A score is worth more than its record: it is given, and says that it was not kept.
+            answer.captured = False
+            self._block.count("captures_lost", len(scored))
+        self._block.count(scorer.counter, len(scored))
+        return Answer(200, encode(answer))
+
+    async def _features(self, request: Request) -> Answer:
+        lookup = self._catalogue().lookup(request.name)
+        given = parse_qs(request.scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=200)
+        rows = lookup.schema.parse_query(given, self._clock.now())
+        read = lookup.reader.read(rows.values, rows.at)
+        groups = {name: facts[0] for name, facts in read.facts.items()}
+        features = {name: _shown(column[0]) for name, column in read.columns.items()}
+        degraded = any(facts.fallback for facts in groups.values())
+        at = lookup.at(rows)
+        return Answer(200, encode(Features(request.id, request.name, at, degraded, features, ages(groups))))
+
+    async def _events(self, request: Request) -> Answer:
+        return await self._take(request, self._catalogue().stream(request.name))
+
+    async def _labels(self, request: Request) -> Answer:
+        return await self._take(request, self._catalogue().label_stream(request.name))
+
+    async def _take(self, request: Request, stream: Any) -> Answer:
+        body = await request.body()
+        lines = b"ndjson" in (kind := request.header(b"content-type")) or b"jsonl" in kind
+        positions = await self._intake.take(stream, body, lines=lines)
+        accepted = sum(part["count"] for part in positions)
+        self._block.count(f'events{{stream="{stream.name}"}}', accepted)
+        facts = {"request_id": request.id, "stream": stream.name, "accepted": accepted, "positions": positions}
+        return Answer(202, encode(facts))
+
+    async def _livez(self, request: Request) -> Answer:
+        return Answer(200, b'{"alive":true}')
+
+    async def _readyz(self, request: Request) -> Answer:
+        missing = self._catalogue().missing
+        facts = {"ready": not missing, "missing": missing}
+        return Answer(503 if missing else 200, encode(facts))
+
+    async def _metrics(self, request: Request) -> Answer:
+        return Answer(200, self._status.metrics().encode(), TEXT)
+
+    async def _openapi(self, request: Request) -> Answer:
+        return Answer(200, self._catalogue().openapi)
+
+    async def _status_facts(self, request: Request) -> Answer:
+        return Answer(200, encode(self._status.facts()), headers=_FRESH)
+
+    async def _page(self, request: Request) -> Answer:
+        return Answer(200, self._status.page(), HTML, _FRESH + _STRICT)
+
+
+_FRESH = ((b"cache-control", b"no-store"),)
+_STRICT = (
+    (
+        b"content-security-policy",
+        b"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
+        b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+    (b"x-content-type-options", b"nosniff"),
+)
+
+
+def _rows(scorer: Scorer, found: Any) -> tuple[list[Any], bool]:
+    """The rows of a body, and whether it was written as many; one object is one row unless it holds `rows`."""
+    if isinstance(found, dict) and not ("rows" in found and "rows" not in scorer.schema.types):
+        return [found], False
+    rows = found["rows"] if isinstance(found, dict) else found
+    if not isinstance(rows, list) or not rows:
+        raise RequestError(
+            "The request holds no rows.",
+            field="rows",
+            given=str(rows)[:200],
+            expected='one object, or {"rows": [...]} with at least one',
+            hint=f"send one like {scorer.schema.example()}.",
+        )
+    if len(rows) > ROWS_LIMIT:
+        raise too_large("rows", f"{len(rows)} rows", f"at most {ROWS_LIMIT} rows")
+    return rows, True
+
+
+def _shown(value: Any) -> Any:
+    """A value of a column as JSON shows it: NaN is null, and a whole number is one."""
+    if isinstance(value, float):
+        return None if value != value else float(value)
+    return value

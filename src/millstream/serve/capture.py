@@ -1,0 +1,247 @@
+"""Captures: what was served, kept before it is answered, so that it can be verified, watched and learned from.
+
+A capture is written to a journal file with one system call before its request is answered: a process that is killed
+loses none. Closed journal files are shipped to the topic `captures.{model}` and removed once the log has them, so
+a capture arrives there at least once, under its request id. (A machine that loses power may lose the last second.)
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Protocol
+from zlib import crc32
+
+import msgspec
+
+from millstream.buffer.log import Batch
+from millstream.errors import CorruptState, DiskFull
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_logger = logging.getLogger("millstream.serve")
+
+FIXED = {
+    "_groups": "json", "_request_id": "string", "_model": "string", "_version": "string", "_view": "string",
+    "_at": "int64", "_received_at": "int64", "_score": "float64", "_degraded": "bool", "_rest": "string",
+}  # fmt: skip
+"""Columns of every capture: instants in µs; `_groups` says, as JSON, which versions, positions and ages were read;
+`_rest` holds, as JSON, the fields of the request that the view does not declare."""
+
+
+class CaptureShape(msgspec.Struct, frozen=True):
+    """The columns of one model version's captures: `columns` are (name, type) pairs that follow the fixed ones."""
+
+    model: str
+    version: str
+    view: str
+    columns: tuple[tuple[str, str], ...]
+
+    @property
+    def names(self) -> list[str]:
+        """Every column's name, the fixed ones first."""
+        return [*FIXED, *(name for name, _ in self.columns)]
+
+
+@dataclass
+class _Segment:
+    """One journal file that is being written; it holds its shape, whose identity finds it."""
+
+    shape: CaptureShape
+    descriptor: int
+    path: Path
+    size: int
+
+
+class CaptureTopics(Protocol):
+    """The part of a log that captures are shipped through."""
+
+    def create(self, topic: str, partitions: int) -> None:
+        """Make sure the topic exists; called before the first append to it."""
+
+    def append(self, topic: str, partition: int, batch: Batch) -> int:
+        """Append a batch; durable when it returns."""
+
+
+class CaptureJournal:
+    """The journal of one serving process: `append` before answering, `rotate` to get files that can be shipped.
+
+    `folder` is shared by all processes of a project, each keeps a folder of its own in it, locked for life. `sample`
+    is the share of requests that is kept, 0 to 1, decided by the request id. Safe to use from several threads.
+
+    >>> import tempfile
+    >>> journal = CaptureJournal(Path(tempfile.mkdtemp()))
+    >>> shape = CaptureShape("fraud", "1", "fraud", (("user_id", "int64"), ("amount", "float64")))
+    >>> journal.append(shape, [[{}, "r1", "fraud", "1", "fraud", 5, 6, 0.25, False, None, 42, 9.5]])
+    >>> capture_table(journal.rotate()[0]).select(["_request_id", "user_id", "amount"]).to_pylist()
+    [{'_request_id': 'r1', 'user_id': 42, 'amount': 9.5}]
+    """
+
+    def __init__(self, folder: Path, *, sample: float = 1.0) -> None:
+        self.folder = folder
+        self.own = folder / f"{os.getpid()}-{time.monotonic_ns()}"
+        self._lock_file = _locked(self.own)
+        self._threshold = round(sample * 2**32)
+        self._mutex = threading.Lock()
+        self._segments: dict[int, _Segment] = {}
+        self._files = 0
+        self._encode = msgspec.json.Encoder().encode
+
+    def append(self, shape: CaptureShape, rows: Sequence[Sequence[Any]]) -> None:
+        """Write captures, each with a value for every column of the shape; in the kernel's hands when it returns.
+
+        Raises `DiskFull` when they cannot be written; none of them is kept then.
+        """
+        encode = self._encode
+        kept = rows if self._threshold >= 2**32 else [r for r in rows if crc32(r[1].encode()) < self._threshold]
+        lines = b"".join([encode(row) + b"\n" for row in kept])
+        if lines:
+            with self._mutex:
+                self._write(self._segments.get(id(shape)) or self._open(shape), lines)
+
+    def rotate(self) -> list[Path]:
+        """Close the files written so far and return all closed ones, oldest first."""
+        with self._mutex:
+            for segment in self._segments.values():
+                os.close(segment.descriptor)
+                segment.path.rename(segment.path.with_suffix(".closed"))
+            self._segments.clear()
+        return sorted(self.own.glob("*.closed"))
+
+    def close(self) -> None:
+        """Close the journal: what is not shipped yet is shipped by the next process that looks."""
+        self.rotate()
+        self._lock_file.close()
+
+    def _open(self, shape: CaptureShape) -> _Segment:
+        self._files += 1
+        path = self.own / f"{self._files:08d}.open"
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+        except OSError as error:
+            raise DiskFull(f"The capture journal cannot be opened: {error.strerror}.") from error
+        segment = _Segment(shape, descriptor, path, 0)
+        self._write(segment, self._encode(shape) + b"\n")
+        self._segments[id(shape)] = segment
+        return segment
+
+    def _write(self, segment: _Segment, lines: bytes) -> None:
+        try:
+            written = os.write(segment.descriptor, lines)
+        except OSError as error:
+            raise DiskFull(f"A capture cannot be written: {error.strerror}.", "free some disk space.") from error
+        if written < len(lines):
+            os.ftruncate(segment.descriptor, segment.size)
+            raise DiskFull("A capture cannot be written: the disk is full.", "free some disk space.")
+        segment.size += written
+
+
+class CaptureShipper:
+    """Moves closed journal files to the log: this process's own, and those of processes that ended without doing so."""
+
+    def __init__(self, journal: CaptureJournal, log: CaptureTopics) -> None:
+        self._journal, self._log = journal, log
+
+    def step(self) -> int:
+        """Ship everything captured so far; returns the number of captures."""
+        shipped = sum(self._ship(path) for path in self._journal.rotate())
+        for folder in sorted(self._journal.folder.iterdir()):
+            if folder != self._journal.own and not folder.name.startswith("."):
+                shipped += self._adopt(folder)
+        return shipped
+
+    def _ship(self, path: Path) -> int:
+        shape = _shape(path)
+        if shape is None:  # killed before its first line was complete: nothing was acknowledged
+            path.unlink()
+            return 0
+        try:
+            table = capture_table(path)
+        except CorruptState as error:
+            _logger.error("%s It is kept as %s.", error.message, path.with_suffix(".unreadable"))
+            path.rename(path.with_suffix(".unreadable"))
+            return 0
+        if table.num_rows:
+            topic = f"captures.{shape.model}"
+            self._log.create(topic, 1)
+            self._log.append(topic, 0, _arrow(table))
+        path.unlink()
+        return int(table.num_rows)
+
+    def _adopt(self, folder: Path) -> int:
+        shipped = 0
+        with suppress(FileNotFoundError), open(folder / "lock", "r+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return 0
+            shipped = sum(self._ship(path) for path in sorted(folder.iterdir()) if path.name != "lock")
+            (folder / "lock").unlink()
+        with suppress(OSError):
+            folder.rmdir()
+        return shipped
+
+
+def _locked(own: Path) -> IO[str]:
+    # Made under a hidden name: once others can see the folder, its lock is held.
+    hidden = own.with_name(f".{own.name}")
+    hidden.mkdir(parents=True)
+    lock = open(hidden / "lock", "w")  # noqa: SIM115 - held, with its lock, for the life of the process
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    hidden.rename(own)
+    return lock
+
+
+def capture_table(path: Path) -> pa.Table:
+    """Return the captures of one journal file; a last line that a killed process left unfinished is not among them.
+
+    Raises `CorruptState` when a finished line cannot be read.
+    """
+    import pyarrow as pa
+
+    shape = _shape(path)
+    if shape is None:
+        raise CorruptState(f"Capture journal {path.name!r} has no complete first line.")
+    lines = path.read_bytes().split(b"\n")[1:-1]
+    types = {**FIXED, **dict(shape.columns)}
+    row = tuple[(msgspec.Raw, *[Any] * (len(types) - 1))]  # type: ignore[misc]
+    try:
+        rows = msgspec.json.decode(b"[" + b",".join(lines) + b"]", type=list[row])  # type: ignore[valid-type]
+    except msgspec.DecodeError as error:
+        raise CorruptState(f"Capture journal {path.name!r} cannot be read: {error}.") from error
+    columns = list(zip(*rows, strict=True)) if rows else [()] * len(types)
+    arrays = [_array(values, kind) for values, kind in zip(columns, types.values(), strict=True)]
+    return pa.table(arrays, names=shape.names)
+
+
+def _shape(path: Path) -> CaptureShape | None:
+    with open(path, "rb") as file:
+        first = file.readline()
+    return msgspec.json.decode(first, type=CaptureShape) if first.endswith(b"\n") else None
+
+
+def _array(values: Sequence[Any], kind: str) -> pa.Array:
+    import pyarrow as pa
+
+    if kind == "json":
+        return pa.array([bytes(value).decode() for value in values], pa.string())
+    if kind == "timestamp":
+        return pa.array(values, pa.int64()).cast(pa.timestamp("us", tz="UTC"))
+    return pa.array(values, {"float64": pa.float64(), "int64": pa.int64(), "bool": pa.bool_()}.get(kind, pa.string()))
+
+
+def _arrow(table: pa.Table) -> Batch:
+    import pyarrow as pa
+
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return Batch(sink.getvalue().to_pybytes(), "arrow", table.num_rows)

@@ -1,0 +1,146 @@
+"""The way in for events and labels: what callers send goes to the log as it is, durably, before it is acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgspec
+
+from millstream.buffer.events import encode, encode_lines, partition_of
+from millstream.buffer.log import Batch, Log
+from millstream.definitions import EventStream
+from millstream.errors import DiskFull, MillstreamError, RequestError
+from millstream.serve.http import decode
+
+Placed = list[tuple[str, int, Batch]]
+
+
+class IntakeLog(Log, Protocol):
+    """A log that knows how many partitions its topics have."""
+
+    def topics(self) -> dict[str, int]:
+        """Return all topics with their numbers of partitions."""
+        ...
+
+
+@dataclass
+class _Waiting:
+    """Batches of one request and the future that its positions go to."""
+
+    placed: Placed
+    done: asyncio.Future[list[int]]
+
+
+class Intake:
+    """Appends what requests bring; requests that wait at the same time share one transaction, so one sync to disk.
+
+    Use it from one event loop.
+    """
+
+    def __init__(self, log: IntakeLog) -> None:
+        self._log = log
+        self._waiting: list[_Waiting] = []
+        self._writer: asyncio.Task[None] | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="intake")
+
+    async def take(self, stream: EventStream, body: bytes, *, lines: bool) -> list[dict[str, int]]:
+        """Append the events of a body and return, for each partition, the first position and the count of its part.
+
+        A body is one JSON object, an array, or JSON lines (`lines` says that it must be read so). Events are checked
+        when they are computed: a wrong one becomes a dead letter there. Raises `RequestError` when the body is neither,
+        `DiskFull` when nothing was appended for want of room.
+        """
+        placed = self._placed(stream, body, lines=lines)
+        if not placed:
+            return []
+        future: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(placed, future))
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.get_running_loop().create_task(self._write_all())
+        positions = await future
+        return [
+            {"partition": partition, "position": position, "count": batch.count}
+            for (_, partition, batch), position in zip(placed, positions, strict=True)
+        ]
+
+    def close(self) -> None:
+        """Finish what is being written."""
+        self._thread.shutdown(wait=True)
+
+    def _placed(self, stream: EventStream, body: bytes, *, lines: bool) -> Placed:
+        partitions = self._log.topics().get(stream.name, 1)
+        rows = None if lines else _rows(body)
+        if rows is not None:
+            parts = partition_of(stream, rows, partitions)
+            return [(stream.name, at, batch) for at, part in parts for batch in encode(stream, part)]
+        keyed = [_keyed(stream, line) for line in body.split(b"\n") if line.strip()]
+        return [
+            (stream.name, at, batch)
+            for at, part in partition_of(stream, keyed, partitions)
+            for batch in encode_lines(b"\n".join(row["line of the body"] for row in part))
+        ]
+
+    async def _write_all(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            together, self._waiting = self._waiting, []
+            try:
+                results = await loop.run_in_executor(self._thread, self._write, [one.placed for one in together])
+            except Exception as error:
+                results = [error] * len(together)
+            for one, result in zip(together, results, strict=True):
+                if one.done.cancelled():
+                    continue
+                if isinstance(result, BaseException):
+                    one.done.set_exception(result)
+                else:
+                    one.done.set_result(result)
+
+    def _write(self, requests: list[Placed]) -> list[list[int] | Exception]:
+        try:
+            with self._log.transaction() as work:
+                return [[work.append(*batch) for batch in placed] for placed in requests]
+        except DiskFull:
+            raise
+        except MillstreamError as error:
+            # One of them cannot be appended; the others are not to suffer for it.
+            if len(requests) == 1:
+                return [error]
+            return [self._write([placed])[0] for placed in requests]
+
+
+def _rows(body: bytes) -> Sequence[Any] | None:
+    """The events of one JSON document, or None when the body is JSON lines."""
+    try:
+        found = decode(body)
+    except RequestError:
+        if body.strip().count(b"\n"):
+            return None
+        raise
+    if isinstance(found, dict):
+        return [found]
+    if isinstance(found, list):
+        return found
+    raise RequestError(
+        "The body holds no event.",
+        field="body",
+        given=body[:200].decode("utf-8", "replace"),
+        expected="an object, an array of objects, or JSON lines",
+        hint='send one event like {"user_id": 42, "amount": 9.5}.',
+    )
+
+
+def _keyed(stream: EventStream, line: bytes) -> Mapping[str, Any]:
+    """A line beside the field that decides its partition, as far as the line can be read."""
+    if stream.partition_by is None:
+        return {"line of the body": line}
+    try:
+        found = msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        found = None
+    value = found.get(stream.partition_by) if isinstance(found, dict) else None
+    return {stream.partition_by: value, "line of the body": line}

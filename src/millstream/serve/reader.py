@@ -1,0 +1,255 @@
+"""Reading a view's features for keys at instants: the states of its groups, valued now, with what they have applied.
+
+A group that cannot be read does not fail the request: its features are null, defaults hold, and the facts say why.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from millstream.errors import StoreError
+from millstream.fold import encode_key, layout_of, shard_of
+from millstream.fold.rows import row_at, rows_at, split_rows
+from millstream.serve.vector import Vector, readable
+from millstream.store.online import OnlineStore, ShardMeta
+
+if TYPE_CHECKING:
+    from millstream.clock import Clock
+    from millstream.definitions.feature_view import FeatureView
+    from millstream.store.registry import GroupVersion
+
+Columns = dict[str, NDArray[Any]]
+_Keys = Sequence[bytes | None]
+_logger = logging.getLogger("millstream.serve")
+
+
+class GroupFacts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one group's values of one row were read from.
+
+    `version` is the group version, `shard` the shard that holds the key (None for a null key), `positions` the
+    source positions applied when it was read, as JSON by "stream/partition". `age` is the time (µs) since the newest
+    arrival applied and `applied` that since the last write, both None when nothing is applied. `fallback` says why the
+    values are nulls and defaults rather than read.
+    """
+
+    version: str
+    shard: int | None
+    positions: msgspec.Raw
+    age: int | None = None
+    applied: int | None = None
+    fallback: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Feature values, with what they come from.
+
+    Attributes:
+        columns: every column of the view, defaults and on-demand features included.
+        facts: for each read of a group, by name (with its prefix, if it has one), the facts of each row.
+    """
+
+    columns: Columns
+    facts: dict[str, list[GroupFacts]]
+
+
+@dataclass(frozen=True)
+class _Lookup:
+    """One read of a group: `key` is the place of its keys among the reader's, `columns` the features taken from it."""
+
+    name: str
+    version: GroupVersion
+    gv: str
+    key: int
+    columns: tuple[tuple[str, str], ...]
+    folded: bool
+
+
+@dataclass(frozen=True)
+class _Key:
+    """Request keys that together are the key of a group."""
+
+    types: Mapping[str, str]
+    fields: tuple[str, ...]
+    shards: int
+
+
+@dataclass(slots=True)
+class _Found:
+    """What the store gave for one lookup: a state, facts and a meta for each row, and the rows that it did not give."""
+
+    states: list[bytes | None]
+    facts: list[GroupFacts]
+    metas: list[ShardMeta | None]
+    failed: list[int]
+
+
+class FeatureReader:
+    """Reads the features of one view from the online store, each group in the version given for it.
+
+    `versions` maps group names to group versions: a model's pins, or the defaults. Rows of one shard are read at once,
+    and all folded groups are valued in one call. Safe for any number of threads.
+    """
+
+    def __init__(
+        self, online: OnlineStore, view: FeatureView, versions: Mapping[str, GroupVersion], clock: Clock
+    ) -> None:
+        self._online, self._clock = online, clock
+        self.view = view.resolved({name: version.schema for name, version in versions.items()})
+        self._keys: list[_Key] = []
+        lookups = _lookups(self.view, versions, self._keys)
+        self._folded = [lookup for lookup in lookups if lookup.folded]
+        self._dated = [lookup for lookup in lookups if not lookup.folded]
+        self._vector = Vector([layout_of(lookup.version.group) for lookup in self._folded])
+        self._request = tuple(self.view.request.items())
+        self._positions: dict[tuple[str, int], tuple[ShardMeta, msgspec.Raw]] = {}
+
+    @property
+    def group_versions(self) -> tuple[str, ...]:
+        """The group versions that are read."""
+        return tuple(dict.fromkeys(lookup.gv for lookup in (*self._folded, *self._dated)))
+
+    def read(self, values: Mapping[str, Sequence[Any]], at: NDArray[np.int64]) -> Read:
+        """Return the view's columns for rows of keys and request fields (columns of equal length) at instants (µs).
+
+        A null key reads as empty history. An absent shard, or a store that cannot be read, gives nulls and a fallback.
+        """
+        now = self._clock.now()
+        keys = [_encoded(key, values) for key in self._keys]
+        shards = [[None if k is None else shard_of(k, key.shards) for k in ks] for key, ks in zip(self._keys, keys, strict=True)]
+        raw: Columns = {name: column_of(values[name], kind) for name, kind in self._request}
+        facts: dict[str, list[GroupFacts]] = {}
+        found = [self._fetch(lookup, keys[lookup.key], shards[lookup.key], now, readable) for lookup in self._folded]
+        valued = self._vector.read([one.states for one in found], at)
+        for lookup, one, columns in zip(self._folded, found, valued, strict=True):
+            _take(lookup, one, columns, raw, facts)
+        for lookup in self._dated:
+            one = self._fetch(lookup, keys[lookup.key], shards[lookup.key], now, _rows_readable)
+            _take(lookup, one, _dated(lookup, one, at), raw, facts)
+        return Read(self.view.assemble(raw, len(at), at), facts)
+
+    def _fetch(
+        self, lookup: _Lookup, keys: _Keys, shards: Sequence[int | None], now: int, sound: Callable[[bytes], bool]
+    ) -> _Found:
+        if len(keys) == 1 and shards[0] is not None:
+            states, fact, meta = self._shard(lookup.gv, shards[0], keys, now)
+            found = _Found(states, [fact], [meta], [0] if fact.fallback else [])
+        else:
+            found = self._fetch_many(lookup, keys, shards, now)
+        for i, state in enumerate(found.states):
+            if state and not sound(state):
+                _logger.error("Group version '%s': the state of a key cannot be read; backfill the group.", lookup.gv)
+                fact = GroupFacts(lookup.gv, shards[i], _NOTHING, fallback="the state of the key is corrupt")
+                found.states[i], found.facts[i] = None, fact
+                found.failed.append(i)
+        return found
+
+    def _fetch_many(self, lookup: _Lookup, keys: _Keys, shards: Sequence[int | None], now: int) -> _Found:
+        empty = GroupFacts(lookup.gv, None, _NOTHING)
+        found = _Found([None] * len(keys), [empty] * len(keys), [None] * len(keys), [])
+        by_shard: dict[int, list[int]] = {}
+        for i, shard in enumerate(shards):
+            if shard is not None:
+                by_shard.setdefault(shard, []).append(i)
+        for shard, rows in by_shard.items():
+            states, fact, meta = self._shard(lookup.gv, shard, [keys[i] for i in rows], now)
+            for i, state in zip(rows, states, strict=True):
+                found.states[i], found.facts[i], found.metas[i] = state, fact, meta
+            if fact.fallback:
+                found.failed += rows
+        return found
+
+    def _shard(
+        self, gv: str, shard: int, keys: _Keys, now: int
+    ) -> tuple[list[bytes | None], GroupFacts, ShardMeta | None]:
+        try:
+            states, meta = self._online.read(gv, shard, keys)  # type: ignore[arg-type]
+        except (StoreError, OSError) as error:
+            _logger.warning("Group version '%s', shard %d cannot be read: %s", gv, shard, error)
+            said = f"the store cannot be read: {type(error).__name__}"
+            return [None] * len(keys), GroupFacts(gv, shard, _NOTHING, fallback=said), None
+        if meta is None:
+            return states, GroupFacts(gv, shard, _NOTHING, fallback="nothing is ingested yet"), None
+        known = self._positions.get((gv, shard))
+        if known is None or known[0] is not meta:
+            known = self._positions[gv, shard] = (meta, msgspec.Raw(msgspec.json.encode(meta.applied)))
+        age = now - meta.newest_arrival if meta.newest_arrival else None
+        return states, GroupFacts(gv, shard, known[1], age, now - meta.applied_at), meta
+
+
+_NOTHING = msgspec.Raw(b"{}")
+
+
+def column_of(values: Sequence[Any], kind: str) -> NDArray[Any]:
+    """Return values of a schema type as a view takes them: strings as objects with None, else float64 with NaN."""
+    if kind == "string":
+        column = np.empty(len(values), object)
+        column[:] = values
+        return column
+    return np.array([np.nan if value is None else value for value in values], np.float64)
+
+
+def _lookups(view: FeatureView, versions: Mapping[str, GroupVersion], keys: list[_Key]) -> list[_Lookup]:
+    """The view's reads of groups; their distinct keys are added to `keys`."""
+    lookups: list[_Lookup] = []
+    for read in view.groups:
+        version = versions[read.group.name]
+        key = _Key(dict(version.group.entity.keys), tuple(request for _, request in read.keys), version.shards)
+        if key not in keys:
+            keys.append(key)
+        name = f"{read.prefix}__{read.group.name}" if read.prefix else read.group.name
+        if any(name == lookup.name for lookup in lookups):
+            name = f"{name} by {', '.join(key.fields)}"
+        columns = tuple((column.feature, column.column) for column in read.columns)
+        folded = bool(getattr(version.group, "columns", ()))
+        lookups.append(_Lookup(name, version, version.id, keys.index(key), columns, folded))
+    return lookups
+
+
+def _encoded(key: _Key, values: Mapping[str, Sequence[Any]]) -> list[bytes | None]:
+    rows = zip(*[values[field] for field in key.fields], strict=True)
+    return [None if None in row else encode_key(key.types, row) for row in rows]
+
+
+def _take(
+    lookup: _Lookup, found: _Found, columns: Mapping[str, NDArray[Any]], raw: Columns, facts: dict[str, list[GroupFacts]]
+) -> None:
+    """Add a lookup's features and facts, with null where the store gave nothing to value."""
+    facts[lookup.name] = found.facts
+    for feature, name in lookup.columns:
+        column = columns[feature]
+        if found.failed:
+            column = column.copy()
+            column[found.failed] = None if column.dtype == object else np.nan
+        raw[name] = column
+
+
+def _dated(lookup: _Lookup, found: _Found, at: NDArray[np.int64]) -> Mapping[str, NDArray[Any]]:
+    schema, ttl = lookup.version.schema, lookup.version.group.ttl
+    confirmed = [_confirmed(meta) for meta in found.metas]
+    if ttl is None or len(set(confirmed)) <= 1:
+        return rows_at(schema, found.states, at, ttl, confirmed[0])
+    # Shards may have been confirmed at different times.
+    rows = zip(found.states, at.tolist(), confirmed, strict=True)
+    values = [row_at(schema, state, instant, ttl, when) for state, instant, when in rows]
+    return {name: column_of([value[name] for value in values], kind) for name, kind in schema.items()}
+
+
+def _confirmed(meta: ShardMeta | None) -> int | None:
+    said = meta.extra.get("confirmed") if meta else None
+    return int(said) if said else None
+
+
+def _rows_readable(state: bytes) -> bool:
+    try:
+        split_rows(state)
+    except Exception:
+        return False
+    return True

@@ -1,0 +1,144 @@
+"""How the whole pipeline is, for people: the layers, groups, models and streams, as JSON and as a page."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from millstream.clock import to_datetime
+from millstream.errors import MillstreamError
+from millstream.monitor.blocks import read_blocks
+from millstream.monitor.prometheus import exposition
+from millstream.monitor.usage import metrics_folder, snapshot
+from millstream.serve.http import encode
+
+if TYPE_CHECKING:
+    from millstream.clock import Clock
+    from millstream.serve.catalogue import Catalogue
+    from millstream.serve.intake import IntakeLog
+    from millstream.store.online import OnlineStore, ShardMeta
+    from millstream.store.registry import GroupVersion
+
+LAYERS = ("compute", "ingest", "batch", "sync", "serve", "monitor")
+KEPT_SECONDS = 1.0
+_SHOWN = ("rate", "lag", "age")
+
+
+class Status:
+    """Puts together what the layers publish, what the store has applied and what the log holds.
+
+    `groups` returns the group versions there are. Facts are kept for a second, so any number of open pages costs one
+    look a second.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        data: Path,
+        clock: Clock,
+        log: IntakeLog,
+        online: OnlineStore,
+        catalogue: Callable[[], Catalogue],
+        groups: Callable[[], list[GroupVersion]],
+    ) -> None:
+        self._name, self._data, self._clock = name, data, clock
+        self._log, self._online = log, online
+        self._catalogue, self._groups = catalogue, groups
+        self._kept: tuple[float, dict[str, Any]] = (-KEPT_SECONDS, {})
+        self._document = Path(__file__).with_name("status.html").read_bytes()
+
+    def facts(self) -> dict[str, Any]:
+        """Return everything the page shows, ready for JSON; instants are ISO-8601, spans are µs."""
+        now = time.monotonic()
+        if now - self._kept[0] >= KEPT_SECONDS:
+            self._kept = (now, self._look())
+        return self._kept[1]
+
+    def metrics(self) -> str:
+        """Return the counters, latencies and layers as Prometheus text."""
+        return exposition(read_blocks(metrics_folder(self._data)), snapshot(self._data)["layers"])
+
+    def page(self) -> bytes:
+        """Return the status page with the facts of now in it."""
+        facts = encode(self.facts()).replace(b"</", b"<\\/")
+        return self._document.replace(b'id="first">null<', b'id="first">' + facts + b"<")
+
+    def _look(self) -> dict[str, Any]:
+        seen = snapshot(self._data)
+        topics = self._log.topics()
+        now = self._clock.now()
+        return {
+            "project": self._name,
+            "at": to_datetime(now).isoformat(timespec="seconds"),
+            "layers": _layers(seen["layers"]),
+            "latency": seen["latency"],
+            "recent": seen["recent"],
+            "models": self._models(seen["counters"]),
+            "groups": [self._group(version, topics, now) for version in self._groups()],
+            "streams": [self._stream(name, topics) for name in sorted(self._catalogue().streams)],
+        }
+
+    def _models(self, counters: Mapping[str, int]) -> list[dict[str, Any]]:
+        catalogue = self._catalogue()
+        found = []
+        for name, model in sorted(catalogue.models.items()):
+            scorer = catalogue.scorers.get(name)
+            scored = sum(n for key, n in counters.items() if key.startswith(f'scored{{model="{name}"'))
+            facts = {"name": name, "view": model.view.name, "scored": scored}
+            facts |= {"version": scorer.loaded.version if scorer else None, "state": "serving" if scorer else "waiting"}
+            facts |= {"groups": scorer.reader.group_versions if scorer else (), "why": catalogue.missing.get(name)}
+            found.append(facts)
+        return found
+
+    def _group(self, version: GroupVersion, topics: Mapping[str, int], now: int) -> dict[str, Any]:
+        metas = [self._meta(version.id, shard) for shard in range(version.shards)]
+        there = [meta for meta in metas if meta is not None]
+        newest = max((meta.newest_arrival for meta in there), default=0)
+        written = max((meta.applied_at for meta in there), default=0)
+        topic = f"features.{version.id}"
+        folded = topic in topics
+        ends = self._log.ends(topic) if folded else []
+        lag = sum(max(end - (meta.position if meta else 0), 0) for (_, end), meta in zip(ends, metas, strict=False))
+        return {
+            "id": version.id,
+            "kind": "stream" if folded else "batch",
+            "state": version.state,
+            "default": version.default,
+            "shards": version.shards,
+            "age": now - newest if newest else None,
+            "applied": now - written if written else None,
+            "lag": lag if folded else None,
+        }
+
+    def _meta(self, gv: str, shard: int) -> ShardMeta | None:
+        try:
+            return self._online.meta(gv, shard)
+        except (MillstreamError, OSError):
+            return None
+
+    def _stream(self, name: str, topics: Mapping[str, int]) -> dict[str, Any]:
+        ends = self._log.ends(name) if name in topics else []
+        dead = self._log.ends(f"dead.{name}") if f"dead.{name}" in topics else []
+        return {
+            "name": name,
+            "partitions": len(ends),
+            "events": sum(end for _, end in ends),
+            "kept": sum(end - first for first, end in ends),
+            "dead": sum(end for _, end in dead),
+        }
+
+
+def _layers(seen: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    found = []
+    for name in [*LAYERS, *(other for other in seen if other not in LAYERS)]:
+        layer = seen.get(name)
+        if layer is None:
+            found.append({"name": name, "state": "absent", "facts": {}})
+            continue
+        facts = layer["facts"]
+        known = {fact: facts.get(fact) for fact in _SHOWN}
+        rest = {key: value for key, value in facts.items() if key not in _SHOWN}
+        found.append({"name": name, "state": layer["state"], "cpu": layer["cpu"], "rss": layer["rss"], **known, "facts": rest})
+    return found

@@ -1,0 +1,93 @@
+"""All folded groups of a view, valued in one call: a request reads many groups, and each call of a kernel has its price.
+
+This is the kernel `value` over the groups of a view instead of one; it adds nothing to what a value is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from millstream.fold.kernels import value_one
+from millstream.fold.layout import HEADER, STATE_VERSION, Layout
+from millstream.fold.states import Values
+
+_VERSION = STATE_VERSION.to_bytes(8, "little")
+_SMALLEST = 8 * HEADER
+
+
+class Vector:
+    """The values of several folded groups, group after group, for the same rows.
+
+    >>> from millstream import Count, Entity, EventStream, StreamFeatureGroup
+    >>> from millstream.fold import layout_of
+    >>> clicks = EventStream("clicks", time="at", schema={"user_id": "int64", "at": "timestamp"})
+    >>> user = Entity("user", keys={"user_id": "int64"})
+    >>> pace = StreamFeatureGroup("pace", entity=user, source=clicks, features=[Count(over="5m")])
+    >>> Vector([layout_of(pace)]).read([[None, b""]], np.array([5, 6]))
+    [{'count_5m': array([0., 0.])}]
+    """
+
+    def __init__(self, layouts: Sequence[Layout]) -> None:
+        self._layouts = tuple(layouts)
+        self._widths = tuple((len(layout.columns), sum(layout.text_widths)) for layout in layouts)
+        self._cuts = np.zeros((len(layouts) + 1, 3), np.int64)
+        if layouts:
+            parts = [[layout.ops, layout.windows, layout.features] for layout in layouts]
+            self._cuts[1:] = np.cumsum([[len(part) for part in row] for row in parts], axis=0)
+            self._ops, self._windows, self._features = (np.concatenate(part) for part in zip(*parts, strict=True))
+            self._meta = np.stack([layout.meta for layout in layouts])
+
+    def read(self, states: Sequence[Sequence[bytes | None]], at: NDArray[np.int64]) -> list[dict[str, NDArray[Any]]]:
+        """Return each group's columns, from one sequence of states per group with a state for each instant (µs).
+
+        Empty states, None or b"", are those of no event; the others must be `readable`.
+        """
+        if not self._layouts:
+            return []
+        flat = [state or b"" for group in states for state in group]
+        places, begin = [], 0
+        for state in flat:
+            places.append(begin if state else -1)
+            begin += len(state) >> 3
+        data = np.frombuffer(b"".join(flat), np.int64) if begin else _EMPTY
+        numbers, texts = _value_all(
+            data, np.array(places), at, self._ops, self._windows, self._features, self._meta, self._cuts
+        )
+        rows, found = len(at), []
+        for i, layout in enumerate(self._layouts):
+            width, text = self._widths[i]
+            span = slice(i * rows, (i + 1) * rows)
+            found.append(Values(layout, numbers[span, :width], texts[span, :text]).columns)
+        return found
+
+
+_EMPTY = np.empty(0, np.int64)
+
+
+def readable(state: bytes) -> bool:
+    """Return whether bytes are a state of the format that this version reads."""
+    return state[:8] == _VERSION and len(state) >= _SMALLEST and not len(state) & 7
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _value_all(data, places, at, ops, windows, features, meta, cuts):  # type: ignore[no-untyped-def]
+    groups, rows = meta.shape[0], at.size
+    wide, text, lanes, most = 1, 1, 1, 1
+    for g in range(groups):
+        wide, text = max(wide, meta[g, 2]), max(text, meta[g, 3])
+        lanes, most = max(lanes, meta[g, 0]), max(most, cuts[g + 1, 1] - cuts[g, 1])
+    numbers, texts = np.empty((groups * rows, wide), np.float64), np.empty((groups * rows, text), np.int64)
+    bounds, acc = np.empty(most, np.int64), np.empty(most * lanes, np.int64)
+    for g in range(groups):
+        mine = ops[cuts[g, 0] : cuts[g + 1, 0]]
+        spans = windows[cuts[g, 1] : cuts[g + 1, 1]]
+        wanted = features[cuts[g, 2] : cuts[g + 1, 2]]
+        for i in range(rows):
+            row = g * rows + i
+            value_one(data, places[row], at[i], mine, spans, wanted, meta[g], bounds, acc, numbers, texts, row)
+    return numbers, texts

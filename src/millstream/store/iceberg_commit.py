@@ -1,0 +1,158 @@
+"""One commit to an Iceberg table: the rows as its schema has them, the properties it carries, and whether it landed."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from millstream.errors import StoreError
+from millstream.store.offline import PREFIX, Snapshot
+
+if TYPE_CHECKING:
+    from pyiceberg.table import Table, Transaction
+
+COMMIT = "millstream.commit"
+_VERSIONED = ("batch", "features")
+
+
+def identifier(table: str) -> tuple[str, str]:
+    """Where a table is in the catalog: "features.velocity@1" is `velocity_v1` in `features`.
+
+    >>> identifier("features.velocity@1")
+    ('features', 'velocity_v1')
+    """
+    space, dot, name = table.partition(".")
+    if not dot or not name:
+        raise StoreError(f"Offline table '{table}': expected a name such as 'events.payments'.")
+    return space, name.replace("@", "_v")
+
+
+def name(identified: tuple[str, ...]) -> str:
+    """The table's own name, from where it is in the catalog."""
+    space, table = identified[0], identified[-1]
+    return f"{space}." + (re.sub(r"_v(\d+)$", r"@\1", table) if space in _VERSIONED else table)
+
+
+def marked(table: str, properties: Mapping[str, str]) -> dict[str, str]:
+    """The properties of a commit, with the mark by which it is known again when its outcome was not."""
+    for key in properties:
+        if not key.startswith(PREFIX) or key == COMMIT:
+            raise StoreError(f"Offline table '{table}': property '{key}' cannot be kept; expected '{PREFIX}...'.")
+    return {**properties, COMMIT: uuid.uuid4().hex}
+
+
+def storable(rows: pa.Table) -> pa.Table:
+    """The rows without what Iceberg has no type for: dictionaries as their values, all-null columns left out."""
+    for index, column in reversed(list(enumerate(rows.schema))):
+        if pa.types.is_null(column.type):
+            rows = rows.remove_column(index)
+        elif pa.types.is_dictionary(column.type):
+            rows = rows.set_column(index, column.name, rows.column(index).cast(column.type.value_type))
+    return rows
+
+
+def narrow(rows: pa.Table) -> pa.Table:
+    """The rows with the small offsets they were written with, which PyIceberg reads as large ones at times."""
+    small = {pa.large_string(): pa.string(), pa.large_binary(): pa.binary()}
+    wanted = pa.schema([column.with_type(small.get(column.type, column.type)) for column in rows.schema])
+    return rows if wanted.equals(rows.schema) else rows.cast(wanted)
+
+
+def stage(found: Table, table: str, rows: pa.Table, mine: Mapping[str, str]) -> Transaction:
+    """A commit that adds rows and properties to the snapshot the table was loaded at; its files are written."""
+    known = set(found.schema().column_names)
+    added = pa.schema([column for column in rows.schema if column.name not in known])
+    change = found.transaction()
+    if len(added):
+        with change.update_schema() as evolved:
+            evolved.union_by_name(added)
+    schema = change.table_metadata.schema().as_arrow()
+    change.append(_aligned(table, rows, schema), snapshot_properties=carried(found) | dict(mine))
+    return change
+
+
+def carried(found: Table) -> dict[str, str]:
+    """The properties that the newest snapshot has, its own and those carried on from before it."""
+    current = found.current_snapshot()
+    if current is None or current.summary is None:
+        return {}
+    return {key: value for key, value in current.summary.additional_properties.items() if key.startswith(PREFIX)}
+
+
+def newest(found: Table) -> Snapshot | None:
+    """The newest snapshot, with the properties its writers set."""
+    current = found.current_snapshot()
+    if current is None:
+        return None
+    return Snapshot(current.snapshot_id, _shown(carried(found)))
+
+
+def landed(found: Table, mine: Mapping[str, str]) -> Snapshot | None:
+    """The snapshot of the commit that bears this mark, if the table has one."""
+    for item in reversed(found.metadata.snapshots):
+        kept = {} if item.summary is None else item.summary.additional_properties
+        if kept.get(COMMIT) == mine[COMMIT]:
+            return Snapshot(item.snapshot_id, _shown(kept))
+    return None
+
+
+def snapshot_ids(found: Table) -> list[int]:
+    """The snapshots that can be read, oldest first."""
+    return [item.snapshot_id for item in found.metadata.snapshots]
+
+
+def reach(found: Table, snapshot: int) -> bool:
+    """Whether a snapshot can be read, putting one back on the loaded table's list that was taken off it."""
+    if found.snapshot_by_id(snapshot) is not None:
+        return True
+    from pyiceberg.table.snapshots import Snapshot as Listed
+
+    scheme, _, folder = found.location().rpartition("://")
+    for place in Path(folder).glob(f"metadata/snap-{snapshot}-*.avro") if scheme in ("", "file") else ():
+        facts = {"snapshot-id": snapshot, "manifest-list": f"file://{place}", "timestamp-ms": 0, "sequence-number": 0}
+        again = Listed.model_validate(facts)
+        found.metadata = found.metadata.model_copy(update={"snapshots": [again, *found.metadata.snapshots]})
+        return True
+    return False
+
+
+def _shown(kept: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in kept.items() if key.startswith(PREFIX) and key != COMMIT}
+
+
+def _aligned(table: str, rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The rows with the table's columns, in its order and types; a column they lack is null."""
+    columns = []
+    for column in schema:
+        if column.name not in rows.schema.names:
+            columns.append(pa.nulls(rows.num_rows, column.type))
+            continue
+        given = rows.column(column.name)
+        if _kind(given.type) not in _FITS.get(_kind(column.type), ()) and given.type != column.type:
+            raise StoreError(
+                f"Offline table '{table}': column '{column.name}' was given {given.type}; expected {column.type}.",
+                "write it under another name, or convert it first.",
+            )
+        columns.append(given.cast(column.type))
+    return pa.table(columns, names=schema.names)
+
+
+def _kind(kind: pa.DataType) -> str:
+    for word in ("timestamp", "floating", "integer", "binary", "string", "boolean"):
+        if getattr(pa.types, f"is_{word}")(kind) or str(kind) == f"large_{word}":
+            return word
+    return str(kind)
+
+
+_FITS = {
+    "timestamp": ("timestamp",),
+    "floating": ("floating", "integer"),
+    "integer": ("integer",),
+    "binary": ("binary",),
+    "string": ("string",),
+}

@@ -1,0 +1,80 @@
+"""The online store: the newest state of every key, with the log positions it holds, in one atomic unit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import msgspec
+
+
+class ShardMeta(msgspec.Struct, frozen=True, kw_only=True):
+    """What a shard of a group version has applied; written in the same transaction as the states it describes.
+
+    Args:
+        position: the next position of the shard's feature topic partition to apply.
+        applied: by "stream/partition", the next source position: every event below it is in the states.
+        newest_arrival: the newest arrival among the events applied, in µs since the epoch.
+        applied_at: when the last write happened, in µs since the epoch by the project's clock.
+        backfilled: whether the history before the start markers is in.
+        epoch: counts the times the shard was begun anew.
+        extra: facts of one kind of group, such as the run that last confirmed a batch group.
+
+    >>> msgspec.structs.replace(ShardMeta(position=3), position=4).position
+    4
+    """
+
+    position: int = 0
+    applied: dict[str, int] = {}
+    newest_arrival: int = 0
+    applied_at: int = 0
+    backfilled: bool = False
+    epoch: int = 0
+    extra: dict[str, str] = {}
+
+
+@runtime_checkable
+class OnlineStore(Protocol):
+    """Key-value states of group versions, sharded; safe for any number of processes and threads.
+
+    A shard exists from its first write. `gv` is a group version such as "user_velocity@1".
+    """
+
+    def read(self, gv: str, shard: int, keys: Sequence[bytes]) -> tuple[list[bytes | None], ShardMeta | None]:
+        """The states of the keys, in their order, and the shard's meta, all from one snapshot.
+
+        Called for every scored row. A key or a shard that does not exist reads as None.
+        Raises `CorruptState` when the shard cannot be read.
+        """
+        ...
+
+    def write(
+        self,
+        gv: str,
+        shard: int,
+        items: Sequence[tuple[bytes, bytes | None]],
+        meta: ShardMeta,
+        expected: int | None,
+    ) -> None:
+        """Write states and meta together, or nothing; a value of None deletes its key.
+
+        Called once per applied batch. `expected` is the `position` the writer read (None: the shard did not exist).
+        Acknowledged writes survive the death of the process.
+        Raises `Fenced` when another writer has moved the position since, `DiskFull` when there is no room left.
+        """
+        ...
+
+    def scan(self, gv: str, shard: int, after: bytes | None = None, limit: int = 10_000) -> list[tuple[bytes, bytes]]:
+        """Up to `limit` pairs in the store's order of keys, beginning after the key `after` (None: from the first).
+
+        Called by sync. The next page begins after the last key of this one; a short page is the last.
+        """
+        ...
+
+    def meta(self, gv: str, shard: int) -> ShardMeta | None:
+        """What the shard has applied, or None when it does not exist."""
+        ...
+
+    def drop(self, gv: str) -> None:
+        """Remove every shard of a group version; other processes see it gone at their next read."""
+        ...

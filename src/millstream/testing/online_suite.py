@@ -1,0 +1,252 @@
+"""What every online store must do. Subclass it, give it a `factory` fixture, and pytest runs the rest."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+
+import msgspec
+import pytest
+
+from millstream.errors import Fenced
+from millstream.store.online import OnlineStore, ShardMeta
+
+GV = "velocity@1"
+Factory = Callable[[], OnlineStore]
+_spawn = multiprocessing.get_context("spawn")
+_KEYS = [b"key-%03d" % number for number in range(200)]
+
+
+class OnlineStoreConformance:
+    """The contract of `OnlineStore`, as tests.
+
+    Override `factory`: a fixture that returns a picklable callable, which opens one and the same store, at first empty,
+    in this process or another.
+    """
+
+    @pytest.fixture
+    def factory(self) -> Factory:
+        """How to open the store under test."""
+        raise NotImplementedError("override the fixture `factory`")
+
+    @pytest.fixture
+    def store(self, factory: Factory) -> OnlineStore:
+        """The store, opened here."""
+        return factory()
+
+    def test_what_does_not_exist_reads_as_none(self, store: OnlineStore) -> None:
+        assert store.read(GV, 0, [b"a", b"b"]) == ([None, None], None)
+        assert store.meta(GV, 0) is None
+        assert store.scan(GV, 0) == []
+        store.drop(GV)
+
+    def test_values_come_back_in_the_order_of_the_keys_with_their_meta(self, store: OnlineStore) -> None:
+        meta = ShardMeta(
+            position=7,
+            applied={"payments/0": 3, "payments/1": 9},
+            newest_arrival=1_700_000_000_000_000,
+            applied_at=5,
+            backfilled=True,
+            epoch=2,
+            extra={"confirmed": "12"},
+        )
+        store.write(GV, 0, [(b"a", b"1"), (b"b", b"")], meta, None)
+        assert store.read(GV, 0, [b"b", b"x", b"a", b"b"]) == ([b"", None, b"1", b""], meta)
+        assert store.meta(GV, 0) == meta
+        assert store.read(GV, 0, []) == ([], meta)
+
+    def test_a_write_replaces_deletes_and_leaves_the_rest(self, store: OnlineStore) -> None:
+        store.write(GV, 0, [(b"a", b"1"), (b"b", b"2"), (b"c", b"3")], ShardMeta(position=1), None)
+        store.write(GV, 0, [(b"a", b"9"), (b"b", None), (b"never", None)], ShardMeta(position=2), 1)
+        assert store.read(GV, 0, [b"a", b"b", b"c"])[0] == [b"9", None, b"3"]
+        store.write(GV, 0, [], ShardMeta(position=3), 2)
+        assert store.scan(GV, 0) == [(b"a", b"9"), (b"c", b"3")]
+
+    @pytest.mark.parametrize("expected", [None, 0, 4, 6])
+    def test_a_stale_writer_is_fenced_and_changes_nothing(self, store: OnlineStore, expected: int | None) -> None:
+        store.write(GV, 0, [(b"a", b"1")], ShardMeta(position=5), None)
+        with pytest.raises(Fenced):
+            store.write(GV, 0, [(b"a", b"2"), (b"b", b"2")], ShardMeta(position=9), expected)
+        assert store.read(GV, 0, [b"a", b"b"]) == ([b"1", None], ShardMeta(position=5))
+
+    def test_a_writer_that_expects_a_shard_which_is_not_there_is_fenced(self, store: OnlineStore) -> None:
+        with pytest.raises(Fenced):
+            store.write(GV, 0, [(b"a", b"1")], ShardMeta(position=2), 1)
+        assert store.read(GV, 0, [b"a"]) == ([None], None)
+
+    def test_group_versions_and_shards_are_apart(self, store: OnlineStore) -> None:
+        places = [(GV, 0), (GV, 1), ("velocity@2", 0)]
+        for position, place in enumerate(places):
+            store.write(*place, [(b"a", b"%d" % position)], ShardMeta(position=position), None)
+        for position, place in enumerate(places):
+            assert store.read(*place, [b"a"]) == ([b"%d" % position], ShardMeta(position=position))
+
+    def test_any_bytes_are_a_key(self, store: OnlineStore) -> None:
+        keys = [
+            b"",
+            b"\0",
+            b"\0" * 479,
+            b"\xff" * 511,
+            b"a" * 500,
+            b"a" * 501,
+            b"a" * 502,
+            b"a" * 5000,
+            b"meta",
+            b"states",
+        ]
+        items = [(key, b"value of %d" % number) for number, key in enumerate(keys)]
+        store.write(GV, 0, items, ShardMeta(position=1), None)
+        assert store.read(GV, 0, keys)[0] == [value for _, value in items]
+        assert store.read(GV, 0, [b"a" * 503, b"\0" * 480])[0] == [None, None]
+        assert sorted(store.scan(GV, 0)) == sorted(items)
+        store.write(GV, 0, [(key, None) for key in keys], ShardMeta(position=2), 1)
+        assert store.scan(GV, 0) == []
+
+    def test_pages_of_a_scan_cover_every_key_once(self, store: OnlineStore) -> None:
+        keys = [b"%d" % number for number in range(50)] + [b"x" * length for length in range(490, 520)] + [b""]
+        store.write(GV, 0, [(key, key) for key in keys], ShardMeta(position=1), None)
+        for limit in (1, 7, 1000):
+            seen: list[bytes] = []
+            after = None
+            while page := store.scan(GV, 0, after, limit):
+                assert all(key == value for key, value in page)
+                after = page[-1][0]
+                seen += [key for key, _ in page]
+            assert sorted(seen) == sorted(keys)
+
+    def test_a_dropped_version_is_gone_and_can_begin_anew(self, store: OnlineStore) -> None:
+        for shard in range(2):
+            store.write(GV, shard, [(b"a", b"1")], ShardMeta(position=5), None)
+        store.write("other@1", 0, [(b"a", b"1")], ShardMeta(position=5), None)
+        store.drop(GV)
+        assert [store.read(GV, shard, [b"a"]) for shard in range(2)] == [([None], None)] * 2
+        assert store.scan(GV, 0) == []
+        with pytest.raises(Fenced):
+            store.write(GV, 0, [(b"a", b"2")], ShardMeta(position=6), 5)
+        store.write(GV, 0, [(b"b", b"2")], ShardMeta(position=0, epoch=1), None)
+        assert store.read(GV, 0, [b"a", b"b"]) == ([None, b"2"], ShardMeta(position=0, epoch=1))
+        assert store.read("other@1", 0, [b"a"])[0] == [b"1"]
+
+    def test_threads_read_states_and_meta_of_one_write(self, store: OnlineStore) -> None:
+        _write_round(store, 0)
+        stop = threading.Event()
+        torn: list[object] = []
+
+        def reader() -> None:
+            while not stop.is_set():
+                torn.extend(_torn(*store.read(GV, 0, _KEYS)))
+
+        readers = [threading.Thread(target=reader) for _ in range(3)]
+        for thread in readers:
+            thread.start()
+        for position in range(1, 60):
+            _write_round(store, position)
+        stop.set()
+        for thread in readers:
+            thread.join()
+        assert torn == []
+
+    def test_another_process_sees_writes_and_drops(self, store: OnlineStore, factory: Factory) -> None:
+        store.write(GV, 0, [(b"a", b"1")], ShardMeta(position=1), None)
+        here, there = _spawn.Pipe()
+        child = _spawn.Process(target=_answer, args=(factory, there))
+        child.start()
+        try:
+            assert _ask(here, b"a") == (b"1", 1)
+            store.write(GV, 0, [(b"a", b"2")], ShardMeta(position=2), 1)
+            assert _ask(here, b"a") == (b"2", 2)
+            store.drop(GV)
+            assert _ask(here, b"a") == (None, None)
+            store.write(GV, 0, [(b"a", b"3")], ShardMeta(position=1), None)
+            assert _ask(here, b"a") == (b"3", 1)
+        finally:
+            here.send(None)
+            child.join()
+
+    def test_two_processes_that_race_apply_each_position_once(self, store: OnlineStore, factory: Factory) -> None:
+        rounds = 100
+        store.write(GV, 0, [(b"sum", b"0")], ShardMeta(position=0), None)
+        children = [_spawn.Process(target=_count_up, args=(factory, rounds)) for _ in range(2)]
+        for child in children:
+            child.start()
+        for child in children:
+            child.join()
+        assert [child.exitcode for child in children] == [0, 0]
+        assert store.read(GV, 0, [b"sum"]) == ([b"%d" % sum(range(rounds))], ShardMeta(position=rounds))
+
+    @pytest.mark.parametrize("delay", [0.05, 0.15, 0.3])
+    def test_a_killed_writer_loses_nothing_acknowledged_and_tears_nothing(self, factory: Factory, delay: float) -> None:
+        here, there = _spawn.Pipe(duplex=False)
+        child = _spawn.Process(target=_write_for_ever, args=(factory, there))
+        child.start()
+        there.close()
+        acknowledged = here.recv()
+        threading.Event().wait(delay)
+        assert child.pid is not None
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+        try:
+            while True:
+                acknowledged = here.recv()
+        except EOFError:
+            pass
+        store = factory()
+        states, meta = store.read(GV, 0, _KEYS)
+        assert meta is not None
+        assert acknowledged <= meta.position <= acknowledged + 1
+        assert _torn(states, meta) == []
+        _write_round(store, meta.position + 1)
+        assert _torn(*store.read(GV, 0, _KEYS)) == []
+
+
+def _write_round(store: OnlineStore, position: int) -> None:
+    value = b"%d" % position
+    items = [(key, value) for key in _KEYS]
+    store.write(GV, 0, items, ShardMeta(position=position), None if position == 0 else position - 1)
+
+
+def _torn(states: list[bytes | None], meta: ShardMeta | None) -> list[object]:
+    """The states that are not of the write the meta is of."""
+    assert meta is not None
+    return [state for state in states if state != b"%d" % meta.position]
+
+
+def _answer(factory: Factory, pipe: Connection) -> None:
+    store = factory()
+    while (key := pipe.recv()) is not None:
+        [state], meta = store.read(GV, 0, [key])
+        pipe.send((state, None if meta is None else meta.position))
+
+
+def _ask(pipe: Connection, key: bytes) -> tuple[bytes | None, int | None]:
+    pipe.send(key)
+    answer: tuple[bytes | None, int | None] = pipe.recv()
+    return answer
+
+
+def _count_up(factory: Factory, rounds: int) -> None:
+    """Adds each position below `rounds` to a sum, beside another process that does the same."""
+    store = factory()
+    while True:
+        [state], meta = store.read(GV, 0, [b"sum"])
+        assert meta is not None and state is not None
+        if meta.position >= rounds:
+            return
+        step = msgspec.structs.replace(meta, position=meta.position + 1)
+        try:
+            store.write(GV, 0, [(b"sum", b"%d" % (int(state) + meta.position))], step, meta.position)
+        except Fenced:
+            continue
+
+
+def _write_for_ever(factory: Factory, pipe: Connection) -> None:
+    store = factory()
+    position = 0
+    while True:
+        _write_round(store, position)
+        pipe.send(position)
+        position += 1

@@ -1,0 +1,112 @@
+"""Artefacts on disk: a fitted model as text, its encoder and a sample with its scores, in a folder named by their hash.
+
+A folder is written aside, synced and renamed, so it is there whole or not at all, and its name says what it must hold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from millstream.errors import CorruptState
+from millstream.train.encoding import Encoder
+from millstream.train.trainers import Artefact
+
+Floats = NDArray[np.float64]
+
+_MODEL, _ENCODER, _SAMPLE = "model.txt", "encoder.json", "sample.npy"
+
+
+def keep(folder: Path, artefact: Artefact, matrix: Floats, scores: Floats) -> str:
+    """Write an artefact below `folder` and return its digest; writing the same one again changes nothing.
+
+    Args:
+        folder: the model's folder; made if absent.
+        artefact: the fitted model.
+        matrix, scores: rows as its encoder makes them, and what it scores them.
+    """
+    files = _files(artefact, matrix, scores)
+    digest = _digest(files)
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / digest).exists():
+        return digest
+    aside = Path(tempfile.mkdtemp(prefix=".", dir=folder))
+    for name, content in files.items():
+        _write(aside / name, content)
+    _sync(aside)
+    try:
+        aside.rename(folder / digest)
+    except OSError:  # another process kept the very same artefact first
+        shutil.rmtree(aside)
+    _sync(folder)
+    return digest
+
+
+def read(folder: Path, digest: str, thing: str) -> tuple[Artefact, Floats, Floats]:
+    """Return the artefact with that digest, its sample rows and their scores.
+
+    Args:
+        folder: the model's folder.
+        digest: what `keep` returned.
+        thing: what to call it in an error, "Model version 'fraud@3'".
+
+    Raises:
+        CorruptState: it is not there, or its content is not what its digest says.
+    """
+    place = folder / digest
+    try:
+        files = {name: (place / name).read_bytes() for name in (_MODEL, _ENCODER, _SAMPLE)}
+    except OSError as error:
+        raise CorruptState(
+            f"{thing}: {error.filename} cannot be read ({error.strerror}).",
+            hint="restore the models folder from a copy, or train again.",
+        ) from error
+    if _digest(files) != digest:
+        raise CorruptState(
+            f"{thing}: the files in {place} are not those that were written.",
+            hint="restore the folder from a copy, or train again.",
+        )
+    about = json.loads(files[_ENCODER])
+    artefact = Artefact(about["kind"], files[_MODEL].decode(), Encoder.from_dict(about))
+    sample = np.load(io.BytesIO(files[_SAMPLE]), allow_pickle=False)
+    return artefact, np.ascontiguousarray(sample[:, :-1]), sample[:, -1]
+
+
+def _files(artefact: Artefact, matrix: Floats, scores: Floats) -> dict[str, bytes]:
+    about = {"kind": artefact.kind, **artefact.encoder.to_dict()}
+    sample = io.BytesIO()
+    np.save(sample, np.column_stack([matrix, scores]), allow_pickle=False)
+    encoder = json.dumps(about, ensure_ascii=False, indent=1)
+    return {_MODEL: artefact.text.encode(), _ENCODER: encoder.encode(), _SAMPLE: sample.getvalue()}
+
+
+def _digest(files: Mapping[str, bytes]) -> str:
+    found = hashlib.sha256()
+    for name in sorted(files):
+        found.update(f"{name} {len(files[name])}\n".encode())
+        found.update(files[name])
+    return found.hexdigest()[:32]
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

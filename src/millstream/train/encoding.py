@@ -1,0 +1,150 @@
+"""From view columns to the float64 matrix a model reads, by dictionaries frozen in the model version.
+
+Training and serving encode by the same frozen object: a string is the number of its place in the dictionary, and what
+the dictionary does not hold, null included, is NaN: missing. So a value first seen after training cannot shift codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from millstream.errors import TrainingError, nearest
+
+Floats = NDArray[np.float64]
+Values = Any  # a NumPy array, an Arrow array or a chunked one
+
+MAX_CATEGORIES = 1024  # of each string column the most frequent ones; a rarer one is missing, as an unseen one is
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """How one model version turns named columns into its matrix.
+
+    Attributes:
+        dtypes: the model's input columns in order, each with its type ("float64", "string", ...).
+        dictionaries: for each string column its values; a value's code is its place.
+    """
+
+    dtypes: Mapping[str, str]
+    dictionaries: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def learn(cls, table: pa.Table, dtypes: Mapping[str, str]) -> Encoder:
+        """Return the encoder of a training table: each string column's most frequent values, ties by value."""
+        strings = [name for name, dtype in dtypes.items() if dtype == "string"]
+        return cls(dict(dtypes), {name: _frequent(_column(table, name)) for name in strings})
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Encoder:
+        """Return the encoder that `to_dict` described."""
+        return cls(
+            {name: dtype for name, dtype in value["columns"]},
+            {name: tuple(words) for name, words in value["dictionaries"].items()},
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the encoder as JSON-able data; columns as pairs, because their order matters."""
+        return {
+            "columns": [list(pair) for pair in self.dtypes.items()],
+            "dictionaries": {name: list(words) for name, words in self.dictionaries.items()},
+        }
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """The model's input columns in order."""
+        return tuple(self.dtypes)
+
+    @cached_property
+    def categorical(self) -> tuple[int, ...]:
+        """The places of the string columns, which hold codes rather than amounts."""
+        return tuple(i for i, dtype in enumerate(self.dtypes.values()) if dtype == "string")
+
+    def matrix(self, columns: Mapping[str, Values] | pa.Table) -> Floats:
+        """Return rows by columns, C-ordered, NaN for null or unseen.
+
+        Args:
+            columns: an Arrow table, or a mapping to Arrow or NumPy arrays (float64 with NaN, object with None).
+
+        Raises:
+            TrainingError: a column of the model is absent.
+
+        >>> encoder = Encoder({"amount": "float64", "country": "string"}, {"country": ("de", "fr")})
+        >>> encoder.matrix({"amount": np.array([1.5, 2.0]), "country": np.array(["fr", "xx"], dtype=object)})
+        array([[1.5, 1. ],
+               [2. , nan]])
+        """
+        encoded = [self._encode(name, _column(columns, name)) for name in self.columns]
+        return np.column_stack(encoded) if encoded else np.empty((0, 0))
+
+    def fill(self, row: Floats, columns: Mapping[str, NDArray[Any]]) -> None:
+        """Write the only row of `columns` (NumPy arrays of one value) into `row`: what `matrix` would hold, sooner."""
+        for place, (name, codes) in enumerate(self._codes):
+            value = columns[name][0]
+            if codes is not None:
+                row[place] = codes.get(value, np.nan)
+            else:
+                row[place] = np.nan if value is None else value
+
+    @cached_property
+    def _codes(self) -> list[tuple[str, dict[str, float] | None]]:
+        return [
+            (name, {word: float(i) for i, word in enumerate(self.dictionaries[name])} if dtype == "string" else None)
+            for name, dtype in self.dtypes.items()
+        ]
+
+    @cached_property
+    def _value_sets(self) -> dict[str, pa.Array]:
+        return {name: pa.array(words, pa.string()) for name, words in self.dictionaries.items()}
+
+    def _encode(self, name: str, values: Values) -> Floats:
+        if self.dtypes[name] != "string":
+            return numbers(values)
+        words = pa.array(values, pa.string(), from_pandas=True) if isinstance(values, np.ndarray) else values
+        return numbers(pc.index_in(words.cast(pa.string()), value_set=self._value_sets[name]))
+
+
+def numbers(values: Values) -> Floats:
+    """Return any numeric, boolean or instant column as float64, NaN for null; instants in microseconds."""
+    if isinstance(values, np.ndarray):
+        if values.dtype.kind != "M":
+            return values.astype(np.float64)
+        values = pa.array(values.astype("datetime64[us]"))
+    if pa.types.is_timestamp(values.type):
+        values = values.cast(pa.timestamp("us", values.type.tz)).cast(pa.int64())
+    elif pa.types.is_boolean(values.type):
+        values = values.cast(pa.int8())
+    floats = values.cast(pa.float64(), safe=False)
+    return np.asarray(floats.fill_null(float("nan")).to_numpy(zero_copy_only=False), dtype=np.float64)
+
+
+def strings(words: Sequence[str | None]) -> NDArray[Any]:
+    """Return strings as an object array with None for null, as views carry them."""
+    column = np.empty(len(words), dtype=object)
+    column[:] = words
+    return column
+
+
+def _column(columns: Mapping[str, Values] | pa.Table, name: str) -> Values:
+    names = columns.column_names if isinstance(columns, pa.Table) else columns
+    if name in names:
+        return columns[name]
+    close = nearest(name, names)
+    raise TrainingError(
+        f"Column '{name}' of the model is not among the {len(names)} columns given.",
+        hint=f"did you mean '{close}'?" if close else "give every column of the model's view.",
+    )
+
+
+def _frequent(values: Values) -> tuple[str, ...]:
+    counted = pc.value_counts(pc.drop_null(values))
+    found = pa.table({"word": counted.field("values").cast(pa.string()), "count": counted.field("counts")})
+    ranked = found.sort_by([("count", "descending"), ("word", "ascending")])
+    return tuple(ranked["word"].slice(0, MAX_CATEGORIES).to_pylist())

@@ -1,0 +1,136 @@
+"""From a training set to a registered model version: measured on its newest rows, then fitted to all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from millstream.definitions.model import Model
+from millstream.errors import TrainingError
+from millstream.train.encoding import Encoder, numbers
+from millstream.train.metrics import Interval, evaluate
+from millstream.train.trainers import Artefact, trainer_of
+from millstream.train.training_set import LABEL, Split, TrainingSet
+from millstream.train.versions import ModelVersion, ModelVersions
+
+if TYPE_CHECKING:
+    from lightgbm import Booster
+
+Floats = NDArray[np.float64]
+
+
+class SnapshotHolder(Protocol):
+    """An offline store that can keep a snapshot readable while others are let go."""
+
+    def hold(self, table: str, snapshot: int, name: str) -> None:
+        """Keep a snapshot under the name of the model version that was trained on it."""
+        ...
+
+
+def train(
+    model: Model,
+    examples: TrainingSet,
+    models: ModelVersions,
+    *,
+    test: str | float = "20%",
+    holder: SnapshotHolder | None = None,
+) -> ModelVersion:
+    """Fit the model to the matured rows and register it; no alias moves.
+
+    Its metrics are measured on the newest rows by a model fitted to the older ones; what is registered is then fitted
+    to all of them, since the newest are those most like what it will score.
+
+    Args:
+        model: says how to fit, and what to measure.
+        examples: its training set.
+        models: where the version is registered; it pins the set's group versions.
+        test: the share of rows to measure on.
+        holder: keeps the snapshots that the set was read from, if the offline store can.
+
+    Raises:
+        TrainingError: no row has matured, or all have the same label.
+    """
+    split = examples.split(test=test)
+    measured = measure(model, fit(model, examples, split.train), split.test) if measurable(model, split) else {}
+    return register(model, examples, fit(model, examples, examples.matured()), measured, models, holder)
+
+
+def fit(model: Model, examples: TrainingSet, rows: pa.Table) -> Artefact:
+    """Return the model fitted to some rows of its training set; `TrainingError` where they cannot be learnt from."""
+    return trainer_of(model.trainer).fit(rows, numbers(rows[LABEL]), examples.dtypes)
+
+
+def scores(artefact: Artefact, rows: pa.Table) -> Floats:
+    """Return the score of each row of a training set."""
+    return artefact.predictor().predict(artefact.encoder.matrix(rows))
+
+
+def measure(model: Model, artefact: Artefact, rows: pa.Table) -> dict[str, Interval]:
+    """Return the model's metrics on rows that the artefact was not fitted to."""
+    return evaluate(numbers(rows[LABEL]), scores(artefact, rows), metrics=model.metrics)
+
+
+def measurable(model: Model, split: Split) -> bool:
+    """Whether both parts have rows, and both classes where the model tells classes apart."""
+    parts = [np.unique(numbers(part[LABEL])) for part in split]
+    return all(len(labels) >= (2 if model.trainer.objective == "binary" else 1) for labels in parts)
+
+
+def register(
+    model: Model,
+    examples: TrainingSet,
+    artefact: Artefact,
+    metrics: Mapping[str, Interval],
+    models: ModelVersions,
+    holder: SnapshotHolder | None = None,
+    evidence: Mapping[str, Any] | None = None,
+) -> ModelVersion:
+    """Register an artefact with the facts of the set it was fitted to; `evidence` says what a gate found."""
+    version = models.register(
+        model.name,
+        artefact,
+        sample=examples.matured(),
+        metrics=metrics,
+        pins=sorted(examples.pins.versions.values()),
+        facts={**examples.facts(), **({"gate": dict(evidence)} if evidence else {})},
+    )
+    if holder is not None:
+        for table, snapshot in examples.pins.snapshots.items():
+            holder.hold(table, snapshot, version.id)
+    return version
+
+
+def adopt(
+    model: Model,
+    fitted: Booster | str,
+    models: ModelVersions,
+    *,
+    pins: Sequence[str] = (),
+    dictionaries: Mapping[str, Sequence[str]] | None = None,
+) -> ModelVersion:
+    """Register a LightGBM model that was fitted elsewhere, to the view's columns in the view's order.
+
+    Args:
+        model: the model it is a version of.
+        fitted: the booster, or its text (`Booster.model_to_string()`).
+        models: where it is registered.
+        pins: the group versions it reads.
+        dictionaries: for each string column its values in the order of their codes.
+
+    Raises:
+        TrainingError: a string column without its dictionary, or a model of other columns.
+    """
+    dtypes = model.view.dtypes
+    given = {name: tuple(words) for name, words in (dictionaries or {}).items()}
+    for name, dtype in dtypes.items():
+        if dtype == "string" and name not in given:
+            raise TrainingError(
+                f"Model '{model.name}': column '{name}' is a string, and nothing says which number each value is.",
+                f'pass dictionaries={{"{name}": ["the value of code 0", ...]}}.',
+            )
+    text = fitted if isinstance(fitted, str) else fitted.model_to_string()
+    return models.register(model.name, Artefact("lightgbm", text, Encoder(dict(dtypes), given)), pins=pins)

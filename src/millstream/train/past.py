@@ -1,0 +1,197 @@
+"""Stored history as training reads it: pinned to group versions, log positions and offline snapshots.
+
+What was read is noted, so a training set can name it, and can be made again from it whatever has arrived since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from millstream.buffer.columns import ARROW_TYPES
+from millstream.definitions.feature_group import BatchFeatureGroup
+from millstream.definitions.source import Source, Table
+from millstream.errors import TrainingError
+from millstream.fold import Prepared
+from millstream.store.offline import OfflineStore
+from millstream.train.point_in_time import Group, Instants
+
+
+class Version(Protocol):
+    """What training asks of a group version."""
+
+    @property
+    def id(self) -> str:
+        """Its name, such as "kyc@1"."""
+        ...
+
+    @property
+    def group(self) -> Group:
+        """What it computes."""
+        ...
+
+    @property
+    def schema(self) -> Mapping[str, str]:
+        """The type of each feature."""
+        ...
+
+
+class EventHistory(Protocol):
+    """What training asks of history."""
+
+    def read(self, stream: str, *, upto: Mapping[int, int] | None = None) -> pa.Table:
+        """Return the events of a stream below a position per partition, without repeats and dead letters."""
+        ...
+
+
+class Scheduled(Protocol):
+    """What training asks about groups that fold on a schedule, which batch computing knows."""
+
+    def events(self, table: Table) -> pa.Table:
+        """Return all rows of a table as events, with `_partition`, `_position` and `_arrival`."""
+        ...
+
+    def ran(self, group: BatchFeatureGroup, arrivals: Instants) -> Instants:
+        """Return the end (µs) of the run that took in what arrived at those instants."""
+        ...
+
+
+@dataclass
+class Pins:
+    """What a training set was made from, enough to make it again.
+
+    Attributes:
+        versions: by group name, the group version.
+        positions: by stream, by partition, the position below which events were read.
+        snapshots: by offline table, the snapshot that was read.
+    """
+
+    versions: dict[str, str] = field(default_factory=dict)
+    positions: dict[str, dict[int, int]] = field(default_factory=dict)
+    snapshots: dict[str, int] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the pins as JSON-able data."""
+        places = {name: {str(p): end for p, end in ends.items()} for name, ends in self.positions.items()}
+        return {"versions": dict(self.versions), "positions": places, "snapshots": dict(self.snapshots)}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Pins:
+        """Return the pins that `to_dict` described."""
+        places = {name: {int(p): end for p, end in ends.items()} for name, ends in value["positions"].items()}
+        return cls(dict(value["versions"]), places, dict(value["snapshots"]))
+
+
+class Stored:
+    """The history a project has stored, for `join` and `training_set`.
+
+    Args:
+        history: the events of streams.
+        offline: the rows of batch groups.
+        versions: by group name, the version to compute; the registry's defaults, or those a model pins.
+        delays: by group version, the measured delay (µs) between an event's arrival and its being served.
+        scheduled: needed when a group folds on a schedule.
+        pins: read exactly this again, instead of what there is now.
+    """
+
+    def __init__(
+        self,
+        history: EventHistory,
+        offline: OfflineStore,
+        versions: Mapping[str, Version],
+        *,
+        delays: Mapping[str, int] | None = None,
+        scheduled: Scheduled | None = None,
+        pins: Pins | None = None,
+    ) -> None:
+        self._history, self._offline, self._versions = history, offline, versions
+        self._delays, self._scheduled, self._pinned = dict(delays or {}), scheduled, pins or Pins()
+        self.read = Pins()
+        self._events: dict[str, pa.Table] = {}
+
+    def group(self, group: Group) -> Group:
+        """Return the definition of the group's version, with the types of its features.
+
+        Raises:
+            TrainingError: the group has no version, or not the pinned one.
+        """
+        version = self._versions.get(group.name)
+        if version is None:
+            raise TrainingError(
+                f"Feature group '{group.name}' has no version to train on.", "run `millstream apply`, then backfill it."
+            )
+        pinned = self._pinned.versions.get(group.name, version.id)
+        if pinned != version.id:
+            raise TrainingError(
+                f"Feature group '{group.name}': version '{version.id}' was given, but '{pinned}' is pinned.",
+                f"give the version that '{pinned}' names, or no pins.",
+            )
+        self.read.versions[group.name] = version.id
+        found = version.group
+        return found.resolved(version.schema) if isinstance(found, BatchFeatureGroup) and version.schema else found
+
+    def events(self, source: Source) -> pa.Table:
+        """Return the events of a stream, or the rows of a table as events."""
+        if isinstance(source, Table):
+            return self._schedule(source.name).events(source)
+        if source.name not in self._events:
+            pinned = self._pinned.positions.get(source.name)
+            found = self._history.read(source.name, upto=pinned)
+            if pinned is not None:  # a partition that was empty then is empty again
+                found = found.filter(pc.is_in(found["_partition"], pa.array(list(pinned), pa.int32())))
+            self._events[source.name] = found
+            self.read.positions[source.name] = _ends(found) if pinned is None else pinned
+        return self._events[source.name]
+
+    def rows(self, group: BatchFeatureGroup) -> pa.Table:
+        """Return every row of the batch group's version; none when it never ran."""
+        table = f"batch.{self.read.versions[group.name]}"
+        found = self.snapshot(table)
+        return no_rows(group) if found is None else self._offline.scan(table, snapshot=found)
+
+    def snapshot(self, table: str) -> int | None:
+        """Return the snapshot of an offline table to read, and note it; None when it was never written."""
+        found = self._pinned.snapshots.get(table)
+        if found is None and not self._pinned.versions:
+            newest = self._offline.snapshot(table)
+            found = None if newest is None else newest.id
+        if found is not None:
+            self.read.snapshots[table] = found
+        return found
+
+    def captures(self, model: str) -> pa.Table | None:
+        """Return what was captured of a model, or None when nothing was archived yet."""
+        table = f"captures.{model}"
+        found = self.snapshot(table)
+        return None if found is None else self._offline.scan(table, snapshot=found)
+
+    def available(self, group: Group, events: Prepared) -> Instants:
+        """Return when serving had the events: the group's delay after they arrived, or after the run that took them."""
+        delay = self._delays.get(self.read.versions[group.name], 0)
+        if isinstance(group, BatchFeatureGroup):
+            return self._schedule(group.name).ran(group, events.arrivals) + delay
+        return events.arrivals + delay
+
+    def _schedule(self, thing: str) -> Scheduled:
+        if self._scheduled is None:
+            raise TrainingError(
+                f"'{thing}' is folded on a schedule, and nothing was given that knows it.", "pass scheduled=."
+            )
+        return self._scheduled
+
+
+def no_rows(group: BatchFeatureGroup) -> pa.Table:
+    """Return what a batch group that never ran has stated: the columns of its rows, and none of them."""
+    kinds = {**group.entity.keys, "event_time": "int64", "available_time": "int64", **group.schema_of_features}
+    return pa.schema([(name, ARROW_TYPES[kind]) for name, kind in kinds.items()]).empty_table()
+
+
+def _ends(events: pa.Table) -> dict[int, int]:
+    """Per partition, the position after the last event read: reading below it again gives the same events."""
+    found = events.group_by("_partition").aggregate([("_position", "max")])
+    pairs = zip(found["_partition"].to_pylist(), found["_position_max"].to_pylist(), strict=True)
+    return {partition: last + 1 for partition, last in sorted(pairs)}

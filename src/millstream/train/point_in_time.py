@@ -1,0 +1,170 @@
+"""The point-in-time join: what would have been served for each example, computed from history.
+
+A stream group is folded over the events available at each example's instant; a batch group gives the newest row visible
+then. Keys are grouped once per group and key mapping and every step is over whole columns, so the time goes into the
+kernel. No example is lost and their order is kept: without history an example gets what an empty history gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from millstream.buffer.columns import ARROW_TYPES, from_arrow
+from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatureGroup
+from millstream.definitions.feature_view import FeatureView, GroupRead
+from millstream.definitions.source import Source
+from millstream.errors import TrainingError, nearest
+from millstream.fold import Prepared, as_of, encode_keys, layout_of, prepare
+from millstream.fold.rows import rows_as_of, with_keys
+from millstream.train.encoding import numbers
+
+Group = StreamFeatureGroup | BatchFeatureGroup
+Columns = dict[str, NDArray[Any]]
+Instants = NDArray[np.int64]
+_Read = Callable[[pa.Array], Columns]  # from encoded keys, one per example, to the group's features
+
+AT = "_at"  # the column of an example that holds its instant
+
+
+class Past(Protocol):
+    """What a join reads: stored history, or tables in memory."""
+
+    def group(self, group: Group) -> Group:
+        """Return the version of a view's group to compute; called first for every group of the view."""
+        ...
+
+    def events(self, source: Source) -> pa.Table:
+        """Return the validated events of a source, without repeats, with `_partition`, `_position` and `_arrival`."""
+        ...
+
+    def rows(self, group: BatchFeatureGroup) -> pa.Table:
+        """Return every row the query ever stated: join keys, `event_time`, `available_time` and its features."""
+        ...
+
+    def available(self, group: Group, events: Prepared) -> Instants:
+        """Return when (µs) serving had each of the events; called once per group that folds."""
+        ...
+
+
+def join(view: FeatureView, examples: pa.Table, past: Past) -> pa.Table:
+    """Return the view's columns for each example, as they would have been served at its instant.
+
+    Args:
+        view: the features wanted.
+        examples: the view's entity keys and request fields, and `_at`, the instant of each example (int64, µs). An
+            example without an instant reads an empty history.
+        past: where events and rows come from.
+
+    Returns:
+        pa.Table: one row per example, in their order: the entity keys, `_at`, then the view's columns.
+
+    Raises:
+        TrainingError: the examples lack a column, or hold a value of another type than the view's.
+    """
+    given = _given(view, examples)
+    at = np.asarray(given[AT].fill_null(0)).astype(np.int64)
+    found = {name: _values(given[name]) for name in view.request}
+    seen: dict[str, pa.Table] = {}
+    for group, reads in _by_group(view, past):
+        read = _reader(group, past, at, seen)
+        for one in reads:
+            features = read(encode_keys(group.entity.keys, [given[key] for _, key in one.keys]))
+            found |= {column.column: features[column.feature] for column in one.columns}
+    inputs = view.assemble(found, len(at), at)
+    columns = {name: given[name] for name in (*view.entity_keys, AT)}
+    for entry in view.entries:
+        stays = entry.kind == "request"
+        columns[entry.column] = given[entry.column] if stays else _arrow(inputs[entry.column], entry.dtype)
+    return pa.table(columns)
+
+
+def union(pieces: Sequence[Prepared]) -> Prepared:
+    """Return the prepared events of several sources as those of one, for a group that folds their union."""
+    if len(pieces) == 1:
+        return pieces[0]
+    every = pa.concat_arrays([pa.array(piece.keys, pa.binary()) for piece in pieces]).dictionary_encode()
+    places = np.asarray(every.indices).astype(np.int64)
+    starts = np.cumsum([0, *(len(piece.keys) for piece in pieces)])
+
+    def joined(name: str) -> NDArray[Any]:
+        return np.concatenate([getattr(piece, name) for piece in pieces])
+
+    return Prepared(
+        keys=every.dictionary.to_pylist(),
+        codes=np.concatenate([places[start:][piece.codes] for start, piece in zip(starts, pieces, strict=False)]),
+        times=joined("times"),
+        arrivals=joined("arrivals"),
+        partitions=joined("partitions"),
+        positions=joined("positions"),
+        lanes=joined("lanes"),
+        skipped={},
+        dead=[row for piece in pieces for row in piece.dead],
+    )
+
+
+def _given(view: FeatureView, examples: pa.Table) -> dict[str, pa.Array]:
+    """The examples' keys, request fields and instants, each of the type the view says."""
+    wanted = {**view.entity_keys, **view.request, AT: "int64"}
+    return {name: _conformed(view, examples, name, kind) for name, kind in wanted.items()}
+
+
+def _conformed(view: FeatureView, examples: pa.Table, name: str, kind: str) -> pa.Array:
+    if name not in examples.column_names:
+        close = nearest(name, examples.column_names)
+        raise TrainingError(
+            f"Examples of view '{view.name}' lack the column '{name}'; they have {', '.join(examples.column_names)}.",
+            f"rename '{close}' to '{name}'." if close else f"add '{name}' as {kind}; null where it is not known.",
+        )
+    column = examples[name].combine_chunks()
+    values, wrong = from_arrow(column, kind)
+    if wrong is not None and wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise TrainingError(
+            f"Examples of view '{view.name}': '{name}' is {column[row].as_py()!r} in row {row}; expected {kind}.",
+            f"convert the column to {kind}; null where it is not known.",
+        )
+    return values
+
+
+def _by_group(view: FeatureView, past: Past) -> list[tuple[Group, list[GroupRead]]]:
+    """Each group of the view once, with its reads: it is prepared once, whatever keys it is read by."""
+    groups: dict[str, tuple[Group, list[GroupRead]]] = {}
+    for read in view.groups:
+        if read.group.name not in groups:
+            groups[read.group.name] = (past.group(read.group), [])
+        groups[read.group.name][1].append(read)
+    return list(groups.values())
+
+
+def _reader(group: Group, past: Past, at: Instants, seen: dict[str, pa.Table]) -> _Read:
+    """How to read the group at the examples' instants; `seen` keeps the events of each source for the next group."""
+    if isinstance(group, BatchFeatureGroup) and group.query is not None:
+        rows = with_keys(group.entity.keys, past.rows(group))
+        return lambda keys: rows_as_of(group.schema_of_features, rows, keys, at, group.ttl)
+    for source in group.sources:
+        if source.name not in seen:
+            seen[source.name] = past.events(source)
+    events = union([prepare([group], source, seen[source.name])[0] for source in group.sources])
+    available = past.available(group, events)
+    return lambda keys: as_of(layout_of(group), events, available, keys, at, at).columns
+
+
+def _values(column: pa.Array) -> NDArray[Any]:
+    """A column as views assemble it: float64 with NaN for null, strings as objects with None."""
+    return np.asarray(column.to_numpy(zero_copy_only=False)) if pa.types.is_string(column.type) else numbers(column)
+
+
+def _arrow(values: NDArray[Any], dtype: str) -> pa.Array:
+    if dtype == "string" or values.dtype == object:
+        return pa.array(values, pa.string())
+    missing = np.isnan(values)
+    if dtype in ("", "float64"):
+        return pa.array(values, mask=missing)
+    whole = np.where(missing, 0, values).astype(np.int64)
+    return pc.cast(pa.array(whole, mask=missing), ARROW_TYPES[dtype])

@@ -1,0 +1,357 @@
+"""Model versions: immutable and numbered, with movable aliases and a record of every move.
+
+The artefact is kept first and its row in the registry's database after, so a version that is listed can be loaded.
+Loading checks the artefact's hash and scores its sample again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from millstream.clock import Clock
+from millstream.errors import CorruptState, MillstreamError, NotFound
+from millstream.train import artefacts
+from millstream.train.encoding import Encoder
+from millstream.train.metrics import Interval
+from millstream.train.trainers import Artefact, Predictor
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine, Row, Table
+
+Floats = NDArray[np.float64]
+
+Pin = Callable[[str, Sequence[str]], None]
+
+_SAMPLE = 256  # rows kept beside a model with their scores
+_CLOSE = 1e-9  # another processor's `exp` may differ in the last bits
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One immutable version of a model, and everything needed to say how it came about.
+
+    Attributes:
+        model, version: its name, and its number from 1.
+        digest: hash of the artefact's content.
+        registered: when it was registered, in microseconds.
+        metrics: what it measured on rows it had not seen.
+        pins: group versions it reads, as "group@1"; they are kept while it exists.
+        facts: the training set it came from (snapshots, positions, times) and the gate's evidence.
+    """
+
+    model: str
+    version: int
+    digest: str
+    registered: int
+    metrics: Mapping[str, Interval] = field(default_factory=dict)
+    pins: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """The version's name in full, "fraud@3"."""
+        return f"{self.model}@{self.version}"
+
+    @property
+    def examples(self) -> int:
+        """How many examples it learnt from; 0 for a model that was fitted elsewhere."""
+        return int(self.facts.get("matured", 0))
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model version in memory, ready to score; may be used by several threads at once."""
+
+    about: ModelVersion
+    encoder: Encoder
+    predictor: Predictor
+
+    @property
+    def version(self) -> int:
+        """The version's number."""
+        return self.about.version
+
+    @property
+    def pins(self) -> tuple[str, ...]:
+        """The group versions the model reads."""
+        return self.about.pins
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The model's input columns in order."""
+        return self.encoder.columns
+
+    @property
+    def dictionaries(self) -> Mapping[str, tuple[str, ...]]:
+        """The frozen values of each string column."""
+        return self.encoder.dictionaries
+
+    def score(self, columns: Mapping[str, NDArray[Any]]) -> Floats:
+        """Return one score per row of the view's columns; a single row takes the quick call, to the same bits."""
+        if len(columns[self._first]) != 1:
+            return self.predictor.predict(self.encoder.matrix(columns))
+        row = np.empty(len(self.columns))
+        self.encoder.fill(row, columns)
+        return np.array([self.predictor.predict_one(row)])
+
+    @cached_property
+    def _first(self) -> str:
+        return self.columns[0]
+
+
+class ModelVersions:
+    """The versions of all models of a project, in the registry's database and a folder of artefacts.
+
+    Training registers, deployment moves aliases, scoring loads. "champion" is the version that answers, "challenger"
+    one that would like to.
+
+    Args:
+        database: the registry's database, as an SQLAlchemy URL or engine.
+        folder: where artefacts are kept.
+        clock: the project's clock.
+        pin: called with a version's id and the group versions it reads, so that the registry keeps those.
+    """
+
+    def __init__(
+        self,
+        database: str | Engine,
+        folder: Path,
+        clock: Clock,
+        *,
+        pin: Pin | None = None,
+    ) -> None:
+        import sqlalchemy
+
+        self._engine = sqlalchemy.create_engine(database) if isinstance(database, str) else database
+        self._folder = Path(folder)
+        self._clock = clock
+        self._pin = pin
+        self._versions, self._aliases, self._moves = _tables()
+        try:
+            self._versions.metadata.create_all(self._engine)
+        except sqlalchemy.exc.DBAPIError:  # another process made them between the look and the making
+            self._versions.metadata.create_all(self._engine)
+
+    def register(
+        self,
+        model: str,
+        artefact: Artefact,
+        *,
+        sample: pa.Table | None = None,
+        metrics: Mapping[str, Interval] | None = None,
+        pins: Sequence[str] = (),
+        facts: Mapping[str, Any] | None = None,
+    ) -> ModelVersion:
+        """Keep a fitted model as the next version of `model`; no alias moves.
+
+        Args:
+            model: the model's name.
+            artefact: what a trainer fitted, or a model fitted elsewhere.
+            sample: rows of the view's columns; the first 256 are kept with their scores and checked at every load.
+            metrics: its metrics on rows it had not seen.
+            pins: group versions it reads.
+            facts: JSON-able facts about where it came from.
+
+        Raises:
+            TrainingError: the artefact cannot be loaded, or is of other columns than its encoder.
+            MillstreamError: a group version cannot be pinned; nothing is registered then.
+        """
+        predictor = artefact.predictor()
+        matrix = np.empty((0, predictor.columns))
+        if sample is not None:
+            matrix = artefact.encoder.matrix(sample.slice(0, _SAMPLE))
+        digest = artefacts.keep(self._folder / model, artefact, matrix, predictor.predict(matrix))
+        found = ModelVersion(model, 0, digest, self._clock.now(), dict(metrics or {}), tuple(pins), dict(facts or {}))
+        version = self._insert(found)
+        try:
+            if self._pin:
+                self._pin(version.id, version.pins)
+        except MillstreamError:
+            self._remove(version)
+            raise
+        return version
+
+    def alias(self, model: str, alias: str, version: int, *, reason: str = "") -> None:
+        """Let `alias` ("champion", "challenger") name that version from now on; the move and its reason are recorded.
+
+        Raises:
+            NotFound: the model has no such version.
+        """
+        about = self.version(model, version)
+        if self._pin:
+            self._pin(about.id, about.pins)  # again: a crash may have come between registering and pinning
+        previous = self.aliases(model).get(alias)
+        move = {"model": model, "alias": alias, "version": version, "at": self._clock.now(), "previous": previous}
+        with self._engine.begin() as connection:
+            ours = (self._aliases.c.model == model) & (self._aliases.c.alias == alias)
+            connection.execute(self._aliases.delete().where(ours))
+            connection.execute(self._aliases.insert().values(model=model, alias=alias, version=version))
+            connection.execute(self._moves.insert().values(**move, reason=reason))
+
+    def rollback(self, model: str, alias: str = "champion", *, reason: str = "rolled back") -> ModelVersion:
+        """Let `alias` name the version it named before this one, and return that; again goes one further back.
+
+        Raises:
+            NotFound: there was none before.
+        """
+        named: list[int] = []
+        for move in self.moves(model):
+            if move["alias"] == alias and move["version"] in named[-2:]:
+                named = named[: len(named) - named[::-1].index(move["version"])]
+            elif move["alias"] == alias:
+                named.append(move["version"])
+        if len(named) < 2:
+            raise NotFound(
+                f"Model '{model}' has no {alias} before this one.",
+                field="version",
+                given=alias,
+                expected="an alias that has moved",
+                hint=f"deploy a version by its number: `millstream deploy {model} VERSION`.",
+            )
+        self.alias(model, alias, named[-2], reason=reason)
+        return self.version(model, named[-2])
+
+    def aliases(self, model: str) -> dict[str, int]:
+        """Return the version each alias of the model names."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(self._aliases.select().where(self._aliases.c.model == model))
+            return {row.alias: row.version for row in rows}
+
+    def moves(self, model: str) -> list[dict[str, Any]]:
+        """Return every move of the model's aliases, oldest first: alias, version, previous, at (µs), reason."""
+        with self._engine.connect() as connection:
+            query = self._moves.select().where(self._moves.c.model == model).order_by(self._moves.c.id)
+            rows = connection.execute(query).mappings()
+            return [{name: value for name, value in row.items() if name != "id"} for row in rows]
+
+    def versions(self, model: str) -> list[ModelVersion]:
+        """Return the model's versions, oldest first; none for a model that was never trained."""
+        with self._engine.connect() as connection:
+            query = self._versions.select().where(self._versions.c.model == model).order_by(self._versions.c.version)
+            return [_version(row) for row in connection.execute(query)]
+
+    def version(self, model: str, which: str | int) -> ModelVersion:
+        """Return the version of that number or alias.
+
+        Raises:
+            NotFound: the model has no such version, or nothing has that alias.
+        """
+        aliases = self.aliases(model)
+        number = aliases.get(which) if isinstance(which, str) and not which.isdigit() else int(which)
+        known = {version.version: version for version in self.versions(model)}
+        if number in known:
+            return known[number]
+        raise _no_version(model, which, sorted(known), aliases)
+
+    def load(self, model: str, which: str | int = "champion") -> LoadedModel:
+        """Return a version ready to score, checked against its hash and its sample.
+
+        Raises:
+            NotFound: the model has no such version or alias.
+            CorruptState: the artefact is absent or changed, or no longer gives the scores it gave.
+        """
+        about = self.version(model, which)
+        artefact, matrix, scores = artefacts.read(self._folder / model, about.digest, f"Model version '{about.id}'")
+        predictor = artefact.predictor()
+        again = predictor.predict(matrix)
+        if not np.allclose(again, scores, rtol=_CLOSE, atol=_CLOSE):
+            raise CorruptState(
+                f"Model version '{about.id}' no longer gives the scores it was registered with: they differ by up to "
+                f"{np.abs(again - scores).max():g}.",
+                hint="use the library version it was trained with, or train it again.",
+            )
+        return LoadedModel(about, artefact.encoder, predictor)
+
+    def _insert(self, version: ModelVersion) -> ModelVersion:
+        """Insert the version's row under the next free number."""
+        import sqlalchemy
+
+        record = {
+            "metrics": {name: [m.value, m.low, m.high] for name, m in version.metrics.items()},
+            "pins": version.pins,
+            "facts": version.facts,
+        }
+        values = {
+            "model": version.model,
+            "digest": version.digest,
+            "registered": version.registered,
+            "record": json.dumps(record),
+        }
+        while True:
+            number = max((known.version for known in self.versions(version.model)), default=0) + 1
+            try:
+                with self._engine.begin() as connection:
+                    connection.execute(self._versions.insert().values(**values, version=number))
+            except sqlalchemy.exc.IntegrityError:
+                continue  # another process took the number
+            return replace(version, version=number)
+
+    def _remove(self, version: ModelVersion) -> None:
+        with self._engine.begin() as connection:
+            ours = (self._versions.c.model == version.model) & (self._versions.c.version == version.version)
+            connection.execute(self._versions.delete().where(ours))
+
+
+def _tables() -> tuple[Table, Table, Table]:
+    from sqlalchemy import BigInteger, Column, Integer, MetaData, String, Table, Text
+
+    metadata = MetaData()
+    model = ("model", String(255))
+    versions = Table(
+        "model_versions",
+        metadata,
+        Column(*model, primary_key=True),
+        Column("version", Integer, primary_key=True, autoincrement=False),
+        Column("digest", String(64), nullable=False),
+        Column("registered", BigInteger, nullable=False),
+        Column("record", Text, nullable=False),
+    )
+    aliases = Table(
+        "model_aliases",
+        metadata,
+        Column(*model, primary_key=True),
+        Column("alias", String(255), primary_key=True),
+        Column("version", Integer, nullable=False),
+    )
+    moves = Table(
+        "model_alias_moves",
+        metadata,
+        Column("id", Integer, primary_key=True),
+        Column(*model, nullable=False),
+        Column("alias", String(255), nullable=False),
+        Column("version", Integer, nullable=False),
+        Column("previous", Integer),
+        Column("at", BigInteger, nullable=False),
+        Column("reason", Text, nullable=False),
+    )
+    return versions, aliases, moves
+
+
+def _version(row: Row[Any]) -> ModelVersion:
+    record = json.loads(row.record)
+    metrics = {name: Interval(*bounds) for name, bounds in record["metrics"].items()}
+    return ModelVersion(
+        row.model, row.version, row.digest, row.registered, metrics, tuple(record["pins"]), record["facts"]
+    )
+
+
+def _no_version(model: str, which: str | int, numbers: Sequence[int], aliases: Mapping[str, int]) -> NotFound:
+    if numbers:
+        known = [str(number) for number in numbers] + list(aliases)
+        return NotFound.named(f"version of model '{model}'", str(which), known)
+    return NotFound(
+        f"Model '{model}' has no version yet.",
+        field="version",
+        given=which,
+        expected="a version that was trained",
+        hint=f"run `millstream train {model}` first.",
+    )

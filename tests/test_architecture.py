@@ -1,0 +1,140 @@
+"""The tree is the diagram: imports run downstream only, time is an argument, and `import millstream` stays light."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "millstream"
+MODULES = sorted(SOURCE.rglob("*.py"))
+LAYERS = {"buffer", "computing", "console", "ingest", "monitor", "serve", "store", "train"}
+#: What each part must not import. Parts that are absent here (cli, project, testing ...) wire the others.
+BARRED = {
+    "definitions": {*LAYERS, "fold", "clock", "settings"},
+    "fold": {*LAYERS, "clock", "settings"},
+    "buffer": LAYERS - {"buffer"},
+    "computing": LAYERS - {"buffer", "computing"},
+    "ingest": LAYERS - {"buffer", "ingest", "store"},
+    "store": LAYERS - {"buffer", "store"},
+    "train": {"computing", "console", "ingest", "monitor", "serve"},
+    "serve": {"computing", "console", "ingest"},
+    "monitor": {"computing", "console", "ingest", "serve"},
+}
+#: Backfill folds history into the online store, so it alone joins computing to a store.
+JOINS = {"ingest/backfill.py": {"computing"}}
+CLOCKS = {
+    "asyncio.sleep", "datetime.date.today", "datetime.datetime.now", "datetime.datetime.today",
+    "datetime.datetime.utcnow", "time.gmtime", "time.localtime", "time.sleep", "time.time", "time.time_ns",
+}  # fmt: skip
+HEAVY = {"duckdb", "lightgbm", "numba", "numpy", "pandas", "pyarrow", "pyiceberg", "sqlalchemy", "sqlglot", "typer"}
+
+
+def place(module: Path) -> str:
+    return module.relative_to(SOURCE).as_posix()
+
+
+def imports(module: Path) -> Iterator[str]:
+    """Every module that a file imports, wherever in it, by its full name."""
+    package = ["millstream", *module.relative_to(SOURCE).parent.parts]
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            start = package[: len(package) - node.level + 1] if node.level else []
+            parent = ".".join([*start, *([node.module] if node.module else [])])
+            yield parent
+            yield from (f"{parent}.{alias.name}" for alias in node.names)
+
+
+def parts(module: Path) -> set[str]:
+    """The parts of Millstream that a file imports: its folders, and the modules beside them."""
+    names = (name.split(".") for name in imports(module))
+    return {name[1] for name in names if name[0] == "millstream" and len(name) > 1}
+
+
+@pytest.mark.parametrize("module", MODULES, ids=place)
+def test_imports_run_downstream_only(module):
+    barred = BARRED.get(module.relative_to(SOURCE).parts[0], set()) - JOINS.get(place(module), set())
+    assert parts(module) & barred == set()
+
+
+def test_only_backfill_joins_computing_to_a_store():
+    layered = [module for module in MODULES if module.relative_to(SOURCE).parts[0] in LAYERS]
+    joining = {place(module) for module in layered if {"computing", "store"} <= parts(module)}
+    assert joining <= set(JOINS)
+
+
+def test_the_rules_are_about_folders_that_exist():
+    folders = {folder.name for folder in SOURCE.iterdir() if folder.is_dir()}
+    assert set(BARRED) <= folders
+
+
+def called(module: Path) -> Iterator[tuple[int, str]]:
+    """Line and full name of every use of an imported name, aliases resolved."""
+    tree = ast.parse(module.read_text())
+    known: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            known |= {alias.asname or alias.name.split(".")[0]: alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            known |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute | ast.Name):
+            head, _, rest = ast.unparse(node).partition(".")
+            yield node.lineno, ".".join(filter(None, (known.get(head, ""), rest)))
+
+
+@pytest.mark.parametrize("module", MODULES, ids=place)
+def test_only_the_clock_reads_the_time_or_sleeps(module):
+    if place(module) != "clock.py":
+        assert [(line, name) for line, name in called(module) if name in CLOCKS] == []
+
+
+@pytest.mark.parametrize("module", MODULES, ids=place)
+def test_nothing_is_pickled(module):
+    assert {name.split(".")[0] for name in imports(module)} & {
+        "pickle",
+        "cloudpickle",
+        "dill",
+        "joblib",
+        "shelve",
+    } == set()
+
+
+def test_names_say_what_a_module_is_for():
+    vague = {"base", "common", "helper", "helpers", "manager", "misc", "provider", "util", "utils"}
+    assert [place(module) for module in MODULES if vague & {module.stem, module.parent.name}] == []
+
+
+def test_the_base_install_has_at_most_twenty_direct_dependencies():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert len(project["dependencies"]) <= 20
+
+
+def test_import_loads_no_engine():
+    code = "import sys, millstream; print(*{name.split('.')[0] for name in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "millstream" in loaded
+    assert HEAVY & set(loaded) == set()
+
+
+def test_definitions_without_sql_load_no_engine():
+    code = (
+        "import sys, millstream as ms; u = ms.Entity('u', keys={'id': 'int64'});"
+        "s = ms.EventStream('s', time='at', schema={'id': 'int64', 'at': 'timestamp'});"
+        "ms.StreamFeatureGroup('g', entity=u, source=s, features=[ms.Count(over='1h')]);"
+        "print(*{name.split('.')[0] for name in sys.modules})"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert HEAVY & set(loaded) == set()
+
+
+def test_import_takes_less_than_a_fifth_of_a_second():
+    code = "import time; start = time.perf_counter(); import millstream; print(time.perf_counter() - start)"
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(5)]
+    assert min(float(run.stdout) for run in runs) < 0.2

@@ -1,0 +1,22 @@
+from itertools import count
+from pathlib import Path
+
+import pytest
+from tests.unit.ingest_batch.world import Version, World
+
+
+@pytest.fixture
+def make_world(tmp_path: Path):
+    numbers = count()
+
+    def make(group) -> World:
+        folder = tmp_path / str(next(numbers))
+        folder.mkdir()
+        return World(folder, Version(group))
+
+    return make
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)

@@ -1,0 +1,195 @@
+"""Batch groups whose rows carry their own time."""
+
+import pytest
+from tests.unit.ingest_batch.world import DAY, HOUR, START, dated_group
+
+from millstream.buffer.staging import batch_consumer, staging_topic
+from millstream.errors import Fenced, MillstreamError
+
+
+def test_a_run_reaches_both_stores(world):
+    world.write((1, "gold", 5.0, START - DAY), (2, None, float("inf"), START - HOUR))
+    world.run()
+    assert world.both(1) == {"tier": "gold", "credit": 5.0}
+    assert world.both(2) == {"tier": None, "credit": None}
+    assert world.both(3) == {"tier": None, "credit": None}
+
+
+def test_nothing_is_known_before_the_run_that_found_it(world):
+    world.write((1, "gold", 5.0, START - DAY))
+    world.run()
+    ran = world.clock.now()
+    assert world.both(1, ran - 1)["tier"] is None
+    assert world.both(1, ran)["tier"] == "gold"
+
+
+def test_a_row_that_arrives_after_the_end_waits_for_the_next_run(world):
+    world.write((1, "gold", 5.0, START + 1))
+    world.run()
+    assert world.both(1)["tier"] is None
+    world.next_day()
+    world.run()
+    assert world.both(1)["tier"] == "gold"
+
+
+def test_an_interval_runs_once(world):
+    world.write((1, "gold", 5.0, START - DAY))
+    (interval,) = world.computer.due()
+    world.computer.run(interval)
+    assert world.computer.due() == []
+    with pytest.raises(Fenced, match="schedule of 'kyc@1'"):
+        world.computer.run(interval)
+    assert world.log.ends(staging_topic("kyc@1")) == [(0, 1)]
+
+
+def test_an_unchanged_row_is_written_nowhere(world):
+    world.write((1, "gold", 5.0, START - DAY), (2, "none", 1.0, START - DAY))
+    world.run()
+    world.next_day()
+    world.write((1, "gold", 5.0, START - DAY), (2, "gold", 1.0, START))
+    world.computer.step()
+    assert world.ingest() == 1
+    assert world.stated() == 3
+    assert world.both(2)["tier"] == "gold"
+
+
+def test_a_correction_of_the_same_time_replaces_from_then_on(world):
+    world.write((1, "gold", 5.0, START - DAY))
+    world.run()
+    before = world.clock.now()
+    world.next_day()
+    world.write((1, "none", 5.0, START - DAY))
+    world.run()
+    assert world.both(1)["tier"] == "none"
+    assert world.trained(1, before)["tier"] == "gold"
+
+
+def test_a_late_row_changes_nothing_online_but_is_kept_offline(world):
+    world.write((1, "gold", 5.0, START - DAY))
+    world.run()
+    world.next_day()
+    world.write((1, "gold", 5.0, START - DAY), (1, "old", 0.0, START - 3 * DAY))
+    world.computer.step()
+    assert world.ingest() == 0
+    assert world.both(1)["tier"] == "gold"
+    assert world.stated() == 2
+
+
+def test_a_future_dated_row_waits_for_its_time(make_world):
+    world = make_world(dated_group(query="select user_id, changed + interval 2 day as changed, tier, credit from accounts"))
+    world.write((1, "gold", 5.0, START - 5 * DAY), (1, "platinum", 5.0, START))
+    world.run()
+    assert world.both(1)["tier"] == "gold"
+    assert world.both(1, START + 2 * DAY - 1)["tier"] == "gold"
+    assert world.both(1, START + 2 * DAY)["tier"] == "platinum"
+
+
+def test_the_query_sees_its_interval(make_world):
+    query = "select user_id, changed, tier, credit from accounts where changed > :start and changed <= :end"
+    world = make_world(dated_group(query=query))
+    world.write((1, "first", 1.0, START - DAY), (2, "second", 2.0, START - DAY + 1))
+    world.run()
+    assert (world.both(1)["tier"], world.both(2)["tier"]) == (None, "second")
+
+
+def test_of_equal_rows_the_greatest_counts(world):
+    world.write((1, "b", 1.0, START - DAY), (1, "a", 9.0, START - DAY))
+    world.run()
+    assert world.both(1) == {"tier": "b", "credit": 1.0}
+
+
+def test_a_row_without_a_key_is_left_out_and_counted(world):
+    world.write((None, "gold", 5.0, START - DAY), (1, "gold", 5.0, START - DAY))
+    (ran,) = world.computer.step()
+    assert (ran.rows, dict(ran.skipped)) == (1, {"null_key": 1})
+
+
+def test_ttl_counts_from_the_last_run_that_returned_the_row(make_world):
+    world = make_world(dated_group(ttl="30h"))
+    world.write((1, "gold", 5.0, START - DAY), (2, "none", 1.0, START - DAY))
+    world.run()
+    first = world.clock.now()
+    world.next_day()
+    world.write((2, "none", 1.0, START - DAY))
+    world.run()
+    assert world.both(1, first + 30 * HOUR)["tier"] == "gold"
+    assert world.both(1, first + 30 * HOUR + 1)["tier"] is None
+    assert world.both(2, first + 54 * HOUR)["tier"] == "none"
+    world.next_day()
+    world.write((1, "gold", 5.0, START - DAY))
+    world.run()
+    assert world.both(1)["tier"] == "gold"
+    assert world.both(2)["tier"] == "none"
+    assert world.both(2, first + 54 * HOUR + 1)["tier"] is None
+
+
+def test_confirmation_writes_no_state(make_world):
+    world = make_world(dated_group(ttl="30h"))
+    world.write((1, "gold", 5.0, START - DAY))
+    world.run()
+    for _ in range(3):
+        world.next_day()
+        world.computer.step()
+        assert world.ingest() == 0
+    assert world.both(1)["tier"] == "gold"
+
+
+def test_a_guilty_row_becomes_a_dead_letter_and_the_rest_goes_on(make_world):
+    world = make_world(dated_group(query="select user_id, changed, tier, tier::double as credit from accounts"))
+    world.write((1, "1.5", 0.0, START - DAY), (2, "oops", 0.0, START - DAY), (3, "2.5", 0.0, START - DAY))
+    (ran,) = world.computer.step()
+    world.ingest()
+    assert (ran.rows, ran.dead) == (2, 1)
+    assert world.both(3)["credit"] == 2.5
+    (record,) = world.log.read("dead.accounts", 0, 0, 10)
+    assert b"oops" in record.payload and b"kyc@1" in record.payload
+
+
+def test_a_failing_query_is_due_again(make_world):
+    query = "select user_id, max(changed) as changed, max(tier) as tier, sum(tier::double) as credit from accounts group by user_id"
+    world = make_world(dated_group(query=query))
+    world.write((1, "oops", 0.0, START - DAY))
+    with pytest.raises(MillstreamError, match="its query fails for the interval from 2024-01-09") as raised:
+        world.computer.step()
+    assert "Hint: mend the tables" in str(raised.value)
+    world.write((1, "3", 0.0, START - DAY))
+    world.run()
+    assert world.both(1)["credit"] == 3.0
+
+
+def test_late_intervals_of_a_query_that_ignores_them_are_one_run(world):
+    world.write((1, "gold", 5.0, START - DAY))
+    world.run()
+    world.clock.advance(5 * DAY)
+    assert len(world.computer.due()) == 5
+    assert len(world.computer.step()) == 1
+    assert world.log.committed(batch_consumer("kyc@1"), staging_topic("kyc@1")) == [START + 5 * DAY]
+
+
+def test_backfill_says_what_runs_on_time_would_have(make_world):
+    quick, slow = make_world(dated_group()), make_world(dated_group(query="select * from accounts limit 1000"))
+    rows = [(user, f"t{day}", float(day), START - day * DAY + user) for user in range(3) for day in range(1, 6)]
+    quick.write(*rows)
+    slow.write(*rows)
+    assert len(quick.computer.backfill("kyc@1", START - 4 * DAY, START)) == 1
+    assert len(slow.computer.backfill("kyc@1", START - 4 * DAY, START)) == 4
+    quick.ingest()
+    slow.ingest()
+    for user in range(3):
+        for at in range(START - 5 * DAY, START + DAY, 6 * HOUR):
+            assert quick.trained(user, at) == slow.trained(user, at)
+    assert quick.trained(0, START - DAY - 1)["tier"] == "t2"
+    assert quick.trained(0, START - DAY)["tier"] == "t1"
+
+
+def test_backfill_twice_changes_nothing(world):
+    world.write((1, "gold", 5.0, START - 3 * DAY))
+    for _ in range(2):
+        world.computer.backfill("kyc@1", START - 3 * DAY, START)
+        world.ingest()
+    assert world.stated() == 1
+
+
+def test_a_table_that_is_not_there(world):
+    with pytest.raises(MillstreamError, match=r"Table 'accounts': there is no '.*accounts.parquet'"):
+        world.computer.step()

@@ -1,0 +1,82 @@
+"""The promise: whatever the runs and their order, serving and training read what the runs said, by definition."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.unit.ingest_batch.world import DAY, START, Version, World, dated_group, snapshot_group
+
+from millstream.buffer.log import Batch
+from millstream.buffer.staging import Run, encode_run, staging_topic
+from millstream.fold.rows import ROW_SPAN
+
+HOUR = DAY // 24
+TIERS = st.sampled_from(["a", "b", None])
+ROWS = st.dictionaries(st.tuples(st.integers(0, 3), st.integers(0, 5)), TIERS, max_size=6)
+# How many hours after the one before a run happens, which interval it is of, and what it returns.
+RUNS = st.lists(st.tuples(st.integers(1, 3), st.integers(0, 5), st.booleans(), ROWS), min_size=1, max_size=8)
+
+
+def staged(world, snapshot, end, available, rows):
+    """Append a run: rows by (user, hour)."""
+    if snapshot:
+        rows = {(user, end): tier for (user, _), tier in sorted(rows.items())}
+    table = pa.table({
+        "user_id": pa.array([user for user, _ in rows], pa.int64()),
+        "event_time": pa.array([at for _, at in rows], pa.int64()),
+        "available_time": pa.array([available] * len(rows), pa.int64()),
+        "tier": pa.array(list(rows.values()), pa.string()),
+        "credit": pa.array([1.0] * len(rows), pa.float64()),
+    })
+    payload = encode_run(Run(end - DAY, end, available, snapshot, table))
+    world.log.append(staging_topic("kyc@1"), 0, Batch(payload, "bytes", 1))
+    return end, available, rows
+
+
+def said(runs, snapshot, ttl, user, at):
+    """What the runs said of a user at an instant, by definition."""
+    best = None
+    for number, (end, available, rows) in enumerate(runs):
+        if snapshot and max(end, available) <= at:
+            best = max(best or (-1, -1, -1), (end, available, number))
+        for (who, time), _ in rows.items() if not snapshot else ():
+            if who == user and max(time, available) <= at:
+                best = max(best or (-1, -1, -1), (time, available, number))
+    if best is None or (ttl is not None and at - best[1] > ttl):
+        return None
+    return runs[best[2]][2].get((user, best[0]))
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.booleans(), st.booleans(), RUNS, st.lists(st.booleans(), min_size=8, max_size=8))
+def test_both_stores_say_what_the_runs_said(snapshot, expires, drawn, restarts):
+    ttl = 5 * HOUR if expires else None
+    options = {"ttl": ttl} if ttl else {}
+    group = snapshot_group(**options) if snapshot else dated_group(**options)
+    folder = Path(tempfile.mkdtemp())
+    try:
+        world, runs, now = World(folder, Version(group)), [], START
+        world.log.create(staging_topic("kyc@1"), 1)
+        for (wait, hour, past, rows), restart in zip(drawn, restarts, strict=False):
+            now += wait * HOUR
+            world.clock.set(now)
+            dated = {(user, START + at * HOUR): tier for (user, at), tier in rows.items()}
+            end = START + hour * HOUR
+            runs.append(staged(world, snapshot, end, end if past else max(now, end), dated))
+            if restart:
+                world.again()
+                world.ingest()
+        world.ingest()
+        for user in range(4):
+            for at in range(START - HOUR, now + 8 * HOUR, HOUR // 2):
+                assert world.trained(user, at)["tier"] == said(runs, snapshot, ttl, user, at)
+                if at >= now - ROW_SPAN:
+                    assert world.served(user, at)["tier"] == said(runs, snapshot, ttl, user, at)
+        world.log.close()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    assert np.isfinite(now)

@@ -1,0 +1,136 @@
+"""A small project for batch groups: a table that tests rewrite, real stores, and all layers between."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import millstream as ms
+from millstream.buffer.embedded import EmbeddedLog
+from millstream.clock import SimulatedClock, to_micros
+from millstream.computing.batch import BatchComputer
+from millstream.fold import encode_key, shard_of
+from millstream.fold.rows import rows_as_of, rows_at, with_keys
+from millstream.ingest.batch import BatchIngester, batch_table
+from millstream.ingest.stream import StreamIngester
+from millstream.store.iceberg import IcebergOfflineStore
+from millstream.store.lmdb import LmdbOnlineStore
+
+DAY = 86_400_000_000
+HOUR = 3_600_000_000
+START = to_micros("2024-01-10T00:00:00Z")
+USER = ms.Entity("user", keys={"user_id": "int64"})
+COLUMNS = {"user_id": "int64", "tier": "string", "credit": "float64", "changed": "timestamp"}
+DATED = ms.Table("accounts", path="accounts.parquet", time="changed", schema=COLUMNS)
+PLAIN = ms.Table("accounts", path="accounts.parquet", schema=COLUMNS)
+
+
+@dataclass(frozen=True)
+class Version:
+    """A group version as the registry gives it."""
+
+    group: Any
+    version: int = 1
+    shards: int = 2
+
+    @property
+    def id(self) -> str:
+        return f"{self.group.name}@{self.version}"
+
+    @property
+    def schema(self) -> Any:
+        return self.group.schema_of_features
+
+
+def dated_group(**options: Any) -> ms.BatchFeatureGroup:
+    """Rows dated by their own time."""
+    query = "select user_id, changed, tier, credit from accounts"
+    settings = {"every": "24h", "sources": [DATED], "query": query, "time": "changed"} | options
+    return ms.BatchFeatureGroup("kyc", entity=USER, **settings)
+
+
+def snapshot_group(**options: Any) -> ms.BatchFeatureGroup:
+    """Rows that say everything there is at the end of an interval."""
+    query = "select user_id, tier, credit from accounts"
+    return ms.BatchFeatureGroup("kyc", entity=USER, every="24h", sources=[PLAIN], query=query, **options)
+
+
+@dataclass
+class World:
+    """A project folder with its log, stores and clock, and the layers over them."""
+
+    folder: Path
+    version: Version = field(default_factory=lambda: Version(dated_group()))
+    clock: SimulatedClock = field(default_factory=lambda: SimulatedClock(START + HOUR))
+
+    def __post_init__(self) -> None:
+        self.log = EmbeddedLog(self.folder / "log", self.clock, map_gib=1)
+        self.online = LmdbOnlineStore(self.folder / "online", map_gib=1)
+        self.offline = IcebergOfflineStore(self.folder / "offline")
+        self.again()
+
+    def again(self) -> None:
+        """The workers, as after a restart."""
+        self.computer = BatchComputer(self.log, [self.version], self.clock, folder=self.folder)
+        self.ingester = BatchIngester(self.log, self.online, self.offline, [self.version], self.clock)
+        self.folding = StreamIngester(self.log, self.online, [self.version], self.clock)
+
+    def write(self, *rows: tuple[Any, ...]) -> None:
+        """Replace the table: (user_id, tier, credit, at in µs)."""
+        columns = list(zip(*rows, strict=True)) or [[], [], [], []]
+        types = [pa.int64(), pa.string(), pa.float64(), pa.timestamp("us", "UTC")]
+        arrays = [pa.array(column, kind) for column, kind in zip(columns, types, strict=True)]
+        pq.write_table(pa.table(arrays, list(COLUMNS)), self.folder / "accounts.parquet")
+
+    def run(self) -> None:
+        """Compute what is due and ingest it."""
+        self.computer.step()
+        self.ingest()
+
+    def ingest(self) -> int:
+        """Ingest all there is; returns the states written online."""
+        written = 0
+        while True:
+            done = self.ingester.step()
+            written += done.written
+            if not done.lag and not done.fenced:
+                return written
+
+    def next_day(self) -> None:
+        self.clock.advance(DAY)
+
+    def served(self, user: int, at: int | None = None) -> dict[str, Any]:
+        """What serving reads for a user."""
+        key = encode_key(USER.keys, [user])
+        (state,), meta = self.online.read(self.version.id, shard_of(key, self.version.shards), [key])
+        confirmed = int(meta.extra["confirmed"]) if meta and "confirmed" in meta.extra else None
+        instant = np.array([self.clock.now() if at is None else at])
+        return _plain(rows_at(self.version.schema, [state], instant, self.version.group.ttl, confirmed))
+
+    def trained(self, user: int, at: int | None = None) -> dict[str, Any]:
+        """What training reads for a user."""
+        rows = with_keys(USER.keys, self.offline.scan(batch_table(self.version.id)))
+        instant = np.array([self.clock.now() if at is None else at])
+        key = encode_key(USER.keys, [user])
+        return _plain(rows_as_of(self.version.schema, rows, [key], instant, self.version.group.ttl))
+
+    def both(self, user: int, at: int | None = None) -> dict[str, Any]:
+        """What serving and training read, which must be the same."""
+        served, trained = self.served(user, at), self.trained(user, at)
+        assert served == trained
+        return served
+
+    def stated(self) -> int:
+        """How many rows the offline table holds, without the marks of runs."""
+        rows = self.offline.scan(batch_table(self.version.id), ["user_id"])
+        return rows.num_rows - rows["user_id"].null_count
+
+
+def _plain(columns: dict[str, Any]) -> dict[str, Any]:
+    values = {name: column.tolist()[0] for name, column in columns.items()}
+    return {name: None if value != value else value for name, value in values.items()}

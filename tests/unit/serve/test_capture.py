@@ -1,0 +1,158 @@
+"""No capture of an answered request is lost, whatever becomes of the process that wrote it."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from millstream.buffer.log import Batch
+from millstream.errors import CorruptState, DiskFull
+from millstream.serve.capture import FIXED, CaptureJournal, CaptureShape, CaptureShipper, capture_table
+
+SHAPE = CaptureShape("fraud", "3", "fraud", (("user_id", "int64"), ("seen", "timestamp"), ("country", "string"), ("g__sum", "float64")))
+
+WRITE_UNTIL_KILLED = """
+import sys
+from pathlib import Path
+from millstream.serve.capture import CaptureJournal, CaptureShape
+journal = CaptureJournal(Path(sys.argv[1]))
+shape = CaptureShape("fraud", "3", "fraud", (("user_id", "int64"),))
+for i in range(10**9):
+    journal.append(shape, [[{"g": {"shard": 1}}, f"r{i}", "fraud", "3", "fraud", 5, 6, 0.25, False, None, i]])
+    print(i, flush=True)
+    if i % 100 == 99:
+        journal.rotate()
+"""
+
+
+class Topics:
+    """A log that remembers what it is given, and fails when it is told to."""
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[str, Batch]] = []
+        self.topics: dict[str, int] = {}
+        self.failing = False
+
+    def create(self, topic: str, partitions: int) -> None:
+        self.topics[topic] = partitions
+
+    def append(self, topic: str, partition: int, batch: Batch) -> int:
+        if self.failing:
+            raise DiskFull("No room.")
+        self.batches.append((topic, batch))
+        return 0
+
+    def table(self) -> pa.Table:
+        return pa.concat_tables([pa.ipc.open_stream(batch.payload).read_all() for _, batch in self.batches])
+
+
+def row(request_id: str, user_id: int | None = 42, total: float | None = 1.5) -> list[object]:
+    fixed = [{"velocity": {"shard": 2, "positions": {"payments/0": 7}}}, request_id, "fraud", "3", "fraud", 5, 6, 0.25, False, None]
+    return [*fixed, user_id, 1_700_000_000_000_000, "de", total]
+
+
+def test_a_captured_row_arrives_in_the_log_with_its_types(tmp_path: Path) -> None:
+    journal, log = CaptureJournal(tmp_path), Topics()
+    total = 0.1 + 0.2
+    journal.append(SHAPE, [row("r1", total=total), row("r2", user_id=None, total=float("nan"))])
+    assert CaptureShipper(journal, log).step() == 2
+    assert log.topics == {"captures.fraud": 1}
+    table = log.table()
+    assert table.column_names == [*FIXED, "user_id", "seen", "country", "g__sum"]
+    assert table.schema.field("seen").type == pa.timestamp("us", tz="UTC")
+    assert table["g__sum"].to_pylist() == [total, None]
+    assert table["user_id"].to_pylist() == [42, None]
+    assert table["_groups"][0].as_py() == '{"velocity":{"shard":2,"positions":{"payments/0":7}}}'
+    assert log.batches[0][1].count == 2
+
+
+def test_what_is_shipped_is_not_shipped_again(tmp_path: Path) -> None:
+    journal, log = CaptureJournal(tmp_path), Topics()
+    shipper = CaptureShipper(journal, log)
+    journal.append(SHAPE, [row("r1")])
+    assert (shipper.step(), shipper.step()) == (1, 0)
+    journal.append(SHAPE, [row("r2")])
+    assert shipper.step() == 1
+    assert log.table()["_request_id"].to_pylist() == ["r1", "r2"]
+
+
+def test_captures_stay_in_the_journal_while_the_log_takes_none(tmp_path: Path) -> None:
+    journal, log = CaptureJournal(tmp_path), Topics()
+    shipper = CaptureShipper(journal, log)
+    journal.append(SHAPE, [row("r1")])
+    log.failing = True
+    with pytest.raises(DiskFull):
+        shipper.step()
+    log.failing = False
+    journal.append(SHAPE, [row("r2")])
+    assert shipper.step() == 2
+
+
+def test_a_killed_process_loses_no_capture_that_it_acknowledged(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WRITE_UNTIL_KILLED, str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    acknowledged = [int(process.stdout.readline()) for _ in range(1_234)]
+    process.send_signal(signal.SIGKILL)
+    acknowledged += [int(line) for line in process.stdout.read().splitlines() if line]
+    process.wait()
+
+    journal, log = CaptureJournal(tmp_path), Topics()
+    CaptureShipper(journal, log).step()
+    kept = set(log.table()["user_id"].to_pylist())
+    assert set(acknowledged[:-1]) <= kept  # the last line printed may itself have been cut short
+    assert [path.name for path in tmp_path.iterdir()] == [journal.own.name]
+
+
+def test_the_journal_of_a_living_process_is_left_alone(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WRITE_UNTIL_KILLED, str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    try:
+        log = Topics()
+        assert CaptureShipper(CaptureJournal(tmp_path), log).step() == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_an_unfinished_last_line_is_left_out_and_a_damaged_one_is_an_error(tmp_path: Path) -> None:
+    journal = CaptureJournal(tmp_path)
+    journal.append(SHAPE, [row("r1"), row("r2")])
+    (path,) = journal.rotate()
+    content = path.read_bytes()
+    path.write_bytes(content[:-5])
+    assert capture_table(path)["_request_id"].to_pylist() == ["r1"]
+    path.write_bytes(content.replace(b'"r1"', b'"r1,'))
+    with pytest.raises(CorruptState, match="cannot be read"):
+        capture_table(path)
+
+
+def test_a_write_that_finds_no_room_leaves_a_journal_that_reads(tmp_path: Path) -> None:
+    import resource
+
+    journal = CaptureJournal(tmp_path)
+    journal.append(SHAPE, [row("r1")])
+    size = next(journal.own.glob("*.open")).stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, before[1]))
+    try:
+        with pytest.raises(DiskFull):
+            journal.append(SHAPE, [row("r2")])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    journal.append(SHAPE, [row("r3")])
+    assert capture_table(journal.rotate()[0])["_request_id"].to_pylist() == ["r1", "r3"]
+
+
+def test_sampling_keeps_the_stated_share_of_requests(tmp_path: Path) -> None:
+    journal = CaptureJournal(tmp_path, sample=0.25)
+    journal.append(SHAPE, [row(f"{os.getpid()}-{i}") for i in range(2_000)])
+    assert 400 < capture_table(journal.rotate()[0]).num_rows < 600
