@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -127,18 +129,26 @@ def explain(
 
     The vector, versions and positions; with --feature the events behind its value.
     """
+    from millstream.clock import to_datetime
     from millstream.project import Project
 
     found = Project(folder).explain(request_id, feature)
 
-    def told() -> None:
-        table(["fact", "value"], [(name, found[name]) for name in ("request_id", "model", "version", "at", "score")])
-        table(["group", "applied positions", "age s"], [(g["gv"], g["positions"], g["age_s"]) for g in found["groups"]])
-        table(["column", "value"], list(found["vector"].items()))
-        if found["events"]:
-            table(list(found["events"][0]), [list(event.values()) for event in found["events"]], title=feature)
+    events = [] if found.events is None else found.events.to_pylist()
 
-    show(found, as_json, told)
+    def told() -> None:
+        at = to_datetime(found.at).isoformat()
+        table(["request", "model", "at", "score"], [(found.request_id, found.model, at, found.score)])
+        table(["group", "version", "shard", "applied positions"], [_group(*one) for one in found.groups.items()])
+        table(["column", "value"], list(found.vector.items()))
+        if events:
+            table(list(events[0]), [list(event.values()) for event in events], title=f"Behind {feature}")
+
+    show(dataclasses.replace(found, events=events), as_json, told)  # type: ignore[arg-type]
+
+
+def _group(name: str, facts: Mapping[str, Any]) -> tuple[object, ...]:
+    return name, facts["version"], facts["shard"], facts["fallback"] or facts["positions"]
 
 
 def _interval(metric: Any) -> tuple[object, object, object]:

@@ -73,15 +73,10 @@ def status(folder: Folder = HERE, as_json: AsJson = False) -> None:
     facts = Project(folder).status()
 
     def tables() -> None:
-        print(f"{facts['project']}: {facts['clock']}")
-        layers = [
-            (name, one["state"], one["facts"].get("rate"), one["facts"].get("lag"), _seconds(one["facts"].get("age")))
-            for name, one in facts["layers"].items()
-        ]
-        table(["layer", "state", "records/s", "lag", "age s"], layers)
-        table(["group", "version", "state", "default"], [list(one.values()) for one in facts["groups"]])
-        table(["model", "version", "alias"], [list(one.values()) for one in facts["models"]])
-        table(["stream", "events", "dead letters"], [list(one.values()) for one in facts["streams"]])
+        print(f"{facts['project']} at {facts['at']}")
+        for thing, names in _SHOWN.items():
+            rows = [[_shown(name, one.get(name)) for name in names] for one in facts[thing]]
+            table([thing.removesuffix("s"), *(_TITLES.get(name, name) for name in names[1:])], rows)
 
     show(facts, as_json, tables)
 
@@ -107,5 +102,14 @@ def _changes(changes: tuple[Change, ...] | list[Change]) -> list[object]:
     return [plain(change) for change in changes]
 
 
-def _seconds(micros: object) -> float | None:
-    return micros / 1e6 if isinstance(micros, int | float) else None
+_SHOWN = {
+    "layers": ("name", "state", "rate", "lag", "age", "cpu"),
+    "groups": ("id", "state", "default", "lag", "age"),
+    "models": ("name", "versions", "champion", "challenger"),
+    "streams": ("name", "partitions", "events", "dead"),
+}
+_TITLES = {"rate": "records/s", "age": "age s", "dead": "dead letters"}
+
+
+def _shown(name: str, value: object) -> object:
+    return value / 1e6 if name == "age" and isinstance(value, int | float) else value

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+import pyarrow as pa
 
 from millstream.buffer.events import DeadLetter, dead_batch
 from millstream.buffer.log import Batch, Log, TopicAdmin
@@ -23,15 +24,22 @@ from millstream.computing.schedule import last_tick, ticks
 from millstream.computing.staged import Staged, features_of, stage
 from millstream.computing.start import feature_topic
 from millstream.computing.table_fold import fold_events, stream_events, table_events
-from millstream.computing.tables import KNOWN, EventReader, Tables, dated, row_by_row, with_known
+from millstream.computing.tables import (
+    DATED,
+    KNOWN,
+    EventReader,
+    Tables,
+    dated,
+    interval_column,
+    row_by_row,
+    with_known,
+)
 from millstream.definitions.expressions import bind_interval
 from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.definitions.source import Source, Table
 from millstream.errors import Fenced, MillstreamError, NotFound
 from millstream.fold.rows import instants
 
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 
 class Version(Protocol):
@@ -174,25 +182,38 @@ class BatchComputer:
             return []
         first = last_tick(group, ends[0] - 1) or 0
         intervals = [Interval(gv, a, b, past=True) for a, b in zip([first, *ends], ends, strict=False)]
-        if not bind_interval(group.query)[1] and group.ttl is None:
-            if not any(dated(source) for source in group.sources):
+        looks = bool(bind_interval(group.query)[1])
+        by = interval_column(group.query) if looks else None
+        if group.ttl is None and (by or not looks):
+            if not looks and not any(dated(source) for source in group.sources):
                 return [self.run(intervals[0])]
             if group.time and row_by_row(group.query, group.sources) and isinstance(group.sources[0], Table):
-                return [self._run_dated(version, np.array(ends), Interval(gv, first, ends[-1], past=True))]
+                return [self._run_dated(version, np.array(ends), Interval(gv, first, ends[-1], past=True), by)]
         return [self.run(interval) for interval in intervals]
 
-    def _run_dated(self, version: Version, ends: np.ndarray, interval: Interval) -> Ran:
-        """Many past intervals by one query: each row became available with the first run that could see it."""
+    def _run_dated(
+        self, version: Version, ends: np.ndarray, interval: Interval, by: tuple[str, bool] | None
+    ) -> Ran:
+        """Many past intervals by one query: each row became available with the first run that could see it.
+
+        Where each row belongs to one interval, `by` its column, only that run could: a row known later is in none.
+        """
         group = version.group
         sources = self._sources(group)
-        query = with_known(group.query or "")
+        query = with_known(group.query or "", by[0] if by else None)
         try:
             result = self._tables.query(query, sources, interval.start, interval.end, known=True)
         except Exception as error:
             raise _failed(version, interval, error) from error
         known = np.asarray(instants(result[KNOWN])).astype(np.int64)
-        available = ends[np.searchsorted(ends, known)]
-        plain = result.drop_columns([KNOWN])
+        if by is None:
+            available = ends[np.searchsorted(ends, known)]
+        else:
+            moments = np.asarray(instants(result[DATED])).astype(np.int64)
+            available = ends[np.searchsorted(ends, moments, side="left" if by[1] else "right")]
+            seen = known <= available
+            result, available = result.filter(pa.array(seen)), available[seen]
+        plain = result.drop_columns([name for name in (KNOWN, DATED) if name in result.column_names])
         staged = stage(_thing(version), group, _schema(version, plain), plain, interval.end, available)
         self._append(version, interval, staged, interval.end, [])
         return Ran(interval, staged.rows.num_rows, 0, staged.skipped)

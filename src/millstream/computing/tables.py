@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,6 +19,10 @@ if TYPE_CHECKING:
 
 #: The column that carries when a row of a source could be known, where a query passes it on.
 KNOWN = "_known"
+#: The column that carries the instant by which a query takes rows into its interval.
+DATED = "_dated"
+#: Parquet files up to this many bytes are kept in memory between runs.
+_IN_MEMORY = 32 << 20
 
 
 class EventReader(Protocol):
@@ -47,7 +53,8 @@ class Tables:
             MillstreamError: when a table cannot be read.
             duckdb.Error: when the query fails.
         """
-        bound, used = bind_interval(query.strip().rstrip(";"))
+        bound, _ = bind_interval(query.strip().rstrip(";"))
+        used = [name for name in ("start", "end") if f"${name}" in bound]
         instants = {"start": to_datetime(start), "end": to_datetime(end)}
         with self._opened(sources, end, known) as engine:
             return engine.sql(bound, params={name: instants[name] for name in used}).to_arrow_table()
@@ -58,21 +65,27 @@ class Tables:
 
     @contextmanager
     def _opened(self, sources: Sequence[Source], end: int, known: bool) -> Iterator[Any]:
-        """A DuckDB connection in which each source is a view under its own name."""
+        """This thread's DuckDB connection, in which each source is a view under its own name for the time being."""
         import duckdb
 
-        with duckdb.connect(":memory:") as engine:
-            engine.execute("set TimeZone = 'UTC'")
+        engine = _engine()
+        try:
             for source in sources:
                 try:
                     self._view(engine, source, end, known)
                 except duckdb.Error as error:
                     raise _unreadable(source, error) from error
             yield engine
+        finally:
+            for source in sources:
+                engine.execute(f"drop view if exists {_name(source.name)}")
+                engine.unregister(f"stored {source.name}")
+                engine.execute(f"detach database if exists {_name('at_' + source.name)}")
 
     def _view(self, engine: Any, source: Source, end: int, known: bool) -> None:
         if isinstance(source, EventStream):
-            engine.register(source.name, self._events(source, end))
+            engine.register(f"stored {source.name}", self._events(source, end))
+            engine.execute(f'create temp view {_name(source.name)} as select * from {_name("stored " + source.name)}')
             return
         shown = f", {_known(source)} as {KNOWN}" if known and source.time else ""
         condition = f" where {_known(source)} <= {_instant(end)}" if source.time or source.available else ""
@@ -119,16 +132,47 @@ def row_by_row(query: str, sources: Sequence[Source]) -> bool:
     return not inner and not any(parsed.args.get(clause) for clause in clauses)
 
 
-def with_known(query: str) -> str:
-    """A row-by-row query that also passes on the column `_known`.
+def interval_column(query: str) -> tuple[str, bool] | None:
+    """The column by which a row-by-row query takes the rows of its interval, and whether `:end` itself is among them.
+
+    None when the query uses `:start` and `:end` in another way than `column >= :start and column < :end` or
+    `column > :start and column <= :end`.
+
+    >>> interval_column("select id from t where at >= :start and at < :end and id > 0")
+    ('at', False)
+    >>> interval_column("select id, :end as asked from t where at > :start") is None
+    True
+    """
+    import sqlglot
+    from sqlglot import exp
+
+    where = sqlglot.parse_one(query.strip().rstrip(";"), read="duckdb").args.get("where")
+    found: dict[str, exp.Expression] = {}
+    for part in where.this.flatten() if where and isinstance(where.this, exp.And) else []:
+        if isinstance(part, exp.GT | exp.GTE | exp.LT | exp.LTE) and isinstance(part.expression, exp.Placeholder):
+            found[part.expression.name] = part
+    uses = len(list(sqlglot.parse_one(query.strip().rstrip(";"), read="duckdb").find_all(exp.Placeholder)))
+    first, last = found.get("start"), found.get("end")
+    if first is None or last is None or uses != 2 or not isinstance(first.this, exp.Column) or first.this != last.this:
+        return None
+    if isinstance(first, exp.GTE) and isinstance(last, exp.LT):
+        return first.this.name, False
+    return (first.this.name, True) if isinstance(first, exp.GT) and isinstance(last, exp.LTE) else None
+
+
+def with_known(query: str, by: str | None = None) -> str:
+    """A row-by-row query that also passes on `_known` and, as `_dated`, the column `by`.
 
     >>> with_known("select id from accounts")
     'SELECT id, _known FROM accounts'
+    >>> with_known("select id from t where seen >= :start and seen < :end", "seen")
+    'SELECT id, _known, seen AS _dated FROM t WHERE seen >= $start AND seen < $end'
     """
     import sqlglot
 
-    parsed: Any = sqlglot.parse_one(query.strip().rstrip(";"), read="duckdb")
-    return str((parsed if parsed.is_star else parsed.select(KNOWN)).sql(dialect="duckdb"))
+    parsed: Any = sqlglot.parse_one(bind_interval(query.strip().rstrip(";"))[0], read="duckdb")
+    parsed = parsed if parsed.is_star else parsed.select(KNOWN)
+    return str((parsed.select(f"{by} as {DATED}") if by else parsed).sql(dialect="duckdb"))
 
 
 def _known(table: Table) -> str:
@@ -157,7 +201,32 @@ def _stored(engine: Any, table: Table, folder: Path) -> str:
         path = path / "**" / "*.parquet"
     elif not path.exists() and not any(sign in where for sign in "*?["):
         raise _missing(table, path)
+    elif path.is_file() and path.stat().st_size <= _IN_MEMORY:
+        facts = path.stat()
+        engine.register(f"stored {table.name}", _file(path, facts.st_mtime_ns, facts.st_size))
+        return _name("stored " + table.name)
     return f"read_parquet({_text(path)}, union_by_name = true)"
+
+
+_engines = threading.local()
+
+
+def _engine() -> Any:
+    """This thread's DuckDB connection; making one costs more than most queries."""
+    if not hasattr(_engines, "connection"):
+        import duckdb
+
+        _engines.connection = duckdb.connect(":memory:")
+        _engines.connection.execute("set TimeZone = 'UTC'")
+    return _engines.connection
+
+
+@lru_cache(maxsize=16)
+def _file(path: Path, changed: int, size: int) -> pa.Table:
+    """A small Parquet file in memory, read again when it has changed: a scheduled query asks for it at every run."""
+    import pyarrow.parquet as pq
+
+    return pq.read_table(path)
 
 
 def _text(path: Path) -> str:

@@ -148,12 +148,20 @@ def union(before: list[Row], added: list[Row], now: int | None = None) -> list[R
     by_times = {(row.event_time, row.available_time): row for row in before}
     by_times.update({(row.event_time, row.available_time): row for row in added})
     ordered = sorted(by_times.values(), key=lambda row: row[:2])
-    stated = [row for i, row in enumerate(ordered) if i == 0 or not _restates(row, ordered[i - 1])]
+    stated: list[Row] = []
+    for row in ordered:
+        if stated and row.event_time == stated[-1].event_time and row.values == stated[-1].values:
+            stated[-1] = _restated(stated[-1], row)
+        else:
+            stated.append(row)
     return _reachable(stated, now)
 
 
-def _restates(row: Row, earlier: Row) -> bool:
-    return row.event_time == earlier.event_time and row.values == earlier.values
+def _restated(row: Row, again: Row) -> Row:
+    """A row that another one states again, later: it was confirmed when either was."""
+    if ACTIVE in (row.confirmed, again.confirmed):
+        return row._replace(confirmed=ACTIVE)
+    return row._replace(confirmed=max(row.confirmed, again.confirmed, again.available_time))
 
 
 def _reachable(ascending: list[Row], now: int | None) -> list[Row]:

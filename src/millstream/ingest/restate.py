@@ -100,8 +100,8 @@ def _codes(column: pa.Array) -> np.ndarray:
 class Snapshots:
     """The snapshots of a group as the offline table tells them, to find what a further one adds.
 
-    Runs usually come in the order of their ends. One that comes late also says, at the end of the run after it, that
-    what was in force there still is.
+    Runs usually come in the order of their ends. With one that comes late, what the run after it said by leaving it
+    as it was has to be said.
     """
 
     def __init__(self, shape: Shape, prior: pa.Table) -> None:
@@ -116,42 +116,63 @@ class Snapshots:
         self._rows = sorted(zip(*times, keys, values, strict=True))
         marks = prior.filter(pa.array(~keyed))
         self._marks = set(zip(marks["event_time"].to_pylist(), marks["available_time"].to_pylist(), strict=True))
-        self._latest = {key: value for *_, key, value in self._rows}
+        self._latest = _in_force(self._rows)
 
     def add(self, run: KeyedRun, *, all_rows: bool) -> pa.Table:
         """What a run adds: rows, tombstones of keys that vanished, and its mark."""
         times = (run.run.end, run.run.available)
-        following = min((mark for mark in self._marks if mark > times), default=None)
-        before = self._latest if following is None else self._as_of(times)
+        later = sorted(mark for mark in self._marks if mark > times)
+        before = self._as_of(times) if later else self._latest
         present = set(run.keys)
-        pairs = list(zip(run.keys, run.values, strict=True))
-        changed = [i for i, (key, value) in enumerate(pairs) if before.get(key, b"") != value]
-        vanished = [key for key, value in before.items() if value and key not in present]
+        fresh = list(zip(run.keys, run.values, strict=True))
+        changed = [i for i, (key, value) in enumerate(fresh) if not _says(before.get(key, _NOTHING), value, times)]
+        vanished = [key for key in before if key not in present and not _says(before[key], b"", times)]
         touched = {run.keys[i]: run.values[i] for i in changed} | dict.fromkeys(vanished, b"")
-        packed = [(key, b"", *times) for key in vanished]
-        if following is not None:
-            packed += self._still_in_force(touched, before, following, times[1])
+        packed = [(key, b"", *times) for key in vanished] + self._still_in_force(touched, later)
         rows = self._shape.stated(run, None if all_rows else changed)
-        self._note(run, touched, packed, following is None)
+        self._note(run, touched, packed)
         return pa.concat_tables([rows, self._shape.values(packed, run.position), self._shape.mark(run)])
 
-    def _as_of(self, times: tuple[int, int]) -> dict[bytes, bytes]:
-        return {key: value for *stated, _, key, value in self._rows if tuple(stated) <= times}
+    def _as_of(self, times: tuple[int, int]) -> dict[bytes, tuple[bytes, int]]:
+        return _in_force(row for row in self._rows if row[:2] <= times)
 
-    def _still_in_force(
-        self, touched: Iterable[bytes], before: Mapping[bytes, bytes], following: tuple[int, int], available: int
-    ) -> list[Packed]:
-        """Rows that say, at the run after a late one, what was in force there and had not to be said."""
-        end, known = following
-        stated = {key for event, when, _, key, _ in self._rows if event == end and when >= known}
-        return [(key, before.get(key, b""), end, max(available, known)) for key in touched if key not in stated]
+    def _still_in_force(self, touched: Iterable[bytes], later: Sequence[tuple[int, int]]) -> list[Packed]:
+        """Rows that say, at the runs that rank after a late one, what they said by leaving it as it was.
 
-    def _note(self, run: KeyedRun, touched: Mapping[bytes, bytes], packed: Iterable[Packed], newest: bool) -> None:
+        The next run is enough, but for one after it that could be known before it.
+        """
+        found: list[Packed] = []
+        lowest: int | None = None
+        for end, known in later:
+            if lowest is not None and max(end, known) >= lowest:
+                continue
+            lowest, before = max(end, known), self._as_of((end, known))
+            stated = {row[3] for row in self._rows if row[:2] == (end, known)}
+            found += [(key, before.get(key, _NOTHING)[0], end, known) for key in touched if key not in stated]
+        return found
+
+    def _note(self, run: KeyedRun, touched: Mapping[bytes, bytes], packed: Iterable[Packed]) -> None:
         times = (run.run.end, run.run.available)
+        newest = not self._marks or times >= max(self._marks)
         self._marks.add(times)
         self._rows += [(*times, run.position, key, value) for key, value in touched.items()]
-        self._rows += [(*stated, run.position, key, value) for key, value, *stated in packed if tuple(stated) != times]
         if newest:
-            self._latest.update(touched)
-        else:
-            self._rows.sort()
+            self._latest.update({key: (value, max(times)) for key, value in touched.items()})
+            return
+        self._rows += [(*stated, run.position, key, value) for key, value, *stated in packed if tuple(stated) != times]
+        self._rows.sort()
+        self._latest = _in_force(self._rows)
+
+
+#: What is in force for a key that was never stated: no values, visible since ever.
+_NOTHING = (b"", -(2**63))
+
+
+def _in_force(rows: Iterable[tuple[int, int, int, bytes, bytes]]) -> dict[bytes, tuple[bytes, int]]:
+    """By key, the values of its newest row and when that could be known; `rows` are ascending."""
+    return {key: (value, max(event, available)) for event, available, _, key, value in rows}
+
+
+def _says(stated: tuple[bytes, int], value: bytes, times: tuple[int, int]) -> bool:
+    """Whether what is in force says these values already, to everyone who could know the run."""
+    return stated[0] == value and stated[1] <= max(times)

@@ -59,7 +59,7 @@ def parity(view: FeatureView, captures: pa.Table, pasts: Pasts, past: Past) -> P
         _split_reading(replay, reading, trained, reasons)
     counts: Counter[tuple[str, str]] = Counter()
     for entry in view.entries:
-        if entry.kind == "on_demand" and entry.on_demand is not None:
+        if entry.on_demand is not None and entry.column in captures.column_names:
             _inherit(captures, trained, entry.column, entry.on_demand.arguments, reasons)
     for name in served_columns(view):
         for reason in (LATENCY, OVERFLOW, UNEXPLAINED):
@@ -85,8 +85,9 @@ def _reasons_of(reasons: dict[str, np.ndarray], name: str, size: int) -> np.ndar
 
 def _split_reading(replay: Replay, reading: Reading, trained: pa.Table, reasons: dict[str, np.ndarray]) -> None:
     """Say of every differing value of one group why it differs."""
-    served = {c.column: column_values(replay.captures[c.column])[reading.rows] for c in reading.read.columns}
-    wanted = {c.column: column_values(trained[c.column])[reading.rows] for c in reading.read.columns}
+    columns = [c for c in reading.read.columns if c.feature in reading.version.schema]  # its view may have moved on
+    served = {c.column: replay.served(c.column)[reading.rows] for c in columns}
+    wanted = {c.column: column_values(trained[c.column])[reading.rows] for c in columns}
     wrong = {name: differs(served[name], wanted[name]) for name in served}
     only = np.flatnonzero(np.any(list(wrong.values()), axis=0))
     if not len(only):
@@ -95,7 +96,7 @@ def _split_reading(replay: Replay, reading: Reading, trained: pa.Table, reasons:
     batch = isinstance(group, BatchFeatureGroup) and group.query is not None
     state = replay.values(reading, only=only)
     rule = state if batch else replay.values(reading, by_rule=True, only=only)
-    for column in reading.read.columns:
+    for column in columns:
         name, default = column.column, column.default
         out = _reasons_of(reasons, name, len(replay.at))
         by_rule = _defaulted(rule[column.feature], default)

@@ -50,7 +50,8 @@ class Bins:
     def count(self, values: pa.ChunkedArray) -> list[int]:
         """Return how many non-null values fall into each bin."""
         if self.labels:
-            places = pc.fill_null(pc.index_in(_words(values), pa.array(self.labels[:-1])), len(self.labels) - 1)
+            known = pa.array(self.labels[:-1], pa.string())
+            places = pc.fill_null(pc.index_in(_words(values), known), len(self.labels) - 1)
             return np.bincount(np.asarray(places), minlength=len(self.labels)).tolist()
         places = np.searchsorted(np.array(self.edges), _numbers(values), side="right")
         return np.bincount(places, minlength=len(self.edges) + 1).tolist()

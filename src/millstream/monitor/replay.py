@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.fold import Prepared, as_of, encode_keys, exact, layout_of, prepare, shard_of
-from millstream.fold.rows import rows_as_of, with_keys
+from millstream.fold.rows import instants, rows_as_of, with_keys
 from millstream.train.point_in_time import union
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class Replay:
         for column in (c for read in self.view.groups for c in read.columns):
             if column.column not in found:
                 _place(found, column.column, np.empty(0, _dtype(column.dtype)), np.empty(0, np.int64), len(self.at))
-        found |= {name: column_values(self.captures[name]) for name in self.view.request}
+        found |= {name: self.served(name) for name in self.view.request}
         return self.view.assemble(found, len(self.at), self.at)
 
     def values(self, reading: Reading, *, by_rule: bool = False, only: np.ndarray | None = None) -> Columns:
@@ -137,8 +138,7 @@ class Replay:
         group = reading.version.group
         keys = encode_keys(group.entity.keys, [self._key(name, rows) for _, name in reading.read.keys])
         if isinstance(group, BatchFeatureGroup) and group.query is not None:
-            table = with_keys(group.entity.keys, self.past.rows(reading.version.id))
-            return rows_as_of(reading.version.schema, table, keys, self.at[rows], group.ttl)
+            return self._stated(reading, pick, keys)
         events = self.events(reading.version)
         available = self.available(reading)
         run = exact if by_rule else as_of
@@ -146,6 +146,41 @@ class Replay:
         return run(
             layout_of(group), events, available, keys, reading.ordinals[pick], self.at[rows], **options
         ).columns  # fmt: skip
+
+    def served(self, name: str) -> np.ndarray:
+        """A captured column; all null where the view had none by that name yet."""
+        if name in self.captures.column_names:
+            return column_values(self.captures[name])
+        rows, text = len(self.at), self.view.dtypes[name] == "string"
+        return np.full(rows, None, object) if text else np.full(rows, np.nan)
+
+    def _stated(self, reading: Reading, pick: np.ndarray, keys: pa.Array) -> Columns:
+        """A query's features, from the runs that were applied when each row was read.
+
+        Mostly these are all that had become available; where some were still in the buffer, the rest is read apart.
+        """
+        version, at = reading.version, self.at[reading.rows[pick]]
+        stated = self.past.rows(version.id)
+        table = with_keys(version.group.entity.keys, stated)
+        found = rows_as_of(version.schema, table, keys, at, version.group.ttl)
+        applied = self._runs_applied(reading)[pick]
+        late = applied < _runs_available(stated, at)
+        for following in np.unique(applied[late]).tolist():
+            mine = np.flatnonzero(late & (applied == following))
+            known = table.filter(pc.less(table["_run"], following))
+            part = rows_as_of(version.schema, known, keys.take(pa.array(mine)), at[mine], version.group.ttl)
+            for name, values in part.items():
+                found[name][mine] = values
+        return found
+
+    def _runs_applied(self, reading: Reading) -> np.ndarray:
+        """For each row of a reading, the position of the first run that was not applied."""
+        result = np.zeros(len(reading.rows), np.int64)
+        for shard, ranked in reading.positions.items():
+            ends = np.array([max(vector.values(), default=0) for vector in ranked], np.int64)
+            mine = reading.shards == shard
+            result[mine] = ends[reading.ordinals[mine]]
+        return result
 
     def _key(self, name: str, rows: np.ndarray) -> pa.Array:
         return self.captures[name].combine_chunks().take(pa.array(rows))
@@ -180,6 +215,17 @@ class Replay:
                     places = np.searchsorted(ends, events.positions[chosen], side="right")
                     result[chosen] = np.where(places < len(ends), places, _NEVER)
         return result
+
+
+def _runs_available(stated: pa.Table, at: np.ndarray) -> np.ndarray:
+    """For each instant, one more than the last run that had become available."""
+    if not stated.num_rows:
+        return np.zeros(len(at), np.int64)
+    available = np.asarray(instants(stated["available_time"])).astype(np.int64)
+    runs = np.asarray(stated["_run"]).astype(np.int64)
+    order = np.argsort(available, kind="stable")
+    following = np.concatenate([[0], np.maximum.accumulate(runs[order]) + 1])
+    return following[np.searchsorted(available[order], at, side="right")]
 
 
 def column_values(column: pa.ChunkedArray) -> np.ndarray:

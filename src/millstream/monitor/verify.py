@@ -64,7 +64,7 @@ def verify(view: FeatureView, captures: pa.Table, past: Pasts) -> VerifyReport:
     wanted = replay.recompute()
     rows = np.flatnonzero(replay.whole)
     mismatches, shown = 0, list[Mismatch]()
-    columns = served_columns(view)
+    columns = [name for name in served_columns(view) if name in captures.column_names]
     for name in columns:
         served = column_values(captures[name])
         wrong = rows[differs(served[rows], wanted[name][rows])]

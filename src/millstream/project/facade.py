@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from millstream.definitions.feature_view import FeatureView
     from millstream.definitions.model import Model
     from millstream.definitions.source import EventStream
+    from millstream.monitor.explain import Explanation
     from millstream.monitor.parity import ParityReport
     from millstream.monitor.verify import VerifyReport
     from millstream.project.applying import Advance, Agreed
@@ -57,11 +58,12 @@ class Project:
         >>> project = ms.Project(tempfile.mkdtemp(), create=True)
         >>> [change.name for change in project.apply(view)]
         ['user', 'clicks', 'pace', 'pace']
-        >>> project.send("clicks", [{"user_id": 1, "at": "2026-01-01T10:00:00Z"}])
+        >>> project.load("clicks", [{"user_id": 1, "at": "2026-01-01T10:00:00Z"}])
         1
-        >>> _ = project.drain()
-        >>> project.features("pace", [{"user_id": 1}], at="2026-01-01T10:30:00Z")["pace__count_1h"].to_pylist()
-        [1.0]
+        >>> project.drain()["events"]
+        1
+        >>> project.features("pace", [{"user_id": 1}], at="2026-01-01T10:30:00Z").to_pylist()
+        [{'pace__count_1h': 1}]
     """
 
     def __init__(self, path: str | Path = ".", *, create: bool = False) -> None:
@@ -264,7 +266,7 @@ class Project:
 
         definition = self.parts.registry.model(_name(model))
         found = examples if examples is not None else self.training_set(definition)
-        return train(definition, found, self.parts.model_versions, holder=self.parts.offline)
+        return train(definition, found, self.parts.model_versions)
 
     def register(
         self, model: str | Model, fitted: Any, *, dictionaries: Mapping[str, Sequence[str]] | None = None
@@ -352,7 +354,7 @@ class Project:
         """
         return self._scoring.parity(_name(model), sample)
 
-    def explain(self, request_id: str, feature: str | None = None) -> Mapping[str, Any]:
+    def explain(self, request_id: str, feature: str | None = None) -> Explanation:
         """What one request was answered from: its vector, versions, positions and ages, and the events of a feature.
 
         Args:

@@ -83,11 +83,14 @@ def features(parts: Parts, view: str, keys: Sequence[Mapping[str, Any]], at: int
     instant = parts.clock.now() if at is None else at
     rows = RequestSchema(definition, lenient=True).parse(keys, instant)
     read = reader.read(rows.values, rows.at)
-    return pa.table({name: _nullable(read.columns[name]) for name in definition.columns})
+    return pa.table({name: _nullable(read.columns[name], kind) for name, kind in definition.dtypes.items()})
 
 
-def _nullable(values: np.ndarray) -> pa.Array:
-    return pa.array(values) if values.dtype == object else pa.array(values, mask=np.isnan(values))
+def _nullable(values: np.ndarray, kind: str) -> pa.Array:
+    if values.dtype == object:
+        return pa.array(values, pa.string())
+    found = pa.array(values, mask=np.isnan(values))
+    return found.cast(pa.int64()) if kind == "int64" else found
 
 
 def synced(parts: Parts, group: str, start: int | None, end: int | None) -> pa.Table:

@@ -13,6 +13,7 @@ from millstream.errors import NotFound
 from millstream.project.wiring import Parts
 
 if TYPE_CHECKING:
+    from millstream.monitor.explain import Explanation
     from millstream.monitor.parity import ParityReport
     from millstream.monitor.verify import VerifyReport
     from millstream.serve.capture import CaptureJournal, CaptureShipper
@@ -74,7 +75,8 @@ def status(parts: Parts) -> dict[str, Any]:
         lambda: catalogue,
         registry.groups,
     )
-    return {**shown.facts(), "models": [_model_facts(parts, name) for name in models]}
+    facts = {name: fact for name, fact in shown.facts().items() if name != "recent"}
+    return {**facts, "models": [_model_facts(parts, name) for name in models]}
 
 
 def _model_facts(parts: Parts, name: str) -> dict[str, Any]:
@@ -148,16 +150,16 @@ class Scoring:
         captures = self._captures(model, sample)
         return parity(definition.view, captures, self._parts.pasts(), self._parts.past())
 
-    def explain(self, request_id: str, feature: str | None) -> dict[str, Any]:
+    def explain(self, request_id: str, feature: str | None) -> Explanation:
         """What one captured request was answered from."""
-        from millstream.project.explaining import explained
+        from millstream.monitor.explain import explain
 
         self.ship()
         for model in self._parts.registry.models():
             captures = self._captures(model.name, None)
             found = captures.filter(pc.equal(captures["_request_id"], request_id))
             if found.num_rows:
-                return explained(model.view, found, self._parts.pasts(), feature)
+                return explain(model.view, found, request_id, self._parts.pasts(), feature)
         raise NotFound(
             f"No request '{request_id}' was captured.",
             field="request_id",

@@ -78,7 +78,7 @@ def stop_asked(*, standard_input_closes: bool = False) -> threading.Event:
         signal.signal(number, lambda *_: stop.set())
 
     def watch() -> None:
-        sys.stdin.buffer.read()
+        os.read(0, 1)  # nothing is ever written; not `sys.stdin`, whose lock would be held at exit
         stop.set()
         threading.Event().wait(LAST_CALL)
         os._exit(1)

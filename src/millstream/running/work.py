@@ -51,6 +51,7 @@ class Ingest:
         self._parts = parts
         self._ingester, self._batch, self._archiver = parts.ingester(), parts.batch_ingester(), parts.archiver()
         self._archive = Every(ARCHIVE_EVERY, self._archiver.step)
+        self._age = Every(1.0, self._newest_age)
         self.facts: dict[str, Any] = {"lag": 0, "age": None, "waiting": [], "archived": 0}
         self._stop = threading.Event()
         self._beside = threading.Thread(target=self._backfill, name="backfill", daemon=True)
@@ -65,7 +66,15 @@ class Ingest:
         self.facts["waiting"] = list(applied.waiting)
         if archived is not None:
             self.facts["archived"] += archived.rows
+        self.facts["age"] = self._age.step() or self.facts["age"]
         return applied.records + stored.runs
+
+    def _newest_age(self) -> int | None:
+        """The time (µs) since the newest arrival that any state holds."""
+        parts = self._parts
+        metas = [parts.online.meta(one.id, shard) for one in parts.registry.groups() for shard in range(one.shards)]
+        newest = max((meta.newest_arrival for meta in metas if meta is not None), default=0)
+        return parts.clock.now() - newest if newest else None
 
     def close(self) -> None:
         """Let a backfill that is under way come to an end of its own, or of the process."""
@@ -118,6 +127,7 @@ class Sync:
         now = self._parts.clock.now()
         if now < self._due:
             return 0
+        self.facts["trimmed"] = self.facts.get("trimmed", 0) + trim(self._parts)
         reports = self._syncer.step()
         for one in reports:
             self.facts["groups"][one.gv] = {
@@ -125,7 +135,6 @@ class Sync:
                 "compared": one.compared,
                 "disagreeing": one.disagreeing,
             }
-        self.facts["trimmed"] = self.facts.get("trimmed", 0) + trim(self._parts)
         self._due = now + self._parts.settings.sync_every
         return sum(one.rows for one in reports)
 
@@ -175,7 +184,7 @@ class Monitor:
         for model in self._models:
             if due(model, parts.model_versions, parts.clock.now()):
                 examples = training_set(model, parts.past(), now=parts.clock.now())
-                decision = retrain(model, examples, parts.model_versions, holder=parts.offline)
+                decision = retrain(model, examples, parts.model_versions)
                 self.facts[f"retrain {model.name}"] = decision.reason
 
 
@@ -202,7 +211,11 @@ class Every:
 
 
 def trim(parts: Parts) -> int:
-    """Let the log forget what is older than its retention and in the archive and every store; returns how many."""
+    """Let the log forget what nobody needs any more; returns how many positions.
+
+    Events go when they are older than their retention, archived and computed. Deltas go when they are ingested and an
+    earlier sync has seen them, so that a store which lost its last minutes finds them still there.
+    """
     from millstream.buffer.retention import trim_consumed
     from millstream.computing.names import computing_consumer
 
@@ -215,6 +228,24 @@ def trim(parts: Parts) -> int:
             if any(source.name == stream.name for source in one.group.sources) and one.state != "retired"
         ]
         trimmed += trim_consumed(parts.log, stream, ["archive", *readers], parts.clock)
+    return trimmed + sum(_trim_deltas(parts, one.id) for one in versions)
+
+
+def _trim_deltas(parts: Parts, gv: str) -> int:
+    from millstream.computing.names import feature_topic
+    from millstream.ingest.stream import ingestion_consumer
+    from millstream.store.history import positions_of
+    from millstream.store.sync import synced_table
+
+    topic, snapshot = feature_topic(gv), parts.offline.snapshot(synced_table(gv))
+    if snapshot is None or topic not in parts.log.topics():
+        return 0
+    synced, trimmed = positions_of(snapshot.properties), 0
+    ingested = parts.log.committed(ingestion_consumer(gv), topic)
+    for shard, (first, _) in enumerate(parts.log.ends(topic)):
+        before = min(ingested[shard] or 0, synced.get(shard, 0))
+        if before > first:
+            trimmed += parts.log.trim(topic, shard, before) - first
     return trimmed
 
 

@@ -227,9 +227,9 @@ class Application:
         return Answer(200, b'{"alive":true}')
 
     async def _readyz(self, request: Request) -> Answer:
-        missing = self._catalogue().missing
-        facts = {"ready": not missing, "missing": missing}
-        return Answer(503 if missing else 200, encode(facts))
+        catalogue = self._catalogue()
+        facts = {"ready": catalogue.ready, "missing": catalogue.missing}
+        return Answer(200 if catalogue.ready else 503, encode(facts))
 
     async def _metrics(self, request: Request) -> Answer:
         return Answer(200, self._status.metrics().encode(), TEXT)

@@ -149,14 +149,16 @@ class CaptureShipper:
 
     def __init__(self, journal: CaptureJournal, log: CaptureTopics) -> None:
         self._journal, self._log = journal, log
+        self._one_at_a_time = threading.Lock()
 
     def step(self) -> int:
         """Ship everything captured so far; returns the number of captures."""
-        shipped = sum(self._ship(path) for path in self._journal.rotate())
-        for folder in sorted(self._journal.folder.iterdir()):
-            if folder != self._journal.own and not folder.name.startswith("."):
-                shipped += self._adopt(folder)
-        return shipped
+        with self._one_at_a_time:
+            shipped = sum(self._ship(path) for path in self._journal.rotate())
+            for folder in sorted(self._journal.folder.iterdir()):
+                if folder != self._journal.own and not folder.name.startswith("."):
+                    shipped += self._adopt(folder)
+            return shipped
 
     def _ship(self, path: Path) -> int:
         shape = _shape(path)

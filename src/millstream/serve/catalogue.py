@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from millstream.clock import to_datetime
 from millstream.errors import MillstreamError, NotFound, ServeError
@@ -19,7 +19,9 @@ from millstream.serve.scorer import Scorer
 
 if TYPE_CHECKING:
     from millstream.clock import Clock
-    from millstream.definitions import EventStream, FeatureView, Model
+    from millstream.definitions.feature_view import FeatureView
+    from millstream.definitions.model import Model
+    from millstream.definitions.source import EventStream
     from millstream.store.online import OnlineStore
     from millstream.store.registry import GroupVersion, Registry
     from millstream.train.versions import ModelVersions
@@ -41,7 +43,11 @@ class Lookup:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Everything that is served at one time. `missing` says, per model that cannot answer, why."""
+    """Everything that is served at one time.
+
+    `missing` says why a model ("model fraud") or a view ("view fraud") cannot answer; `ready` is false while something
+    that is deployed cannot.
+    """
 
     models: Mapping[str, Model]
     scorers: Mapping[str, Scorer]
@@ -49,21 +55,25 @@ class Catalogue:
     streams: Mapping[str, EventStream]
     missing: Mapping[str, str]
     openapi: bytes
+    ready: bool = True
 
     def scorer(self, model: str) -> Scorer:
         """Return the scorer of a model; raises `NotFound`, or `ServeError` while it has no version to answer with."""
         scorer = self.scorers.get(model)
         if scorer is not None:
             return scorer
-        if model in self.models:
-            raise ServeError(self.missing.get(model, f"Model '{model}' is not loaded."), f"run `millstream train {model}`.")
-        raise NotFound.named("model", model, self.models)
+        if model not in self.models:
+            raise NotFound.named("model", model, self.models)
+        why = self.missing.get(f"model {model}", f"Model '{model}' is not loaded.")
+        raise ServeError(why, f"`millstream train {model}` trains a version, `millstream deploy {model}` deploys one.")
 
     def lookup(self, view: str) -> Lookup:
-        """Return a view to read; raises `NotFound`."""
-        if view not in self.lookups:
-            raise NotFound.named("view", view, self.lookups)
-        return self.lookups[view]
+        """Return a view to read; raises `NotFound`, or `ServeError` while it cannot be read."""
+        if view in self.lookups:
+            return self.lookups[view]
+        if f"view {view}" in self.missing:
+            raise ServeError(self.missing[f"view {view}"], "`millstream status` shows the feature groups' states.")
+        raise NotFound.named("view", view, self.lookups)
 
     def stream(self, name: str) -> EventStream:
         """Return a stream to send to; raises `NotFound`."""
@@ -82,8 +92,8 @@ class Deployments:
     """Keeps a catalogue in step with the registry and the models' aliases.
 
     `refresh` is called about once a second, off the request path; what it builds is verified and warm before one
-    reference is exchanged, so no request waits and none is dropped. What cannot be loaded leaves the version that
-    answers in its place.
+    reference is exchanged, so no request waits and none is dropped. A model whose new version cannot be loaded goes on
+    with the one that it has.
     """
 
     def __init__(
@@ -93,28 +103,93 @@ class Deployments:
         self._online, self._clock = online, clock
         self._exchange = threading.Lock()
         self._seen: object = None
-        self.catalogue = Catalogue({}, {}, {}, {}, {"registry": "Nothing is loaded yet."}, b"{}")
+        self._catalogue = Catalogue({}, {}, {}, {}, {"registry": "Nothing is loaded yet."}, b"{}", ready=False)
 
     def current(self) -> Catalogue:
         """Return what is served now."""
-        return self.catalogue
+        return self._catalogue
 
     def refresh(self) -> bool:
-        """Load what has changed; returns whether anything had. Raises nothing: what fails is logged and kept."""
+        """Load what has changed; returns whether anything had. What fails is logged, and tried again at the next call."""
         with self._exchange:
             try:
-                seen = self._state()
+                models = {model.name: model for model in self._registry.models()}
+                champions = {name: self._versions.aliases(name).get("champion") for name in models}
+                seen = (self._registry.revision(), champions)
                 if seen == self._seen:
                     return False
-                self.catalogue = self._build()
-                self._seen = None if self.catalogue.missing else seen
-            except MillstreamError as error:
-                _logger.error("What is served cannot be renewed: %s", error.message)
+                found = self._build(models, champions)
+            except (MillstreamError, OSError) as error:
+                _logger.error("What is served cannot be renewed: %s", error)
                 return False
+            for what, why in found.missing.items():
+                if self._catalogue.missing.get(what) != why:
+                    _logger.warning("The %s is not served: %s", what, why)
+            self._catalogue = found
+            self._seen = seen if found.ready else None
             return True
 
-    def _state(self) -> object:
-        return None
+    def _build(self, models: Mapping[str, Model], champions: Mapping[str, int | None]) -> Catalogue:
+        every = self._registry.groups()
+        streams = {stream.name: stream for stream in self._registry.streams()}
+        missing: dict[str, str] = {}
+        scorers = {
+            name: scorer
+            for name, model in models.items()
+            if (scorer := self._scorer(model, champions[name], every, missing)) is not None
+        }
+        lookups = {
+            view.name: lookup
+            for view in self._registry.views()
+            if (lookup := self._lookup(view, every, missing)) is not None
+        }
+        schemas = {name: scorer.schema for name, scorer in scorers.items()}
+        document = openapi(self._name, schemas, {name: one.schema for name, one in lookups.items()}, streams.values())
+        failing = [name for name, version in champions.items() if version and f"model {name}" in missing]
+        return Catalogue(models, scorers, lookups, streams, missing, encode(document), ready=not failing)
 
-    def _build(self) -> Catalogue:
-        return self.catalogue
+    def _scorer(
+        self, model: Model, champion: int | None, every: Sequence[GroupVersion], missing: dict[str, str]
+    ) -> Scorer | None:
+        """The scorer of a model's champion, the one there is if nothing has changed or the new one cannot be had."""
+        before = self._catalogue.scorers.get(model.name)
+        if champion is None:
+            missing[f"model {model.name}"] = f"Model '{model.name}' has no deployed version yet."
+            return None
+        try:
+            same = before is not None and before.loaded.version == champion
+            loaded = before.loaded if before is not None and same else self._versions.load(model.name, champion)
+            pinned = versions_of(model.view, every, loaded.pins)
+            if before is not None and same and before.model == model and before.reader.versions == pinned:
+                return before
+            scorer = Scorer(model, loaded, FeatureReader(self._online, model.view, pinned, self._clock), self._clock)
+            scorer.score([scorer.schema.example()])  # whatever is compiled or opened at a first score is so now
+            return scorer
+        except MillstreamError as error:
+            missing[f"model {model.name}"] = error.message
+            return before
+
+    def _lookup(self, view: FeatureView, every: Sequence[GroupVersion], missing: dict[str, str]) -> Lookup | None:
+        try:
+            reader = FeatureReader(self._online, view, versions_of(view, every, ()), self._clock)
+            if reader.absent:
+                raise ServeError(f"View '{view.name}' reads '{reader.absent[0]}', which is being backfilled.")
+            return Lookup(RequestSchema(view, lenient=True), reader)
+        except MillstreamError as error:
+            missing[f"view {view.name}"] = error.message
+            return None
+
+
+def versions_of(view: FeatureView, every: Sequence[GroupVersion], pins: Sequence[str]) -> dict[str, GroupVersion]:
+    """Return the version to read of each of a view's groups: the pinned one, else the default.
+
+    Raises `ServeError` for a group that has no version to read.
+    """
+    found: dict[str, GroupVersion] = {}
+    for name in (read.group.name for read in view.groups):
+        versions = [one for one in every if one.group.name == name]
+        chosen = [one for one in versions if one.id in pins] or [one for one in versions if one.default]
+        if not chosen:
+            raise ServeError(f"View '{view.name}' reads feature group '{name}', which has no version to read.")
+        found[name] = chosen[0]
+    return found

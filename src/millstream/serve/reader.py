@@ -70,6 +70,7 @@ class _Lookup:
     key: int
     columns: tuple[tuple[str, str], ...]
     folded: bool
+    schema: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -95,19 +96,22 @@ class FeatureReader:
     """Reads the features of one view from the online store, each group in the version given for it.
 
     `versions` maps group names to group versions: a model's pins, or the defaults. Rows of one shard are read at once,
-    and all folded groups are valued in one call. Safe for any number of threads.
+    and all folded groups are valued in one call. `absent` names the view's columns that these versions do not have yet,
+    because the view has moved on; they read as null. Safe for any number of threads.
     """
 
     def __init__(
         self, online: OnlineStore, view: FeatureView, versions: Mapping[str, GroupVersion], clock: Clock
     ) -> None:
         self._online, self._clock = online, clock
-        self.view = view.resolved({name: version.schema for name, version in versions.items()})
+        self.versions = dict(versions)
+        self.view = view.resolved({name: version.schema for name, version in versions.items() if version.schema})
         self._keys: list[_Key] = []
         lookups = _lookups(self.view, versions, self._keys)
         self._folded = [lookup for lookup in lookups if lookup.folded]
         self._dated = [lookup for lookup in lookups if not lookup.folded]
         self._vector = Vector([layout_of(lookup.version.group) for lookup in self._folded])
+        self.absent = _absent(self.view, versions)
         self._request = tuple(self.view.request.items())
         self._positions: dict[tuple[str, int], tuple[ShardMeta, msgspec.Raw]] = {}
 
@@ -209,11 +213,28 @@ def _lookups(view: FeatureView, versions: Mapping[str, GroupVersion], keys: list
             name = f"{name} by {', '.join(key.fields)}"
         columns = tuple((column.feature, column.column) for column in read.columns)
         folded = bool(getattr(version.group, "columns", ()))
-        lookups.append(_Lookup(name, version, version.id, keys.index(key), columns, folded))
+        schema = dict(version.schema)
+        lookups.append(_Lookup(name, version, version.id, keys.index(key), columns, folded, schema))
     return lookups
 
 
+def _absent(view: FeatureView, versions: Mapping[str, GroupVersion]) -> tuple[str, ...]:
+    """Columns whose features the versions do not have, and on-demand features that need them."""
+    absent: dict[str, None] = {}
+    for read in view.groups:
+        known = versions[read.group.name].schema
+        absent.update((column.column, None) for column in read.columns if column.feature not in known)
+    rounds = [entry for entry in view.entries if entry.on_demand] if absent else []
+    for _ in rounds:
+        for entry in rounds:
+            if entry.on_demand and any(argument in absent for argument in entry.on_demand.arguments):
+                absent[entry.column] = None
+    return tuple(absent)
+
+
 def _encoded(key: _Key, values: Mapping[str, Sequence[Any]]) -> list[bytes | None]:
+    if len(key.fields) == 1:
+        return [None if value is None else encode_key(key.types, (value,)) for value in values[key.fields[0]]]
     rows = zip(*[values[field] for field in key.fields], strict=True)
     return [None if None in row else encode_key(key.types, row) for row in rows]
 
@@ -224,7 +245,9 @@ def _take(
     """Add a lookup's features and facts, with null where the store gave nothing to value."""
     facts[lookup.name] = found.facts
     for feature, name in lookup.columns:
-        column = columns[feature]
+        column = columns.get(feature)
+        if column is None:
+            column = np.full(len(found.facts), np.nan)
         if found.failed:
             column = column.copy()
             column[found.failed] = None if column.dtype == object else np.nan
@@ -232,7 +255,7 @@ def _take(
 
 
 def _dated(lookup: _Lookup, found: _Found, at: NDArray[np.int64]) -> Mapping[str, NDArray[Any]]:
-    schema, ttl = lookup.version.schema, lookup.version.group.ttl
+    schema, ttl = lookup.schema, lookup.version.group.ttl
     confirmed = [_confirmed(meta) for meta in found.metas]
     if ttl is None or len(set(confirmed)) <= 1:
         return rows_at(schema, found.states, at, ttl, confirmed[0])

@@ -58,8 +58,8 @@ class Scorer:
     """
 
     def __init__(self, model: Model, loaded: LoadedModel, reader: FeatureReader, clock: Clock) -> None:
-        view = model.view
-        missing = [name for name in loaded.columns if name not in view.columns]
+        view = reader.view
+        missing = [name for name in loaded.columns if name not in view.columns or name in reader.absent]
         if missing:
             raise ServeError(
                 f"Model version '{loaded.about.id}' reads '{missing[0]}', which view '{view.name}' no longer has.",

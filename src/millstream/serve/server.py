@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import socket
 import threading
@@ -70,20 +71,21 @@ class Service:
         self._stop.set()
         self._beside.join()
         self.application.close()
-        self._ship()
+        self.ship()
         self._journal.close()
         self._block.close()
 
-    def _work_beside(self) -> None:
-        while not self._stop.wait(EVERY):
-            self.deployments.refresh()
-            self._ship()
-
-    def _ship(self) -> None:
+    def ship(self) -> None:
+        """Bring what has been captured to the log now."""
         try:
             self._shipper.step()
         except (MillstreamError, OSError) as error:
             _logger.warning("Captures wait in the journal: %s", error)
+
+    def _work_beside(self) -> None:
+        while not self._stop.wait(EVERY):
+            self.deployments.refresh()
+            self.ship()
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -122,6 +124,8 @@ def run(
         backlog=2048,
     )
     with service:
+        gc.collect()
+        gc.freeze()  # what is loaded by now stays: looking through it again and again would only delay requests
         _Server(config, stop, tick).run([listener])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +72,7 @@ class Status:
         return {
             "project": self._name,
             "at": to_datetime(now).isoformat(timespec="seconds"),
-            "layers": _layers(seen["layers"]),
+            "layers": _layers(seen["layers"], seen["recent"]),
             "latency": seen["latency"],
             "recent": seen["recent"],
             "models": self._models(seen["counters"]),
@@ -88,7 +88,7 @@ class Status:
             scored = sum(n for key, n in counters.items() if key.startswith(f'scored{{model="{name}"'))
             facts = {"name": name, "view": model.view.name, "scored": scored}
             facts |= {"version": scorer.loaded.version if scorer else None, "state": "serving" if scorer else "waiting"}
-            facts |= {"groups": scorer.reader.group_versions if scorer else (), "why": catalogue.missing.get(name)}
+            facts |= {"groups": scorer.reader.group_versions if scorer else (), "why": catalogue.missing.get(f"model {name}")}
             found.append(facts)
         return found
 
@@ -130,15 +130,17 @@ class Status:
         }
 
 
-def _layers(seen: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _layers(seen: Mapping[str, Mapping[str, Any]], recent: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     found = []
     for name in [*LAYERS, *(other for other in seen if other not in LAYERS)]:
         layer = seen.get(name)
         if layer is None:
             found.append({"name": name, "state": "absent", "facts": {}})
             continue
-        facts = layer["facts"]
-        known = {fact: facts.get(fact) for fact in _SHOWN}
-        rest = {key: value for key, value in facts.items() if key not in _SHOWN}
-        found.append({"name": name, "state": layer["state"], "cpu": layer["cpu"], "rss": layer["rss"], **known, "facts": rest})
+        facts = dict(layer["facts"])
+        if name == "serve":  # what it handles are requests, which its own counters know best
+            lately = recent[-2:]
+            facts["rate"] = round(sum(tick["count"] for tick in lately) / sum(tick["seconds"] for tick in lately), 1)
+        known = {fact: facts.pop(fact, None) for fact in _SHOWN}
+        found.append({"name": name, "state": layer["state"], "cpu": layer["cpu"], "rss": layer["rss"], **known, "facts": facts})
     return found

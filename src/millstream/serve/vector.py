@@ -1,4 +1,4 @@
-"""All folded groups of a view, valued in one call: a request reads many groups, and each call of a kernel has its price.
+"""All folded groups of a view, valued in one call: a request reads many groups, and each call of a kernel costs.
 
 This is the kernel `value` over the groups of a view instead of one; it adds nothing to what a value is.
 """
@@ -34,7 +34,7 @@ class Vector:
 
     def __init__(self, layouts: Sequence[Layout]) -> None:
         self._layouts = tuple(layouts)
-        self._widths = tuple((len(layout.columns), sum(layout.text_widths)) for layout in layouts)
+        self._numbers = tuple(_number_places(layout) for layout in layouts)
         self._cuts = np.zeros((len(layouts) + 1, 3), np.int64)
         if layouts:
             parts = [[layout.ops, layout.windows, layout.features] for layout in layouts]
@@ -58,12 +58,20 @@ class Vector:
         numbers, texts = _value_all(
             data, np.array(places), at, self._ops, self._windows, self._features, self._meta, self._cuts
         )
-        rows, found = len(at), []
+        rows = len(at)
+        found: list[dict[str, NDArray[Any]]] = []
         for i, layout in enumerate(self._layouts):
-            width, text = self._widths[i]
-            span = slice(i * rows, (i + 1) * rows)
-            found.append(Values(layout, numbers[span, :width], texts[span, :text]).columns)
+            mine = slice(i * rows, (i + 1) * rows)
+            if layout.text_widths:
+                width, text = len(layout.columns), sum(layout.text_widths)
+                found.append(Values(layout, numbers[mine, :width], texts[mine, :text]).columns)
+            else:
+                found.append({name: numbers[mine, place] for name, place in self._numbers[i]})
         return found
+
+
+def _number_places(layout: Layout) -> tuple[tuple[str, int], ...]:
+    return tuple((name, place) for place, name in enumerate(layout.columns))
 
 
 _EMPTY = np.empty(0, np.int64)

@@ -182,7 +182,7 @@ class FraudSimulator:
         user = np.repeat(np.arange(self.users), random.poisson(people["rate"]))
         n = len(user)
         mean = people["mean"][user]
-        amount = random.normal(mean, mean / 2)
+        amount: np.ndarray = random.normal(mean, mean / 2)
         amount = np.where(amount > 0, amount, random.uniform(np.zeros(n), 2 * mean))
         stolen = self._compromised(day, 2, self.users, 3 / 5_000, USER_DAYS)[user] & (random.random(n) < 1 / 3)
         amount = np.round(np.where(stolen, 5 * amount, amount), 2)
@@ -209,7 +209,8 @@ class FraudSimulator:
         near = self._people["near"][user]
         size = (self._payees - near + self._neighbourhoods - 1) // self._neighbourhoods
         which: np.ndarray = (random.random(len(user)) * size).astype(np.int64)
-        return near + self._neighbourhoods * which
+        payee: np.ndarray = near + self._neighbourhoods * which
+        return payee
 
     def _takeovers(self, random: np.random.Generator, day: int) -> tuple[Columns, Columns]:
         """Accounts taken over on a day: the burst of payments of each, and the login before it."""

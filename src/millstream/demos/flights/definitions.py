@@ -41,7 +41,7 @@ route_week = ms.StreamFeatureGroup("route_week", entity=route, source=arrivals, 
 inbound = ms.StreamFeatureGroup("inbound", entity=aircraft, source=arrivals, features=[
     ms.Last("arr_delay", over="24h"), ms.Mean("arr_delay", over="24h"), ms.TimeSince(over="7d")])  # fmt: skip
 sky = ms.BatchFeatureGroup(
-    "sky", entity=airport, sources=[weather], every="1h", time="observed_at", ttl="12h",
+    "sky", entity=airport, sources=[weather], every="1h", time="observed_at",
     query="select origin, observed_at, temp, dewp, humid, wind_speed, wind_gust, precip, pressure, visib from weather "
     "where observed_at >= :start and observed_at < :end",
 )  # fmt: skip

@@ -1,7 +1,5 @@
 """What @NAME@ computes, trains and serves. `millstream plan` shows what a change here would do."""
 
-import numpy as np
-
 import millstream as ms
 
 user = ms.Entity("user", keys={"user_id": "int64"})
@@ -75,8 +73,8 @@ kyc = ms.BatchFeatureGroup(
 
 
 @ms.on_demand(returns="float64")
-def amount_z(amount: np.ndarray, habits__amount_mean_30d: np.ndarray, habits__amount_std_30d: np.ndarray) -> np.ndarray:
-    """How many standard deviations this amount is above the user's usual one."""
+def amount_z(amount: float, habits__amount_mean_30d: float, habits__amount_std_30d: float) -> float:
+    """How many standard deviations this amount is above the user's usual one; it runs over NumPy columns."""
     return (amount - habits__amount_mean_30d) / habits__amount_std_30d
 
 

@@ -1,0 +1,130 @@
+"""The archive: events, dead letters and captures beyond the log's retention, each exactly once.
+
+The next positions are in the same commit as the rows that end there, and the commit is refused when another archiver
+has moved them, so neither a crash nor a second archiver loses or doubles a row.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+import pyarrow as pa
+
+from millstream.buffer.events import dead_letters, decode
+from millstream.buffer.log import Log, Records, TopicAdmin
+from millstream.clock import Clock
+from millstream.definitions.source import EventStream
+from millstream.errors import Fenced
+from millstream.store.history import POSITIONS, archive_table, positions_of
+from millstream.store.offline import OfflineStore
+
+CONSUMER = "archive"
+_CAPTURES = "captures."
+
+
+class AdminLog(Log, TopicAdmin, Protocol):
+    """A log whose topics can be listed."""
+
+
+@dataclass(frozen=True)
+class Archived:
+    """What one step did: rows archived, commits refused because another archiver was first, and positions left."""
+
+    rows: int = 0
+    fenced: int = 0
+    lag: int = 0
+
+
+class Archiver:
+    """Brings what the log holds of streams, their dead letters and captures into the offline store.
+
+    A commit costs tens of milliseconds and makes a file, so call `step` every few seconds rather than for every batch.
+
+    Args:
+        log: the project's log.
+        offline: where the archive is.
+        streams: the streams to archive.
+        clock: the project's clock.
+        most: records taken from one partition in one commit.
+    """
+
+    def __init__(
+        self, log: AdminLog, offline: OfflineStore, streams: Sequence[EventStream], clock: Clock, *, most: int = 500_000
+    ) -> None:
+        self._log, self._offline, self._clock, self._most = log, offline, clock, most
+        self._streams = list(streams)
+
+    def step(self) -> Archived:
+        """Archive what has come since the last step, one commit for each table that has anything new."""
+        topics, rows, fenced, lag = self._log.topics(), 0, 0, 0
+        for stream in self._streams:
+            jobs = [(stream.name, archive_table(stream.name), _events(stream)), (f"dead.{stream.name}",) * 2 + (_letters,)]
+            for topic, table, read in jobs:
+                if topic in topics:
+                    done = self._archive(topic, table, read)
+                    rows, fenced, lag = rows + done.rows, fenced + done.fenced, lag + done.lag
+        for topic in topics:
+            if topic.startswith(_CAPTURES):
+                done = self._archive(topic, topic, _captures)
+                rows, fenced, lag = rows + done.rows, fenced + done.fenced, lag + done.lag
+        return Archived(rows, fenced, lag)
+
+    def _archive(self, topic: str, table: str, read: Callable[[list[Records]], pa.Table]) -> Archived:
+        ends = [end for _, end in self._log.ends(topic)]
+        told = self._log.committed(CONSUMER, topic)
+        if told == ends:  # nothing has come; the archive itself need not be asked
+            return Archived()
+        snapshot = self._offline.snapshot(table)
+        positions = positions_of(snapshot.properties) if snapshot else {}
+        found, after = self._take(topic, positions, len(ends))
+        lag = sum(max(0, end - after[p]) for p, end in enumerate(ends))
+        if after != {p: positions.get(p, 0) for p in range(len(ends))}:
+            properties = {POSITIONS: msgspec.json.encode({str(p): end for p, end in after.items()}).decode()}
+            rows = read(found)
+            try:
+                self._offline.append(table, rows, properties, expected=snapshot.id if snapshot else None)
+            except Fenced:
+                return Archived(0, 1, lag)
+        self._tell(topic, told, after)
+        return Archived(sum(r.count - r.skip for r in found), 0, lag)
+
+    def _take(self, topic: str, positions: dict[int, int], partitions: int) -> tuple[list[Records], dict[int, int]]:
+        """Records from the given positions on, and the positions after them."""
+        found: list[Records] = []
+        after = {}
+        for partition in range(partitions):
+            start = positions.get(partition, 0)
+            records = self._log.read(topic, partition, start, self._most)
+            found += records
+            after[partition] = records[-1].end if records else start
+        return found, after
+
+    def _tell(self, topic: str, told: Sequence[int | None], after: dict[int, int]) -> None:
+        """Let retention know; the archive itself never asks."""
+        try:
+            with self._log.transaction() as work:
+                for partition, position in after.items():
+                    if told[partition] != position:
+                        work.commit(CONSUMER, topic, partition, told[partition], position)
+        except Fenced:
+            return  # another archiver has told it something newer
+
+
+def _events(stream: EventStream) -> Callable[[list[Records]], pa.Table]:
+    return lambda records: decode(stream, records).table
+
+
+def _letters(records: list[Records]) -> pa.Table:
+    rows = [msgspec.structs.asdict(letter) for letter in dead_letters(records)]
+    kinds = {"stream": pa.string(), "partition": pa.int32(), "position": pa.int64(), "reason": pa.string(),
+             "payload": pa.string(), "arrival": pa.int64()}  # fmt: skip
+    return pa.Table.from_pylist(rows, schema=pa.schema(kinds))
+
+
+def _captures(records: list[Records]) -> pa.Table:
+    pieces = [pa.ipc.open_stream(io.BytesIO(one.payload)).read_all().slice(one.skip) for one in records]
+    return pa.concat_tables(pieces, promote_options="permissive")

@@ -1,0 +1,161 @@
+"""History: all events of a stream, archived or still in the log, as one table in one space of positions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from millstream.buffer.columns import event_schema
+from millstream.buffer.events import decode
+from millstream.buffer.log import Log
+from millstream.buffer.repeats import repeats
+from millstream.definitions.source import EventStream
+from millstream.errors import NotFound
+from millstream.store.offline import OfflineStore
+
+#: The snapshot property by which an archive says, by partition, the first position that it does not hold.
+POSITIONS = "millstream.positions"
+_RECORDS = 200_000
+_ORDER = [("_partition", "ascending"), ("_position", "ascending")]
+_PLACE = ("_partition", "_position", "_appended")
+
+
+def archive_table(stream: str) -> str:
+    """The offline table that holds a stream's archived events."""
+    return f"events.{stream}"
+
+
+def positions_of(properties: Mapping[str, str]) -> dict[int, int]:
+    """By partition, the first position that an archive's snapshot does not hold."""
+    return {int(p): end for p, end in msgspec.json.decode(properties.get(POSITIONS, "{}"), type=dict[str, int]).items()}
+
+
+class History:
+    """Reads the events of streams: the archive first, then the log from where the archive ends.
+
+    Dead letters and repeats are not among them. What is read depends on the positions asked for alone, not on how much
+    of it has been archived by then.
+
+    Args:
+        log: the project's log.
+        offline: where the archive is.
+        streams: the streams that can be read.
+    """
+
+    def __init__(self, log: Log, offline: OfflineStore, streams: Sequence[EventStream]) -> None:
+        self._log, self._offline = log, offline
+        self._streams = {stream.name: stream for stream in streams}
+
+    def read(
+        self, stream: str, *, upto: Mapping[int, int] | None = None, since: Mapping[int, int] | None = None
+    ) -> pa.Table:
+        """The events of a stream, sorted by partition and position, with `_partition` to `_appended` (see decode).
+
+        Args:
+            stream: its name.
+            upto: by partition, the position before which to read; a partition that is not named is read to its end.
+            since: by partition, the first position to read.
+
+        Raises:
+            NotFound: there is no such stream.
+        """
+        pieces = list(self.chunks(stream, upto, since=since, rows=None))
+        return pa.concat_tables(pieces).combine_chunks()
+
+    def chunks(
+        self,
+        stream: str,
+        upto: Mapping[int, int] | None = None,
+        *,
+        since: Mapping[int, int] | None = None,
+        rows: int | None = _RECORDS,
+    ) -> Iterator[pa.Table]:
+        """The same events in tables of about `rows` positions (None: one table a partition), in bounded memory."""
+        definition = self._stream(stream)
+        upto, since = upto or {}, since or {}
+        ends = self._log.ends(stream)
+        yield event_schema(definition).empty_table()
+        for partition, (_, end) in enumerate(ends):
+            last = min(upto.get(partition, end), end)
+            first = since.get(partition, 0)
+            yield from self._partition(definition, partition, first, last, rows or max(last - first, 1))
+
+    def _partition(
+        self, stream: EventStream, partition: int, first: int, last: int, rows: int
+    ) -> Iterator[pa.Table]:
+        carried = self._before(stream, partition, first)
+        for begin in range(first, last, rows):
+            found = self._span(stream, partition, begin, min(begin + rows, last))
+            if not found.num_rows:
+                continue
+            if stream.deduplicate is None:
+                yield found
+                continue
+            every = pa.concat_tables([carried, found.select([stream.deduplicate, *_PLACE])]).combine_chunks()
+            repeated = repeats(every, stream)[carried.num_rows :]
+            recent = pc.greater_equal(every["_appended"], int(pc.max(every["_appended"]).as_py()) - stream.within)
+            carried = every.filter(recent)
+            yield found.filter(pa.array(~repeated)) if repeated.any() else found
+
+    def _before(self, stream: EventStream, partition: int, first: int) -> pa.Table:
+        """The ids that occurred within the span of repeats before a position."""
+        if stream.deduplicate is None or first == 0:
+            return event_schema(stream).empty_table().select([*filter(None, [stream.deduplicate]), *_PLACE])
+        at = self._span(stream, partition, first, first + 1, or_next=True)
+        begin = first
+        oldest = int(at["_appended"][0].as_py()) - stream.within if at.num_rows else 0
+        pieces: list[pa.Table] = []
+        while begin > 0:
+            begin, end = max(0, begin - _RECORDS), begin
+            piece = self._span(stream, partition, begin, end).select([stream.deduplicate, *_PLACE])
+            pieces.insert(0, piece.filter(pc.greater_equal(piece["_appended"], oldest)))
+            if piece.num_rows and int(piece["_appended"][0].as_py()) < oldest:
+                break
+        return pa.concat_tables(pieces)
+
+    def _span(
+        self, stream: EventStream, partition: int, begin: int, end: int, *, or_next: bool = False
+    ) -> pa.Table:
+        """The valid events of a partition from `begin` to before `end`, repeats included."""
+        archived, covered = self._archived(stream, partition, begin, end)
+        pieces = [archived]
+        position = max(begin, covered)
+        while position < end:
+            records = self._log.read(stream.name, partition, position, min(_RECORDS, end - position))
+            if not records:
+                break
+            pieces.append(decode(stream, records).table)
+            position = records[-1].end
+        table = pa.concat_tables(pieces)
+        if position > end and not or_next:
+            table = table.filter(pc.less(table["_position"], end))
+        return table
+
+    def _archived(self, stream: EventStream, partition: int, begin: int, end: int) -> tuple[pa.Table, int]:
+        """What the archive holds of a span, and the first position of the partition that it does not hold."""
+        schema = event_schema(stream)
+        table = archive_table(stream.name)
+        snapshot = self._offline.snapshot(table)
+        covered = positions_of(snapshot.properties).get(partition, 0) if snapshot else 0
+        if snapshot is None or begin >= covered:
+            return schema.empty_table(), covered
+        where = f"_partition = {partition} and _position >= {begin} and _position < {end}"
+        found = self._offline.scan(table, where=where, snapshot=snapshot.id)
+        return conform(found, schema).sort_by(_ORDER), covered
+
+    def _stream(self, name: str) -> EventStream:
+        if name not in self._streams:
+            raise NotFound.named("stream", name, self._streams)
+        return self._streams[name]
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A table of an older or newer schema of its stream, with today's columns: one that it lacks is null."""
+    columns = [
+        table[field.name].cast(field.type) if field.name in table.column_names else pa.nulls(table.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)

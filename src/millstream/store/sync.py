@@ -1,0 +1,197 @@
+"""Sync: the online store's values in the offline store, with lag and agreement measured.
+
+The keys that changed since the last sync are those of the deltas in between. Their states are evaluated at one instant
+and appended, with the feature positions that they stand at in the same commit. Some keys are also folded anew from
+history at equal positions: their states must be the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from millstream.buffer.columns import ARROW_TYPES, INSTANT
+from millstream.buffer.log import Log
+from millstream.clock import Clock
+from millstream.definitions.feature_group import StreamFeatureGroup
+from millstream.errors import Fenced, LogError
+from millstream.fold import States, decode_deltas, decode_key, fold, layout_of, merge, prepare, value
+from millstream.store.history import POSITIONS, History, positions_of
+from millstream.store.offline import OfflineStore
+from millstream.store.online import OnlineStore, ShardMeta
+from millstream.store.registry import GroupVersion
+
+_PAGE = 10_000
+_RECORDS = 1_000
+
+
+@dataclass(frozen=True)
+class SyncReport:
+    """What one sync did for one group version.
+
+    Attributes:
+        gv: the group version.
+        rows: keys whose values were appended.
+        lag: how far (µs) the offline values stood behind the online ones before this sync.
+        compared: keys folded anew from history.
+        disagreeing: those whose state was not the same bytes; anything but 0 is a fault.
+        fenced: whether another sync was first, so that this one appended nothing.
+    """
+
+    gv: str
+    rows: int = 0
+    lag: int = 0
+    compared: int = 0
+    disagreeing: int = 0
+    fenced: bool = False
+
+
+def synced_table(gv: str) -> str:
+    """The offline table of a group version's values."""
+    return f"features.{gv}"
+
+
+class Syncer:
+    """Brings the values of stream groups offline, and holds samples of states to history.
+
+    Args:
+        log: the project's log.
+        online: the store to read.
+        offline: the store to append to.
+        history: what samples are folded from.
+        group_versions: the versions in use; those of queries reach the offline store by ingestion.
+        clock: says the common instant of the values.
+        sample: keys of each group version that one step folds anew.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        online: OnlineStore,
+        offline: OfflineStore,
+        history: History,
+        group_versions: Sequence[GroupVersion],
+        clock: Clock,
+        *,
+        sample: int = 50,
+    ) -> None:
+        self._log, self._online, self._offline, self._history = log, online, offline, history
+        self._versions = [one for one in group_versions if isinstance(one.group, StreamFeatureGroup)]
+        self._clock, self._sample, self._round = clock, sample, 0
+
+    def step(self, *, agree: bool = True) -> list[SyncReport]:
+        """Sync every group version once; `agree` says whether samples are held to history too."""
+        self._round += 1
+        reports = []
+        for version in self._versions:
+            metas = {shard: self._online.meta(version.id, shard) for shard in range(version.shards)}
+            ready = {shard: meta for shard, meta in metas.items() if meta is not None and meta.backfilled}
+            if len(ready) == version.shards:
+                report = self._sync(version, ready)
+                compared, wrong = self._agreement(version) if agree else (0, 0)
+                reports.append(replace(report, compared=compared, disagreeing=wrong))
+        return reports
+
+    def _sync(self, version: GroupVersion, metas: dict[int, ShardMeta]) -> SyncReport:
+        table, now = synced_table(version.id), self._clock.now()
+        snapshot = self._offline.snapshot(table)
+        before = positions_of(snapshot.properties) if snapshot else {}
+        pieces = [
+            self._values(version, shard, states, now, meta)
+            for shard, meta in metas.items()
+            for states in self._changed(version, shard, before.get(shard), meta)
+        ]
+        rows = pa.concat_tables(pieces) if pieces else None
+        if rows is None or not rows.num_rows:
+            return SyncReport(version.id)
+        ends = {str(shard): meta.position for shard, meta in metas.items()}
+        properties = {POSITIONS: msgspec.json.encode(ends).decode(), "millstream.synced_at": str(now)}
+        try:
+            self._offline.append(table, rows, properties, expected=snapshot.id if snapshot else None)
+        except Fenced:
+            return SyncReport(version.id, fenced=True)
+        last = int(snapshot.properties.get("millstream.synced_at", now)) if snapshot else now
+        return SyncReport(version.id, rows.num_rows, max(0, now - last))
+
+    def _changed(
+        self, version: GroupVersion, shard: int, since: int | None, meta: ShardMeta
+    ) -> Iterator[dict[bytes, bytes]]:
+        """Pages of the states that changed from feature position `since` on; all of them where that is not known."""
+        keys = None if since is None else self._touched(version, shard, since, meta.position)
+        if keys is None:
+            after: bytes | None = None
+            while page := self._online.scan(version.id, shard, after, _PAGE):
+                yield dict(page)
+                after = page[-1][0]
+            return
+        for first in range(0, len(keys), _PAGE):
+            some = keys[first : first + _PAGE]
+            states, _ = self._online.read(version.id, shard, some)
+            yield {key: state for key, state in zip(some, states, strict=True) if state is not None}
+
+    def _touched(self, version: GroupVersion, shard: int, since: int, until: int) -> list[bytes] | None:
+        """The keys of the deltas between two feature positions, or None when the log no longer has them."""
+        keys: set[bytes] = set()
+        try:
+            while since < until:
+                records = self._log.read(f"features.{version.id}", shard, since, min(_RECORDS, until - since))
+                if not records:
+                    break
+                for record in records:
+                    keys.update(decode_deltas(record.payload).keys)
+                since = records[-1].end
+        except LogError:
+            return None
+        return sorted(keys)
+
+    def _values(
+        self, version: GroupVersion, shard: int, states: dict[bytes, bytes], now: int, meta: ShardMeta
+    ) -> pa.Table:
+        """Rows of keys, the instant, values, version and positions."""
+        layout, types = layout_of(version.group), version.group.entity.keys
+        keys = list(zip(*(decode_key(types, key) for key in states), strict=True)) or [()] * len(types)
+        found = value(layout, States.from_bytes(list(states.values())), np.full(len(states), now, np.int64)).columns
+        columns = {name: pa.array(part, ARROW_TYPES[kind]) for (name, kind), part in zip(types.items(), keys, strict=True)}
+        columns["at"] = pa.array(np.full(len(states), now), pa.int64()).cast(INSTANT)
+        for name, dtype in zip(layout.columns, layout.dtypes, strict=True):
+            columns[name] = _column(found[name], dtype)
+        columns["version"] = pa.array([version.version] * len(states), pa.int64())
+        columns["positions"] = pa.array([msgspec.json.encode(meta.applied).decode()] * len(states), pa.string())
+        return pa.table(columns)
+
+    def _agreement(self, version: GroupVersion) -> tuple[int, int]:
+        """How many states of one shard were folded anew from history at equal positions, and how many differ."""
+        shard = self._round % version.shards
+        page = self._online.scan(version.id, shard, None, _PAGE)
+        chosen = np.random.default_rng(self._round).permutation(len(page))[: self._sample]
+        keys = sorted(page[i][0] for i in chosen.tolist())
+        states, meta = self._online.read(version.id, shard, keys)
+        if meta is None or not keys:
+            return 0, 0
+        wanted = self._folded(version, keys, meta)
+        return len(keys), sum((state or b"") != again for state, again in zip(states, wanted, strict=True))
+
+    def _folded(self, version: GroupVersion, keys: list[bytes], meta: ShardMeta) -> list[bytes]:
+        """The states of keys by one fold of the events that the shard has applied."""
+        layout = layout_of(version.group)
+        total = States.from_bytes([b""] * len(keys))
+        for source in version.group.sources:
+            places = {tuple(place.rsplit("/", 1)): end for place, end in meta.applied.items()}
+            upto = {int(partition): end for (name, partition), end in places.items() if name == source.name}
+            for chunk in self._history.chunks(source.name, upto):
+                (events,) = prepare([version.group], source, chunk)
+                found = dict(zip(events.keys, fold(layout, events).to_bytes(), strict=True))
+                total = merge(layout, total, States.from_bytes([found.get(key) for key in keys]))
+        return total.to_bytes()
+
+
+def _column(values: np.ndarray, dtype: str) -> pa.Array:
+    if values.dtype == object:
+        return pa.array(values, pa.string())
+    missing = np.isnan(values)
+    return pa.array(np.where(missing, 0, values), pa.float64(), mask=missing).cast(ARROW_TYPES[dtype])
+
