@@ -36,6 +36,8 @@ class Settings:
         shards: shards of a feature group in the online store, and partitions of its feature topic.
         micro_batch: most events computed in one transaction.
         poll_ms: milliseconds a layer waits when it found nothing to do.
+        fsync: whether a commit survives the loss of power; without, it survives the death of any process, not that of
+            the machine, and costs no wait for the disk.
         log_gib: most the log may grow to, in GiB; the space is taken as it is used.
         sync_every: microseconds between two syncs of the stores.
         host: the address the service listens on; loopback unless set.
@@ -62,6 +64,7 @@ class Settings:
     shards: int = 4
     micro_batch: int = 50_000
     poll_ms: int = 20
+    fsync: bool = True
     log_gib: float = 64.0
     sync_every: int = 600_000_000
     host: str = "127.0.0.1"
@@ -107,6 +110,12 @@ def _number(low: float, high: float) -> Callable[[Any], Any]:
         return value
 
     return check
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("true or false")
+    return value
 
 
 def _whole(low: int, high: int) -> Callable[[Any], int]:
@@ -158,6 +167,7 @@ _ROOT: dict[str, Callable[[Any], Any]] = {
     "shards": _whole(1, 4096),
     "micro_batch": _whole(1, 10_000_000),
     "poll_ms": _whole(1, 60_000),
+    "fsync": _flag,
     "log_gib": _number(0.001, 65_536),
     "sync_every": _duration,
     "host": _text,

@@ -24,7 +24,9 @@ ENTITY = ms.Entity("k", keys={"k": "int64"})
 
 
 @lru_cache(maxsize=None)
-def group_of(windows: tuple[tuple[str | None, str, str], ...], filtered: bool) -> ms.StreamFeatureGroup:
+def group_of(
+    windows: tuple[tuple[str | None, str, str], ...], filtered: bool, source: ms.EventStream = STREAM
+) -> ms.StreamFeatureGroup:
     """A group with every aggregate over the given (window, delay, tag)s."""
     features = []
     for window, delay, tag in windows:
@@ -39,7 +41,7 @@ def group_of(windows: tuple[tuple[str | None, str, str], ...], filtered: bool) -
             ms.First("s", name=f"first_s{tag}", **common), ms.Last("s", name=f"last_s{tag}", **common),
             ms.TimeSince(name=f"since{tag}", **common),
         ]  # fmt: skip
-    return ms.StreamFeatureGroup("g", entity=ENTITY, source=STREAM, features=features)
+    return ms.StreamFeatureGroup("g", entity=ENTITY, source=source, features=features)
 
 
 windows = st.lists(

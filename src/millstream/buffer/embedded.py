@@ -47,6 +47,7 @@ class EmbeddedLog:
         path: the log's folder; made if it is missing.
         clock: what appends are stamped with.
         map_gib: most it may grow to, in GiB; disk is taken as it is used.
+        fsync: whether an acknowledgement waits for the disk; without, it outlives any process but not the machine.
 
     Raises:
         LogError: when the folder holds something else.
@@ -72,9 +73,9 @@ class EmbeddedLog:
         >>> log.close()
     """
 
-    def __init__(self, path: Path | str, clock: Clock, map_gib: float = 64) -> None:
+    def __init__(self, path: Path | str, clock: Clock, map_gib: float = 64, *, fsync: bool = True) -> None:
         self._clock = clock
-        self._env = open_environment(Path(path), map_gib)
+        self._env = open_environment(Path(path), map_gib, durable=fsync)
         try:
             self._check_format()
         except LogError:

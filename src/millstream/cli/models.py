@@ -73,7 +73,8 @@ def score(
     from millstream.project import Project
 
     scored = Project(folder).score(model, _rows(sys.stdin.read() if row == "-" else row)).to_pylist()
-    show(scored, as_json, lambda: table(list(scored[0]), [list(one.values()) for one in scored]))
+    names = ("request_id", "score", "version", "degraded")
+    show(scored, as_json, lambda: table(names, [[one[name] for name in names] for one in scored]))
 
 
 def verify(
@@ -142,9 +143,10 @@ def explain(
         table(["group", "version", "shard", "applied positions"], [_group(*one) for one in found.groups.items()])
         table(["column", "value"], list(found.vector.items()))
         if events:
-            table(list(events[0]), [list(event.values()) for event in events], title=f"Behind {feature}")
+            names = [name for name in events[0] if not name.startswith("_") and name != "rest"]
+            table(names, [[event[name] for name in names] for event in events], title=f"Behind {feature}")
 
-    show(dataclasses.replace(found, events=events), as_json, told)  # type: ignore[arg-type]
+    show(dataclasses.replace(found, events=events), as_json, told)
 
 
 def _group(name: str, facts: Mapping[str, Any]) -> tuple[object, ...]:

@@ -17,6 +17,8 @@ from millstream.errors import MillstreamError
 AsJson = Annotated[bool, typer.Option("--json", help="Answer with one JSON object.")]
 Folder = Annotated[Path, typer.Option("--project", "-C", metavar="FOLDER", help="The project's folder.")]
 HERE = Path(".")
+WIDE = 160
+"""Columns of a table that goes to a file or another program."""
 
 
 def show(result: object, as_json: bool, text: str | Callable[[], None]) -> None:
@@ -39,10 +41,10 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str |
     drawn = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     for index, name in enumerate(columns):
         numeric = any(isinstance(row[index], int | float) for row in rows)
-        drawn.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        drawn.add_column(name, justify="right" if numeric else "left", overflow="ellipsis", no_wrap=True)
     for row in rows:
         drawn.add_row(*(_cell(value) for value in row))
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else WIDE)
     console.print(drawn, highlight=False, markup=False)
 
 
@@ -55,6 +57,8 @@ def _cell(value: object) -> str:
         return f"{value:,.4g}" if abs(value) < 1_000 else f"{value:,.0f}"
     if isinstance(value, int):
         return f"{value:,}"
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
     return str(value)
 
 

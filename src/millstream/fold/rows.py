@@ -146,7 +146,10 @@ def merge_rows(old: bytes | None, new: bytes, now: int | None = None) -> bytes |
 def union(before: list[Row], added: list[Row], now: int | None = None) -> list[Row]:
     """The rows of a state, newest first, after `added` rows; what no read can choose any more is left out."""
     by_times = {(row.event_time, row.available_time): row for row in before}
-    by_times.update({(row.event_time, row.available_time): row for row in added})
+    for row in added:
+        times = (row.event_time, row.available_time)
+        there = by_times.get(times)
+        by_times[times] = _restated(there, row) if there and there.values == row.values else row
     ordered = sorted(by_times.values(), key=lambda row: row[:2])
     stated: list[Row] = []
     for row in ordered:

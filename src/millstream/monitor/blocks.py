@@ -37,7 +37,7 @@ def bucket_of(microseconds: int) -> int:
     """Return the histogram bucket of a duration: eight buckets to each doubling, the last one open.
 
     >>> bucket_of(5), bucket_of(100), bucket_of(10**12)
-    (5, 44, 207)
+    (5, 36, 207)
     """
     if microseconds < 8:
         return max(microseconds, 0)
@@ -48,7 +48,7 @@ def bucket_of(microseconds: int) -> int:
 def bucket_bounds(bucket: int) -> tuple[int, int]:
     """Return the lowest duration (µs) of a bucket and the lowest of the next.
 
-    >>> bucket_bounds(44)
+    >>> bucket_bounds(36)
     (96, 104)
     """
     if bucket < 8:
@@ -78,7 +78,7 @@ class Histogram:
     def quantile(self, share: float) -> float | None:
         """Return the duration (µs) below which `share` (0 to 1) of all lie, or None when there is none.
 
-        >>> Histogram([0] * 44 + [10] + [0] * 163, 1000).quantile(0.5)
+        >>> Histogram([0] * 36 + [10] + [0] * 171, 1000).quantile(0.5)
         100.0
         """
         wanted = share * self.count

@@ -52,9 +52,9 @@ class Bins:
         if self.labels:
             known = pa.array(self.labels[:-1], pa.string())
             places = pc.fill_null(pc.index_in(_words(values), known), len(self.labels) - 1)
-            return np.bincount(np.asarray(places), minlength=len(self.labels)).tolist()
+            return [int(n) for n in np.bincount(np.asarray(places), minlength=len(self.labels))]
         places = np.searchsorted(np.array(self.edges), _numbers(values), side="right")
-        return np.bincount(places, minlength=len(self.edges) + 1).tolist()
+        return [int(n) for n in np.bincount(places, minlength=len(self.edges) + 1)]
 
 
 def freeze(reference: pa.Table) -> tuple[Bins, ...]:
@@ -75,7 +75,8 @@ def freeze(reference: pa.Table) -> tuple[Bins, ...]:
             found.append(Bins(name, labels=(*_commonest(values), OTHER)))
         elif pa.types.is_floating(kind) or pa.types.is_integer(kind):
             numbers = _numbers(values)
-            edges = np.unique(np.quantile(numbers, np.arange(1, QUANTILES) / QUANTILES)) if len(numbers) else []
+            shares = np.arange(1, QUANTILES) / QUANTILES
+            edges = np.unique(np.quantile(numbers, shares)) if len(numbers) else np.empty(0)
             found.append(Bins(name, edges=tuple(float(edge) for edge in edges)))
     return tuple(found)
 
@@ -116,7 +117,9 @@ def combine(profiles: Sequence[pa.Table]) -> pa.Table:
 def bins_of(profiled: pa.Table) -> tuple[Bins, ...]:
     """Return the bins that a profile was made with."""
     columns = profiled.select(["column", "edges", "labels"]).to_pylist()
-    return tuple({row["column"]: Bins(row["column"], tuple(row["edges"]), tuple(row["labels"])) for row in columns}.values())
+    return tuple(
+        {row["column"]: Bins(row["column"], tuple(row["edges"]), tuple(row["labels"])) for row in columns}.values()
+    )
 
 
 class Captures(Protocol):
@@ -169,7 +172,12 @@ class Profiler:
             self._bins.setdefault(one.column, one)
         hours = np.asarray(captures["_received_at"]) // HOUR
         parts = [
-            profile(list(self._bins.values()), captures.filter(pa.array(hours == hour)), int(hour) * HOUR, int(hour + 1) * HOUR)
+            profile(
+                list(self._bins.values()),
+                captures.filter(pa.array(hours == hour)),
+                int(hour) * HOUR,
+                int(hour + 1) * HOUR,
+            )
             for hour in np.unique(hours)
         ]
         self._profile = combine([self._profile, *parts])
@@ -189,7 +197,9 @@ def _added(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, Any]:
 
 def _commonest(values: pa.ChunkedArray) -> list[str]:
     counted = pc.value_counts(_words(values))
-    pairs = sorted(zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True), key=_by_count)
+    pairs = sorted(
+        zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True), key=_by_count
+    )
     return [word for word, _ in pairs[:CATEGORIES]]
 
 

@@ -72,7 +72,7 @@ def snapshot(data: Path) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def _process(pid: int) -> psutil.Process:
-    # Kept, because the share of CPU is measured since the last call on the same object; by pid, so that a fork has its own.
+    # Kept, because the share of CPU is measured since the last call on the same object; by pid, for a fork has its own.
     import psutil
 
     return psutil.Process(pid)
@@ -83,7 +83,8 @@ def _alive(usage: Mapping[str, Any]) -> bool:
 
     try:
         process = psutil.Process(usage["pid"])
-        return abs(process.create_time() - usage["born"]) < 1 and process.status() != psutil.STATUS_ZOMBIE
+        same = abs(process.create_time() - usage["born"]) < 1
+        return bool(same and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False
 
@@ -150,12 +151,14 @@ def _recent(totals: Totals) -> list[dict[str, Any]]:
     for number in range(current - TICKS + 1, current + 1):
         tick = totals.ticks.get(number)
         count = tick.latency.count if tick else 0
-        recent.append({
-            "seconds_ago": (current - number) * TICK_SECONDS,
-            "seconds": TICK_SECONDS if number < current else max(int(time.monotonic()) % TICK_SECONDS, 1),
-            "count": count,
-            "failed": tick.failures if tick else 0,
-            "p50_ms": _milliseconds(tick.latency.quantile(0.5)) if tick else None,
-            "p99_ms": _milliseconds(tick.latency.quantile(0.99)) if tick else None,
-        })
+        recent.append(
+            {
+                "seconds_ago": (current - number) * TICK_SECONDS,
+                "seconds": TICK_SECONDS if number < current else max(int(time.monotonic()) % TICK_SECONDS, 1),
+                "count": count,
+                "failed": tick.failures if tick else 0,
+                "p50_ms": _milliseconds(tick.latency.quantile(0.5)) if tick else None,
+                "p99_ms": _milliseconds(tick.latency.quantile(0.99)) if tick else None,
+            }
+        )
     return recent

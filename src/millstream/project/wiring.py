@@ -55,14 +55,14 @@ class Parts:
         """The log."""
         from millstream.buffer.embedded import EmbeddedLog
 
-        return EmbeddedLog(self.settings.data / "log", self.clock, map_gib=self.settings.log_gib)
+        return EmbeddedLog(self.settings.data / "log", self.clock, map_gib=self.settings.log_gib, fsync=self.settings.fsync)
 
     @cached_property
     def online(self) -> LmdbOnlineStore:
         """The online store."""
         from millstream.store.lmdb import LmdbOnlineStore
 
-        return LmdbOnlineStore(self.settings.data / "online")
+        return LmdbOnlineStore(self.settings.data / "online", fsync=self.settings.fsync)
 
     @cached_property
     def offline(self) -> IcebergOfflineStore:

@@ -189,7 +189,7 @@ class Monitor:
 
 
 class Every:
-    """Does something at once and then at most every so many seconds.
+    """Does something at once and then at most every so many seconds, and for no more than a tenth of the time.
 
     Args:
         seconds: How many seconds, at least, between two times.
@@ -202,12 +202,14 @@ class Every:
 
     def step(self) -> Any:
         """Do it if it is time and return its result, else None."""
-        if time.monotonic() < self._due:
+        began = time.monotonic()
+        if began < self._due:
             return None
         try:
             return self._work()
         finally:
-            self._due = time.monotonic() + self._seconds
+            now = time.monotonic()
+            self._due = now + max(self._seconds, 10 * (now - began))
 
 
 def trim(parts: Parts) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -68,21 +68,30 @@ class Features(msgspec.Struct):
 
 def one_answer(request_id: str, model: str, version: int, scored: Scored) -> ScoredOne:
     """Return the answer for a single row."""
-    at, groups = to_datetime(scored.at), ages(scored.groups)
-    return ScoredOne(request_id, model, version, at, scored.score, scored.degraded, groups)
+    at = to_datetime(scored.at)
+    return ScoredOne(request_id, model, version, at, scored.score, scored.degraded, ages(scored.groups))
 
 
-def row_answer(request_id: str, scored: Scored) -> ScoredRow:
-    """Return the answer for one of many rows."""
-    return ScoredRow(request_id, to_datetime(scored.at), scored.score, scored.degraded, ages(scored.groups))
+def row_answers(request_ids: Sequence[str], scored: Sequence[Scored]) -> list[ScoredRow]:
+    """Return the answers for many rows; what is read of one shard is as old for all of them."""
+    known: dict[int, GroupAge] = {}
+    answers = []
+    for request_id, one in zip(request_ids, scored, strict=True):
+        groups = {}
+        for name, facts in one.groups.items():
+            age = known.get(id(facts))
+            groups[name] = age if age is not None else known.setdefault(id(facts), _age(facts))
+        answers.append(ScoredRow(request_id, to_datetime(one.at), one.score, one.degraded, groups))
+    return answers
 
 
 def ages(groups: Mapping[str, GroupFacts]) -> dict[str, GroupAge]:
     """Return the ages of groups, in milliseconds."""
-    return {
-        name: GroupAge(facts.version, _milliseconds(facts.age), _milliseconds(facts.applied), facts.fallback)
-        for name, facts in groups.items()
-    }
+    return {name: _age(facts) for name, facts in groups.items()}
+
+
+def _age(facts: GroupFacts) -> GroupAge:
+    return GroupAge(facts.version, _milliseconds(facts.age), _milliseconds(facts.applied), facts.fallback)
 
 
 def _milliseconds(microseconds: int | None) -> float | None:

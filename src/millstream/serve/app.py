@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 from millstream.errors import MillstreamError, NotFound, RequestError, nearest
-from millstream.serve.answers import Features, ScoredMany, ages, one_answer, row_answer
+from millstream.serve.answers import Features, ScoredMany, ages, one_answer, row_answers
 from millstream.serve.capture import CaptureJournal
 from millstream.serve.catalogue import Catalogue
 from millstream.serve.http import (
@@ -175,8 +175,8 @@ class Application:
         rows, many = _rows(scorer, decode(body))
         if len(rows) <= INLINE_ROWS:
             return self._scored(request.id, scorer, rows, many)
-        work = (self._scored, request.id, scorer, rows, many)
-        return await asyncio.get_running_loop().run_in_executor(self._pool, *work)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, self._scored, request.id, scorer, rows, many)
 
     def _scored(self, request_id: str, scorer: Scorer, rows: list[Any], many: bool) -> Answer:
         scored = scorer.score(rows)
@@ -184,7 +184,7 @@ class Application:
         model, version = scorer.model.name, scorer.loaded.version
         answer: Any
         if many:
-            answer = ScoredMany(request_id, model, version, [row_answer(*one) for one in zip(ids, scored, strict=True)])
+            answer = ScoredMany(request_id, model, version, row_answers(ids, scored))
         else:
             answer = one_answer(request_id, model, version, scored[0])
         try:
@@ -248,8 +248,8 @@ _FRESH = ((b"cache-control", b"no-store"),)
 _STRICT = (
     (
         b"content-security-policy",
-        b"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
-        b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        b"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+        b"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     ),
     (b"x-content-type-options", b"nosniff"),
 )

@@ -214,9 +214,9 @@ def capture_table(path: Path) -> pa.Table:
         raise CorruptState(f"Capture journal {path.name!r} has no complete first line.")
     lines = path.read_bytes().split(b"\n")[1:-1]
     types = {**FIXED, **dict(shape.columns)}
-    row = tuple[(msgspec.Raw, *[Any] * (len(types) - 1))]  # type: ignore[misc]
+    row: Any = tuple.__class_getitem__((msgspec.Raw, *[Any] * (len(types) - 1)))
     try:
-        rows = msgspec.json.decode(b"[" + b",".join(lines) + b"]", type=list[row])  # type: ignore[valid-type]
+        rows = msgspec.json.decode(b"[" + b",".join(lines) + b"]", type=list[row])
     except msgspec.DecodeError as error:
         raise CorruptState(f"Capture journal {path.name!r} cannot be read: {error}.") from error
     columns = list(zip(*rows, strict=True)) if rows else [()] * len(types)

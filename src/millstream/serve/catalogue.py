@@ -110,7 +110,7 @@ class Deployments:
         return self._catalogue
 
     def refresh(self) -> bool:
-        """Load what has changed; returns whether anything had. What fails is logged, and tried again at the next call."""
+        """Load what has changed; returns whether anything had. What fails is logged and tried again next time."""
         with self._exchange:
             try:
                 models = {model.name: model for model in self._registry.models()}

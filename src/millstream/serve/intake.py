@@ -20,7 +20,11 @@ Placed = list[tuple[str, int, Batch]]
 
 
 class IntakeLog(Log, Protocol):
-    """A log that knows how many partitions its topics have."""
+    """A log that makes topics and knows how many partitions they have."""
+
+    def create(self, topic: str, partitions: int) -> None:
+        """Make a topic unless it is there."""
+        ...
 
     def topics(self) -> dict[str, int]:
         """Return all topics with their numbers of partitions."""

@@ -17,7 +17,10 @@ _TYPES: dict[str, dict[str, Any]] = {
     "bool": {"type": ["boolean", "null"]},
     "timestamp": {"type": ["string", "integer", "null"], "description": "ISO-8601, or microseconds since 1970 UTC"},
 }
-_AT = {"type": ["string", "integer"], "description": "as of when; now unless given. ISO-8601, or microseconds since 1970"}
+_AT = {
+    "type": ["string", "integer"],
+    "description": "as of when; now unless given. ISO-8601, or microseconds since 1970",
+}
 _ERROR = {
     "type": "object",
     "properties": {
@@ -109,7 +112,10 @@ def _features(view: str, schema: RequestSchema) -> dict[str, Any]:
         for name, kind in schema.types.items()
     ]
     parameters.append({"name": "at", "in": "query", "required": False, "schema": _AT})
-    answer = {"features": {"type": "object"}, **{name: _SCORE[name] for name in ("request_id", "at", "degraded", "groups")}}
+    answer = {
+        "features": {"type": "object"},
+        **{name: _SCORE[name] for name in ("request_id", "at", "degraded", "groups")},
+    }
     return {
         "summary": f"Read the features of view {view}.",
         "parameters": parameters,
@@ -121,9 +127,16 @@ def _take(summary: str, event: dict[str, Any] | None) -> dict[str, Any]:
     item = event or {"type": "object"}
     body = _body({"anyOf": [item, {"type": "array", "items": item}]})
     body["content"]["application/x-ndjson"] = {"schema": {"type": "string"}}
-    places = {"type": "array", "items": {"type": "object", "properties": {n: {} for n in ("partition", "position", "count")}}}
+    places = {
+        "type": "array",
+        "items": {"type": "object", "properties": {n: {} for n in ("partition", "position", "count")}},
+    }
     answer = {"accepted": {"type": "integer"}, "stream": {"type": "string"}, "positions": places}
-    return {"summary": summary, "requestBody": body, "responses": _responses("202", {"type": "object", "properties": answer})}
+    return {
+        "summary": summary,
+        "requestBody": body,
+        "responses": _responses("202", {"type": "object", "properties": answer}),
+    }
 
 
 def _body(schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from millstream.errors import StoreError
+from millstream.errors import CorruptState, StoreError
 from millstream.fold import encode_key, layout_of, shard_of
 from millstream.fold.rows import row_at, rows_at, split_rows
 from millstream.serve.vector import Vector, readable
@@ -127,33 +127,28 @@ class FeatureReader:
         """
         now = self._clock.now()
         keys = [_encoded(key, values) for key in self._keys]
-        shards = [[None if k is None else shard_of(k, key.shards) for k in ks] for key, ks in zip(self._keys, keys, strict=True)]
+        shards = [
+            [None if k is None else shard_of(k, key.shards) for k in ks]
+            for key, ks in zip(self._keys, keys, strict=True)
+        ]
         raw: Columns = {name: column_of(values[name], kind) for name, kind in self._request}
         facts: dict[str, list[GroupFacts]] = {}
-        found = [self._fetch(lookup, keys[lookup.key], shards[lookup.key], now, readable) for lookup in self._folded]
+        found = [self._fetch(lookup, keys[lookup.key], shards[lookup.key], now) for lookup in self._folded]
+        for lookup, one in zip(self._folded, found, strict=True):
+            _leave_out(lookup, one, readable)
         valued = self._vector.read([one.states for one in found], at)
         for lookup, one, columns in zip(self._folded, found, valued, strict=True):
             _take(lookup, one, columns, raw, facts)
         for lookup in self._dated:
-            one = self._fetch(lookup, keys[lookup.key], shards[lookup.key], now, _rows_readable)
+            one = self._fetch(lookup, keys[lookup.key], shards[lookup.key], now)
             _take(lookup, one, _dated(lookup, one, at), raw, facts)
         return Read(self.view.assemble(raw, len(at), at), facts)
 
-    def _fetch(
-        self, lookup: _Lookup, keys: _Keys, shards: Sequence[int | None], now: int, sound: Callable[[bytes], bool]
-    ) -> _Found:
+    def _fetch(self, lookup: _Lookup, keys: _Keys, shards: Sequence[int | None], now: int) -> _Found:
         if len(keys) == 1 and shards[0] is not None:
             states, fact, meta = self._shard(lookup.gv, shards[0], keys, now)
-            found = _Found(states, [fact], [meta], [0] if fact.fallback else [])
-        else:
-            found = self._fetch_many(lookup, keys, shards, now)
-        for i, state in enumerate(found.states):
-            if state and not sound(state):
-                _logger.error("Group version '%s': the state of a key cannot be read; backfill the group.", lookup.gv)
-                fact = GroupFacts(lookup.gv, shards[i], _NOTHING, fallback="the state of the key is corrupt")
-                found.states[i], found.facts[i] = None, fact
-                found.failed.append(i)
-        return found
+            return _Found(states, [fact], [meta], [0] if fact.fallback else [])
+        return self._fetch_many(lookup, keys, shards, now)
 
     def _fetch_many(self, lookup: _Lookup, keys: _Keys, shards: Sequence[int | None], now: int) -> _Found:
         empty = GroupFacts(lookup.gv, None, _NOTHING)
@@ -240,7 +235,11 @@ def _encoded(key: _Key, values: Mapping[str, Sequence[Any]]) -> list[bytes | Non
 
 
 def _take(
-    lookup: _Lookup, found: _Found, columns: Mapping[str, NDArray[Any]], raw: Columns, facts: dict[str, list[GroupFacts]]
+    lookup: _Lookup,
+    found: _Found,
+    columns: Mapping[str, NDArray[Any]],
+    raw: Columns,
+    facts: dict[str, list[GroupFacts]],
 ) -> None:
     """Add a lookup's features and facts, with null where the store gave nothing to value."""
     facts[lookup.name] = found.facts
@@ -254,10 +253,30 @@ def _take(
         raw[name] = column
 
 
+def _leave_out(lookup: _Lookup, found: _Found, sound: Callable[[bytes], bool]) -> None:
+    """Take out states that cannot be read, so that they cost their own key only."""
+    for i, state in enumerate(found.states):
+        if state and not sound(state):
+            _logger.error("Group version '%s': the state of a key cannot be read; backfill the group.", lookup.gv)
+            fact = GroupFacts(lookup.gv, found.facts[i].shard, _NOTHING, fallback="the state of the key is corrupt")
+            found.states[i], found.facts[i] = None, fact
+            found.failed.append(i)
+
+
 def _dated(lookup: _Lookup, found: _Found, at: NDArray[np.int64]) -> Mapping[str, NDArray[Any]]:
+    try:
+        return _rows(lookup, found, at)
+    except CorruptState:
+        _leave_out(lookup, found, _rows_readable)
+        return _rows(lookup, found, at)
+
+
+def _rows(lookup: _Lookup, found: _Found, at: NDArray[np.int64]) -> Mapping[str, NDArray[Any]]:
     schema, ttl = lookup.schema, lookup.version.group.ttl
+    if ttl is None:
+        return rows_at(schema, found.states, at)
     confirmed = [_confirmed(meta) for meta in found.metas]
-    if ttl is None or len(set(confirmed)) <= 1:
+    if len(set(confirmed)) <= 1:
         return rows_at(schema, found.states, at, ttl, confirmed[0])
     # Shards may have been confirmed at different times.
     rows = zip(found.states, at.tolist(), confirmed, strict=True)
@@ -273,6 +292,6 @@ def _confirmed(meta: ShardMeta | None) -> int | None:
 def _rows_readable(state: bytes) -> bool:
     try:
         split_rows(state)
-    except Exception:
+    except CorruptState:
         return False
     return True

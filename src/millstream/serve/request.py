@@ -1,4 +1,4 @@
-"""What a caller sends, checked against what a view needs: keys and request fields, each of its type, or a clear error."""
+"""What a caller sends, checked against what a view needs: keys and request fields of their types, or a clear error."""
 
 from __future__ import annotations
 
@@ -178,9 +178,8 @@ class RequestSchema:
 
 
 def _integer(given: Any) -> int:
-    if type(given) is int or isinstance(given, np.integer):
-        if -(2**63) <= given < 2**63:
-            return int(given)
+    if (type(given) is int or isinstance(given, np.integer)) and -(2**63) <= given < 2**63:
+        return int(given)
     raise _Unfit
 
 

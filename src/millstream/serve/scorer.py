@@ -89,7 +89,9 @@ class Scorer:
         scores = self.loaded.score(read.columns).tolist()
         if len(scores) == 1:
             return [self._one(scores[0], parsed, read.columns, read.facts, now)]
-        values = [parsed.values[name] for name in self._fields] + [read.columns[name].tolist() for name in self._columns]
+        values = [parsed.values[name] for name in self._fields] + [
+            read.columns[name].tolist() for name in self._columns
+        ]
         rows_of_values = [list(row) for row in zip(*values, strict=True)]
         groups = [dict(zip(read.facts, row, strict=True)) for row in zip(*read.facts.values(), strict=True)]
         groups = groups or [{} for _ in scores]
@@ -101,7 +103,12 @@ class Scorer:
         ]
 
     def _one(
-        self, score: float, parsed: Rows, columns: Mapping[str, np.ndarray], facts: Mapping[str, list[GroupFacts]], now: int
+        self,
+        score: float,
+        parsed: Rows,
+        columns: Mapping[str, np.ndarray],
+        facts: Mapping[str, list[GroupFacts]],
+        now: int,
     ) -> Scored:
         values = [parsed.values[name][0] for name in self._fields]
         values += [columns[name].item(0) for name in self._columns]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from millstream.clock import to_datetime
+from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.errors import MillstreamError
 from millstream.monitor.blocks import read_blocks
 from millstream.monitor.prometheus import exposition
@@ -88,7 +89,10 @@ class Status:
             scored = sum(n for key, n in counters.items() if key.startswith(f'scored{{model="{name}"'))
             facts = {"name": name, "view": model.view.name, "scored": scored}
             facts |= {"version": scorer.loaded.version if scorer else None, "state": "serving" if scorer else "waiting"}
-            facts |= {"groups": scorer.reader.group_versions if scorer else (), "why": catalogue.missing.get(f"model {name}")}
+            facts |= {
+                "groups": scorer.reader.group_versions if scorer else (),
+                "why": catalogue.missing.get(f"model {name}"),
+            }
             found.append(facts)
         return found
 
@@ -103,7 +107,7 @@ class Status:
         lag = sum(max(end - (meta.position if meta else 0), 0) for (_, end), meta in zip(ends, metas, strict=False))
         return {
             "id": version.id,
-            "kind": "stream" if folded else "batch",
+            "kind": "batch" if isinstance(version.group, BatchFeatureGroup) else "stream",
             "state": version.state,
             "default": version.default,
             "shards": version.shards,
@@ -142,5 +146,7 @@ def _layers(seen: Mapping[str, Mapping[str, Any]], recent: Sequence[Mapping[str,
             lately = recent[-2:]
             facts["rate"] = round(sum(tick["count"] for tick in lately) / sum(tick["seconds"] for tick in lately), 1)
         known = {fact: facts.pop(fact, None) for fact in _SHOWN}
-        found.append({"name": name, "state": layer["state"], "cpu": layer["cpu"], "rss": layer["rss"], **known, "facts": facts})
+        found.append(
+            {"name": name, "state": layer["state"], "cpu": layer["cpu"], "rss": layer["rss"], **known, "facts": facts}
+        )
     return found

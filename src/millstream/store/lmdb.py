@@ -41,7 +41,7 @@ class _Shard:
 
     __slots__ = ("__weakref__", "env", "folder", "inode", "known", "main", "states", "where")
 
-    def __init__(self, folder: Path, map_gib: float) -> None:
+    def __init__(self, folder: Path, map_gib: float, fsync: bool) -> None:
         self.folder = folder
         self.where = os.path.realpath(folder)
         self.env = lmdb.open(
@@ -51,6 +51,7 @@ class _Shard:
             max_readers=1024,
             max_spare_txns=8,
             metasync=False,
+            sync=fsync,
         )
         try:
             self.env.reader_check()
@@ -118,6 +119,7 @@ class LmdbOnlineStore:
     Args:
         path: the folder of the store; a shard is the folder `{group version}/{shard}` in it.
         map_gib: the most a shard may grow to, in GiB of sparse address space (default 16).
+        fsync: whether a write waits for the disk; without, it outlives any process but not the machine.
 
     Raises:
         CorruptState: when a shard's file cannot be read as what was written.
@@ -131,9 +133,9 @@ class LmdbOnlineStore:
     ([b'state', None], 1)
     """
 
-    def __init__(self, path: str | Path, map_gib: float = 16) -> None:
+    def __init__(self, path: str | Path, map_gib: float = 16, *, fsync: bool = True) -> None:
         self._path = Path(path)
-        self._map_gib = map_gib
+        self._map_gib, self._fsync = map_gib, fsync
         self._pid = os.getpid()
         self._shards: dict[tuple[str, int], _Shard] = {}
 
@@ -212,14 +214,14 @@ class LmdbOnlineStore:
         if handle is None:
             folder = self._path / gv / str(shard)
             if (folder / "data.mdb").exists():
-                handle = self._shards[gv, shard] = _open(folder, self._map_gib)
+                handle = self._shards[gv, shard] = _open(folder, self._map_gib, self._fsync)
         return handle
 
     def _create(self, gv: str, shard: int) -> _Shard:
         with self._exclusive():
             folder = self._path / gv / str(shard)
             folder.mkdir(parents=True, exist_ok=True)
-            handle = self._shards[gv, shard] = _open(folder, self._map_gib)
+            handle = self._shards[gv, shard] = _open(folder, self._map_gib, self._fsync)
             return handle
 
     @contextmanager
@@ -249,7 +251,7 @@ class LmdbOnlineStore:
         folder = self._path / gv
         for place in sorted(folder.glob("*/data.mdb")):
             try:
-                handle = _open(place.parent, self._map_gib)
+                handle = _open(place.parent, self._map_gib, self._fsync)
                 with handle.env.begin(write=True) as txn:
                     txn.put(_META, _DROPPED, db=handle.main)
             except CorruptState:
@@ -263,7 +265,7 @@ class LmdbOnlineStore:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _open(folder: Path, map_gib: float) -> _Shard:
+def _open(folder: Path, map_gib: float, fsync: bool) -> _Shard:
     """The one handle this process has on the file now at that place."""
     with _opening:
         where = os.path.realpath(folder)
@@ -272,7 +274,7 @@ def _open(folder: Path, map_gib: float) -> _Shard:
         try:
             handle = _open_shards.get(where)
             if handle is None or handle.inode != _inode(folder):  # dropped and begun anew since
-                handle = _open_shards[where] = _Shard(folder, map_gib)
+                handle = _open_shards[where] = _Shard(folder, map_gib, fsync)
         except (lmdb.Error, OSError) as error:
             raise _failure(folder, error) from error
         return handle

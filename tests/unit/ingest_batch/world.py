@@ -66,12 +66,13 @@ class World:
 
     folder: Path
     version: Version = field(default_factory=lambda: Version(dated_group()))
+    offline: Any = None
     clock: SimulatedClock = field(default_factory=lambda: SimulatedClock(START + HOUR))
 
     def __post_init__(self) -> None:
         self.log = EmbeddedLog(self.folder / "log", self.clock, map_gib=1)
         self.online = LmdbOnlineStore(self.folder / "online", map_gib=1)
-        self.offline = IcebergOfflineStore(self.folder / "offline")
+        self.offline = self.offline or IcebergOfflineStore(self.folder / "offline")
         self.again()
 
     def again(self) -> None:

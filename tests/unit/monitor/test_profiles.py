@@ -16,8 +16,8 @@ SHAPE = CaptureShape("fraud", "1", "fraud", (("user_id", "int64"), ("country", "
 
 def served(first: int, count: int, hour: int) -> list[list[object]]:
     return [
-        [{}, f"r{i}", "fraud", "1", "fraud", hour * HOUR, hour * HOUR + i, i / 10_000, False, None, i, "de" if i % 3 else "fr",
-         float(i) if i % 10 else None]
+        [{}, f"r{i}", "fraud", "1", "fraud", hour * HOUR, hour * HOUR + i, i / 10_000, False, None, i,
+         "de" if i % 3 else "fr", float(i) if i % 10 else None]
         for i in range(first, first + count)
     ]  # fmt: skip
 

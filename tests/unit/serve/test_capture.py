@@ -13,7 +13,9 @@ from millstream.buffer.log import Batch
 from millstream.errors import CorruptState, DiskFull
 from millstream.serve.capture import FIXED, CaptureJournal, CaptureShape, CaptureShipper, capture_table
 
-SHAPE = CaptureShape("fraud", "3", "fraud", (("user_id", "int64"), ("seen", "timestamp"), ("country", "string"), ("g__sum", "float64")))
+SHAPE = CaptureShape(
+    "fraud", "3", "fraud", (("user_id", "int64"), ("seen", "timestamp"), ("country", "string"), ("g__sum", "float64"))
+)
 
 WRITE_UNTIL_KILLED = """
 import sys
@@ -51,7 +53,18 @@ class Topics:
 
 
 def row(request_id: str, user_id: int | None = 42, total: float | None = 1.5) -> list[object]:
-    fixed = [{"velocity": {"shard": 2, "positions": {"payments/0": 7}}}, request_id, "fraud", "3", "fraud", 5, 6, 0.25, False, None]
+    fixed = [
+        {"velocity": {"shard": 2, "positions": {"payments/0": 7}}},
+        request_id,
+        "fraud",
+        "3",
+        "fraud",
+        5,
+        6,
+        0.25,
+        False,
+        None,
+    ]
     return [*fixed, user_id, 1_700_000_000_000_000, "de", total]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.unit.serve.world import HOUR, NOW, SECOND, SHARDS, VERSIONS, habits, user, velocity, view
 
 from millstream.clock import SimulatedClock
 from millstream.errors import StoreError
@@ -15,13 +16,18 @@ from millstream.fold import States, encode_key, layout_of, shard_of, value
 from millstream.serve.reader import FeatureReader
 from millstream.store.lmdb import LmdbOnlineStore
 from millstream.store.online import ShardMeta
-from tests.unit.serve.world import HOUR, NOW, SECOND, SHARDS, VERSIONS, habits, user, velocity, view
 
 
 def asked(users: Sequence[int | None], payee: int | None = 2) -> dict[str, list[Any]]:
     rows = len(users)
     devices = [None if u is None else f"d{u % 4}" for u in users]
-    return {"user_id": list(users), "payee_id": [payee] * rows, "device_id": devices, "amount": [50.0] * rows, "country": ["de"] * rows}
+    return {
+        "user_id": list(users),
+        "payee_id": [payee] * rows,
+        "device_id": devices,
+        "amount": [50.0] * rows,
+        "country": ["de"] * rows,
+    }
 
 
 def at(rows: int, instant: int = NOW) -> np.ndarray:
@@ -65,11 +71,16 @@ def test_one_row_reads_the_same_bits_as_many(reader: FeatureReader) -> None:
         one = reader.read(asked([one_user]), instants[i : i + 1])
         for name in view.columns:
             assert same(one.columns[name], many.columns[name][i : i + 1]), name
-        assert {name: facts[0] for name, facts in one.facts.items()} == {name: facts[i] for name, facts in many.facts.items()}
+        assert {name: facts[0] for name, facts in one.facts.items()} == {
+            name: facts[i] for name, facts in many.facts.items()
+        }
 
 
 def test_a_window_empties_as_time_goes_by_and_nothing_is_written(reader: FeatureReader) -> None:
-    counts = [float(reader.read(asked([3]), at(1, NOW + t)).columns["together__count_24h"][0]) for t in (0, 24 * HOUR, 96 * HOUR)]
+    counts = [
+        float(reader.read(asked([3]), at(1, NOW + t)).columns["together__count_24h"][0])
+        for t in (0, 24 * HOUR, 96 * HOUR)
+    ]
     assert counts[0] > 0
     assert counts == sorted(counts, reverse=True)
     assert counts[-1] == 0.0
@@ -107,7 +118,9 @@ def test_positions_are_those_of_the_moment(reader: FeatureReader, online: LmdbOn
 
 
 @pytest.mark.parametrize("users", [[3], [3, 4, 5]])
-def test_a_store_that_fails_gives_nulls_and_says_so(online: LmdbOnlineStore, clock: SimulatedClock, users: list[int]) -> None:
+def test_a_store_that_fails_gives_nulls_and_says_so(
+    online: LmdbOnlineStore, clock: SimulatedClock, users: list[int]
+) -> None:
     reader = FeatureReader(Failing(online, "velocity@1"), view, VERSIONS, clock)  # type: ignore[arg-type]
     read = reader.read(asked(users), at(len(users)))
     assert np.isnan(read.columns["velocity__count_1h"]).all()

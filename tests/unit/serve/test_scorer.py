@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 import pytest
+from tests.unit.serve.world import NOW, VERSIONS, model, view
 
 from millstream.clock import SimulatedClock
 from millstream.errors import RequestError, ServeError
@@ -13,7 +14,6 @@ from millstream.serve.reader import FeatureReader
 from millstream.serve.scorer import Scorer
 from millstream.train.encoding import Encoder
 from millstream.train.versions import LoadedModel
-from tests.unit.serve.world import NOW, VERSIONS, model, view
 
 
 def row(user_id: int | None, **more: object) -> dict[str, object]:
@@ -61,7 +61,9 @@ def test_a_capture_holds_keys_fields_label_key_and_every_column(scorer: Scorer, 
     assert (second["user_id"], second["payment_id"], second["habits__amount_mean_30d"]) == (None, None, None)
 
 
-def test_degradation_is_said_in_the_answer_and_in_the_capture(loaded: LoadedModel, clock: SimulatedClock, tmp_path: object) -> None:
+def test_degradation_is_said_in_the_answer_and_in_the_capture(
+    loaded: LoadedModel, clock: SimulatedClock, tmp_path: object
+) -> None:
     from millstream.store.lmdb import LmdbOnlineStore
 
     reader = FeatureReader(LmdbOnlineStore(tmp_path), view, VERSIONS, clock)  # type: ignore[arg-type]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+
 import millstream as ms
 from millstream.fold import encode_key, fold, layout_of, prepare, shard_of
 from millstream.fold.rows import encode_row
 from millstream.store.lmdb import LmdbOnlineStore
 from millstream.store.online import ShardMeta
-from millstream.train.trainers import LightGBMTrainer
+from millstream.store.registry import GroupVersion
+from millstream.train.trainers import Artefact, LightGBMTrainer
 from millstream.train.versions import LoadedModel, ModelVersion
 
 NOW = 1_700_000_000_000_000
@@ -38,7 +39,10 @@ velocity = ms.StreamFeatureGroup(
     "velocity", entity=user, source=payments, features=[ms.Count(over=["5m", "1h"]), ms.Sum("amount", over="1h")]
 )
 habits = ms.StreamFeatureGroup(
-    "habits", entity=user, source=payments, features=[ms.Mean("amount", over="30d"), ms.Last("country"), ms.Max("amount")]
+    "habits",
+    entity=user,
+    source=payments,
+    features=[ms.Mean("amount", over="30d"), ms.Last("country"), ms.Max("amount")],
 )
 together = ms.StreamFeatureGroup("together", entity=pair, source=payments, features=[ms.Count(over="24h")])
 kyc = ms.BatchFeatureGroup(
@@ -66,19 +70,7 @@ model = ms.Model(
 )
 
 
-@dataclass(frozen=True)
-class Version:
-    """A group version, as the registry describes it."""
-
-    group: Any
-    id: str
-    shards: int = SHARDS
-    state: str = "live"
-    default: bool = True
-    schema: dict[str, str] = field(default_factory=dict)
-
-
-VERSIONS = {g.name: Version(g, f"{g.name}@1", schema=dict(g.schema_of_features)) for g in (velocity, habits, together, kyc)}
+VERSIONS = {g.name: GroupVersion(g, 1, "live", True, SHARDS) for g in (velocity, habits, together, kyc)}
 
 
 def events(rows: int = 400) -> pa.Table:
@@ -109,7 +101,11 @@ def sharded(pairs: list[tuple[bytes, bytes]]) -> dict[int, list[tuple[bytes, byt
 def fill(online: LmdbOnlineStore) -> None:
     """Write what ingestion would have: every payment up to two seconds ago, and accounts."""
     meta = ShardMeta(
-        position=4, applied={"payments/0": 400}, newest_arrival=NOW - 2 * SECOND, applied_at=NOW - SECOND, backfilled=True
+        position=4,
+        applied={"payments/0": 400},
+        newest_arrival=NOW - 2 * SECOND,
+        applied_at=NOW - SECOND,
+        backfilled=True,
     )
     groups = [velocity, habits, together]
     for group, prepared in zip(groups, prepare(groups, payments, events()), strict=True):
@@ -118,14 +114,17 @@ def fill(online: LmdbOnlineStore) -> None:
             online.write(f"{group.name}@1", shard, items, meta, None)
     schema = VERSIONS["kyc"].schema
     rows = [
-        (encode_key(user.keys, [u]), encode_row(schema, NOW - HOUR, NOW - HOUR, {"tier": f"t{u % 3}", "limit": 100.0 + u}))
+        (
+            encode_key(user.keys, [u]),
+            encode_row(schema, NOW - HOUR, NOW - HOUR, {"tier": f"t{u % 3}", "limit": 100.0 + u}),
+        )
         for u in range(0, 20, 2)
     ]
     for shard, items in sharded(rows).items():
         online.write("kyc@1", shard, items, meta, None)
 
 
-def trained(seed: int = 0) -> LoadedModel:
+def artefact(seed: int = 0) -> Artefact:
     """A model of the view's columns, fitted to noise; another seed gives another model."""
     generator = np.random.default_rng(seed)
     words = np.array(["de", "fr", "it", "t0", "t1", "none"])
@@ -134,7 +133,12 @@ def trained(seed: int = 0) -> LoadedModel:
         name: words[generator.integers(0, 6, 500)] if kind == "string" else generator.random(500) * 50
         for name, kind in dtypes.items()
     })  # fmt: skip
-    spec = ms.LightGBM(rounds=10, leaves=7, seed=seed)
-    artefact = LightGBMTrainer(spec).fit(table, (generator.random(500) < 0.3).astype(float), dtypes)
+    labels = (generator.random(500) < 0.3).astype(float)
+    return LightGBMTrainer(ms.LightGBM(rounds=10, leaves=7, seed=seed)).fit(table, labels, dtypes)
+
+
+def trained() -> LoadedModel:
+    """That model, loaded as version 1."""
+    found = artefact()
     about = ModelVersion("fraud", 1, "digest", NOW, pins=tuple(version.id for version in VERSIONS.values()))
-    return LoadedModel(about, artefact.encoder, artefact.predictor())
+    return LoadedModel(about, found.encoder, found.predictor())

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 SETTINGS = """name = "flights"
 partitions = 1
 shards = 1
+# Half a year passes in minutes: a commit outlives the death of any process, but does not wait for the disk.
+fsync = false
 """
 MONTHS = ("2013-07", "2013-08", "2013-09", "2013-10", "2013-11", "2013-12", "2014-01")
 _MARK = "flights.parquet-demo"

@@ -1,0 +1,124 @@
+"""Reading 55 features in 8 groups, as serving does, beside Feast's `get_online_features` on SQLite.
+
+Fair: both hold the same values under the same keys on the same disk, both are warm, and both are measured in process. Feast
+looks up finished values; ours are folded states, valued at the instant of the read. Feast's answer is not even turned
+into a dict.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import millstream as ms
+from benchmarks.harness import Claim, Scale, in_turns
+from benchmarks.peers import Peer, peer
+from benchmarks.world import NOW, PAYMENTS, USER, arrived, payments, serving_groups
+from millstream.clock import SimulatedClock
+from millstream.fold import encode_key, fold, layout_of, prepare, shard_of
+from millstream.serve.reader import FeatureReader
+from millstream.store.lmdb import LmdbOnlineStore
+from millstream.store.online import ShardMeta
+from millstream.store.plan import GroupVersion
+
+EVENTS_OF_A_USER = 60
+DAYS = 30
+
+
+class Served:
+    """Users with states in a store, and a reader of the 55 features of them."""
+
+    def __init__(self, folder: Path, users: int) -> None:
+        groups = serving_groups()
+        self.users = users
+        self.groups = {group.name: [column.name for column in group.columns] for group in groups}
+        self.versions = {group.name: GroupVersion(group, 1, "live", True) for group in groups}
+        self.store = LmdbOnlineStore(folder / "online", map_gib=4)
+        self._fill(arrived(payments(users * EVENTS_OF_A_USER, users, DAYS)))
+        view = ms.FeatureView("bench", request={}, features=groups)
+        self.reader = FeatureReader(self.store, view, self.versions, SimulatedClock(NOW))
+        self.columns = view.columns
+
+    def _fill(self, events: pa.Table) -> None:
+        meta = ShardMeta(position=1, applied={"payments/0": len(events)}, newest_arrival=NOW, applied_at=NOW, backfilled=True)
+        groups = [version.group for version in self.versions.values()]
+        for version, prepared in zip(self.versions.values(), prepare(groups, PAYMENTS, events), strict=True):
+            states = fold(layout_of(version.group), prepared).to_bytes()
+            shards: dict[int, list[tuple[bytes, bytes | None]]] = {shard: [] for shard in range(version.shards)}
+            for key, state in sorted(zip(prepared.keys, states, strict=True)):
+                shards[shard_of(key, version.shards)].append((key, state))
+            for shard, items in shards.items():
+                self.store.write(version.id, shard, items, meta, None)
+
+    def read(self, keys: list[list[int]]) -> dict[str, float]:
+        """Read each list of keys at once; the wall and CPU seconds of one read."""
+        asked = [({"user_id": some}, np.full(len(some), NOW)) for some in keys]
+        wall, cpu = time.perf_counter(), time.process_time()
+        for values, at in asked:
+            self.reader.read(values, at)
+        return {"wall": (time.perf_counter() - wall) / len(keys), "cpu": (time.process_time() - cpu) / len(keys)}
+
+    def values(self, keys: list[int]) -> dict[str, np.ndarray]:
+        """The 55 columns of some users."""
+        return self.reader.read({"user_id": keys}, np.full(len(keys), NOW)).columns
+
+    def state_bytes(self, user: int) -> int:
+        """Bytes of the states of one user, all groups together."""
+        key = encode_key(USER.keys, [user])
+        found = (self.store.read(v.id, shard_of(key, v.shards), [key])[0][0] for v in self.versions.values())
+        return sum(len(state or b"") for state in found)
+
+
+def run(scale: Scale) -> Iterator[Claim]:
+    """Reads of 1 and of 100 keys: wall time, then CPU time."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        served = Served(folder, scale.of(2_000, least=100))
+        feast = stack.enter_context(peer("feast")) if scale.foreign else None
+        if feast:
+            _open(feast, served, folder)
+        for count, reads in ((1, scale.of(500, least=20)), (100, scale.of(50, least=5))):
+            yield from _claims(served, feast, count, reads, scale.repeats)
+
+
+def _claims(served: Served, feast: Peer | None, count: int, reads: int, repeats: int) -> Iterator[Claim]:
+    rng = np.random.default_rng(count)
+    batches = [rng.choice(served.users, count, replace=False).tolist() for _ in range(reads)]
+    cpu: tuple[list[float], list[float]] = ([], [])
+    theirs = _kept(lambda: feast.ask(do="read", keys=batches[: max(5, reads // 5)]), cpu[1]) if feast else None
+    wall = in_turns(_kept(lambda: served.read(batches), cpu[0]), theirs, repeats)
+    keys = f"{count} key" + "s" * (count > 1)
+    yield Claim(f"55 features in 8 groups, {keys}", "µs per read", *wall, peer="Feast on SQLite", target=10)
+    yield Claim(f"the same, CPU of {keys}", "µs per read", cpu[0][1:], cpu[1][1:], peer="Feast on SQLite")
+
+
+def _kept(read: Callable[[], Mapping[str, float]], cpu: list[float]) -> Callable[[], float]:
+    """A measurement of wall time in µs that keeps the CPU time of every turn, the unmeasured first one too."""
+
+    def measure() -> float:
+        taken = read()
+        cpu.append(taken["cpu"] * 1e6)
+        return taken["wall"] * 1e6
+
+    return measure
+
+
+def _open(feast: Peer, served: Served, folder: Path) -> None:
+    """Give Feast the values, and see that it returns them."""
+    users = list(range(served.users))
+    values = served.values(users)
+    pq.write_table(pa.table({"user_id": users, **values}), folder / "values.parquet")
+    feast.ask(do="open", folder=str(folder), values=str(folder / "values.parquet"), groups=served.groups)
+    some = users[:: max(1, len(users) // 100)]
+    found: dict[str, list[Any]] = feast.ask(do="values", keys=some)
+    for name in served.columns:
+        given = np.array([np.nan if value is None else value for value in found[name]], float)
+        np.testing.assert_array_equal(given, values[name][some], err_msg=f"Feast holds other values of {name}")

@@ -1,0 +1,86 @@
+"""bytewax, in its own environment: events in memory, an event-time window per key, results to memory, nothing durable."""
+
+import json
+import sys
+import time
+from datetime import datetime, timedelta, timezone
+
+import msgspec
+from bytewax import operators as op
+from bytewax.dataflow import Dataflow
+from bytewax.operators.windowing import EventClock, SlidingWindower, TumblingWindower, fold_window
+from bytewax.testing import TestingSink, TestingSource, run_main
+
+
+class Payment(msgspec.Struct, gc=False):
+    """An event, as the fastest decoder of this language gives it."""
+
+    payment_id: str
+    user_id: str
+    amount: float
+    status: str
+    paid_at: datetime
+
+
+_DECODE = msgspec.json.Decoder(Payment).decode
+_EPOCH = datetime(2020, 1, 1, tzinfo=timezone.utc)
+_ZERO = timedelta(0)
+_WINDOWERS = {
+    "tumbling": TumblingWindower(length=timedelta(hours=1), align_to=_EPOCH),
+    "sliding": SlidingWindower(length=timedelta(hours=1), offset=timedelta(minutes=15), align_to=_EPOCH),
+}
+
+
+class Flow:
+    """Events held in memory, as JSON and decoded, to be run through a window."""
+
+    def __init__(self, path: str) -> None:
+        with open(path, "rb") as file:
+            self._lines = file.read().splitlines()
+        self._events = [_DECODE(line) for line in self._lines]
+
+    def run(self, window: str, decoded: bool) -> dict[str, float]:
+        """Count, sum and greatest amount per user and window: seconds, and what was counted."""
+        out: list[tuple[str, tuple[int, tuple[int, float, float]]]] = []
+        flow = Dataflow("bench")
+        events = op.input("in", flow, TestingSource(self._events if decoded else self._lines, batch_size=1_000))
+        if not decoded:
+            events = op.map("decode", events, _DECODE)
+        keyed = op.map("key", events, lambda event: (event.user_id, event))
+        clock = EventClock(ts_getter=lambda event: event.paid_at, wait_for_system_duration=_ZERO)
+        windowed = fold_window("window", keyed, clock, _WINDOWERS[window], _nothing, _add, _both, ordered=False)
+        op.output("out", windowed.down, TestingSink(out))
+        begun = time.perf_counter()
+        run_main(flow)
+        return {"wall": time.perf_counter() - begun, "counted": sum(folded[0] for _, (_, folded) in out)}
+
+
+def _nothing() -> tuple[int, float, float]:
+    return 0, 0.0, float("-inf")
+
+
+def _add(folded: tuple[int, float, float], event: Payment) -> tuple[int, float, float]:
+    count, total, most = folded
+    amount = event.amount
+    return count + 1, total + amount, amount if amount > most else most
+
+
+def _both(a: tuple[int, float, float], b: tuple[int, float, float]) -> tuple[int, float, float]:
+    return a[0] + b[0], a[1] + b[1], max(a[2], b[2])
+
+
+def main() -> None:
+    flow = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        do = request.pop("do")
+        if do == "open":
+            flow = Flow(**request)
+            answer = None
+        else:
+            answer = getattr(flow, do)(**request)
+        print(json.dumps({"answer": answer}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

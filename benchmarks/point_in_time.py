@@ -1,0 +1,96 @@
+"""Point-in-time windows for examples, as a training set needs them, beside the same windows in DuckDB's SQL.
+
+Fair: the same Arrow tables go in, a column per feature comes out, on the same cores, and the values agree to 1e-9 of the
+sum of absolute values. DuckDB is given the fastest form it has: events and examples in one table, and `RANGE` frames over
+it. Times are whole seconds and hops one second, so that a constant frame says exactly what our windows say.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+import millstream as ms
+from benchmarks.harness import Claim, Scale, in_turns, seconds
+from benchmarks.world import PAYMENTS, SECOND, USER, arrived, payments
+from millstream.fold import as_of, encode_keys, layout_of, prepare
+
+DAYS = 30
+WINDOWS = {"1h": 3_600, "24h": 86_400, "7d": 7 * 86_400}
+GROUP = ms.StreamFeatureGroup(
+    "bench", entity=USER, source=PAYMENTS,
+    features=[ms.Count(over=list(WINDOWS), hop="1s"), ms.Sum("amount", over=list(WINDOWS), hop="1s"),
+              ms.Mean("amount", over=list(WINDOWS), hop="1s"), ms.Max("amount", over=list(WINDOWS), hop="1s")],
+)  # fmt: skip
+
+
+def run(scale: Scale) -> Iterator[Claim]:
+    """Twelve features of as many examples as events: many users with few events each, then few with many."""
+    rows = scale.of(1_000_000, least=2_000)
+    for name, users, skew in (("10,000 users", 10_000, 0.0), ("1,000 users, skewed", 1_000, 1.0)):
+        events = _whole_seconds(payments(rows, scale.of(users, least=20), DAYS, skew=skew))
+        examples = _whole_seconds(payments(rows, scale.of(users, least=20), DAYS, seed=1, skew=skew))
+        examples = examples.select(["user_id", "paid_at"])
+        _check(ours(events, examples), theirs(events, examples))
+        found = in_turns(
+            lambda: seconds(lambda: ours(events, examples)),  # noqa: B023
+            lambda: seconds(lambda: theirs(events, examples)),  # noqa: B023
+            scale.repeats,
+        )
+        what = f"12 features, {rows:,} events and examples, {name}"
+        yield Claim(what, "s", *found, peer="DuckDB RANGE windows", target=4)
+
+
+def _whole_seconds(events: pa.Table) -> pa.Table:
+    times = events["paid_at"].cast(pa.int64()).to_numpy() // SECOND * SECOND
+    place = events.schema.get_field_index("paid_at")
+    return events.set_column(place, "paid_at", pa.array(times, pa.timestamp("us", "UTC")))
+
+
+def ours(events: pa.Table, examples: pa.Table) -> pa.Table:
+    """The features of the examples by the kernels, from Arrow to Arrow."""
+    (prepared,) = prepare([GROUP], PAYMENTS, arrived(events))
+    at = examples["paid_at"].cast(pa.int64()).to_numpy()
+    keys = encode_keys(USER.keys, [examples["user_id"]])
+    return pa.table(as_of(layout_of(GROUP), prepared, prepared.arrivals, keys, at, at).columns)
+
+
+def theirs(events: pa.Table, examples: pa.Table) -> pa.Table:
+    """The same by DuckDB."""
+    import duckdb
+
+    with duckdb.connect(config={"threads": os.cpu_count() or 1}) as connection:
+        connection.register("events", events)
+        connection.register("examples", examples)
+        return connection.sql(_sql()).to_arrow_table()
+
+
+def _sql() -> str:
+    aggregates = {"count": "count(amount)", "amount_sum": "sum(amount)", "amount_mean": "avg(amount)", "amount_max": "max(amount)"}
+    features = ", ".join(
+        f"{sql} over w{window} as {name}_{window}" for name, sql in aggregates.items() for window in WINDOWS
+    )
+    frames = ", ".join(
+        f"w{window} as (partition by user_id order by second range between {span} preceding and 1 preceding)"
+        for window, span in WINDOWS.items()
+    )
+    return f"""
+        with joined as (
+            select user_id, epoch_us(paid_at) // {SECOND} as second, amount, -1 as example from events
+            union all
+            select user_id, epoch_us(paid_at) // {SECOND}, null, row_number() over () - 1 from examples),
+        valued as (select example, {features} from joined window {frames})
+        select * exclude (example) from valued where example >= 0 order by example"""
+
+
+def _check(mine: pa.Table, other: pa.Table) -> None:
+    """Ours and DuckDB's, value by value; an empty sum is 0 to us and null to SQL."""
+    assert mine.num_rows == other.num_rows and set(mine.column_names) == set(other.column_names)
+    for name in mine.column_names:
+        left = mine[name].to_numpy()
+        right = pc.fill_null(other[name].cast(pa.float64()), 0.0 if "sum" in name else np.nan).to_numpy()
+        np.testing.assert_allclose(left, right, rtol=1e-9, atol=0, equal_nan=True, err_msg=name)

@@ -1,0 +1,140 @@
+"""Events per second through stream computing, beside bytewax folding the same events by event-time windows.
+
+Fair: one process each. Ours reads a durable log and ends each micro-batch with a durable transaction of deltas and
+positions, for eight features over two windows of every user; bytewax goes from memory to memory, keeps nothing, and folds
+a count, a sum and a maximum over one window. JSON is decoded by the same library on both sides; where ours gets Arrow,
+bytewax gets finished objects.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import count
+from pathlib import Path
+
+import msgspec
+import pyarrow as pa
+
+import millstream as ms
+from benchmarks.harness import Claim, Scale, in_turns, seconds
+from benchmarks.peers import Peer, peer
+from benchmarks.world import NOW, PAYMENTS, SCHEMA, USER, payments
+from millstream.buffer.embedded import EmbeddedLog
+from millstream.buffer.events import encode
+from millstream.clock import SimulatedClock
+from millstream.computing.names import feature_topic
+from millstream.computing.start import start_version
+from millstream.computing.stream import StreamComputer
+from millstream.definitions import EventStream
+from millstream.store.plan import GroupVersion
+
+USERS = 10_000
+PARTITIONS = 4
+BATCH = 1_000  # events that a producer sends at once
+UNIQUE = ms.EventStream("unique", time="paid_at", schema=SCHEMA, deduplicate="payment_id", within="1h")
+
+
+class Computing:
+    """A log that holds events, and the computing of them as often as wanted."""
+
+    def __init__(self, folder: Path, events: pa.Table) -> None:
+        self._folder, self._clock, self._versions = folder, SimulatedClock(NOW), count(1)
+        self._log = EmbeddedLog(folder / "log", self._clock, map_gib=16)
+        self.rows = len(events)
+        for stream in (PAYMENTS, UNIQUE):
+            for encoding in ("arrow", "json"):
+                self._send(self.stream(stream, encoding), events, encoding)
+
+    @staticmethod
+    def stream(stream: EventStream, encoding: str) -> EventStream:
+        """The stream of this name that holds the events in this encoding."""
+        return ms.EventStream(
+            f"{stream.name}_{encoding}", time=stream.time, schema=stream.schema, deduplicate=stream.deduplicate, within="1h"
+        )
+
+    def _send(self, stream: EventStream, events: pa.Table, encoding: str) -> None:
+        """Append the events in a producer's batches, each when its last one happened."""
+        self._log.create(stream.name, PARTITIONS)
+        times = events["paid_at"].cast(pa.int64()).to_numpy()
+        for number, start in enumerate(range(0, len(events), BATCH)):
+            part = events.slice(start, BATCH)
+            self._clock.set(int(times[start + len(part) - 1]))
+            for batch in encode(stream, part if encoding == "arrow" else _dicts(part)):
+                self._log.append(stream.name, number % PARTITIONS, batch)
+
+    def events_per_second(self, stream: EventStream, encoding: str) -> float:
+        """Compute all events for a new group version, from the first event to the last commit."""
+        source = self.stream(stream, encoding)
+        over = ["1h", "24h"]
+        group = ms.StreamFeatureGroup(
+            f"spending_{source.name}", entity=USER, source=source,
+            features=[ms.Count(over=over), ms.Sum("amount", over=over), ms.Mean("amount", over=over), ms.Max("amount", over=over)],
+        )  # fmt: skip
+        version = GroupVersion(group, next(self._versions))
+        start_version(self._log, version, [source], self._clock, at="zero")
+        folder = self._folder / f"data{version.version}"
+        with StreamComputer(self._log, [source], [version], self._clock, data=folder) as computer:
+            taken = seconds(lambda: _drain(computer))
+            counted = sum(counter["records"] for counter in computer.counters.values())
+        assert counted == self.rows, f"{counted} of {self.rows} events were computed"
+        self._log.drop(feature_topic(version.id))
+        return self.rows / taken
+
+    def close(self) -> None:
+        """Let go of the log."""
+        self._log.close()
+
+
+def run(scale: Scale) -> Iterator[Claim]:
+    """Arrow and JSON events against a tumbling window; a sliding one and repeats for information."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        events = payments(scale.of(400_000, least=2_000), scale.of(USERS, least=50), days=0.25)
+        computing = Computing(folder, events)
+        stack.callback(computing.close)
+        bytewax = stack.enter_context(peer("bytewax")) if scale.foreign else None
+        if bytewax:
+            _open(bytewax, folder / "events.json", events)
+        for name, stream, encoding, window, target in (
+            ("Arrow events", PAYMENTS, "arrow", "tumbling", 2.0),
+            ("JSON events", PAYMENTS, "json", "tumbling", 2.0),
+            ("Arrow events, sliding windows", PAYMENTS, "arrow", "sliding", None),
+            ("Arrow events, repeats left out", UNIQUE, "arrow", "tumbling", None),
+            ("JSON events, repeats left out", UNIQUE, "json", "tumbling", None),
+        ):
+            theirs = _peer(bytewax, window, encoding == "arrow", len(events)) if bytewax else None
+            ours = _ours(computing, stream, encoding)
+            found = in_turns(ours, theirs, scale.repeats)
+            yield Claim(name, "events/s", *found, peer=f"bytewax, {window} 1 h", better="higher", target=target)
+
+
+def _ours(computing: Computing, stream: EventStream, encoding: str) -> Callable[[], float]:
+    return lambda: computing.events_per_second(stream, encoding)
+
+
+def _peer(bytewax: Peer, window: str, decoded: bool, rows: int) -> Callable[[], float]:
+    def measure() -> float:
+        found = bytewax.ask(do="run", window=window, decoded=decoded)
+        assert found["counted"] >= rows, f"bytewax counted {found['counted']} of {rows} events"
+        return float(rows / found["wall"])
+
+    return measure
+
+
+def _drain(computer: StreamComputer) -> None:
+    while computer.step().records:
+        pass
+
+
+def _dicts(events: pa.Table) -> list[dict[str, object]]:
+    return events.to_pylist()
+
+
+def _open(bytewax: Peer, path: Path, events: pa.Table) -> None:
+    """Give bytewax the events as JSON lines; its keys have to be strings, so they are."""
+    place = events.schema.get_field_index("user_id")
+    events = events.set_column(place, "user_id", events["user_id"].cast(pa.string()))
+    path.write_bytes(msgspec.json.Encoder().encode_lines(_dicts(events)))
+    bytewax.ask(do="open", path=str(path))

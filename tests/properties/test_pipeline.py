@@ -1,0 +1,351 @@
+"""The pipeline as a whole over real parts: whatever comes, however it is cut, whoever dies, one value for one moment.
+
+Each example makes a project, sends events, and lets computing, ingestion, the archive and retention take turns at
+random, with restarts, fenced workers and writes whose acknowledgement is lost. What is then read online, at any moment
+on the way, is what `ms.compute` and the oracle make of the same events, bit for bit; so is a training set.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import millstream as ms
+from millstream.clock import SimulatedClock
+from millstream.computing.stream import StreamComputer
+from millstream.errors import Fenced
+from millstream.fold.oracle import oracle
+from millstream.ingest.stream import StreamIngester
+from millstream.running.work import trim
+from tests.properties.worlds import BASE, DAY, ENTITY, HOUR, MINUTE, SECOND, Event, event_lists, group_of, oracle_events, same
+from tests.properties.worlds import windows as window_lists
+
+WITHIN = HOUR
+STREAM = ms.EventStream(
+    "events", time="at", available="seen", deduplicate="id", within="1h", retention="2h",
+    schema={"id": "string", "k": "int64", "x": "float64", "s": "string", "ok": "bool", "at": "timestamp",
+            "seen": "timestamp"},
+)  # fmt: skip
+ASKS = ms.EventStream("asks", time="at", schema={"ask": "string", "k": "int64", "at": "timestamp"})
+OUTCOMES = ms.EventStream("outcomes", time="at", schema={"ask": "string", "y": "bool", "at": "timestamp"})
+FUTURE = 5 * MINUTE
+
+few = settings(
+    max_examples=60, deadline=None, derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
+)  # fmt: skip
+turns = st.sampled_from(["compute", "compute", "ingest", "ingest", "archive", "restart", "fence", "lose", "trim", "read"])
+
+
+@dataclass(frozen=True)
+class Sent:
+    """An event under an id; the same id again is the same event again."""
+
+    id: str
+    event: Event
+
+
+@st.composite
+def deliveries(draw: Any) -> list[Sent]:
+    """Events in order of arrival, some of them sent again soon or long after."""
+    events = draw(event_lists(30))
+    sent = [Sent(f"e{n}", event) for n, event in enumerate(events)]
+    for _ in range(draw(st.integers(0, 6)) if events else 0):
+        again = draw(st.sampled_from(sent))
+        later = again.event.arrival + draw(st.sampled_from([0, 1, MINUTE, WITHIN, WITHIN + 1, DAY]))
+        event = again.event
+        sent.append(Sent(again.id, Event(event.k, event.time, later, event.x, event.s, event.ok)))
+    return sorted(sent, key=lambda one: one.event.arrival)
+
+
+def counted(sent: list[Sent]) -> list[Event]:
+    """The events that count: not those too far ahead, nor those whose id came before within the hour."""
+    last: dict[str, int] = {}
+    kept = []
+    for one in sent:
+        event = one.event
+        if event.time - event.arrival > FUTURE:
+            continue
+        if not (one.id in last and event.arrival - last[one.id] <= WITHIN):
+            kept.append(event)
+        last[one.id] = event.arrival
+    return kept
+
+
+class Interrupted:
+    """A log on which another worker is faster: it does its step before the first transaction of this one begins."""
+
+    def __init__(self, log: Any, other: Any) -> None:
+        self._log, self._other = log, other
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Any]:
+        other, self._other = self._other, None
+        if other is not None:
+            other.step()
+        with self._log.transaction() as work:
+            yield work
+
+
+class Killed(Exception):
+    """The process died."""
+
+
+class Losing:
+    """An online store whose first write is done, but the process dies before it learns so."""
+
+    def __init__(self, online: Any) -> None:
+        self._online = online
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._online, name)
+
+    def write(self, *arguments: Any) -> None:
+        self._online.write(*arguments)
+        raise Killed
+
+
+@dataclass
+class Pipeline:
+    """A project on a simulated clock, and its workers."""
+
+    folder: Path
+    group: Any
+    micro_batch: int
+    project: ms.Project = field(init=False)
+    reads: list[tuple[int, int, dict[str, np.ndarray]]] = field(default_factory=list)
+    wrong: int = 0
+
+    def __post_init__(self) -> None:
+        (self.folder / "millstream.toml").write_text("partitions = 3\nshards = 2\nlog_gib = 0.5\n")
+        self.project = ms.Project(self.folder)
+        self.clock = SimulatedClock(BASE - 60 * DAY)
+        self.project.parts.clock = self.clock
+        self.view = ms.FeatureView("view", request={}, features=[self.group])
+        label = ms.Label(OUTCOMES, "y", on="ask", absent=False, after="1h")
+        self.project.apply(ms.Model("model", view=self.view, examples=ASKS, label=label))
+        self.begin()
+
+    def begin(self) -> None:
+        """Workers that know nothing but what is stored."""
+        parts = self.project.parts
+        self.computer = self.another()
+        self.ingester, self.archiver = parts.ingester(), parts.archiver()
+
+    def another(self, log: Any = None) -> StreamComputer:
+        parts = self.project.parts
+        return StreamComputer(
+            log or parts.log, parts.registry.streams(), parts.registry.groups(), parts.clock,
+            data=parts.settings.data, micro_batch=self.micro_batch,
+        )  # fmt: skip
+
+    def send(self, sent: list[Sent], as_table: bool, spoilt: bool) -> None:
+        """Append events that arrive at one instant, with one among them that fits no schema."""
+        self.clock.set(max(self.clock.now(), sent[0].event.arrival))
+        rows = [
+            {"id": one.id, "k": one.event.k, "x": one.event.x, "s": one.event.s, "ok": one.event.ok,
+             "at": one.event.time, "seen": one.event.arrival}
+            for one in sent
+        ]  # fmt: skip
+        if as_table or any(row["x"] == float("inf") for row in rows):
+            kinds = [pa.string(), pa.int64(), pa.float64(), pa.string(), pa.bool_(), *[pa.timestamp("us", "UTC")] * 2]
+            columns = [pa.array([row[name] for row in rows], kind) for name, kind in zip(rows[0], kinds, strict=True)]
+            self.project.send("events", pa.table(columns, list(rows[0])))
+        else:
+            bad: list[Any] = [{**rows[0], "k": "one"}, {**rows[0], "at": None}] if spoilt else []
+            self.wrong += len(bad)
+            self.project.send("events", [*rows, *bad])
+
+    def turn(self, what: str) -> None:
+        """Let one worker do one thing."""
+        parts = self.project.parts
+        if what == "compute":
+            self.computer.step()
+        elif what == "ingest":
+            self.ingester.step()
+        elif what == "archive":
+            self.archiver.step()
+        elif what == "restart":
+            self.computer.close()
+            self.begin()
+        elif what == "fence":
+            with self.another() as first, self.another(Interrupted(parts.log, first)) as second:
+                second.step()
+        elif what == "lose":
+            try:
+                StreamIngester(parts.log, Losing(parts.online), parts.registry.groups(), parts.clock).step()
+            except Killed:
+                pass
+        elif what == "trim":
+            trim(parts)
+
+    def drain(self) -> None:
+        """Compute and ingest until nothing is left."""
+        while True:
+            computed, ingested = self.computer.step(), self.ingester.step()
+            if not (computed.records or computed.fenced or ingested.records or ingested.fenced):
+                assert computed.lag == ingested.lag == 0
+                return
+
+    def read(self, at: int) -> dict[str, np.ndarray]:
+        """The group's features of the three keys, as serving reads them."""
+        found = self.project.features("view", [{"k": k} for k in range(3)], at)
+        return {name.removeprefix("g__"): _plain(found[name]) for name in found.column_names}
+
+    def states(self) -> list[tuple[bytes, bytes]]:
+        """Everything the online store holds."""
+        return [pair for shard in range(2) for pair in self.project.parts.online.scan("g@1", shard)]
+
+    def dead(self) -> int:
+        """How many dead letters there are."""
+        return sum(end for _, end in self.project.parts.log.ends("dead.events"))
+
+
+def _plain(column: pa.ChunkedArray) -> np.ndarray:
+    if pa.types.is_string(column.type) or pa.types.is_null(column.type):
+        return np.array(column.to_pylist(), object)
+    return column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+
+
+def history(sent: list[Sent]) -> pa.Table:
+    """What was sent, as a data frame."""
+    rows = [one for one in sent if one.event.time - one.event.arrival <= FUTURE]
+    instant = pa.timestamp("us", "UTC")
+    return pa.table(
+        {
+            "id": pa.array([one.id for one in rows], pa.string()),
+            "k": pa.array([one.event.k for one in rows], pa.int64()),
+            "x": pa.array([one.event.x for one in rows], pa.float64()),
+            "s": pa.array([one.event.s for one in rows], pa.string()),
+            "ok": pa.array([one.event.ok for one in rows], pa.bool_()),
+            "at": pa.array([one.event.time for one in rows], instant),
+            "seen": pa.array([one.event.arrival for one in rows], instant),
+        }
+    )
+
+
+def arrivals(sent: list[Sent]) -> Iterator[list[Sent]]:
+    """What arrives at one instant, instant by instant."""
+    for one in sorted({one.event.arrival for one in sent}):
+        yield [some for some in sent if some.event.arrival == one]
+
+
+def pure(view: Any, sent: list[Sent], asks: list[tuple[int, int]]) -> dict[str, np.ndarray]:
+    """What `ms.compute` makes of it for (key, instant) pairs."""
+    found = ms.compute(view, {"events": history(sent)}, [{"k": k, "at": at} for k, at in asks])
+    return {name.removeprefix("g__"): _plain(found[name]) for name in found.column_names if name.startswith("g__")}
+
+
+def bits(column: np.ndarray) -> list[Any]:
+    """Values that are equal exactly when they are the same bits; all nulls are one."""
+    if column.dtype == object:
+        return [None if value is None else value for value in column.tolist()]
+    return [None if value != value else np.float64(value).tobytes() for value in column.tolist()]
+
+
+def run(pipe: Pipeline, sent: list[Sent], data: Any) -> None:
+    """Send everything, with random turns of the workers in between; note what is read on the way."""
+    moments = list(arrivals(sent))
+    following = [moment[0].event.arrival for moment in moments[1:]]
+    for place, moment in enumerate(moments):
+        pipe.send(moment, data.draw(st.booleans()), data.draw(st.booleans()))
+        for what in data.draw(st.lists(turns, max_size=3)):
+            pipe.turn(what)
+            if what == "read":
+                room = following[place] - 1 - pipe.clock.now() if place < len(following) else 40 * DAY
+                pipe.drain()
+                at = pipe.clock.now() + data.draw(st.integers(0, max(0, room)))
+                pipe.reads.append((at, at, pipe.read(at)))
+    pipe.drain()
+
+
+gaps = st.sampled_from([0, 1, SECOND, 5 * SECOND, MINUTE, 7 * MINUTE, HOUR, DAY, 8 * DAY, 31 * DAY])
+groups = st.builds(lambda windows, filtered: group_of(windows, filtered, STREAM), window_lists, st.booleans())
+
+
+@few
+@given(groups, deliveries(), st.integers(1, 20), st.lists(gaps, min_size=1, max_size=3), st.integers(0, 5 * SECOND), st.data())
+def test_what_is_read_online_is_compute_and_the_oracle_and_a_replay_changes_nothing(
+    group: Any, sent: list[Sent], micro_batch: int, later: list[int], before: int, data: Any
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        pipe = Pipeline(Path(folder), group, micro_batch)
+        run(pipe, sent, data)
+        end = max((one.event.arrival for one in sent), default=BASE)
+        pipe.reads += [(at, max(at, end), pipe.read(at)) for at in [end - before, *(end + gap for gap in later)]]
+        check_reads(pipe, sent, group)
+        early = sum(one.event.time - one.event.arrival > FUTURE for one in sent)
+        assert pipe.dead() == pipe.wrong + early
+        check_replay(pipe)
+        pipe.computer.close()
+        pipe.project.close()
+
+
+def check_reads(pipe: Pipeline, sent: list[Sent], group: Any) -> None:
+    """Hold every read to both; `compute` knows what had arrived by then, a store may have applied what came later."""
+    events = counted(sent)
+    frame = pure(pipe.view, sent, [(k, at) for at, _, _ in pipe.reads for k in range(3)])
+    for row, (at, upto, read) in enumerate(pipe.reads):
+        for k in range(3):
+            known = [event for event in events if event.arrival <= upto]
+            assert same(read, k, oracle(group.columns, oracle_events(known, k), at, upto)) == [], (k, at)
+            if upto == at:
+                wanted = {name: bits(column)[3 * row + k] for name, column in frame.items()}
+                assert {name: bits(read[name])[k] for name in frame} == wanted, (k, at)
+
+
+def check_replay(pipe: Pipeline) -> None:
+    """Ingestion from the first delta into an emptied store, and computing that another worker has done: no change."""
+    parts = pipe.project.parts
+    before, ends = pipe.states(), parts.log.ends("features.g@1")
+    metas = [parts.online.meta("g@1", shard) for shard in range(2)]
+    parts.online.drop("g@1")
+    again = parts.ingester()
+    while again.step().records:
+        pass
+    assert pipe.states() == before
+    for old, new in zip(metas, (parts.online.meta("g@1", shard) for shard in range(2)), strict=True):
+        assert (old and old.position, old and old.applied) == (new and new.position, new and new.applied)
+    at = parts.log.committed("compute/g@1", "events")
+    try:
+        with parts.log.transaction() as work:
+            work.commit("compute/g@1", "events", 0, (at[0] or 0) + 1, 0)
+        raise AssertionError("a worker that was overtaken must be refused")
+    except Fenced:
+        pass
+    with pipe.another() as idle:
+        assert idle.step().records == 0
+    assert parts.log.ends("features.g@1") == ends
+
+
+@few
+@given(groups, deliveries(), st.lists(st.tuples(st.integers(0, 3), gaps), min_size=1, max_size=6), st.data())
+def test_a_training_set_is_compute(group: Any, sent: list[Sent], asks: list[tuple[int, int]], data: Any) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        pipe = Pipeline(Path(folder), group, 20)
+        start = min((one.event.arrival for one in sent), default=BASE)
+        run(pipe, sent, data)
+        examples = [{"ask": f"a{n}", "k": k, "at": start + gap} for n, (k, gap) in enumerate(asks)]
+        pipe.clock.set(max(pipe.clock.now(), start + 40 * DAY))
+        pipe.project.send("asks", examples)
+        for what in data.draw(st.lists(st.sampled_from(["compute", "archive", "trim", "archive"]), max_size=4)):
+            pipe.turn(what)
+        found = pipe.project.training_set("model").table.sort_by([("_at", "ascending"), ("k", "ascending")])
+        wanted = sorted(((row["at"], row["k"]) for row in examples))
+        assert list(zip(found["_at"].to_pylist(), found["k"].to_pylist(), strict=True)) == wanted
+        frame = pure(pipe.view, sent, [(k, at) for at, k in wanted])
+        assert {name: bits(_plain(found[f"g__{name}"])) for name in frame} == {name: bits(frame[name]) for name in frame}
+        pipe.computer.close()
+        pipe.project.close()

@@ -1,0 +1,228 @@
+"""A project in one process: what apply does, how rows move, how a model is trained, deployed, scored and checked."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+import millstream as ms
+from millstream.clock import FileClock, to_micros
+from millstream.errors import DefinitionError, NotFound, PlanError, ProjectError, RequestError
+from millstream.templates import START, write_project
+from millstream.testing.generators import DAY, FraudSimulator, LiveEvents, rows
+
+user = ms.Entity("user", keys={"user_id": "int64"})
+clicks = ms.EventStream("clicks", time="at", schema={"user_id": "int64", "page": "string", "at": "timestamp"})
+pace = ms.StreamFeatureGroup("pace", entity=user, source=clicks, features=[ms.Count(over=["1h", "24h"])])
+tiers = ms.Table("tiers", path="tiers.parquet", schema={"user_id": "int64", "tier": "string"})
+level = ms.BatchFeatureGroup("level", entity=user, sources=[tiers], every="1d", query="select user_id, tier from tiers")
+view = ms.FeatureView("pace", request={}, features=[pace])
+NOON = to_micros("2026-01-01T12:00:00Z")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> ms.Project:
+    data = tmp_path / ".millstream"
+    data.mkdir()
+    FileClock(data / "clock.json").set(NOON, rate=0.0)
+    return ms.Project(tmp_path, create=True)
+
+
+def click(user_id: int, at: str, page: str = "home") -> dict[str, object]:
+    return {"user_id": user_id, "page": page, "at": at}
+
+
+def counts(project: ms.Project, user_id: int, at: str | None = None) -> list[int | None]:
+    (row,) = project.features("pace", [{"user_id": user_id}], at=at).to_pylist()
+    return list(row.values())
+
+
+def test_a_folder_without_settings_is_no_project(tmp_path: Path) -> None:
+    with pytest.raises(ProjectError, match=r"no millstream\.toml"):
+        ms.Project(tmp_path)
+
+
+def test_planning_writes_nothing(tmp_path: Path) -> None:
+    project = ms.Project(tmp_path, create=True)
+    assert "+ group pace@1" in project.plan(view).text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["millstream.toml"]
+
+
+def test_applying_again_changes_nothing(project: ms.Project) -> None:
+    assert [change.kind for change in project.apply(view)] == ["add"] * 4
+    assert project.apply(view) == []
+
+
+def test_only_what_the_folder_declares_removes_and_only_when_agreed(project: ms.Project) -> None:
+    project.apply(view, ms.Entity("shop", keys={"shop_id": "int64"}))
+    (project.settings.folder / "features.py").write_text(
+        'import millstream as ms\nshop = ms.Entity("shop", keys={"shop_id": "int64"})\n'
+    )
+    with pytest.raises(PlanError, match="would remove view 'pace'"):
+        project.apply()
+    with pytest.raises(PlanError, match="would remove"):
+        project.apply(agreed=lambda plan: False)
+    assert {change.kind for change in project.apply(agreed=lambda plan: True)} == {"remove"}
+    assert project.parts.registry.views() == []
+
+
+def test_events_sent_are_read_once_drained(project: ms.Project) -> None:
+    project.apply(view)
+    sent = [click(1, "2026-01-01T11:30:00Z"), click(1, "2026-01-01T02:00:00Z"), click(2, "2026-01-01T11:59:59Z")]
+    assert project.send(clicks, sent) == 3
+    assert counts(project, 1) == [None, None]
+    assert project.drain()["events"] == 3
+    assert (counts(project, 1), counts(project, 2), counts(project, 3)) == ([1, 2], [1, 1], [0, 0])
+    assert counts(project, 1, "2026-01-01T12:45:00Z") == [0, 2]
+
+
+@pytest.mark.parametrize("form", ["dict", "dicts", "arrow", "pandas", "polars"])
+def test_rows_go_in_in_any_form(project: ms.Project, form: str) -> None:
+    project.apply(view)
+    row = click(1, "2026-01-01T11:30:00Z")
+    table = pa.Table.from_pylist([{**row, "at": NOON - 1_800_000_000}]).set_column(
+        2, "at", pa.array([NOON - 1_800_000_000]).cast(pa.timestamp("us", "UTC"))
+    )
+    forms = {"dict": row, "dicts": [row], "arrow": table, "pandas": table.to_pandas()}
+    if form == "polars":
+        import polars
+
+        forms["polars"] = polars.from_arrow(table)
+    assert project.send("clicks", forms[form]) == 1
+    project.drain()
+    assert counts(project, 1) == [1, 1]
+
+
+def test_a_group_added_later_is_backfilled_from_history(project: ms.Project) -> None:
+    project.apply(clicks)
+    project.send("clicks", [click(1, f"2026-01-01T11:{minute}:00Z") for minute in range(10, 30)])
+    project.apply(view)
+    project.send("clicks", [click(1, "2026-01-01T11:40:00Z")])
+    assert project.backfill() == ["pace@1"]
+    assert counts(project, 1) == [21, 21]
+    assert project.parts.registry.group("pace").state == "live"
+    assert project.backfill() == []
+
+
+def test_a_backfill_anew_gives_the_same(project: ms.Project) -> None:
+    project.apply(view)
+    project.send("clicks", [click(1, "2026-01-01T11:40:00Z"), click(1, "2026-01-01T11:41:00Z")])
+    project.backfill()
+    project.sync()
+    assert project.backfill("pace") == ["pace@1"]
+    assert counts(project, 1) == [2, 2]
+
+
+def test_sync_writes_what_history_reads(project: ms.Project) -> None:
+    project.apply(view)
+    with pytest.raises(NotFound, match="synced group"):
+        project.history("pace")
+    project.send("clicks", [click(1, "2026-01-01T11:40:00Z")])
+    project.drain()
+    done = project.sync()
+    assert (done["archived"], done["synced"]) == (1, 1)
+    (row,) = project.history(pace).to_pylist()
+    assert (row["user_id"], row["count_1h"], row["version"]) == (1, 1, 1)
+    assert project.history("pace", start="2026-01-02T00:00:00Z").num_rows == 0
+
+
+def test_tables_are_read_when_planned_and_when_due(project: ms.Project) -> None:
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"user_id": [1], "tier": ["gold"]}), project.settings.folder / "tiers.parquet")
+    project.apply(ms.FeatureView("level", request={}, features=[level]))
+    project.drain()
+    assert project.features("level", [{"user_id": 1}, {"user_id": 2}])["level__tier"].to_pylist() == ["gold", None]
+
+
+def test_rows_written_to_a_batch_group_are_read(project: ms.Project) -> None:
+    project.apply(ms.FeatureView("level", request={}, features=[level]))
+    assert project.write(level, [{"user_id": 7, "tier": "silver"}]) == 1
+    project.parts.batch_ingester().step()
+    assert project.features("level", [{"user_id": 7}])["level__tier"].to_pylist() == ["silver"]
+
+
+def test_a_folded_group_cannot_be_written(project: ms.Project) -> None:
+    project.apply(view)
+    with pytest.raises(RequestError, match="folded from events"):
+        project.write("pace", [{"user_id": 7, "count_1h": 3}])
+
+
+def test_names_that_are_not_there_are_named(project: ms.Project) -> None:
+    project.apply(view)
+    with pytest.raises(NotFound, match="No stream is named 'click'") as told:
+        project.send("click", [])
+    assert told.value.hint == "did you mean 'clicks'?"
+    with pytest.raises(NotFound, match="No view is named"):
+        project.features("pases", [])
+    with pytest.raises(NotFound, match="No model is named"):
+        project.train("pace")
+
+
+def test_a_wrong_definition_names_its_line(project: ms.Project) -> None:
+    (project.settings.folder / "features.py").write_text("import millstream as ms\n\nms.Entity('user', keys={})\n")
+    with pytest.raises(DefinitionError, match=r"features\.py', line 3"):
+        project.plan()
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> tuple[ms.Project, LiveEvents]:
+    """The fraud project with fifty days of a hundred users, and what comes after."""
+    folder = tmp_path_factory.mktemp("shop")
+    write_project(folder)
+    start = to_micros(START)
+    (folder / ".millstream").mkdir()
+    FileClock(folder / ".millstream" / "clock.json").set(start, rate=0.0)
+    project = ms.Project(folder)
+    project.apply()
+    live = LiveEvents(FraudSimulator(seed=3, users=100), start - 50 * DAY)
+    for name, table in live.due(start).items():
+        project.load(name, table)
+    project.backfill()
+    return project, live
+
+
+def test_a_model_goes_from_training_to_rollback(shop: tuple[ms.Project, LiveEvents]) -> None:
+    project, _ = shop
+    with pytest.raises(NotFound, match="has no version yet"):
+        project.deploy("fraud")
+    first, second = project.train("fraud"), project.train("fraud")
+    assert (first.version, second.version) == (1, 2)
+    assert project.deploy("fraud") == 2
+    with pytest.raises(NotFound, match="no champion before"):
+        project.rollback("fraud")
+    assert project.deploy("fraud", 1) == 1
+    assert project.rollback("fraud") == 2
+    assert project.status()["models"] == [{"name": "fraud", "versions": 2, "champion": 2, "challenger": None}]
+
+
+def test_what_is_scored_can_be_verified_compared_and_explained(shop: tuple[ms.Project, LiveEvents]) -> None:
+    project, live = shop
+    if not project.parts.model_versions.aliases("fraud"):
+        project.train("fraud")
+        project.deploy("fraud")
+    clock = project.clock
+    assert isinstance(clock, FileClock)
+    ids = []
+    for _ in range(4):
+        clock.advance(DAY // 12)
+        due = live.due(clock.now())
+        asked = [{**payment, "at": payment["paid_at"]} for payment in rows(due["payments"])]
+        ids += project.score("fraud", asked)["request_id"].to_pylist()
+        for name, table in due.items():
+            project.send(name, table)
+        project.drain()
+    assert len(ids) > 20
+    found = project.verify()
+    assert (found.requests, found.mismatches) == (len(ids), 0)
+    compared = project.parity("fraud")
+    assert (compared.requests, compared.unexplained) == (len(ids), 0)
+    project.sync()
+    assert project.verify("fraud", sample=10).requests == 10
+    told = project.explain(ids[-1], "habits__amount_mean_30d")
+    assert told.events is not None
+    amounts = told.events["amount"].to_pylist()
+    assert told.vector["habits__amount_mean_30d"] == pytest.approx(sum(amounts) / len(amounts))
+    with pytest.raises(NotFound, match="was captured"):
+        project.explain("nothing")
+    project.close()

@@ -1,0 +1,143 @@
+"""Layers in their loops: they work until stopped, take up new definitions, and outlive what waiting may mend."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import millstream as ms
+from millstream.clock import FileClock, to_micros
+from millstream.errors import DiskFull, Fenced, ProjectError, StoreError
+from millstream.monitor.usage import snapshot
+from millstream.running.layers import _step, run_layer
+from millstream.running.work import Every
+from millstream.settings import Settings
+
+user = ms.Entity("user", keys={"user_id": "int64"})
+clicks = ms.EventStream("clicks", time="at", schema={"user_id": "int64", "at": "timestamp"})
+pace = ms.StreamFeatureGroup("pace", entity=user, source=clicks, features=[ms.Count(over="1h")])
+view = ms.FeatureView("pace", request={}, features=[pace])
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> ms.Project:
+    (tmp_path / ".millstream").mkdir()
+    FileClock(tmp_path / ".millstream" / "clock.json").set(to_micros("2026-01-01T12:00:00Z"), rate=0.0)
+    return ms.Project(tmp_path, create=True)
+
+
+@contextmanager
+def layers(settings: Settings, *names: str) -> Iterator[None]:
+    stop = threading.Event()
+    threads = [threading.Thread(target=run_layer, args=(settings, name, stop)) for name in names]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(20)
+        assert not any(thread.is_alive() for thread in threads)
+
+
+def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return found
+
+
+def count(project: ms.Project) -> int | None:
+    found: int | None = project.features("pace", [{"user_id": 1}])["pace__count_1h"].to_pylist()[0]
+    return found
+
+
+def test_layers_compute_and_ingest_what_is_sent_and_take_up_new_definitions(project: ms.Project) -> None:
+    project.apply(clicks)
+    with layers(project.settings, "compute", "ingest"):
+        project.send("clicks", [{"user_id": 1, "at": "2026-01-01T11:30:00Z"}])
+        project.apply(view)
+        project.send("clicks", [{"user_id": 1, "at": "2026-01-01T11:40:00Z"}])
+        until(lambda: count(project) == 2)
+        until(lambda: project.parts.registry.group("pace").state == "live")
+        seen = until(lambda: len(snapshot(project.settings.data)["layers"]) == 2 and snapshot(project.settings.data))
+        assert {name: one["state"] for name, one in seen["layers"].items()} == {"compute": "up", "ingest": "up"}
+
+
+def test_with_computing_stopped_ingestion_waits_and_nothing_is_lost(project: ms.Project) -> None:
+    project.apply(view)
+    with layers(project.settings, "ingest"):
+        project.send("clicks", [{"user_id": 1, "at": "2026-01-01T11:30:00Z"}])
+    with layers(project.settings, "compute"):
+        project.send("clicks", [{"user_id": 1, "at": "2026-01-01T11:40:00Z"}])
+        until(lambda: project.parts.log.committed("compute/pace@1", "clicks") != [0, 0, 0, 0])
+    project.drain()
+    assert count(project) == 2
+
+
+def test_an_unknown_layer_is_named(project: ms.Project) -> None:
+    with pytest.raises(ProjectError, match="no layer 'injest'") as told:
+        run_layer(project.settings, "injest", threading.Event())
+    assert told.value.hint == "did you mean 'ingest'?"
+
+
+class Failing:
+    """Work whose steps raise, one after another, then do one record."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.facts: dict[str, Any] = {}
+        self._errors = list(errors)
+
+    def step(self) -> int:
+        if self._errors:
+            raise self._errors.pop(0)
+        return 1
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+@pytest.mark.parametrize("error", [DiskFull("The disk is full."), StoreError("A shard is damaged.")])
+def test_what_waiting_may_mend_is_reported_and_tried_again(error: Exception) -> None:
+    work = Failing(error)
+    handled, wait = _step(work, 0.02)
+    assert (handled, wait) == (0, 1.0)
+    assert work.facts["error"] == str(error)
+    assert _step(work, 0.02) == (1, 0.02)
+    assert "error" not in work.facts
+
+
+def test_a_fenced_step_is_tried_again_at_once() -> None:
+    assert _step(Failing(Fenced("Another worker was first.")), 0.02) == (1, 0.0)
+
+
+def test_what_nobody_expected_ends_the_process() -> None:
+    with pytest.raises(ZeroDivisionError):
+        _step(Failing(ZeroDivisionError()), 0.02)
+
+
+def test_every_waits_between_two_times() -> None:
+    done: list[int] = []
+    every = Every(3_600.0, lambda: done.append(1) or len(done))
+    assert (every.step(), every.step(), done) == (1, None, [1])
+
+
+def test_a_layer_ends_when_its_supervisor_is_gone(project: ms.Project) -> None:
+    project.apply(view)
+    read, write = os.pipe()
+    command = [sys.executable, "-m", "millstream", "run", "compute", "-C", str(project.settings.folder), "--supervised"]
+    process = subprocess.Popen(command, stdin=read, stdout=subprocess.PIPE, text=True)
+    os.close(read)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "compute: started\n"
+    os.close(write)
+    assert process.wait(30) == 0

@@ -1,0 +1,159 @@
+"""Serving processes, really started, loaded, killed and stopped."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from tests.unit.serve.world import SHARDS, artefact, disputes, fill, model, payments
+
+from millstream.buffer.embedded import EmbeddedLog
+from millstream.clock import SystemClock
+from millstream.errors import ServeError
+from millstream.serve.capture import CaptureJournal, CaptureShipper
+from millstream.serve.server import listen
+from millstream.store.lmdb import LmdbOnlineStore
+from millstream.store.registry import Registry
+from millstream.train.versions import ModelVersions
+
+ROW = {"user_id": 4, "payee_id": 2, "device_id": "d1", "amount": 12.5, "country": "de"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A project folder with states, definitions and one deployed model."""
+    clock = SystemClock()
+    fill(LmdbOnlineStore(tmp_path / "online"))
+    log = EmbeddedLog(tmp_path / "log", clock, map_gib=1)
+    for stream in (payments, disputes):
+        log.create(stream.name, 2)
+    log.close()
+    registry = Registry(f"sqlite:///{tmp_path}/registry.db", shards=SHARDS)
+    registry.apply(registry.plan([model, payments, disputes]))
+    deploy(tmp_path, 0)
+    return tmp_path
+
+
+def deploy(folder: Path, seed: int) -> None:
+    versions = ModelVersions(f"sqlite:///{folder}/registry.db", folder / "models", SystemClock())
+    pins = ("velocity@1", "habits@1", "together@1", "kyc@1")
+    versions.alias("fraud", "champion", versions.register("fraud", artefact(seed), pins=pins).version)
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    command = [sys.executable, "-m", "tests.unit.serve.serving", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        yield process, int(process.stdout.readline())
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def score(connection: http.client.HTTPConnection) -> dict[str, object]:
+    connection.request("POST", "/v1/models/fraud/score", json.dumps(ROW))
+    answer = connection.getresponse()
+    said: dict[str, object] = json.loads(answer.read())
+    assert answer.status == 200, said
+    return said
+
+
+def loaded(port: int, seen: Callable[[dict[str, object]], None], over: threading.Event) -> threading.Thread:
+    """Score over one connection until the server goes or `over` is set."""
+
+    def ask() -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        try:
+            while not over.is_set():
+                seen(score(connection))
+        except (OSError, http.client.HTTPException):
+            return
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    return thread
+
+
+def test_a_killed_server_has_captured_every_request_that_it_answered(folder: Path) -> None:
+    answered: list[str] = []
+    with serving(folder) as (process, port):
+        threads = [
+            loaded(port, lambda said: answered.append(str(said["request_id"])), threading.Event()) for _ in range(3)
+        ]
+        while len(answered) < 600:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        for thread in threads:
+            thread.join()
+    log = EmbeddedLog(folder / "log", SystemClock(), map_gib=1)
+    CaptureShipper(CaptureJournal(folder / "journal"), log).step()
+    records = log.read("captures.fraud", 0, 0, 10**6)
+    kept = pa.concat_tables([pa.ipc.open_stream(record.payload).read_all() for record in records])[
+        "_request_id"
+    ].to_pylist()
+    assert set(answered) <= set(kept)
+    assert len(set(kept)) - len(set(answered)) <= 3  # at most one on each connection was not answered any more
+    log.close()
+
+
+def test_a_new_champion_takes_over_under_load_and_no_request_fails(folder: Path) -> None:
+    versions: list[object] = []
+    over = threading.Event()
+    with serving(folder) as (_, port):
+        thread = loaded(port, lambda said: versions.append(said["version"]), over)
+        while len(versions) < 50:
+            time.sleep(0.01)
+        deploy(folder, 1)
+        end = time.monotonic() + 20
+        while versions[-1] != 2 and time.monotonic() < end:
+            time.sleep(0.05)
+        over.set()
+        thread.join()
+    assert versions[0] == 1
+    assert versions[-1] == 2
+    assert versions == sorted(versions, key=str)
+
+
+def test_a_server_that_is_told_to_stop_finishes_and_ships(folder: Path) -> None:
+    answered: list[str] = []
+    over = threading.Event()
+    with serving(folder) as (process, port):
+        thread = loaded(port, lambda said: answered.append(str(said["request_id"])), over)
+        while len(answered) < 50:
+            time.sleep(0.01)
+        process.terminate()
+        thread.join()
+        assert process.wait(20) == 0
+    log = EmbeddedLog(folder / "log", SystemClock(), map_gib=1)
+    records = log.read("captures.fraud", 0, 0, 10**6)
+    kept = pa.concat_tables([pa.ipc.open_stream(record.payload).read_all() for record in records])[
+        "_request_id"
+    ].to_pylist()
+    assert set(answered) <= set(kept)
+    assert (
+        list((folder / "journal").iterdir()) == []
+        or CaptureShipper(CaptureJournal(folder / "journal"), log).step() == 0
+    )
+    log.close()
+
+
+def test_a_taken_port_is_one_clear_sentence() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(ServeError, match=f"Port {port} on 127.0.0.1 cannot be served: address already in use"):
+            listen("127.0.0.1", port)
