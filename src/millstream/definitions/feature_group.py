@@ -27,8 +27,8 @@ class StreamFeatureGroup(Readable):
 
     `source` is a stream, or a list of streams whose events count alike (a union). `where` keeps the events for which
     it is true; `derive` names further columns by SQL expressions over the source's columns and those derived before
-    them. `keys` takes a join key of `entity` from another column, `keys={"user_id": "payee_id"}`. A value older than
-    `ttl` reads as null. Expressions are DuckDB's SQL over one event. `columns` holds the features that result. Raises
+    them. `keys` takes a join key of `entity` from another column, `keys={"user_id": "payee_id"}`. Expressions are
+    DuckDB's SQL over one event. `columns` holds the features that result; their windows empty by themselves. Raises
     `DefinitionError` for an unknown column, a wrong type, two features of one name, or hops that do not nest.
 
     >>> from millstream import Count, Entity, EventStream, StreamFeatureGroup
@@ -46,7 +46,6 @@ class StreamFeatureGroup(Readable):
     where: str | None
     derive: FrozenMapping[str, str]
     keys: FrozenMapping[str, str]
-    ttl: int | None
     owner: str
     description: str
     tags: tuple[str, ...]
@@ -62,7 +61,6 @@ class StreamFeatureGroup(Readable):
         where: str | None = None,
         derive: Mapping[str, str] | None = None,
         keys: Mapping[str, str] | None = None,
-        ttl: Duration | None = None,
         owner: str = "",
         description: str = "",
         tags: Iterable[str] = (),
@@ -72,7 +70,7 @@ class StreamFeatureGroup(Readable):
         one = sources[0] if isinstance(source, EventStream) else sources
         freeze(self, name=name, entity=_check_entity(thing, entity), source=one)
         fold = _check_fold(thing, entity, sources, features, where, derive, keys)
-        freeze(self, features=tuple(features), where=where, ttl=_check_ttl(thing, ttl), **fold)
+        freeze(self, features=tuple(features), where=where, **fold)
         freeze(self, owner=owner, description=description, tags=check_tags(thing, tags))
 
     @property

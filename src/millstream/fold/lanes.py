@@ -317,6 +317,38 @@ def sum_of(low, middle, high):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def _divided(limb, rest, divisor):
+    """(rest * 2**64 + limb) / divisor as (quotient, next rest), for a rest below a divisor below 2**32."""
+    half = np.uint64(32)
+    upper = (rest << half) | (limb >> half)
+    lower = ((upper % divisor) << half) | (limb & np.uint64(0xFFFFFFFF))
+    return ((upper // divisor) << half) | (lower // divisor), lower % divisor
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def mean_of(count, low, middle, high):
+    """A fixed-point sum divided by a count, rounded once (beyond 2**32 events the sum is rounded before it)."""
+    if count >= 1 << 32:
+        return sum_of(low, middle, high) / np.float64(count)
+    a, b, c = _magnitude(low, middle, high)
+    n = np.uint64(count)
+    q3, rest = _divided(c, _U0, n)
+    q2, rest = _divided(b, rest, n)
+    q1, rest = _divided(a, rest, n)
+    q0, rest = _divided(_U0, rest, n)
+    exponent = 192 - 2 * FRACTION_BITS
+    sticky = rest
+    for _ in range(3):
+        if q3 == _U0:
+            q3, q2, q1, q0 = q2, q1, q0, _U0
+            exponent -= 64
+    if q3 == _U0:
+        return 0.0
+    result = _rounded(q3, q2, q1 | q0 | sticky, exponent)
+    return -result if high < 0 else result
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _multiply_add(left, right, plus, carry):
     """left * right + plus + carry as (low, high) limbs; it never overflows."""
     low, high = left * right, _high_product(left, right)
@@ -386,7 +418,7 @@ def emit(features, first, last, lanes, base, at, numbers, texts, row):
             result = sum_of(lanes[a], lanes[a + 1], lanes[a + 2])
         elif formula == MEAN:
             if lanes[b] > 0:
-                result = sum_of(lanes[a], lanes[a + 1], lanes[a + 2]) / np.float64(lanes[b])
+                result = mean_of(lanes[b], lanes[a], lanes[a + 1], lanes[a + 2])
         elif formula == VAR or formula == STD:
             if lanes[b] > 1:
                 result = variance_of(lanes[b], lanes, a, c)

@@ -81,7 +81,7 @@ def _aggregate(kind: str, dated: list[tuple[int, Any]], dtype: str) -> Any:
     if kind == "sum":
         return total / 2**64
     if kind == "mean":
-        return (total / 2**64) / count if count else None
+        return total / (count * 2**64) if count else None
     if count < 2:
         return None
     spread = (count * sum(x * x for x in fixed) - total * total) / 2**128

@@ -105,14 +105,15 @@ class Values:
 
 def _texts(lanes: np.ndarray) -> np.ndarray:
     """Packed (time, text) lanes to strings."""
-    result = np.empty(len(lanes), object)
-    empty = (lanes[:, 0] == np.iinfo(np.int64).max) | (lanes[:, 0] == np.iinfo(np.int64).min)
-    packed = (lanes[:, 1:].astype(np.int64).view(np.uint64) ^ np.uint64(1 << 63)).astype(">u8")
-    raw, width = packed.tobytes(), 8 * packed.shape[1]
-    for i in np.flatnonzero(~empty).tolist():
-        row = raw[i * width : (i + 1) * width]
-        result[i] = row[: row[-1]].decode()
-    return result
+    present = (lanes[:, 0] != np.iinfo(np.int64).max) & (lanes[:, 0] != np.iinfo(np.int64).min)
+    packed = (np.ascontiguousarray(lanes[:, 1:]).view(np.uint64) ^ np.uint64(1 << 63)).astype(">u8")
+    raw = packed.view(np.uint8).reshape(len(lanes), -1)
+    sizes = np.where(present, raw[:, -1], 0).astype(np.int32)
+    ends = np.zeros(len(lanes) + 1, np.int32)
+    np.cumsum(sizes, out=ends[1:])
+    data = raw[np.arange(raw.shape[1]) < sizes[:, None]]
+    buffers = [pa.py_buffer(np.packbits(present, bitorder="little")), pa.py_buffer(ends), pa.py_buffer(data)]
+    return pa.Array.from_buffers(pa.string(), len(lanes), buffers).to_numpy(zero_copy_only=False)
 
 
 def fold(layout: Layout, prepared: Prepared) -> States:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import pyarrow as pa
 
 from millstream.buffer.events import dead_letters, decode
@@ -167,7 +168,7 @@ class Archiver:
     def _events(self, stream: EventStream, records: Sequence[Records]) -> pa.Table:
         """The valid events, repeats marked; the others become dead letters in stream computing."""
         table = decode(stream, records).table
-        return table.append_column("_repeat", pa.array(self._repeats.mark(table, stream), pa.bool_()))
+        return table.append_column("_repeat", pa.array(self._repeats.mark(table, stream)))
 
     def _tell(self, topic: str, reached: Mapping[int, int]) -> None:
         """Tell the log what the archive holds, after the fact: never more than it does."""
@@ -190,11 +191,11 @@ class _Repeats:
         self._open = lambda: RepeatIndex(path, log)
         self._index: RepeatIndex | None = None
 
-    def mark(self, table: pa.Table, stream: EventStream) -> Sequence[bool]:
+    def mark(self, table: pa.Table, stream: EventStream) -> np.ndarray:
         from millstream.buffer.repeats import mark
 
-        if stream.deduplicate is None or not table.num_rows:
-            return [False] * table.num_rows
+        if stream.deduplicate is None:
+            return np.zeros(table.num_rows, bool)
         self._index = self._index or self._open()
         return mark(table, stream, self._index)
 
@@ -220,7 +221,7 @@ def _captures(records: Sequence[Records]) -> pa.Table:
     for record in records:
         if record.encoding != "arrow":
             raise MillstreamError(
-                f"Topic '{record.topic}': the record at {record.position} is encoded as '{record.encoding}', not 'arrow'.",
+                f"Topic '{record.topic}': the record at {record.position} is '{record.encoding}', expected 'arrow'.",
                 "captures are written by the scoring service only.",
             )
         tables.append(pa.ipc.open_stream(record.payload).read_all().slice(record.skip))

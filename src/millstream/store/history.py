@@ -154,28 +154,27 @@ class History:
                     yield table
                     continue
                 if before is None:
-                    before = self._ids(stream, int(pc.min(table["_appended"]).as_py()) - stream.within)
+                    before = self._ids(stream, partition, int(pc.min(table["_appended"]).as_py()) - stream.within)
                 table, before = _without_repeats(stream, before, table)
                 yield table
             before = None
 
-    def _ids(self, stream: EventStream, since: int) -> pa.Table:
-        """The archived ids from an append time (µs) on."""
+    def _ids(self, stream: EventStream, partition: int, since: int) -> pa.Table:
+        """The archived ids of a partition from an append time (µs) on."""
         columns = [stream.deduplicate or "", "_partition", "_position", "_appended"]
         schema = pa.schema([event_schema(stream).field(name) for name in columns])
         snapshot = self._offline.snapshot(event_table(stream.name))
         if snapshot is None:
             return schema.empty_table()
-        found = self._offline.scan(event_table(stream.name), columns, f"_appended >= {since}", snapshot.id)
+        where = f"_partition == {partition} and _appended >= {since}"
+        found = self._offline.scan(event_table(stream.name), columns, where, snapshot.id)
         return _sorted(found.cast(schema))
 
 
 def _without_repeats(stream: EventStream, before: pa.Table, table: pa.Table) -> tuple[pa.Table, pa.Table]:
     """The events of one partition that are no repeats, and the ids that the next ones are compared with."""
     first = int(table["_position"][0].as_py())
-    partition = int(table["_partition"][0].as_py())
-    same = pc.and_(pc.equal(before["_partition"], partition), pc.less(before["_position"], first))
-    ids = pa.concat_tables([before.filter(same), table.select(before.column_names)])
+    ids = pa.concat_tables([before.filter(pc.less(before["_position"], first)), table.select(before.column_names)])
     marked = repeats(ids, stream)[-table.num_rows :]
     horizon = int(pc.max(table["_appended"]).as_py()) - stream.within
     return table.filter(pa.array(~marked)), ids.filter(pc.greater_equal(ids["_appended"], horizon))
@@ -185,7 +184,8 @@ def _conditions(since: Positions | None, only: tuple[str, Sequence[Any]] | None)
     """What the offline store can leave out by itself; never less than what is asked for is read."""
     found = []
     if since:
-        found.append(f"_position >= {min(since.values())}")
+        given = ", ".join(str(partition) for partition in since)
+        found.append(f"(_partition not in ({given}) or _position >= {min(since.values())})")
     if only and only[1] and all(isinstance(value, int) for value in only[1]):
         found.append(f"{only[0]} in ({', '.join(str(value) for value in only[1])})")
     return " and ".join(found) or None

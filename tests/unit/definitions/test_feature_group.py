@@ -128,7 +128,6 @@ def test_the_hops_that_a_hint_names_do_nest(group, coarse, fine):
         ({"keys": {"usr_id": "payee_id"}}, "keys was given 'usr_id'", "'user_id'"),
         ({"keys": {"user_id": "country"}}, "join key 'user_id' 'country' has type string; expected int64", ""),
         ({"keys": {"user_id": "payee"}}, "unknown column 'payee' in join key 'user_id'", "'payee_id'"),
-        ({"ttl": "0s"}, "ttl was given '0s'; expected a positive duration", "90d"),
         ({"entity": "user"}, "entity was given 'user'; expected an Entity", "ms.Entity"),
         ({"source": "payments"}, "expected an EventStream", "BatchFeatureGroup"),
     ],

@@ -65,16 +65,17 @@ def test_sums_and_variances_are_exact_to_the_last_bit(amounts):
     fixed = [round(Fraction(x) * 2**64) for x in amounts]
     n, total = len(fixed), sum(fixed)
     assert got["amount_sum"] == total / 2**64
-    assert got["amount_mean"] == total / 2**64 / n
+    assert got["amount_mean"] == total / (n * 2**64)
     if n > 1:
         assert got["amount_var"] == (n * sum(x * x for x in fixed) - total**2) / 2**128 / (float(n) * float(n - 1))
     else:
         assert math.isnan(got["amount_var"]) and math.isnan(got["amount_std"])
 
 
-def test_equal_values_have_no_variance_at_all():
+def test_equal_values_are_their_mean_and_have_no_variance_at_all():
     states = folded([0.1] * 7, MOMENT_GROUP)
-    assert value(layout_of(MOMENT_GROUP), states, np.array([11 * HOUR])).columns["amount_var"].tolist() == [0.0]
+    found = value(layout_of(MOMENT_GROUP), states, np.array([11 * HOUR])).columns
+    assert (found["amount_mean"].tolist(), found["amount_var"].tolist()) == ([0.1], [0.0])
 
 
 def test_a_huge_payment_and_its_reversal_leave_the_small_one():
