@@ -70,6 +70,7 @@ def send(
     from millstream.project import Project
 
     project = Project(folder)
+    project.parts.registry.stream(stream)  # an unknown one is refused even if there is nothing to send
     sent = 0
     with progress("sending", as_json) as advance:
         for rows in _batches(source):

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -39,7 +39,6 @@ from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.definitions.source import Source, Table
 from millstream.errors import Fenced, MillstreamError, NotFound
 from millstream.fold.rows import instants
-
 
 
 class Version(Protocol):

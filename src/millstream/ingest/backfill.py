@@ -106,13 +106,15 @@ def backfill(
         DiskFull: when there is no room.
     """
     handover = _handover(log, version)
+    if anew:
+        online.drop(version.id)  # unread, because it may be damaged
     if not any(handover.applied.values()):
-        return Backfilled()
+        return Backfilled()  # nothing came before: ingestion begins with the first delta
     shards = [online.meta(version.id, shard) for shard in range(version.shards)]
-    if not anew and all(meta is not None and meta.backfilled for meta in shards):
+    if all(meta is not None and meta.backfilled for meta in shards):
         return Backfilled()
     registry.set_state(version.id, "backfilling")
-    if not anew and all(meta is not None and (meta.backfilled or _FOLDED in meta.extra) for meta in shards):
+    if all(meta is not None and (meta.backfilled or _FOLDED in meta.extra) for meta in shards):
         _open_shards(version, online)
         return Backfilled()
     filler = _Filler(version, online, log, clock, handover)

@@ -73,6 +73,8 @@ class BatchIngester:
         offline: the offline store.
         group_versions: the versions to ingest; those that fold (`StreamIngester` has them) are left alone.
         clock: stamps what is written.
+        bite: runs of a group that wait before the offline store takes them in, in one commit; more than one makes
+            fewer files where runs are frequent. `flush` does not wait.
     """
 
     def __init__(
@@ -82,12 +84,22 @@ class BatchIngester:
         offline: OfflineStore,
         group_versions: Iterable[Version],
         clock: Clock,
+        *,
+        bite: int = 1,
     ) -> None:
+        self._bite = bite
         self._log, self._online, self._offline, self._clock = log, online, offline, clock
         self._versions = [v for v in group_versions if isinstance(v.group, BatchFeatureGroup) and not v.group.columns]
         self._stored: dict[str, int] = {}
 
-    def step(self) -> BatchApplied:
+    def flush(self) -> BatchApplied:
+        """Apply all that the buffer holds to both stores, however few runs wait."""
+        total = BatchApplied()
+        while (done := self.step(bite=1)).runs or done.written or done.fenced:
+            total += done
+        return total
+
+    def step(self, *, bite: int | None = None) -> BatchApplied:
         """Apply what the buffer holds, some runs of each group, and tell the log how far both stores are.
 
         Raises:
@@ -98,24 +110,27 @@ class BatchIngester:
             if staging_topic(version.id) not in topics:
                 continue
             try:
-                total += self._advance(version)
+                total += self._advance(version, self._bite if bite is None else bite)
             except StoreError as error:
                 failures.append(error)
         if failures:
             raise failures[0]
         return total
 
-    def _advance(self, version: Version) -> BatchApplied:
+    def _advance(self, version: Version, bite: int) -> BatchApplied:
         following = self._log.ends(staging_topic(version.id))[0][1]
         if version.id not in self._stored:
             self._stored[version.id] = self._offline_position(version)[0]
         metas = [self._online.meta(version.id, shard) for shard in range(version.shards)]
         positions = [0 if meta is None else meta.position for meta in metas]
-        behind = min([self._stored[version.id], *positions])
+        done, stored = BatchApplied(), self._stored[version.id]
+        due = following - stored >= bite
+        behind = min([*positions, stored] if due else positions)
         if behind >= following:
-            return BatchApplied()
+            return done
         runs = read_runs(self._log, version, behind)
-        done = self._state_offline(version, [run for run in runs if run.position >= self._stored[version.id]])
+        if due:
+            done += self._state_offline(version, [run for run in runs if run.position >= stored])
         for shard, position in enumerate(positions):
             done += self._apply_online(version, shard, [run for run in runs if run.position >= position])
         self._tell(version, runs[-1].position + 1)

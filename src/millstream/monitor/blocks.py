@@ -13,9 +13,12 @@ import mmap
 import os
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from millstream.errors import DiskFull
 
 MAGIC = 0x4D494C4C53545231
 NAME_BYTES = 120
@@ -142,11 +145,12 @@ class Block:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        retire_blocks(folder)
+        with suppress(OSError):  # on a full disk they stay, and are added up as they are
+            retire_blocks(folder)
         self._path = folder / f"{os.getpid()}-{time.monotonic_ns()}.block"
         self._file = open(self._path, "x+b")  # noqa: SIM115 - held, with its lock, for the life of the process
         fcntl.flock(self._file, fcntl.LOCK_EX)
-        self._file.truncate(_WORDS * 8)
+        _reserve(self._file, _WORDS * 8)
         self._map = mmap.mmap(self._file.fileno(), _WORDS * 8)
         self._words = memoryview(self._map).cast("q")
         self._words[0] = MAGIC
@@ -195,6 +199,19 @@ class Block:
         self._map[at * 8 : at * 8 + NAME_BYTES] = encoded.ljust(NAME_BYTES, b"\0")
         slots[name] = at + NAME_BYTES // 8
         return slots[name]
+
+
+def _reserve(file: IO[bytes], size: int) -> None:
+    """Take the room now: a page that finds none when it is first written to would kill the process."""
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)
+    except OSError as error:
+        file.close()
+        Path(file.name).unlink()
+        raise DiskFull.writing(file.name) from error
 
 
 def read_blocks(folder: Path) -> Totals:

@@ -139,11 +139,11 @@ class Parts:
 
         return StreamIngester(self.log, self.online, self.registry.groups(), self.clock)
 
-    def batch_ingester(self) -> BatchIngester:
-        """Ingestion of what queries put into the buffer."""
+    def batch_ingester(self, bite: int = 1) -> BatchIngester:
+        """Ingestion of what queries put into the buffer, into the offline store `bite` runs at a time."""
         from millstream.ingest.batch import BatchIngester
 
-        return BatchIngester(self.log, self.online, self.offline, self.registry.groups(), self.clock)  # type: ignore[arg-type]
+        return BatchIngester(self.log, self.online, self.offline, self.registry.groups(), self.clock, bite=bite)  # type: ignore[arg-type]
 
     def archiver(self) -> Archiver:
         """The archive of events, dead letters and captures."""

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 
 from millstream.errors import DiskFull, Fenced, MillstreamError, ProjectError, StoreError, nearest
@@ -104,10 +105,11 @@ class Meter:
             self._since, self._count = time.monotonic(), 0
 
     def publish(self, facts: Mapping[str, Any]) -> None:
-        """Say now how the layer is."""
+        """Say now how the layer is; a disk with no room for that does not stop the layer."""
         from millstream.monitor.usage import publish
 
-        publish(self._data, self._layer, facts)
+        with suppress(OSError):
+            publish(self._data, self._layer, facts)
 
 
 def _loop(settings: Settings, layer: str, made: Callable[[Parts], Work], stop: threading.Event) -> None:

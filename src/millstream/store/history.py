@@ -1,16 +1,10 @@
-"""History: the archive, then the log, as one sequence of events with one position each.
-
-Whether an event is read from the archive or still from the log never shows. Repeats are left out by the same rule, and
-retention cannot pull anything away: what the log trims is in a newer snapshot of the archive.
-"""
+"""History: all events of a stream, archived or still in the log, as one table in one space of positions."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -20,197 +14,157 @@ from millstream.buffer.log import Log
 from millstream.buffer.repeats import repeats
 from millstream.definitions.source import EventStream
 from millstream.errors import LogError, NotFound
-from millstream.store.offline import OfflineStore, Snapshot
+from millstream.store.offline import OfflineStore
 
-#: The property of an offline table that says, as JSON by partition, the next position of its topic.
+#: The snapshot property by which an archive says, by partition, the first position that it does not hold.
 POSITIONS = "millstream.positions"
-_LOOKS = 5  # times to look for a newer snapshot when the log has been trimmed meanwhile
-_READ = 100_000
+_RECORDS = 200_000
+_ORDER = [("_partition", "ascending"), ("_position", "ascending")]
+_PLACE = ("_partition", "_position", "_appended")
 
-Positions = Mapping[int, int]
 
-
-def event_table(stream: str) -> str:
-    """The offline table that archives the events of a stream.
-
-    >>> event_table("payments")
-    'events.payments'
-    """
+def archive_table(stream: str) -> str:
+    """The offline table that holds a stream's archived events."""
     return f"events.{stream}"
 
 
-def archived_positions(snapshot: Snapshot | None) -> dict[int, int]:
-    """By partition, the next position that a snapshot of an archive does not hold."""
-    said = {} if snapshot is None else json.loads(snapshot.properties.get(POSITIONS, "{}"))
-    return {int(partition): int(position) for partition, position in said.items()}
+def positions_of(properties: Mapping[str, str]) -> dict[int, int]:
+    """By partition, the first position that an archive's snapshot does not hold."""
+    return {int(p): end for p, end in msgspec.json.decode(properties.get(POSITIONS, "{}"), type=dict[str, int]).items()}
 
 
 class History:
-    """All valid events of the streams of a project, without repeats and dead letters.
+    """Reads the events of streams: the archive first, then the log from where the archive ends.
+
+    Dead letters and repeats are not among them. What is read depends on the positions asked for alone, not on how much
+    of it has been archived by then.
 
     Args:
-        log: where the newest events are.
-        offline: where the archived ones are.
+        log: the project's log.
+        offline: where the archive is.
         streams: the streams that can be read.
     """
 
-    def __init__(self, log: Log, offline: OfflineStore, streams: Iterable[EventStream]) -> None:
+    def __init__(self, log: Log, offline: OfflineStore, streams: Sequence[EventStream]) -> None:
         self._log, self._offline = log, offline
         self._streams = {stream.name: stream for stream in streams}
 
     def read(
-        self,
-        stream: EventStream | str,
-        *,
-        upto: Positions | None = None,
-        since: Positions | None = None,
-        columns: Sequence[str] | None = None,
-        only: tuple[str, Sequence[Any]] | None = None,
+        self, stream: str, *, upto: Mapping[int, int] | None = None, since: Mapping[int, int] | None = None
     ) -> pa.Table:
-        """The events of a stream, sorted by `_partition` and `_position`.
+        """The events of a stream, sorted by partition and position, with `_partition` to `_appended` (see decode).
 
         Args:
-            stream: the stream or its name.
-            upto: by partition, the position to stop before; the newest event where not given.
-            since: by partition, the position to begin at; the first where not given.
-            columns: the columns to read; all of `event_schema` when left out.
-            only: a column, and the values it has in the events asked for.
+            stream: its name.
+            upto: by partition, the position before which to read; a partition that is not named is read to its end.
+            since: by partition, the first position to read.
 
         Raises:
-            NotFound: when there is no such stream.
-            LogError: when events are neither in the log nor in the archive.
+            NotFound: there is no such stream.
         """
-        found = self._stream(stream)
-        names = list(columns or event_schema(found).names)
-        needed = list(dict.fromkeys([*names, "_partition", "_position", *([only[0]] if only else [])]))
-        for look in range(_LOOKS):
-            snapshot = self._offline.snapshot(event_table(found.name))
-            try:
-                tail = list(self._tail(found, archived_positions(snapshot), upto, _READ))
-                break
-            except LogError:
-                newer = self._offline.snapshot(event_table(found.name))
-                if look == _LOOKS - 1 or newer is None or (snapshot is not None and newer.id == snapshot.id):
-                    raise
-        parts = [self._archived(found, snapshot, needed, _conditions(since, only)), *tail]
-        table = pa.concat_tables([_within(part.select(needed), upto, since, only) for part in parts])
-        return _sorted(table).select(names)
+        pieces = list(self.chunks(stream, upto, since=since, rows=None))
+        return pa.concat_tables(pieces).combine_chunks()
 
     def chunks(
-        self, stream: EventStream | str, upto: Positions | None = None, rows: int = 200_000
+        self,
+        stream: str,
+        upto: Mapping[int, int] | None = None,
+        rows: int | None = _RECORDS,
+        *,
+        since: Mapping[int, int] | None = None,
     ) -> Iterator[pa.Table]:
-        """The events of a stream before a position of each partition, about `rows` at a time, in bounded memory."""
-        found = self._stream(stream)
-        snapshot = self._offline.snapshot(event_table(found.name))
-        archived = archived_positions(snapshot)
-        names = event_schema(found).names
-        for partition, following in sorted(archived.items()):
-            end = min(following, (upto or {}).get(partition, following))
-            for begin in range(0, end, rows):
-                until = min(begin + rows, end)
-                where = f"_partition == {partition} and _position >= {begin} and _position < {until}"
-                table = self._archived(found, snapshot, names, where)
-                if table.num_rows:
-                    yield _sorted(table)
-        for table in self._tail(found, archived, upto, rows):
-            kept = _within(table, upto, None, None)
-            if kept.num_rows:
-                yield kept
+        """The same events in tables of about `rows` positions (None: one table a partition), in bounded memory."""
+        definition = self._stream(stream)
+        upto, since = upto or {}, since or {}
+        ends = self._log.ends(stream)
+        yield event_schema(definition).empty_table()
+        for partition, (_, end) in enumerate(ends):
+            last = min(upto.get(partition, end), end)
+            first = since.get(partition, 0)
+            yield from self._partition(definition, partition, first, last, rows or max(last - first, 1))
 
-    def _stream(self, stream: EventStream | str) -> EventStream:
-        if isinstance(stream, EventStream):
-            return stream
-        if stream not in self._streams:
-            raise NotFound.named("stream", stream, self._streams)
-        return self._streams[stream]
+    def _partition(
+        self, stream: EventStream, partition: int, first: int, last: int, rows: int
+    ) -> Iterator[pa.Table]:
+        carried = self._before(stream, partition, first)
+        for begin in range(first, last, rows):
+            found = self._span(stream, partition, begin, min(begin + rows, last))
+            if not found.num_rows:
+                continue
+            if stream.deduplicate is None:
+                yield found
+                continue
+            every = pa.concat_tables([carried, found.select([stream.deduplicate, *_PLACE])]).combine_chunks()
+            repeated = repeats(every, stream)[carried.num_rows :]
+            recent = pc.greater_equal(every["_appended"], int(pc.max(every["_appended"]).as_py()) - stream.within)
+            carried = every.filter(recent)
+            yield found.filter(pa.array(~repeated)) if repeated.any() else found
 
-    def _archived(
-        self, stream: EventStream, snapshot: Snapshot | None, columns: Sequence[str], where: str | None
+    def _before(self, stream: EventStream, partition: int, first: int) -> pa.Table:
+        """The ids that occurred within the span of repeats before a position."""
+        if stream.deduplicate is None or first == 0:
+            return event_schema(stream).empty_table().select([*filter(None, [stream.deduplicate]), *_PLACE])
+        at = self._span(stream, partition, first, first + 1, or_next=True)
+        begin = first
+        oldest = int(at["_appended"][0].as_py()) - stream.within if at.num_rows else 0
+        pieces: list[pa.Table] = []
+        while begin > 0:
+            begin, end = max(0, begin - _RECORDS), begin
+            piece = self._span(stream, partition, begin, end).select([stream.deduplicate, *_PLACE])
+            pieces.insert(0, piece.filter(pc.greater_equal(piece["_appended"], oldest)))
+            if piece.num_rows and int(piece["_appended"][0].as_py()) < oldest:
+                break
+        return pa.concat_tables(pieces)
+
+    def _span(
+        self, stream: EventStream, partition: int, begin: int, end: int, *, or_next: bool = False
     ) -> pa.Table:
-        """Archived events without repeats, in no order."""
-        schema = pa.schema([event_schema(stream).field(name) for name in columns])
-        if snapshot is None:
-            return schema.empty_table()
-        table = self._offline.scan(event_table(stream.name), [*columns, "_repeat"], where, snapshot.id)
-        if pc.any(table["_repeat"]).as_py():
-            table = table.filter(pc.invert(table["_repeat"]))
-        return table.select(columns).cast(schema)
+        """The valid events of a partition from `begin` to before `end`, repeats included."""
+        archived, covered = self._archived(stream, partition, begin, end)
+        pieces = [archived]
+        position = max(begin, covered)
+        while position < end:
+            try:
+                records = self._log.read(stream.name, partition, position, min(_RECORDS, end - position))
+            except LogError:
+                # Archived and trimmed since the archive was looked at: then it has moved on, and is read instead.
+                newer, further = self._archived(stream, partition, position, end)
+                if further <= position:
+                    raise
+                pieces.append(newer)
+                position = further
+                continue
+            if not records:
+                break
+            pieces.append(decode(stream, records).table)
+            position = records[-1].end
+        table = pa.concat_tables(pieces)
+        if position > end and not or_next:
+            table = table.filter(pc.less(table["_position"], end))
+        return table
 
-    def _tail(
-        self, stream: EventStream, archived: Positions, upto: Positions | None, rows: int
-    ) -> Iterator[pa.Table]:
-        """The events past the archive, without repeats; what came before decides which those are."""
-        before: pa.Table | None = None
-        for partition, (_, following) in enumerate(self._log.ends(stream.name)):
-            position = archived.get(partition, 0)
-            end = min(following, (upto or {}).get(partition, following))
-            while position < end:
-                records = self._log.read(stream.name, partition, position, min(rows, end - position))
-                if not records:
-                    break
-                table = decode(stream, records).table
-                position = records[-1].end
-                if stream.deduplicate is None or not table.num_rows:
-                    yield table
-                    continue
-                if before is None:
-                    before = self._ids(stream, partition, int(pc.min(table["_appended"]).as_py()) - stream.within)
-                table, before = _without_repeats(stream, before, table)
-                yield table
-            before = None
+    def _archived(self, stream: EventStream, partition: int, begin: int, end: int) -> tuple[pa.Table, int]:
+        """What the archive holds of a span, and the first position of the partition that it does not hold."""
+        schema = event_schema(stream)
+        table = archive_table(stream.name)
+        snapshot = self._offline.snapshot(table)
+        covered = positions_of(snapshot.properties).get(partition, 0) if snapshot else 0
+        if snapshot is None or begin >= covered:
+            return schema.empty_table(), covered
+        where = f"_partition = {partition} and _position >= {begin} and _position < {end}"
+        found = self._offline.scan(table, where=where, snapshot=snapshot.id)
+        return conform(found, schema).sort_by(_ORDER), covered
 
-    def _ids(self, stream: EventStream, partition: int, since: int) -> pa.Table:
-        """The archived ids of a partition from an append time (µs) on."""
-        columns = [stream.deduplicate or "", "_partition", "_position", "_appended"]
-        schema = pa.schema([event_schema(stream).field(name) for name in columns])
-        snapshot = self._offline.snapshot(event_table(stream.name))
-        if snapshot is None:
-            return schema.empty_table()
-        where = f"_partition == {partition} and _appended >= {since}"
-        found = self._offline.scan(event_table(stream.name), columns, where, snapshot.id)
-        return _sorted(found.cast(schema))
+    def _stream(self, name: str) -> EventStream:
+        if name not in self._streams:
+            raise NotFound.named("stream", name, self._streams)
+        return self._streams[name]
 
 
-def _without_repeats(stream: EventStream, before: pa.Table, table: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """The events of one partition that are no repeats, and the ids that the next ones are compared with."""
-    first = int(table["_position"][0].as_py())
-    ids = pa.concat_tables([before.filter(pc.less(before["_position"], first)), table.select(before.column_names)])
-    marked = repeats(ids, stream)[-table.num_rows :]
-    horizon = int(pc.max(table["_appended"]).as_py()) - stream.within
-    return table.filter(pa.array(~marked)), ids.filter(pc.greater_equal(ids["_appended"], horizon))
-
-
-def _conditions(since: Positions | None, only: tuple[str, Sequence[Any]] | None) -> str | None:
-    """What the offline store can leave out by itself; never less than what is asked for is read."""
-    found = []
-    if since:
-        given = ", ".join(str(partition) for partition in since)
-        found.append(f"(_partition not in ({given}) or _position >= {min(since.values())})")
-    if only and only[1] and all(isinstance(value, int) for value in only[1]):
-        found.append(f"{only[0]} in ({', '.join(str(value) for value in only[1])})")
-    return " and ".join(found) or None
-
-
-def _within(
-    table: pa.Table, upto: Positions | None, since: Positions | None, only: tuple[str, Sequence[Any]] | None
-) -> pa.Table:
-    """The rows between two positions of each partition, with one of some values in a column."""
-    keep = np.ones(table.num_rows, bool)
-    partitions, positions = np.asarray(table["_partition"]), np.asarray(table["_position"])
-    for partition, end in (upto or {}).items():
-        keep &= (partitions != partition) | (positions < end)
-    for partition, begin in (since or {}).items():
-        keep &= (partitions != partition) | (positions >= begin)
-    if only is not None:
-        values = pa.array(only[1], table[only[0]].type)
-        keep &= np.asarray(pc.is_in(table[only[0]], value_set=values)).astype(bool)
-    return table if keep.all() else table.filter(pa.array(keep))
-
-
-def _sorted(table: pa.Table) -> pa.Table:
-    partitions = np.asarray(table["_partition"]).astype(np.int64)
-    positions = np.asarray(table["_position"])
-    steps = np.diff(partitions)
-    if not ((steps > 0) | ((steps == 0) & (np.diff(positions) > 0))).all():
-        table = table.take(pa.array(np.lexsort((positions, partitions))))
-    return table.combine_chunks()
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A table of an older or newer schema of its stream, with today's columns: one that it lacks is null."""
+    columns = [
+        table[field.name].cast(field.type) if field.name in table.column_names else pa.nulls(table.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)

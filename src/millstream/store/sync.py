@@ -101,9 +101,9 @@ class Syncer:
         snapshot = self._offline.snapshot(table)
         before = positions_of(snapshot.properties) if snapshot else {}
         pieces = [
-            self._values(version, shard, states, now, meta)
+            self._values(version, states, now, applied)
             for shard, meta in metas.items()
-            for states in self._changed(version, shard, before.get(shard), meta)
+            for states, applied in self._changed(version, shard, before.get(shard), meta)
         ]
         rows = pa.concat_tables(pieces) if pieces else None
         if rows is None or not rows.num_rows:
@@ -119,19 +119,24 @@ class Syncer:
 
     def _changed(
         self, version: GroupVersion, shard: int, since: int | None, meta: ShardMeta
-    ) -> Iterator[dict[bytes, bytes]]:
-        """Pages of the states that changed from feature position `since` on; all of them where that is not known."""
-        keys = None if since is None else self._touched(version, shard, since, meta.position)
-        if keys is None:
-            after: bytes | None = None
-            while page := self._online.scan(version.id, shard, after, _PAGE):
-                yield dict(page)
-                after = page[-1][0]
-            return
-        for first in range(0, len(keys), _PAGE):
-            some = keys[first : first + _PAGE]
-            states, _ = self._online.read(version.id, shard, some)
-            yield {key: state for key, state in zip(some, states, strict=True) if state is not None}
+    ) -> Iterator[tuple[dict[bytes, bytes], ShardMeta]]:
+        """Pages of the states that changed from feature position `since` on; all of them where that is not known.
+
+        Ingestion goes on meanwhile, so each page comes with what it has applied, from the same snapshot.
+        """
+        touched = None if since is None else self._touched(version, shard, since, meta.position)
+        for keys in self._pages(version, shard) if touched is None else _batched(touched):
+            states, applied = self._online.read(version.id, shard, keys)
+            found = {key: state for key, state in zip(keys, states, strict=True) if state is not None}
+            if found and applied is not None:
+                yield found, applied
+
+    def _pages(self, version: GroupVersion, shard: int) -> Iterator[list[bytes]]:
+        """All keys of a shard, a page at a time."""
+        after: bytes | None = None
+        while page := self._online.scan(version.id, shard, after, _PAGE):
+            yield [key for key, _ in page]
+            after = page[-1][0]
 
     def _touched(self, version: GroupVersion, shard: int, since: int, until: int) -> list[bytes] | None:
         """The keys of the deltas between two feature positions, or None when the log no longer has them."""
@@ -149,13 +154,14 @@ class Syncer:
         return sorted(keys)
 
     def _values(
-        self, version: GroupVersion, shard: int, states: dict[bytes, bytes], now: int, meta: ShardMeta
+        self, version: GroupVersion, states: dict[bytes, bytes], now: int, meta: ShardMeta
     ) -> pa.Table:
         """Rows of keys, the instant, values, version and positions."""
         layout, types = layout_of(version.group), version.group.entity.keys
         keys = list(zip(*(decode_key(types, key) for key in states), strict=True)) or [()] * len(types)
         found = value(layout, States.from_bytes(list(states.values())), np.full(len(states), now, np.int64)).columns
-        columns = {name: pa.array(part, ARROW_TYPES[kind]) for (name, kind), part in zip(types.items(), keys, strict=True)}
+        pairs = zip(types.items(), keys, strict=True)
+        columns = {name: pa.array(part, ARROW_TYPES[kind]) for (name, kind), part in pairs}
         columns["at"] = pa.array(np.full(len(states), now), pa.int64()).cast(INSTANT)
         for name, dtype in zip(layout.columns, layout.dtypes, strict=True):
             columns[name] = _column(found[name], dtype)
@@ -187,6 +193,11 @@ class Syncer:
                 found = dict(zip(events.keys, fold(layout, events).to_bytes(), strict=True))
                 total = merge(layout, total, States.from_bytes([found.get(key) for key in keys]))
         return total.to_bytes()
+
+
+def _batched(keys: Sequence[bytes]) -> Iterator[list[bytes]]:
+    """Keys a page at a time."""
+    return (list(keys[first : first + _PAGE]) for first in range(0, len(keys), _PAGE))
 
 
 def _column(values: np.ndarray, dtype: str) -> pa.Array:

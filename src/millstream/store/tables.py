@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from sqlalchemy.pool import NullPool
 from millstream.errors import CorruptState, DiskFull, MillstreamError, StoreError
 
 FORMAT = 1
+_ROOM = 1 << 20  # with less than this left on the disk, a failed write is a full disk
 _metadata = sa.MetaData()
 definitions = sa.Table(
     "registry_definitions",
@@ -125,6 +127,11 @@ class Database:
                 connection.execute(sa.insert(facts).values(name=name, value=value))
         self._made = True
 
+    def _no_room(self) -> bool:
+        """Whether the disk is full, which SQLite may call an I/O error."""
+        folder = Path(self._file).parent if self._file else None
+        return folder is not None and folder.exists() and shutil.disk_usage(folder).free < _ROOM
+
     @contextmanager
     def _named(self, name: str) -> Iterator[None]:
         """Whatever goes wrong below comes out as one sentence about the registry."""
@@ -138,11 +145,13 @@ class Database:
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise DiskFull.writing(name) from error
-            raise StoreError(f"Registry '{name}' cannot be opened: {error.strerror}.") from error
+            hint = "the project's data folder must be a folder that can be written."
+            raise StoreError(f"Registry '{name}' cannot be opened: {error.strerror}.", hint) from error
         except sa.exc.OperationalError as error:
-            if "full" in str(error.orig):
+            if "full" in str(error.orig) or self._no_room():
                 raise DiskFull.writing(name) from error
-            raise StoreError(f"Registry '{name}' cannot be used: {_brief(error)}.") from error
+            hint = "check that its database runs and its folder can be written."
+            raise StoreError(f"Registry '{name}' cannot be used: {_brief(error)}.", hint) from error
         except sa.exc.DatabaseError as error:
             hint = f"restore '{name}' from a copy; nothing in it was changed."
             message = f"Registry '{name}' does not read as what was written: {_brief(error)}."

@@ -3,6 +3,8 @@
 import pytest
 from tests.unit.ingest_batch.world import DAY, START, snapshot_group
 
+from millstream.computing.batch import Interval
+
 
 @pytest.fixture
 def shots(make_world):
@@ -11,7 +13,8 @@ def shots(make_world):
 
 def test_a_vanished_key_becomes_null_and_may_come_back(shots):
     ran = []
-    for rows in ([(1, "gold", 5.0, START), (2, "none", 1.0, START)], [(2, "none", 1.0, START)], [(1, "gold", 5.0, START)]):
+    gold, none = (1, "gold", 5.0, START), (2, "none", 1.0, START)
+    for rows in ([gold, none], [none], [gold]):
         shots.write(*rows)
         shots.run()
         ran.append(shots.clock.now())
@@ -44,7 +47,7 @@ def test_a_past_run_fits_in_between_what_is_there(shots):
     shots.write((1, "live", 1.0, START), (3, "live", 3.0, START))
     shots.run()
     shots.write((1, "past", 1.0, START), (2, "past", 2.0, START))
-    shots.computer.run(shots.computer.due(START + 2 * DAY)[0].__class__("kyc@1", START - 3 * DAY, START - 2 * DAY, True))
+    shots.computer.run(Interval("kyc@1", START - 3 * DAY, START - 2 * DAY, past=True))
     shots.ingest()
     assert [shots.both(user)["tier"] for user in (1, 2, 3)] == ["live", None, "live"]
     assert [shots.trained(user, START)["tier"] for user in (1, 2, 3)] == ["past", "past", None]

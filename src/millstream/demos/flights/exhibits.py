@@ -49,7 +49,7 @@ def leak(model: Model, learnt: TrainingSet, served: pa.Table, labels: np.ndarray
     rows = learnt.matured()
     joined = join(view, rows, careless)
     artefact = _fitted(model, joined.append_column(LABEL, rows[LABEL]), dict(learnt.dtypes))
-    examples = served.select([*model.view.request]).append_column(AT, served["_at"])
+    examples = served.select(list(dict.fromkeys([*view.entity_keys, *view.request]))).append_column(AT, served["_at"])
     promised = auc(labels, _scores(artefact, join(view, examples, careless)))
     return Leak(promised, auc(labels, _scores(artefact, served)))
 

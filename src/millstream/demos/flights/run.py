@@ -113,8 +113,10 @@ def live(project: Project, season: Season, months: int, show: report.Report) -> 
     show.table()
     for number in range(months):
         start, end = (to_micros(f"{month}-01T04:00:00Z") for month in MONTHS[number : number + 2])
-        decision = retrain(project) if number else ""
+        decision = ""
         if number:
+            season.archive()
+            decision = retrain(project)
             season.deploy()
         tally = Tally()
         for day in season.run(start, end):

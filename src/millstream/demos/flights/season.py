@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 MINUTE = 60 * 1_000_000
 DAY = 24 * 60 * MINUTE
 #: Events reach the log, and requests are answered, in steps of this length of simulated time.
-TICK = 20 * MINUTE
+TICK = 30 * MINUTE
 #: Days of simulated time between two commits to the archive and the offline store (the layers take seconds).
-ARCHIVE_DAYS = 7
+ARCHIVE_DAYS = 10
 #: The first day that runs live; what came before is history.
 OPENING = to_micros("2013-07-01T04:00:00Z")
 STREAMS = ("departures", "arrivals", "requests", "outcomes")
@@ -100,7 +100,7 @@ class Season:
     def open(self) -> None:
         """Start the workers of the pipeline in this process."""
         self.computer, self.ingester = self.parts.computer(), self.parts.ingester()
-        self.batches, self.batch_ingester = self.parts.batch_computer(), self.parts.batch_ingester()
+        self.batches, self.batch_ingester = self.parts.batch_computer(), self.parts.batch_ingester(bite=10_000)
 
     def deploy(self) -> None:
         """Score with the champion from now on."""
@@ -120,8 +120,7 @@ class Season:
                 self._tick(instant, tally)
             began = time.perf_counter()
             if day // DAY % ARCHIVE_DAYS == 0:
-                self._shipper.step()
-                self.project.sync()
+                self.archive()
             tally.pipeline_seconds += time.perf_counter() - began
             yield tally
 
@@ -178,7 +177,12 @@ class Season:
     def finish(self) -> None:
         """Let the last events through, and bring captures and the archive up to date."""
         self._drain()
+        self.archive()
+
+    def archive(self) -> None:
+        """Bring what the log holds, and what changed in the online store, to the offline store."""
         self._shipper.step()
+        self.batch_ingester.flush()
         self.project.sync()
 
     def labels_of(self, flights: list[str]) -> np.ndarray:
