@@ -95,7 +95,9 @@ def orders(numbers: Sequence[int], now: int, seed: int) -> list[dict[str, Any]]:
     rng = np.random.default_rng([seed, len(numbers), numbers[0]])
     rows = []
     for number in numbers:
-        lateness = int(rng.choice([0, SECOND, 20 * SECOND, 300 * SECOND, 4000 * SECOND], p=[0.7, 0.15, 0.1, 0.04, 0.01]))
+        lateness = int(
+            rng.choice([0, SECOND, 20 * SECOND, 300 * SECOND, 4000 * SECOND], p=[0.7, 0.15, 0.1, 0.04, 0.01])
+        )
         early = int(rng.random() < 0.02) * 2 * SECOND
         amount = float(rng.integers(-(2**20), 2**36 if rng.random() < 0.05 else 2**22)) / 64
         rows.append(

@@ -16,10 +16,10 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-
-import millstream as ms
 from tests.end_to_end import shop
 from tests.end_to_end.running import Layer, Up, ask, free_port, millstream, post, until
+
+import millstream as ms
 
 FAR = 4_102_444_800_000_000
 """The year 2100 (µs)."""
@@ -265,7 +265,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 60 MiB of its own."""
     place = tmp_path / "disk"
     place.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", str(place)], capture_output=True, text=True)
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", str(place)], capture_output=True, text=True
+    )
     if made.returncode:
         pytest.skip(f"no file system can be mounted here: {made.stderr.strip()}")
     try:
@@ -354,7 +356,11 @@ def test_a_shard_cut_short_is_said_so(folder: Path) -> None:
     assert ms.Project(folder).features("risk", keys)["spending__count"].to_pylist() == first
 
 
-@pytest.mark.parametrize("command", [["plan"], ["apply"], ["status"], ["verify"], ["up"], ["send", "orders", "few.jsonl"]], ids=lambda c: c[0])
+@pytest.mark.parametrize(
+    "command",
+    [["plan"], ["apply"], ["status"], ["verify"], ["up"], ["send", "orders", "few.jsonl"]],
+    ids=lambda c: c[0],
+)
 def test_a_damaged_registry_is_said_so_and_left_as_it_is(folder: Path, command: list[str]) -> None:
     (folder / "few.jsonl").write_text(json.dumps(order(1)) + "\n")
     registry = folder / ".millstream" / "registry.db"
@@ -400,7 +406,9 @@ def _dead(project: ms.Project) -> list[Any]:
 
     log = project.parts.log
     spans = list(enumerate(log.ends("dead.orders")))
-    return [one for p, (first, end) in spans if first < end for one in dead_letters(log.read("dead.orders", p, first, end))]
+    return [
+        one for p, (first, end) in spans if first < end for one in dead_letters(log.read("dead.orders", p, first, end))
+    ]
 
 
 def _fill(path: Path) -> None:
@@ -417,7 +425,9 @@ def _filled(folder: Path) -> tuple[list[Path], list[Any]]:
     project = ms.Project(folder)
     project.send("orders", [order(n, user_id=n % 20) for n in range(40)])
     project.drain()
-    counts = project.features("risk", [{"user_id": user, "shop": "s"} for user in range(20)])["spending__count"].to_pylist()
+    counts = project.features("risk", [{"user_id": user, "shop": "s"} for user in range(20)])[
+        "spending__count"
+    ].to_pylist()
     assert counts == [2.0] * 20
     project.close()
     return [folder / ".millstream" / "online" / "spending@1" / str(shard) / "data.mdb" for shard in range(2)], counts

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-import millstream as ms
 from tests.end_to_end import shop
 from tests.end_to_end.running import Up, free_port, millstream, post, together, until
+
+import millstream as ms
 
 SEED = 20
 EVENTS = 52_000

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-import millstream as ms
 from tests.end_to_end import shop
 from tests.end_to_end.running import Layer, ask, free_port, post, until
+
+import millstream as ms
 
 pytestmark = pytest.mark.slow
 ROW = {"user_id": 3, "shop": "shop-1", "amount": 5.0}

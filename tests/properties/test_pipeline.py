@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,18 @@ from millstream.errors import Fenced
 from millstream.fold.oracle import oracle
 from millstream.ingest.stream import StreamIngester
 from millstream.running.work import trim
-from tests.properties.worlds import BASE, DAY, ENTITY, HOUR, MINUTE, SECOND, Event, event_lists, group_of, oracle_events, same
+from tests.properties.worlds import (
+    BASE,
+    DAY,
+    HOUR,
+    MINUTE,
+    SECOND,
+    Event,
+    event_lists,
+    group_of,
+    oracle_events,
+    same,
+)
 from tests.properties.worlds import windows as window_lists
 
 WITHIN = HOUR
@@ -43,7 +54,9 @@ few = settings(
     max_examples=60, deadline=None, derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )  # fmt: skip
-turns = st.sampled_from(["compute", "compute", "ingest", "ingest", "archive", "restart", "fence", "lose", "trim", "read"])
+turns = st.sampled_from(
+    ["compute", "compute", "ingest", "ingest", "archive", "restart", "fence", "lose", "trim", "read"]
+)
 
 
 @dataclass(frozen=True)
@@ -184,10 +197,8 @@ class Pipeline:
             with self.another() as first, self.another(Interrupted(parts.log, first)) as second:
                 second.step()
         elif what == "lose":
-            try:
+            with suppress(Killed):
                 StreamIngester(parts.log, Losing(parts.online), parts.registry.groups(), parts.clock).step()
-            except Killed:
-                pass
         elif what == "trim":
             trim(parts)
 
@@ -276,7 +287,14 @@ groups = st.builds(lambda windows, filtered: group_of(windows, filtered, STREAM)
 
 
 @few
-@given(groups, deliveries(), st.integers(1, 20), st.lists(gaps, min_size=1, max_size=3), st.integers(0, 5 * SECOND), st.data())
+@given(
+    groups,
+    deliveries(),
+    st.integers(1, 20),
+    st.lists(gaps, min_size=1, max_size=3),
+    st.integers(0, 5 * SECOND),
+    st.data(),
+)
 def test_what_is_read_online_is_compute_and_the_oracle_and_a_replay_changes_nothing(
     group: Any, sent: list[Sent], micro_batch: int, later: list[int], before: int, data: Any
 ) -> None:
@@ -343,9 +361,11 @@ def test_a_training_set_is_compute(group: Any, sent: list[Sent], asks: list[tupl
         for what in data.draw(st.lists(st.sampled_from(["compute", "archive", "trim", "archive"]), max_size=4)):
             pipe.turn(what)
         found = pipe.project.training_set("model").table.sort_by([("_at", "ascending"), ("k", "ascending")])
-        wanted = sorted(((row["at"], row["k"]) for row in examples))
+        wanted = sorted((row["at"], row["k"]) for row in examples)
         assert list(zip(found["_at"].to_pylist(), found["k"].to_pylist(), strict=True)) == wanted
         frame = pure(pipe.view, sent, [(k, at) for at, k in wanted])
-        assert {name: bits(_plain(found[f"g__{name}"])) for name in frame} == {name: bits(frame[name]) for name in frame}
+        assert {name: bits(_plain(found[f"g__{name}"])) for name in frame} == {
+            name: bits(frame[name]) for name in frame
+        }
         pipe.computer.close()
         pipe.project.close()

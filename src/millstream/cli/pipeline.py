@@ -70,12 +70,12 @@ def send(
     from millstream.project import Project
 
     project = Project(folder)
-    project.parts.registry.stream(stream)  # an unknown one is refused even if there is nothing to send
     sent = 0
     with progress("sending", as_json) as advance:
         for rows in _batches(source):
             sent += project.load(stream, rows) if history else project.send(stream, rows)
             advance(sent, None)
+    project.parts.registry.stream(stream)  # an unknown one is refused even if there was nothing to send
     show({"stream": stream, "events": sent}, as_json, f"Sent {sent:,} events to '{stream}'.")
 
 

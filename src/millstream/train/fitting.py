@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,21 +23,12 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 
-class SnapshotHolder(Protocol):
-    """An offline store that can keep a snapshot readable while others are let go."""
-
-    def hold(self, table: str, snapshot: int, name: str) -> None:
-        """Keep a snapshot under the name of the model version that was trained on it."""
-        ...
-
-
 def train(
     model: Model,
     examples: TrainingSet,
     models: ModelVersions,
     *,
     test: str | float = "20%",
-    holder: SnapshotHolder | None = None,
 ) -> ModelVersion:
     """Fit the model to the matured rows and register it; no alias moves.
 
@@ -49,14 +40,13 @@ def train(
         examples: its training set.
         models: where the version is registered; it pins the set's group versions.
         test: the share of rows to measure on.
-        holder: keeps the snapshots that the set was read from, if the offline store can.
 
     Raises:
         TrainingError: no row has matured, or all have the same label.
     """
     split = examples.split(test=test)
     measured = measure(model, fit(model, examples, split.train), split.test) if measurable(model, split) else {}
-    return register(model, examples, fit(model, examples, examples.matured()), measured, models, holder)
+    return register(model, examples, fit(model, examples, examples.matured()), measured, models)
 
 
 def fit(model: Model, examples: TrainingSet, rows: pa.Table) -> Artefact:
@@ -86,11 +76,10 @@ def register(
     artefact: Artefact,
     metrics: Mapping[str, Interval],
     models: ModelVersions,
-    holder: SnapshotHolder | None = None,
     evidence: Mapping[str, Any] | None = None,
 ) -> ModelVersion:
     """Register an artefact with the facts of the set it was fitted to; `evidence` says what a gate found."""
-    version = models.register(
+    return models.register(
         model.name,
         artefact,
         sample=examples.matured(),
@@ -98,10 +87,6 @@ def register(
         pins=sorted(examples.pins.versions.values()),
         facts={**examples.facts(), **({"gate": dict(evidence)} if evidence else {})},
     )
-    if holder is not None:
-        for table, snapshot in examples.pins.snapshots.items():
-            holder.hold(table, snapshot, version.id)
-    return version
 
 
 def adopt(

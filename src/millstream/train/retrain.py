@@ -52,7 +52,7 @@ def due(model: Model, models: ModelVersions, now: int) -> bool:
 
 
 def retrain(
-    model: Model, examples: TrainingSet, models: ModelVersions, *, holder: fitting.SnapshotHolder | None = None
+    model: Model, examples: TrainingSet, models: ModelVersions
 ) -> Decision:
     """Train a challenger and let it replace the champion unless the gate finds it worse.
 
@@ -64,7 +64,6 @@ def retrain(
         model: the model; its `retrain` names the gate.
         examples: its newest training set.
         models: its versions and aliases.
-        holder: keeps the snapshots that the set was read from, if the offline store can.
 
     Raises:
         TrainingError: no row has matured, or all have the same label.
@@ -73,15 +72,15 @@ def retrain(
     gate = model.retrain.gate if model.retrain else None
     if champion is None or gate is None:
         reason = "there was no champion" if champion is None else "no gate is set"
-        return _promote(models, fitting.train(model, examples, models, holder=holder), reason)
+        return _promote(models, fitting.train(model, examples, models), reason)
     gone = [name for name in champion.columns if name not in examples.table.column_names]
     if gone:
         reason = f"the champion reads '{gone[0]}', which its view no longer has"
-        return _promote(models, fitting.train(model, examples, models, holder=holder), reason)
+        return _promote(models, fitting.train(model, examples, models), reason)
     fold = _fold(examples, champion)
     if fold.test.num_rows < FEWEST or not fitting.measurable(model, fold):
         return _keep(models, champion, None, _too_little(fold))
-    return _compare(model, examples, models, champion, fold, gate, holder)
+    return _compare(model, examples, models, champion, fold, gate)
 
 
 def _compare(
@@ -91,7 +90,6 @@ def _compare(
     champion: LoadedModel,
     fold: Split,
     gate: str,
-    holder: fitting.SnapshotHolder | None,
 ) -> Decision:
     challenger = fitting.fit(model, examples, fold.train)
     labels, ours = numbers(fold.test[LABEL]), fitting.scores(challenger, fold.test)
@@ -103,10 +101,10 @@ def _compare(
     reason += f"({found.low:+.4f} to {found.high:+.4f}) on {fold.test.num_rows:,} rows new to both"
     evidence = _evidence(gate, champion, found, fold)
     if worse:
-        version = fitting.register(model, examples, challenger, metrics, models, holder, evidence)
+        version = fitting.register(model, examples, challenger, metrics, models, evidence)
         return _keep(models, champion, version, reason, found)
     final = fitting.fit(model, examples, examples.matured())
-    version = fitting.register(model, examples, final, metrics, models, holder, evidence)
+    version = fitting.register(model, examples, final, metrics, models, evidence)
     return _promote(models, version, reason, found)
 
 

@@ -1,6 +1,5 @@
 """Training, the gate, and the decisions it records."""
 
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -57,11 +56,9 @@ def models(tmp_path):
 
 
 def test_a_trained_version_says_where_it_came_from(models):
-    held = []
-    holder = SimpleNamespace(hold=lambda *snapshot: held.append(snapshot))
-    version = fitting.train(a_model(), examples(10), models, holder=holder)
+    version = fitting.train(a_model(), examples(10), models)
     assert (version.version, version.pins, version.examples) == (1, ("habits@3",), 4000)
-    assert held == [("batch.kyc@1", 77, "offers@1")]
+    assert version.facts["pins"]["snapshots"] == {"batch.kyc@1": 77}
     assert version.facts["pins"]["positions"] == {"offers": {"0": 4000}}
     assert version.metrics["auc"].low > 0.8
     assert list(version.metrics) == list(a_model().metrics)

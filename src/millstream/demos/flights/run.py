@@ -135,7 +135,7 @@ def retrain(project: Project) -> str:
 
     model = project.parts.registry.model("late")
     examples = project.training_set("late")
-    decision = retrained(model, examples, project.parts.model_versions, holder=project.parts.offline)
+    decision = retrained(model, examples, project.parts.model_versions)
     return f"v{decision.version.version} {'promoted' if decision.promoted else 'kept back'}" if decision.version else "kept"
 
 
