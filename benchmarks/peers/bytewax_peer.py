@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 from bytewax import operators as op
@@ -23,7 +23,7 @@ class Payment(msgspec.Struct, gc=False):
 
 
 _DECODE = msgspec.json.Decoder(Payment).decode
-_EPOCH = datetime(2020, 1, 1, tzinfo=timezone.utc)
+_EPOCH = datetime(2020, 1, 1, tzinfo=UTC)
 _ZERO = timedelta(0)
 _WINDOWERS = {
     "tumbling": TumblingWindower(length=timedelta(hours=1), align_to=_EPOCH),

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pandas as pd
@@ -25,7 +25,7 @@ class Store:
         self._store = FeatureStore(config=config)
         self._names = [f"{group}:{feature}" for group, features in groups.items() for feature in features]
         rows = pd.read_parquet(values)
-        rows["event_timestamp"] = datetime.now(timezone.utc) - timedelta(minutes=1)
+        rows["event_timestamp"] = datetime.now(UTC) - timedelta(minutes=1)
         user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.INT64)
         views = [self._view(user, group, features, rows) for group, features in groups.items()]
         self._store.apply([user, *views])

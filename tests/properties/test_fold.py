@@ -26,7 +26,9 @@ from tests.properties.worlds import (
 
 KEYS = [encode_key(ENTITY.keys, [k]) for k in range(3)]
 FAR = 2**62
-many = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+many = settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 gaps = st.sampled_from([0, 1, SECOND, 5 * SECOND, MINUTE, 7 * MINUTE, HOUR, DAY, 8 * DAY, 31 * DAY])
 
 
@@ -43,7 +45,12 @@ def merged(group: Any, left: list[bytes], right: list[bytes]) -> list[bytes]:
 
 
 @many
-@given(groups, event_lists(), st.lists(st.tuples(st.integers(0, 3), st.integers(0, 39), gaps), min_size=1, max_size=8), st.booleans())
+@given(
+    groups,
+    event_lists(),
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 39), gaps), min_size=1, max_size=8),
+    st.booleans(),
+)
 def test_point_in_time_is_the_oracle(group: Any, events: list[Event], asks: list[Any], sweep: bool) -> None:
     moments = [e.arrival for e in events] or [0]
     queries = [(k, moments[n % len(moments)] + gap) for k, n, gap in asks]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ STREAM = ms.EventStream(
 ENTITY = ms.Entity("k", keys={"k": "int64"})
 
 
-@lru_cache(maxsize=None)
+@cache
 def group_of(
     windows: tuple[tuple[str | None, str, str], ...], filtered: bool, source: ms.EventStream = STREAM
 ) -> ms.StreamFeatureGroup:
@@ -45,14 +45,18 @@ def group_of(
 
 
 windows = st.lists(
-    st.tuples(st.sampled_from(["1m", "5m", "10m", "1h", "6h", "24h", "7d", "30d", None]), st.sampled_from(["0s", "0s", "1m", "1h"])),
+    st.tuples(
+        st.sampled_from(["1m", "5m", "10m", "1h", "6h", "24h", "7d", "30d", None]),
+        st.sampled_from(["0s", "0s", "1m", "1h"]),
+    ),
     min_size=1, max_size=3, unique=True,
 ).map(lambda pairs: tuple((w, d, f"_{i}") for i, (w, d) in enumerate(pairs)))  # fmt: skip
 groups = st.builds(group_of, windows, st.booleans())
 
 numbers = st.one_of(
     st.none(),
-    st.sampled_from([0.0, -0.0, 0.1, 0.2, 0.3, -0.1, 12.34, 1e9, -1e9, 1e9 + 0.01, 999999999.99, 1e-9, 3e-17, 1e15, -1e15, float("inf")]),
+    st.sampled_from([0.0, -0.0, 0.1, 0.2, 0.3, -0.1, 12.34, 1e9, -1e9, 1e9 + 0.01, 999999999.99]),
+    st.sampled_from([1e-9, 3e-17, 1e15, -1e15, float("inf")]),
     st.floats(-1e12, 1e12, allow_nan=False),
     st.integers(-100_000, 100_000).map(lambda cents: cents / 100),
 )  # fmt: skip
@@ -108,7 +112,9 @@ def prepared(group: Any, events: list[Event]) -> Prepared:
 def oracle_events(events: list[Event], key: int, available: dict[int, int] | None = None) -> list[OracleEvent]:
     """The events of one key as the oracle takes them, available at arrival unless given by number."""
     return [
-        OracleEvent(e.time, e.arrival, e.arrival if available is None else available[i], {"x": e.x, "s": e.s, "ok": e.ok})
+        OracleEvent(
+            e.time, e.arrival, e.arrival if available is None else available[i], {"x": e.x, "s": e.s, "ok": e.ok}
+        )
         for i, e in enumerate(events)
         if e.k == key
     ]

@@ -25,19 +25,45 @@ def trim_consumed(log: OwnLog, stream: EventStream, consumers: Sequence[str], cl
         int: how many positions were trimmed.
     """
     trimmed = 0
-    positions = [log.committed(consumer, stream.name) for consumer in consumers]
-    for partition, (first, _) in enumerate(log.ends(stream.name)):
-        reached = [committed[partition] for committed in positions]
-        needed = min((position for position in reached if position is not None), default=first)
-        if not reached or None in reached or needed <= first:
+    for partition, needed in enumerate(reached(log, stream.name, consumers)):
+        if needed is None:
             continue
         horizon = clock.now() - stream.retention
         slowest = log.read(stream.name, partition, needed, 1)
         if slowest and stream.deduplicate is not None:
             horizon = min(horizon, slowest[0].appended - stream.within)
-        before = _younger(log, stream.name, partition, first, needed, horizon)
-        trimmed += log.trim(stream.name, partition, before) - first
+        trimmed += _trim(log, stream.name, partition, needed, horizon)
     return trimmed
+
+
+def trim_older(log: OwnLog, topic: str, needed: Sequence[int | None], age: int, clock: Clock) -> int:
+    """Trim what is older than an age and needed by nobody.
+
+    Args:
+        log: the log.
+        topic: the topic to trim.
+        needed: by partition, the first position that somebody needs; nothing is trimmed where it is None.
+        age: how old (µs since it was appended) a batch has to be.
+        clock: the clock that the log stamps with.
+
+    Returns:
+        int: how many positions were trimmed.
+    """
+    horizon = clock.now() - age
+    return sum(_trim(log, topic, p, before, horizon) for p, before in enumerate(needed) if before is not None)
+
+
+def reached(log: Log, topic: str, consumers: Sequence[str]) -> list[int | None]:
+    """By partition, the position that all consumers have reached; None where one of them has committed nothing."""
+    rows = zip(*(log.committed(consumer, topic) for consumer in consumers), strict=True)
+    return [None if None in row else min(at for at in row if at is not None) for row in rows]
+
+
+def _trim(log: OwnLog, topic: str, partition: int, needed: int, horizon: int) -> int:
+    first = log.ends(topic)[partition][0]
+    if needed <= first:
+        return 0
+    return log.trim(topic, partition, _younger(log, topic, partition, first, needed, horizon)) - first
 
 
 def _younger(log: Log, topic: str, partition: int, first: int, needed: int, horizon: int) -> int:

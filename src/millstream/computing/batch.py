@@ -190,9 +190,7 @@ class BatchComputer:
                 return [self._run_dated(version, np.array(ends), Interval(gv, first, ends[-1], past=True), by)]
         return [self.run(interval) for interval in intervals]
 
-    def _run_dated(
-        self, version: Version, ends: np.ndarray, interval: Interval, by: tuple[str, bool] | None
-    ) -> Ran:
+    def _run_dated(self, version: Version, ends: np.ndarray, interval: Interval, by: tuple[str, bool] | None) -> Ran:
         """Many past intervals by one query: each row became available with the first run that could see it.
 
         Where each row belongs to one interval, `by` its column, only that run could: a row known later is in none.

@@ -78,9 +78,7 @@ def _typed(table: Table, rows: pa.Table, name: str, kind: str) -> pa.ChunkedArra
         ) from error
 
 
-def stream_events(
-    stream: EventStream, ranges: Mapping[str, tuple[int, int]], history: EventReader | None
-) -> pa.Table:
+def stream_events(stream: EventStream, ranges: Mapping[str, tuple[int, int]], history: EventReader | None) -> pa.Table:
     """The events of a stream in ranges of positions by "stream/partition"."""
     if history is None:
         raise MillstreamError(

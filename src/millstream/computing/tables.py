@@ -85,7 +85,7 @@ class Tables:
     def _view(self, engine: Any, source: Source, end: int, known: bool) -> None:
         if isinstance(source, EventStream):
             engine.register(f"stored {source.name}", self._events(source, end))
-            engine.execute(f'create temp view {_name(source.name)} as select * from {_name("stored " + source.name)}')
+            engine.execute(f"create temp view {_name(source.name)} as select * from {_name('stored ' + source.name)}")
             return
         shown = f", {_known(source)} as {KNOWN}" if known and source.time else ""
         condition = f" where {_known(source)} <= {_instant(end)}" if source.time or source.available else ""

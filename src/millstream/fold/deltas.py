@@ -50,7 +50,9 @@ _DECODER = msgspec.msgpack.Decoder(_Facts)
 def decode_deltas(record: bytes) -> Deltas:
     """The record that `encode_deltas` wrote. Raises `CorruptState` for anything else."""
     if len(record) < _HEAD.size or record[:4] != _MAGIC:
-        raise CorruptState("Delta record: the bytes are not of this format.", "check the versions of the writing workers.")
+        raise CorruptState(
+            "Delta record: the bytes are not of this format.", "check the versions of the writing workers."
+        )
     _, size, count = _HEAD.unpack_from(record)
     facts = _DECODER.decode(memoryview(record)[_HEAD.size : _HEAD.size + size])
     begin = (_HEAD.size + size + 7) // 8 * 8

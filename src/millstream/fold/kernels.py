@@ -9,7 +9,18 @@ and what one micro-batch adds to a key is itself a state.
 import numpy as np
 from numba import njit
 
-from millstream.fold.lanes import ADD, EMPTY_GREATEST, EMPTY_LEAST, LEAST, beats, clear, combine, combine_one, emit, remove_one
+from millstream.fold.lanes import (
+    ADD,
+    EMPTY_GREATEST,
+    EMPTY_LEAST,
+    LEAST,
+    beats,
+    clear,
+    combine,
+    combine_one,
+    emit,
+    remove_one,
+)
 from millstream.fold.layout import HEAD_CAPACITY, HEAD_SPAN, HEADER, LIFETIME, STATE_VERSION
 
 _LOWEST = np.int64(-(2**63))
@@ -379,7 +390,7 @@ def _fronts(lanes, size, ops, used, w, sums, queue, ends):
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _ascending(values):
-    for i in range(1, values.size):
+    for i in range(1, values.size):  # noqa: SIM110 - Numba has no generators
         if values[i] < values[i - 1]:
             return False
     return True

@@ -48,7 +48,10 @@ def decode_key(types: Mapping[str, str], key: bytes) -> tuple[object, ...]:
 
 def encode_keys(types: Mapping[str, str], columns: Sequence[pa.Array]) -> pa.Array:
     """Key columns as one binary array, null where any of them is null; the bytes are those of `encode_key`."""
-    parts = [_encode_column(kind, _flat(column), len(types) > 1) for kind, column in zip(types.values(), columns, strict=True)]
+    parts = [
+        _encode_column(kind, _flat(column), len(types) > 1)
+        for kind, column in zip(types.values(), columns, strict=True)
+    ]
     if len(parts) == 1:
         return parts[0]
     return pc.binary_join_element_wise(*parts, pa.scalar(b"", pa.binary()), null_handling="emit_null")

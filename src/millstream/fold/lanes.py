@@ -406,7 +406,13 @@ def variance_of(count, lanes, sums, squares):
 def emit(features, first, last, lanes, base, at, numbers, texts, row):
     """Write the features `first` to `last` of one window, whose merged lanes begin at `base`, into the output row."""
     for i in range(first, last):
-        formula, out, a, b, c = features[i, 0], features[i, 5], base + features[i, 2], base + features[i, 3], base + features[i, 4]
+        formula, out, a, b, c = (
+            features[i, 0],
+            features[i, 5],
+            base + features[i, 2],
+            base + features[i, 3],
+            base + features[i, 4],
+        )
         if formula == TEXT:
             for j in range(b - base):
                 texts[row, out + j] = lanes[a + j]
@@ -419,7 +425,7 @@ def emit(features, first, last, lanes, base, at, numbers, texts, row):
         elif formula == MEAN:
             if lanes[b] > 0:
                 result = mean_of(lanes[b], lanes[a], lanes[a + 1], lanes[a + 2])
-        elif formula == VAR or formula == STD:
+        elif formula == VAR or formula == STD:  # noqa: SIM109 - Numba compares numbers faster than it searches
             if lanes[b] > 1:
                 result = variance_of(lanes[b], lanes, a, c)
                 if formula == STD:

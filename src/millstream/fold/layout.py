@@ -77,7 +77,7 @@ class Layout:
         if self.meta[1]:
             return np.full(len(arrivals), np.iinfo(np.int64).min)
         edges = [(arrivals - w[2] - w[0]) // w[1] * w[1] for w in self.windows]
-        return np.min(edges, axis=0)
+        return np.asarray(np.min(edges, axis=0))
 
 
 def layout_of(group: StreamFeatureGroup | BatchFeatureGroup) -> Layout:
@@ -176,7 +176,8 @@ def _windows(columns: tuple[WindowedFeature, ...]) -> tuple[np.ndarray, dict[tup
 
 def _features(columns, plans, order) -> tuple[np.ndarray, list[int]]:  # type: ignore[no-untyped-def]
     """Feature rows (formula, window, lane offsets a b c, output place), sorted by window; widths of the text outputs."""
-    rows, texts = [], []
+    rows: list[tuple[int, ...]] = []
+    texts: list[int] = []
     for place, (column, (formula, (a, b, c), _)) in enumerate(zip(columns, plans, strict=True)):
         out = place
         if formula == lanes.TEXT:

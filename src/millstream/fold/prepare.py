@@ -124,9 +124,9 @@ def _inline(sql: str, derive: tuple[tuple[str, str], ...]) -> str:
     for name, definition in reversed(derive):
         inner = exp.paren(sqlglot.parse_one(definition, read="duckdb"))
         parsed = parsed.transform(
-            lambda node, name=name, inner=inner: inner.copy()
-            if isinstance(node, exp.Column) and node.name.lower() == name.lower()
-            else node
+            lambda node, name=name, inner=inner: (
+                inner.copy() if isinstance(node, exp.Column) and node.name.lower() == name.lower() else node
+            )
         )
     return parsed.sql(dialect="duckdb")
 
@@ -272,11 +272,14 @@ class _Input:
     def __init__(
         self, slot: Slot, expression: str | None, where_sql: str | None, columns: dict[str, pa.ChunkedArray], rows: int
     ) -> None:
-        self.slot, nothing = slot, np.False_
+        self.slot, self.reason = slot, ""
+        self.refused: Any = np.False_
+        self.not_finite: Any = np.False_
+        self.numbers: Any = None
+        self.flags: Any = None
+        self.text: Any = None
         column = columns[expression] if expression else None
         where = _flags(columns[where_sql]) if where_sql else None
-        self.refused, self.not_finite, self.reason = nothing, nothing, ""
-        self.numbers = self.flags = self.text = None
         if slot.lift in ("rows", "time", "present"):
             self.flags = np.ones(rows, bool) if where is None else where
             if column is not None:
@@ -289,7 +292,7 @@ class _Input:
     @staticmethod
     def _present(column: pa.ChunkedArray) -> np.ndarray:
         if pa.types.is_floating(column.type):
-            return np.isfinite(_numbers(column))
+            return np.asarray(np.isfinite(_numbers(column)))
         return np.asarray(column.is_valid()).astype(bool)
 
     def _read_text(self, column: pa.ChunkedArray, where: np.ndarray | None) -> None:

@@ -210,8 +210,9 @@ def row_at(
 def _expired(row: Row, at: int, ttl: int | None, confirmed_at: int | None) -> bool:
     if ttl is None:
         return False
-    shared = confirmed_at if row.confirmed == ACTIVE and confirmed_at is not None else row.available_time
-    return at - max(row.available_time, row.confirmed, shared) > ttl
+    if row.confirmed != ACTIVE:
+        return at - row.confirmed > ttl
+    return at - (row.available_time if confirmed_at is None else confirmed_at) > ttl
 
 
 def rows_at(

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,13 +48,16 @@ class States:
         offsets = np.zeros(len(states) + 1, np.int64)
         np.cumsum(sizes // 8, out=offsets[1:])
         if (sizes % 8).any():
-            raise CorruptState("State: its length is not a multiple of 8 bytes.", "restore the store or backfill the group.")
+            raise CorruptState(
+                "State: its length is not a multiple of 8 bytes.", "restore the store or backfill the group."
+            )
         data = np.frombuffer(b"".join(s for s in states if s), np.int64)
         filled = offsets[:-1][sizes > 0]
         if len(filled) and ((data[filled] != STATE_VERSION).any() or (sizes[sizes > 0] < 8 * HEADER).any()):
-            found = sorted({int(v) for v in data[filled]} - {STATE_VERSION}) or ["a truncated state"]
+            others = sorted({int(v) for v in data[filled]} - {STATE_VERSION})
+            found = f"format version {others[0]}" if others else "a truncated state"
             raise CorruptState(
-                f"State: format version {found[0]} was found, {STATE_VERSION} is expected.",
+                f"State: {found} was found, format version {STATE_VERSION} is expected.",
                 "backfill the group with this version of Millstream.",
             )
         return cls(data, offsets)
@@ -62,14 +66,16 @@ class States:
         """One byte string per key, b"" for an empty state."""
         raw = self.data.tobytes()
         ends = (self.offsets * 8).tolist()
-        return [raw[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+        return [raw[a:b] for a, b in pairwise(ends)]
 
     def take(self, places: np.ndarray) -> States:
         """The states at the given places, in that order."""
         sizes = np.diff(self.offsets)[places]
         offsets = np.zeros(len(sizes) + 1, np.int64)
         np.cumsum(sizes, out=offsets[1:])
-        return States(self.data[np.arange(offsets[-1]) + np.repeat(self.offsets[places] - offsets[:-1], sizes)], offsets)
+        return States(
+            self.data[np.arange(offsets[-1]) + np.repeat(self.offsets[places] - offsets[:-1], sizes)], offsets
+        )
 
     @property
     def newest_arrival(self) -> np.ndarray:
@@ -113,7 +119,7 @@ def _texts(lanes: np.ndarray) -> np.ndarray:
     np.cumsum(sizes, out=ends[1:])
     data = raw[np.arange(raw.shape[1]) < sizes[:, None]]
     buffers = [pa.py_buffer(np.packbits(present, bitorder="little")), pa.py_buffer(ends), pa.py_buffer(data)]
-    return pa.Array.from_buffers(pa.string(), len(lanes), buffers).to_numpy(zero_copy_only=False)
+    return np.asarray(pa.Array.from_buffers(pa.string(), len(lanes), buffers).to_numpy(zero_copy_only=False))
 
 
 def fold(layout: Layout, prepared: Prepared) -> States:
@@ -172,15 +178,14 @@ def as_of(
         )  # fmt: skip
 
     workers = min(os.cpu_count() or 1, 8) if len(order) + len(queries) > _PARALLEL_ROWS else 1
-    work = event_begins[1:] + query_begins[1:]
-    cuts = np.searchsorted(work, np.linspace(0, work[-1] if len(work) else 0, 4 * workers + 1)[1:-1]) if workers > 1 else []
-    edges = [0, *sorted({int(c) for c in cuts} - {0, n_keys}), n_keys]
-    spans = list(zip(edges, edges[1:], strict=False))
     if workers == 1:
         run(0, n_keys)
     else:
+        work = event_begins[1:] + query_begins[1:]
+        cuts = np.searchsorted(work, np.linspace(0, work[-1], 4 * workers + 1)[1:-1]).tolist()
+        edges = [0, *sorted(set(cuts) - {0, n_keys}), n_keys]
         with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(lambda span: run(*span), spans))
+            list(pool.map(run, edges[:-1], edges[1:]))
     return Values(layout, numbers, texts)
 
 

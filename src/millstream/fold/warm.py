@@ -16,9 +16,7 @@ def warm() -> None:
     from millstream.fold.prepare import prepare
     from millstream.fold.states import as_of, fold, merge, value
 
-    stream = EventStream(
-        "warm", time="at", schema={"k": "int64", "x": "float64", "s": "string", "at": "timestamp"}
-    )
+    stream = EventStream("warm", time="at", schema={"k": "int64", "x": "float64", "s": "string", "at": "timestamp"})
     group = StreamFeatureGroup(
         "warm", entity=Entity("k", keys={"k": "int64"}), source=stream,
         features=[Count(over=["1m", "1h"]), Sum("x", over="1h"), Std("x", over="1h"), Min("x", over="1h"),

@@ -23,7 +23,7 @@ from millstream.store.history import POSITIONS, archive_table, positions_of
 from millstream.store.offline import OfflineStore
 
 CONSUMER = "archive"
-_DEAD, _CAPTURES = "dead.", "captures."
+DEAD, CAPTURES = "dead.", "captures."
 
 
 class AdminLog(Log, TopicAdmin, Protocol):
@@ -68,7 +68,7 @@ class Archiver:
             if stream.name in topics:
                 total += self._archive(stream.name, archive_table(stream.name), _events(stream))
         for topic in topics:
-            for prefix, read in ((_DEAD, _letters), (_CAPTURES, _captures)):
+            for prefix, read in ((DEAD, _letters), (CAPTURES, _captures)):
                 if topic.startswith(prefix):
                     total += self._archive(topic, topic, read)
         return total

@@ -213,7 +213,7 @@ class BatchIngester:
         self, version: Version, shard: int, without: dict[bytes, bytes | None]
     ) -> Iterator[tuple[bytes, bytes]]:
         """The states of a shard, page by page, but for some keys."""
-        after = b""
+        after: bytes | None = None
         while True:
             page = self._online.scan(version.id, shard, after, _PAGE)
             yield from (item for item in page if item[0] not in without)

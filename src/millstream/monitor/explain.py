@@ -47,7 +47,9 @@ class Explanation:
     events: pa.Table | None = None
 
 
-def explain(view: FeatureView, captures: pa.Table, request_id: str, past: Pasts, feature: str | None = None) -> Explanation:
+def explain(
+    view: FeatureView, captures: pa.Table, request_id: str, past: Pasts, feature: str | None = None
+) -> Explanation:
     """Say what was served for a request, and from which events one of its values was folded.
 
     Args:
@@ -69,7 +71,12 @@ def explain(view: FeatureView, captures: pa.Table, request_id: str, past: Pasts,
         )  # fmt: skip
     row, replay = found.to_pylist()[0], Replay(view, found, past)
     groups = {
-        name: {"version": f.version, "shard": f.shard, "positions": str(bytes(f.positions), "utf-8"), "fallback": f.fallback}
+        name: {
+            "version": f.version,
+            "shard": f.shard,
+            "positions": str(bytes(f.positions), "utf-8"),
+            "fallback": f.fallback,
+        }
         for name, f in replay.facts[0].items()
     }
     return Explanation(
@@ -103,10 +110,10 @@ def _of_reading(replay: Replay, reading: Reading, entry: ViewColumn) -> pa.Table
             rows = rows.filter(pc.equal(rows[join], replay.captures[request][0]))
         return rows.filter(pc.less_equal(rows["event_time"].cast(pa.int64()), int(replay.at[0])))
     (column,) = [c for c in group.columns if c.name == entry.feature]
-    at, since = int(replay.at[0]), np.iinfo(np.int64).min
+    at, since, hop = int(replay.at[0]), int(np.iinfo(np.int64).min), column.hop or 1
     if column.window is not None:
-        since = (at - column.delay - column.window) // column.hop * column.hop
-    until = (at - column.delay) // column.hop * column.hop if column.delay else at
+        since = (at - column.delay - column.window) // hop * hop
+    until = (at - column.delay) // hop * hop if column.delay else at
     key = encode_keys(group.entity.keys, [replay.captures[name] for _, name in reading.read.keys])[0].as_py()
     available, start, pieces = replay.available(reading), 0, []
     for source in group.sources:

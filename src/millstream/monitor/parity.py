@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from millstream.definitions.feature_group import BatchFeatureGroup
-from millstream.monitor.replay import Pasts, Replay, Reading, column_values, differs
-from millstream.monitor.verify import Mismatch, served_columns, _shown
+from millstream.monitor.replay import Pasts, Reading, Replay, column_values, differs
+from millstream.monitor.verify import Mismatch, _shown, served_columns
 from millstream.train.point_in_time import AT, Past, join
 
 if TYPE_CHECKING:
@@ -65,7 +65,9 @@ def parity(view: FeatureView, captures: pa.Table, pasts: Pasts, past: Past) -> P
         for reason in (LATENCY, OVERFLOW, UNEXPLAINED):
             found = reasons.get(name)
             counts[name, reason] = 0 if found is None else int((found[rows] == reason).sum())
-    total = {reason: sum(n for (_, why), n in counts.items() if why == reason) for reason in (LATENCY, OVERFLOW, UNEXPLAINED)}
+    total = {
+        reason: sum(n for (_, why), n in counts.items() if why == reason) for reason in (LATENCY, OVERFLOW, UNEXPLAINED)
+    }
     return ParityReport(
         len(rows), len(rows) * len(served_columns(view)), total[LATENCY], total[OVERFLOW], total[UNEXPLAINED],
         {key: n for key, n in counts.items() if n}, _first(captures, trained, reasons, rows),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import numpy as np
@@ -160,15 +160,16 @@ class Replay:
         Mostly these are all that had become available; where some were still in the buffer, the rest is read apart.
         """
         version, at = reading.version, self.at[reading.rows[pick]]
+        group = cast(BatchFeatureGroup, version.group)
         stated = self.past.rows(version.id)
         table = with_keys(version.group.entity.keys, stated)
-        found = rows_as_of(version.schema, table, keys, at, version.group.ttl)
+        found = rows_as_of(version.schema, table, keys, at, group.ttl)
         applied = self._runs_applied(reading)[pick]
         late = applied < _runs_available(stated, at)
         for following in np.unique(applied[late]).tolist():
             mine = np.flatnonzero(late & (applied == following))
             known = table.filter(pc.less(table["_run"], following))
-            part = rows_as_of(version.schema, known, keys.take(pa.array(mine)), at[mine], version.group.ttl)
+            part = rows_as_of(version.schema, known, keys.take(pa.array(mine)), at[mine], group.ttl)
             for name, values in part.items():
                 found[name][mine] = values
         return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 from millstream.errors import MillstreamError
@@ -14,6 +14,7 @@ from millstream.project.wiring import Parts
 
 if TYPE_CHECKING:
     from millstream.running.layers import Work
+    from millstream.store.registry import GroupVersion
 
 ARCHIVE_EVERY = 5.0
 """Seconds between two commits to the archive; each is a file and a snapshot."""
@@ -21,6 +22,10 @@ VERIFY_EVERY = 60.0
 """Seconds between two verifications of what was served."""
 VERIFY_SAMPLE = 500
 """How many of the newest captures are verified."""
+DAY = 86_400_000_000
+"""How long (µs) deltas and runs stay in the buffer at least."""
+WEEK = 7 * DAY
+"""How long (µs) dead letters and captures stay in the buffer at least."""
 
 
 class Compute:
@@ -213,42 +218,70 @@ class Every:
 
 
 def trim(parts: Parts) -> int:
-    """Let the log forget what nobody needs any more; returns how many positions.
+    """Let the log forget what is old and nobody needs any more; returns how many positions.
 
-    Events go when they are older than their retention, archived and computed. Deltas go when they are ingested and an
-    earlier sync has seen them, so that a store which lost its last minutes finds them still there.
+    Events go when they are older than their retention, archived and computed. Deltas and runs go when they are
+    ingested and, for deltas, an earlier sync has seen them; not before a day or two syncs have passed, so that a store
+    which lost its last minutes finds them still there. Dead letters and captures go a week after they came, archived.
     """
-    from millstream.buffer.retention import trim_consumed
+    from millstream.buffer.retention import reached, trim_consumed, trim_older
     from millstream.computing.names import computing_consumer
+    from millstream.computing.stream import CHECK
+    from millstream.definitions.feature_group import StreamFeatureGroup
+    from millstream.ingest.archive import CAPTURES, CONSUMER, DEAD
 
-    versions = parts.registry.groups()
+    log, clock, versions = parts.log, parts.clock, parts.registry.groups()
     trimmed = 0
     for stream in parts.registry.streams():
         readers = [
             computing_consumer(one.id)
             for one in versions
-            if any(source.name == stream.name for source in one.group.sources) and one.state != "retired"
+            if isinstance(one.group, StreamFeatureGroup) and stream.name in {source.name for source in one.group.sources}
         ]
-        trimmed += trim_consumed(parts.log, stream, ["archive", *readers], parts.clock)
-    return trimmed + sum(_trim_deltas(parts, one.id) for one in versions)
+        trimmed += trim_consumed(log, stream, [CONSUMER, CHECK, *readers], clock)
+    topics = log.topics()
+    for version in versions:
+        for topic, needed in _ingested(parts, version, topics):
+            trimmed += trim_older(log, topic, needed, max(DAY, 2 * parts.settings.sync_every), clock)
+    for topic in topics:
+        if topic.startswith((DEAD, CAPTURES)):
+            trimmed += trim_older(log, topic, reached(log, topic, [CONSUMER]), WEEK, clock)
+    return trimmed
 
 
-def _trim_deltas(parts: Parts, gv: str) -> int:
+def _ingested(parts: Parts, version: GroupVersion, topics: Collection[str]) -> Iterator[tuple[str, list[int | None]]]:
+    """The topics of a group version, each with the positions that both stores are past; None while one is built."""
+    from millstream.buffer.staging import staging_topic
     from millstream.computing.names import feature_topic
+    from millstream.definitions.feature_group import StreamFeatureGroup
     from millstream.ingest.stream import ingestion_consumer
+
+    metas = [parts.online.meta(version.id, shard) for shard in range(version.shards)]
+    stored = [meta.position for meta in metas if meta is not None and meta.backfilled]
+    if len(stored) < version.shards:
+        return
+    told = ingestion_consumer(version.id)
+    if (topic := staging_topic(version.id)) in topics:
+        yield topic, [_least(parts.log.committed(told, topic)[0], *stored)]
+    if (topic := feature_topic(version.id)) in topics:
+        rows = [parts.log.committed(told, topic), stored]
+        if isinstance(version.group, StreamFeatureGroup):
+            rows.append(_synced(parts, version))
+        yield topic, [_least(*row) for row in zip(*rows, strict=True)]
+
+
+def _synced(parts: Parts, version: GroupVersion) -> list[int | None]:
+    """By shard, the feature position that the last sync has seen."""
     from millstream.store.history import positions_of
     from millstream.store.sync import synced_table
 
-    topic, snapshot = feature_topic(gv), parts.offline.snapshot(synced_table(gv))
-    if snapshot is None or topic not in parts.log.topics():
-        return 0
-    synced, trimmed = positions_of(snapshot.properties), 0
-    ingested = parts.log.committed(ingestion_consumer(gv), topic)
-    for shard, (first, _) in enumerate(parts.log.ends(topic)):
-        before = min(ingested[shard] or 0, synced.get(shard, 0))
-        if before > first:
-            trimmed += parts.log.trim(topic, shard, before) - first
-    return trimmed
+    snapshot = parts.offline.snapshot(synced_table(version.id))
+    synced = positions_of(snapshot.properties) if snapshot else {}
+    return [synced.get(shard) for shard in range(version.shards)]
+
+
+def _least(*positions: int | None) -> int | None:
+    return None if None in positions else min(at for at in positions if at is not None)
 
 
 WORKS: dict[str, Callable[[Parts], Work]] = {

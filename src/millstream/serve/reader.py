@@ -272,7 +272,7 @@ def _dated(lookup: _Lookup, found: _Found, at: NDArray[np.int64]) -> Mapping[str
 
 
 def _rows(lookup: _Lookup, found: _Found, at: NDArray[np.int64]) -> Mapping[str, NDArray[Any]]:
-    schema, ttl = lookup.schema, lookup.version.group.ttl
+    schema, ttl = lookup.schema, getattr(lookup.version.group, "ttl", None)
     if ttl is None:
         return rows_at(schema, found.states, at)
     confirmed = [_confirmed(meta) for meta in found.metas]

@@ -83,9 +83,7 @@ class History:
             first = since.get(partition, 0)
             yield from self._partition(definition, partition, first, last, rows or max(last - first, 1))
 
-    def _partition(
-        self, stream: EventStream, partition: int, first: int, last: int, rows: int
-    ) -> Iterator[pa.Table]:
+    def _partition(self, stream: EventStream, partition: int, first: int, last: int, rows: int) -> Iterator[pa.Table]:
         carried = self._before(stream, partition, first)
         for begin in range(first, last, rows):
             found = self._span(stream, partition, begin, min(begin + rows, last))
@@ -116,9 +114,7 @@ class History:
                 break
         return pa.concat_tables(pieces)
 
-    def _span(
-        self, stream: EventStream, partition: int, begin: int, end: int, *, or_next: bool = False
-    ) -> pa.Table:
+    def _span(self, stream: EventStream, partition: int, begin: int, end: int, *, or_next: bool = False) -> pa.Table:
         """The valid events of a partition from `begin` to before `end`, repeats included."""
         archived, covered = self._archived(stream, partition, begin, end)
         pieces = [archived]

@@ -153,9 +153,7 @@ class Syncer:
             return None
         return sorted(keys)
 
-    def _values(
-        self, version: GroupVersion, states: dict[bytes, bytes], now: int, meta: ShardMeta
-    ) -> pa.Table:
+    def _values(self, version: GroupVersion, states: dict[bytes, bytes], now: int, meta: ShardMeta) -> pa.Table:
         """Rows of keys, the instant, values, version and positions."""
         layout, types = layout_of(version.group), version.group.entity.keys
         keys = list(zip(*(decode_key(types, key) for key in states), strict=True)) or [()] * len(types)
@@ -205,4 +203,3 @@ def _column(values: np.ndarray, dtype: str) -> pa.Array:
         return pa.array(values, pa.string())
     missing = np.isnan(values)
     return pa.array(np.where(missing, 0, values), pa.float64(), mask=missing).cast(ARROW_TYPES[dtype])
-

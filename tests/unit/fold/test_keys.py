@@ -26,7 +26,11 @@ def test_a_column_and_a_single_key_give_the_same_bytes_which_decode_again(types,
 
 def test_a_null_in_any_part_makes_the_key_null():
     types = {"a": "int64", "b": "string"}
-    assert encode_keys(types, [pa.array([1, None, 1]), pa.array(["x", "y", None])]).is_null().to_pylist() == [False, True, True]
+    assert encode_keys(types, [pa.array([1, None, 1]), pa.array(["x", "y", None])]).is_null().to_pylist() == [
+        False,
+        True,
+        True,
+    ]
 
 
 def test_int64_keys_sort_as_their_bytes_do():

@@ -87,7 +87,9 @@ def test_a_string_longer_than_max_bytes_is_refused_with_its_reason():
 
 
 def test_a_derived_value_that_is_not_finite_is_null_and_counted():
-    definition = group(derive={"ratio": "1 / amount"}, features=[ms.Max("ratio", over="1h"), ms.Count("ratio", over="1h")])
+    definition = group(
+        derive={"ratio": "1 / amount"}, features=[ms.Max("ratio", over="1h"), ms.Count("ratio", over="1h")]
+    )
     (found,) = prepare([definition], STREAM, table([0.0, 4.0]))
     assert found.skipped == {"not_finite": 1}
     assert read(definition, found) == {"ratio_max_1h": [0.25], "ratio_count_1h": [1.0]}

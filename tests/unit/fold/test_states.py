@@ -54,7 +54,9 @@ def test_a_record_of_another_format_is_refused():
 
 MOMENTS = [ms.Sum("amount"), ms.Mean("amount"), ms.Var("amount"), ms.Std("amount")]
 MOMENT_GROUP = ms.StreamFeatureGroup("m", entity=USER, source=STREAM, features=MOMENTS)
-within = st.floats(-(2.0**49), 2.0**49, allow_nan=False) | st.sampled_from([0.1, 1e-20, 2.0**-65, 5e-20, 2.0**49, -(2.0**49)])
+within = st.floats(-(2.0**49), 2.0**49, allow_nan=False) | st.sampled_from(
+    [0.1, 1e-20, 2.0**-65, 5e-20, 2.0**49, -(2.0**49)]
+)
 
 
 @settings(deadline=None)

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 import pyarrow as pa
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.unit.ingest_batch.world import DAY, START, Version, World, dated_group, snapshot_group
 
@@ -80,6 +80,7 @@ def agreeing(rows, runs):
 
 @settings(max_examples=200, deadline=None)
 @given(st.booleans(), st.booleans(), RUNS, st.lists(st.booleans(), min_size=8, max_size=8))
+@example(True, True, [(2, 0, False, {(0, 0): "a"}), (1, 1, True, {(0, 0): "a"})], [False] * 8)
 def test_both_stores_say_what_the_runs_said(snapshot, expires, drawn, restarts):
     ttl = 5 * HOUR if expires else None
     options = {"ttl": ttl} if ttl else {}

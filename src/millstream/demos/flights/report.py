@@ -22,13 +22,17 @@ class Report:
     """Prints to the terminal; with `quiet`, to standard error, so that standard output holds only the JSON."""
 
     def __init__(self, *, quiet: bool) -> None:
-        self.console = Console(stderr=quiet, highlight=False)
+        self.console = Console(stderr=quiet, highlight=False, soft_wrap=True)
         self._status: Any = None
 
     def opening(self, folder: Path, months: int) -> None:
         """The first line."""
-        self.console.print("[bold]Flights out of New York, 2013.[/bold] Thirty minutes before each scheduled departure:")
-        self.console.print(f"will it arrive 15 minutes late or more, or not at all? {months} month(s) live; project: {folder}")
+        self.console.print(
+            "[bold]Flights out of New York, 2013.[/bold] Thirty minutes before each scheduled departure:"
+        )
+        self.console.print(
+            f"will it arrive 15 minutes late or more, or not at all? {months} month(s) live; project: {folder}"
+        )
 
     @contextmanager
     def step(self, text: str) -> Iterator[None]:
@@ -57,7 +61,16 @@ class Report:
         rate = f"{tally.events / tally.pipeline_seconds:,.0f}"
         numbers = f"{auc(labels, scores):.3f}", f"{average_precision(labels, scores):.3f}"
         self.console.print(
-            _ROW.format(name, f"{tally.events:,}", f"{tally.requests:,}", f"{labels.mean():.1%}", *numbers, p50, rate, decision or "v1")
+            _ROW.format(
+                name,
+                f"{tally.events:,}",
+                f"{tally.requests:,}",
+                f"{labels.mean():.1%}",
+                *numbers,
+                p50,
+                rate,
+                decision or "v1",
+            )
         )
 
     def closing(self, folder: Path, found: dict[str, Any]) -> None:
@@ -66,8 +79,14 @@ class Report:
             self._status.stop()
         verify, parity, leak = found["verify"], found["parity"], found["leak"]
         say = self.console.print
-        say(f"\n[bold]AUC {found['auc']:.3f}, AP {found['ap']:.3f}[/bold] online; static inputs alone reach {found['auc_static']:.3f}.")
-        say(f"verify: {verify['requests']:,} requests, {verify['values']:,} values, [bold]{verify['mismatches']} mismatches[/bold].")
+        say(
+            f"\n[bold]AUC {found['auc']:.3f}, AP {found['ap']:.3f}[/bold] online; "
+            f"static inputs alone reach {found['auc_static']:.3f}."
+        )
+        say(
+            f"verify: {verify['requests']:,} requests, {verify['values']:,} values, "
+            f"[bold]{verify['mismatches']} mismatches[/bold]."
+        )
         say(
             f"parity: of {parity['values']:,} values {parity['latency']:,} differ by latency, {parity['overflow']:,} by "
             f"overflow, [bold]{parity['unexplained']} unexplained[/bold]. Lost {found['lost']}, doubled {found['doubled']}."
@@ -79,7 +98,7 @@ class Report:
         say(f"  .venv/bin/millstream verify {where}")
         say(f"  .venv/bin/millstream up {where}      resumes the clock; then")
         say(
-            "  curl -s localhost:8787/v1/models/late/score -d '{\"carrier\": \"UA\", \"origin\": \"EWR\", \"dest\": \"ORD\", "
+            '  curl -s localhost:8787/v1/models/late/score -d \'{"carrier": "UA", "origin": "EWR", "dest": "ORD", '
             '"tailnum": "N14228", "distance": 719, "hour": 18.5, "weekday": 4, "flight_id": "mine"}\'',
             markup=False,
         )

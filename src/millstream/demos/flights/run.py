@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
 from millstream.clock import FileClock, SimulatedClock, to_datetime, to_micros
 from millstream.demos.flights import report
@@ -136,7 +135,11 @@ def retrain(project: Project) -> str:
     model = project.parts.registry.model("late")
     examples = project.training_set("late")
     decision = retrained(model, examples, project.parts.model_versions)
-    return f"v{decision.version.version} {'promoted' if decision.promoted else 'kept back'}" if decision.version else "kept"
+    return (
+        f"v{decision.version.version} {'promoted' if decision.promoted else 'kept back'}"
+        if decision.version
+        else "kept"
+    )
 
 
 def look_back(

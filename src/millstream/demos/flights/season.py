@@ -1,4 +1,4 @@
-"""July to December through the real pipeline in simulated time: events in, computed, ingested; requests scored; labels back."""
+"""July to December through the real pipeline in simulated time: events in, requests answered, labels back."""
 
 from __future__ import annotations
 
@@ -128,16 +128,14 @@ class Season:
         """What happened up to `instant` goes through the pipeline; then the requests until the next tick are scored."""
         began = time.perf_counter()
         self.clock.set(instant)
-        asked = self.tracks["requests"]
-        first = asked.sent
-        last = int(np.searchsorted(asked.times, instant + TICK, side="left"))
+        first, last = np.searchsorted(self.tracks["requests"].times, [instant, instant + TICK]).tolist()
         sent = self._send(instant)
         if sent:
             self._drain()
         self._batch(instant)
         tally.pipeline_seconds += time.perf_counter() - began
         tally.events += sent
-        self._answer(max(first, asked.sent), last, tally)
+        self._answer(first, last, tally)
 
     def _send(self, instant: int) -> int:
         """Append what has happened by `instant`, all streams in one transaction."""
@@ -215,4 +213,6 @@ class Season:
         """For every key of every stream group, how many events of the last window its state lacks (or has too many)."""
         from millstream.demos.flights.counting import state_gaps
 
-        yield from state_gaps(self.parts, {name: t.table.slice(0, t.sent) for name, t in self.tracks.items()}, self.clock.now())
+        yield from state_gaps(
+            self.parts, {name: t.table.slice(0, t.sent) for name, t in self.tracks.items()}, self.clock.now()
+        )
