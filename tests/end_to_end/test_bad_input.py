@@ -23,6 +23,7 @@ import millstream as ms
 
 FAR = 4_102_444_800_000_000
 """The year 2100 (µs)."""
+ROW = {"user_id": 1, "shop": "s", "amount": 5.0}
 
 
 def refused(done: subprocess.CompletedProcess[str], *said: str, code: int = 1) -> str:
@@ -171,14 +172,24 @@ def test_a_table_with_nan_in_a_key_is_a_dead_letter(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("body", "field"),
-    [({"user_id": 1, "shop": "s"}, "amount"), ({"user_id": 1, "amount": 5.0}, "shop"),
-     ({"user_id": "1", "shop": "s", "amount": 5.0}, "user_id"), ({"user_id": 1.5, "shop": "s", "amount": 5.0}, "user_id"),
-     ({"user_id": 1, "shop": 3, "amount": 5.0}, "shop"), ({"user_id": 1, "shop": "s", "amount": "5"}, "amount"),
-     ({"user_id": 2**70, "shop": "s", "amount": 5.0}, "user_id"), ({"user_id": 1, "shop": "s", "amount": True}, "amount"),
-     ({"user_id": 1, "shop": "s", "amount": 5.0, "at": "noon"}, "at"), ({"rows": []}, "rows"), ({"rows": [3]}, "rows[0]"),
-     ([], "rows"), (7, "rows"), ({"user_id": 1, "shop": "s", "amount": 5.0, "at": 2**63}, "at")],
+    [
+        ({"user_id": 1, "shop": "s"}, "amount"),
+        ({"user_id": 1, "amount": 5.0}, "shop"),
+        ({**ROW, "user_id": "1"}, "user_id"),
+        ({**ROW, "user_id": 1.5}, "user_id"),
+        ({**ROW, "user_id": 2**70}, "user_id"),
+        ({**ROW, "shop": 3}, "shop"),
+        ({**ROW, "amount": "5"}, "amount"),
+        ({**ROW, "amount": True}, "amount"),
+        ({**ROW, "at": "noon"}, "at"),
+        ({**ROW, "at": 2**63}, "at"),
+        ({"rows": []}, "rows"),
+        ({"rows": [3]}, "rows[0]"),
+        ([], "rows"),
+        (7, "rows"),
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_request_that_fits_no_view_says_which_field(service: tuple[Path, int], body: Any, field: str) -> None:
     status, answer = post(service[1], "/v1/models/risk/score", body)
     error = answer["error"]
@@ -192,12 +203,18 @@ def test_a_request_that_fits_no_view_says_which_field(service: tuple[Path, int],
 
 @pytest.mark.parametrize(
     ("method", "path", "status", "near"),
-    [("POST", "/v1/models/rsk/score", 404, "risk"), ("GET", "/v1/views/rik/features?user_id=1", 404, "risk"),
-     ("POST", "/v1/streams/order/events", 404, "orders"), ("POST", "/v1/models/rsk/labels", 404, "risk"),
-     ("GET", "/v1/models/risk/score", 405, "POST"), ("GET", "/v1/views/risk/features?user_id=1&shp=2", 400, "shop"),
-     ("GET", "/v1/views/risk/features?user_id=x&shop=s", 400, "user_id"), ("GET", "/v1/model/risk/score", 404, "models"),
-     ("GET", "/v1/views/risk/features?user_id=1", 400, "shop")],
-)  # fmt: skip
+    [
+        ("POST", "/v1/models/rsk/score", 404, "risk"),
+        ("GET", "/v1/views/rik/features?user_id=1", 404, "risk"),
+        ("POST", "/v1/streams/order/events", 404, "orders"),
+        ("POST", "/v1/models/rsk/labels", 404, "risk"),
+        ("GET", "/v1/models/risk/score", 405, "POST"),
+        ("GET", "/v1/views/risk/features?user_id=1&shp=2", 400, "shop"),
+        ("GET", "/v1/views/risk/features?user_id=x&shop=s", 400, "user_id"),
+        ("GET", "/v1/model/risk/score", 404, "models"),
+        ("GET", "/v1/views/risk/features?user_id=1", 400, "shop"),
+    ],
+)
 def test_what_is_not_there_is_refused_with_the_nearest(
     service: tuple[Path, int], method: str, path: str, status: int, near: str
 ) -> None:
@@ -322,7 +339,7 @@ def test_a_full_disk_ends_no_layer_and_what_was_taken_is_served_once_there_is_ro
         until(lambda: send() == 507, "a full disk")
         time.sleep(4)
         assert {name: process.pid for name, process in up.layers().items()} == layers
-        assert post(up.port, "/v1/models/risk/score", {"user_id": 1, "shop": "s", "amount": 5.0})[0] == 200
+        assert post(up.port, "/v1/models/risk/score", ROW)[0] == 200
         (small_disk / "ballast").unlink()
         assert send() == 202
         until(lambda: count() == len(taken), "everything that was taken")
@@ -335,7 +352,7 @@ def test_a_damaged_shard_is_said_so_and_backfill_mends_it(folder: Path) -> None:
     _damage(shards[0])
     with contextlib.suppress(FileNotFoundError):
         (shards[0].parent / "lock.mdb").unlink()
-    done = millstream("score", "risk", json.dumps({"user_id": 1, "shop": "s", "amount": 5.0}), folder=folder)
+    done = millstream("score", "risk", json.dumps(ROW), folder=folder)
     assert "Traceback" not in done.stderr
     whole = shards[1].read_bytes()
     refused(_drained(folder), "does not read as what was written", "millstream backfill spending")

@@ -1,4 +1,4 @@
-"""Each layer may be down while the others go on: scoring without computing and ingestion, computing without ingestion."""
+"""Each layer may be down while others go on: scoring without computing and ingestion, computing without ingestion."""
 
 from __future__ import annotations
 

@@ -21,9 +21,9 @@ def flights(
     as_json: AsJson = False,
 ) -> None:
     """A year of real flights: will this one arrive late?"""
-    from millstream.demos import flights as demo
+    from millstream.demos.flights import run
 
-    demo.run(folder, months=months, json=as_json)
+    run(folder, months=months, json=as_json)
 
 
 @app.command()
@@ -35,6 +35,6 @@ def fraud(
     as_json: AsJson = False,
 ) -> None:
     """The project of `init`, in simulated time."""
-    from millstream.demos import fraud as demo
+    from millstream.demos.fraud import run
 
-    demo.run(folder, days=days, users=users, seed=seed, as_json=as_json)
+    run(folder, days=days, users=users, seed=seed, as_json=as_json)

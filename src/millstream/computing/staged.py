@@ -44,9 +44,9 @@ def stage(
     """
     types, skipped = group.entity.keys, Counter[str]()
     columns = {name: _cast(thing, result, group.keys[name], kind) for name, kind in types.items()}
-    dated = instants(_column(thing, result, group.time)) if group.time else _all(end, result.num_rows)
+    dated = _cast(thing, result, group.time, "timestamp") if group.time else _all(end, result.num_rows)
     known = pa.array(available) if isinstance(available, np.ndarray) else _all(available, result.num_rows)
-    columns |= {"event_time": dated, "available_time": known}
+    columns |= {"event_time": dated.cast(pa.int64()), "available_time": known}
     columns |= {name: _cast(thing, result, name, kind) for name, kind in schema.items()}
     table = pa.table(columns)
     table = _without(table, list(types), "null_key", skipped)

@@ -155,12 +155,15 @@ class Project:
 
         Args:
             group: The group.
-            rows: Its join keys, its time column if it has one, and its features.
+            rows: Its join keys, its time column if it has one, and its features; instants may be ISO-8601 text.
 
         Returns:
             How many rows were written to the buffer; `drain` brings them to the stores.
+
+        Raises:
+            RequestError: When the group is folded from events, or a value is not what its column holds.
         """
-        from millstream.project.moving import write
+        from millstream.project.writing import write
 
         return write(self.parts, _name(group), rows)
 

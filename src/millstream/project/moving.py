@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
-from millstream.errors import MillstreamError, NotFound, RequestError
+from millstream.errors import DiskFull, MillstreamError, NotFound
 from millstream.project import applying
 from millstream.project.wiring import Parts
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from millstream.project.applying import Advance
     from millstream.store.registry import GroupVersion
 
+T = TypeVar("T")
 FEW = 1_000
 """Steps without an end to the buffer after which draining gives up: somebody else keeps filling it."""
 
@@ -37,40 +38,6 @@ def append(parts: Parts, stream: str, rows: Any, *, history: bool) -> int:
         for partition, batch in placed:
             work.append(stream, partition, batch)
     return sum(batch.count for _, batch in placed)
-
-
-def write(parts: Parts, group: str, rows: Any) -> int:
-    """Stage rows of a batch group as if a run of its query had just returned them; returns how many."""
-    from millstream.buffer.log import Batch
-    from millstream.buffer.staging import Run, encode_run, staging_topic
-    from millstream.computing.staged import features_of, stage
-    from millstream.definitions.feature_group import BatchFeatureGroup
-
-    version = parts.registry.group(group)
-    if not isinstance(version.group, BatchFeatureGroup) or version.group.query is None:
-        raise RequestError(
-            f"Group '{group}' cannot be written to: its values are folded from events.",
-            field="group",
-            given=group,
-            expected="a BatchFeatureGroup with a query",
-            hint="send the events instead.",
-        )
-    result = rows if isinstance(rows, pa.Table) else _table(rows)
-    now = parts.clock.now()
-    schema = version.schema or features_of(version.group, result)
-    staged = stage(f"Group '{group}'", version.group, schema, result, now, now)
-    parts.log.create(staging_topic(version.id), 1)
-    record = encode_run(Run(now, now, now, False, staged.rows))
-    parts.log.append(staging_topic(version.id), 0, Batch(record, "bytes", 1))
-    return int(staged.rows.num_rows)
-
-
-def _table(rows: Any) -> pa.Table:
-    if isinstance(rows, Mapping):
-        rows = [rows]
-    if isinstance(rows, Sequence):
-        return pa.Table.from_pylist(list(rows))
-    return rows.to_arrow() if hasattr(rows, "to_arrow") else pa.Table.from_pandas(rows, preserve_index=False)
 
 
 def features(parts: Parts, view: str, keys: Sequence[Mapping[str, Any]], at: int | None) -> pa.Table:
@@ -95,11 +62,38 @@ def _nullable(values: np.ndarray, kind: str) -> pa.Array:
 
 def synced(parts: Parts, group: str, start: int | None, end: int | None) -> pa.Table:
     """What sync wrote of a group's default version, between two instants (µs)."""
-    table = f"features.{parts.registry.group(group).id}"
+    from millstream.definitions.feature_group import StreamFeatureGroup
+    from millstream.store.sync import synced_table
+
+    version = parts.registry.group(group)
+    if not isinstance(version.group, StreamFeatureGroup):
+        raise NotFound(
+            f"Group '{group}' is not synced: only the values of stream groups are.",
+            field="group",
+            given=group,
+            expected="a StreamFeatureGroup",
+            hint=f"what a query returned is in the offline table 'batch.{version.id}'.",
+        )
+    table = synced_table(version.id)
     if parts.offline.snapshot(table) is None:
-        raise NotFound.named("synced group", group, [one.removeprefix("features.") for one in parts.offline.tables()])
+        raise _not_synced(parts, group)
     bounds = [f"at {sign} {bound}" for sign, bound in ((">=", start), ("<", end)) if bound is not None]
     return parts.offline.scan(table, where=" and ".join(bounds) or None)
+
+
+def _not_synced(parts: Parts, group: str) -> NotFound:
+    from millstream.store.sync import synced_table
+
+    names = dict.fromkeys(one.group.name for one in parts.registry.groups())
+    known = [name for name in names if parts.offline.snapshot(synced_table(parts.registry.group(name).id))]
+    return NotFound(
+        f"Group '{group}' has not been synced yet, so nothing is in its history.",
+        field="group",
+        given=group,
+        expected=f"a synced group: {', '.join(known)}" if known else "a synced group; there is none yet",
+        hint="wait for the next sync, or call `project.sync()`"
+        + (f"; synced are {', '.join(known)}." if known else "."),
+    )
 
 
 class Drainer:
@@ -114,30 +108,68 @@ class Drainer:
         self._revision: int | None = None
 
     def drain(self) -> Mapping[str, int]:
-        """Compute and ingest until nothing is left."""
+        """Compute and ingest until nothing is left.
+
+        Raises:
+            MillstreamError: The first failure of a batch group or a shard, once all that can be done is done.
+        """
         self._renew()
         total: Counter[str] = Counter()
+        failed: dict[str, MillstreamError] = {}
         for _ in range(FEW):
-            done = self._step()
+            before = self._ingested() if failed else None
+            done = self._step(failed)
             total.update(done)
-            if not any(done.values()):
-                return dict(total)
-        raise MillstreamError(
-            "The buffer is not empty after a thousand steps: it is being filled.", "stop what sends, or use `up`."
-        )
+            if not any(done.values()) and (not failed or before == self._ingested()):
+                break
+        else:
+            raise MillstreamError(
+                "The buffer is not empty after a thousand steps: it is being filled.", "stop what sends, or use `up`."
+            )
+        for error in failed.values():
+            raise error
+        return dict(total)
 
-    def _step(self) -> dict[str, int]:
+    def _step(self, failed: dict[str, MillstreamError]) -> dict[str, int]:
+        """Let each part do what there is; of one that fails the error is kept, and the others go on.
+
+        Batch computing that failed is not tried again: its other groups have had their turn.
+        """
         computed = self._computer.step()
-        runs = self._batch_computer.step()
-        ingested = self._ingester.step()
-        stored = self._batch_ingester.step()
+        runs = self._tried(failed, "runs", self._batch_computer.step) if "runs" not in failed else None
+        ingested = self._tried(failed, "deltas", self._ingester.step)
+        stored = self._tried(failed, "restated", self._batch_ingester.step)
         return {
             "events": computed.records,
-            "fenced": computed.fenced + ingested.fenced + stored.fenced,
-            "runs": len(runs),
-            "deltas": ingested.records,
-            "restated": stored.runs + stored.written,
+            "fenced": computed.fenced + (ingested.fenced if ingested else 0) + (stored.fenced if stored else 0),
+            "runs": len(runs or []),
+            "deltas": ingested.records if ingested else 0,
+            "restated": stored.runs + stored.written if stored else 0,
         }
+
+    def _tried(self, failed: dict[str, MillstreamError], name: str, step: Callable[[], T]) -> T | None:
+        try:
+            return step()
+        except DiskFull:
+            raise
+        except MillstreamError as error:
+            failed.setdefault(name, error)
+            return None
+
+    def _ingested(self) -> list[list[int | None]]:
+        """How far ingestion is, as it told the log: a step that fails has moved it where it could."""
+        from millstream.buffer.staging import staging_topic
+        from millstream.computing.names import feature_topic
+        from millstream.ingest.stream import ingestion_consumer
+
+        log, versions = self._parts.log, self._parts.registry.groups()
+        topics = log.topics()
+        return [
+            log.committed(ingestion_consumer(one.id), topic)
+            for one in versions
+            for topic in (feature_topic(one.id), staging_topic(one.id))
+            if topic in topics
+        ]
 
     def sync(self) -> Mapping[str, int]:
         """Archive everything that has come, then sync."""

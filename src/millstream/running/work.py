@@ -6,9 +6,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from millstream.errors import MillstreamError
+from millstream.errors import MillstreamError, StoreError
 from millstream.project import applying
 from millstream.project.wiring import Parts
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from millstream.running.layers import Work
     from millstream.store.registry import GroupVersion
 
+T = TypeVar("T")
 ARCHIVE_EVERY = 5.0
 """Seconds between two commits to the archive; each is a file and a snapshot."""
 VERIFY_EVERY = 60.0
@@ -63,15 +64,23 @@ class Ingest:
         self._beside.start()
 
     def step(self) -> int:
-        """Apply what the buffer holds; archive every few seconds."""
-        applied = self._ingester.step()
-        stored = self._batch.step()
-        archived = self._archive.step()
-        self.facts["lag"] = applied.lag + stored.lag
-        self.facts["waiting"] = list(applied.waiting)
+        """Apply what the buffer holds; archive every few seconds.
+
+        Raises:
+            MillstreamError: The first failure, after all parts had their turn.
+        """
+        failed: list[MillstreamError] = []
+        applied = tried(failed, self._ingester.step)
+        stored = tried(failed, self._batch.step)
+        archived = tried(failed, self._archive.step)
+        self.facts["age"] = tried(failed, self._age.step) or self.facts["age"]
         if archived is not None:
             self.facts["archived"] += archived.rows
-        self.facts["age"] = self._age.step() or self.facts["age"]
+        for error in failed:
+            raise error
+        assert applied is not None and stored is not None
+        self.facts["lag"] = applied.lag + stored.lag
+        self.facts["waiting"] = list(applied.waiting)
         return applied.records + stored.runs
 
     def _newest_age(self) -> int | None:
@@ -106,11 +115,25 @@ class Batch:
 
     def __init__(self, parts: Parts) -> None:
         self._computer = Every(1.0, parts.batch_computer().step)
+        self._failed: MillstreamError | None = None
         self.facts: dict[str, Any] = {"runs": 0, "lag": 0}
 
     def step(self) -> int:
-        """Run what is due."""
-        done = self._computer.step() or []
+        """Run what is due.
+
+        Raises:
+            MillstreamError: The first failure, after all groups had their turn, and again until they are next tried.
+        """
+        try:
+            done = self._computer.step()
+        except MillstreamError as error:
+            self._failed = error
+            raise
+        if done is None:
+            if self._failed is not None:
+                raise self._failed
+            return 0
+        self._failed = None
         self.facts["runs"] += len(done)
         return sum(run.rows for run in done)
 
@@ -135,11 +158,10 @@ class Sync:
         self.facts["trimmed"] = self.facts.get("trimmed", 0) + trim(self._parts)
         reports = self._syncer.step()
         for one in reports:
-            self.facts["groups"][one.gv] = {
-                "lag_s": one.lag / 1e6,
-                "compared": one.compared,
-                "disagreeing": one.disagreeing,
-            }
+            told = self.facts["groups"].setdefault(one.gv, {"compared": 0, "disagreeing": 0})
+            told |= {"lag_s": one.lag / 1e6, "agreed_at": one.agreed_at}
+            if one.compared:
+                told |= {"compared": one.compared, "disagreeing": one.disagreeing}
         self._due = now + self._parts.settings.sync_every
         return sum(one.rows for one in reports)
 
@@ -191,6 +213,15 @@ class Monitor:
                 examples = training_set(model, parts.past(), now=parts.clock.now())
                 decision = retrain(model, examples, parts.model_versions)
                 self.facts[f"retrain {model.name}"] = decision.reason
+
+
+def tried(failed: list[MillstreamError], step: Callable[[], T]) -> T | None:
+    """What a step returns; when it fails, None, and the error is added to those that failed."""
+    try:
+        return step()
+    except MillstreamError as error:
+        failed.append(error)
+        return None
 
 
 class Every:
@@ -256,7 +287,10 @@ def _ingested(parts: Parts, version: GroupVersion, topics: Collection[str]) -> I
     from millstream.definitions.feature_group import StreamFeatureGroup
     from millstream.ingest.stream import ingestion_consumer
 
-    metas = [parts.online.meta(version.id, shard) for shard in range(version.shards)]
+    try:
+        metas = [parts.online.meta(version.id, shard) for shard in range(version.shards)]
+    except StoreError:
+        return  # a shard that cannot be read will need what the buffer holds
     stored = [meta.position for meta in metas if meta is not None and meta.backfilled]
     if len(stored) < version.shards:
         return

@@ -213,8 +213,15 @@ class LmdbOnlineStore:
         handle = self._shards.get((gv, shard))
         if handle is None:
             folder = self._path / gv / str(shard)
-            if (folder / "data.mdb").exists():
+            there = _inode(folder)
+            if there is None:
+                return None
+            try:
                 handle = self._shards[gv, shard] = _open(folder, self._map_gib, self._fsync)
+            except StoreError:
+                if _inode(folder) == there:
+                    raise
+                return self._handle(gv, shard)  # dropped between the look and the opening, perhaps begun anew
         return handle
 
     def _create(self, gv: str, shard: int) -> _Shard:

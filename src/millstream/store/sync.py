@@ -2,13 +2,14 @@
 
 The keys that changed since the last sync are those of the deltas in between. Their states are evaluated at one instant
 and appended, with the feature positions that they stand at in the same commit. Some keys are also folded anew from
-history at equal positions: their states must be the same bytes.
+history at equal positions: their states must be the same bytes. That reads the history, so a long one is read only
+once an hour.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import msgspec
 import numpy as np
@@ -27,6 +28,9 @@ from millstream.store.registry import GroupVersion
 
 _PAGE = 10_000
 _RECORDS = 1_000
+_SYNCED_AT, _AGREED_AT = "millstream.synced_at", "millstream.agreed_at"
+AGREE_EVERY = 3_600_000_000
+"""How long (µs) a group version whose history is long is not held to it again."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,9 @@ class SyncReport:
         gv: the group version.
         rows: keys whose values were appended.
         lag: how far (µs) the offline values stood behind the online ones before this sync.
-        compared: keys folded anew from history.
+        compared: keys folded anew from history by this sync.
         disagreeing: those whose state was not the same bytes; anything but 0 is a fault.
+        agreed_at: when keys were last folded anew, by this sync or an earlier one (µs); None if never.
         fenced: whether another sync was first, so that this one appended nothing.
     """
 
@@ -47,7 +52,18 @@ class SyncReport:
     lag: int = 0
     compared: int = 0
     disagreeing: int = 0
+    agreed_at: int | None = None
     fenced: bool = False
+
+
+@dataclass
+class _Turn:
+    """Which keys of a group version are compared next, and when some last were, by the project's clock (µs)."""
+
+    number: int = 0
+    at: int | None = None
+    took: int = 0
+    after: dict[int, bytes] = field(default_factory=dict)
 
 
 def synced_table(gv: str) -> str:
@@ -66,6 +82,8 @@ class Syncer:
         group_versions: the versions in use; those of queries reach the offline store by ingestion.
         clock: says the common instant of the values.
         sample: keys of each group version that one step folds anew.
+        most: events that each step may read for that. Where there are more, they are read once in `AGREE_EVERY`, and
+            for no more than a tenth of the time.
     """
 
     def __init__(
@@ -78,28 +96,33 @@ class Syncer:
         clock: Clock,
         *,
         sample: int = 50,
+        most: int = 200_000,
     ) -> None:
         self._log, self._online, self._offline, self._history = log, online, offline, history
         self._versions = [one for one in group_versions if isinstance(one.group, StreamFeatureGroup)]
-        self._clock, self._sample, self._round = clock, sample, 0
+        self._clock, self._sample, self._most = clock, sample, most
+        self._turns = {one.id: _Turn() for one in self._versions}
 
     def step(self, *, agree: bool = True) -> list[SyncReport]:
         """Sync every group version once; `agree` says whether samples are held to history too."""
-        self._round += 1
         reports = []
         for version in self._versions:
             metas = {shard: self._online.meta(version.id, shard) for shard in range(version.shards)}
             ready = {shard: meta for shard, meta in metas.items() if meta is not None and meta.backfilled}
             if len(ready) == version.shards:
                 report = self._sync(version, ready)
-                compared, wrong = self._agreement(version) if agree else (0, 0)
-                reports.append(replace(report, compared=compared, disagreeing=wrong))
+                compared, wrong = self._agreement(version) if agree and self._due(version, ready) else (0, 0)
+                at = self._turns[version.id].at
+                reports.append(replace(report, compared=compared, disagreeing=wrong, agreed_at=at))
         return reports
 
     def _sync(self, version: GroupVersion, metas: dict[int, ShardMeta]) -> SyncReport:
         table, now = synced_table(version.id), self._clock.now()
         snapshot = self._offline.snapshot(table)
-        before = positions_of(snapshot.properties) if snapshot else {}
+        told = snapshot.properties if snapshot else {}
+        before, turn = positions_of(told), self._turns[version.id]
+        if turn.at is None and _AGREED_AT in told:
+            turn.at = int(told[_AGREED_AT])
         pieces = [
             self._values(version, states, now, applied)
             for shard, meta in metas.items()
@@ -109,13 +132,14 @@ class Syncer:
         if rows is None or not rows.num_rows:
             return SyncReport(version.id)
         ends = {str(shard): meta.position for shard, meta in metas.items()}
-        properties = {POSITIONS: msgspec.json.encode(ends).decode(), "millstream.synced_at": str(now)}
+        properties = {POSITIONS: msgspec.json.encode(ends).decode(), _SYNCED_AT: str(now)}
+        if turn.at is not None:
+            properties[_AGREED_AT] = str(turn.at)
         try:
             self._offline.append(table, rows, properties, expected=snapshot.id if snapshot else None)
         except Fenced:
             return SyncReport(version.id, fenced=True)
-        last = int(snapshot.properties.get("millstream.synced_at", now)) if snapshot else now
-        return SyncReport(version.id, rows.num_rows, max(0, now - last))
+        return SyncReport(version.id, rows.num_rows, max(0, now - int(told.get(_SYNCED_AT, now))))
 
     def _changed(
         self, version: GroupVersion, shard: int, since: int | None, meta: ShardMeta
@@ -167,17 +191,37 @@ class Syncer:
         columns["positions"] = pa.array([msgspec.json.encode(meta.applied).decode()] * len(states), pa.string())
         return pa.table(columns)
 
+    def _due(self, version: GroupVersion, metas: dict[int, ShardMeta]) -> bool:
+        """Whether to compare now: always where history is short, else once in a while."""
+        turn = self._turns[version.id]
+        if turn.at is None or max(sum(meta.applied.values()) for meta in metas.values()) <= self._most:
+            return True
+        return self._clock.now() >= turn.at + max(AGREE_EVERY, 10 * turn.took)
+
     def _agreement(self, version: GroupVersion) -> tuple[int, int]:
         """How many states of one shard were folded anew from history at equal positions, and how many differ."""
-        shard = self._round % version.shards
-        page = self._online.scan(version.id, shard, None, _PAGE)
-        chosen = np.random.default_rng(self._round).permutation(len(page))[: self._sample]
-        keys = sorted(page[i][0] for i in chosen.tolist())
-        states, meta = self._online.read(version.id, shard, keys)
+        turn, began = self._turns[version.id], self._clock.now()
+        keys = self._next_keys(version, turn)
+        states, meta = self._online.read(version.id, turn.number % version.shards, keys)
         if meta is None or not keys:
             return 0, 0
         wanted = self._folded(version, keys, meta)
+        turn.at, turn.took = began, self._clock.now() - began
         return len(keys), sum((state or b"") != again for state, again in zip(states, wanted, strict=True))
+
+    def _next_keys(self, version: GroupVersion, turn: _Turn) -> list[bytes]:
+        """Some keys of the next shard that has any, from another page of it each time."""
+        for _ in range(version.shards):
+            turn.number += 1
+            shard = turn.number % version.shards
+            page = self._online.scan(version.id, shard, turn.after.pop(shard, None), _PAGE)
+            page = page or self._online.scan(version.id, shard, None, _PAGE)
+            if len(page) == _PAGE:
+                turn.after[shard] = page[-1][0]
+            if page:
+                chosen = np.random.default_rng(turn.number).permutation(len(page))[: self._sample]
+                return sorted(page[i][0] for i in chosen.tolist())
+        return []
 
     def _folded(self, version: GroupVersion, keys: list[bytes], meta: ShardMeta) -> list[bytes]:
         """The states of keys by one fold of the events that the shard has applied."""

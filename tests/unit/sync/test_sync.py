@@ -111,3 +111,46 @@ def test_deltas_that_were_trimmed_mean_everything_is_synced(chain):
         chain.log.trim(f"features.{GV}", shard, end)
     (again,) = syncer(chain).step()
     assert again.rows == first.rows
+
+
+def test_a_long_history_is_read_once_an_hour_and_what_is_damaged_is_still_found(chain):
+    send(chain, 60)
+    workers = syncer(chain, most=59)
+    (report,) = workers.step()
+    began = chain.clock.now()
+    assert (report.compared > 0, report.agreed_at) == (True, began)
+    chain.history.chunks = None  # reading it now would fail
+    for _ in range(5):
+        chain.clock.advance(600_000_000)
+        (report,) = workers.step()
+        assert (report.compared, report.agreed_at) == (0, began)
+    chain.history = workers._history = History(chain.log, chain.offline, [PAYMENTS])
+    for shard in range(2):
+        meta = chain.online.meta(GV, shard)
+        chain.online.write(GV, shard, [(key, b"") for key, _ in chain.online.scan(GV, shard)], meta, meta.position)
+    chain.clock.advance(600_000_000)
+    (report,) = workers.step()
+    assert report.disagreeing == report.compared > 0
+
+
+def test_a_restarted_sync_knows_when_history_was_last_read(chain):
+    send(chain, 60)
+    first = syncer(chain, most=1)
+    first.step()
+    began = chain.clock.now()
+    chain.clock.advance(1_000_000)
+    send(chain, 30, first=60)
+    first.step()
+    (report,) = syncer(chain, most=1).step()
+    assert (report.compared, report.agreed_at) == (0, began)
+
+
+def test_the_comparison_goes_round_all_keys(chain, monkeypatch):
+    monkeypatch.setattr("millstream.store.sync._PAGE", 3)
+    send(chain, 60)
+    every = {key for shard in range(2) for key, _ in chain.online.scan(GV, shard)}
+    workers, seen, folded = syncer(chain), set(), Syncer._folded
+    monkeypatch.setattr(Syncer, "_folded", lambda self, one, keys, meta: seen.update(keys) or folded(self, one, keys, meta))
+    for _ in range(2 * len(every)):
+        assert [report.disagreeing for report in workers.step()] == [0]
+    assert seen == every

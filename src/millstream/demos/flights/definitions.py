@@ -5,11 +5,11 @@ import millstream as ms
 FLIGHT = {"flight_id": "string", "carrier": "string", "origin": "string", "dest": "string", "tailnum": "string"}
 
 departures = ms.EventStream(
-    "departures", time="departed_at", deduplicate="flight_id",
+    "departures", time="departed_at",
     schema={**FLIGHT, "dep_delay": "float64", "scheduled_at": "timestamp", "departed_at": "timestamp"},
 )  # fmt: skip
 arrivals = ms.EventStream(
-    "arrivals", time="landed_at", deduplicate="flight_id",
+    "arrivals", time="landed_at",
     schema={**FLIGHT, "arr_delay": "float64", "late": "float64", "scheduled_at": "timestamp", "landed_at": "timestamp"},
 )  # fmt: skip
 requests = ms.EventStream(

@@ -1,0 +1,105 @@
+"""Rows given to a batch group by hand, as if a run of its query had just returned them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from millstream.errors import MillstreamError, RequestError
+
+if TYPE_CHECKING:
+    from millstream.project.wiring import Parts
+
+
+def write(parts: Parts, group: str, rows: Any) -> int:
+    """Stage rows of a batch group as if a run of its query had just returned them; returns how many."""
+    from millstream.buffer.log import Batch
+    from millstream.buffer.staging import Run, encode_run, staging_topic
+    from millstream.computing.staged import features_of, stage
+    from millstream.definitions.feature_group import BatchFeatureGroup
+
+    version = parts.registry.group(group)
+    if not isinstance(version.group, BatchFeatureGroup) or version.group.query is None:
+        raise RequestError(
+            f"Group '{group}' cannot be written to: its values are folded from events.",
+            field="group",
+            given=group,
+            expected="a BatchFeatureGroup with a query",
+            hint="send the events instead.",
+        )
+    instants = [name for name, kind in version.schema.items() if kind == "timestamp"]
+    if version.group.time is not None:
+        instants.append(version.group.time)
+    result = _table(group, rows, instants)
+    now = parts.clock.now()
+    schema = version.schema or features_of(version.group, result)
+    staged = stage(f"Group '{group}'", version.group, schema, result, now, now)
+    parts.log.create(staging_topic(version.id), 1)
+    record = encode_run(Run(now, now, now, False, staged.rows))
+    parts.log.append(staging_topic(version.id), 0, Batch(record, "bytes", 1))
+    return int(staged.rows.num_rows)
+
+
+def _table(group: str, rows: Any, instants: Sequence[str]) -> pa.Table:
+    """The rows as a table, whose columns of instants are timestamps whatever form they came in."""
+    if isinstance(rows, Mapping):
+        rows = [rows]
+    if isinstance(rows, Sequence) and not isinstance(rows, str | bytes):
+        return _from_dicts(group, rows, instants)
+    if isinstance(rows, pa.Table):
+        table = rows
+    else:
+        table = rows.to_arrow() if hasattr(rows, "to_arrow") else pa.Table.from_pandas(rows, preserve_index=False)
+    for name in instants:
+        if name in table.column_names and not pa.types.is_temporal(table[name].type):
+            values = _instants(group, name, table[name].to_pylist())
+            table = table.set_column(table.column_names.index(name), name, values)
+    return table
+
+
+def _from_dicts(group: str, rows: Sequence[Any], instants: Sequence[str]) -> pa.Table:
+    for row in rows:
+        if not isinstance(row, Mapping):
+            raise _wrong(group, "rows", row, "dicts, or an Arrow, pandas or Polars table")
+    columns: dict[str, pa.Array] = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values = [row.get(name) for row in rows]
+        if name in instants:
+            columns[name] = _instants(group, name, values)
+            continue
+        try:
+            columns[name] = pa.array(values)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
+            first = next(value for value in values if value is not None)
+            other = next((value for value in values if value is not None and type(value) is not type(first)), first)
+            raise _wrong(group, name, other, f"values of one type that fits a column, like {first!r}") from error
+    return pa.table(columns)
+
+
+def _instants(group: str, name: str, values: Sequence[Any]) -> pa.Array:
+    from millstream.buffer.columns import INSTANT
+    from millstream.clock import to_micros
+
+    found: list[int | None] = []
+    for value in values:
+        try:
+            missing = value is None or value != value  # pandas' NaT and NaN are not themselves
+            found.append(None if missing else to_micros(value))
+        except (MillstreamError, OverflowError) as error:
+            raise _wrong(group, name, value, "ISO-8601 text, a datetime or whole microseconds") from error
+    try:
+        return pa.array(found, pa.int64()).cast(INSTANT)
+    except OverflowError as error:
+        raise _wrong(group, name, max(filter(None, found), key=abs), "an instant that fits 64 bits") from error
+
+
+def _wrong(group: str, name: str, given: Any, expected: str) -> RequestError:
+    return RequestError(
+        f"Group '{group}', column '{name}': {given!r} is given; expected {expected}.",
+        field=name,
+        given=given,
+        expected=expected,
+        hint="nothing was written; mend the value and write the rows again.",
+    )
