@@ -1,4 +1,4 @@
-"""The four kernels over plain arrays: fold, merge, value, as_of.
+"""Three of the four kernels over plain arrays: fold, merge, value (the fourth is in `past`).
 
 A state is `[version, newest arrival, tiles, instants, rows...]`, a row is `[start, lanes...]`. Tiles come first and then
 instants (the exact head), both ascending by start. Which hop a tile has follows from its start and the newest arrival
@@ -9,21 +9,10 @@ and what one micro-batch adds to a key is itself a state.
 import numpy as np
 from numba import njit
 
-from millstream.fold.lanes import (
-    ADD,
-    EMPTY_GREATEST,
-    EMPTY_LEAST,
-    LEAST,
-    beats,
-    clear,
-    combine,
-    combine_one,
-    emit,
-    remove_one,
-)
+from millstream.fold.lanes import clear, combine, emit
 from millstream.fold.layout import HEAD_CAPACITY, HEAD_SPAN, HEADER, LIFETIME, STATE_VERSION
 
-_LOWEST = np.int64(-(2**63))
+LOWEST = np.int64(-(2**63))
 _HIGHEST = np.int64(2**63 - 1)
 
 
@@ -38,13 +27,13 @@ def _edges(levels, newest, edges):
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _tile_of(start, levels, edges, lifetime):
-    """The start of the tile that holds the instant or finer tile `start`, or `_LOWEST` where no window needs it."""
+    """The start of the tile that holds the instant or finer tile `start`, or `LOWEST` where no window needs it."""
     if start == LIFETIME:
         return start
     for i in range(levels.shape[0]):
         if start >= edges[i]:
             return start // levels[i, 0] * levels[i, 0]
-    return np.int64(LIFETIME) if lifetime else _LOWEST
+    return np.int64(LIFETIME) if lifetime else LOWEST
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
@@ -56,8 +45,8 @@ def _head_start(newest, data, first_a, end_a, first_b, end_b, step):
     kept, overflow, start, floor = 0, 0, newest - HEAD_SPAN, newest - HEAD_SPAN
     i, j = end_a - step, end_b - step
     while i >= first_a or j >= first_b:
-        left = data[i] if i >= first_a else _LOWEST
-        right = data[j] if j >= first_b else _LOWEST
+        left = data[i] if i >= first_a else LOWEST
+        right = data[j] if j >= first_b else LOWEST
         instant = max(left, right)
         if instant < floor:
             break
@@ -87,11 +76,25 @@ def _put(ops, out, last, end, start, data, row, step):
     return end, end + step
 
 
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def _put_heads(ops, out, end, data, i, end_i, j, end_j, step):
+    """Add the instants of two heads, ascending; returns the new end."""
+    last = np.int64(-1)
+    while i < end_i or j < end_j:
+        if j >= end_j or (i < end_i and data[i] <= data[j]):
+            last, end = _put(ops, out, last, end, data[i], data, i, step)
+            i += step
+        else:
+            last, end = _put(ops, out, last, end, data[j], data, j, step)
+            j += step
+    return end
+
+
 @njit(cache=True, nogil=True, error_model="numpy")
 def merge_one(data, a, b, out, at, ops, levels, meta, edges):
     """Merge the states at `a` and `b` of `data` (-1: none) into `out` from `at`; returns (end, overflow)."""
     step = 1 + meta[0]
-    newest = _LOWEST
+    newest = LOWEST
     tiles = np.zeros(2, np.int64)
     heads = np.zeros(2, np.int64)
     ends = np.zeros(2, np.int64)
@@ -104,7 +107,7 @@ def merge_one(data, a, b, out, at, ops, levels, meta, edges):
             ends[side] = heads[side] + data[place + 3] * step
     _edges(levels, newest, edges)
     apart, overflow = _head_start(newest, data, heads[0], ends[0], heads[1], ends[1], step)
-    end, count = at + HEADER, 0
+    end = at + HEADER
     cursors = np.array([tiles[0], tiles[1], heads[0], heads[1]])
     limits = np.array([heads[0], heads[1], ends[0], ends[1]])
     last = np.int64(-1)
@@ -118,19 +121,11 @@ def merge_one(data, a, b, out, at, ops, levels, meta, edges):
         if which < 0:
             break
         tile = _tile_of(best, levels, edges, meta[1])
-        if tile != _LOWEST:
+        if tile != LOWEST:
             last, end = _put(ops, out, last, end, tile, data, cursors[which], step)
         cursors[which] += step
     count = (end - at - HEADER) // step
-    last = np.int64(-1)
-    i, j = cursors[2], cursors[3]
-    while i < ends[0] or j < ends[1]:
-        if j >= ends[1] or (i < ends[0] and data[i] <= data[j]):
-            last, end = _put(ops, out, last, end, data[i], data, i, step)
-            i += step
-        else:
-            last, end = _put(ops, out, last, end, data[j], data, j, step)
-            j += step
+    end = _put_heads(ops, out, end, data, cursors[2], ends[0], cursors[3], ends[1], step)
     out[at], out[at + 1], out[at + 2] = STATE_VERSION, newest, count
     out[at + 3] = (end - at - HEADER) // step - count
     return end, overflow
@@ -140,7 +135,7 @@ def merge_one(data, a, b, out, at, ops, levels, meta, edges):
 def fold_one(order, times, arrivals, lanes, out, at, ops, levels, meta, edges):
     """The state of the events `order` (ascending in time) of one key, into `out` from `at`; returns (end, overflow)."""
     step = 1 + meta[0]
-    newest = _LOWEST
+    newest = LOWEST
     for i in range(order.size):
         newest = max(newest, arrivals[order[i]])
     _edges(levels, newest, edges)
@@ -163,7 +158,7 @@ def fold_one(order, times, arrivals, lanes, out, at, ops, levels, meta, edges):
         start = times[event]
         if start < apart:
             start = _tile_of(start, levels, edges, meta[1])
-            if start == _LOWEST:
+            if start == LOWEST:
                 continue
         elif count < 0:
             count, last = (end - at - HEADER) // step, np.int64(-1)
@@ -181,7 +176,7 @@ def fold_one(order, times, arrivals, lanes, out, at, ops, levels, meta, edges):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _by_key(codes, n_keys):
+def by_key(codes, n_keys):
     """Event numbers grouped by key (a stable counting sort), and where each key's begin."""
     begins = np.zeros(n_keys + 1, np.int64)
     for i in range(codes.size):
@@ -196,7 +191,7 @@ def _by_key(codes, n_keys):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _in_order(order, values):
+def in_order(order, values):
     """The given numbers, sorted (stably) by their values."""
     for i in range(1, order.size):
         if values[order[i]] < values[order[i - 1]]:
@@ -211,14 +206,14 @@ def _in_order(order, values):
 def fold(codes, n_keys, times, arrivals, lanes, ops, levels, meta):
     """Events to one state per key: (data, offsets, overflow)."""
     step = 1 + meta[0]
-    order, begins = _by_key(codes, n_keys)
+    order, begins = by_key(codes, n_keys)
     out = np.empty(n_keys * HEADER + codes.size * step, np.int64)
     offsets = np.zeros(n_keys + 1, np.int64)
     edges = np.zeros(max(levels.shape[0], 1), np.int64)
     overflow, end = 0, np.int64(0)
     for k in range(n_keys):
         if begins[k + 1] > begins[k]:
-            mine = _in_order(order[begins[k] : begins[k + 1]], times)
+            mine = in_order(order[begins[k] : begins[k + 1]], times)
             end, more = fold_one(mine, times, arrivals, lanes, out, end, ops, levels, meta, edges)
             overflow += more
         offsets[k + 1] = end
@@ -251,7 +246,7 @@ def _read_class(data, place, first, last, at, ops, windows, bounds, acc, meta):
     until = at if delay == 0 else (at - delay) // hop * hop
     for w in range(first, last):
         width, hop = windows[w, 0], windows[w, 1]
-        bounds[w] = _LOWEST if width < 0 else (at - delay - width) // hop * hop
+        bounds[w] = LOWEST if width < 0 else (at - delay - width) // hop * hop
         clear(ops, acc, w * meta[0])
     rows = data[place + 2] + data[place + 3] if place >= 0 else 0
     for i in range(rows):
@@ -294,172 +289,3 @@ def value(data, offsets, at, probes, ops, windows, features, meta):
         place = offsets[i] if offsets[i + 1] > offsets[i] else np.int64(-1)
         value_one(data, place, at[i], ops, windows, features, meta, bounds, acc, numbers, texts, i)
     return numbers, texts
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _sweep(times, arrivals, available, lanes, ordinal, at, ops, windows, features, levels, meta, out, scratch):
-    """One key by merging each event into its state as it becomes available, and reading at each query."""
-    numbers, texts, bounds, acc, edges = out
-    one = np.empty(1, np.int64)
-    half = (scratch.size - HEADER - 1 - meta[0]) // 2
-    place, other, single, have, known = np.int64(0), half, 2 * half, False, 0
-    for q in range(at.size):
-        while known < times.size and available[known] <= ordinal[q]:
-            one[0] = known
-            if have:
-                fold_one(one, times, arrivals, lanes, scratch, single, ops, levels, meta, edges)
-                merge_one(scratch, place, single, scratch, other, ops, levels, meta, edges)
-                place, other = other, place
-            else:
-                fold_one(one, times, arrivals, lanes, scratch, place, ops, levels, meta, edges)
-                have = True
-            known += 1
-        where = place if have else np.int64(-1)
-        value_one(scratch, where, at[q], ops, windows, features, meta, bounds, acc, numbers, texts, q)
-
-
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _slide(times, available, lanes, ordinal, at, ops, windows, window_ops, features, meta, out, queue, ends):
-    """One key whose events become available in the order of their times: each window slides, adding and removing."""
-    numbers, texts, sums = out
-    feature, size = 0, meta[0]
-    for w in range(windows.shape[0]):
-        width, hop, delay = windows[w, 0], windows[w, 1], windows[w, 2]
-        begin = feature
-        while feature < features.shape[0] and features[feature, 1] == w:
-            feature += 1
-        clear(ops, sums, 0)
-        ends[:] = 0
-        low, high = 0, 0
-        for q in range(at.size):
-            until = at[q] if delay == 0 else (at[q] - delay) // hop * hop
-            since = _LOWEST if width < 0 else (at[q] - delay - width) // hop * hop
-            while high < times.size and available[high] <= ordinal[q] and times[high] < until:
-                _enter(high, lanes, size, ops, window_ops, w, sums, queue, ends)
-                high += 1
-            while low < high and times[low] < since:
-                _leave(low, lanes, size, ops, window_ops, w, sums, queue, ends)
-                low += 1
-            _fronts(lanes, size, ops, window_ops, w, sums, queue, ends)
-            emit(features, begin, feature, sums, 0, at[q], numbers, texts, q)
-
-
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _enter(event, lanes, size, ops, used, w, sums, queue, ends):
-    """Add an event to a window: sums add; for least and greatest it displaces from the queue what it beats."""
-    row = event * size
-    for i in range(ops.shape[0]):
-        if not used[w, i]:
-            continue
-        op, offset, width = ops[i, 0], ops[i, 1], ops[i, 2]
-        if op == ADD:
-            combine_one(op, width, sums, offset, lanes, row + offset)
-            continue
-        first, last = ends[0, i], ends[1, i]
-        while last > first and not beats(op, width, lanes, queue[i, last - 1] * size + offset, lanes, row + offset):
-            last -= 1
-        queue[i, last] = event
-        ends[1, i] = last + 1
-
-
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _leave(event, lanes, size, ops, used, w, sums, queue, ends):
-    """Take the oldest event of a window out again."""
-    for i in range(ops.shape[0]):
-        if not used[w, i]:
-            continue
-        if ops[i, 0] == ADD:
-            remove_one(ops[i, 2], sums, ops[i, 1], lanes, event * size + ops[i, 1])
-        elif ends[1, i] > ends[0, i] and queue[i, ends[0, i]] == event:
-            ends[0, i] += 1
-
-
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _fronts(lanes, size, ops, used, w, sums, queue, ends):
-    """The least and greatest of a window, from the fronts of their queues, into its lanes."""
-    for i in range(ops.shape[0]):
-        if used[w, i] and ops[i, 0] != ADD:
-            offset, width = ops[i, 1], ops[i, 2]
-            if ends[1, i] > ends[0, i]:
-                row = queue[i, ends[0, i]] * size
-                for j in range(width):
-                    sums[offset + j] = lanes[row + offset + j]
-            else:
-                sums[offset] = EMPTY_LEAST if ops[i, 0] == LEAST else EMPTY_GREATEST
-
-
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _ascending(values):
-    for i in range(1, values.size):  # noqa: SIM110 - Numba has no generators
-        if values[i] < values[i - 1]:
-            return False
-    return True
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _rows(lanes, events, size):
-    """The lanes of the given events, one after another."""
-    out = np.empty(events.size * size, np.int64)
-    for i in range(events.size):
-        for j in range(size):
-            out[i * size + j] = lanes[events[i] * size + j]
-    return out
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def as_of(events, event_begins, queries, query_begins, times, arrivals, available, lanes, ordinal, at, ops, windows,
-          window_ops, features, levels, meta, sweep, first, last, numbers, texts):  # fmt: skip
-    """History and (key, instant) rows to feature rows, for the keys `first..last`.
-
-    An event counts for the queries whose ordinal is not below its availability. `sweep` forces the state machine, which
-    is what serving does; else a key whose availability follows its event times takes the sliding path.
-    """
-    n_windows = windows.shape[0]
-    acc, bounds = np.empty(n_windows * meta[0], np.int64), np.empty(n_windows, np.int64)
-    edges, ends = np.zeros(max(levels.shape[0], 1), np.int64), np.zeros((2, ops.shape[0]), np.int64)
-    scratch, queue = np.empty(0, np.int64), np.empty((ops.shape[0], 0), np.int64)
-    for k in range(first, last):
-        asked = _in_order(queries[query_begins[k] : query_begins[k + 1]], ordinal)
-        if asked.size == 0:
-            continue
-        mine = _in_order(events[event_begins[k] : event_begins[k + 1]], available)
-        when, known, rows = times[mine], available[mine], _rows(lanes, mine, meta[0])
-        by, moments = ordinal[asked], at[asked]
-        found, strings = np.empty((asked.size, meta[2]), np.float64), np.empty((asked.size, meta[3]), np.int64)
-        if not sweep and _ascending(when) and _ascending(moments):
-            if queue.shape[1] < mine.size:
-                queue = np.empty((ops.shape[0], 2 * mine.size), np.int64)
-            _slide(when, known, rows, by, moments, ops, windows, window_ops, features, meta, (found, strings, acc), queue,
-                   ends)  # fmt: skip
-        else:
-            need = 2 * (HEADER + (mine.size + 2) * (1 + meta[0])) + HEADER + 1 + meta[0]
-            if scratch.size < need:
-                scratch = np.empty(2 * need, np.int64)
-            _sweep(when, arrivals[mine], known, rows, by, moments, ops, windows, features, levels, meta,
-                   (found, strings, bounds, acc, edges), scratch)  # fmt: skip
-        for i in range(asked.size):
-            for j in range(meta[2]):
-                numbers[asked[i], j] = found[i, j]
-            for j in range(meta[3]):
-                texts[asked[i], j] = strings[i, j]
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def exact(events, begins, codes, times, available, lanes, ordinal, at, ops, windows, features, meta, numbers, texts):
-    """Queries by the window rule itself, event by event: no state, no head, nothing that could overflow."""
-    sums = np.empty(meta[0], np.int64)
-    for q in range(at.size):
-        feature = 0
-        for w in range(windows.shape[0]):
-            begin = feature
-            while feature < features.shape[0] and features[feature, 1] == w:
-                feature += 1
-            width, hop, delay = windows[w, 0], windows[w, 1], windows[w, 2]
-            until = at[q] if delay == 0 else (at[q] - delay) // hop * hop
-            since = _LOWEST if width < 0 else (at[q] - delay - width) // hop * hop
-            clear(ops, sums, 0)
-            for place in range(begins[codes[q]], begins[codes[q] + 1]):
-                event = events[place]
-                if available[event] <= ordinal[q] and since <= times[event] < until:
-                    combine(ops, sums, 0, lanes, event * meta[0])
-            emit(features, begin, feature, sums, 0, at[q], numbers, texts, q)

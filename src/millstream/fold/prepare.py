@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from millstream.fold import lanes
+from millstream.fold import lanes, lift
+from millstream.fold.fixed_point import LIMIT
 from millstream.fold.keys import encode_keys
 from millstream.fold.layout import Layout, Slot, layout_of
 
@@ -312,7 +313,7 @@ class _Input:
         numbers[self.not_finite] = np.nan
         if self.slot.lift in ("sum", "squares"):
             with np.errstate(invalid="ignore"):
-                self.refused = np.abs(numbers) >= lanes.LIMIT
+                self.refused = np.abs(numbers) >= LIMIT
             self.reason = f"`{self.slot.expression}` lies outside +-2**50, the range of exact sums"
         self.numbers = numbers
 
@@ -325,17 +326,17 @@ def _lift(layout: Layout, inputs: list[_Input], times: np.ndarray, kept: np.ndar
     for item in inputs:
         slot, empty = item.slot, _EMPTY[item.slot.op]
         if slot.lift in ("rows", "present"):
-            lanes.lift_count(pick(item.flags), out, slot.offset)
+            lift.lift_count(pick(item.flags), out, slot.offset)
         elif slot.lift == "time":
-            lanes.lift_time(when, pick(item.flags), out, slot.offset)
+            lift.lift_time(when, pick(item.flags), out, slot.offset)
         elif slot.lift == "sum":
-            lanes.lift_sum(pick(item.numbers), out, slot.offset)
+            lift.lift_sum(pick(item.numbers), out, slot.offset)
         elif slot.lift == "squares":
-            lanes.lift_squares(pick(item.numbers), out, slot.offset)
+            lift.lift_squares(pick(item.numbers), out, slot.offset)
         elif slot.lift == "extreme":
-            lanes.lift_extreme(pick(item.numbers), empty, out, slot.offset)
+            lift.lift_extreme(pick(item.numbers), empty, out, slot.offset)
         elif slot.lift == "dated":
-            lanes.lift_dated(when, pick(item.numbers), empty, out, slot.offset)
+            lift.lift_dated(when, pick(item.numbers), empty, out, slot.offset)
         else:
             text = item.text if everything else item.text.take(pa.array(kept))
             _lift_text(text, when, slot, empty, out)
@@ -348,4 +349,4 @@ def _lift_text(text: Any, when: np.ndarray, slot: Slot, empty: np.int64, out: np
     starts = np.frombuffer(offsets, np.int64, len(text) + 1, text.offset * 8) if len(text) else np.zeros(1, np.int64)
     raw = np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(1, np.uint8)
     valid = np.asarray(text.is_valid()).astype(bool)
-    lanes.lift_text(when, valid, starts, raw, empty, slot.width, out, slot.offset)
+    lift.lift_text(when, valid, starts, raw, empty, slot.width, out, slot.offset)

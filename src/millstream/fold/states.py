@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream.errors import CorruptState
-from millstream.fold import kernels
+from millstream.fold import kernels, past
 from millstream.fold.layout import HEADER, STATE_VERSION, Layout
 
 if TYPE_CHECKING:
@@ -166,12 +166,12 @@ def as_of(
     """
     numbers, texts = _empty(layout, len(at))
     query_codes, n_keys = _codes(keys, events.keys)
-    queries, query_begins = kernels._by_key(query_codes, n_keys)
-    order, event_begins = kernels._by_key(events.codes, n_keys)
+    queries, query_begins = kernels.by_key(query_codes, n_keys)
+    order, event_begins = kernels.by_key(events.codes, n_keys)
     ordinal, at = np.ascontiguousarray(ordinal, np.int64), np.ascontiguousarray(at, np.int64)
 
     def run(first: int, last: int) -> None:
-        kernels.as_of(
+        past.as_of(
             order, event_begins, queries, query_begins, events.times, events.arrivals, available, events.lanes.reshape(-1),
             ordinal, at, layout.ops, layout.windows, layout.window_ops, layout.features, layout.levels, layout.meta, sweep,
             first, last, numbers, texts,
@@ -203,8 +203,8 @@ def exact(
     """
     numbers, texts = _empty(layout, len(at))
     codes, n_keys = _codes(keys, events.keys)
-    order, begins = kernels._by_key(events.codes, n_keys)
-    kernels.exact(
+    order, begins = kernels.by_key(events.codes, n_keys)
+    past.exact(
         order, begins, codes, events.times, np.ascontiguousarray(available, np.int64), events.lanes.reshape(-1),
         np.ascontiguousarray(ordinal, np.int64), np.ascontiguousarray(at, np.int64), layout.ops, layout.windows,
         layout.features, layout.meta, numbers, texts,

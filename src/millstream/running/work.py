@@ -267,7 +267,8 @@ def trim(parts: Parts) -> int:
         readers = [
             computing_consumer(one.id)
             for one in versions
-            if isinstance(one.group, StreamFeatureGroup) and stream.name in {source.name for source in one.group.sources}
+            if isinstance(one.group, StreamFeatureGroup)
+            and stream.name in {source.name for source in one.group.sources}
         ]
         trimmed += trim_consumed(log, stream, [CONSUMER, CHECK, *readers], clock)
     topics = log.topics()

@@ -44,6 +44,7 @@ class _Shard:
     def __init__(self, folder: Path, map_gib: float, fsync: bool) -> None:
         self.folder = folder
         self.where = os.path.realpath(folder)
+        there = _inode(folder)
         self.env = lmdb.open(
             str(folder),
             map_size=int(map_gib * (1 << 30)),
@@ -54,14 +55,16 @@ class _Shard:
             sync=fsync,
         )
         try:
+            self.inode = _inode(folder)
+            if there not in (None, self.inode):
+                raise lmdb.Error("it was dropped while it was being opened")
             self.env.reader_check()
             self._check_length()
             self.main = self.env.open_db(None)
             self.states = self.env.open_db(b"states")
-        except lmdb.Error:
+        except (lmdb.Error, OSError):
             self.env.close()
             raise
-        self.inode = _inode(folder)
         self.known: tuple[bytes | None, ShardMeta | None] = (None, None)
 
     def _check_length(self) -> None:

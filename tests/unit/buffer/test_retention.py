@@ -6,7 +6,7 @@ import pytest
 
 from millstream.buffer.embedded import EmbeddedLog
 from millstream.buffer.log import Batch
-from millstream.buffer.retention import trim_consumed
+from millstream.buffer.retention import reached, trim_consumed, trim_older
 from millstream.clock import SimulatedClock
 from millstream.definitions.source import EventStream
 
@@ -65,3 +65,12 @@ def test_what_a_slow_consumer_needs_to_recognise_repeats_stays(log, clock):
     clock.advance(1_000 * HOUR)
     trim_consumed(log, UNIQUE, ["archive", "compute/v@1"], clock)
     assert log.ends("events") == [(2, 20), (20, 20)]
+
+
+def test_any_topic_is_trimmed_by_age_and_by_who_needs_it(log, clock):
+    commit(log, "archive", 20, 6)
+    assert reached(log, "events", ["archive"]) == [20, 6]
+    assert reached(log, "events", ["archive", "nobody"]) == [None, None]
+    assert trim_older(log, "events", [None, None], 0, clock) == 0
+    assert trim_older(log, "events", reached(log, "events", ["archive"]), 5 * HOUR, clock) == 16
+    assert log.ends("events") == [(10, 20), (6, 20)]

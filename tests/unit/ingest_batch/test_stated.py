@@ -46,13 +46,15 @@ def staged(world, snapshot, end, available, rows):
     """Append a run: rows by (user, hour)."""
     if snapshot:
         rows = {(user, end): tier for (user, _), tier in sorted(rows.items())}
-    table = pa.table({
-        "user_id": pa.array([user for user, _ in rows], pa.int64()),
-        "event_time": pa.array([at for _, at in rows], pa.int64()),
-        "available_time": pa.array([available] * len(rows), pa.int64()),
-        "tier": pa.array(list(rows.values()), pa.string()),
-        "credit": pa.array([1.0] * len(rows), pa.float64()),
-    })
+    table = pa.table(
+        {
+            "user_id": pa.array([user for user, _ in rows], pa.int64()),
+            "event_time": pa.array([at for _, at in rows], pa.int64()),
+            "available_time": pa.array([available] * len(rows), pa.int64()),
+            "tier": pa.array(list(rows.values()), pa.string()),
+            "credit": pa.array([1.0] * len(rows), pa.float64()),
+        }
+    )
     payload = encode_run(Run(end - DAY, end, available, snapshot, table))
     world.log.append(staging_topic("kyc@1"), 0, Batch(payload, "bytes", 1))
     return end, available, rows

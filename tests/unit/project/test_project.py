@@ -1,5 +1,6 @@
 """A project in one process: what apply does, how rows move, how a model is trained, deployed, scored and checked."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -7,7 +8,7 @@ import pytest
 
 import millstream as ms
 from millstream.clock import FileClock, to_micros
-from millstream.errors import DefinitionError, NotFound, PlanError, ProjectError, RequestError
+from millstream.errors import DefinitionError, MillstreamError, NotFound, PlanError, ProjectError, RequestError
 from millstream.templates import START, write_project
 from millstream.testing.generators import DAY, FraudSimulator, LiveEvents, rows
 
@@ -115,8 +116,9 @@ def test_a_backfill_anew_gives_the_same(project: ms.Project) -> None:
 
 def test_sync_writes_what_history_reads(project: ms.Project) -> None:
     project.apply(view)
-    with pytest.raises(NotFound, match="synced group"):
+    with pytest.raises(NotFound, match="'pace' has not been synced yet") as told:
         project.history("pace")
+    assert told.value.hint == "wait for the next sync, or call `project.sync()`."
     project.send("clicks", [click(1, "2026-01-01T11:40:00Z")])
     project.drain()
     done = project.sync()
@@ -124,6 +126,40 @@ def test_sync_writes_what_history_reads(project: ms.Project) -> None:
     (row,) = project.history(pace).to_pylist()
     assert (row["user_id"], row["count_1h"], row["version"]) == (1, 1, 1)
     assert project.history("pace", start="2026-01-02T00:00:00Z").num_rows == 0
+
+
+def test_the_history_of_a_group_not_synced_names_those_that_are(project: ms.Project) -> None:
+    project.apply(view)
+    project.send("clicks", [click(1, "2026-01-01T11:40:00Z")])
+    project.drain()
+    project.sync()
+    later = ms.StreamFeatureGroup("later", entity=user, source=clicks, features=[ms.Count(over="1h")])
+    project.apply(ms.FeatureView("both", request={}, features=[later, level]))
+    with pytest.raises(NotFound, match="'later' has not been synced") as told:
+        project.history("later")
+    assert told.value.hint == "wait for the next sync, or call `project.sync()`; synced are pace."
+    with pytest.raises(NotFound, match="'level' is not synced") as told:
+        project.history("level")
+    assert "batch.level@1" in str(told.value.hint)
+
+
+def test_a_table_that_is_missing_stops_nothing_else(project: ms.Project) -> None:
+    project.apply(view, level)
+    other = ms.Table("names", path="names.parquet", schema={"user_id": "int64", "name": "string"})
+    query = "select user_id, name from names"
+    named = ms.BatchFeatureGroup("named", entity=user, sources=[other], every="1d", query=query)
+    project.apply(ms.FeatureView("named", request={}, features=[named]))
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"user_id": [1], "name": ["Ada"]}), project.settings.folder / "names.parquet")
+    for minute in (40, 41):
+        project.send("clicks", [click(1, f"2026-01-01T11:{minute}:00Z")])
+        with pytest.raises(MillstreamError, match="tiers"):
+            project.drain()
+    assert counts(project, 1) == [2, 2]
+    assert project.features("named", [{"user_id": 1}])["named__name"].to_pylist() == ["Ada"]
+    pq.write_table(pa.table({"user_id": [1], "tier": ["gold"]}), project.settings.folder / "tiers.parquet")
+    assert project.drain()["runs"] == 1
 
 
 def test_tables_are_read_when_planned_and_when_due(project: ms.Project) -> None:
@@ -140,6 +176,55 @@ def test_rows_written_to_a_batch_group_are_read(project: ms.Project) -> None:
     assert project.write(level, [{"user_id": 7, "tier": "silver"}]) == 1
     project.parts.batch_ingester().step()
     assert project.features("level", [{"user_id": 7}])["level__tier"].to_pylist() == ["silver"]
+
+
+TIMES = ["2026-01-01T10:00:00Z", "2026-01-01 10:00:00", "2026-01-01T12:00:00+02:00", NOON - 7_200_000_000]
+
+
+@pytest.mark.parametrize("form", ["dicts", "mixed", "arrow", "pandas", "polars"])
+def test_instants_written_to_a_batch_group_may_be_text(project: ms.Project, form: str) -> None:
+    known = {"user_id": "int64", "since": "timestamp", "seen": "timestamp"}
+    visits = ms.Table("visits", path="visits.parquet", time="seen", schema=known)
+    query = "select user_id, seen, since from visits"
+    group = ms.BatchFeatureGroup("seen", entity=user, sources=[visits], every="1d", query=query, time="seen")
+    project.apply(ms.FeatureView("seen", request={}, features=[group]))
+    times = TIMES if form in ("dicts", "mixed") else TIMES[:3]
+    rows = [{"user_id": n, "seen": time, "since": time} for n, time in enumerate(times)]
+    rows.append({"user_id": 9, "seen": times[0], "since": None})
+    if form == "mixed":
+        rows[0]["since"] = datetime(2026, 1, 1, 10, tzinfo=UTC)
+    given: object = rows
+    if form in ("arrow", "pandas", "polars"):
+        table = pa.Table.from_pylist(rows)
+        given = {"arrow": table, "pandas": table.to_pandas()}.get(form)
+        if form == "polars":
+            import polars
+
+            given = polars.from_arrow(table)
+    assert project.write("seen", given) == len(rows)
+    project.parts.batch_ingester().step()
+    found = project.features("seen", [{"user_id": n} for n in [*range(len(times)), 9]])["seen__since"].to_pylist()
+    assert found == [NOON - 7_200_000_000.0] * len(times) + [None]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ([{"user_id": 1, "seen": "yesterday", "since": None}], "column 'seen': 'yesterday' is given"),
+        ([{"user_id": 1, "seen": NOON, "since": 1.5}], "column 'since': 1.5 is given"),
+        ([{"user_id": 1, "seen": NOON}, {"user_id": "x", "seen": NOON}], "column 'user_id': 'x' is given"),
+        ([7], "7 is given; expected dicts"),
+    ],
+)
+def test_a_row_written_wrongly_is_one_sentence(project: ms.Project, wrong: list[object], said: str) -> None:
+    known = {"user_id": "int64", "since": "timestamp", "seen": "timestamp"}
+    visits = ms.Table("visits", path="visits.parquet", time="seen", schema=known)
+    query = "select user_id, seen, since from visits"
+    group = ms.BatchFeatureGroup("seen", entity=user, sources=[visits], every="1d", query=query, time="seen")
+    project.apply(ms.FeatureView("seen", request={}, features=[group]))
+    with pytest.raises(RequestError) as told:
+        project.write("seen", wrong)
+    assert said in told.value.message
 
 
 def test_a_folded_group_cannot_be_written(project: ms.Project) -> None:

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import millstream as ms
@@ -17,7 +19,7 @@ from millstream.clock import FileClock, to_micros
 from millstream.errors import DiskFull, Fenced, ProjectError, StoreError
 from millstream.monitor.usage import snapshot
 from millstream.running.layers import _step, run_layer
-from millstream.running.work import Every
+from millstream.running.work import Batch, Every, Ingest
 from millstream.settings import Settings
 
 user = ms.Entity("user", keys={"user_id": "int64"})
@@ -141,3 +143,37 @@ def test_a_layer_ends_when_its_supervisor_is_gone(project: ms.Project) -> None:
     assert process.stdout.readline() == "compute: started\n"
     os.close(write)
     assert process.wait(30) == 0
+
+
+def test_the_batch_layer_goes_on_where_a_table_is_missing_and_keeps_saying_so(project: ms.Project) -> None:
+    tiers = ms.Table("tiers", path="tiers.parquet", schema={"user_id": "int64", "tier": "string"})
+    names = ms.Table("names", path="names.parquet", schema={"user_id": "int64", "name": "string"})
+    groups = [
+        ms.BatchFeatureGroup(
+            f"of_{one.name}", entity=user, sources=[one], every="1d", query=f"select * from {one.name}"
+        )
+        for one in (tiers, names)
+    ]
+    project.apply(*groups)
+    pq.write_table(pa.table({"user_id": [1], "tier": ["gold"]}), project.settings.folder / "tiers.parquet")
+    work = Batch(project.parts)
+    for _ in range(2):
+        _step(work, 0.02)
+        assert "names" in work.facts["error"]
+    assert project.parts.log.ends("staging.of_tiers@1") == [(0, 1)]
+
+
+def test_a_part_of_ingestion_that_fails_does_not_keep_the_others_from_their_turn(project: ms.Project) -> None:
+    project.apply(view)
+    project.send("clicks", [{"user_id": 1, "at": "2026-01-01T11:30:00Z"}])
+    project.parts.computer().step()
+    work = Ingest(project.parts)
+
+    def damaged() -> None:
+        raise StoreError("A shard is damaged.")
+
+    work._batch.step = damaged
+    with pytest.raises(StoreError, match="damaged"):
+        work.step()
+    work.close()
+    assert (count(project), work.facts["archived"]) == (1, 1)

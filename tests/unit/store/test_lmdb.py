@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import lmdb
@@ -127,3 +128,38 @@ def test_a_reader_of_one_key_is_far_below_a_millisecond(path: Path) -> None:
     store = write(path)
     best = min(timeit.repeat(lambda: store.read(GV, 0, KEYS[7:8]), number=200, repeat=5)) / 200
     assert best < 50e-6
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_a_shard_dropped_while_it_is_being_opened_reads_as_not_there(
+    path: Path, monkeypatch: pytest.MonkeyPatch, anew: bool
+) -> None:
+    written_elsewhere(path)
+    opened, gone = lmdb.open, []
+
+    def dropped_first(*args: object, **options: object) -> object:
+        if not gone:
+            gone.append(True)
+            os.rename(path / GV, path / "away")
+            if anew:
+                with pytest.raises((lmdb.Error, OSError)):
+                    opened(*args, **options)
+                LmdbOnlineStore(path).write(GV, 0, [(b"new", b"state")], ShardMeta(position=7), None)
+                raise lmdb.Error("No such file or directory")
+        return opened(*args, **options)
+
+    monkeypatch.setattr(lmdb, "open", dropped_first)
+    monkeypatch.setattr("millstream.store.lmdb._opening", threading.RLock())  # one thread plays both processes
+    states, meta = LmdbOnlineStore(path).read(GV, 0, [b"new"])
+    assert (states, meta and meta.position) == (([b"state"], 7) if anew else ([None], None))
+
+
+def test_a_shard_that_is_there_and_cannot_be_opened_is_an_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written_elsewhere(path)
+
+    def refused(*args: object, **options: object) -> object:
+        raise lmdb.Error("no more locks")
+
+    monkeypatch.setattr(lmdb, "open", refused)
+    with pytest.raises(StoreError, match="no more locks"):
+        LmdbOnlineStore(path).read(GV, 0, [])

@@ -150,7 +150,9 @@ def test_the_comparison_goes_round_all_keys(chain, monkeypatch):
     send(chain, 60)
     every = {key for shard in range(2) for key, _ in chain.online.scan(GV, shard)}
     workers, seen, folded = syncer(chain), set(), Syncer._folded
-    monkeypatch.setattr(Syncer, "_folded", lambda self, one, keys, meta: seen.update(keys) or folded(self, one, keys, meta))
+    monkeypatch.setattr(
+        Syncer, "_folded", lambda self, one, keys, meta: seen.update(keys) or folded(self, one, keys, meta)
+    )
     for _ in range(2 * len(every)):
         assert [report.disagreeing for report in workers.step()] == [0]
     assert seen == every
