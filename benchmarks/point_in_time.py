@@ -70,7 +70,8 @@ def theirs(events: pa.Table, examples: pa.Table) -> pa.Table:
 
 
 def _sql() -> str:
-    aggregates = {"count": "count(amount)", "amount_sum": "sum(amount)", "amount_mean": "avg(amount)", "amount_max": "max(amount)"}
+    names = {"count": "count", "amount_sum": "sum", "amount_mean": "avg", "amount_max": "max"}
+    aggregates = {name: f"{function}(amount)" for name, function in names.items()}
     features = ", ".join(
         f"{sql} over w{window} as {name}_{window}" for name, sql in aggregates.items() for window in WINDOWS
     )

@@ -70,7 +70,8 @@ class Computing:
         over = ["1h", "24h"]
         group = ms.StreamFeatureGroup(
             f"spending_{source.name}", entity=USER, source=source,
-            features=[ms.Count(over=over), ms.Sum("amount", over=over), ms.Mean("amount", over=over), ms.Max("amount", over=over)],
+            features=[ms.Count(over=over), ms.Sum("amount", over=over), ms.Mean("amount", over=over),
+                      ms.Max("amount", over=over)],
         )  # fmt: skip
         version = GroupVersion(group, next(self._versions))
         start_version(self._log, version, [source], self._clock, at="zero")

@@ -1,0 +1,14 @@
+"""Each benchmark runs at the smallest size, without peers that need an environment of their own."""
+
+from importlib import import_module
+
+import pytest
+from benchmarks.__main__ import NAMES
+from benchmarks.harness import TINY
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_benchmark_measures_what_it_says(name):
+    claims = list(import_module(f"benchmarks.{name}").run(TINY))
+    assert claims
+    assert all(claim.median > 0 for claim in claims)
