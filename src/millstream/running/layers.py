@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
 import time
@@ -13,6 +12,7 @@ from typing import Any, Protocol
 
 from millstream.errors import DiskFull, Fenced, MillstreamError, ProjectError, StoreError, nearest
 from millstream.project.wiring import Parts
+from millstream.running.stopping import stop_on_signals
 from millstream.settings import Settings
 
 LOOK = 1.0
@@ -75,8 +75,7 @@ def stop_asked(*, standard_input_closes: bool = False) -> threading.Event:
             not stopped some seconds later, it ends at once: what it acknowledged is durable.
     """
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop_on_signals(stop)
 
     def watch() -> None:
         os.read(0, 1)  # nothing is ever written; not `sys.stdin`, whose lock would be held at exit

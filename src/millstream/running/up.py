@@ -18,6 +18,7 @@ from typing import IO
 
 from millstream.clock import FileClock, project_clock
 from millstream.errors import ProjectError, ServeError
+from millstream.running.stopping import stopping_on_signals
 from millstream.settings import Settings
 
 LAYERS = ("compute", "ingest", "batch", "sync", "serve", "monitor")
@@ -58,7 +59,7 @@ def supervise(
 
     settings = serving_at(Settings.load(folder), host, port)
     stop = stop or threading.Event()
-    with lock(settings), _stopping_on_signals(stop):
+    with lock(settings), stopping_on_signals(stop):
         refuse_taken_port(settings)
         line = StatusLine(settings, as_json)
         prepare(settings, line.say)
@@ -224,19 +225,6 @@ def refuse_taken_port(settings: Settings) -> None:
                 f"Port {settings.port} on {settings.host} cannot be served: {(error.strerror or str(error)).lower()}.",
                 f"`--port {settings.port % 65_535 + 1}` serves at another one, and so does `port` in millstream.toml.",
             ) from error
-
-
-@contextmanager
-def _stopping_on_signals(stop: threading.Event) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
