@@ -25,6 +25,7 @@ class Payment(msgspec.Struct, gc=False):
 _DECODE = msgspec.json.Decoder(Payment).decode
 _EPOCH = datetime(2020, 1, 1, tzinfo=UTC)
 _ZERO = timedelta(0)
+BATCH = 50_000  # the larger, the faster it is
 _WINDOWERS = {
     "tumbling": TumblingWindower(length=timedelta(hours=1), align_to=_EPOCH),
     "sliding": SlidingWindower(length=timedelta(hours=1), offset=timedelta(minutes=15), align_to=_EPOCH),
@@ -43,7 +44,7 @@ class Flow:
         """Count, sum and greatest amount per user and window: seconds, and what was counted."""
         out: list[tuple[str, tuple[int, tuple[int, float, float]]]] = []
         flow = Dataflow("bench")
-        events = op.input("in", flow, TestingSource(self._events if decoded else self._lines, batch_size=1_000))
+        events = op.input("in", flow, TestingSource(self._events if decoded else self._lines, batch_size=BATCH))
         if not decoded:
             events = op.map("decode", events, _DECODE)
         keyed = op.map("key", events, lambda event: (event.user_id, event))

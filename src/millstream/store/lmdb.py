@@ -55,17 +55,26 @@ class _Shard:
             sync=fsync,
         )
         try:
-            self.inode = _inode(folder)
-            if there not in (None, self.inode):
-                raise lmdb.Error("it was dropped while it was being opened")
             self.env.reader_check()
             self._check_length()
             self.main = self.env.open_db(None)
             self.states = self.env.open_db(b"states")
+            self.inode = self._current(there)
         except (lmdb.Error, OSError):
             self.env.close()
             raise
         self.known: tuple[bytes | None, ShardMeta | None] = (None, None)
+
+    def _current(self, there: int | None) -> int:
+        """The file that is open; raises when it was dropped, and maybe another begun, while it was being opened."""
+        now = _inode(self.folder)
+        if now is not None and there in (None, now):
+            return now
+        with self.env.begin() as txn:
+            dropped = txn.get(_META, None, self.main) == _DROPPED
+        if now is None or dropped:
+            raise lmdb.Error("it was dropped while it was being opened")
+        return now
 
     def _check_length(self) -> None:
         """Refuse a file cut short: reading past its end would kill the process instead of raising."""
@@ -215,17 +224,21 @@ class LmdbOnlineStore:
             raise _forked(self._path)
         handle = self._shards.get((gv, shard))
         if handle is None:
-            folder = self._path / gv / str(shard)
-            there = _inode(folder)
-            if there is None:
+            handle = self._opened(gv, shard, self._path / gv / str(shard))
+        return handle
+
+    def _opened(self, gv: str, shard: int, folder: Path) -> _Shard | None:
+        """A shard may be dropped, and even begun anew, between the look and the opening: then look again."""
+        for again in (True, True, False):
+            if not (folder / "data.mdb").exists():
                 return None
             try:
-                handle = self._shards[gv, shard] = _open(folder, self._map_gib, self._fsync)
+                self._shards[gv, shard] = found = _open(folder, self._map_gib, self._fsync)
+                return found
             except StoreError:
-                if _inode(folder) == there:
+                if not again and (folder / "data.mdb").exists():
                     raise
-                return self._handle(gv, shard)  # dropped between the look and the opening, perhaps begun anew
-        return handle
+        return None
 
     def _create(self, gv: str, shard: int) -> _Shard:
         with self._exclusive():
@@ -268,7 +281,7 @@ class LmdbOnlineStore:
                 continue  # nobody else can read it either
             except lmdb.Error as error:
                 raise _failure(place.parent, error) from error
-        self._shards = {key: handle for key, handle in self._shards.items() if key[0] != gv}
+        self._shards = {key: handle for key, handle in list(self._shards.items()) if key[0] != gv}
         if folder.exists():
             os.rename(folder, self._path / f".dropped.{os.getpid()}.{gv}")
         for leftover in self._path.glob(".dropped.*"):

@@ -154,6 +154,35 @@ def test_a_shard_dropped_while_it_is_being_opened_reads_as_not_there(
     assert (states, meta and meta.position) == (([b"state"], 7) if anew else ([None], None))
 
 
+def test_a_shard_begun_anew_right_after_it_was_opened_is_read_and_written(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written_elsewhere(path)
+    opened, gone = lmdb.open, []
+
+    def dropped_after(*args: object, **options: object) -> object:
+        env = opened(*args, **options)
+        if not gone:
+            gone.append(True)
+            with env.begin(write=True) as txn:
+                txn.put(b"meta", b"dropped")
+            os.rename(path / GV, path / "away")
+            program = (
+                "import sys; from millstream.store.lmdb import *;"
+                "LmdbOnlineStore(sys.argv[1]).write('velocity@1', 0, [(b'new', b'state')], ShardMeta(position=7), None)"
+            )
+            environment = os.environ | {"PYTHONPATH": "src"}
+            subprocess.run([sys.executable, "-c", program, str(path)], check=True, env=environment)
+        return env
+
+    monkeypatch.setattr(lmdb, "open", dropped_after)
+    store = LmdbOnlineStore(path)
+    states, meta = store.read(GV, 0, [b"new"])
+    assert (states, meta and meta.position) == ([b"state"], 7)
+    store.write(GV, 0, [(b"new", b"newer")], ShardMeta(position=8), 7)
+    assert store.read(GV, 0, [b"new"])[0] == [b"newer"]
+
+
 def test_a_shard_that_is_there_and_cannot_be_opened_is_an_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written_elsewhere(path)
 
