@@ -146,14 +146,13 @@ class RepeatIndex:
             self._sweeps.pop(prefix, None)
         while position < upto:
             records = self._log.read(stream.name, partition, position, min(_CATCH_UP, upto - position))
-            if not records:
-                return
             table = decode(stream, records).table
             with self._env.begin(write=True) as rows:
                 _remember(rows, prefix, stream, table.filter(pc.less(table["_position"], upto)))
-                position = min(records[-1].end, upto)
-                covered = _covered(rows, prefix) or (0, oldest)
-                rows.put(b"c" + prefix, _COVERED.pack(max(position, covered[0]), covered[1]))
+                position = min(records[-1].end, upto) if records else upto
+                _cover(rows, prefix, position, oldest)
+        with self._env.begin(write=True) as rows:
+            _cover(rows, prefix, upto, oldest)  # where the log now begins at `upto`, nothing was left to read
 
     def _position_of(self, topic: str, partition: int, upto: int, instant: int) -> int:
         """A position at or before `upto` from which on everything since an instant is found, by halving."""
@@ -252,6 +251,12 @@ def _keys(prefix: bytes, ids: pa.Array) -> list[bytes]:
         for text in texts.to_pylist()
     )
     return [prefix + text for text in short]
+
+
+def _cover(rows: lmdb.Transaction, prefix: bytes, position: int, oldest: int) -> None:
+    """Say that the index holds what lies before a position, if it does not hold more."""
+    reached, since = _covered(rows, prefix) or (0, oldest)
+    rows.put(b"c" + prefix, _COVERED.pack(max(position, reached), since))
 
 
 def _covered(rows: lmdb.Transaction, prefix: bytes) -> tuple[int, int] | None:

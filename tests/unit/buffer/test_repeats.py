@@ -169,3 +169,14 @@ def test_numbers_are_ids_as_well(log, tmp_path):
     index = RepeatIndex(tmp_path / "index", log, map_gib=1)
     assert mark(table, stream, index).tolist() == [False, False, True]
     assert np.array_equal(repeats(table, stream), [False, False, True])
+
+
+def test_an_index_behind_a_trimmed_log_goes_on_from_where_the_log_begins(tmp_path, log, clock):
+    index = RepeatIndex(tmp_path / "index", log)
+    append(log, 0, ["a", "b"])
+    assert mark(decode(STREAM, log.read("clicks", 0, 0, 10)).table, STREAM, index).tolist() == [False, False]
+    append(log, 0, ["c"])
+    clock.advance(60 * SECOND)
+    append(log, 0, ["a", "d", "a"])
+    log.trim("clicks", 0, 3)
+    assert mark(decode(STREAM, log.read("clicks", 0, 3, 10)).table, STREAM, index).tolist() == [False, False, True]
