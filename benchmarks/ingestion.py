@@ -1,13 +1,16 @@
 """Keys per second that ingestion merges into the online store, beside raw LMDB putting the same bytes.
 
-Fair: the same states, in the same order, in as many transactions of the same durability. Ours also reads the deltas from
-the log, reads each key's old state, merges, and compares and moves positions; raw LMDB only writes.
+Fair: the same states of the same keys, in the same order, in as many transactions of the same durability, into as many
+files. Ours also reads the deltas from the log, reads each key's old state, merges, compares and moves positions, and
+tells the log, durably too; raw LMDB only writes.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
 
 import lmdb
@@ -20,90 +23,117 @@ from millstream.buffer.events import encode
 from millstream.clock import SimulatedClock
 from millstream.computing.start import start_version
 from millstream.computing.stream import StreamComputer
+from millstream.fold import decode_deltas
 from millstream.ingest.stream import StreamIngester
 from millstream.store.lmdb import LmdbOnlineStore
 from millstream.store.online import ShardMeta
 from millstream.store.plan import GroupVersion
 
-BATCH = 20_000
-Items = list[tuple[bytes, bytes | None]]
+OVER = ["1h", "24h"]
+FEATURES = [ms.Count(over=OVER), ms.Sum("amount", over=OVER), ms.Max("amount", over=OVER)]
+GROUP = ms.StreamFeatureGroup("spending", entity=USER, source=PAYMENTS, features=FEATURES)
+Items = list[tuple[bytes, bytes]]
 
 
 class Recording(LmdbOnlineStore):
-    """The store, keeping what is written to it."""
+    """The store, keeping what is written to each shard."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.writes: list[Items] = []
+        self.writes: list[tuple[int, Items]] = []
 
     def write(
         self, gv: str, shard: int, items: Sequence[tuple[bytes, bytes | None]], meta: ShardMeta, expected: int | None
     ) -> None:
         """Write, and keep the items."""
-        self.writes.append(list(items))
+        self.writes.append((shard, [(key, value or b"") for key, value in items]))
         super().write(gv, shard, items, meta, expected)
 
 
-class Ingestion:
-    """A log whose feature topic holds the deltas of some payments."""
+class Deltas:
+    """The delta records of some payments, to be ingested as they come or all at once."""
 
-    def __init__(self, folder: Path, rows: int, users: int) -> None:
-        self._folder, self._clock, self._runs = folder, SimulatedClock(NOW), 0
-        self._log = EmbeddedLog(folder / "log", self._clock, map_gib=16)
-        self._log.create(PAYMENTS.name, 1)
-        over = ["1h", "24h"]
-        features = [ms.Count(over=over), ms.Sum("amount", over=over), ms.Max("amount", over=over)]
-        group = ms.StreamFeatureGroup("spending", entity=USER, source=PAYMENTS, features=features)
-        self._version = GroupVersion(group, 1, shards=1)
-        start_version(self._log, self._version, [PAYMENTS], self._clock, at="zero")
-        events = payments(rows, users, days=1.0)
-        for start in range(0, rows, BATCH):
-            for batch in encode(PAYMENTS, events.slice(start, BATCH)):
-                self._log.append(PAYMENTS.name, 0, batch)
-        with StreamComputer(
-            self._log, [PAYMENTS], [self._version], self._clock, data=folder / "data", micro_batch=BATCH
-        ) as computer:
+    def __init__(self, folder: Path, rows: int, users: int, batches: int) -> None:
+        self._folder, self._clock, self._runs = folder, SimulatedClock(NOW), count()
+        self._version = GroupVersion(GROUP, 1)
+        self._topic = f"features.{self._version.id}"
+        events, each = payments(rows, users, days=1.0), -(-rows // batches)
+        times = events["paid_at"].cast("int64").to_numpy()
+        log = self._log("computed")
+        log.create(PAYMENTS.name, 1)
+        start_version(log, self._version, [PAYMENTS], self._clock, at="zero")
+        for start in range(0, rows, each):
+            part = events.slice(start, each)
+            self._clock.set(int(times[start + len(part) - 1]))
+            for batch in encode(PAYMENTS, part):
+                log.append(PAYMENTS.name, 0, batch)
+        with StreamComputer(log, [PAYMENTS], [self._version], self._clock, data=folder, micro_batch=each) as computer:
             while computer.step().records:
                 pass
-        store = Recording(folder / "recorded")
-        self._ingest(store)
-        self.writes = store.writes
+        shards = range(self._version.shards)
+        self._records = [log.read(self._topic, shard, 0, 1 << 30) for shard in shards]
+        self.keys = sum(len(decode_deltas(record.payload).keys) for records in self._records for record in records)
+        log.close()
 
-    def _ingest(self, store: LmdbOnlineStore) -> int:
-        ingester, keys = StreamIngester(self._log, store, [self._version], self._clock), 0
-        while (done := ingester.step()).records:
-            keys += done.keys
-        return keys
+    def _log(self, name: str) -> EmbeddedLog:
+        return EmbeddedLog(self._folder / name, self._clock, map_gib=16)
 
-    def ours(self) -> float:
-        """Ingest everything into an empty store: keys merged per second."""
-        self._runs += 1
-        store, found = LmdbOnlineStore(self._folder / f"store{self._runs}"), list[int]()
-        taken = seconds(lambda: found.append(self._ingest(store)))
-        return found[0] / taken
+    def ingest(self, store: LmdbOnlineStore, at_once: int) -> float:
+        """Ingest all records, so many of each shard at a time, into an empty store; the seconds ingestion took."""
+        log, taken = self._log(f"log{next(self._runs)}"), 0.0
+        log.create(self._topic, self._version.shards)
+        ingester = StreamIngester(log, store, [self._version], self._clock)
+        for start in range(0, len(self._records[0]), at_once):
+            for shard, records in enumerate(self._records):
+                for record in records[start : start + at_once]:
+                    log.append(self._topic, shard, record)  # type: ignore[arg-type]
+            taken += seconds(lambda: _drain(ingester))
+        log.close()
+        return taken
 
-    def raw(self) -> float:
-        """Put the same states with LMDB alone: keys per second."""
-        self._runs += 1
-        path = self._folder / f"raw{self._runs}"
-        env = lmdb.open(str(path), map_size=16 << 30, metasync=False)
-        writes = [sorted((key, value or b"") for key, value in items) for items in self.writes]
+    def place(self) -> Path:
+        """Where a new store may be."""
+        return self._folder / f"store{next(self._runs)}"
 
-        def put() -> None:
-            for items in writes:
-                with env.begin(write=True) as rows, rows.cursor() as cursor:
-                    cursor.putmulti(items)
+    def put(self, writes: Sequence[tuple[int, Items]]) -> float:
+        """Put the same states with LMDB alone, as durably; the seconds it took."""
+        path = self._folder / f"raw{next(self._runs)}"
+        path.mkdir()
+        with ExitStack() as stack:
+            options = {"map_size": 16 << 30, "metasync": False}
+            shards = range(self._version.shards)
+            files = [stack.enter_context(lmdb.open(str(path / str(shard)), **options)) for shard in shards]
 
-        taken = seconds(put)
-        env.close()
-        return sum(map(len, writes)) / taken
+            def work() -> None:
+                for shard, items in writes:
+                    with files[shard].begin(write=True) as rows, rows.cursor() as cursor:
+                        cursor.putmulti(items)
+
+            return seconds(work)
 
 
 def run(scale: Scale) -> Iterator[Claim]:
-    """Deltas of payments, folded in micro-batches, into an empty store."""
+    """Micro-batches of payments as they come; for information a backlog of all, which ingestion merges before it writes."""
     with tempfile.TemporaryDirectory() as folder:
-        world = Ingestion(Path(folder), scale.of(400_000, least=1_000), scale.of(50_000, least=100))
-        ours, theirs = in_turns(world.ours, world.raw, scale.repeats)
-        sizes = [len(value or b"") for items in world.writes for _, value in items]
+        deltas = Deltas(Path(folder), scale.of(800_000, least=1_000), scale.of(50_000, least=100), batches=20)
+        recorded = Recording(deltas.place())
+        deltas.ingest(recorded, at_once=1)
+        writes = [write for write in recorded.writes if write[1]]
+        sizes = [len(value) for _, items in writes for _, value in items]
+        assert len(sizes) == deltas.keys, f"{len(sizes)} of {deltas.keys} deltas changed a state"
         note = f"states of {sum(sizes) / len(sizes):,.0f} bytes"
-        yield Claim("deltas into states", "keys/s", ours, theirs, "raw LMDB", "higher", 1 / 3, note)
+        for name, at_once, target in (
+            ("each micro-batch as it comes", 1, 1 / 3),
+            ("a backlog of 20 micro-batches", 20, None),
+        ):
+            ours, theirs = in_turns(
+                lambda: deltas.keys / deltas.ingest(LmdbOnlineStore(deltas.place()), at_once),  # noqa: B023
+                lambda: deltas.keys / deltas.put(writes),
+                scale.repeats,
+            )
+            yield Claim(name, "keys/s", ours, theirs, "raw LMDB, micro-batch by micro-batch", "higher", target, note)
+
+
+def _drain(ingester: StreamIngester) -> None:
+    while ingester.step().records:
+        pass

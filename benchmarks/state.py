@@ -27,4 +27,4 @@ def run(scale: Scale) -> Iterator[Claim]:
         ours, _ = in_turns(read, None, scale.repeats)
         used, most = states.data.nbytes / len(states), layout.state_bytes_max
         note = f"{used:,.0f} bytes a key, at most {most:,}; {len(layout.columns)} features"
-        yield Claim(f"reading {group.name}", "us/key", ours, note=note)
+        yield Claim(f"reading {group.name}", "µs/key", ours, note=note)

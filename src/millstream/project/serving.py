@@ -146,9 +146,11 @@ class Scoring:
         from millstream.monitor.parity import parity
 
         self.ship()
-        definition = self._parts.registry.model(model)
-        captures = self._captures(model, sample)
-        return parity(definition.view, captures, self._parts.pasts(), self._parts.past())
+        parts = self._parts
+        definition = parts.registry.model(model)
+        champion = parts.model_versions.aliases(model).get(CHAMPION)
+        pins = parts.model_versions.version(model, champion).pins if champion is not None else ()
+        return parity(definition.view, self._captures(model, sample), parts.pasts(), parts.past(tuple(pins)))
 
     def explain(self, request_id: str, feature: str | None) -> Explanation:
         """What one captured request was answered from."""
