@@ -63,6 +63,6 @@ flights = ms.FeatureView(
     features=[runway, airline_now, landings, route_week, inbound, sky, airframe, turnaround],
 )  # fmt: skip
 late = ms.Model(
-    "late", view=flights, trainer=ms.LightGBM(rounds=100, leaves=31, learning_rate=0.1, min_rows=50), examples=requests,
+    "late", view=flights, trainer=ms.LightGBM(rounds=60, leaves=31, learning_rate=0.15, min_rows=50), examples=requests,
     label=ms.Label(outcomes, "late", on="flight_id", after="36h"), retrain=ms.Retrain(every="30d"),
 )  # fmt: skip
