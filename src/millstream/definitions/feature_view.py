@@ -251,11 +251,10 @@ def _on_demand_order(thing: str, entries: Sequence[ViewColumn]) -> tuple[OnDeman
 
 def _ready(column: np.ndarray, entry: ViewColumn) -> np.ndarray:
     """A raw column as the model takes it: its default where it is null."""
-    import numpy as np
-
-    if column.dtype != object and column.dtype != np.float64:
-        column = column.astype(np.float64)
+    if column.dtype.char not in "dO":  # neither float64 nor objects
+        column = column.astype("float64")
     if entry.default is None:
         return column
-    default = np.array(entry.default, column.dtype)
-    return np.where(is_null(column), default, column)
+    import numpy as np
+
+    return np.where(is_null(column), np.array(entry.default, column.dtype), column)
