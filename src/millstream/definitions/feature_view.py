@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatureGroup
 from millstream.definitions.frozen import EMPTY, FrozenMapping, check_name, check_tags, freeze
 from millstream.definitions.on_demand import OnDemandFeature, is_null
-from millstream.definitions.reference import FeatureRef, Readable, Value, as_reference
+from millstream.definitions.reference import FeatureRef, Value, as_reference
 from millstream.definitions.schema import Schema, check_schema
 from millstream.errors import DefinitionError
 
@@ -33,6 +33,12 @@ class ViewColumn:
     default: Value | None = None
     on_demand: OnDemandFeature | None = None
 
+    def nulls(self, n: int) -> np.ndarray:
+        """Return `n` nulls as views assemble this column: None in objects for a string, else NaN."""
+        import numpy as np
+
+        return np.full(n, None, object) if self.dtype == "string" else np.full(n, np.nan)
+
 
 @dataclass(frozen=True)
 class GroupRead:
@@ -42,11 +48,7 @@ class GroupRead:
     keys: tuple[tuple[str, str], ...]
     prefix: str
     columns: tuple[ViewColumn, ...]
-
-    @property
-    def name(self) -> str:
-        """The group's name, with the prefix of this read if it has one."""
-        return f"{self.prefix}__{self.group.name}" if self.prefix else self.group.name
+    name: str  # the group's, with the read's prefix; a second read of that name also says by which keys
 
 
 @dataclass(frozen=True, init=False)
@@ -194,7 +196,7 @@ def _check_default(thing: str, column: str, dtype: str, value: Value | None) -> 
 
 def _reads(thing: str, entries: Iterable[ViewColumn]) -> tuple[GroupRead, ...]:
     reads: dict[tuple[str, FrozenMapping[str, str], str], list[ViewColumn]] = {}
-    groups: dict[str, Readable] = {}
+    groups: dict[str, StreamFeatureGroup | BatchFeatureGroup] = {}
     for entry in entries:
         if entry.group is None:
             continue
@@ -203,11 +205,13 @@ def _reads(thing: str, entries: Iterable[ViewColumn]) -> tuple[GroupRead, ...]:
             raise DefinitionError.same_name(thing, "feature groups", name, "rename one of them.")
         prefix = entry.column.removesuffix(f"{name}__{entry.feature}").removesuffix("__")
         reads.setdefault((name, entry.keys, prefix), []).append(entry)
-    return tuple(
-        GroupRead(columns[0].group, tuple(keys.items()), prefix, tuple(columns))
-        for (_, keys, prefix), columns in reads.items()
-        if columns[0].group is not None
-    )
+    found: list[GroupRead] = []
+    for (name, keys, prefix), columns in reads.items():
+        named = f"{prefix}__{name}" if prefix else name
+        if any(named == one.name for one in found):
+            named = f"{named} by {', '.join(keys.values())}"
+        found.append(GroupRead(groups[name], tuple(keys.items()), prefix, tuple(columns), named))
+    return tuple(found)
 
 
 def _entity_keys(thing: str, request: Schema, reads: Iterable[GroupRead]) -> Schema:

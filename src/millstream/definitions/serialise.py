@@ -74,6 +74,11 @@ def fingerprint(definition: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def revision_of(view: FeatureView) -> str:
+    """Return the mark (16 hexadecimal digits) that a view has as long as nothing changes that its values depend on."""
+    return fingerprint(view)[:16]
+
+
 def _plain(value: Any) -> Any:
     if type(value).__name__ in _KINDS:
         return {_KIND: type(value).__name__, **{name: _plain(given) for name, given in _arguments(value).items()}}

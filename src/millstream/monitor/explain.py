@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.errors import RequestError, nearest
 from millstream.fold import encode_keys, prepare
-from millstream.monitor.replay import Pasts, Reading, Replay
+from millstream.monitor.replay import Pasts, Reading, Replay, cohorts
 from millstream.monitor.verify import served_columns
 
 if TYPE_CHECKING:
@@ -48,12 +48,11 @@ class Explanation:
 
 
 def explain(
-    view: FeatureView, captures: pa.Table, request_id: str, past: Pasts, feature: str | None = None
+    captures: pa.Table, request_id: str, past: Pasts, feature: str | None = None
 ) -> Explanation:
     """Say what was served for a request, and from which events one of its values was folded.
 
     Args:
-        view: the view that was served.
         captures: captures to look in.
         request_id: the id that the answer carried.
         past: history to find the events in.
@@ -65,11 +64,12 @@ def explain(
     found = captures.filter(pc.equal(captures["_request_id"], request_id)).slice(0, 1)
     if not found.num_rows:
         raise RequestError(
-            f"Request '{request_id}' is not among the captures of view '{view.name}'.", field="request_id",
+            f"Request '{request_id}' is not among the captures.", field="request_id",
             given=request_id, expected="the request_id of a captured answer",
             hint="captures reach history within seconds; ask again, or check the id.", status=404,
         )  # fmt: skip
-    row, replay = found.to_pylist()[0], Replay(view, found, past)
+    row, (replay,) = found.to_pylist()[0], cohorts(found, past)
+    view = replay.view
     groups = {
         name: {
             "version": f.version,
@@ -95,7 +95,7 @@ def _events(view: FeatureView, replay: Replay, feature: str) -> pa.Table:
             f"'{feature}' is no feature of a group in view '{view.name}'.", field="feature", given=feature,
             expected="a column of a feature group", hint=f"did you mean '{close}'?" if close else "see the view's columns.",
         )  # fmt: skip
-    for reading in replay.readings():
+    for reading in replay.readings:
         if any(column.column == feature for column in reading.read.columns):
             return _of_reading(replay, reading, entries[feature])
     return pa.table({})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -10,19 +11,21 @@ import numpy as np
 import pyarrow as pa
 
 from millstream.definitions.feature_group import BatchFeatureGroup
-from millstream.monitor.replay import Pasts, Reading, Replay, column_values, differs
-from millstream.monitor.verify import Mismatch, _shown, served_columns
-from millstream.train.point_in_time import AT, Past, join
+from millstream.monitor.replay import Pasts, Reading, Replay, cohorts, column_values, differs
+from millstream.monitor.verify import SHOWN, Mismatch, served_columns, shown_value
+from millstream.train.point_in_time import AT, Past, columns_of, join
 
 if TYPE_CHECKING:
-    from millstream.definitions import FeatureView
+    from millstream.store.registry import GroupVersion
 
 LATENCY, OVERFLOW, UNEXPLAINED = "latency", "overflow", "unexplained"
+
+PastOf = Callable[[Mapping[str, "GroupVersion"]], Past]
 
 
 @dataclass(frozen=True)
 class ParityReport:
-    """What `parity` found.
+    """What `parity` found; two reports add up to one.
 
     Attributes:
         requests: captures compared.
@@ -31,40 +34,55 @@ class ParityReport:
         overflow: values that differ because a state keeps a limited number of exact newest events.
         unexplained: values that differ for no known reason; this must be 0.
         by_column: (column, reason) to how many values.
+        shown: the first unexplained values.
     """
 
-    requests: int
-    values: int
-    latency: int
-    overflow: int
-    unexplained: int
-    by_column: dict[tuple[str, str], int] = field(default_factory=dict)
+    requests: int = 0
+    values: int = 0
+    latency: int = 0
+    overflow: int = 0
+    unexplained: int = 0
+    by_column: Mapping[tuple[str, str], int] = field(default_factory=dict)
     shown: tuple[Mismatch, ...] = ()
 
+    def __add__(self, other: ParityReport) -> ParityReport:
+        return ParityReport(
+            self.requests + other.requests, self.values + other.values, self.latency + other.latency,
+            self.overflow + other.overflow, self.unexplained + other.unexplained,
+            dict(Counter(self.by_column) + Counter(other.by_column)), (self.shown + other.shown)[:SHOWN],
+        )  # fmt: skip
 
-def parity(view: FeatureView, captures: pa.Table, pasts: Pasts, past: Past) -> ParityReport:
+
+def parity(captures: pa.Table, pasts: Pasts, past: PastOf) -> ParityReport:
     """Compare captured vectors with `training_set`'s at the same keys and instants, and split every difference.
 
     Args:
-        view: the view that was served.
         captures: rows as the capture topic holds them.
-        pasts: history to recompute what was applied from.
-        past: what a point-in-time join reads.
+        pasts: history and definitions to recompute what was applied from.
+        past: what a point-in-time join reads, given the group versions by the names of their groups.
+
+    Raises:
+        NotFound: the registry has no such revision of the view that a capture names.
     """
-    replay = Replay(view, captures, pasts)
+    return sum((_compared(replay, past) for replay in cohorts(captures, pasts)), ParityReport())
+
+
+def _compared(replay: Replay, past: PastOf) -> ParityReport:
+    view, captures = replay.view, replay.captures
     rows = np.flatnonzero(replay.whole)
-    trained = join(view, _examples(view, captures), past)
+    names = [*view.entity_keys, *(name for name in view.request if name not in view.entity_keys)]
+    examples = pa.table({**{name: captures[name] for name in names}, AT: captures["_at"]})
+    trained = join(view, examples, past({one.group.name: one for one in replay.versions.values()}))
     reasons: dict[str, np.ndarray] = {}
-    for reading in replay.readings():
+    for reading in replay.readings:
         _split_reading(replay, reading, trained, reasons)
-    counts: Counter[tuple[str, str]] = Counter()
     for entry in view.entries:
-        if entry.on_demand is not None and entry.column in captures.column_names:
+        if entry.on_demand is not None:
             _inherit(captures, trained, entry.column, entry.on_demand.arguments, reasons)
-    for name in served_columns(view):
+    counts: Counter[tuple[str, str]] = Counter()
+    for name, why in reasons.items():
         for reason in (LATENCY, OVERFLOW, UNEXPLAINED):
-            found = reasons.get(name)
-            counts[name, reason] = 0 if found is None else int((found[rows] == reason).sum())
+            counts[name, reason] = int((why[rows] == reason).sum())
     total = {
         reason: sum(n for (_, why), n in counts.items() if why == reason) for reason in (LATENCY, OVERFLOW, UNEXPLAINED)
     }
@@ -72,11 +90,6 @@ def parity(view: FeatureView, captures: pa.Table, pasts: Pasts, past: Past) -> P
         len(rows), len(rows) * len(served_columns(view)), total[LATENCY], total[OVERFLOW], total[UNEXPLAINED],
         {key: n for key, n in counts.items() if n}, _first(captures, trained, reasons, rows),
     )  # fmt: skip
-
-
-def _examples(view: FeatureView, captures: pa.Table) -> pa.Table:
-    names = [*view.entity_keys, *(name for name in view.request if name not in view.entity_keys)]
-    return pa.table({**{name: captures[name] for name in names}, AT: captures["_at"]})
 
 
 def _reasons_of(reasons: dict[str, np.ndarray], name: str, size: int) -> np.ndarray:
@@ -87,28 +100,25 @@ def _reasons_of(reasons: dict[str, np.ndarray], name: str, size: int) -> np.ndar
 
 def _split_reading(replay: Replay, reading: Reading, trained: pa.Table, reasons: dict[str, np.ndarray]) -> None:
     """Say of every differing value of one group why it differs."""
-    columns = [c for c in reading.read.columns if c.feature in reading.version.schema]  # its view may have moved on
-    served = {c.column: replay.served(c.column)[reading.rows] for c in columns}
-    wanted = {c.column: column_values(trained[c.column])[reading.rows] for c in columns}
-    wrong = {name: differs(served[name], wanted[name]) for name in served}
+    columns = reading.read.columns
+    served = {c.column: column_values(replay.captures[c.column]) for c in columns}
+    wrong = {name: differs(values, column_values(trained[name])) for name, values in served.items()}
     only = np.flatnonzero(np.any(list(wrong.values()), axis=0))
     if not len(only):
         return
     group = reading.version.group
     batch = isinstance(group, BatchFeatureGroup) and group.query is not None
-    state = replay.values(reading, only=only)
-    rule = state if batch else replay.values(reading, by_rule=True, only=only)
+    state = columns_of(reading.read, replay.values(reading, only=only), len(only))
+    rule = state if batch else columns_of(reading.read, replay.values(reading, by_rule=True, only=only), len(only))
     for column in columns:
         name, default = column.column, column.default
         out = _reasons_of(reasons, name, len(replay.at))
-        by_rule = _defaulted(rule[column.feature], default)
-        by_state = _defaulted(state[column.feature], default)
+        by_rule, by_state = _defaulted(rule[name], default), _defaulted(state[name], default)
         off = wrong[name][only]
         same_state, same_rule = ~differs(served[name][only], by_state), ~differs(served[name][only], by_rule)
-        places = reading.rows[only]
-        out[places[off & same_rule]] = LATENCY
-        out[places[off & ~same_rule & same_state]] = OVERFLOW
-        out[places[off & ~same_rule & ~same_state]] = UNEXPLAINED
+        out[only[off & same_rule]] = LATENCY
+        out[only[off & ~same_rule & same_state]] = OVERFLOW
+        out[only[off & ~same_rule & ~same_state]] = UNEXPLAINED
 
 
 def _defaulted(values: np.ndarray, default: object) -> np.ndarray:
@@ -142,5 +152,5 @@ def _first(
     for name, why in reasons.items():
         for row in rows[why[rows] == UNEXPLAINED][:3].tolist():
             served, wanted = captures[name][row].as_py(), trained[name][row].as_py()
-            shown.append(Mismatch(captures["_request_id"][row].as_py(), name, _shown(served), _shown(wanted)))
-    return tuple(shown[:10])
+            shown.append(Mismatch(captures["_request_id"][row].as_py(), name, shown_value(served), shown_value(wanted)))
+    return tuple(shown[:SHOWN])

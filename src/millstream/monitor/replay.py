@@ -6,7 +6,8 @@ those positions are folded again through the states that serving held, so the re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
@@ -19,7 +20,7 @@ import pyarrow.compute as pc
 from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.fold import Prepared, as_of, encode_keys, exact, layout_of, prepare, shard_of
 from millstream.fold.rows import instants, rows_as_of, with_keys
-from millstream.train.point_in_time import union
+from millstream.train.point_in_time import columns_of, union
 
 if TYPE_CHECKING:
     from millstream.definitions import FeatureView
@@ -40,74 +41,71 @@ class Applied(msgspec.Struct, frozen=True):
     fallback: str | None = None
 
 
+Facts = Mapping[str, Applied]
 _FACTS = msgspec.json.Decoder(dict[str, Applied])
 
 
 @dataclass(frozen=True)
 class Pasts:
-    """Where a replay reads: the events of a source, every row a batch group version stated, and group versions by id."""
+    """Where a replay reads.
+
+    Attributes:
+        events: the events of a source.
+        rows: every row that a batch group version stated.
+        versions: every group version there ever was, by id.
+        view: a view, by its name, as one of its revisions had it.
+    """
 
     events: Callable[[Source], pa.Table]
     rows: Callable[[str], pa.Table]
     versions: Mapping[str, GroupVersion]
+    view: Callable[[str, str], FeatureView]
 
 
 @dataclass(frozen=True)
 class Reading:
-    """The captured rows whose values of one group were read from one version of it.
-
-    `rows` are places in the captures; `ordinals` rank, within each shard, the positions applied when they were read.
-    """
+    """One read of a group: `ordinals` rank, within each shard, the positions applied when each capture was served."""
 
     read: GroupRead
-    name: str
     version: GroupVersion
-    rows: np.ndarray
     shards: np.ndarray
     ordinals: np.ndarray
     positions: Mapping[int, list[dict[str, int]]]
 
 
 class Replay:
-    """Captures of one view, ready to be recomputed.
+    """Captures that one revision of a view served from one set of group versions, ready to be recomputed.
 
     Args:
         view: the view that was served.
         captures: rows as the capture topic holds them.
+        facts: what each capture says of its groups, by the name of the read.
         past: history and definitions to recompute from.
     """
 
-    def __init__(self, view: FeatureView, captures: pa.Table, past: Pasts) -> None:
-        self.view, self.captures, self.past = view, captures, past
+    def __init__(self, view: FeatureView, captures: pa.Table, facts: Sequence[Facts], past: Pasts) -> None:
+        self.versions = {read.name: past.versions[facts[0][read.name].version] for read in view.groups}
+        self.view = view.resolved({one.group.name: one.schema for one in self.versions.values() if one.schema})
+        self.captures, self.facts, self.past = captures, facts, past
         self.at = np.asarray(captures["_at"]).astype(np.int64)
         self._events: dict[str, Prepared] = {}
         self._sources: dict[str, np.ndarray] = {}
         self._tables: dict[str, pa.Table] = {}
 
     @cached_property
-    def facts(self) -> list[dict[str, Applied]]:
-        """What each capture says of its groups, by the name of the read."""
-        return [_FACTS.decode(text) for text in self.captures["_groups"].to_pylist()]
-
-    @cached_property
     def whole(self) -> np.ndarray:
         """Which captures had every group read from the store, so that they can be recomputed."""
         return np.array([all(f.fallback is None for f in facts.values()) for facts in self.facts], bool)
 
-    def readings(self) -> Iterator[Reading]:
-        """Every (group read, version) among the captures."""
-        for read in self.view.groups:
-            name = read.name
-            facts = [row.get(name) for row in self.facts]
-            for gv in sorted({fact.version for fact in facts if fact is not None}):
-                if gv in self.past.versions:
-                    rows = np.array([i for i, f in enumerate(facts) if f is not None and f.version == gv], np.int64)
-                    yield self._reading(read, name, gv, rows, [facts[i] for i in rows])
+    @cached_property
+    def readings(self) -> list[Reading]:
+        """The view's reads of groups."""
+        return [self._reading(read, [row[read.name] for row in self.facts]) for read in self.view.groups]
 
-    def _reading(self, read: GroupRead, name: str, gv: str, rows: np.ndarray, facts: list[Any]) -> Reading:
+    def _reading(self, read: GroupRead, facts: Sequence[Applied]) -> Reading:
         shards = np.array([-1 if fact.shard is None else fact.shard for fact in facts], np.int64)
         raw = [bytes(fact.positions) for fact in facts]
-        ordinals, positions = np.zeros(len(rows), np.int64), {}
+        ordinals, positions = np.zeros(len(facts), np.int64), {}
         for shard in sorted(set(shards.tolist()) - {-1}):
             mine = np.flatnonzero(shards == shard)
             known = {text: msgspec.json.decode(text, type=dict[str, int]) for text in {raw[i] for i in mine}}
@@ -115,28 +113,21 @@ class Replay:
             rank = {text: i for i, text in enumerate(ranked)}
             ordinals[mine] = [rank[raw[i]] for i in mine]
             positions[shard] = [known[text] for text in ranked]
-        return Reading(read, name, self.past.versions[gv], rows, shards, ordinals, positions)
+        return Reading(read, self.versions[read.name], shards, ordinals, positions)
 
     def recompute(self) -> Columns:
         """The view's columns for every capture, as serving must have seen them."""
         found: Columns = {}
-        for reading in self.readings():
-            for feature, values in self.values(reading).items():
-                for column in reading.read.columns:
-                    if column.feature == feature:
-                        _place(found, column.column, values, reading.rows, len(self.at))
-        for column in (c for read in self.view.groups for c in read.columns):
-            if column.column not in found:
-                _place(found, column.column, np.empty(0, _dtype(column.dtype)), np.empty(0, np.int64), len(self.at))
-        found |= {name: self.served(name) for name in self.view.request}
+        for reading in self.readings:
+            found |= columns_of(reading.read, self.values(reading), len(self.at))
+        found |= {name: column_values(self.captures[name]) for name in self.view.request}
         return self.view.assemble(found, len(self.at), self.at)
 
     def values(self, reading: Reading, *, by_rule: bool = False, only: np.ndarray | None = None) -> Columns:
-        """The group's features for a reading's rows (or those numbered `only`), through states, or by the plain rule."""
-        pick = np.arange(len(reading.rows)) if only is None else only
-        rows = reading.rows[pick]
+        """The group's features for the captures (or those numbered `only`), through states, or by the plain rule."""
+        pick = np.arange(len(self.at)) if only is None else only
         group = reading.version.group
-        keys = encode_keys(group.entity.keys, [self._key(name, rows) for _, name in reading.read.keys])
+        keys = encode_keys(group.entity.keys, [self._key(name, pick) for _, name in reading.read.keys])
         if isinstance(group, BatchFeatureGroup) and group.query is not None:
             return self._stated(reading, pick, keys)
         events = self.events(reading.version)
@@ -144,22 +135,15 @@ class Replay:
         run = exact if by_rule else as_of
         options = {} if by_rule else {"sweep": True}
         return run(
-            layout_of(group), events, available, keys, reading.ordinals[pick], self.at[rows], **options
+            layout_of(group), events, available, keys, reading.ordinals[pick], self.at[pick], **options
         ).columns  # fmt: skip
-
-    def served(self, name: str) -> np.ndarray:
-        """A captured column; all null where the view had none by that name yet."""
-        if name in self.captures.column_names:
-            return column_values(self.captures[name])
-        rows, text = len(self.at), self.view.dtypes[name] == "string"
-        return np.full(rows, None, object) if text else np.full(rows, np.nan)
 
     def _stated(self, reading: Reading, pick: np.ndarray, keys: pa.Array) -> Columns:
         """A query's features, from the runs that were applied when each row was read.
 
         Mostly these are all that had become available; where some were still in the buffer, the rest is read apart.
         """
-        version, at = reading.version, self.at[reading.rows[pick]]
+        version, at = reading.version, self.at[pick]
         group = cast(BatchFeatureGroup, version.group)
         stated = self.past.rows(version.id)
         table = with_keys(version.group.entity.keys, stated)
@@ -175,8 +159,8 @@ class Replay:
         return found
 
     def _runs_applied(self, reading: Reading) -> np.ndarray:
-        """For each row of a reading, the position of the first run that was not applied."""
-        result = np.zeros(len(reading.rows), np.int64)
+        """For each capture, the position of the first run that was not applied."""
+        result = np.zeros(len(self.at), np.int64)
         for shard, ranked in reading.positions.items():
             ends = np.array([max(vector.values(), default=0) for vector in ranked], np.int64)
             mine = reading.shards == shard
@@ -218,6 +202,20 @@ class Replay:
         return result
 
 
+def cohorts(captures: pa.Table, past: Pasts) -> list[Replay]:
+    """Return the captures by what served them: the revision of the view, and the group versions it was read from."""
+    facts = [_FACTS.decode(text) for text in captures["_groups"].to_pylist()]
+    revisions = zip(captures["_view"].to_pylist(), captures["_revision"].to_pylist(), strict=True)
+    served: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+    for place, (revision, groups) in enumerate(zip(revisions, facts, strict=True)):
+        served[(*revision, *[(name, fact.version) for name, fact in groups.items()])].append(place)
+    found = []
+    for (view, revision, *_), places in served.items():
+        rows = captures if len(places) == len(facts) else captures.take(pa.array(places))
+        found.append(Replay(past.view(view, revision), rows, [facts[place] for place in places], past))
+    return found
+
+
 def _runs_available(stated: pa.Table, at: np.ndarray) -> np.ndarray:
     """For each instant, one more than the last run that had become available."""
     if not stated.num_rows:
@@ -244,14 +242,3 @@ def differs(left: np.ndarray, right: np.ndarray) -> np.ndarray:
         return np.array([a != b for a, b in zip(left.tolist(), right.tolist(), strict=True)], bool)
     bits = (np.where(np.isnan(a), np.nan, a).astype(np.float64).view(np.int64) for a in (left, right))
     return np.not_equal(*bits)
-
-
-def _dtype(kind: str) -> Any:
-    return object if kind == "string" else np.float64
-
-
-def _place(found: Columns, name: str, values: np.ndarray, rows: np.ndarray, size: int) -> None:
-    if name not in found:
-        text = values.dtype == object
-        found[name] = np.full(size, None, object) if text else np.full(size, np.nan)
-    found[name][rows] = values

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from millstream.monitor.replay import Columns, Pasts, Replay, column_values, differs
+from millstream.monitor.replay import Pasts, Replay, cohorts, column_values, differs
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,7 +30,7 @@ class Mismatch:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What `verify` found.
+    """What `verify` found; two reports add up to one.
 
     Attributes:
         requests: captures that were recomputed.
@@ -40,38 +40,50 @@ class VerifyReport:
         shown: the first mismatches.
     """
 
-    requests: int
-    values: int
-    mismatches: int
-    degraded: int
+    requests: int = 0
+    values: int = 0
+    mismatches: int = 0
+    degraded: int = 0
     shown: tuple[Mismatch, ...] = ()
 
+    def __add__(self, other: VerifyReport) -> VerifyReport:
+        return VerifyReport(
+            self.requests + other.requests, self.values + other.values, self.mismatches + other.mismatches,
+            self.degraded + other.degraded, (self.shown + other.shown)[:SHOWN],
+        )  # fmt: skip
 
-def verify(view: FeatureView, captures: pa.Table, past: Pasts) -> VerifyReport:
+
+def verify(captures: pa.Table, past: Pasts) -> VerifyReport:
     """Recompute captured vectors with exactly the events that were applied when they were served.
 
-    Use it on live traffic, continuously: a mismatch is a bug, lost data or tampering, never noise.
+    Use it on live traffic, continuously: a mismatch is a bug, lost data or tampering, never noise. Each vector is
+    recomputed by the view and the functions that served it, whatever they have become since.
 
     Args:
-        view: the view that was served.
         captures: rows as the capture topic holds them.
-        past: history to recompute from.
+        past: history and definitions to recompute from.
 
     Returns:
         VerifyReport: counts, and the first mismatches.
+
+    Raises:
+        NotFound: the registry has no such revision of the view that a capture names.
     """
-    replay = Replay(view, captures, past)
-    wanted = replay.recompute()
+    return sum((_verified(replay) for replay in cohorts(captures, past)), VerifyReport())
+
+
+def _verified(replay: Replay) -> VerifyReport:
+    captures, wanted = replay.captures, replay.recompute()
     rows = np.flatnonzero(replay.whole)
     mismatches, shown = 0, list[Mismatch]()
-    columns = [name for name in served_columns(view) if name in captures.column_names]
+    columns = served_columns(replay.view)
     for name in columns:
         served = column_values(captures[name])
         wrong = rows[differs(served[rows], wanted[name][rows])]
         mismatches += len(wrong)
         for row in wrong[: SHOWN - len(shown)].tolist():
             request = captures["_request_id"][row].as_py()
-            shown.append(Mismatch(request, name, _shown(served[row]), _shown(wanted[name][row])))
+            shown.append(Mismatch(request, name, shown_value(served[row]), shown_value(wanted[name][row])))
     return VerifyReport(len(rows), len(rows) * len(columns), mismatches, len(replay.at) - len(rows), tuple(shown))
 
 
@@ -80,8 +92,6 @@ def served_columns(view: FeatureView) -> list[str]:
     return [entry.column for entry in view.entries if entry.kind != "request"]
 
 
-def _shown(value: Any) -> Any:
+def shown_value(value: Any) -> Any:
+    """Return a value as a report shows it."""
     return None if isinstance(value, float) and np.isnan(value) else value
-
-
-__all__ = ["Columns", "Mismatch", "Pasts", "VerifyReport", "served_columns", "verify"]

@@ -129,28 +129,15 @@ class Scoring:
         models = [one for one in registry.models() if view in (None, one.view.name)]
         if view is not None and not models:
             registry.view(view)
-        total = VerifyReport(0, 0, 0, 0)
-        for model in models:
-            found = verify(model.view, self._captures(model.name, sample), past)
-            total = VerifyReport(
-                total.requests + found.requests,
-                total.values + found.values,
-                total.mismatches + found.mismatches,
-                total.degraded + found.degraded,
-                total.shown + found.shown,
-            )
-        return total
+        return sum((verify(self._captures(model.name, sample), past) for model in models), VerifyReport())
 
     def parity(self, model: str, sample: int | None) -> ParityReport:
         """Compare the captures of a model with training data."""
         from millstream.monitor.parity import parity
 
         self.ship()
-        parts = self._parts
-        definition = parts.registry.model(model)
-        champion = parts.model_versions.aliases(model).get(CHAMPION)
-        pins = parts.model_versions.version(model, champion).pins if champion is not None else ()
-        return parity(definition.view, self._captures(model, sample), parts.pasts(), parts.past(tuple(pins)))
+        self._parts.registry.model(model)
+        return parity(self._captures(model, sample), self._parts.pasts(), self._parts.past)
 
     def explain(self, request_id: str, feature: str | None) -> Explanation:
         """What one captured request was answered from."""
@@ -161,7 +148,7 @@ class Scoring:
             captures = self._captures(model.name, None)
             found = captures.filter(pc.equal(captures["_request_id"], request_id))
             if found.num_rows:
-                return explain(model.view, found, request_id, self._parts.pasts(), feature)
+                return explain(found, request_id, self._parts.pasts(), feature)
         raise NotFound(
             f"No request '{request_id}' was captured.",
             field="request_id",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from functools import cache, cached_property
+from typing import TYPE_CHECKING
 
 from millstream.clock import Clock, project_clock
 from millstream.errors import NotFound
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from millstream.computing.batch import BatchComputer
     from millstream.computing.stream import StreamComputer
     from millstream.definitions.feature_view import FeatureView
+    from millstream.definitions.source import Source
     from millstream.ingest.archive import Archiver
     from millstream.ingest.batch import BatchIngester
     from millstream.ingest.stream import StreamIngester
@@ -163,19 +164,20 @@ class Parts:
         defaults = {one.group.name: one for one in every if one.default}
         return {**defaults, **{one.group.name: one for one in every if one.id in pins}}
 
-    def past(self, pins: tuple[str, ...] = ()) -> Stored:
-        """Stored history, as training reads it."""
+    def past(self, versions: Mapping[str, GroupVersion] | None = None) -> Stored:
+        """Stored history, as training reads it: the group versions given by the names of groups, else the defaults."""
         from millstream.train.past import Stored
 
-        return Stored(self.history(), self.offline, self.versions(pins), scheduled=self.scheduled())
+        known = self.versions() if versions is None else versions
+        return Stored(self.history(), self.offline, known, scheduled=self.scheduled())
 
     def pasts(self) -> Pasts:
-        """Stored history, as verification reads it: every group version by its id."""
+        """Stored history, as verification reads it: every view and group version that ever served."""
         from millstream.monitor.replay import Pasts
         from millstream.train.past import no_rows
 
         history = self.history()
-        versions = {one.id: one for one in self.registry.groups()}
+        versions = {one.id: one for one in (*self.registry.groups("retired"), *self.registry.groups())}
 
         def rows(gv: str) -> pa.Table:
             table = f"batch.{gv}"
@@ -183,12 +185,13 @@ class Parts:
                 return no_rows(versions[gv].group)  # type: ignore[arg-type]
             return self.offline.scan(table)
 
-        def events(source: Any) -> pa.Table:
+        @cache
+        def events(source: Source) -> pa.Table:
             from millstream.definitions.source import Table
 
             return self.scheduled().events(source) if isinstance(source, Table) else history.read(source.name)
 
-        return Pasts(events, rows, versions)
+        return Pasts(events, rows, versions, self.registry.view)
 
     def scorer(self, model: str) -> Scorer:
         """The champion of a model, ready to score.

@@ -200,7 +200,7 @@ class Monitor:
         for model in self._models:
             captures = self._parts.captures(model.name, VERIFY_SAMPLE)
             if captures.num_rows:
-                found = verify(model.view, captures, self._parts.pasts())
+                found = verify(captures, self._parts.pasts())
                 self.facts[f"verify {model.name}"] = {"requests": found.requests, "mismatches": found.mismatches}
 
     def _retrained(self) -> None:

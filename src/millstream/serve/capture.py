@@ -31,18 +31,23 @@ _logger = logging.getLogger("millstream.serve")
 
 FIXED = {
     "_groups": "json", "_request_id": "string", "_model": "string", "_version": "string", "_view": "string",
-    "_at": "int64", "_received_at": "int64", "_score": "float64", "_degraded": "bool", "_rest": "string",
+    "_revision": "string", "_at": "int64", "_received_at": "int64", "_score": "float64", "_degraded": "bool", "_rest": "string",
 }  # fmt: skip
 """Columns of every capture: instants in µs; `_groups` says, as JSON, which versions, positions and ages were read;
+`_revision` is that of the view;
 `_rest` holds, as JSON, the fields of the request that the view does not declare."""
 
 
 class CaptureShape(msgspec.Struct, frozen=True):
-    """The columns of one model version's captures: `columns` are (name, type) pairs that follow the fixed ones."""
+    """The columns of one model version's captures, served by one revision of its view.
+
+    `columns` are (name, type) pairs that follow the fixed ones.
+    """
 
     model: str
     version: str
     view: str
+    revision: str
     columns: tuple[tuple[str, str], ...]
 
     @property
@@ -79,8 +84,8 @@ class CaptureJournal:
 
     >>> import tempfile
     >>> journal = CaptureJournal(Path(tempfile.mkdtemp()))
-    >>> shape = CaptureShape("fraud", "1", "fraud", (("user_id", "int64"), ("amount", "float64")))
-    >>> journal.append(shape, [[{}, "r1", "fraud", "1", "fraud", 5, 6, 0.25, False, None, 42, 9.5]])
+    >>> shape = CaptureShape("fraud", "1", "fraud", "a1", (("user_id", "int64"), ("amount", "float64")))
+    >>> journal.append(shape, [[{}, "r1", "fraud", "1", "fraud", "a1", 5, 6, 0.25, False, None, 42, 9.5]])
     >>> capture_table(journal.rotate()[0]).select(["_request_id", "user_id", "amount"]).to_pylist()
     [{'_request_id': 'r1', 'user_id': 42, 'amount': 9.5}]
     """

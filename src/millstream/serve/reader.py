@@ -22,7 +22,7 @@ from millstream.store.online import OnlineStore, ShardMeta
 
 if TYPE_CHECKING:
     from millstream.clock import Clock
-    from millstream.definitions.feature_view import FeatureView
+    from millstream.definitions.feature_view import FeatureView, ViewColumn
     from millstream.store.registry import GroupVersion
 
 Columns = dict[str, NDArray[Any]]
@@ -68,7 +68,7 @@ class _Lookup:
     version: GroupVersion
     gv: str
     key: int
-    columns: tuple[tuple[str, str], ...]
+    columns: tuple[ViewColumn, ...]
     folded: bool
     schema: Mapping[str, str]
 
@@ -203,13 +203,9 @@ def _lookups(view: FeatureView, versions: Mapping[str, GroupVersion], keys: list
         key = _Key(dict(version.group.entity.keys), tuple(request for _, request in read.keys), version.shards)
         if key not in keys:
             keys.append(key)
-        name = f"{read.prefix}__{read.group.name}" if read.prefix else read.group.name
-        if any(name == lookup.name for lookup in lookups):
-            name = f"{name} by {', '.join(key.fields)}"
-        columns = tuple((column.feature, column.column) for column in read.columns)
         folded = bool(getattr(version.group, "columns", ()))
         schema = dict(version.schema)
-        lookups.append(_Lookup(name, version, version.id, keys.index(key), columns, folded, schema))
+        lookups.append(_Lookup(read.name, version, version.id, keys.index(key), read.columns, folded, schema))
     return lookups
 
 
@@ -243,14 +239,14 @@ def _take(
 ) -> None:
     """Add a lookup's features and facts, with null where the store gave nothing to value."""
     facts[lookup.name] = found.facts
-    for feature, name in lookup.columns:
-        column = columns.get(feature)
+    for wanted in lookup.columns:
+        column = columns.get(wanted.feature)
         if column is None:
-            column = np.full(len(found.facts), np.nan)
+            column = wanted.nulls(len(found.facts))
         if found.failed:
             column = column.copy()
             column[found.failed] = None if column.dtype == object else np.nan
-        raw[name] = column
+        raw[wanted.column] = column
 
 
 def _leave_out(lookup: _Lookup, found: _Found, sound: Callable[[bytes], bool]) -> None:

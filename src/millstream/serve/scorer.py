@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from millstream.definitions.serialise import revision_of
 from millstream.errors import ServeError
 from millstream.serve.capture import CaptureShape
 from millstream.serve.reader import FeatureReader, GroupFacts
@@ -72,9 +73,8 @@ class Scorer:
         declared = self.schema.types
         columns = [name for name in view.columns if name not in declared]
         kinds = {name: "string" if view.dtypes[name] == "string" else "float64" for name in columns}
-        self.shape = CaptureShape(
-            model.name, str(loaded.version), view.name, (*declared.items(), *((name, kinds[name]) for name in columns))
-        )
+        captured = (*declared.items(), *((name, kinds[name]) for name in columns))
+        self.shape = CaptureShape(model.name, str(loaded.version), view.name, revision_of(model.view), captured)
         self.counter = f'scored{{model="{model.name}",version="{loaded.version}"}}'
         self._fields, self._columns = tuple(declared), tuple(columns)
 
@@ -119,7 +119,7 @@ class Scorer:
         """Return a scored row as a row for the capture journal, of this scorer's `shape`."""
         shape = self.shape
         fixed = [
-            scored.groups, request_id, shape.model, shape.version, shape.view,
+            scored.groups, request_id, shape.model, shape.version, shape.view, shape.revision,
             scored.at, scored.received_at, scored.score, scored.degraded, _json(scored.rest),
         ]  # fmt: skip
         return fixed + scored.values

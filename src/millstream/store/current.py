@@ -56,14 +56,25 @@ class CurrentDefinitions:
         found: EventStream = self._one("stream", name)
         return found
 
-    def view(self, name: str) -> FeatureView:
-        """A feature view; raises `NotFound` when there is none of that name."""
-        found: FeatureView = self._one("view", name)
+    def view(self, name: str, revision: str | None = None) -> FeatureView:
+        """A feature view, as it is now or as an earlier revision had it; raises `NotFound` when there is none."""
+        found: FeatureView = self._one("view", name) if revision is None else self._earlier(name, revision)
         return found
 
     def model(self, name: str) -> Model:
         """A model; raises `NotFound` when there is none of that name."""
         found: Model = self._one("model", name)
+        return found
+
+    def _earlier(self, name: str, revision: str) -> FeatureView:
+        held = tables.view_revisions.c
+        query = sa.select(held.revision, held.body).where(held.name == name)
+        with self._database.reading() as connection:
+            rows = [] if connection is None else connection.execute(query).all()
+        bodies = {row.revision: row.body for row in rows}
+        if revision not in bodies:
+            raise NotFound.named(f"revision of view '{name}'", revision, bodies)
+        found: FeatureView = read_definition(self._database.name, f"view '{name}'", bodies[revision])
         return found
 
     def _all(self, thing: str) -> list[Any]:

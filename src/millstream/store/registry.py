@@ -9,7 +9,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from millstream.definitions.serialise import fingerprint, to_dict
+from millstream.definitions.feature_view import FeatureView
+from millstream.definitions.serialise import fingerprint, revision_of, to_dict
 from millstream.errors import NotFound, PlanError, StoreError, nearest
 from millstream.store import tables
 from millstream.store.current import CurrentDefinitions, read_definition
@@ -175,10 +176,20 @@ class Registry(CurrentDefinitions):
             else:
                 connection.execute(_one_version(definition.name, version).values(body=body))
                 _read_again(connection, definition.name, version)
+        if isinstance(definition, FeatureView):
+            self._keep_revision(connection, definition, body)
         connection.execute(tables.definitions.delete().where(_is(key)))
         connection.execute(tables.definitions.insert().values(thing=key[0], name=key[1], body=body, version=version))
         if version is not None:
             _retire_unused(connection, definition.name)
+
+    def _keep_revision(self, connection: sa.Connection, view: FeatureView, body: str) -> None:
+        """Keep a view for good as it is now, because what it serves is recomputed by it."""
+        held = tables.view_revisions.c
+        mark = revision_of(view)
+        ours = sa.and_(held.name == view.name, held.revision == mark)
+        connection.execute(tables.view_revisions.delete().where(ours))
+        connection.execute(tables.view_revisions.insert().values(name=view.name, revision=mark, body=body))
 
     def _known(self, connection: sa.Connection) -> Known:
         rows = connection.execute(sa.select(tables.definitions)).all()

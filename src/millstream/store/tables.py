@@ -36,6 +36,13 @@ group_versions = sa.Table(
     sa.Column("is_default", sa.Boolean, nullable=False),
     sa.Column("shards", sa.Integer, nullable=False),
 )
+view_revisions = sa.Table(
+    "registry_view_revisions",
+    _metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("revision", sa.String(16), primary_key=True),
+    sa.Column("body", sa.Text, nullable=False),
+)
 pins = sa.Table(
     "registry_pins",
     _metadata,
@@ -49,6 +56,16 @@ facts = sa.Table(
     sa.Column("name", sa.String(32), primary_key=True),
     sa.Column("value", sa.Integer, nullable=False),
 )
+
+
+def create_all(metadata: sa.MetaData, engine: sa.Engine) -> None:
+    """Make the tables that are not there yet, whatever other processes make the same ones at the same moment."""
+    for _ in metadata.tables:  # each failure means that another process has made one more of them
+        try:
+            return metadata.create_all(engine)
+        except (sa.exc.OperationalError, sa.exc.ProgrammingError, sa.exc.IntegrityError):
+            continue
+    metadata.create_all(engine)
 
 
 class Database:
@@ -120,8 +137,7 @@ class Database:
         """Make the tables; another process may be making them at the same moment."""
         if self._file:
             Path(self._file).parent.mkdir(parents=True, exist_ok=True)
-        with suppress(sa.exc.OperationalError, sa.exc.ProgrammingError, sa.exc.IntegrityError):
-            _metadata.create_all(self._engine)
+        create_all(_metadata, self._engine)
         for name, value in (("revision", 0), ("format", FORMAT)):
             with suppress(sa.exc.IntegrityError), self._engine.begin() as connection:
                 connection.execute(sa.insert(facts).values(name=name, value=value))

@@ -7,7 +7,7 @@ kernel. No example is lost and their order is kept: without history an example g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -75,13 +75,21 @@ def join(view: FeatureView, examples: pa.Table, past: Past) -> pa.Table:
         read = _reader(group, past, at, seen)
         for one in reads:
             features = read(encode_keys(group.entity.keys, [given[key] for _, key in one.keys]))
-            found |= {column.column: features[column.feature] for column in one.columns}
+            found |= columns_of(one, features, len(at))
     inputs = view.assemble(found, len(at), at)
     columns = {name: given[name] for name in (*view.entity_keys, AT)}
     for entry in view.entries:
         stays = entry.kind == "request"
         columns[entry.column] = given[entry.column] if stays else _arrow(inputs[entry.column], entry.dtype)
     return pa.table(columns)
+
+
+def columns_of(read: GroupRead, features: Mapping[str, NDArray[Any]], rows: int) -> Columns:
+    """Return the view's columns of one read of a group; a feature that its version does not have is null."""
+    return {
+        column.column: features[column.feature] if column.feature in features else column.nulls(rows)
+        for column in read.columns
+    }
 
 
 def union(pieces: Sequence[Prepared]) -> Prepared:

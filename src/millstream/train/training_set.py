@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from millstream.buffer.columns import INSTANT
 from millstream.clock import to_datetime
+from millstream.definitions.feature_view import FeatureView
 from millstream.definitions.model import Label, Model
 from millstream.errors import TrainingError
 from millstream.train.encoding import numbers
@@ -124,18 +125,30 @@ def training_set(
         TrainingSet: every such example once, in the order of history.
 
     Raises:
-        TrainingError: nothing was captured yet, or a group has no version.
+        TrainingError: nothing was captured yet, a group has no version, or that one lacks a feature of the view.
     """
     examples = _within(_examples(model, past, now), start, end)
-    view = model.view.resolved(
-        {read.group.name: past.group(read.group).schema_of_features for read in model.view.groups}
-    )
+    view = _resolved(model.view, past)
     joined = join(view, examples, past)
     labels = past.events(model.label.stream)
     columns = _labelled(model.label, examples, labels.filter(pc.less_equal(labels["_arrival"], now)), now)
     for name, column in columns.items():
         joined = joined.append_column(name, column)
     return TrainingSet(joined, model.name, dict(view.dtypes), now, past.read)
+
+
+def _resolved(view: FeatureView, past: Stored) -> FeatureView:
+    """The view with the types of the features that its groups' versions have."""
+    known = {read.group.name: past.group(read.group).schema_of_features for read in view.groups}
+    for read in view.groups:
+        for column in read.columns:
+            if column.feature not in known[read.group.name]:
+                version = past.read.versions[read.group.name]
+                raise TrainingError(
+                    f"View '{view.name}' reads '{column.column}', which '{version}' does not have.",
+                    f"wait until a newer version of '{read.group.name}' is live: see `millstream status`.",
+                )
+    return view.resolved(known)
 
 
 def _examples(model: Model, past: Stored, now: int) -> pa.Table:

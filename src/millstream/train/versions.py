@@ -131,15 +131,14 @@ class ModelVersions:
     ) -> None:
         import sqlalchemy
 
+        from millstream.store.tables import create_all
+
         self._engine = sqlalchemy.create_engine(database) if isinstance(database, str) else database
         self._folder = Path(folder)
         self._clock = clock
         self._pin = pin
         self._versions, self._aliases, self._moves = _tables()
-        try:
-            self._versions.metadata.create_all(self._engine)
-        except sqlalchemy.exc.DBAPIError:  # another process made them between the look and the making
-            self._versions.metadata.create_all(self._engine)
+        create_all(self._versions.metadata, self._engine)
 
     def register(
         self,

@@ -11,12 +11,12 @@ from millstream.clock import SimulatedClock
 from millstream.monitor.profiles import HOUR, Profiler, bins_of, combine, freeze, profile
 from millstream.serve.capture import CaptureJournal, CaptureShape, CaptureShipper
 
-SHAPE = CaptureShape("fraud", "1", "fraud", (("user_id", "int64"), ("country", "string"), ("g__sum", "float64")))
+SHAPE = CaptureShape("fraud", "1", "fraud", "a1", (("user_id", "int64"), ("country", "string"), ("g__sum", "float64")))
 
 
 def served(first: int, count: int, hour: int) -> list[list[object]]:
     return [
-        [{}, f"r{i}", "fraud", "1", "fraud", hour * HOUR, hour * HOUR + i, i / 10_000, False, None, i,
+        [{}, f"r{i}", "fraud", "1", "fraud", "a1", hour * HOUR, hour * HOUR + i, i / 10_000, False, None, i,
          "de" if i % 3 else "fr", float(i) if i % 10 else None]
         for i in range(first, first + count)
     ]  # fmt: skip

@@ -14,7 +14,11 @@ from millstream.errors import CorruptState, DiskFull
 from millstream.serve.capture import FIXED, CaptureJournal, CaptureShape, CaptureShipper, capture_table
 
 SHAPE = CaptureShape(
-    "fraud", "3", "fraud", (("user_id", "int64"), ("seen", "timestamp"), ("country", "string"), ("g__sum", "float64"))
+    "fraud",
+    "3",
+    "fraud",
+    "a1",
+    (("user_id", "int64"), ("seen", "timestamp"), ("country", "string"), ("g__sum", "float64")),
 )
 
 WRITE_UNTIL_KILLED = """
@@ -22,9 +26,9 @@ import sys
 from pathlib import Path
 from millstream.serve.capture import CaptureJournal, CaptureShape
 journal = CaptureJournal(Path(sys.argv[1]))
-shape = CaptureShape("fraud", "3", "fraud", (("user_id", "int64"),))
+shape = CaptureShape("fraud", "3", "fraud", "a1", (("user_id", "int64"),))
 for i in range(10**9):
-    journal.append(shape, [[{"g": {"shard": 1}}, f"r{i}", "fraud", "3", "fraud", 5, 6, 0.25, False, None, i]])
+    journal.append(shape, [[{"g": {"shard": 1}}, f"r{i}", "fraud", "3", "fraud", "a1", 5, 6, 0.25, False, None, i]])
     print(i, flush=True)
     if i % 100 == 99:
         journal.rotate()
@@ -59,6 +63,7 @@ def row(request_id: str, user_id: int | None = 42, total: float | None = 1.5) ->
         "fraud",
         "3",
         "fraud",
+        "a1",
         5,
         6,
         0.25,
