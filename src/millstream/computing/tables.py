@@ -23,6 +23,7 @@ KNOWN = "_known"
 DATED = "_dated"
 #: Parquet files up to this many bytes are kept in memory between runs.
 _IN_MEMORY = 32 << 20
+_STORED = "$stored"  # stands for the rows in memory in the text of a view
 
 
 class EventReader(Protocol):
@@ -65,32 +66,30 @@ class Tables:
 
     @contextmanager
     def _opened(self, sources: Sequence[Source], end: int, known: bool) -> Iterator[Any]:
-        """This thread's DuckDB connection, in which each source is a view under its own name for the time being."""
+        """This thread's DuckDB connection, in which each source is a view under its own name."""
         import duckdb
 
-        engine = _engine()
+        shown = _shown_here()
+        shown.engine.execute(f"set variable until = make_timestamptz({end})")
         try:
             for source in sources:
                 try:
-                    self._view(engine, source, end, known)
-                except duckdb.Error as error:
+                    self._view(shown, source, end, known)
+                except (duckdb.Error, ValueError, OSError) as error:  # Arrow's errors are ValueErrors
                     raise _unreadable(source, error) from error
-            yield engine
+            yield shown.engine
         finally:
             for source in sources:
-                engine.execute(f"drop view if exists {_name(source.name)}")
-                engine.unregister(f"stored {source.name}")
-                engine.execute(f"detach database if exists {_name('at_' + source.name)}")
+                shown.let_go(source.name)
 
-    def _view(self, engine: Any, source: Source, end: int, known: bool) -> None:
+    def _view(self, shown: _Shown, source: Source, end: int, known: bool) -> None:
         if isinstance(source, EventStream):
-            engine.register(f"stored {source.name}", self._events(source, end))
-            engine.execute(f"create temp view {_name(source.name)} as select * from {_name('stored ' + source.name)}")
+            shown.show(source.name, f"select * from {_STORED}", self._events(source, end))
             return
-        shown = f", {_known(source)} as {KNOWN}" if known and source.time else ""
-        condition = f" where {_known(source)} <= {_instant(end)}" if source.time or source.available else ""
-        stored = _stored(engine, source, self._folder)
-        engine.execute(f'create temp view "{source.name}" as select *{shown} from {stored}{condition}')
+        more = f", {_known(source)} as {KNOWN}" if known and source.time else ""
+        condition = f" where {_known(source)} <= getvariable('until')" if source.time or source.available else ""
+        stored, table = _stored(shown.engine, source, self._folder)
+        shown.show(source.name, f"select *{more} from {stored}{condition}", table, keep=table is not None)
 
     def _events(self, stream: EventStream, end: int) -> pa.Table:
         import pyarrow.compute as pc
@@ -183,12 +182,8 @@ def _known(table: Table) -> str:
     return f'("{table.time}"::timestamptz{delay})'
 
 
-def _instant(micros: int) -> str:
-    return f"make_timestamptz({micros})"
-
-
-def _stored(engine: Any, table: Table, folder: Path) -> str:
-    """SQL that reads a table: Parquet files, a folder of them, or a table of a DuckDB file."""
+def _stored(engine: Any, table: Table, folder: Path) -> tuple[str, pa.Table | None]:
+    """SQL that reads a table: Parquet files, a folder of them, a table of a DuckDB file, or the rows beside it."""
     where, _, inner = table.path.partition("#")
     path = folder / where
     if inner:
@@ -196,29 +191,61 @@ def _stored(engine: Any, table: Table, folder: Path) -> str:
             raise _missing(table, path)
         engine.execute(f"attach {_text(path)} as {_name('at_' + table.name)} (read_only)")
         parts = ".".join(_name(part) for part in inner.split("."))
-        return f"{_name('at_' + table.name)}.{parts}"
+        return f"{_name('at_' + table.name)}.{parts}", None
     if path.is_dir():
         path = path / "**" / "*.parquet"
     elif not path.exists() and not any(sign in where for sign in "*?["):
         raise _missing(table, path)
     elif path.is_file() and path.stat().st_size <= _IN_MEMORY:
         facts = path.stat()
-        engine.register(f"stored {table.name}", _file(path, facts.st_mtime_ns, facts.st_size))
-        return _name("stored " + table.name)
-    return f"read_parquet({_text(path)}, union_by_name = true)"
+        return _STORED, _file(path, facts.st_mtime_ns, facts.st_size)
+    return f"read_parquet({_text(path)}, union_by_name = true)", None
 
 
-_engines = threading.local()
+class _Shown:
+    """A DuckDB connection and the views that it keeps between queries, because making one costs more than most queries."""
 
-
-def _engine() -> Any:
-    """This thread's DuckDB connection; making one costs more than most queries."""
-    if not hasattr(_engines, "connection"):
+    def __init__(self) -> None:
         import duckdb
 
-        _engines.connection = duckdb.connect(":memory:")
-        _engines.connection.execute("set TimeZone = 'UTC'")
-    return _engines.connection
+        self.engine: Any = duckdb.connect(":memory:")
+        self.engine.execute("set TimeZone = 'UTC'")
+        self._kept: dict[str, tuple[str, pa.Table]] = {}
+
+    def show(self, name: str, query: str, table: pa.Table | None, *, keep: bool = False) -> None:
+        """Show a query, over a table in memory if one is given, as a view; `keep` for as long as both are the same."""
+        query = query.replace(_STORED, _name(f"stored {name}"))
+        kept = self._kept.get(name)
+        if kept is not None and keep and kept[0] == query and kept[1] is table:
+            return
+        self._kept.pop(name, None)
+        self._drop(name)
+        if table is not None:
+            self.engine.register(f"stored {name}", table)
+        self.engine.execute(f"create temp view {_name(name)} as {query}")
+        if keep and table is not None:
+            self._kept[name] = query, table
+
+    def let_go(self, name: str) -> None:
+        """Let go of a view, and what it reads, unless it is kept."""
+        if name not in self._kept:
+            self._drop(name)
+            self.engine.execute(f"detach database if exists {_name('at_' + name)}")
+
+    def _drop(self, name: str) -> None:
+        self.engine.execute(f"drop view if exists {_name(name)}")
+        self.engine.unregister(f"stored {name}")
+
+
+_threads = threading.local()
+
+
+def _shown_here() -> _Shown:
+    """This thread's connection."""
+    if not hasattr(_threads, "shown"):
+        _threads.shown = _Shown()
+    found: _Shown = _threads.shown
+    return found
 
 
 @lru_cache(maxsize=16)
