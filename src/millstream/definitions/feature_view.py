@@ -78,6 +78,8 @@ class FeatureView:
     entries: tuple[ViewColumn, ...] = field(init=False, repr=False, compare=False)
     groups: tuple[GroupRead, ...] = field(init=False, repr=False, compare=False)
     entity_keys: Schema = field(init=False, repr=False, compare=False)
+    columns: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    _defaulted: tuple[ViewColumn, ...] = field(init=False, repr=False, compare=False)
     _order: tuple[OnDemandFeature, ...] = field(init=False, repr=False, compare=False)
 
     def __init__(
@@ -99,11 +101,8 @@ class FeatureView:
         freeze(self, entries=_entries(thing, fields, items), tags=check_tags(thing, tags))
         freeze(self, groups=_reads(thing, self.entries), _order=_on_demand_order(thing, self.entries))
         freeze(self, entity_keys=_entity_keys(thing, fields, self.groups))
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The names of the model's inputs, in order."""
-        return tuple(entry.column for entry in self.entries)
+        freeze(self, _defaulted=tuple(entry for entry in self.entries if entry.default is not None))
+        freeze(self, columns=tuple(entry.column for entry in self.entries))
 
     @property
     def dtypes(self) -> Schema:
@@ -138,13 +137,12 @@ class FeatureView:
         with NaN for null, strings as objects with None. `at` is the instant of each row (int64 µs). Training and
         serving both end here.
         """
-        ready: dict[str, np.ndarray] = {"at": at}
-        for entry in self.entries:
-            if entry.kind != "on_demand":
-                ready[entry.column] = _ready(columns[entry.column], entry)
+        ready = {**columns, "at": at}
+        for entry in self._defaulted:
+            ready[entry.column] = _with_default(columns[entry.column], entry)
         for feature in self._order:
             ready[feature.name] = feature.call(ready)
-        return {entry.column: ready[entry.column] for entry in self.entries}
+        return {name: ready[name] for name in self.columns}
 
 
 def _check_item(thing: str, item: Any) -> FeatureRef | OnDemandFeature:
@@ -253,12 +251,7 @@ def _on_demand_order(thing: str, entries: Sequence[ViewColumn]) -> tuple[OnDeman
     return tuple(order.values())
 
 
-def _ready(column: np.ndarray, entry: ViewColumn) -> np.ndarray:
-    """A raw column as the model takes it: its default where it is null."""
-    if column.dtype.char not in "dO":  # neither float64 nor objects
-        column = column.astype("float64")
-    if entry.default is None:
-        return column
+def _with_default(column: np.ndarray, entry: ViewColumn) -> np.ndarray:
     import numpy as np
 
     return np.where(is_null(column), np.array(entry.default, column.dtype), column)

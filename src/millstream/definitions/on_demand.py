@@ -99,10 +99,10 @@ class OnDemandFeature:
         rows = len(given[0])
         kept = None
         if self.nulls == "null":
-            missing = np.zeros(rows, bool)
-            for column in given:
-                missing |= is_null(column)
-            if missing.any():
+            missing = is_null(given[0])
+            for column in given[1:]:
+                missing = missing | is_null(column)
+            if np.count_nonzero(missing):  # for one row several times as quick as any()
                 kept = ~missing
                 given = [column[kept] for column in given]
         result, wild = self._run(given, rows if kept is None else len(given[0]))
@@ -136,13 +136,16 @@ class OnDemandFeature:
             raw = np.asarray(self.function(*given))
         if raw.ndim and raw.shape != (rows,):
             raise DefinitionError.not_row_by_row(f"on-demand feature '{self.name}'", raw.shape, rows)
+        whole = raw if raw.ndim else np.full(rows, raw)
         if self.returns == "string":
-            return np.array(np.broadcast_to(raw.astype(object), rows)), 0
-        result = np.array(np.broadcast_to(raw, rows), np.float64) + 0.0  # + 0.0 makes 0.0 of -0.0
+            return np.array(whole, object), 0
+        result: np.ndarray = whole.astype(np.float64) + 0.0  # + 0.0 makes 0.0 of -0.0
         wild = ~np.isfinite(result)
-        passed_nulls = np.isnan(result) if self.nulls == "pass" else np.False_
+        count = np.count_nonzero(wild)
+        if count and self.nulls == "pass":
+            count = np.count_nonzero(wild & ~np.isnan(result))
         result[wild] = np.nan
-        return result, int((wild & ~passed_nulls).sum())
+        return result, int(count)
 
 
 def _sample(i: int, dtype: str) -> np.ndarray:

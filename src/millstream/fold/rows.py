@@ -201,10 +201,16 @@ def row_at(
 
     Age counts from the last run that returned the row: `confirmed_at` is the one recorded for the shard (µs).
     """
+    values = _values_at(state, at, ttl, confirmed_at)
+    return dict.fromkeys(schema) if values is None else dict(zip(schema, values, strict=True))
+
+
+def _values_at(state: bytes | None, at: int, ttl: int | None, confirmed_at: int | None) -> list[Any] | None:
     row = newest_visible(split_rows(state), at)
     if row is None or not row.values or _expired(row, at, ttl, confirmed_at):
-        return dict.fromkeys(schema)
-    return dict(zip(schema, _READ.decode(row.values), strict=True))
+        return None
+    values: list[Any] = _READ.decode(row.values)
+    return values
 
 
 def _expired(row: Row, at: int, ttl: int | None, confirmed_at: int | None) -> bool:
@@ -229,11 +235,13 @@ def rows_at(
     [500.0, nan]
     """
     pairs = zip(states, at.tolist(), strict=True)
-    rows = [row_at(schema, state, instant, ttl, confirmed_at) for state, instant in pairs]
-    return {name: _column(kind, [row[name] for row in rows]) for name, kind in schema.items()}
+    nulls = [None] * len(schema)
+    rows = [_values_at(state, instant, ttl, confirmed_at) or nulls for state, instant in pairs]
+    columns = zip(*rows, strict=True) if rows else [()] * len(schema)
+    return {name: _column(kind, values) for (name, kind), values in zip(schema.items(), columns, strict=True)}
 
 
-def _column(kind: str, values: list[Any]) -> np.ndarray:
+def _column(kind: str, values: Sequence[Any]) -> np.ndarray:
     if kind == "string":
         result = np.empty(len(values), object)
         result[:] = values

@@ -62,13 +62,18 @@ class Read:
 
 @dataclass(frozen=True)
 class _Lookup:
-    """One read of a group: `key` is the place of its keys among the reader's, `columns` the features taken from it."""
+    """One read of a group.
+
+    `key` is the place of its keys among the reader's, `columns` are the features taken from it with their names in the
+    view, `absent` the columns whose features its version does not have.
+    """
 
     name: str
     version: GroupVersion
     gv: str
     key: int
-    columns: tuple[ViewColumn, ...]
+    columns: tuple[tuple[str, str], ...]
+    absent: tuple[ViewColumn, ...]
     folded: bool
     schema: Mapping[str, str]
 
@@ -111,7 +116,7 @@ class FeatureReader:
         self._folded = [lookup for lookup in lookups if lookup.folded]
         self._dated = [lookup for lookup in lookups if not lookup.folded]
         self._vector = Vector([layout_of(lookup.version.group) for lookup in self._folded])
-        self.absent = _absent(self.view, versions)
+        self.absent = _absent(self.view, lookups)
         self._request = tuple(self.view.request.items())
         self._positions: dict[tuple[str, int], tuple[ShardMeta, msgspec.Raw]] = {}
 
@@ -205,16 +210,15 @@ def _lookups(view: FeatureView, versions: Mapping[str, GroupVersion], keys: list
             keys.append(key)
         folded = bool(getattr(version.group, "columns", ()))
         schema = dict(version.schema)
-        lookups.append(_Lookup(read.name, version, version.id, keys.index(key), read.columns, folded, schema))
+        columns = tuple((column.feature, column.column) for column in read.columns if column.feature in schema)
+        absent = tuple(column for column in read.columns if column.feature not in schema)
+        lookups.append(_Lookup(read.name, version, version.id, keys.index(key), columns, absent, folded, schema))
     return lookups
 
 
-def _absent(view: FeatureView, versions: Mapping[str, GroupVersion]) -> tuple[str, ...]:
+def _absent(view: FeatureView, lookups: Sequence[_Lookup]) -> tuple[str, ...]:
     """Columns whose features the versions do not have, and on-demand features that need them."""
-    absent: dict[str, None] = {}
-    for read in view.groups:
-        known = versions[read.group.name].schema
-        absent.update((column.column, None) for column in read.columns if column.feature not in known)
+    absent = {column.column: None for lookup in lookups for column in lookup.absent}
     rounds = [entry for entry in view.entries if entry.on_demand] if absent else []
     for _ in rounds:
         for entry in rounds:
@@ -239,14 +243,13 @@ def _take(
 ) -> None:
     """Add a lookup's features and facts, with null where the store gave nothing to value."""
     facts[lookup.name] = found.facts
-    for wanted in lookup.columns:
-        column = columns.get(wanted.feature)
-        if column is None:
-            column = wanted.nulls(len(found.facts))
+    for feature, name in lookup.columns:
+        raw[name] = columns[feature]
         if found.failed:
-            column = column.copy()
+            raw[name] = column = columns[feature].copy()
             column[found.failed] = None if column.dtype == object else np.nan
-        raw[wanted.column] = column
+    for absent in lookup.absent:
+        raw[absent.column] = absent.nulls(len(found.facts))
 
 
 def _leave_out(lookup: _Lookup, found: _Found, sound: Callable[[bytes], bool]) -> None:
