@@ -80,8 +80,8 @@ def test_a_folder_of_files_is_one_table_and_grows(tmp_path: Path) -> None:
 
 def test_a_table_of_a_duckdb_file_is_let_go_after_each_query(tmp_path: Path) -> None:
     path = tmp_path / "shop.duckdb"
-    rows = accounts({1: "a", 2: "b"})
     with duckdb.connect(path) as writer:
+        writer.register("rows", accounts({1: "a", 2: "b"}))
         writer.execute("create table accounts as select * from rows")
     source = ms.Table("accounts", path="shop.duckdb#accounts", schema=SCHEMA, time="changed")
     tables = Tables(tmp_path)
@@ -153,5 +153,5 @@ def test_what_cannot_be_read_is_named_and_does_no_harm(tmp_path: Path, path: str
 def test_a_column_that_the_file_lacks_is_named(tmp_path: Path) -> None:
     write(tmp_path / "accounts.parquet", accounts({1: "a"}), changed_at=1)
     source = ms.Table("accounts", path="accounts.parquet", schema={**SCHEMA, "seen": "timestamp"}, time="seen")
-    with pytest.raises(MillstreamError, match="Table 'accounts' cannot be read: .*seen"):
+    with pytest.raises(MillstreamError, match=r"Table 'accounts' cannot be read: .*seen"):
         Tables(tmp_path).query(QUERY, [source], 0, 1)

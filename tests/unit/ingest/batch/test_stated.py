@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tests.unit.ingest_batch.world import DAY, START, Version, World, dated_group, snapshot_group
+from tests.unit.ingest.batch.world import DAY, START, Version, World, dated_group, snapshot_group
 
 from millstream.buffer.log import Batch
 from millstream.buffer.staging import Run, encode_run, staging_topic

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tests.unit.ingest_batch.world import DATED, DAY, HOUR, START, USER
+from tests.unit.ingest.batch.world import DATED, DAY, HOUR, START, USER
 
 import millstream as ms
 from millstream.buffer.events import encode

@@ -7,15 +7,15 @@ import sys
 import time
 
 import pytest
-from tests.unit.ingest_batch.test_stated import said, staged
-from tests.unit.ingest_batch.world import HOUR, START, World
+from tests.unit.ingest.batch.test_stated import said, staged
+from tests.unit.ingest.batch.world import HOUR, START, World
 
 from millstream.buffer.staging import staging_topic
 
 WORKER = """
 import sys
 from pathlib import Path
-from tests.unit.ingest_batch.world import World
+from tests.unit.ingest.batch.world import World
 world = World(Path(sys.argv[1]))
 print("ready", flush=True)
 while True:

@@ -2,7 +2,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from tests.unit.ingest_batch.world import Version, World
+from tests.unit.ingest.batch.world import Version, World
 
 
 @pytest.fixture

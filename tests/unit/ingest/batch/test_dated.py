@@ -1,7 +1,7 @@
 """Batch groups whose rows carry their own time."""
 
 import pytest
-from tests.unit.ingest_batch.world import DAY, HOUR, START, dated_group
+from tests.unit.ingest.batch.world import DAY, HOUR, START, dated_group
 
 from millstream.buffer.staging import batch_consumer, staging_topic
 from millstream.errors import Fenced, MillstreamError

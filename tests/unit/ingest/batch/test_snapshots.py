@@ -1,7 +1,7 @@
 """Batch groups whose runs are snapshots: a key that vanished becomes null."""
 
 import pytest
-from tests.unit.ingest_batch.world import DAY, START, snapshot_group
+from tests.unit.ingest.batch.world import DAY, START, snapshot_group
 
 from millstream.computing.batch import Interval
 

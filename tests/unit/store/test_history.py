@@ -214,7 +214,7 @@ def test_history_is_what_was_sent(tmp_path_factory, steps, rows):
 WORKER = """
 import sys
 from pathlib import Path
-from tests.unit.history.test_history import Place
+from tests.unit.store.test_history import Place
 place = Place(Path(sys.argv[1]))
 archiver = place.archiver(most=200)
 print("ready", )
