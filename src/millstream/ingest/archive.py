@@ -45,7 +45,7 @@ class Archived:
 class Archiver:
     """Brings what the log holds of streams, their dead letters and captures into the offline store.
 
-    A commit costs tens of milliseconds and makes a file, so call `step` every few seconds rather than for every batch.
+    A commit costs tens of milliseconds and makes files that every later read opens: few large ones are better.
 
     Args:
         log: the project's log.
@@ -61,23 +61,24 @@ class Archiver:
         self._log, self._offline, self._clock, self._most = log, offline, clock, most
         self._streams = list(streams)
 
-    def step(self) -> Archived:
-        """Archive what has come since the last step, one commit for each table that has anything new."""
+    def step(self, least: int = 1) -> Archived:
+        """Archive what has come since the last step, one commit for each table that lacks at least so many records."""
         topics, total = self._log.topics(), Archived()
         for stream in self._streams:
             if stream.name in topics:
-                total += self._archive(stream.name, archive_table(stream.name), _events(stream))
+                total += self._archive(stream.name, archive_table(stream.name), _events(stream), least)
         for topic in topics:
-            for prefix, read in ((DEAD, _letters), (CAPTURES, _captures)):
+            for prefix, read in ((DEAD, letter_table), (CAPTURES, _captures)):
                 if topic.startswith(prefix):
-                    total += self._archive(topic, topic, read)
+                    total += self._archive(topic, topic, read, least)
         return total
 
-    def _archive(self, topic: str, table: str, read: Callable[[list[Records]], pa.Table]) -> Archived:
+    def _archive(self, topic: str, table: str, read: Callable[[list[Records]], pa.Table], least: int) -> Archived:
         ends = [end for _, end in self._log.ends(topic)]
         told = self._log.committed(CONSUMER, topic)
-        if told == ends:  # nothing has come; the archive itself need not be asked
-            return Archived()
+        waiting = sum(end - (known or 0) for end, known in zip(ends, told, strict=True))
+        if waiting < least:  # the archive itself need not be asked
+            return Archived(lag=waiting)
         snapshot = self._offline.snapshot(table)
         positions = positions_of(snapshot.properties) if snapshot else {}
         found, after = self._take(topic, positions, len(ends))
@@ -118,7 +119,8 @@ def _events(stream: EventStream) -> Callable[[list[Records]], pa.Table]:
     return lambda records: decode(stream, records).table
 
 
-def _letters(records: list[Records]) -> pa.Table:
+def letter_table(records: Sequence[Records]) -> pa.Table:
+    """Return dead letters, from the records of their topic, as the archive keeps them: `arrival` is in microseconds."""
     rows = [msgspec.structs.asdict(letter) for letter in dead_letters(records)]
     kinds = {"stream": pa.string(), "partition": pa.int32(), "position": pa.int64(), "reason": pa.string(),
              "payload": pa.string(), "arrival": pa.int64()}  # fmt: skip

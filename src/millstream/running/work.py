@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 ARCHIVE_EVERY = 5.0
-"""Seconds between two commits to the archive; each is a file and a snapshot."""
+"""Seconds between two looks at whether the archive lacks `ARCHIVE_FROM` records; what is less waits for the next sync."""
+ARCHIVE_FROM = 50_000
 VERIFY_EVERY = 60.0
 """Seconds between two verifications of what was served."""
 VERIFY_SAMPLE = 500
@@ -56,7 +57,8 @@ class Ingest:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._ingester, self._batch, self._archiver = parts.ingester(), parts.batch_ingester(), parts.archiver()
-        self._archive = Every(ARCHIVE_EVERY, self._archiver.step)
+        self._archive = Every(ARCHIVE_EVERY, lambda: self._archiver.step(ARCHIVE_FROM))
+        self._archive_all = Every(parts.settings.sync_every / 1e6, self._archiver.step)
         self._age = Every(1.0, self._newest_age)
         self.facts: dict[str, Any] = {"lag": 0, "age": None, "waiting": [], "archived": 0}
         self._stop = threading.Event()
@@ -64,7 +66,7 @@ class Ingest:
         self._beside.start()
 
     def step(self) -> int:
-        """Apply what the buffer holds; archive every few seconds.
+        """Apply what the buffer holds; archive what is enough for a file, and all at every interval of sync.
 
         Raises:
             MillstreamError: The first failure, after all parts had their turn.
@@ -72,10 +74,9 @@ class Ingest:
         failed: list[MillstreamError] = []
         applied = tried(failed, self._ingester.step)
         stored = tried(failed, self._batch.step)
-        archived = tried(failed, self._archive.step)
+        archived = [tried(failed, self._archive_all.step), tried(failed, self._archive.step)]
         self.facts["age"] = tried(failed, self._age.step) or self.facts["age"]
-        if archived is not None:
-            self.facts["archived"] += archived.rows
+        self.facts["archived"] += sum(one.rows for one in archived if one is not None)
         for error in failed:
             raise error
         assert applied is not None and stored is not None

@@ -174,6 +174,16 @@ def test_dead_letters_and_captures_are_archived_too(place):
     assert place.archiver().step().rows == 0
 
 
+def test_what_is_too_little_for_a_file_waits_in_the_log(place):
+    place.send(0, "a", "b")
+    place.send(1, "c")
+    left = place.archiver().step(least=4)
+    assert (left.rows, left.lag, place.offline.snapshot("events.payments")) == (0, 3, None)
+    assert place.history.read("payments")["id"].to_pylist() == ["a", "b", "c"]
+    place.send(1, "d")
+    assert place.archiver().step(least=4).rows == 4
+
+
 IDS = st.lists(st.sampled_from("abcdef"), min_size=1, max_size=6)
 STEPS = st.lists(
     st.one_of(
