@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, cast
 from millstream.buffer.environment import open_environment
 from millstream.buffer.log import Batch, Encoding, Records
 from millstream.clock import Clock
-from millstream.errors import Fenced, LogError, nearest
+from millstream.errors import Fenced, LogError, MillstreamError, nearest
 
 if TYPE_CHECKING:
     import lmdb
@@ -76,10 +76,11 @@ class EmbeddedLog:
     def __init__(self, path: Path | str, clock: Clock, map_gib: float = 64, *, fsync: bool = True) -> None:
         self._clock = clock
         self._env = open_environment(Path(path), map_gib, durable=fsync)
+        self._open = True
         try:
             self._check_format()
-        except LogError:
-            self._env.close()
+        except MillstreamError:
+            self.close()
             raise
 
     def append(self, topic: str, partition: int, batch: Batch, arrival: int | None = None) -> int:
@@ -179,8 +180,10 @@ class EmbeddedLog:
                 _delete_prefix(rows, kind + number.to_bytes(4, "big"))
 
     def close(self) -> None:
-        """Let go of the log; what was acknowledged is on disk already."""
-        self._env.close()
+        """Let go of the log; what was acknowledged is on disk already. A second call does nothing."""
+        if self._open:
+            self._open = False
+            self._env.close()
 
     def _check_format(self) -> None:
         with self._env.begin() as rows:

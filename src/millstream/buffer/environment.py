@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import shutil
 import threading
@@ -13,8 +15,11 @@ import lmdb
 
 from millstream.errors import DiskFull, LogError
 
-_ROOM = 1 << 20  # with less than this left on the disk, a failed write is a full disk
+_ROOM = 1 << 20  # with less than this left on the disk, an I/O error is a full disk
 _CHECK_READERS_EVERY = 256  # write transactions between two looks for readers whose process has died
+_READERS = 512
+_LOCK_HEAD, _LOCK_READER = 4096, 64  # bytes of a lock file, the first rounded up: LMDB takes a longer file as it is
+_UNSUPPORTED = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)  # a file system that cannot reserve blocks
 
 
 class Environment:
@@ -32,17 +37,9 @@ class Environment:
         self._writes = 0
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._env = lmdb.open(
-                str(path),
-                map_size=int(map_gib * (1 << 30)),
-                max_readers=512,
-                sync=durable,
-                metasync=durable,
-                meminit=False,
-            )
-            self._env.reader_check()
-            if durable:
-                _sync_folders(path)
+            with exclusive(path), whole(path, _READERS):
+                self._env = _opened(path, map_gib, durable)
+                self.file = file_at(path)
         except (lmdb.Error, OSError) as error:
             raise self._translated(error, "opened") from error
 
@@ -68,7 +65,8 @@ class Environment:
         with _guard:
             self.holders -= 1
             if self.holders == 0 and self._pid == os.getpid():
-                _open.pop(self.path, None)
+                if _open.get(self.path) is self:
+                    del _open[self.path]
                 self._env.close()
 
     def abandoned(self) -> bool:
@@ -109,17 +107,134 @@ class Environment:
                 f"'{self.path}' has reached the size it may grow to; nothing was written.",
                 "raise 'log_gib' in millstream.toml, or shorten the retention of the largest streams.",
             )
-        with suppress(OSError):
-            if isinstance(error, lmdb.Error | OSError) and shutil.disk_usage(self.path).free < _ROOM:
-                return DiskFull(
-                    f"The disk of '{self.path}' is full; nothing was written.", "make room, then try again."
-                )
+        if isinstance(error, lmdb.MapResizedError):
+            return LogError(
+                f"'{self.path}' has been made larger by another process than this one may read.",
+                "start this process again: it takes the new 'log_gib' when it starts.",
+            )
         if isinstance(error, lmdb.InvalidError | lmdb.CorruptedError | lmdb.VersionMismatchError):
             return LogError(
                 f"'{self.path}' does not hold a readable database ({error}).",
                 "restore the folder from a copy, or move it away.",
             )
+        if no_room(error, self.path):
+            return DiskFull(f"The disk of '{self.path}' is full; nothing was written.", "make room, then try again.")
         return LogError(f"'{self.path}' could not be {done}: {error}.", "check the disk and the folder's permissions.")
+
+
+def _opened(path: Path, map_gib: float, durable: bool) -> lmdb.Environment:
+    env = lmdb.open(
+        str(path),
+        map_size=int(map_gib * (1 << 30)),
+        max_readers=_READERS,
+        sync=durable,
+        metasync=durable,
+        meminit=False,
+    )
+    try:
+        env.reader_check()
+        refuse_cut_short(env, path)
+        if durable:
+            _sync_folders(path)
+    except (lmdb.Error, OSError):
+        env.close()
+        raise
+    return env
+
+
+@contextmanager
+def exclusive(place: Path) -> Iterator[None]:
+    """Keep the other processes that ask for the same folder or file waiting, for as long as the block lasts."""
+    descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing would not do it while a child forked meanwhile is alive
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def whole(folder: Path, readers: int) -> Iterator[None]:
+    """Open an environment in the block: wholly, or with nothing left of what was not there before.
+
+    LMDB maps its lock file sparse, and a page of it that a full disk cannot hold would end the process by a signal;
+    so the file gets its blocks first. Half a new `data.mdb`, too short to be opened ever again, is removed.
+
+    Let nobody else open or remove the environment meanwhile, and do not enter while this process has it open: closing
+    a file lets go of all the locks that the process has on it.
+
+    Raises:
+        OSError: when the disk has no room for the lock file.
+    """
+    data, lock = folder / "data.mdb", folder / "lock.mdb"
+    begun = data.exists() and data.stat().st_size > 0
+    try:
+        _reserve(lock, _LOCK_HEAD + readers * _LOCK_READER)
+        yield
+    except (lmdb.Error, OSError):
+        if not begun:
+            data.unlink(missing_ok=True)
+            lock.unlink(missing_ok=True)
+        raise
+
+
+def _reserve(lock: Path, length: int) -> None:
+    """Give a lock file its blocks; one that is there keeps its length, which other processes have mapped."""
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    found = os.fstat(descriptor)
+    try:
+        length = found.st_size or length
+        if found.st_blocks * 512 >= length:
+            return
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(descriptor, 0, length)
+        elif not found.st_size:
+            os.write(descriptor, bytes(length))
+    except OSError as error:
+        if not found.st_size:
+            os.ftruncate(descriptor, 0)
+        if error.errno not in _UNSUPPORTED:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def refuse_cut_short(env: lmdb.Environment, folder: Path) -> None:
+    """Raise `CorruptedError` for a file that lacks its end: reading past it would end the process by a signal."""
+    needed = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+    if os.path.getsize(folder / "data.mdb") >= needed:
+        return
+    from lmdb.verify import VerifyError, verify
+
+    with env.begin(write=True):  # keeps writers away while the file is walked
+        try:
+            problems = verify(str(folder))
+        except VerifyError as error:
+            problems = [str(error)]
+    if problems:
+        raise lmdb.CorruptedError(f"the file is cut short ({problems[0]})")
+
+
+def no_room(error: Exception, place: Path) -> bool:
+    """Whether a failure of LMDB or the file system is that of a full disk; a write cut short is called an I/O error."""
+    code = getattr(error, "errno", getattr(error, "code", None))
+    if code != errno.EIO:
+        return code in (errno.ENOSPC, errno.EDQUOT)
+    with suppress(OSError):
+        return shutil.disk_usage(place).free < _ROOM
+    return False
+
+
+def file_at(folder: Path) -> tuple[int, int] | None:
+    """What tells the `data.mdb` now in a folder from one that was there before; None when there is none."""
+    try:
+        found = os.stat(folder / "data.mdb")
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _sync_folders(path: Path) -> None:
@@ -134,6 +249,15 @@ def _sync_folders(path: Path) -> None:
 
 _open: dict[Path, Environment] = {}
 _guard = threading.Lock()
+
+
+def _guard_anew() -> None:
+    """Whichever thread of the parent process held the guard at a fork, it is not there to let go of it in the child."""
+    global _guard
+    _guard = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_guard_anew)
 
 
 def open_environment(path: Path, map_gib: float, *, durable: bool = True) -> Environment:
@@ -151,8 +275,8 @@ def open_environment(path: Path, map_gib: float, *, durable: bool = True) -> Env
     path = Path(path).resolve()
     with _guard:
         held = _open.get(path)
-        if held is not None and held.abandoned():
-            held = None
+        if held is not None and (held.abandoned() or held.file != file_at(path)):
+            held = None  # whoever holds a file that was removed keeps it
         if held is None:
             held = _open[path] = Environment(path, map_gib, durable)
         held.holders += 1

@@ -22,6 +22,8 @@ from millstream.store.online import OnlineStore, ShardMeta
 
 _LARGE = 8 << 20  # bytes of deltas to aim at in one write
 _MOST = 1024  # records in one write
+_DELAYS = 15  # writes whose delay a shard remembers
+_LIVE = 60_000_000  # µs; what arrived longer ago was loaded, or waited for a process that was down: not the usual delay
 
 
 class Version(Protocol):
@@ -221,13 +223,17 @@ def _topic(version: str) -> str:
 def _after(gv: str, shard: int, meta: ShardMeta, deltas: Sequence[Deltas], position: int, now: int) -> ShardMeta:
     """The meta once some deltas are in; each must begin where the one before it ended."""
     applied, newest = dict(meta.applied), meta.newest_arrival
+    delay = max(0, now - sum(delta.newest_arrival for delta in deltas) // len(deltas))
+    delays = (*meta.delays, delay)[-_DELAYS:] if delay <= _LIVE else meta.delays
     for delta in deltas:
         for place, (begin, end) in delta.ranges.items():
             if applied.get(place, begin) != begin:
                 raise _gap(gv, shard, place, applied[place], begin)
             applied[place] = end
         newest = max(newest, delta.newest_arrival)
-    return msgspec.structs.replace(meta, position=position, applied=applied, newest_arrival=newest, applied_at=now)
+    return msgspec.structs.replace(
+        meta, position=position, applied=applied, newest_arrival=newest, applied_at=now, delays=delays
+    )
 
 
 def _gap(gv: str, shard: int, place: str, applied: int, begin: int) -> StoreError:

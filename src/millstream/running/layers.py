@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
@@ -38,8 +39,8 @@ class Work(Protocol):
 def run_layer(settings: Settings, layer: str, stop: threading.Event) -> None:
     """Run one layer of a project until told to stop.
 
-    An error that waiting may mend (a full disk, a damaged shard) is reported and the step tried again a second later;
-    anything else ends the process, for its supervisor to start again.
+    An error that waiting may mend (a full disk, a damaged shard, a registry out of reach) is reported and the step tried
+    again a second later; anything else ends the process, for its supervisor to start again.
 
     Args:
         settings: The project.
@@ -111,21 +112,57 @@ class Meter:
             publish(self._data, self._layer, facts)
 
 
+class _Renewed:
+    """The work of a layer, made anew when definitions have changed.
+
+    What is made goes on while the registry cannot be asked; the failure is raised after it has had its turn.
+    """
+
+    def __init__(self, parts: Parts, made: Callable[[Parts], Work]) -> None:
+        self._parts, self._made = parts, made
+        self._work: Work | None = None
+        self._seen: int | None = None
+        self._looked = -math.inf
+        self.facts: dict[str, Any] = {}
+
+    def step(self) -> int:
+        """One step of the work, after a look at the definitions when it is time for one."""
+        from millstream.running.work import tried
+
+        failed: list[MillstreamError] = []
+        if time.monotonic() - self._looked >= LOOK:
+            tried(failed, self.look)
+        handled = 0 if self._work is None else tried(failed, self._work.step)
+        for error in failed:
+            raise error
+        assert handled is not None
+        return handled
+
+    def look(self) -> None:
+        """Make the work, the first time and whenever definitions have changed since."""
+        now = self._parts.revision()
+        if now != self._seen or self._work is None:
+            self.close()
+            self._work = self._made(self._parts)
+            self.facts, self._seen = self._work.facts, now
+        self._looked = time.monotonic()
+
+    def close(self) -> None:
+        """Let go of what is open; the next look makes it anew."""
+        work, self._work = self._work, None
+        if work is not None:
+            work.close()
+
+
 def _loop(settings: Settings, layer: str, made: Callable[[Parts], Work], stop: threading.Event) -> None:
-    parts = Parts(settings)
     meter = Meter(settings, layer)
-    seen, looked = parts.revision(), time.monotonic()
-    work = made(parts)
+    work = _Renewed(Parts(settings), made)
+    with suppress(MillstreamError):  # the first step looks again, and reports
+        work.look()
     meter.publish(work.facts)
     while not stop.is_set():
         handled, wait = _step(work, settings.poll_ms / 1_000)
         meter.add(handled, work.facts)
-        if time.monotonic() - looked >= LOOK:
-            looked, now = time.monotonic(), parts.revision()
-            if now != seen:
-                seen = now
-                work.close()
-                work = made(parts)
         if not handled:
             stop.wait(wait)
     work.close()

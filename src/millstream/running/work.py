@@ -108,6 +108,8 @@ class Ingest:
                 self.facts.pop("backfilling", None)
             except MillstreamError as error:
                 print(f"Error: {error.message}", file=sys.stderr, flush=True)
+            except Exception as error:  # said aloud: a thread that ended would leave the version waiting without a word
+                print(f"Error: backfill: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
             self._stop.wait(1.0)
 
 

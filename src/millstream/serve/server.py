@@ -120,6 +120,7 @@ def run(
         access_log=False,
         log_config=None,
         server_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=10,
         backlog=2048,
     )

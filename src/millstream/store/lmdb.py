@@ -8,21 +8,21 @@ ingestion then reads from the log again.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
 import os
 import shutil
 import threading
+import weakref
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
-from weakref import WeakValueDictionary
 
 import lmdb
 import msgspec
 
+from millstream.buffer.environment import exclusive, file_at, no_room, refuse_cut_short, whole
 from millstream.errors import CorruptState, DiskFull, Fenced, MillstreamError, StoreError
 from millstream.store.online import ShardMeta
 
@@ -31,72 +31,59 @@ _FORMAT = b"M1"
 _DROPPED = b"dropped"
 _LONGEST = 500
 _HEAD = 479
+_READERS = 1024
+_LOOKS = 3  # how often a read looks again for a shard that was dropped under it
 _BROKEN = (lmdb.InvalidError, lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError, lmdb.VersionMismatchError)
 _ENCODE = msgspec.msgpack.Encoder().encode
 _DECODE = msgspec.msgpack.Decoder(ShardMeta).decode
 
 
-class _Shard:
-    """One open environment. It closes when the last reader lets go of it, never under one."""
+class _File:
+    """An open environment, and how many shards of this process are read and written through it."""
 
-    __slots__ = ("__weakref__", "env", "folder", "inode", "known", "main", "states", "where")
+    __slots__ = ("env", "main", "place", "states", "users")
 
     def __init__(self, folder: Path, map_gib: float, fsync: bool) -> None:
-        self.folder = folder
-        self.where = os.path.realpath(folder)
-        there = _inode(folder)
-        self.env = lmdb.open(
-            str(folder),
-            map_size=int(map_gib * (1 << 30)),
-            max_dbs=2,
-            max_readers=1024,
-            max_spare_txns=8,
-            metasync=False,
-            sync=fsync,
-        )
-        try:
-            self.env.reader_check()
-            self._check_length()
-            self.main = self.env.open_db(None)
-            self.states = self.env.open_db(b"states")
-            self.inode = self._current(there)
-        except (lmdb.Error, OSError):
-            self.env.close()
-            raise
-        self.known: tuple[bytes | None, ShardMeta | None] = (None, None)
-
-    def _current(self, there: int | None) -> int:
-        """The file that is open; raises when it was dropped, and maybe another begun, while it was being opened."""
-        now = _inode(self.folder)
-        if now is not None and there in (None, now):
-            return now
-        with self.env.begin() as txn:
-            dropped = txn.get(_META, None, self.main) == _DROPPED
-        if now is None or dropped:
-            raise lmdb.Error("it was dropped while it was being opened")
-        return now
-
-    def _check_length(self) -> None:
-        """Refuse a file cut short: reading past its end would kill the process instead of raising."""
-        needed = (self.env.info()["last_pgno"] + 1) * self.env.stat()["psize"]
-        if os.path.getsize(self.folder / "data.mdb") >= needed:
-            return
-        from lmdb.verify import VerifyError, verify
-
-        with self.env.begin(write=True):  # keeps writers away while the file is walked
+        self.users = 0
+        with whole(folder, _READERS):
+            self.env = lmdb.open(
+                str(folder),
+                map_size=int(map_gib * (1 << 30)),
+                max_dbs=2,
+                max_readers=_READERS,
+                max_spare_txns=8,
+                metasync=False,
+                sync=fsync,
+            )
             try:
-                problems = verify(str(self.folder))
-            except VerifyError as error:
-                problems = [str(error)]
-        if problems:
-            raise lmdb.CorruptedError(f"the file is cut short ({problems[0]})")
+                self.env.reader_check()
+                refuse_cut_short(self.env, folder)
+                self.main = self.env.open_db(None)
+                self.states = self.env.open_db(b"states")
+                self.place = file_at(folder)
+            except (lmdb.Error, OSError):
+                self.env.close()
+                raise
+
+
+class _Shard:
+    """A handle on an open environment, which closes when the last reader lets go of its last handle, never under one."""
+
+    __slots__ = ("__weakref__", "env", "folder", "known", "main", "states")
+
+    def __init__(self, folder: Path, file: _File) -> None:
+        self.folder, self.env, self.main, self.states = folder, file.env, file.main, file.states
+        self.known: tuple[bytes | None, ShardMeta | None] = (None, None)
+        file.users += 1
+        weakref.finalize(self, _let_go, file).atexit = False
 
     def decode(self, raw: bytes | None) -> ShardMeta | None:
         """The meta record; the last one is kept, because most reads see the same one again."""
         known, meta = self.known
         if raw == known:
             return meta
-        assert raw is not None
+        if raw is None:  # seen by a reader that began before the first write, which another one has seen since
+            return None
         if raw[:2] != _FORMAT:
             raise CorruptState(
                 f"Online store shard '{self.folder}': format {raw[:2]!r} is not the one read here, {_FORMAT!r}.",
@@ -110,16 +97,44 @@ class _Shard:
         return meta
 
 
-_open_shards: WeakValueDictionary[str, _Shard] = WeakValueDictionary()
-_opening = threading.Lock()
-_inherited: list[_Shard] = []  # kept, because closing what a parent process opened would free the parent's reader slots
+_files: dict[object, _File] = {}
+_opening = threading.Lock()  # nothing is opened or closed but under it: LMDB's locks on a file belong to the process
+_forks = 0  # between this process and the first: counted, because asking for the process id costs each read a system call
+_ended: deque[_File] = deque()
+_inherited: dict[object, _File] = {}  # kept: closing what a parent process opened would free the parent's reader slots
+
+
+def _let_go(file: _File) -> None:
+    """A handle has ended, in whichever thread and at whatever moment, so this waits for no lock."""
+    _ended.append(file)
+    _close_unused()
+
+
+def _close_unused() -> None:
+    """Close what has no handle left; if a lock holder is at it, it will look again when it has let go."""
+    while _ended and _opening.acquire(blocking=False):
+        try:
+            _count_ended()
+        finally:
+            _opening.release()
+
+
+def _count_ended() -> None:
+    while _ended:
+        file = _ended.popleft()
+        file.users -= 1
+        if file.users == 0 and _files.get(file.place) is file:
+            del _files[file.place]
+            file.env.close()
 
 
 def _let_go_after_fork() -> None:
-    global _opening
+    global _forks, _opening
+    _forks += 1
     _opening = threading.Lock()
-    _inherited.extend(_open_shards.values())
-    _open_shards.clear()
+    _ended.clear()
+    _inherited.update(_files)
+    _files.clear()
 
 
 os.register_at_fork(after_in_child=_let_go_after_fork)
@@ -148,12 +163,12 @@ class LmdbOnlineStore:
     def __init__(self, path: str | Path, map_gib: float = 16, *, fsync: bool = True) -> None:
         self._path = Path(path)
         self._map_gib, self._fsync = map_gib, fsync
-        self._pid = os.getpid()
+        self._forks = _forks
         self._shards: dict[tuple[str, int], _Shard] = {}
 
     def read(self, gv: str, shard: int, keys: Sequence[bytes]) -> tuple[list[bytes | None], ShardMeta | None]:
         """The states of the keys and the shard's meta, from one snapshot; see `OnlineStore.read`."""
-        for _ in range(2):
+        for _ in range(_LOOKS):
             handle = self._handle(gv, shard)
             if handle is None:
                 break
@@ -166,8 +181,8 @@ class LmdbOnlineStore:
                             handle.decode(raw)
                         )
             except lmdb.Error as error:
-                raise _failure(handle.folder, error) from error
-            self._shards.pop((gv, shard), None)
+                _look_again(handle, error)
+            self._forget(gv, shard, handle)
         return [None] * len(keys), None
 
     def meta(self, gv: str, shard: int) -> ShardMeta | None:
@@ -195,12 +210,13 @@ class LmdbOnlineStore:
                         return
             except lmdb.Error as error:
                 raise _failure(handle.folder, error) from error
-            self._shards.pop((gv, shard), None)
+            self._forget(gv, shard, handle)
+            del handle
             self._finish_drop(gv, shard)
 
     def scan(self, gv: str, shard: int, after: bytes | None = None, limit: int = 10_000) -> list[tuple[bytes, bytes]]:
         """Up to `limit` pairs after the key `after`, from one snapshot; see `OnlineStore.scan`."""
-        for _ in range(2):
+        for _ in range(_LOOKS):
             handle = self._handle(gv, shard)
             if handle is None:
                 break
@@ -209,36 +225,37 @@ class LmdbOnlineStore:
                     if txn.get(_META, None, handle.main) != _DROPPED:
                         return _page(txn.cursor(), None if after is None else _stored(after), limit)
             except lmdb.Error as error:
-                raise _failure(handle.folder, error) from error
-            self._shards.pop((gv, shard), None)
+                _look_again(handle, error)
+            self._forget(gv, shard, handle)
         return []
 
     def drop(self, gv: str) -> None:
         """Remove every shard of a group version; other processes see it gone at their next read."""
         with self._exclusive():
             self._remove(gv)
+        self._sweep()
 
     def _handle(self, gv: str, shard: int) -> _Shard | None:
         """The open environment of a shard, or None when it does not exist."""
-        if self._pid != os.getpid():
+        if self._forks != _forks:
             raise _forked(self._path)
         handle = self._shards.get((gv, shard))
-        if handle is None:
-            handle = self._opened(gv, shard, self._path / gv / str(shard))
+        if handle is None and (self._path / gv / str(shard) / "data.mdb").exists():
+            with self._exclusive():
+                handle = self._found(gv, shard)
         return handle
 
-    def _opened(self, gv: str, shard: int, folder: Path) -> _Shard | None:
-        """A shard may be dropped, and even begun anew, between the look and the opening: then look again."""
-        for again in (True, True, False):
-            if not (folder / "data.mdb").exists():
-                return None
-            try:
-                self._shards[gv, shard] = found = _open(folder, self._map_gib, self._fsync)
-                return found
-            except StoreError:
-                if not again and (folder / "data.mdb").exists():
-                    raise
-        return None
+    def _found(self, gv: str, shard: int) -> _Shard | None:
+        folder = self._path / gv / str(shard)
+        if not (folder / "data.mdb").exists():
+            return None
+        handle = self._shards[gv, shard] = _open(folder, self._map_gib, self._fsync)
+        return handle
+
+    def _forget(self, gv: str, shard: int, handle: _Shard) -> None:
+        """Look for the shard anew at the next read, unless another thread has done so."""
+        if self._shards.get((gv, shard)) is handle:
+            self._shards.pop((gv, shard), None)
 
     def _create(self, gv: str, shard: int) -> _Shard:
         with self._exclusive():
@@ -249,11 +266,14 @@ class LmdbOnlineStore:
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
-        """Making and removing shards is rare, and done by one process at a time."""
+        """Making, opening and removing shards is rare, and done by one process at a time.
+
+        LMDB opens a shard's two files one after the other: removed and begun anew in between, they would not match.
+        """
         try:
             self._path.mkdir(parents=True, exist_ok=True)
-            with open(self._path / "lock", "a") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            (self._path / "lock").touch()
+            with exclusive(self._path / "lock"):
                 yield
         except OSError as error:
             raise _failure(self._path, error) from error
@@ -261,53 +281,65 @@ class LmdbOnlineStore:
     def _finish_drop(self, gv: str, shard: int) -> None:
         """Remove what a process that died while dropping has left marked."""
         with self._exclusive():
-            handle = self._handle(gv, shard)
+            handle = self._found(gv, shard)
             if handle is None:
                 return
             with handle.env.begin() as txn:
                 marked = txn.get(_META, None, handle.main) == _DROPPED
             if marked:
                 self._remove(gv)
+        self._sweep()
 
     def _remove(self, gv: str) -> None:
         """Mark each shard, so that whoever has it open lets go, then take the folder away in one rename."""
         folder = self._path / gv
         for place in sorted(folder.glob("*/data.mdb")):
             try:
-                handle = _open(place.parent, self._map_gib, self._fsync)
-                with handle.env.begin(write=True) as txn:
-                    txn.put(_META, _DROPPED, db=handle.main)
+                _mark_dropped(_open(place.parent, self._map_gib, self._fsync))
             except CorruptState:
                 continue  # nobody else can read it either
-            except lmdb.Error as error:
-                raise _failure(place.parent, error) from error
         self._shards = {key: handle for key, handle in list(self._shards.items()) if key[0] != gv}
         if folder.exists():
-            os.rename(folder, self._path / f".dropped.{os.getpid()}.{gv}")
+            os.rename(folder, next(free for n in count() if not (free := self._path / f".dropped.{n}.{gv}").exists()))
+
+    def _sweep(self) -> None:
+        """Remove what was taken away, by this process or by one that died before it could."""
         for leftover in self._path.glob(".dropped.*"):
             shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _open(folder: Path, map_gib: float, fsync: bool) -> _Shard:
-    """The one handle this process has on the file now at that place."""
-    with _opening:
-        where = os.path.realpath(folder)
-        if any(inherited.where == where for inherited in _inherited):
-            raise _forked(folder)
-        try:
-            handle = _open_shards.get(where)
-            if handle is None or handle.inode != _inode(folder):  # dropped and begun anew since
-                handle = _open_shards[where] = _Shard(folder, map_gib, fsync)
-        except (lmdb.Error, OSError) as error:
-            raise _failure(folder, error) from error
-        return handle
-
-
-def _inode(folder: Path) -> int | None:
+    """A handle on the file now at that place, which this process opens once; no other process may remove it meanwhile."""
     try:
-        return os.stat(folder / "data.mdb").st_ino
-    except FileNotFoundError:
-        return None
+        with _opening:
+            _count_ended()
+            place = file_at(folder)
+            if place in _inherited:
+                raise _forked(folder)
+            file = None if place is None else _files.get(place)
+            if file is None:
+                file = _File(folder, map_gib, fsync)
+                _files[file.place] = file
+            return _Shard(folder, file)
+    except (lmdb.Error, OSError) as error:
+        raise _failure(folder, error) from error
+    finally:
+        _close_unused()
+
+
+def _mark_dropped(handle: _Shard) -> None:
+    try:
+        with handle.env.begin(write=True) as txn:
+            txn.put(_META, _DROPPED, db=handle.main)
+    except lmdb.Error as error:
+        raise _failure(handle.folder, error) from error
+
+
+def _look_again(handle: _Shard, error: lmdb.Error) -> None:
+    """Return when a read may succeed now: the slots of readers were all taken, some by processes that have died."""
+    if isinstance(error, lmdb.ReadersFullError) and handle.env.reader_check():
+        return
+    raise _failure(handle.folder, error) from error
 
 
 def _write(
@@ -389,10 +421,15 @@ def _failure(place: Path, error: Exception) -> MillstreamError:
             f"Online store shard '{place}' has filled its map.",
             "open the store with a larger `map_gib`; nothing acknowledged is lost.",
         )
-    if getattr(error, "errno", getattr(error, "code", 0)) in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFull.writing(place)
     if isinstance(error, _BROKEN):
         return _unreadable(place, error)
+    if no_room(error, place):
+        return DiskFull.writing(place)
+    if isinstance(error, lmdb.MapResizedError):
+        return StoreError(
+            f"Online store shard '{place}' has been made larger by another process than this one may read.",
+            "open the store with the same `map_gib` everywhere.",
+        )
     return StoreError(f"Online store '{place}' cannot be used: {error}.")
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from statistics import median
 from typing import Protocol, runtime_checkable
 
 import msgspec
@@ -18,6 +19,7 @@ class ShardMeta(msgspec.Struct, frozen=True, kw_only=True):
         applied_at: when the last write happened, in µs since the epoch by the project's clock.
         backfilled: whether the history before the start markers is in.
         epoch: counts the times the shard was begun anew.
+        delays: of the newest writes, the time (µs) from the arrival of the events to the write.
         extra: facts of one kind of group, such as the run that last confirmed a batch group.
 
     >>> msgspec.structs.replace(ShardMeta(position=3), position=4).position
@@ -30,7 +32,18 @@ class ShardMeta(msgspec.Struct, frozen=True, kw_only=True):
     applied_at: int = 0
     backfilled: bool = False
     epoch: int = 0
+    delays: tuple[int, ...] = ()
     extra: dict[str, str] = {}
+
+
+def typical_delay(shards: Iterable[ShardMeta | None]) -> int:
+    """Return the median time (µs) from an event's arrival to its being served, 0 where nothing was measured.
+
+    >>> typical_delay([ShardMeta(delays=(40, 90)), ShardMeta(delays=(50,)), None])
+    50
+    """
+    delays = [delay for meta in shards if meta is not None for delay in meta.delays]
+    return int(median(delays)) if delays else 0
 
 
 @runtime_checkable

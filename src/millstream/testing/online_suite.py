@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
@@ -167,6 +168,30 @@ class OnlineStoreConformance:
             here.send(None)
             child.join()
 
+    def test_reads_during_drops_see_one_write_or_nothing(self, store: OnlineStore, factory: Factory) -> None:
+        _write_round(store, 0)
+        children, pipes = [], []
+        for _ in range(2):
+            here, there = _spawn.Pipe()
+            children.append(_spawn.Process(target=_read_for_ever, args=(factory, there)))
+            children[-1].start()
+            pipes.append(here)
+        try:
+            for pipe in pipes:
+                pipe.recv()
+            end = time.monotonic() + 2
+            while time.monotonic() < end:
+                store.drop(GV)
+                _write_round(store, 0)
+                for position in range(1, 4):
+                    _write_round(store, position)
+        finally:
+            for pipe in pipes:
+                pipe.send(None)
+        assert [pipe.recv() for pipe in pipes] == [[], []]
+        for child in children:
+            child.join()
+
     def test_two_processes_that_race_apply_each_position_once(self, store: OnlineStore, factory: Factory) -> None:
         rounds = 100
         store.write(GV, 0, [(b"sum", b"0")], ShardMeta(position=0), None)
@@ -226,6 +251,38 @@ def _ask(pipe: Connection, key: bytes) -> tuple[bytes | None, int | None]:
     pipe.send(key)
     answer: tuple[bytes | None, int | None] = pipe.recv()
     return answer
+
+
+def _read_for_ever(factory: Factory, pipe: Connection) -> None:
+    """Reads in threads, through one store and through ever new ones; sends at the end what was not as it should be."""
+    stop = threading.Event()
+    wrong: list[str] = []
+    kept = factory()
+
+    def read(opened: Factory) -> None:
+        while not stop.is_set():
+            try:
+                store = opened()
+                states, meta = store.read(GV, 0, _KEYS)
+                values = {None if meta is None else b"%d" % meta.position}
+                if set(states) != values or set(_values(store)) - {b"%d" % position for position in range(4)}:
+                    wrong.append(f"{set(states)} with {meta}")
+            except Exception as error:
+                wrong.append(repr(error))
+
+    threads = [threading.Thread(target=read, args=(opened,)) for opened in (lambda: kept, lambda: kept, factory)]
+    for thread in threads:
+        thread.start()
+    pipe.send(None)
+    pipe.recv()
+    stop.set()
+    for thread in threads:
+        thread.join()
+    pipe.send(wrong[:5])
+
+
+def _values(store: OnlineStore) -> list[bytes]:
+    return [value for _, value in store.scan(GV, 0)]
 
 
 def _count_up(factory: Factory, rounds: int) -> None:

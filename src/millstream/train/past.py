@@ -68,22 +68,25 @@ class Pins:
         versions: by group name, the group version.
         positions: by stream, by partition, the position below which events were read.
         snapshots: by offline table, the snapshot that was read.
+        delays: by group version, the time (µs) from an event's arrival to its being served that was assumed.
     """
 
     versions: dict[str, str] = field(default_factory=dict)
     positions: dict[str, dict[int, int]] = field(default_factory=dict)
     snapshots: dict[str, int] = field(default_factory=dict)
+    delays: dict[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the pins as JSON-able data."""
         places = {name: {str(p): end for p, end in ends.items()} for name, ends in self.positions.items()}
-        return {"versions": dict(self.versions), "positions": places, "snapshots": dict(self.snapshots)}
+        snapshots, delays = dict(self.snapshots), dict(self.delays)
+        return {"versions": dict(self.versions), "positions": places, "snapshots": snapshots, "delays": delays}
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Pins:
         """Return the pins that `to_dict` described."""
         places = {name: {int(p): end for p, end in ends.items()} for name, ends in value["positions"].items()}
-        return cls(dict(value["versions"]), places, dict(value["snapshots"]))
+        return cls(dict(value["versions"]), places, dict(value["snapshots"]), dict(value["delays"]))
 
 
 class Stored:
@@ -171,7 +174,9 @@ class Stored:
 
     def available(self, group: Group, events: Prepared) -> Instants:
         """Return when serving had the events: the group's delay after they arrived, or after the run that took them."""
-        delay = self._delays.get(self.read.versions[group.name], 0)
+        version = self.read.versions[group.name]
+        delay = self._pinned.delays.get(version, 0) if self._pinned.versions else self._delays.get(version, 0)
+        self.read.delays[version] = delay
         if isinstance(group, BatchFeatureGroup):
             return self._schedule(group.name).ran(group, events.arrivals) + delay
         return events.arrivals + delay

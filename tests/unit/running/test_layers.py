@@ -18,7 +18,8 @@ import millstream as ms
 from millstream.clock import FileClock, to_micros
 from millstream.errors import DiskFull, Fenced, ProjectError, StoreError
 from millstream.monitor.usage import snapshot
-from millstream.running.layers import _step, run_layer
+from millstream.project.wiring import Parts
+from millstream.running.layers import _loop, _Renewed, _step, run_layer
 from millstream.running.work import Batch, Every, Ingest
 from millstream.settings import Settings
 
@@ -125,6 +126,82 @@ def test_a_fenced_step_is_tried_again_at_once() -> None:
 def test_what_nobody_expected_ends_the_process() -> None:
     with pytest.raises(ZeroDivisionError):
         _step(Failing(ZeroDivisionError()), 0.02)
+
+
+class Counting:
+    """Work that counts its steps."""
+
+    def __init__(self) -> None:
+        self.facts: dict[str, Any] = {"steps": 0}
+        self.closed = False
+
+    def step(self) -> int:
+        self.facts["steps"] += 1
+        return 1
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize("from_the_start", [True, False])
+def test_a_registry_that_fails_for_a_while_is_reported_and_asked_again(
+    project: ms.Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], from_the_start: bool
+) -> None:
+    monkeypatch.setattr("millstream.running.layers.LOOK", 0.02)
+    reachable = threading.Event()
+    revision = [1]
+    if not from_the_start:
+        reachable.set()
+
+    def asked(_: Parts) -> int:
+        if not reachable.is_set():
+            raise StoreError("Registry 'r' cannot be used: database is locked.")
+        return revision[0]
+
+    monkeypatch.setattr(Parts, "revision", asked)
+    made: list[Counting] = []
+    stop = threading.Event()
+    loop = threading.Thread(
+        target=_loop, args=(project.settings, "compute", lambda _: made.append(Counting()) or made[-1], stop)
+    )
+    loop.start()
+    try:
+        if not from_the_start:
+            until(lambda: made and made[0].facts["steps"])
+            reachable.clear()
+            until(lambda: "locked" in made[0].facts.get("error", ""))
+            done = made[0].facts["steps"]
+            until(lambda: made[0].facts["steps"] > done + 2)  # what is made goes on
+        else:
+            until(lambda: "locked" in str(snapshot(project.settings.data)["layers"].get("compute")))
+        revision[0] = 2
+        reachable.set()
+        until(lambda: len(made) == (1 if from_the_start else 2) and made[-1].facts["steps"])
+        until(lambda: "error" not in made[-1].facts)
+    finally:
+        stop.set()
+        loop.join(20)
+    assert not loop.is_alive()
+    assert all(work.closed for work in made)
+    assert capsys.readouterr().err.count("Error: Registry 'r' cannot be used: database is locked.") == 1
+
+
+def test_definitions_that_cannot_be_read_are_asked_for_again_and_nothing_is_closed_twice(project: ms.Project) -> None:
+    work = Counting()
+    tries = iter([StoreError("Registry 'r' cannot be used."), None])
+
+    def made(_: Parts) -> Counting:
+        if error := next(tries):
+            raise error
+        return work
+
+    renewed = _Renewed(project.parts, made)
+    assert _step(renewed, 0.02) == (0, 1.0)
+    assert _step(renewed, 0.02) == (1, 0.02)
+    assert renewed.facts == {"steps": 1}
+    renewed.close()
+    renewed.close()
+    assert work.closed
 
 
 def test_every_waits_between_two_times() -> None:

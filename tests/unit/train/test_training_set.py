@@ -181,8 +181,9 @@ def test_the_pipelines_delay_is_part_of_the_past(events, offline):
 
 
 def test_pins_make_it_again_whatever_has_arrived_since(events, offline):
-    first = training_set(a_model(), Stored(events, offline, VERSIONS), now=60 * DAY)
+    first = training_set(a_model(), Stored(events, offline, VERSIONS, delays={"spend@1": DAY}), now=60 * DAY)
     assert first.pins.versions == {"spend": "spend@1", "kyc": "kyc@1"}
+    assert first.pins.delays == {"spend@1": DAY}
     assert first.pins.positions == {"payments": {0: 5}, "disputes": {0: 4}}
     pins = Pins.from_dict(first.facts()["pins"])
     events.add(payments, [{"payment_id": "late", "user_id": 1, "amount": 9.0, "at": 2 * DAY}])
