@@ -11,9 +11,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import threading
-import weakref
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count, islice
@@ -22,122 +19,17 @@ from pathlib import Path
 import lmdb
 import msgspec
 
-from millstream.buffer.environment import exclusive, file_at, no_room, refuse_cut_short, whole
-from millstream.errors import CorruptState, DiskFull, Fenced, MillstreamError, StoreError
+from millstream.buffer.environment import exclusive
+from millstream.errors import CorruptState, Fenced
+from millstream.store.lmdb_shard import FORMAT, Shard, failure, forked, forks, open_shard
 from millstream.store.online import ShardMeta
 
 _META = b"meta"
-_FORMAT = b"M1"
 _DROPPED = b"dropped"
 _LONGEST = 500
 _HEAD = 479
-_READERS = 1024
 _LOOKS = 3  # how often a read looks again for a shard that was dropped under it
-_BROKEN = (lmdb.InvalidError, lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError, lmdb.VersionMismatchError)
 _ENCODE = msgspec.msgpack.Encoder().encode
-_DECODE = msgspec.msgpack.Decoder(ShardMeta).decode
-
-
-class _File:
-    """An open environment, and how many shards of this process are read and written through it."""
-
-    __slots__ = ("env", "main", "place", "states", "users")
-
-    def __init__(self, folder: Path, map_gib: float, fsync: bool) -> None:
-        self.users = 0
-        with whole(folder, _READERS):
-            self.env = lmdb.open(
-                str(folder),
-                map_size=int(map_gib * (1 << 30)),
-                max_dbs=2,
-                max_readers=_READERS,
-                max_spare_txns=8,
-                metasync=False,
-                sync=fsync,
-            )
-            try:
-                self.env.reader_check()
-                refuse_cut_short(self.env, folder)
-                self.main = self.env.open_db(None)
-                self.states = self.env.open_db(b"states")
-                self.place = file_at(folder)
-            except (lmdb.Error, OSError):
-                self.env.close()
-                raise
-
-
-class _Shard:
-    """A handle on an open environment, which closes when the last reader lets go of its last handle, never under one."""
-
-    __slots__ = ("__weakref__", "env", "folder", "known", "main", "states")
-
-    def __init__(self, folder: Path, file: _File) -> None:
-        self.folder, self.env, self.main, self.states = folder, file.env, file.main, file.states
-        self.known: tuple[bytes | None, ShardMeta | None] = (None, None)
-        file.users += 1
-        weakref.finalize(self, _let_go, file).atexit = False
-
-    def decode(self, raw: bytes | None) -> ShardMeta | None:
-        """The meta record; the last one is kept, because most reads see the same one again."""
-        known, meta = self.known
-        if raw == known:
-            return meta
-        if raw is None:  # seen by a reader that began before the first write, which another one has seen since
-            return None
-        if raw[:2] != _FORMAT:
-            raise CorruptState(
-                f"Online store shard '{self.folder}': format {raw[:2]!r} is not the one read here, {_FORMAT!r}.",
-                "read it with the Millstream version that wrote it.",
-            )
-        try:
-            meta = _DECODE(raw[2:])
-        except msgspec.DecodeError as error:
-            raise _unreadable(self.folder, error) from error
-        self.known = (raw, meta)
-        return meta
-
-
-_files: dict[object, _File] = {}
-_opening = threading.Lock()  # nothing is opened or closed but under it: LMDB's locks on a file belong to the process
-_forks = 0  # between this process and the first: counted, because asking for the process id costs each read a system call
-_ended: deque[_File] = deque()
-_inherited: dict[object, _File] = {}  # kept: closing what a parent process opened would free the parent's reader slots
-
-
-def _let_go(file: _File) -> None:
-    """A handle has ended, in whichever thread and at whatever moment, so this waits for no lock."""
-    _ended.append(file)
-    _close_unused()
-
-
-def _close_unused() -> None:
-    """Close what has no handle left; if a lock holder is at it, it will look again when it has let go."""
-    while _ended and _opening.acquire(blocking=False):
-        try:
-            _count_ended()
-        finally:
-            _opening.release()
-
-
-def _count_ended() -> None:
-    while _ended:
-        file = _ended.popleft()
-        file.users -= 1
-        if file.users == 0 and _files.get(file.place) is file:
-            del _files[file.place]
-            file.env.close()
-
-
-def _let_go_after_fork() -> None:
-    global _forks, _opening
-    _forks += 1
-    _opening = threading.Lock()
-    _ended.clear()
-    _inherited.update(_files)
-    _files.clear()
-
-
-os.register_at_fork(after_in_child=_let_go_after_fork)
 
 
 class LmdbOnlineStore:
@@ -163,8 +55,8 @@ class LmdbOnlineStore:
     def __init__(self, path: str | Path, map_gib: float = 16, *, fsync: bool = True) -> None:
         self._path = Path(path)
         self._map_gib, self._fsync = map_gib, fsync
-        self._forks = _forks
-        self._shards: dict[tuple[str, int], _Shard] = {}
+        self._forks = forks()
+        self._shards: dict[tuple[str, int], Shard] = {}
 
     def read(self, gv: str, shard: int, keys: Sequence[bytes]) -> tuple[list[bytes | None], ShardMeta | None]:
         """The states of the keys and the shard's meta, from one snapshot; see `OnlineStore.read`."""
@@ -199,7 +91,7 @@ class LmdbOnlineStore:
     ) -> None:
         """Write states and meta together, or nothing; see `OnlineStore.write`. Sorted keys are written fastest."""
         puts, deletes = _separate(items)
-        raw = _FORMAT + _ENCODE(meta)
+        raw = FORMAT + _ENCODE(meta)
         while True:
             handle = self._handle(gv, shard) or self._create(gv, shard)
             try:
@@ -209,7 +101,7 @@ class LmdbOnlineStore:
                         _write(txn, handle, (puts, deletes, raw), expected, f"shard {shard} of '{gv}'")
                         return
             except lmdb.Error as error:
-                raise _failure(handle.folder, error) from error
+                raise failure(handle.folder, error) from error
             self._forget(gv, shard, handle)
             del handle
             self._finish_drop(gv, shard)
@@ -235,33 +127,33 @@ class LmdbOnlineStore:
             self._remove(gv)
         self._sweep()
 
-    def _handle(self, gv: str, shard: int) -> _Shard | None:
+    def _handle(self, gv: str, shard: int) -> Shard | None:
         """The open environment of a shard, or None when it does not exist."""
-        if self._forks != _forks:
-            raise _forked(self._path)
+        if self._forks != forks():
+            raise forked(self._path)
         handle = self._shards.get((gv, shard))
         if handle is None and (self._path / gv / str(shard) / "data.mdb").exists():
             with self._exclusive():
                 handle = self._found(gv, shard)
         return handle
 
-    def _found(self, gv: str, shard: int) -> _Shard | None:
+    def _found(self, gv: str, shard: int) -> Shard | None:
         folder = self._path / gv / str(shard)
         if not (folder / "data.mdb").exists():
             return None
-        handle = self._shards[gv, shard] = _open(folder, self._map_gib, self._fsync)
+        handle = self._shards[gv, shard] = open_shard(folder, self._map_gib, self._fsync)
         return handle
 
-    def _forget(self, gv: str, shard: int, handle: _Shard) -> None:
+    def _forget(self, gv: str, shard: int, handle: Shard) -> None:
         """Look for the shard anew at the next read, unless another thread has done so."""
         if self._shards.get((gv, shard)) is handle:
             self._shards.pop((gv, shard), None)
 
-    def _create(self, gv: str, shard: int) -> _Shard:
+    def _create(self, gv: str, shard: int) -> Shard:
         with self._exclusive():
             folder = self._path / gv / str(shard)
             folder.mkdir(parents=True, exist_ok=True)
-            handle = self._shards[gv, shard] = _open(folder, self._map_gib, self._fsync)
+            handle = self._shards[gv, shard] = open_shard(folder, self._map_gib, self._fsync)
             return handle
 
     @contextmanager
@@ -276,7 +168,7 @@ class LmdbOnlineStore:
             with exclusive(self._path / "lock"):
                 yield
         except OSError as error:
-            raise _failure(self._path, error) from error
+            raise failure(self._path, error) from error
 
     def _finish_drop(self, gv: str, shard: int) -> None:
         """Remove what a process that died while dropping has left marked."""
@@ -295,7 +187,7 @@ class LmdbOnlineStore:
         folder = self._path / gv
         for place in sorted(folder.glob("*/data.mdb")):
             try:
-                _mark_dropped(_open(place.parent, self._map_gib, self._fsync))
+                _mark_dropped(open_shard(place.parent, self._map_gib, self._fsync))
             except CorruptState:
                 continue  # nobody else can read it either
         self._shards = {key: handle for key, handle in list(self._shards.items()) if key[0] != gv}
@@ -308,43 +200,24 @@ class LmdbOnlineStore:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _open(folder: Path, map_gib: float, fsync: bool) -> _Shard:
-    """A handle on the file now at that place, which this process opens once; no other process may remove it meanwhile."""
-    try:
-        with _opening:
-            _count_ended()
-            place = file_at(folder)
-            if place in _inherited:
-                raise _forked(folder)
-            file = None if place is None else _files.get(place)
-            if file is None:
-                file = _File(folder, map_gib, fsync)
-                _files[file.place] = file
-            return _Shard(folder, file)
-    except (lmdb.Error, OSError) as error:
-        raise _failure(folder, error) from error
-    finally:
-        _close_unused()
-
-
-def _mark_dropped(handle: _Shard) -> None:
+def _mark_dropped(handle: Shard) -> None:
     try:
         with handle.env.begin(write=True) as txn:
             txn.put(_META, _DROPPED, db=handle.main)
     except lmdb.Error as error:
-        raise _failure(handle.folder, error) from error
+        raise failure(handle.folder, error) from error
 
 
-def _look_again(handle: _Shard, error: lmdb.Error) -> None:
+def _look_again(handle: Shard, error: lmdb.Error) -> None:
     """Return when a read may succeed now: the slots of readers were all taken, some by processes that have died."""
     if isinstance(error, lmdb.ReadersFullError) and handle.env.reader_check():
         return
-    raise _failure(handle.folder, error) from error
+    raise failure(handle.folder, error) from error
 
 
 def _write(
     txn: lmdb.Transaction[bytes],
-    handle: _Shard,
+    handle: Shard,
     work: tuple[list[tuple[bytes, bytes]], list[bytes], bytes],
     expected: int | None,
     what: str,
@@ -361,7 +234,7 @@ def _write(
     txn.put(_META, raw, db=handle.main)
 
 
-def _position(handle: _Shard, raw: bytes) -> int | None:
+def _position(handle: Shard, raw: bytes) -> int | None:
     meta = handle.decode(raw)
     return None if meta is None else meta.position
 
@@ -405,36 +278,3 @@ def _page(cursor: lmdb.Cursor[bytes], after: bytes | None, limit: int) -> list[t
 def _whole(_: bytes, stored: bytes) -> tuple[bytes, bytes]:
     end = 4 + int.from_bytes(stored[:4], "big")
     return stored[4:end], stored[end:]
-
-
-def _forked(place: Path) -> StoreError:
-    return StoreError(
-        f"Online store '{place}' was opened before this process was forked; LMDB does not reach across a fork.",
-        "open the store in the child process, and start children by 'spawn'.",
-    )
-
-
-def _failure(place: Path, error: Exception) -> MillstreamError:
-    """The sentence for what LMDB or the file system said."""
-    if isinstance(error, lmdb.MapFullError):
-        return DiskFull(
-            f"Online store shard '{place}' has filled its map.",
-            "open the store with a larger `map_gib`; nothing acknowledged is lost.",
-        )
-    if isinstance(error, _BROKEN):
-        return _unreadable(place, error)
-    if no_room(error, place):
-        return DiskFull.writing(place)
-    if isinstance(error, lmdb.MapResizedError):
-        return StoreError(
-            f"Online store shard '{place}' has been made larger by another process than this one may read.",
-            "open the store with the same `map_gib` everywhere.",
-        )
-    return StoreError(f"Online store '{place}' cannot be used: {error}.")
-
-
-def _unreadable(place: Path, error: Exception) -> CorruptState:
-    return CorruptState(
-        f"Online store shard '{place}' does not read as what was written: {error}.",
-        f"run `millstream backfill {place.parent.name.partition('@')[0]}` to build it again from history.",
-    )

@@ -1,0 +1,185 @@
+"""The open environments of the embedded online store: each file once in a process, closed when nobody reads it any more."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import deque
+from pathlib import Path
+
+import lmdb
+import msgspec
+
+from millstream.buffer.environment import file_at, no_room, refuse_cut_short, whole
+from millstream.errors import CorruptState, DiskFull, MillstreamError, StoreError
+from millstream.store.online import ShardMeta
+
+FORMAT = b"M1"
+_READERS = 1024
+_BROKEN = (lmdb.InvalidError, lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError, lmdb.VersionMismatchError)
+_DECODE = msgspec.msgpack.Decoder(ShardMeta).decode
+
+
+class _File:
+    """An open environment, and how many shards of this process are read and written through it."""
+
+    __slots__ = ("env", "main", "place", "states", "users")
+
+    def __init__(self, folder: Path, map_gib: float, fsync: bool) -> None:
+        self.users = 0
+        with whole(folder, _READERS):
+            self.env = lmdb.open(
+                str(folder),
+                map_size=int(map_gib * (1 << 30)),
+                max_dbs=2,
+                max_readers=_READERS,
+                max_spare_txns=8,
+                metasync=False,
+                sync=fsync,
+            )
+            try:
+                self.env.reader_check()
+                refuse_cut_short(self.env, folder)
+                self.main = self.env.open_db(None)
+                self.states = self.env.open_db(b"states")
+                self.place = file_at(folder)
+            except (lmdb.Error, OSError):
+                self.env.close()
+                raise
+
+
+class Shard:
+    """A handle on an open environment, which closes when the last reader lets go of its last handle, never under one."""
+
+    __slots__ = ("__weakref__", "env", "folder", "known", "main", "states")
+
+    def __init__(self, folder: Path, file: _File) -> None:
+        self.folder, self.env, self.main, self.states = folder, file.env, file.main, file.states
+        self.known: tuple[bytes | None, ShardMeta | None] = (None, None)
+        file.users += 1
+        weakref.finalize(self, _let_go, file).atexit = False
+
+    def decode(self, raw: bytes | None) -> ShardMeta | None:
+        """The meta record; the last one is kept, because most reads see the same one again."""
+        known, meta = self.known
+        if raw == known:
+            return meta
+        if raw is None:  # seen by a reader that began before the first write, which another one has seen since
+            return None
+        if raw[:2] != FORMAT:
+            raise CorruptState(
+                f"Online store shard '{self.folder}': format {raw[:2]!r} is not the one read here, {FORMAT!r}.",
+                "read it with the Millstream version that wrote it.",
+            )
+        try:
+            meta = _DECODE(raw[2:])
+        except msgspec.DecodeError as error:
+            raise unreadable(self.folder, error) from error
+        self.known = (raw, meta)
+        return meta
+
+
+_files: dict[object, _File] = {}
+_opening = threading.Lock()  # nothing is opened or closed but under it: LMDB's locks on a file belong to the process
+_forks = 0  # counted, because asking for the process id costs each read a system call
+_ended: deque[_File] = deque()
+_inherited: dict[object, _File] = {}  # kept: closing what a parent process opened would free the parent's reader slots
+
+
+def _let_go(file: _File) -> None:
+    """A handle has ended, in whichever thread and at whatever moment, so this waits for no lock."""
+    _ended.append(file)
+    _close_unused()
+
+
+def _close_unused() -> None:
+    """Close what has no handle left; if a lock holder is at it, it will look again when it has let go."""
+    while _ended and _opening.acquire(blocking=False):
+        try:
+            _count_ended()
+        finally:
+            _opening.release()
+
+
+def _count_ended() -> None:
+    while _ended:
+        file = _ended.popleft()
+        file.users -= 1
+        if file.users == 0 and _files.get(file.place) is file:
+            del _files[file.place]
+            file.env.close()
+
+
+def _let_go_after_fork() -> None:
+    global _forks, _opening
+    _forks += 1
+    _opening = threading.Lock()
+    _ended.clear()
+    _inherited.update(_files)
+    _files.clear()
+
+
+os.register_at_fork(after_in_child=_let_go_after_fork)
+
+
+def forks() -> int:
+    """Return how many forks lie between this process and the first that loaded this module."""
+    return _forks
+
+
+def open_shard(folder: Path, map_gib: float, fsync: bool) -> Shard:
+    """Return a handle on the file now at that place, which this process opens once.
+
+    No other process may remove the file meanwhile. Raises `CorruptState`, `DiskFull` and `StoreError`.
+    """
+    try:
+        with _opening:
+            _count_ended()
+            place = file_at(folder)
+            if place in _inherited:
+                raise forked(folder)
+            file = None if place is None else _files.get(place)
+            if file is None:
+                file = _File(folder, map_gib, fsync)
+                _files[file.place] = file
+            return Shard(folder, file)
+    except (lmdb.Error, OSError) as error:
+        raise failure(folder, error) from error
+    finally:
+        _close_unused()
+
+
+def forked(place: Path) -> StoreError:
+    """The sentence for a store that was opened before a fork."""
+    return StoreError(
+        f"Online store '{place}' was opened before this process was forked; LMDB does not reach across a fork.",
+        "open the store in the child process, and start children by 'spawn'.",
+    )
+
+
+def failure(place: Path, error: Exception) -> MillstreamError:
+    """The sentence for what LMDB or the file system said."""
+    if isinstance(error, lmdb.MapFullError):
+        return DiskFull(
+            f"Online store shard '{place}' has filled its map.",
+            "open the store with a larger `map_gib`; nothing acknowledged is lost.",
+        )
+    if isinstance(error, _BROKEN):
+        return unreadable(place, error)
+    if no_room(error, place):
+        return DiskFull.writing(place)
+    if isinstance(error, lmdb.MapResizedError):
+        return StoreError(
+            f"Online store shard '{place}' has been made larger by another process than this one may read.",
+            "open the store with the same `map_gib` everywhere.",
+        )
+    return StoreError(f"Online store '{place}' cannot be used: {error}.")
+
+
+def unreadable(place: Path, error: Exception) -> CorruptState:
+    """The sentence for a shard that is damaged."""
+    return CorruptState(
+        f"Online store shard '{place}' does not read as what was written: {error}.",
+        f"run `millstream backfill {place.parent.name.partition('@')[0]}` to build it again from history.",
+    )
