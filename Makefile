@@ -6,7 +6,7 @@ TESTS := $(wildcard tests/test_architecture.py tests/unit tests/conformance test
 TOO_OLD := Millstream needs Python 3.11 or newer: none of python3, python3.11, python3.12, python3.13, python3.14 is.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo test check bench clean
+.PHONY: help setup setup-test servers demo test check bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,7 +26,16 @@ check: setup-test ## Lint and type-check
 bench: setup-test ## Measure the claims, each beside a peer
 	$(BIN)/python -m benchmarks
 
-setup-test: $(VENV)/.ready-test
+setup-test: $(VENV)/.ready-test servers
+
+# What the tests need beside Python packages. Where it cannot be had, they are left out and say so, or fail under CI=true.
+servers:
+	@if ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 && ! command -v initdb >/dev/null \
+		&& [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing PostgreSQL for the tests"; \
+		{ apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y postgresql; } >/dev/null 2>&1 \
+			|| echo "PostgreSQL could not be installed" >&2; \
+	fi
 
 clean: ## Remove the virtual environment and what tools cached
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-COMMAND = re.compile(r"(?<![\w./-])(?<!import )millstream ((?:[a-z]+)(?: [^\n`|]*)?)")
+COMMAND = re.compile(r"(?<![\w./-])(?<!import )millstream ((?:[a-z][a-z-]*)(?: [^\n`|]*)?)")
 SECONDS = 120
 #: Modules whose docstrings are the reference.
 REFERENCE = [

@@ -43,7 +43,7 @@ class Settings:
         host: the address the service listens on; loopback unless set.
         port: the port the service listens on.
         capture_sample: share of the scored requests that are captured, from 0 to 1.
-        registry_url: the registry's database; a SQLite file in `data` unless set.
+        registry_url: the registry's database, as an SQLAlchemy URL; a SQLite file in `data` unless set.
         generator: made events, for trying a project out.
 
     Example:
@@ -70,7 +70,7 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8787
     capture_sample: float = 1.0
-    registry_url: str = ""
+    registry_url: str = field(default="", repr=False)  # it may hold a password
     generator: Generator = field(default_factory=Generator)
 
     def __post_init__(self) -> None:

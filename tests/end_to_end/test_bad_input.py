@@ -153,11 +153,11 @@ def test_events_that_fit_nothing_become_dead_letters_and_the_rest_goes_on(folder
         layer.stop()
     project.drain()
     assert project.features("risk", [{"user_id": 1, "shop": "s"}])["spending__count"].to_pylist() == [10.0]
-    letters = _dead(project)
-    assert len(letters) == len(lines), [letter.reason for letter in letters]
-    assert all(letter.reason and letter.position >= 0 and letter.payload for letter in letters)
-    assert any("Too far in the future" in letter.reason for letter in letters)
-    assert len({(letter.partition, letter.position) for letter in letters}) == len(letters)
+    letters = project.dead_letters("orders").to_pylist()
+    assert len(letters) == len(lines), [letter["reason"] for letter in letters]
+    assert all(letter["reason"] and letter["position"] >= 0 and letter["payload"] for letter in letters)
+    assert any("Too far in the future" in letter["reason"] for letter in letters)
+    assert len({(letter["partition"], letter["position"]) for letter in letters}) == len(letters)
 
 
 def test_a_table_with_nan_in_a_key_is_a_dead_letter(folder: Path) -> None:
@@ -166,8 +166,8 @@ def test_a_table_with_nan_in_a_key_is_a_dead_letter(folder: Path) -> None:
     project.send("orders", table.set_column(1, "user_id", pa.array([1.0, math.nan], from_pandas=False)))
     project.drain()
     assert project.features("risk", [{"user_id": 1, "shop": "s"}])["spending__count"].to_pylist() == [1.0]
-    assert len(_dead(project)) == 1
-    assert "user_id" in _dead(project)[0].reason
+    (reason,) = project.dead_letters("orders")["reason"].to_pylist()
+    assert "user_id" in reason
 
 
 @pytest.mark.parametrize(
@@ -416,16 +416,6 @@ def _lines(port: int, body: str) -> tuple[int, Any]:
     connection.request("POST", "/v1/streams/orders/events", body.encode(), {"content-type": "application/x-ndjson"})
     answer = connection.getresponse()
     return answer.status, json.loads(answer.read())
-
-
-def _dead(project: ms.Project) -> list[Any]:
-    from millstream.buffer.events import dead_letters
-
-    log = project.parts.log
-    spans = list(enumerate(log.ends("dead.orders")))
-    return [
-        one for p, (first, end) in spans if first < end for one in dead_letters(log.read("dead.orders", p, first, end))
-    ]
 
 
 def _fill(path: Path) -> None:

@@ -269,24 +269,16 @@ def expected_of(ledger: Ledger, key: str, at: int, *, positive: bool) -> dict[An
 
 def check_history(project: ms.Project, ledger: Ledger) -> None:
     """History holds every order once, as it was sent; what was wrong is a dead letter with its reason."""
-    from millstream.buffer.events import dead_letters
-
     found = project.parts.history().read("orders").sort_by("id")
     sent = sorted(ledger.events.values(), key=lambda row: row["id"])
     assert found["id"].to_pylist() == [row["id"] for row in sent]
     assert found["amount"].to_pylist() == [row["amount"] for row in sent]
     assert np.asarray(found["at"]).astype("datetime64[us]").astype(np.int64).tolist() == [row["at"] for row in sent]
-    log = project.parts.log
-    letters = [
-        letter
-        for partition, (first, end) in enumerate(log.ends("dead.orders"))
-        if first < end
-        for letter in dead_letters(log.read("dead.orders", partition, first, end - first))
-    ]
-    assert {one for one in ledger.wrong if any(f'"{one}"' in letter.payload for letter in letters)} == ledger.wrong
-    places = [(letter.partition, letter.position) for letter in letters]
+    letters = project.dead_letters("orders").to_pylist()
+    assert {one for one in ledger.wrong if any(f'"{one}"' in letter["payload"] for letter in letters)} == ledger.wrong
+    places = [(letter["partition"], letter["position"]) for letter in letters]
     assert len(places) == len(set(places))
-    assert all("amount" in letter.reason for letter in letters)
+    assert all("amount" in letter["reason"] for letter in letters)
 
 
 def check_captures(project: ms.Project, ledger: Ledger) -> None:

@@ -33,7 +33,7 @@ def test_what_the_file_says_holds(tmp_path: Path):
         partitions = 8
         sync_every = "15m"
         log_gib = 0.5
-        registry_url = "postgresql://db/registry"
+        registry_url = "postgresql://miller:hunter2@db/registry"
         [generator]
         enabled = true
         rate = 200
@@ -44,7 +44,8 @@ def test_what_the_file_says_holds(tmp_path: Path):
     assert settings.partitions == 8
     assert settings.sync_every == 900_000_000
     assert settings.log_gib == 0.5
-    assert settings.registry_url == "postgresql://db/registry"
+    assert settings.registry_url == "postgresql://miller:hunter2@db/registry"
+    assert "hunter2" not in repr(settings)
     assert settings.generator == Generator(enabled=True, rate=200)
 
 

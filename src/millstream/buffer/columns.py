@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream.definitions.source import EventStream
+from millstream.instants import beyond
 
 INSTANT = pa.timestamp("us", tz="UTC")
 ARROW_TYPES: dict[str, pa.DataType] = {
@@ -94,11 +95,24 @@ def _float64(array: pa.Array) -> tuple[pa.Array, Mask | None]:
 
 
 def _string(array: pa.Array) -> tuple[pa.Array, Mask | None]:
-    if array.type == pa.string():
-        return array, None
-    if pa.types.is_large_string(array.type) or pa.types.is_string_view(array.type):
-        return pc.cast(array, pa.string()), None
-    return _wrong(array, "string")
+    if not (pa.types.is_string(array.type) or pa.types.is_large_string(array.type) or pa.types.is_string_view(array.type)):
+        return _wrong(array, "string")
+    try:
+        array.validate(full=True)
+    except pa.ArrowInvalid:
+        wrong = np.array([not _is_text(value) for value in array], np.bool_)
+        texts = [None if bad else value.as_py() for bad, value in zip(wrong.tolist(), array, strict=True)]
+        return pa.array(texts, pa.string()), wrong
+    return (array if array.type == pa.string() else pc.cast(array, pa.string())), None
+
+
+def _is_text(value: pa.Scalar) -> bool:
+    """Whether a value is null or UTF-8: Arrow takes any bytes for text until somebody reads them."""
+    try:
+        value.as_py()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _bool(array: pa.Array) -> tuple[pa.Array, Mask | None]:
@@ -106,14 +120,15 @@ def _bool(array: pa.Array) -> tuple[pa.Array, Mask | None]:
 
 
 def _timestamp(array: pa.Array) -> tuple[pa.Array, Mask | None]:
-    if array.type == INSTANT:
-        return array, None
     if pa.types.is_timestamp(array.type) or pa.types.is_date(array.type):
+        wrong = _beyond(array)
+        if array.type == INSTANT:
+            return array, wrong
         zone = array.type.tz if pa.types.is_timestamp(array.type) else None
-        return _as_instants(pc.cast(array, pa.timestamp("us", tz=zone), safe=False)), None
+        return _as_instants(pc.cast(array, pa.timestamp("us", tz=zone), safe=False)), wrong
     if pa.types.is_integer(array.type):
         micros, wrong = _int64(array)
-        return _as_instants(micros), wrong
+        return _as_instants(micros), _either(wrong, _beyond(_as_instants(micros)))
     text, wrong = _string(array)
     return _from_text(text) if wrong is None else (pa.nulls(len(array), INSTANT), wrong)
 
@@ -143,13 +158,23 @@ def _instants(values: Sequence[Any]) -> tuple[pa.Array, Mask | None]:
     numbers = np.fromiter((isinstance(value, int) for value in values), np.bool_, len(values))
     micros = _as_instants(pa.array([value if isinstance(value, int) else None for value in values], pa.int64()))
     texts, wrong = _from_text(pa.array([None if isinstance(value, int) else value for value in values], pa.string()))
-    return pc.if_else(pa.array(numbers), micros, texts), wrong
+    return pc.if_else(pa.array(numbers), micros, texts), _either(wrong, _beyond(micros))
+
+
+def _beyond(array: pa.Array) -> Mask | None:
+    wrong = beyond(array)
+    return None if wrong is None else _flags(wrong)
+
+
+def _either(left: Mask | None, right: Mask | None) -> Mask | None:
+    return right if left is None else left if right is None else left | right
 
 
 def _from_text(texts: pa.Array) -> tuple[pa.Array, Mask | None]:
     """Instants in ISO-8601: with a zone, or without one, in UTC."""
     try:
-        return pc.cast(texts, INSTANT), None
+        instants = pc.cast(texts, INSTANT)
+        return instants, _beyond(instants)
     except pa.ArrowInvalid:
         pass
     likely = pc.match_substring_regex(texts, _WRITTEN)
@@ -159,7 +184,7 @@ def _from_text(texts: pa.Array) -> tuple[pa.Array, Mask | None]:
     without = _parsed(pc.if_else(pc.invert(zoned), cut, None), pa.timestamp("us"))
     instants = pc.coalesce(with_zone, _as_instants(without))
     wrong = _flags(pc.and_(pc.is_valid(texts), pc.is_null(instants)))
-    return instants, wrong if wrong.any() else None
+    return instants, _either(wrong if wrong.any() else None, _beyond(instants))
 
 
 def _parsed(texts: pa.Array, kind: pa.DataType) -> pa.Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any
@@ -82,7 +82,19 @@ def parse_arrow(stream: EventStream, table: pa.Table) -> Parsed:
 
 def row_text(table: pa.Table, row: int) -> str:
     """Return one row of a table as JSON text, for a dead letter."""
-    return msgspec.json.encode(table.slice(row, 1).to_pylist()[0], enc_hook=repr).decode()
+    return _as_json({name: _plain(table[name][row]) for name in table.column_names})
+
+
+def _plain(value: pa.Scalar) -> Any:
+    """A value as Python has it, or where Python has none (the year 300,000, broken UTF-8) as Arrow writes it."""
+    try:
+        return value.as_py()
+    except (OverflowError, ValueError):
+        return str(value.value) if pa.types.is_temporal(value.type) else pa.array([value], value.type).to_string()
+
+
+def _as_json(row: Mapping[str, Any]) -> str:
+    return msgspec.json.encode(row, enc_hook=repr).decode()
 
 
 @dataclass(frozen=True)
@@ -179,7 +191,7 @@ _EXPECTED = {
     "float64": "a number",
     "string": "text",
     "bool": "true or false",
-    "timestamp": "an instant (ISO-8601, or microseconds since the epoch)",
+    "timestamp": "an instant of the years 1 to 9999 (ISO-8601, or microseconds since the epoch)",
 }
 
 
@@ -195,8 +207,9 @@ def _rest(stream: EventStream, table: pa.Table) -> pa.Array:
         return _whole(table, "rest")
     if not unknown:
         return pa.nulls(len(table), pa.string())
-    rows = ({k: v for k, v in row.items() if v is not None} for row in table.select(unknown).to_pylist())
-    return pa.array([msgspec.json.encode(row, enc_hook=repr).decode() if row else None for row in rows], pa.string())
+    columns = {name: [_plain(value) for value in table[name]] for name in unknown}
+    rows = ({name: values[i] for name, values in columns.items() if values[i] is not None} for i in range(len(table)))
+    return pa.array([_as_json(row) if row else None for row in rows], pa.string())
 
 
 def _declared(table: pa.Table) -> npt.NDArray[np.int64] | None:

@@ -57,7 +57,7 @@ def _debugging() -> bool:
 
 
 def _usage(given: Sequence[str]) -> str:
-    known = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    known = {command.callback.__name__.replace("_", "-") for command in app.registered_commands if command.callback}
     path = f"millstream {given[0]}" if given[0] in known or given[0] == "demo" else "millstream"
     return f"`{path} --help` shows how it is called."
 

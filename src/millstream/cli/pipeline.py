@@ -1,4 +1,4 @@
-"""Commands that move data: up, run, send, backfill."""
+"""Commands that move data: up, run, send, dead-letters, backfill."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from typing import Annotated, Any
 
 import typer
 
-from millstream.cli.output import HERE, AsJson, Folder, show
+from millstream.cli.output import HERE, AsJson, Folder, show, table
 from millstream.cli.progress import progress
 from millstream.errors import RequestError
 
 BATCH = 10_000
+REASON, PAYLOAD = 66, 48  # characters shown
 
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
-    for command in (up, run, send, backfill):
+    for command in (up, run, send, dead_letters, backfill):
         app.command()(command)
 
 
@@ -79,6 +80,29 @@ def send(
     show({"stream": stream, "events": sent}, as_json, f"Sent {sent:,} events to '{stream}'.")
 
 
+def dead_letters(
+    stream: Annotated[str, typer.Argument(help="The stream's name.")],
+    newest: Annotated[int, typer.Option(min=1, help="How many of the newest.")] = 20,
+    folder: Folder = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Show events that could not be taken, and why.
+
+    The newest last; with --json whole, else with the start of each.
+    """
+    from millstream.project import Project
+
+    found = Project(folder).dead_letters(stream, newest=newest).to_pylist()
+
+    def told() -> None:
+        places = [f"{one['partition']}/{one['position']}" for one in found]
+        texts = [(_start(one["reason"], REASON), _start(one["payload"], PAYLOAD)) for one in found]
+        rows = [(one["arrived"], place, *text) for one, place, text in zip(found, places, texts, strict=True)]
+        table(["arrived", "position", "reason", "payload"], rows)
+
+    show(found, as_json, told if found else f"No dead letters in '{stream}'.")
+
+
 def backfill(
     group: Annotated[str | None, typer.Argument(help="A feature group; all that need it otherwise.")] = None,
     folder: Folder = HERE,
@@ -91,6 +115,12 @@ def backfill(
         filled = Project(folder).backfill(group, progress=advance)
     names = ", ".join(filled)
     show({"versions": filled}, as_json, f"Backfilled {names}." if names else "Nothing to backfill.")
+
+
+def _start(text: str, width: int) -> str:
+    """The start of what somebody sent, on one line, with nothing in it that a terminal obeys."""
+    cut = text if len(text) <= width else f"{text[: width - 1]}…"
+    return "".join(one if one.isprintable() else " " for one in cut)
 
 
 def _batches(source: str) -> Iterator[Any]:

@@ -38,7 +38,7 @@ from millstream.definitions.expressions import bind_interval
 from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.definitions.source import Source, Table
 from millstream.errors import Fenced, MillstreamError, NotFound
-from millstream.fold.rows import instants
+from millstream.instants import micros
 
 
 class Version(Protocol):
@@ -202,11 +202,11 @@ class BatchComputer:
             result = self._tables.query(query, sources, interval.start, interval.end, known=True)
         except Exception as error:
             raise _failed(version, interval, error) from error
-        known = np.asarray(instants(result[KNOWN])).astype(np.int64)
+        known = np.asarray(micros(result[KNOWN])).astype(np.int64)
         if by is None:
             available = ends[np.searchsorted(ends, known)]
         else:
-            moments = np.asarray(instants(result[DATED])).astype(np.int64)
+            moments = np.asarray(micros(result[DATED])).astype(np.int64)
             available = ends[np.searchsorted(ends, moments, side="left" if by[1] else "right")]
             seen = known <= available
             result, available = result.filter(pa.array(seen)), available[seen]

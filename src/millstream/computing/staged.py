@@ -14,7 +14,7 @@ from millstream.buffer.columns import ARROW_TYPES
 from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.errors import MillstreamError, nearest
 from millstream.fold.keys import encode_keys
-from millstream.fold.rows import instants
+from millstream.instants import micros
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +90,7 @@ def _cast(thing: str, result: pa.Table, name: str, kind: str) -> pa.ChunkedArray
     column = _column(thing, result, name)
     try:
         if kind == "timestamp":
-            return instants(column).cast(ARROW_TYPES[kind])
+            return micros(column).cast(ARROW_TYPES[kind])
         return column.cast(ARROW_TYPES[kind])
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise MillstreamError(

@@ -17,7 +17,7 @@ from millstream.computing.start import NO_ARRIVAL
 from millstream.definitions.source import EventStream, Source, Table
 from millstream.errors import MillstreamError
 from millstream.fold import prepare
-from millstream.fold.rows import instants
+from millstream.instants import micros
 
 if TYPE_CHECKING:
     from millstream.computing.batch import Version
@@ -54,7 +54,7 @@ def table_events(table: Table, rows: pa.Table, start: int, end: int) -> pa.Table
     Raises `MillstreamError` when a column does not have its declared type.
     """
     columns: dict[str, Any] = {name: _typed(table, rows, name, kind) for name, kind in (table.schema or {}).items()}
-    known = instants(columns[table.available]) if table.available else instants(columns[table.time or ""])
+    known = micros(columns[table.available]) if table.available else micros(columns[table.time or ""])
     arrivals = np.asarray(known.fill_null(NO_ARRIVAL)).astype(np.int64) + (0 if table.available else table.delay)
     valid = np.asarray(columns[table.time or ""].is_valid()).astype(bool)
     chosen = pa.array(np.flatnonzero(valid & (arrivals > start) & (arrivals <= end)))
@@ -68,7 +68,7 @@ def table_events(table: Table, rows: pa.Table, start: int, end: int) -> pa.Table
 def _typed(table: Table, rows: pa.Table, name: str, kind: str) -> pa.ChunkedArray:
     try:
         if kind == "timestamp":
-            return instants(rows[name]).cast(ARROW_TYPES[kind])
+            return micros(rows[name]).cast(ARROW_TYPES[kind])
         return rows[name].cast(ARROW_TYPES[kind])
     except (KeyError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         found = rows[name].type if name in rows.column_names else "no such column"

@@ -1,7 +1,7 @@
 """The fourth kernel, as_of: history and (key, instant) rows to feature rows.
 
-A key goes through the states that serving would have held, one event after another; or, where its events became
-available in the order of their times, every window slides along them. Both give what `exact`, the rule itself, gives.
+A key goes through the states that serving would have held, one event after another; or every window slides along its
+events, however late they became available. Both give what `exact`, the rule itself, gives.
 """
 
 import numpy as np
@@ -45,35 +45,70 @@ def _sweep(times, arrivals, available, lanes, ordinal, at, ops, windows, feature
         value_one(scratch, where, at[q], ops, windows, features, meta, bounds, acc, numbers, texts, q)
 
 
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
+def _span(windows, w, at):
+    """The times that a window holds at an instant: from the first returned on, up to but not at the second."""
+    width, hop, delay = windows[w, 0], windows[w, 1], windows[w, 2]
+    until = at if delay == 0 else (at - delay) // hop * hop
+    since = LOWEST if width < 0 else (at - delay - width) // hop * hop
+    return since, until
+
+
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _slide(times, available, lanes, ordinal, at, ops, windows, window_ops, features, meta, out, queue, ends):
-    """One key whose events become available in the order of their times: each window slides, adding and removing."""
+def _slide(times, available, known, lanes, ordinal, at, ops, windows, window_ops, features, meta, out, queue, late,
+           ends):  # fmt: skip
+    """One key whose queries ascend in ordinal and instant: each window slides, adding and removing events.
+
+    Events are numbered by their times; `known` lists them as they become available, and nothing where that is the same.
+    One enters a window when it is available and its time is past, whichever comes last, unless its time has left the
+    window by then.
+    """
     numbers, texts, sums = out
     feature, size = 0, meta[0]
     for w in range(windows.shape[0]):
-        width, hop, delay = windows[w, 0], windows[w, 1], windows[w, 2]
         begin = feature
         while feature < features.shape[0] and features[feature, 1] == w:
             feature += 1
         clear(ops, sums, 0)
         ends[:] = 0
-        low, high = 0, 0
+        low, high, new, by = 0, 0, 0, LOWEST
         for q in range(at.size):
-            until = at[q] if delay == 0 else (at[q] - delay) // hop * hop
-            since = LOWEST if width < 0 else (at[q] - delay - width) // hop * hop
-            while high < times.size and available[high] <= ordinal[q] and times[high] < until:
-                _enter(high, lanes, size, ops, window_ops, w, sums, queue, ends)
-                high += 1
+            since, until = _span(windows, w, at[q])
+            moved = False
             while low < high and times[low] < since:
-                _leave(low, lanes, size, ops, window_ops, w, sums, queue, ends)
+                if available[low] <= by:
+                    _leave(low, lanes, size, ops, window_ops, w, sums, queue, late, ends)
+                    moved = True
                 low += 1
-            _fronts(lanes, size, ops, window_ops, w, sums, queue, ends)
+            by, passed = ordinal[q], high
+            while True:
+                if high < times.size and times[high] < until and (known.size > 0 or available[high] <= by):
+                    event = high
+                    high += 1
+                    enters = available[event] <= by
+                    if times[event] < since:
+                        low, enters = high, False
+                elif new < known.size and available[known[new]] <= by:
+                    event = known[new]
+                    new += 1
+                    enters = low <= event < passed
+                else:
+                    break
+                if enters:
+                    _enter(event, lanes, size, ops, window_ops, w, sums, queue, late, ends)
+                    moved = True
+            if moved:
+                _fronts(low, lanes, size, ops, window_ops, w, sums, queue, late, ends)
             emit(features, begin, feature, sums, 0, at[q], numbers, texts, q)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _enter(event, lanes, size, ops, used, w, sums, queue, ends):
-    """Add an event to a window: sums add; for least and greatest it displaces from the queue what it beats."""
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
+def _enter(event, lanes, size, ops, used, w, sums, queue, late, ends):
+    """Add an event to a window: sums add; for least and greatest it displaces from the queue what it beats.
+
+    The queue is in the order of time, so an event older than its last one goes to the heap of the late ones instead:
+    a place in the queue would cost as many moves as there are younger events, and for `first` that is all of them.
+    """
     row = event * size
     for i in range(ops.shape[0]):
         if not used[w, i]:
@@ -83,15 +118,19 @@ def _enter(event, lanes, size, ops, used, w, sums, queue, ends):
             combine_one(op, width, sums, offset, lanes, row + offset)
             continue
         first, last = ends[0, i], ends[1, i]
+        if last > first and queue[i, last - 1] > event:
+            _push(event, i, lanes, size, ops, late, ends[2, i])
+            ends[2, i] += 1
+            continue
         while last > first and not beats(op, width, lanes, queue[i, last - 1] * size + offset, lanes, row + offset):
             last -= 1
         queue[i, last] = event
         ends[1, i] = last + 1
 
 
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _leave(event, lanes, size, ops, used, w, sums, queue, ends):
-    """Take the oldest event of a window out again."""
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
+def _leave(event, lanes, size, ops, used, w, sums, queue, late, ends):
+    """Take the oldest event of a window out again; the heap of the late ones drops it when it comes to the top."""
     for i in range(ops.shape[0]):
         if not used[w, i]:
             continue
@@ -102,17 +141,55 @@ def _leave(event, lanes, size, ops, used, w, sums, queue, ends):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _fronts(lanes, size, ops, used, w, sums, queue, ends):
-    """The least and greatest of a window, from the fronts of their queues, into its lanes."""
+def _push(event, i, lanes, size, ops, late, count):
+    """Put an event into the heap of `count` late events, whose top is the least or greatest of them."""
+    op, offset, width = ops[i, 0], ops[i, 1], ops[i, 2]
+    place = count
+    while place > 0:
+        above = (place - 1) >> 1
+        if not beats(op, width, lanes, event * size + offset, lanes, late[i, above] * size + offset):
+            break
+        late[i, place] = late[i, above]
+        place = above
+    late[i, place] = event
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def _pop(i, lanes, size, ops, late, count):
+    """Take the top out of the heap of late events, which leaves `count` of them."""
+    op, offset, width = ops[i, 0], ops[i, 1], ops[i, 2]
+    moved, place, below = late[i, count], 0, 1
+    while below < count:
+        row, right = late[i, below] * size + offset, late[i, below + 1] * size + offset
+        if below + 1 < count and beats(op, width, lanes, right, lanes, row):
+            below, row = below + 1, right
+        if not beats(op, width, lanes, row, lanes, moved * size + offset):
+            break
+        late[i, place] = late[i, below]
+        place, below = below, 2 * below + 1
+    late[i, place] = moved
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
+def _fronts(low, lanes, size, ops, used, w, sums, queue, late, ends):
+    """The least and greatest of a window whose oldest event is `low`, from queue and heap, into its lanes."""
     for i in range(ops.shape[0]):
-        if used[w, i] and ops[i, 0] != ADD:
-            offset, width = ops[i, 1], ops[i, 2]
-            if ends[1, i] > ends[0, i]:
-                row = queue[i, ends[0, i]] * size
-                for j in range(width):
-                    sums[offset + j] = lanes[row + offset + j]
-            else:
-                sums[offset] = EMPTY_LEAST if ops[i, 0] == LEAST else EMPTY_GREATEST
+        if not used[w, i] or ops[i, 0] == ADD:
+            continue
+        op, offset, width = ops[i, 0], ops[i, 1], ops[i, 2]
+        best = queue[i, ends[0, i]] if ends[1, i] > ends[0, i] else np.int64(-1)
+        while ends[2, i] > 0 and late[i, 0] < low:
+            ends[2, i] -= 1
+            _pop(i, lanes, size, ops, late, ends[2, i])
+        if ends[2, i] > 0:
+            top = late[i, 0]
+            if best < 0 or beats(op, width, lanes, top * size + offset, lanes, best * size + offset):
+                best = top
+        if best < 0:
+            sums[offset] = EMPTY_LEAST if op == LEAST else EMPTY_GREATEST
+            continue
+        for j in range(width):
+            sums[offset + j] = lanes[best * size + offset + j]
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
@@ -139,31 +216,33 @@ def as_of(events, event_begins, queries, query_begins, times, arrivals, availabl
     """History and (key, instant) rows to feature rows, for the keys `first..last`.
 
     An event counts for the queries whose ordinal is not below its availability. `sweep` forces the state machine, which
-    is what serving does; else a key whose availability follows its event times takes the sliding path.
+    is what serving does; else the windows of a key slide, unless a later ordinal asks for an earlier instant.
     """
     n_windows = windows.shape[0]
     acc, bounds = np.empty(n_windows * meta[0], np.int64), np.empty(n_windows, np.int64)
-    edges, ends = np.zeros(max(levels.shape[0], 1), np.int64), np.zeros((2, ops.shape[0]), np.int64)
-    scratch, queue = np.empty(0, np.int64), np.empty((ops.shape[0], 0), np.int64)
+    edges, ends = np.zeros(max(levels.shape[0], 1), np.int64), np.zeros((3, ops.shape[0]), np.int64)
+    scratch, queues = np.empty(0, np.int64), np.empty((2, ops.shape[0], 0), np.int64)
     for k in range(first, last):
-        asked = in_order(queries[query_begins[k] : query_begins[k + 1]], ordinal)
+        asked = in_order(in_order(queries[query_begins[k] : query_begins[k + 1]], at), ordinal)
         if asked.size == 0:
             continue
-        mine = in_order(events[event_begins[k] : event_begins[k + 1]], available)
-        when, known, rows = times[mine], available[mine], _rows(lanes, mine, meta[0])
-        by, moments = ordinal[asked], at[asked]
+        mine, by, moments = events[event_begins[k] : event_begins[k + 1]], ordinal[asked], at[asked]
         found, strings = np.empty((asked.size, meta[2]), np.float64), np.empty((asked.size, meta[3]), np.int64)
-        if not sweep and _ascending(when) and _ascending(moments):
-            if queue.shape[1] < mine.size:
-                queue = np.empty((ops.shape[0], 2 * mine.size), np.int64)
-            _slide(when, known, rows, by, moments, ops, windows, window_ops, features, meta, (found, strings, acc), queue,
-                   ends)  # fmt: skip
+        if not sweep and _ascending(moments):
+            mine = in_order(mine, times)
+            open_from = available[mine]
+            known = in_order(np.arange(0 if _ascending(open_from) else mine.size), open_from)
+            if queues.shape[2] < mine.size:
+                queues = np.empty((2, ops.shape[0], 2 * mine.size), np.int64)
+            _slide(times[mine], open_from, known, _rows(lanes, mine, meta[0]), by, moments, ops, windows, window_ops,
+                   features, meta, (found, strings, acc), queues[0], queues[1], ends)  # fmt: skip
         else:
+            mine = in_order(mine, available)
             need = 2 * (HEADER + (mine.size + 2) * (1 + meta[0])) + HEADER + 1 + meta[0]
             if scratch.size < need:
                 scratch = np.empty(2 * need, np.int64)
-            _sweep(when, arrivals[mine], known, rows, by, moments, ops, windows, features, levels, meta,
-                   (found, strings, bounds, acc, edges), scratch)  # fmt: skip
+            _sweep(times[mine], arrivals[mine], available[mine], _rows(lanes, mine, meta[0]), by, moments, ops, windows,
+                   features, levels, meta, (found, strings, bounds, acc, edges), scratch)  # fmt: skip
         for i in range(asked.size):
             for j in range(meta[2]):
                 numbers[asked[i], j] = found[i, j]
@@ -181,9 +260,7 @@ def exact(events, begins, codes, times, available, lanes, ordinal, at, ops, wind
             begin = feature
             while feature < features.shape[0] and features[feature, 1] == w:
                 feature += 1
-            width, hop, delay = windows[w, 0], windows[w, 1], windows[w, 2]
-            until = at[q] if delay == 0 else (at[q] - delay) // hop * hop
-            since = LOWEST if width < 0 else (at[q] - delay - width) // hop * hop
+            since, until = _span(windows, w, at[q])
             clear(ops, sums, 0)
             for place in range(begins[codes[q]], begins[codes[q] + 1]):
                 event = events[place]

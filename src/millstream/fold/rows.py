@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from millstream.errors import CorruptState
 from millstream.fold.keys import encode_keys
 from millstream.fold.layout import HEAD_SPAN
+from millstream.instants import micros
 
 #: The version of the format of batch states; another one is refused, never guessed at.
 ROWS_VERSION = 1
@@ -82,21 +83,12 @@ def pack_columns(schema: Mapping[str, str], table: pa.Table) -> list[bytes]:
 def _plain(kind: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
     """A column as it is packed: instants as µs, floats finite and without a negative zero."""
     if kind == "timestamp":
-        return instants(column)
+        return micros(column)
     if kind != "float64":
         return column
     column = column.cast(pa.float64())
     finite = pc.if_else(pc.is_finite(column), column, pa.scalar(None, pa.float64()))
     return pc.add(finite, 0.0)
-
-
-def instants(column: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
-    """A column of instants as int64 µs, whether it holds timestamps of any unit and zone, dates or µs already."""
-    if pa.types.is_date(column.type):
-        column = column.cast(pa.timestamp("us"))
-    if pa.types.is_timestamp(column.type):
-        column = column.cast(pa.timestamp("us", column.type.tz), safe=False)
-    return column.cast(pa.int64())
 
 
 def join_rows(rows: Iterable[Row]) -> bytes:
@@ -278,7 +270,7 @@ def rows_as_of(
     """
     found = latest_visible(rows, keys, np.ascontiguousarray(at, np.int64))
     if ttl is not None and rows.num_rows:
-        stated = np.asarray(instants(rows["available_time"]))[np.maximum(found, 0)]
+        stated = np.asarray(micros(rows["available_time"]))[np.maximum(found, 0)]
         found = np.where(np.asarray(at, np.int64) - stated > ttl, -1, found)
     if "_deleted" in rows.column_names and rows.num_rows:
         deleted = np.asarray(rows["_deleted"].fill_null(False)).astype(bool)
@@ -298,7 +290,7 @@ def latest_visible(rows: pa.Table, keys: Sequence[bytes] | pa.Array, at: np.ndar
         return np.full(len(asked), -1, np.int64)
     known, codes = _codes(rows["key"])
     queries = np.asarray(pc.index_in(asked, value_set=known).fill_null(-1)).astype(np.int64)
-    event, available = (np.asarray(instants(rows[name])).astype(np.int64) for name in ("event_time", "available_time"))
+    event, available = (np.asarray(micros(rows[name])).astype(np.int64) for name in ("event_time", "available_time"))
     run = np.asarray(rows["_run"]) if "_run" in rows.column_names else np.zeros(len(codes), np.int64)
     by_rank = np.lexsort((run, available, event, codes))
     rank = np.empty(len(codes), np.int64)

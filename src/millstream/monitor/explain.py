@@ -14,6 +14,7 @@ from millstream.errors import RequestError, nearest
 from millstream.fold import encode_keys, prepare
 from millstream.monitor.replay import Pasts, Reading, Replay, cohorts
 from millstream.monitor.verify import served_columns
+from millstream.train.encoding import typed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,9 +48,7 @@ class Explanation:
     events: pa.Table | None = None
 
 
-def explain(
-    captures: pa.Table, request_id: str, past: Pasts, feature: str | None = None
-) -> Explanation:
+def explain(captures: pa.Table, request_id: str, past: Pasts, feature: str | None = None) -> Explanation:
     """Say what was served for a request, and from which events one of its values was folded.
 
     Args:
@@ -81,9 +80,14 @@ def explain(
     }
     return Explanation(
         request_id, f"{row['_model']}@{row['_version']}", row["_at"], row["_score"],
-        {name: row[name] for name in (*view.request, *served_columns(view))}, groups, feature,
+        {name: _value(row[name], view.dtypes[name]) for name in (*view.request, *served_columns(view))}, groups, feature,
         None if feature is None else _events(view, replay, feature),
     )  # fmt: skip
+
+
+def _value(captured: Any, kind: str) -> Any:
+    """A captured value as its declared type: what was computed is captured as the model read it, as float64."""
+    return typed(np.array([captured]), kind)[0].as_py() if isinstance(captured, float) else captured
 
 
 def _events(view: FeatureView, replay: Replay, feature: str) -> pa.Table:

@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 
 from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.fold import Prepared, as_of, encode_keys, exact, layout_of, prepare, shard_of
-from millstream.fold.rows import instants, rows_as_of, with_keys
+from millstream.fold.rows import rows_as_of, with_keys
+from millstream.instants import micros
 from millstream.train.point_in_time import columns_of, union
 
 if TYPE_CHECKING:
@@ -220,7 +221,7 @@ def _runs_available(stated: pa.Table, at: np.ndarray) -> np.ndarray:
     """For each instant, one more than the last run that had become available."""
     if not stated.num_rows:
         return np.zeros(len(at), np.int64)
-    available = np.asarray(instants(stated["available_time"])).astype(np.int64)
+    available = np.asarray(micros(stated["available_time"])).astype(np.int64)
     runs = np.asarray(stated["_run"]).astype(np.int64)
     order = np.argsort(available, kind="stable")
     following = np.concatenate([[0], np.maximum.accumulate(runs[order]) + 1])

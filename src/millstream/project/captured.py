@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ from millstream.serve.capture import FIXED
 
 if TYPE_CHECKING:
     from millstream.buffer.embedded import EmbeddedLog
+    from millstream.buffer.log import Log, Records
     from millstream.store.offline import OfflineStore
 
 ID = "_request_id"
@@ -44,17 +46,29 @@ def captured(log: EmbeddedLog, offline: OfflineStore, model: str, newest: int | 
 def _from_log(log: EmbeddedLog, topic: str, newest: int | None) -> pa.Table:
     if topic not in log.topics():
         return _none()
-    pieces = []
-    for partition, (first, following) in enumerate(log.ends(topic)):
-        position = first if newest is None else max(first, following - newest)
+    ends = log.ends(topic)
+    starts = {p: first if newest is None else max(first, end - newest) for p, (first, end) in enumerate(ends)}
+    pieces = [
+        pa.ipc.open_stream(io.BytesIO(record.payload)).read_all().slice(record.skip)
+        for records in spans(log, topic, starts)
+        for record in records
+    ]
+    return _joined(pieces) if pieces else _none()
+
+
+def spans(log: Log, topic: str, starts: Mapping[int, int]) -> Iterator[list[Records]]:
+    """The records of a topic from a position of each partition (0 unless named) to its end now, a bounded number at once.
+
+    Raises `LogError` when the log no longer holds a position.
+    """
+    for partition, (_, following) in enumerate(log.ends(topic)):
+        position = starts.get(partition, 0)
         while position < following:
             records = log.read(topic, partition, position, 100_000)
             if not records:
                 break
-            for record in records:
-                pieces.append(pa.ipc.open_stream(io.BytesIO(record.payload)).read_all().slice(record.skip))
+            yield records
             position = records[-1].end
-    return _joined(pieces) if pieces else _none()
 
 
 def _none() -> pa.Table:

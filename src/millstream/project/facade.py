@@ -209,7 +209,7 @@ class Project:
             at: The instant; now unless given.
 
         Returns:
-            A row of the view's columns for each of `keys`.
+            A row of the view's columns, of their declared types, for each of `keys`.
 
         Raises:
             RequestError: When a key is absent or of another type.
@@ -235,6 +235,33 @@ class Project:
 
         bounds = [None if one is None else to_micros(one) for one in (start, end)]
         return synced(self.parts, _name(group), *bounds)
+
+    def dead_letters(self, stream: str | EventStream, *, newest: int | None = None) -> pa.Table:
+        """What was sent to a stream and could not be taken, with the reason; `drain`, or the layers, find it.
+
+        Args:
+            stream: The stream.
+            newest: How many of the newest; all unless given.
+
+        Returns:
+            A row for each, oldest first: partition, position, arrived (UTC), reason and payload, the event as it was
+            sent. One that several feature groups cannot take has a row for each.
+
+        Raises:
+            NotFound: When there is no such stream.
+
+        Example:
+            >>> import tempfile
+            >>> import millstream as ms
+            >>> clicks = ms.EventStream("clicks", time="at", schema={"user_id": "int64", "at": "timestamp"})
+            >>> project = ms.Project(tempfile.mkdtemp(), create=True)
+            >>> _ = project.apply(clicks)
+            >>> _ = project.send(clicks, [{"user_id": 1, "at": "2026-01-01"}, {"user_id": "x", "at": "2026-01-01"}])
+            >>> _ = project.drain()
+            >>> project.dead_letters(clicks)["reason"].to_pylist()
+            ['Wrong type: Expected `int | null`, got `str` - at `$.user_id`.']
+        """
+        return self.parts.dead_letters(_name(stream), newest)
 
     # Models.
 

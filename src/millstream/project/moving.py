@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 import pyarrow as pa
 
 from millstream.errors import DiskFull, MillstreamError, NotFound
@@ -44,20 +43,14 @@ def features(parts: Parts, view: str, keys: Sequence[Mapping[str, Any]], at: int
     """The columns of a view for rows of keys, now or at an instant (µs)."""
     from millstream.serve.reader import FeatureReader
     from millstream.serve.request import RequestSchema
+    from millstream.train.encoding import typed
 
     definition = parts.registry.view(view)
     reader = FeatureReader(parts.online, definition, parts.versions(), parts.clock)
     instant = parts.clock.now() if at is None else at
     rows = RequestSchema(definition, lenient=True).parse(keys, instant)
     read = reader.read(rows.values, rows.at)
-    return pa.table({name: _nullable(read.columns[name], kind) for name, kind in definition.dtypes.items()})
-
-
-def _nullable(values: np.ndarray, kind: str) -> pa.Array:
-    if values.dtype == object:
-        return pa.array(values, pa.string())
-    found = pa.array(values, mask=np.isnan(values))
-    return found.cast(pa.int64()) if kind == "int64" else found
+    return pa.table({name: typed(read.columns[name], kind) for name, kind in definition.dtypes.items()})
 
 
 def synced(parts: Parts, group: str, start: int | None, end: int | None) -> pa.Table:

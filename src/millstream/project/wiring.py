@@ -166,10 +166,18 @@ class Parts:
 
     def past(self, versions: Mapping[str, GroupVersion] | None = None) -> Stored:
         """Stored history, as training reads it: the group versions given by the names of groups, else the defaults."""
+        from millstream.definitions.feature_group import StreamFeatureGroup
         from millstream.train.past import Stored
 
         known = self.versions() if versions is None else versions
-        return Stored(self.history(), self.offline, known, scheduled=self.scheduled())
+        delays = {one.id: self.delay(one) for one in known.values() if isinstance(one.group, StreamFeatureGroup)}
+        return Stored(self.history(), self.offline, known, delays=delays, scheduled=self.scheduled())
+
+    def delay(self, version: GroupVersion) -> int:
+        """The time (µs) that events of a stream group take from arrival to being served, as ingestion measured it."""
+        from millstream.store.online import typical_delay
+
+        return typical_delay(self.online.meta(version.id, shard) for shard in range(version.shards))
 
     def pasts(self) -> Pasts:
         """Stored history, as verification reads it: every view and group version that ever served."""
@@ -217,6 +225,20 @@ class Parts:
         from millstream.project.captured import captured
 
         return captured(self.log, self.offline, model, newest)
+
+    def dead_letters(self, stream: str, newest: int | None = None) -> pa.Table:
+        """The dead letters of a stream, archived or still in the log, each once, oldest first.
+
+        Args:
+            stream: The stream's name.
+            newest: How many of the newest; all unless given.
+
+        Raises:
+            NotFound: When there is no such stream.
+        """
+        from millstream.project.letters import letters
+
+        return letters(self.log, self.offline, self.registry.stream(stream).name, newest)
 
     def model_of(self, view: FeatureView) -> str:
         """A model that reads a view, by which captures of it are found.

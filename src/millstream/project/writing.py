@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from millstream.errors import MillstreamError, RequestError
+from millstream.instants import FIRST, LAST, beyond
 
 if TYPE_CHECKING:
     from millstream.project.wiring import Parts
@@ -53,7 +54,12 @@ def _table(group: str, rows: Any, instants: Sequence[str]) -> pa.Table:
     else:
         table = rows.to_arrow() if hasattr(rows, "to_arrow") else pa.Table.from_pandas(rows, preserve_index=False)
     for name in instants:
-        if name in table.column_names and not pa.types.is_temporal(table[name].type):
+        if name in table.column_names and pa.types.is_temporal(table[name].type):
+            wrong = beyond(table[name].combine_chunks())
+            if wrong is not None:
+                given = table[name].filter(wrong)[0].cast(pa.int64()).as_py()
+                raise _wrong(group, name, given, "an instant of the years 1 to 9999")
+        elif name in table.column_names:
             values = _instants(group, name, table[name].to_pylist())
             table = table.set_column(table.column_names.index(name), name, values)
     return table
@@ -89,10 +95,10 @@ def _instants(group: str, name: str, values: Sequence[Any]) -> pa.Array:
             found.append(None if missing else to_micros(value))
         except (MillstreamError, OverflowError) as error:
             raise _wrong(group, name, value, "ISO-8601 text, a datetime or whole microseconds") from error
-    try:
-        return pa.array(found, pa.int64()).cast(INSTANT)
-    except OverflowError as error:
-        raise _wrong(group, name, max(filter(None, found), key=abs), "an instant that fits 64 bits") from error
+    outside = next((at for at in found if at is not None and not FIRST <= at <= LAST), None)
+    if outside is not None:
+        raise _wrong(group, name, outside, "an instant of the years 1 to 9999")
+    return pa.array(found, pa.int64()).cast(INSTANT)
 
 
 def _wrong(group: str, name: str, given: Any, expected: str) -> RequestError:

@@ -157,8 +157,7 @@ class _Renewed:
 def _loop(settings: Settings, layer: str, made: Callable[[Parts], Work], stop: threading.Event) -> None:
     meter = Meter(settings, layer)
     work = _Renewed(Parts(settings), made)
-    with suppress(MillstreamError):  # the first step looks again, and reports
-        work.look()
+    work.look()  # what keeps a layer from starting is said at once, and ends it
     meter.publish(work.facts)
     while not stop.is_set():
         handled, wait = _step(work, settings.poll_ms / 1_000)

@@ -16,7 +16,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
-from millstream.errors import MillstreamError, NotFound, RequestError, nearest
+from millstream.errors import MillstreamError, RequestError
 from millstream.serve.answers import Features, ScoredMany, ages, one_answer, row_answers
 from millstream.serve.capture import CaptureJournal
 from millstream.serve.catalogue import Catalogue
@@ -36,7 +36,9 @@ from millstream.serve.http import (
     too_large,
 )
 from millstream.serve.intake import Intake
+from millstream.serve.paths import no_path
 from millstream.serve.scorer import Scorer
+from millstream.train.encoding import typed
 
 if TYPE_CHECKING:
     from millstream.clock import Clock
@@ -146,7 +148,7 @@ class Application:
             key, request.name = (parts[2], parts[4]), parts[3]
         route = self._routes.get(key)
         if route is None:
-            raise self._no_path(path)
+            raise no_path(path, self._routes)
         if method != route.method and not (method == "HEAD" and route.method == "GET"):
             raise RequestError(
                 f"Path '{path}' does not take {method}.",
@@ -157,17 +159,6 @@ class Application:
                 status=405,
             )
         return route
-
-    def _no_path(self, path: str) -> NotFound:
-        known = [key[0] if len(key) == 1 else f"/v1/{key[0]}/NAME/{key[1]}" for key in self._routes]
-        close = nearest(path, known)
-        return NotFound(
-            f"Path '{path[:200]}' leads nowhere.",
-            field="path",
-            given=path[:200],
-            expected=", ".join(known),
-            hint=f"did you mean '{close}'?" if close else "/openapi.json describes every path.",
-        )
 
     async def _score(self, request: Request) -> Answer:
         body = await request.body()
@@ -203,7 +194,8 @@ class Application:
         rows = lookup.schema.parse_query(given, self._clock.now())
         read = lookup.reader.read(rows.values, rows.at)
         groups = {name: facts[0] for name, facts in read.facts.items()}
-        features = {name: _shown(column[0]) for name, column in read.columns.items()}
+        kinds = lookup.reader.view.dtypes
+        features = {name: typed(column, kinds[name])[0].as_py() for name, column in read.columns.items()}
         degraded = any(facts.fallback for facts in groups.values())
         at = lookup.at(rows)
         return Answer(200, encode(Features(request.id, request.name, at, degraded, features, ages(groups))))
@@ -271,10 +263,3 @@ def _rows(scorer: Scorer, found: Any) -> tuple[list[Any], bool]:
     if len(rows) > ROWS_LIMIT:
         raise too_large("rows", f"{len(rows)} rows", f"at most {ROWS_LIMIT} rows")
     return rows, True
-
-
-def _shown(value: Any) -> Any:
-    """A value of a column as JSON shows it: NaN is null, and a whole number is one."""
-    if isinstance(value, float):
-        return None if value != value else float(value)
-    return value

@@ -144,7 +144,9 @@ class Deployments:
             if (lookup := self._lookup(view, every, missing)) is not None
         }
         schemas = {name: scorer.schema for name, scorer in scorers.items()}
-        document = openapi(self._name, schemas, {name: one.schema for name, one in lookups.items()}, streams.values())
+        views = {name: one.schema for name, one in lookups.items()}
+        columns = {name: one.reader.view.dtypes for name, one in lookups.items()}
+        document = openapi(self._name, schemas, views, columns, streams.values())
         failing = [name for name, version in champions.items() if version and f"model {name}" in missing]
         return Catalogue(models, scorers, lookups, streams, missing, encode(document), ready=not failing)
 

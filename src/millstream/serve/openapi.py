@@ -57,15 +57,19 @@ def openapi(
     title: str,
     models: Mapping[str, RequestSchema],
     views: Mapping[str, RequestSchema],
+    columns: Mapping[str, Mapping[str, str]],
     streams: Iterable[EventStream],
 ) -> dict[str, Any]:
-    """Return the OpenAPI 3.1 document of a service with these models, views and streams."""
+    """Return the OpenAPI 3.1 document of a service with these models, views and streams.
+
+    `columns` holds by view the names and types of its features.
+    """
     paths: dict[str, Any] = {}
     for name, schema in models.items():
         paths[f"/v1/models/{name}/score"] = {"post": _score(name, schema)}
         paths[f"/v1/models/{name}/labels"] = {"post": _take(f"Send labels of model {name}.", None)}
     for name, schema in views.items():
-        paths[f"/v1/views/{name}/features"] = {"get": _features(name, schema)}
+        paths[f"/v1/views/{name}/features"] = {"get": _features(name, schema, columns[name])}
     for stream in streams:
         summary = f"Send events of stream {stream.name}."
         paths[f"/v1/streams/{stream.name}/events"] = {"post": _take(summary, _object(stream.schema, [stream.time]))}
@@ -106,14 +110,14 @@ def _score(model: str, schema: RequestSchema) -> dict[str, Any]:
     }
 
 
-def _features(view: str, schema: RequestSchema) -> dict[str, Any]:
+def _features(view: str, schema: RequestSchema, columns: Mapping[str, str]) -> dict[str, Any]:
     parameters = [
         {"name": name, "in": "query", "required": name in schema.keys, "schema": dict(_TYPES[kind])}
         for name, kind in schema.types.items()
     ]
     parameters.append({"name": "at", "in": "query", "required": False, "schema": _AT})
     answer = {
-        "features": {"type": "object"},
+        "features": _object(columns, columns),
         **{name: _SCORE[name] for name in ("request_id", "at", "degraded", "groups")},
     }
     return {

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from millstream.clock import to_micros
 from millstream.errors import MillstreamError, RequestError, nearest
+from millstream.instants import FIRST, LAST
 
 if TYPE_CHECKING:
     from millstream.definitions import FeatureView
 
 _ABSENT = object()
-_FIRST, _LAST = -62_135_596_800_000_000, 253_402_300_799_999_999  # the years 1 to 9999, in µs
 _EXAMPLES = {"int64": 42, "float64": 9.5, "string": "text", "bool": True, "timestamp": "2026-01-31T12:00:00Z"}
 _EXPECTED = {
     "int64": "an integer of at most 64 bits, or null",
@@ -218,7 +218,7 @@ def _instant(given: Any) -> int:
     if isinstance(given, bool | float):
         raise _Unfit
     at = to_micros(given)
-    if _FIRST <= at <= _LAST:
+    if FIRST <= at <= LAST:
         return at
     raise _Unfit
 

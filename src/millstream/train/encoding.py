@@ -125,6 +125,28 @@ def numbers(values: Values) -> Floats:
     return np.asarray(floats.fill_null(float("nan")).to_numpy(zero_copy_only=False), dtype=np.float64)
 
 
+def typed(values: NDArray[Any], kind: str) -> pa.Array:
+    """Return a view's column as its declared type, null for NaN: the way back from `numbers`.
+
+    A column in which a value is beyond its type, such as an on-demand int64 of 1.5, stays float64.
+
+    >>> typed(np.array([67.0, np.nan]), "int64").to_pylist()
+    [67, None]
+    """
+    if values.dtype == object:
+        return pa.array(values, pa.string())
+    floats = pa.array(values, pa.float64(), mask=np.isnan(values))
+    try:
+        if kind == "bool":
+            return pc.not_equal(floats, 0.0)
+        if kind in ("int64", "timestamp"):
+            whole = floats.cast(pa.int64())
+            return whole if kind == "int64" else whole.cast(pa.timestamp("us", "UTC"))
+    except pa.ArrowInvalid:
+        return floats
+    return floats
+
+
 def strings(words: Sequence[str | None]) -> NDArray[Any]:
     """Return strings as an object array with None for null, as views carry them."""
     column = np.empty(len(words), dtype=object)

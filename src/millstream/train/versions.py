@@ -15,17 +15,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from millstream.clock import Clock
 from millstream.errors import CorruptState, MillstreamError, NotFound
+from millstream.store import tables
+from millstream.store.tables import Database
 from millstream.train import artefacts
 from millstream.train.encoding import Encoder
 from millstream.train.metrics import Interval
 from millstream.train.trainers import Artefact, Predictor
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine, Row, Table
+    from sqlalchemy import Row
 
 Floats = NDArray[np.float64]
 
@@ -33,6 +36,7 @@ Pin = Callable[[str, Sequence[str]], None]
 
 _SAMPLE = 256  # rows kept beside a model with their scores
 _CLOSE = 1e-9  # another processor's `exp` may differ in the last bits
+_versions, _aliases, _moves = tables.model_versions.c, tables.model_aliases.c, tables.model_moves.c
 
 
 @dataclass(frozen=True)
@@ -115,30 +119,21 @@ class ModelVersions:
     one that would like to.
 
     Args:
-        database: the registry's database, as an SQLAlchemy URL or engine.
+        url: the registry's database, as an SQLAlchemy URL.
         folder: where artefacts are kept.
         clock: the project's clock.
         pin: called with a version's id and the group versions it reads, so that the registry keeps those.
+
+    Raises:
+        StoreError: the database cannot be used.
     """
 
-    def __init__(
-        self,
-        database: str | Engine,
-        folder: Path,
-        clock: Clock,
-        *,
-        pin: Pin | None = None,
-    ) -> None:
-        import sqlalchemy
-
-        from millstream.store.tables import create_all
-
-        self._engine = sqlalchemy.create_engine(database) if isinstance(database, str) else database
+    def __init__(self, url: str, folder: Path, clock: Clock, *, pin: Pin | None = None) -> None:
+        self._database = Database(url)
         self._folder = Path(folder)
         self._clock = clock
         self._pin = pin
-        self._versions, self._aliases, self._moves = _tables()
-        create_all(self._versions.metadata, self._engine)
+        self._database.make()
 
     def register(
         self,
@@ -188,13 +183,13 @@ class ModelVersions:
         about = self.version(model, version)
         if self._pin:
             self._pin(about.id, about.pins)  # again: a crash may have come between registering and pinning
-        previous = self.aliases(model).get(alias)
-        move = {"model": model, "alias": alias, "version": version, "at": self._clock.now(), "previous": previous}
-        with self._engine.begin() as connection:
-            ours = (self._aliases.c.model == model) & (self._aliases.c.alias == alias)
-            connection.execute(self._aliases.delete().where(ours))
-            connection.execute(self._aliases.insert().values(model=model, alias=alias, version=version))
-            connection.execute(self._moves.insert().values(**move, reason=reason))
+        move = {"model": model, "alias": alias, "version": version, "at": self._clock.now(), "reason": reason}
+        ours = (_aliases.model == model) & (_aliases.alias == alias)
+        with self._database.writing() as connection:
+            previous = connection.execute(sa.select(_aliases.version).where(ours)).scalar()
+            connection.execute(tables.model_aliases.delete().where(ours))
+            connection.execute(tables.model_aliases.insert().values(model=model, alias=alias, version=version))
+            connection.execute(tables.model_moves.insert().values(**move, previous=previous))
 
     def rollback(self, model: str, alias: str = "champion", *, reason: str = "rolled back") -> ModelVersion:
         """Let `alias` name the version it named before this one, and return that; again goes one further back.
@@ -221,22 +216,18 @@ class ModelVersions:
 
     def aliases(self, model: str) -> dict[str, int]:
         """Return the version each alias of the model names."""
-        with self._engine.connect() as connection:
-            rows = connection.execute(self._aliases.select().where(self._aliases.c.model == model))
-            return {row.alias: row.version for row in rows}
+        rows = self._rows(tables.model_aliases.select().where(_aliases.model == model))
+        return {row.alias: row.version for row in rows}
 
     def moves(self, model: str) -> list[dict[str, Any]]:
         """Return every move of the model's aliases, oldest first: alias, version, previous, at (µs), reason."""
-        with self._engine.connect() as connection:
-            query = self._moves.select().where(self._moves.c.model == model).order_by(self._moves.c.id)
-            rows = connection.execute(query).mappings()
-            return [{name: value for name, value in row.items() if name != "id"} for row in rows]
+        rows = self._rows(tables.model_moves.select().where(_moves.model == model).order_by(_moves.id))
+        return [{name: value for name, value in row._mapping.items() if name != "id"} for row in rows]
 
     def versions(self, model: str) -> list[ModelVersion]:
         """Return the model's versions, oldest first; none for a model that was never trained."""
-        with self._engine.connect() as connection:
-            query = self._versions.select().where(self._versions.c.model == model).order_by(self._versions.c.version)
-            return [_version(row) for row in connection.execute(query)]
+        query = tables.model_versions.select().where(_versions.model == model).order_by(_versions.version)
+        return [_version(row) for row in self._rows(query)]
 
     def version(self, model: str, which: str | int) -> ModelVersion:
         """Return the version of that number or alias.
@@ -272,8 +263,6 @@ class ModelVersions:
 
     def _insert(self, version: ModelVersion) -> ModelVersion:
         """Insert the version's row under the next free number."""
-        import sqlalchemy
-
         record = {
             "metrics": {name: [m.value, m.low, m.high] for name, m in version.metrics.items()},
             "pins": version.pins,
@@ -285,54 +274,20 @@ class ModelVersions:
             "registered": version.registered,
             "record": json.dumps(record),
         }
-        while True:
-            number = max((known.version for known in self.versions(version.model)), default=0) + 1
-            try:
-                with self._engine.begin() as connection:
-                    connection.execute(self._versions.insert().values(**values, version=number))
-            except sqlalchemy.exc.IntegrityError:
-                continue  # another process took the number
-            return replace(version, version=number)
+        taken = sa.select(sa.func.max(_versions.version)).where(_versions.model == version.model)
+        with self._database.writing() as connection:
+            number = (connection.execute(taken).scalar() or 0) + 1
+            connection.execute(tables.model_versions.insert().values(**values, version=number))
+        return replace(version, version=number)
 
     def _remove(self, version: ModelVersion) -> None:
-        with self._engine.begin() as connection:
-            ours = (self._versions.c.model == version.model) & (self._versions.c.version == version.version)
-            connection.execute(self._versions.delete().where(ours))
+        ours = (_versions.model == version.model) & (_versions.version == version.version)
+        with self._database.writing() as connection:
+            connection.execute(tables.model_versions.delete().where(ours))
 
-
-def _tables() -> tuple[Table, Table, Table]:
-    from sqlalchemy import BigInteger, Column, Integer, MetaData, String, Table, Text
-
-    metadata = MetaData()
-    model = ("model", String(255))
-    versions = Table(
-        "model_versions",
-        metadata,
-        Column(*model, primary_key=True),
-        Column("version", Integer, primary_key=True, autoincrement=False),
-        Column("digest", String(64), nullable=False),
-        Column("registered", BigInteger, nullable=False),
-        Column("record", Text, nullable=False),
-    )
-    aliases = Table(
-        "model_aliases",
-        metadata,
-        Column(*model, primary_key=True),
-        Column("alias", String(255), primary_key=True),
-        Column("version", Integer, nullable=False),
-    )
-    moves = Table(
-        "model_alias_moves",
-        metadata,
-        Column("id", Integer, primary_key=True),
-        Column(*model, nullable=False),
-        Column("alias", String(255), nullable=False),
-        Column("version", Integer, nullable=False),
-        Column("previous", Integer),
-        Column("at", BigInteger, nullable=False),
-        Column("reason", Text, nullable=False),
-    )
-    return versions, aliases, moves
+    def _rows(self, query: sa.Select[Any]) -> Sequence[Row[Any]]:
+        with self._database.reading() as connection:
+            return [] if connection is None else connection.execute(query).all()
 
 
 def _version(row: Row[Any]) -> ModelVersion:

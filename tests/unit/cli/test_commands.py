@@ -13,7 +13,7 @@ from millstream.cli.app import main
 
 Called = Callable[..., tuple[int, str, str]]
 PROJECT = ["init", "plan", "apply", "status", "doctor"]
-PIPELINE = ["up", "run", "send", "backfill"]
+PIPELINE = ["up", "run", "send", "dead-letters", "backfill"]
 MODELS = ["train", "deploy", "rollback", "score", "verify", "parity", "explain"]
 COMMANDS = [*PROJECT, *PIPELINE, *MODELS]
 

@@ -10,7 +10,6 @@ from millstream.errors import CorruptState
 from millstream.fold.rows import (
     ROW_SPAN,
     encode_row,
-    instants,
     merge_rows,
     pack_columns,
     row_at,
@@ -19,6 +18,7 @@ from millstream.fold.rows import (
     split_rows,
     with_keys,
 )
+from millstream.instants import micros
 
 SCHEMA = {"x": "int64", "tier": "string"}
 FULL = {"i": "int64", "f": "float64", "s": "string", "b": "bool", "t": "timestamp"}
@@ -70,7 +70,7 @@ def test_rows_without_keys_mark_runs_and_are_left_out():
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
 def test_instants_of_any_unit(unit):
     column = pa.array(np.array(["2024-01-01T00:00:01"], f"datetime64[{unit}]"))
-    assert instants(column).to_pylist() == [1_704_067_201_000_000]
+    assert micros(column).to_pylist() == [1_704_067_201_000_000]
 
 
 def test_no_rows_and_no_keys():

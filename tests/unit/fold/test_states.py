@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.unit.fold.test_prepare import HOUR, STREAM, USER, group, table
 
 import millstream as ms
 from millstream.errors import CorruptState
 from millstream.fold import States, decode_deltas, encode_deltas, fold, layout_of, merge, prepare, value
-from tests.unit.fold.test_prepare import HOUR, STREAM, USER, group, table
 
 
 def folded(amounts, definition=None):

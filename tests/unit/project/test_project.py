@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import millstream as ms
@@ -92,6 +93,47 @@ def test_rows_go_in_in_any_form(project: ms.Project, form: str) -> None:
     assert project.send("clicks", forms[form]) == 1
     project.drain()
     assert counts(project, 1) == [1, 1]
+
+
+def test_an_instant_that_no_engine_can_hold_stops_nothing(project: ms.Project) -> None:
+    births = ms.EventStream("births", time="at", schema={"user_id": "int64", "at": "timestamp", "born": "timestamp"})
+    people = ms.Table("people", path="people.parquet", schema={"user_id": "int64", "born": "timestamp"})
+    group = ms.BatchFeatureGroup(
+        "born", entity=user, sources=[people], every="1d", query="select user_id, born from people"
+    )
+    beyond = pa.array([2**62, NOON], pa.timestamp("us", "UTC"))
+    pq.write_table(pa.table({"user_id": [1, 2], "born": beyond}), project.settings.folder / "people.parquet")
+    project.apply(births, ms.FeatureView("born", request={}, features=[group]))
+    project.send(births, [{"user_id": 1, "at": NOON, "born": 2**62}, {"user_id": 2, "at": NOON, "born": NOON}])
+    project.send(births, pa.table({"user_id": [1, 2], "at": [NOON, NOON], "born": beyond}))
+    project.drain()
+    project.sync()
+    assert project.parts.history().read("births")["user_id"].to_pylist() == [2, 2]
+    assert [("years 1 to 9999" in reason) for reason in project.dead_letters("births")["reason"].to_pylist()] == [
+        True
+    ] * 2
+    found = project.features("born", [{"user_id": 1}, {"user_id": 2}])["born__born"].cast(pa.int64()).to_pylist()
+    assert found == [None, NOON]
+    for given in (2**62, beyond[:1]):
+        rows = {"user_id": [3], "born": given} if isinstance(given, pa.Array) else [{"user_id": 3, "born": given}]
+        with pytest.raises(RequestError, match="expected an instant of the years 1 to 9999"):
+            project.write("born", pa.table(rows) if isinstance(rows, dict) else rows)
+
+
+def test_training_assumes_the_delay_that_ingestion_measured(project: ms.Project) -> None:
+    clock = project.clock
+    assert isinstance(clock, FileClock)
+    project.apply(view)
+    project.load(clicks, [click(1, f"2026-01-01T0{hour}:00:00Z") for hour in range(9)])
+    project.drain()
+    version = project.parts.registry.group("pace")
+    assert project.parts.delay(version) == 0  # what was loaded says nothing of the pipeline
+    for seconds in (2, 40, 3):
+        project.send(clicks, [click(1, "2026-01-01T11:59:00Z")])
+        project.parts.computer().step()
+        clock.advance(seconds * 1_000_000)
+        project.parts.ingester().step()
+    assert project.parts.delay(version) == 3_000_000
 
 
 def test_a_group_added_later_is_backfilled_from_history(project: ms.Project) -> None:
@@ -204,7 +246,7 @@ def test_instants_written_to_a_batch_group_may_be_text(project: ms.Project, form
     assert project.write("seen", given) == len(rows)
     project.parts.batch_ingester().step()
     found = project.features("seen", [{"user_id": n} for n in [*range(len(times)), 9]])["seen__since"].to_pylist()
-    assert found == [NOON - 7_200_000_000.0] * len(times) + [None]
+    assert found == [datetime(2026, 1, 1, 10, tzinfo=UTC)] * len(times) + [None]
 
 
 @pytest.mark.parametrize(

@@ -143,15 +143,13 @@ class Counting:
         self.closed = True
 
 
-@pytest.mark.parametrize("from_the_start", [True, False])
 def test_a_registry_that_fails_for_a_while_is_reported_and_asked_again(
-    project: ms.Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], from_the_start: bool
+    project: ms.Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("millstream.running.layers.LOOK", 0.02)
     reachable = threading.Event()
+    reachable.set()
     revision = [1]
-    if not from_the_start:
-        reachable.set()
 
     def asked(_: Parts) -> int:
         if not reachable.is_set():
@@ -166,17 +164,14 @@ def test_a_registry_that_fails_for_a_while_is_reported_and_asked_again(
     )
     loop.start()
     try:
-        if not from_the_start:
-            until(lambda: made and made[0].facts["steps"])
-            reachable.clear()
-            until(lambda: "locked" in made[0].facts.get("error", ""))
-            done = made[0].facts["steps"]
-            until(lambda: made[0].facts["steps"] > done + 2)  # what is made goes on
-        else:
-            until(lambda: "locked" in str(snapshot(project.settings.data)["layers"].get("compute")))
+        until(lambda: made and made[0].facts["steps"])
+        reachable.clear()
+        until(lambda: "locked" in made[0].facts.get("error", ""))
+        done = made[0].facts["steps"]
+        until(lambda: made[0].facts["steps"] > done + 2)  # what is made goes on
         revision[0] = 2
         reachable.set()
-        until(lambda: len(made) == (1 if from_the_start else 2) and made[-1].facts["steps"])
+        until(lambda: len(made) == 2 and made[-1].facts["steps"])
         until(lambda: "error" not in made[-1].facts)
     finally:
         stop.set()
@@ -184,6 +179,17 @@ def test_a_registry_that_fails_for_a_while_is_reported_and_asked_again(
     assert not loop.is_alive()
     assert all(work.closed for work in made)
     assert capsys.readouterr().err.count("Error: Registry 'r' cannot be used: database is locked.") == 1
+
+
+def test_a_registry_that_cannot_be_asked_at_the_start_ends_the_layer(
+    project: ms.Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(_: Parts) -> int:
+        raise StoreError("Registry 'r' cannot be used: permission denied.")
+
+    monkeypatch.setattr(Parts, "revision", asked)
+    with pytest.raises(StoreError, match="permission denied"):
+        _loop(project.settings, "compute", lambda _: Counting(), threading.Event())
 
 
 def test_definitions_that_cannot_be_read_are_asked_for_again_and_nothing_is_closed_twice(project: ms.Project) -> None:

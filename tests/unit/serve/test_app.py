@@ -176,8 +176,14 @@ def test_a_wrong_body_is_told_what_is_wrong(
         ("GET", "/v1/models/fraud/score", 405, "POST"),
         ("DELETE", "/", 405, "GET"),
         ("GET", "/statu", 404, "did you mean '/status'?"),
-        ("GET", "/v1/models/fraud/score/x", 404, ""),
-        ("GET", "/../../etc/passwd", 404, ""),
+        ("GET", "/openapi", 404, "did you mean '/openapi.json'?"),
+        ("POST", "/v1/models/fraud/score/x", 404, "did you mean '/v1/models/fraud/score'?"),
+        ("POST", "/v1/model/fraud/scores", 404, "did you mean '/v1/models/fraud/score'?"),
+        ("POST", "/models/a-model-with-a-long-name/score", 404, "'/v1/models/a-model-with-a-long-name/score'?"),
+        ("POST", "/v1/events/payments", 404, "did you mean '/v1/streams/payments/events'?"),
+        ("GET", "/v1/views/fraud", 404, "did you mean '/v1/views/VIEW/features'?"),
+        ("GET", "/../../etc/passwd", 404, "/openapi.json describes every path"),
+        ("GET", "/x" * 5_000, 404, "/openapi.json describes every path"),
     ],
 )
 def test_a_wrong_path_or_method_is_told_what_there_is(

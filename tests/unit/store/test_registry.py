@@ -1,15 +1,23 @@
 """The registry: plans a person can read, versions of feature groups, pins, and many processes at once."""
 
 import multiprocessing
+import os
+import sys
+import threading
+import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
+from tests.postgresql import PASSWORD, QUOTED, USER, PostgreSQL
 
 import millstream as ms
 from millstream.definitions.serialise import to_dict
-from millstream.errors import CorruptState, NotFound, PlanError, StoreError
+from millstream.errors import CorruptState, DiskFull, NotFound, PlanError, StoreError
 from millstream.store.registry import Registry
+from millstream.store.tables import Database, pins
 
 SCHEMA = {
     "payment_id": "string",
@@ -57,11 +65,6 @@ def world(
     )
     found = {"payments": payments, "disputes": disputes, "habits": habits, "kyc": kyc, "view": view, "model": model}
     return {name: one for name, one in found.items() if name not in drop}
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/deep/registry.db"
 
 
 @pytest.fixture
@@ -321,34 +324,110 @@ def test_types_that_were_read_from_tables_reach_the_version_the_view_and_the_mod
     assert registry.group("kyc", 2).schema == {"tier": "int64"}
 
 
-@pytest.mark.parametrize("damage", ["file", "body", "format"])
-def test_a_damaged_registry_is_one_sentence(registry: Registry, url: str, damage: str) -> None:
-    import sqlite3
+DAMAGE = {
+    "body": "update registry_definitions set body = '{\"$kind\": 1'",
+    "format": "update registry_facts set value = 9",
+}
 
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_registry_is_one_sentence(registry: Registry, url: str, damage: str) -> None:
     applied(registry)
-    path = url.removeprefix("sqlite:///")
-    if damage == "file":
-        for place in Path(path).parent.iterdir():
-            place.write_bytes(b"garbage " * 1000)
-    else:
-        changes = {
-            "body": "update registry_definitions set body = '{\"$kind\": 1'",
-            "format": "update registry_facts set value = 9",
-        }
-        with sqlite3.connect(path) as connection:
-            connection.execute(changes[damage])
+    execute(url, DAMAGE[damage])
+    assert_damaged(url)
+
+
+def test_a_damaged_file_is_one_sentence(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/deep/registry.db"
+    applied(Registry(url))
+    for place in (tmp_path / "deep").iterdir():
+        place.write_bytes(b"garbage " * 1000)
+    assert_damaged(url)
+
+
+def assert_damaged(url: str) -> None:
     again = Registry(url)
     for read in (again.streams, lambda: again.plan(world().values())):
         with pytest.raises(CorruptState) as raised:
             read()
-        assert path in raised.value.message
+        assert url.rpartition("/")[2] in raised.value.message
         assert "\n" not in raised.value.message
         assert raised.value.hint
 
 
+def execute(url: str, *statements: str) -> None:
+    """Run statements in a registry's database, past the registry."""
+    engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"), poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+
+
 def test_a_wrong_url_is_one_sentence() -> None:
-    with pytest.raises(StoreError, match="not an SQLAlchemy URL"):
+    with pytest.raises(StoreError, match="Registry 'nonsense' is not an SQLAlchemy URL"):
         Registry("nonsense")
+
+
+@pytest.mark.parametrize(
+    "wrong", ["postgresql://u:hunter2@h:port/db", "postgre://u:hunter2@h/db", "postgresql//u:hunter2@h/db"]
+)
+def test_a_wrong_url_keeps_its_password_to_itself(wrong: str) -> None:
+    with pytest.raises(StoreError, match="is not an SQLAlchemy URL") as raised:
+        Registry(wrong).groups()
+    assert "hunter2" not in "".join(traceback.format_exception(raised.value))
+
+
+def test_names_of_any_length_are_kept_in_the_order_of_their_bytes(registry: Registry) -> None:
+    names = ["Zeta", "alpha", "a_b", "aB", "b" * 64, "B1"]
+    for name in names:
+        schema = {"user_id": "int64", "at": "timestamp"}
+        stream = ms.EventStream(name, schema=schema, time="at")
+        group = ms.StreamFeatureGroup(name, entity=user, source=stream, features=[ms.Count(over="1h")])
+        registry.apply(registry.plan([ms.FeatureView(name, request={}, features=[group])]))
+        registry.pin(f"{name}@1", ["alpha@1"] if name != "Zeta" else [])
+    assert [stream.name for stream in registry.streams()] == sorted(names)
+    assert [version.group.name for version in registry.groups()] == sorted(names)
+    assert [view.name for view in registry.views()] == sorted(names)
+    assert [version.group.name for version in registry.groups("new")] == sorted(names)
+    with pytest.raises(NotFound):
+        registry.pin("x@1", ["nothing@1"])
+
+
+def test_a_read_sees_one_state_whatever_is_written_meanwhile(registry: Registry, url: str) -> None:
+    applied(registry)
+    database = Database(url)
+    count = sa.select(sa.func.count()).select_from(pins)
+    with database.reading() as connection:
+        assert connection is not None
+        assert connection.execute(count).scalar() == 0
+        registry.pin("fraud@1", ["habits@1"])
+        assert connection.execute(count).scalar() == 0
+    with database.reading() as connection:
+        assert connection is not None
+        assert connection.execute(count).scalar() == 1
+
+
+def test_of_plans_that_are_applied_at_once_one_wins(registry: Registry, url: str) -> None:
+    applied(registry)
+    changes = [world(group={"where": f"amount > {number}"}).values() for number in range(6)]
+    others = [Registry(url) for _ in changes]
+    plans = [other.plan(change, complete=True) for other, change in zip(others, changes, strict=True)]
+    together = threading.Barrier(len(others))
+
+    def applying(number: int) -> bool:
+        together.wait()
+        try:
+            others[number].apply(plans[number])
+        except PlanError as error:
+            assert "has changed" in error.message
+            return False
+        return True
+
+    with ThreadPoolExecutor(len(others)) as pool:
+        won = list(pool.map(applying, range(len(others))))
+    assert won.count(True) == 1
+    assert registry.group("habits", 2).group.where == f"amount > {won.index(True)}"
+    assert [version.id for version in registry.groups()] == ["habits@1", "habits@2", "kyc@1"]
 
 
 def test_processes_that_start_together_agree(url: str) -> None:
@@ -375,3 +454,94 @@ def _use(url: str, number: int) -> None:
             continue
     for count in range(10):
         registry.pin(f"fraud@{number * 10 + count}", ["habits@1"])
+
+
+def test_a_process_that_forks_and_its_child_both_go_on(registry: Registry) -> None:
+    applied(registry)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if registry.groups() and registry.revision() == 1 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    registry.pin("fraud@1", ["habits@1"])
+    assert registry.revision() == 2
+
+
+def refused(url: str) -> StoreError:
+    """What a read says that fails because of the server: one sentence, without the password."""
+    with pytest.raises(StoreError) as raised:
+        Registry(url).streams()
+    assert type(raised.value) is StoreError
+    assert "\n" not in raised.value.message
+    told = str(raised.value)
+    assert not any(secret in told for secret in (PASSWORD, QUOTED, "hunter2"))
+    assert "PGPASSWORD" in told
+    return raised.value
+
+
+def test_a_server_that_is_down_is_one_sentence_and_one_that_is_back_is_used(postgresql: PostgreSQL) -> None:
+    url = postgresql.database()
+    registry = applied(Registry(url))
+    postgresql.stop()
+    try:
+        told = refused(url)
+        with pytest.raises(StoreError, match="cannot be used"):
+            registry.revision()
+    finally:
+        postgresql.start()
+    assert told.message.startswith(f"Registry 'postgresql://{USER}:***@127.0.0.1:{postgresql.port}/")
+    assert "Connection refused" in told.message
+    assert registry.revision() == 1
+
+
+def test_a_password_that_is_wrong_or_absent_is_one_sentence(
+    postgresql: PostgreSQL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "password authentication failed" in refused(postgresql.database(f"{USER}:hunter2")).message
+    url = postgresql.database(USER)
+    assert "no password supplied" in refused(url).message
+    refused(f"{url}?password=hunter2")
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    assert applied(Registry(url)).revision() == 1
+
+
+def test_a_database_that_is_not_there_is_no_full_disk(postgresql: PostgreSQL) -> None:
+    url = postgresql.database().rpartition("/")[0] + "/full"
+    assert 'database "full" does not exist' in refused(url).message
+
+
+@pytest.mark.parametrize(
+    ("trouble", "kind", "said"),
+    [
+        ("alter database {name} set default_transaction_read_only = on", StoreError, "read-only transaction"),
+        ("revoke all on registry_facts from {role}", StoreError, "permission denied"),
+        ("drop table registry_pins", CorruptState, "registry_pins"),
+        (
+            "create function full_() returns trigger language plpgsql as $$ begin "
+            "raise exception 'no room' using errcode = 'disk_full'; end $$; "
+            "create trigger full_ before update on registry_facts execute function full_()",
+            DiskFull,
+            "No space is left",
+        ),
+    ],
+)
+def test_what_a_server_refuses_says_what_it_is(
+    postgresql: PostgreSQL, trouble: str, kind: type[Exception], said: str
+) -> None:
+    url = postgresql.database()
+    name = url.rpartition("/")[2]
+    applied(Registry(url))
+    role = f"reader_of_{name}"
+    execute(url, f"create role {role} login password 'hunter2'", f"grant all on all tables in schema public to {role}")
+    execute(url, trouble.format(name=name, role=role))
+    with pytest.raises(kind) as raised:
+        Registry(url.replace(f"{USER}:{QUOTED}", f"{role}:hunter2")).pin("fraud@1", [])
+    assert type(raised.value) is kind
+    assert said in str(raised.value)
+    assert "hunter2" not in str(raised.value)
+
+
+def test_without_its_driver_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(StoreError, match="needs the library 'psycopg'") as raised:
+        Registry("postgresql://u:hunter2@127.0.0.1/registry").streams()
+    assert raised.value.hint == "pip install 'millstream[postgres]'"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from millstream.clock import SimulatedClock
-from millstream.errors import CorruptState, NotFound
+from millstream.errors import CorruptState, NotFound, StoreError
 from millstream.train.metrics import Interval
 from millstream.train.versions import ModelVersions
 
@@ -17,10 +17,10 @@ def pinned():
 
 
 @pytest.fixture
-def versions(tmp_path, pinned):
+def versions(url, tmp_path, pinned):
     clock = SimulatedClock(1_000_000)
     pin = lambda version, groups: pinned.append((version, list(groups)))  # noqa: E731
-    return ModelVersions(f"sqlite:///{tmp_path}/registry.db", tmp_path / "models", clock, pin=pin)
+    return ModelVersions(url, tmp_path / "models", clock, pin=pin)
 
 
 def test_a_registered_model_loads_as_it_was(versions, fitted, pinned, rows):
@@ -69,15 +69,36 @@ def test_models_are_numbered_apart(versions, fitted):
     assert [version.id for version in versions.versions("a")] == ["a@1", "a@2"]
 
 
-def test_two_processes_never_take_the_same_number(tmp_path, fitted):
+def test_two_processes_never_take_the_same_number(url, tmp_path, fitted):
     def register(_):
-        mine = ModelVersions(f"sqlite:///{tmp_path}/registry.db", tmp_path / "models", SimulatedClock(0))
+        mine = ModelVersions(url, tmp_path / "models", SimulatedClock(0))
         return [mine.register("fraud", fitted).version for _ in range(4)]
 
-    ModelVersions(f"sqlite:///{tmp_path}/registry.db", tmp_path / "models", SimulatedClock(0))
+    ModelVersions(url, tmp_path / "models", SimulatedClock(0))
     with ThreadPoolExecutor(4) as pool:
         taken = [number for numbers in pool.map(register, range(4)) for number in numbers]
     assert sorted(taken) == list(range(1, 17))
+
+
+def test_moves_at_once_follow_one_another(url, tmp_path, fitted):
+    def move(number):
+        mine = ModelVersions(url, tmp_path / "models", SimulatedClock(0))
+        for _ in range(3):
+            mine.alias("fraud", "champion", number)
+
+    versions = ModelVersions(url, tmp_path / "models", SimulatedClock(0))
+    numbers = [versions.register("fraud", fitted).version for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(move, numbers))
+    moves = versions.moves("fraud")
+    assert len(moves) == 12
+    assert [move["previous"] for move in moves] == [None, *(move["version"] for move in moves[:-1])]
+    assert versions.aliases("fraud") == {"champion": moves[-1]["version"]}
+
+
+def test_a_server_that_is_down_is_one_sentence(tmp_path):
+    with pytest.raises(StoreError, match=r"Registry 'postgresql://u:\*\*\*@127\.0\.0\.1:1/r' cannot be used"):
+        ModelVersions("postgresql://u:secret@127.0.0.1:1/r", tmp_path, SimulatedClock(0))
 
 
 def test_what_is_absent_is_named(versions, fitted):
@@ -91,19 +112,19 @@ def test_what_is_absent_is_named(versions, fitted):
         versions.alias("fraud", "champion", 7)
 
 
-def test_what_cannot_be_pinned_is_not_registered(tmp_path, fitted):
+def test_what_cannot_be_pinned_is_not_registered(url, tmp_path, fitted):
     def refuse(version, groups):
         raise NotFound.named("group version", groups[0], ["habits@2"])
 
-    versions = ModelVersions(f"sqlite:///{tmp_path}/r.db", tmp_path / "models", SimulatedClock(0), pin=refuse)
+    versions = ModelVersions(url, tmp_path / "models", SimulatedClock(0), pin=refuse)
     with pytest.raises(NotFound, match="habits@1"):
         versions.register("fraud", fitted, pins=["habits@1"])
     assert versions.versions("fraud") == []
 
 
-def test_many_processes_may_begin_at_once(tmp_path):
+def test_many_processes_may_begin_at_once(url, tmp_path):
     def begin(_):
-        return ModelVersions(f"sqlite:///{tmp_path}/r.db", tmp_path / "models", SimulatedClock(0)).aliases("fraud")
+        return ModelVersions(url, tmp_path / "models", SimulatedClock(0)).aliases("fraud")
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(begin, range(8))) == [{}] * 8

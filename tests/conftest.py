@@ -1,0 +1,36 @@
+"""What tests of several folders share: the databases that a registry may be in, real servers included."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.postgresql import PostgreSQL, programs
+
+
+def absent(what: str, remedy: str) -> None:
+    """Skip what needs a server that this machine does not have; continuous integration must have it, and fails."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{what} is absent, and CI=true says that nothing may be left out: {remedy}")
+    pytest.skip(f"{what} is absent: {remedy}")
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A PostgreSQL server of this test session."""
+    if programs() is None:
+        absent("PostgreSQL", "`make setup-test` as root installs it, or `apt-get install postgresql`.")
+    with PostgreSQL() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a registry that is not made yet, in each kind of database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/deep/registry.db"
+    server: PostgreSQL = request.getfixturevalue("postgresql")
+    return server.database()

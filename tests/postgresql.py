@@ -1,0 +1,117 @@
+"""A PostgreSQL server for tests, started from the binaries that the machine has."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from itertools import count
+from pathlib import Path
+from typing import Any, Self
+
+USER, PASSWORD = "miller", "grist@mill/7"
+#: A URL needs what is not a letter written as its code.
+QUOTED = "grist%40mill%2F7"
+PATIENCE = 60.0
+
+
+def programs() -> Path | None:
+    """The folder of PostgreSQL's programs; Debian keeps them off the path."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: float(path.parts[-3]))
+    on_path = shutil.which("initdb")
+    every = [*found, *([Path(on_path).resolve()] if on_path else [])]
+    return every[-1].parent if every else None
+
+
+class PostgreSQL:
+    """A server on a free port of the loopback, with a password; each of `database` is a new, empty one.
+
+    It sorts text as English does, as servers are set up to, so that nothing relies on the order of bytes.
+    """
+
+    def __init__(self) -> None:
+        self.port = 0
+        self._folder = Path(tempfile.mkdtemp(prefix="postgresql-"))
+        self._as: dict[str, Any] = {}
+        self._numbers = count()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self._make()
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _make(self) -> None:
+        if os.geteuid() == 0:  # the server refuses to run as root
+            self._as = {"user": "postgres", "group": "postgres", "extra_groups": []}
+            shutil.chown(self._folder, "postgres", "postgres")
+        (self._folder / "password").write_text(PASSWORD)
+        self._run("initdb", "-D", self._data, "-U", USER, "--pwfile", str(self._folder / "password"),
+                  "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--locale-provider=icu",
+                  "--icu-locale=en-US", "--no-sync", "--no-instructions")  # fmt: skip
+
+    def start(self) -> None:
+        """Start the server, on the port that it had, and wait until it answers."""
+        from tests.end_to_end.running import free_port
+
+        end = time.monotonic() + PATIENCE
+        while True:
+            self.port = self.port or free_port()
+            arguments = ["-p", str(self.port), "-h", "127.0.0.1", "-k", str(self._folder), "-c", "fsync=off"]
+            with (self._folder / "output").open("ab") as output:
+                command = [str(self._program("postgres")), "-D", self._data, *arguments]
+                self._process = subprocess.Popen(command, stdout=output, stderr=output, cwd="/", **self._as)
+            while self._process.poll() is None:
+                if self._run("pg_isready", "-h", "127.0.0.1", "-p", str(self.port), check=False) == 0:
+                    return
+                time.sleep(0.05)
+            if time.monotonic() > end:
+                raise AssertionError((self._folder / "output").read_text())
+            self.port = 0  # somebody else took it
+
+    def stop(self) -> None:
+        """Stop the server at once; what was committed is kept."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGQUIT)
+            self._process.wait(30)
+            self._process = None
+
+    def database(self, user: str = f"{USER}:{QUOTED}") -> str:
+        """The URL of a new database; without a password where `user` has none."""
+        name = f"registry_{next(self._numbers)}"
+        self.execute(f"create database {name}")
+        return f"postgresql://{user}@127.0.0.1:{self.port}/{name}"
+
+    def execute(self, statement: str, database: str = "postgres") -> None:
+        """Run a statement as the server's owner."""
+        import psycopg
+
+        place = {"host": "127.0.0.1", "port": self.port, "dbname": database}
+        with psycopg.connect(user=USER, password=PASSWORD, autocommit=True, **place) as connection:
+            connection.execute(statement)
+
+    @property
+    def _data(self) -> str:
+        return str(self._folder / "data")
+
+    @staticmethod
+    def _program(name: str) -> Path:
+        folder = programs()
+        assert folder is not None
+        return folder / name
+
+    def _run(self, program: str, *arguments: str, check: bool = True) -> int:
+        done = subprocess.run([self._program(program), *arguments], capture_output=True, text=True, cwd="/", **self._as)
+        assert not check or done.returncode == 0, done.stderr
+        return done.returncode
