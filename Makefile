@@ -21,6 +21,7 @@ test: setup-test check ## Set up and run every check and test
 
 check: setup-test ## Lint and type-check
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
 
 bench: setup-test ## Measure the claims, each beside a peer

@@ -350,7 +350,9 @@ def check_replay(pipe: Pipeline) -> None:
 
 @few
 @given(groups, deliveries(), st.lists(st.tuples(st.integers(0, 29), gaps), max_size=4), st.data())
-def test_a_training_set_is_compute(group: Any, sent: list[Sent], asks: list[tuple[int, int]], data: Any) -> None:
+def test_a_training_set_is_compute_on_what_was_served_by_then(
+    group: Any, sent: list[Sent], asks: list[tuple[int, int]], data: Any
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
         pipe = Pipeline(Path(folder), group, 20)
         moments = [one.event.arrival for one in sent] or [BASE]
@@ -364,9 +366,12 @@ def test_a_training_set_is_compute(group: Any, sent: list[Sent], asks: list[tupl
         found = pipe.project.training_set("model").table.sort_by([("_at", "ascending"), ("k", "ascending")])
         wanted = sorted((row["at"], row["k"]) for row in examples)
         assert list(zip(found["_at"].to_pylist(), found["k"].to_pylist(), strict=True)) == wanted
-        frame = pure(pipe.view, sent, [(k, at) for at, k in wanted])
-        assert {name: bits(_plain(found[f"g__{name}"])) for name in frame} == {
-            name: bits(frame[name]) for name in frame
-        }
+        delay = pipe.project.parts.delay(pipe.project.parts.registry.group("g"))
+        for place, (at, k) in enumerate(wanted):
+            served = [one for one in sent if one.event.arrival + delay <= at]
+            frame = pure(pipe.view, served, [(k, at)])
+            assert {name: bits(_plain(found[f"g__{name}"]))[place] for name in frame} == {
+                name: bits(frame[name])[0] for name in frame
+            }
         pipe.computer.close()
         pipe.project.close()

@@ -95,7 +95,9 @@ def _float64(array: pa.Array) -> tuple[pa.Array, Mask | None]:
 
 
 def _string(array: pa.Array) -> tuple[pa.Array, Mask | None]:
-    if not (pa.types.is_string(array.type) or pa.types.is_large_string(array.type) or pa.types.is_string_view(array.type)):
+    if not (
+        pa.types.is_string(array.type) or pa.types.is_large_string(array.type) or pa.types.is_string_view(array.type)
+    ):
         return _wrong(array, "string")
     try:
         array.validate(full=True)

@@ -204,9 +204,7 @@ class _Filler:
     Until the end a shard's position is negative and tells the attempt and the write, so whoever else writes is refused.
     """
 
-    def __init__(
-        self, version: Version, online: OnlineStore, log: AdminLog, clock: Clock, handover: Handover
-    ) -> None:
+    def __init__(self, version: Version, online: OnlineStore, log: AdminLog, clock: Clock, handover: Handover) -> None:
         self._version, self._online, self._log, self._clock, self._handover = version, online, log, clock, handover
         self._attempt = self._next_attempt()
         self._writes = 0

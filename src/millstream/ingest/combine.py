@@ -53,4 +53,3 @@ def concatenate(parts: Sequence[States]) -> States:
     offsets = np.zeros(len(sizes) + 1, np.int64)
     np.cumsum(sizes, out=offsets[1:])
     return States(np.concatenate([part.data[part.offsets[0] : part.offsets[-1]] for part in parts]), offsets)
-

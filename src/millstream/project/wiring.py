@@ -56,7 +56,9 @@ class Parts:
         """The log."""
         from millstream.buffer.embedded import EmbeddedLog
 
-        return EmbeddedLog(self.settings.data / "log", self.clock, map_gib=self.settings.log_gib, fsync=self.settings.fsync)
+        return EmbeddedLog(
+            self.settings.data / "log", self.clock, map_gib=self.settings.log_gib, fsync=self.settings.fsync
+        )
 
     @cached_property
     def online(self) -> LmdbOnlineStore:

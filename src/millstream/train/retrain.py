@@ -51,9 +51,7 @@ def due(model: Model, models: ModelVersions, now: int) -> bool:
     return bool(times) and _next(model.retrain, max(times)) <= now
 
 
-def retrain(
-    model: Model, examples: TrainingSet, models: ModelVersions
-) -> Decision:
+def retrain(model: Model, examples: TrainingSet, models: ModelVersions) -> Decision:
     """Train a challenger and let it replace the champion unless the gate finds it worse.
 
     The gate compares both on the model's `Retrain.gate` metric by a paired bootstrap; the challenger fails when the

@@ -28,9 +28,7 @@ def one_by_one(records: list[Deltas]) -> dict[bytes, bytes]:
     found: dict[bytes, bytes] = {}
     for deltas in records:
         for key, state in zip(deltas.keys, deltas.states.to_bytes(), strict=True):
-            (found[key],) = merge(
-                LAYOUT, States.from_bytes([found.get(key)]), States.from_bytes([state])
-            ).to_bytes()
+            (found[key],) = merge(LAYOUT, States.from_bytes([found.get(key)]), States.from_bytes([state])).to_bytes()
     return found
 
 

@@ -1,6 +1,5 @@
 """Training, the gate, and the decisions it records."""
 
-
 import numpy as np
 import pyarrow as pa
 import pytest
