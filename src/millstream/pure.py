@@ -24,6 +24,7 @@ from millstream.definitions.reference import FeatureRef
 from millstream.definitions.source import EventStream, Source, Table
 from millstream.errors import MillstreamError, RequestError, nearest
 from millstream.fold import Prepared
+from millstream.instants import LAST
 from millstream.scheduled import ScheduledRuns
 from millstream.train.past import no_rows
 from millstream.train.point_in_time import AT, Group, Instants, join
@@ -100,12 +101,13 @@ class _Frames:
             return self._runs.events(source)
         return self.read(source.name)
 
-    def read(self, stream: str, **_: object) -> pa.Table:
+    def read(self, stream: str | EventStream, **_: object) -> pa.Table:
         """Return the events of a stream, all of them; batch queries ask so."""
-        if stream not in self._events:
-            source, frame = self._given[stream]
-            self._events[stream] = _decoded(source, frame)  # type: ignore[arg-type]
-        return self._events[stream]
+        name = stream if isinstance(stream, str) else stream.name
+        if name not in self._events:
+            source, frame = self._given[name]
+            self._events[name] = _decoded(source, frame)  # type: ignore[arg-type]
+        return self._events[name]
 
     def rows(self, group: BatchFeatureGroup) -> pa.Table:
         if not len(self.asked):
@@ -151,10 +153,13 @@ def _given(groups: Sequence[Group], sources: Mapping[Source | str, Frame]) -> di
 
 
 def _decoded(stream: EventStream, frame: Frame) -> pa.Table:
-    """The frame as events of one partition, in the order of their arrival, repeats removed."""
+    """The frame as events of one partition, in the order of their arrival, repeats removed.
+
+    All time is over when they are loaded, so that any may have arrived.
+    """
     records, position = [], 0
     for batch in encode_history(stream, frame):
-        records.append(Records(stream.name, 0, position, batch.count, 0, batch.encoding, batch.payload))
+        records.append(Records(stream.name, 0, position, batch.count, LAST, batch.encoding, batch.payload))
         position += batch.count
     decoded = decode(stream, records)
     for letter in decoded.dead:

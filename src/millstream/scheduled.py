@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from millstream.computing.guilty import run_query
 from millstream.computing.schedule import last_tick, ticks
 from millstream.computing.staged import features_of, stage
 from millstream.computing.table_fold import table_events
@@ -74,14 +75,22 @@ class ScheduledRuns:
         if group.schema_of_features:
             return group.schema_of_features
         sources = [self._instead.get(source.name, source) for source in group.sources]
-        return features_of(group, self._tables.query(group.query or "", sources, at, at))
+        return features_of(group, self._asked(group, sources, at, at))
 
     def _run(self, group: BatchFeatureGroup, sources: list[Source], end: int, number: int) -> pa.Table:
         begin = last_tick(group, end - 1) or 0
-        result = self._tables.query(group.query or "", sources, begin, end)
-        rows = stage(f"BatchFeatureGroup '{group.name}'", group, self.schema(group, end), result, end, end).rows
+        result = self._asked(group, sources, begin, end)
+        rows = stage(_thing(group), group, self.schema(group, end), result, end, end).rows
         rows = rows.append_column("_deleted", pa.array(np.zeros(rows.num_rows, bool)))
         return rows.append_column("_run", pa.array(np.full(rows.num_rows, number)))
+
+    def _asked(self, group: BatchFeatureGroup, sources: list[Source], begin: int, end: int) -> pa.Table:
+        """What a run returns; the rows on which the query fails are left out, as its dead letters are."""
+        return run_query(self._tables, _thing(group), group.query or "", sources, begin, end, end)[0]
+
+
+def _thing(group: BatchFeatureGroup) -> str:
+    return f"BatchFeatureGroup '{group.name}'"
 
 
 def _first_after(group: BatchFeatureGroup, at: int) -> int:

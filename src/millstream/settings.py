@@ -130,8 +130,8 @@ def _whole(low: int, high: int) -> Callable[[Any], int]:
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError("text")
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError("text, not empty and without NUL")
     return value
 
 

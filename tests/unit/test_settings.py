@@ -79,6 +79,8 @@ def test_a_misspelt_setting_names_the_nearest(tmp_path: Path):
         ('sync_every = "soon"', "duration"),
         ("sync_every = 10", "duration"),
         ("name = 5", "text"),
+        ('name = ""', "not empty"),
+        ('data = "\\u0000"', "without NUL"),
         ("generator = 5", "table"),
         ("[generator]\nenabled = 1", "true or false"),
     ],

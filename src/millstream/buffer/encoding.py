@@ -76,6 +76,11 @@ def encode_history(stream: EventStream, rows: Rows) -> list[Batch]:
         wrong = list(_line_batches([lines[row] for row, _ in parsed.bad]))
     if "_arrival" not in table.column_names:
         table = table.append_column("_arrival", _arrival(stream, table))
+    if not pa.types.is_integer(table["_arrival"].type):
+        raise LogError(
+            f"Stream '{stream.name}': column '_arrival' was given {table['_arrival'].type}; expected int64, microseconds.",
+            "leave it out for the stream's own rule, or cast it.",
+        )
     return [*_arrow_batches(table), *wrong]
 
 
@@ -137,22 +142,37 @@ def _key_bytes(table: pa.Table, column: str) -> list[bytes | None]:
 def _plain_rows(stream: EventStream, rows: Rows) -> pa.Table | Sequence[Any]:
     """The rows as Arrow if they are a frame; as dicts if they are dicts, or a frame of mixed Python objects."""
     if isinstance(rows, pa.Table):
-        return rows
+        return _named_apart(stream, rows)
     if isinstance(rows, pa.RecordBatch):
-        return pa.Table.from_batches([rows])
+        return _named_apart(stream, pa.Table.from_batches([rows]))
     if type(rows).__module__.partition(".")[0] == "pandas":
+        _check_names(stream, list(map(str, rows.columns)))
         try:
             return pa.Table.from_pandas(rows, preserve_index=False)
         except (pa.ArrowInvalid, pa.ArrowTypeError):
             return list(rows.to_dict("records"))
     if hasattr(rows, "__arrow_c_stream__"):
-        return pa.table(rows)
+        return _named_apart(stream, pa.table(rows))
     if isinstance(rows, Sequence) and not isinstance(rows, str | bytes):
         return rows
     raise LogError(
         f"Stream '{stream.name}' was given rows of type '{type(rows).__name__}'; expected dicts or a data frame.",
         "pass a list of dicts, or an Arrow table, pandas or Polars frame.",
     )
+
+
+def _named_apart(stream: EventStream, table: pa.Table) -> pa.Table:
+    _check_names(stream, table.column_names)
+    return table
+
+
+def _check_names(stream: EventStream, names: Sequence[str]) -> None:
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise LogError(
+            f"Stream '{stream.name}' was given two columns named '{twice}'; expected each name once.",
+            "rename or drop one of them; nothing was sent.",
+        )
 
 
 def _arrow_batches(table: pa.Table) -> Iterator[Batch]:
@@ -198,7 +218,14 @@ def _line(encoder: msgspec.json.Encoder, row: Any, numeric: set[str]) -> bytes:
             return encoder.encode(row)
         return json.dumps(row, default=_plain).encode()
     except (TypeError, ValueError, RecursionError):
-        return json.dumps(repr(row)).encode()
+        return json.dumps(_shown(row)).encode()
+
+
+def _shown(row: Any) -> str:
+    try:
+        return repr(row)
+    except Exception as error:  # a row may hold anything, such as a number too long to be written
+        return f"a {type(row).__name__} that cannot be shown: {error}"
 
 
 def _plain(value: Any) -> Any:
@@ -211,7 +238,9 @@ def _plain(value: Any) -> Any:
         return value.item()
     if hasattr(value, "isoformat"):
         return value.isoformat()
-    return {"unreadable": repr(value)}
+    if type(value) is dict:  # what this returned for a key, which JSON writes as text: it would be asked for ever
+        raise TypeError("a key that is no text")
+    return {"unreadable": _shown(value)}
 
 
 def _arrival(stream: EventStream, table: pa.Table) -> pa.Array:

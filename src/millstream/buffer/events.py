@@ -194,9 +194,9 @@ def _placed(stream: EventStream, piece: _Piece) -> tuple[pa.Table, list[DeadLett
     arrivals = appended if declared is None else np.where(declared < 0, appended, declared)
     dead = {row: (reason, int(piece.appended[row])) for row, reason in parsed.bad}
     keep = np.ones(len(parsed.rows), np.bool_)
-    for index, reason in _out_of_time(stream, parsed.table, arrivals):
+    for index, reason in _out_of_time(stream, parsed.table, arrivals, appended):
         keep[index] = False
-        dead[int(parsed.rows[index])] = (reason, int(arrivals[index]))
+        dead[int(parsed.rows[index])] = (reason, int(min(arrivals[index], appended[index])))
     place = [piece.partitions[parsed.rows].astype(np.int32), piece.positions[parsed.rows], arrivals, appended]
     table = parsed.table
     for field, column in zip(PLACE, place, strict=True):
@@ -210,8 +210,11 @@ def _placed(stream: EventStream, piece: _Piece) -> tuple[pa.Table, list[DeadLett
     return (table if keep.all() else table.filter(pa.array(keep))), letters
 
 
-def _out_of_time(stream: EventStream, table: pa.Table, arrivals: _Ints) -> list[tuple[int, str]]:
-    """The rows whose event time is null or too far ahead of their arrival."""
+def _out_of_time(stream: EventStream, table: pa.Table, arrivals: _Ints, appended: _Ints) -> list[tuple[int, str]]:
+    """The rows whose event time is null or too far ahead of their arrival, or whose declared arrival lies ahead.
+
+    A key's state forgets by its newest arrival: one in the year 2500 would empty the key's windows until then.
+    """
     times = table[stream.time]
     missing = times.is_null().to_numpy() if times.null_count else np.zeros(len(table), np.bool_)
     micros = times.cast(pa.int64()).fill_null(0).to_numpy()
@@ -219,6 +222,8 @@ def _out_of_time(stream: EventStream, table: pa.Table, arrivals: _Ints) -> list[
     found = [(int(row), f"No event time: '{stream.time}' is null or absent.") for row in np.flatnonzero(missing)]
     for row in np.flatnonzero(ahead):
         found.append((int(row), _beyond(stream, int(micros[row]), int(arrivals[row]))))
+    for row in np.flatnonzero(~missing & ~ahead & (arrivals - appended > stream.future)):
+        found.append((int(row), _not_yet(stream, int(arrivals[row]), int(appended[row]))))
     return found
 
 
@@ -226,6 +231,13 @@ def _beyond(stream: EventStream, time: int, arrival: int) -> str:
     return (
         f"Too far in the future: '{stream.time}' is {_written(time)}, more than {text(stream.future)} "
         f"after its arrival at {_written(arrival)}."
+    )
+
+
+def _not_yet(stream: EventStream, arrival: int, appended: int) -> str:
+    return (
+        f"Too far in the future: its declared arrival is {_written(arrival)}, more than {text(stream.future)} "
+        f"after it was loaded at {_written(appended)}."
     )
 
 

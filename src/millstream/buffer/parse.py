@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any
@@ -67,6 +67,9 @@ def parse_json(stream: EventStream, lines: Sequence[bytes]) -> Parsed:
 
 def parse_arrow(stream: EventStream, table: pa.Table) -> Parsed:
     """Bring an Arrow table to the stream's schema."""
+    twice = next((name for name in table.column_names if table.column_names.count(name) > 1), None)
+    if twice is not None:  # which one is meant cannot be known
+        return _all_wrong(stream, len(table), f"Two columns are named '{twice}'.")
     columns, wrong = [], []
     for name, kind in stream.schema.items():
         if name not in table.column_names:
@@ -77,12 +80,23 @@ def parse_arrow(stream: EventStream, table: pa.Table) -> Parsed:
         wrong.append((name, kind, mask))
     columns.append(_rest(stream, table))
     rows = np.arange(len(table), dtype=np.int64)
-    return _sorted_out(pa.Table.from_arrays(columns, schema=value_schema(stream)), rows, [], wrong, _declared(table))
+    arrivals = None
+    if "_arrival" in table.column_names:
+        declared, mask = from_arrow(_whole(table, "_arrival"), "int64")
+        arrivals = declared.fill_null(-1).to_numpy(zero_copy_only=False)
+        wrong.append(("_arrival", "int64", mask))
+    return _sorted_out(pa.Table.from_arrays(columns, schema=value_schema(stream)), rows, [], wrong, arrivals)
+
+
+def _all_wrong(stream: EventStream, rows: int, reason: str) -> Parsed:
+    bad = [(row, reason) for row in range(rows)]
+    return Parsed(value_schema(stream).empty_table(), np.zeros(0, np.int64), bad)
 
 
 def row_text(table: pa.Table, row: int) -> str:
     """Return one row of a table as JSON text, for a dead letter."""
-    return _as_json({name: _plain(table[name][row]) for name in table.column_names})
+    values = zip(table.column_names, table.columns, strict=True)
+    return "{" + ",".join(f"{json.dumps(name)}:{_as_json(_plain(column[row]))}" for name, column in values) + "}"
 
 
 def _plain(value: pa.Scalar) -> Any:
@@ -93,8 +107,8 @@ def _plain(value: pa.Scalar) -> Any:
         return str(value.value) if pa.types.is_temporal(value.type) else pa.array([value], value.type).to_string()
 
 
-def _as_json(row: Mapping[str, Any]) -> str:
-    return msgspec.json.encode(row, enc_hook=repr).decode()
+def _as_json(value: Any) -> str:
+    return msgspec.json.encode(value, enc_hook=repr).decode()
 
 
 @dataclass(frozen=True)
@@ -210,10 +224,3 @@ def _rest(stream: EventStream, table: pa.Table) -> pa.Array:
     columns = {name: [_plain(value) for value in table[name]] for name in unknown}
     rows = ({name: values[i] for name, values in columns.items() if values[i] is not None} for i in range(len(table)))
     return pa.array([_as_json(row) if row else None for row in rows], pa.string())
-
-
-def _declared(table: pa.Table) -> npt.NDArray[np.int64] | None:
-    if "_arrival" not in table.column_names:
-        return None
-    arrivals: npt.NDArray[np.int64] = _whole(table, "_arrival").fill_null(-1).to_numpy(zero_copy_only=False)
-    return arrivals

@@ -112,7 +112,7 @@ class RepeatIndex:
         """Say which events of one partition have an id that occurred before the table; then remember the table's."""
         appended = table["_appended"].to_numpy()
         oldest = int(appended.min()) - stream.within
-        prefix = f"{stream.name}\0{partition}\0".encode()
+        prefix = f"{stream.name}\0{stream.deduplicate} {stream.within}\0{partition}\0".encode()
         start, end = int(table["_position"][0].as_py()), int(table["_position"][-1].as_py()) + 1
         while True:
             self._catch_up(stream, partition, prefix, start, oldest)

@@ -35,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         code = app(args=given, standalone_mode=False)
     except MillstreamError as error:
+        if _interrupted(error):
+            raise SystemExit(130) from None
         if _debugging():
             raise
         fail(error, as_json)
@@ -46,10 +48,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stderr.close()  # the reader of our output has left, as `| head` does
         raise SystemExit(0) from None
     except Exception as error:
+        if _interrupted(error):
+            raise SystemExit(130) from None
         if _debugging():
             raise
         fail(_unexpected(error), as_json)
     raise SystemExit(code or 0)
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: DuckDB, asked at that moment, makes a `RuntimeError` of it."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt) or (
+            isinstance(error, RuntimeError) and str(error) == "Query interrupted"
+        ):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _debugging() -> bool:

@@ -72,14 +72,18 @@ def score(
     """Score requests with the champion, as serving does."""
     from millstream.project import Project
 
-    scored = Project(folder).score(model, _rows(sys.stdin.read() if row == "-" else row)).to_pylist()
+    scored = (
+        Project(folder)
+        .score(model, _rows(sys.stdin.buffer.read() if row == "-" else row.encode(errors="surrogateescape")))
+        .to_pylist()
+    )
     names = ("request_id", "score", "version", "degraded")
     show(scored, as_json, lambda: table(names, [[one[name] for name in names] for one in scored]))
 
 
 def verify(
     view: Annotated[str | None, typer.Argument(help="A feature view; every one otherwise.")] = None,
-    sample: Annotated[int, typer.Option(help="How many of the newest captured requests.")] = 1_000,
+    sample: Annotated[int, typer.Option(min=1, help="How many of the newest captured requests.")] = 1_000,
     folder: Folder = HERE,
     as_json: AsJson = False,
 ) -> None:
@@ -99,7 +103,7 @@ def verify(
 
 def parity(
     model: ModelName,
-    sample: Annotated[int, typer.Option(help="How many of the newest captured requests.")] = 1_000,
+    sample: Annotated[int, typer.Option(min=1, help="How many of the newest captured requests.")] = 1_000,
     folder: Folder = HERE,
     as_json: AsJson = False,
 ) -> None:
@@ -160,19 +164,19 @@ def _interval(metric: Any) -> tuple[object, object, object]:
     return value, None, None
 
 
-def _rows(text: str) -> list[dict[str, Any]]:
+def _rows(text: bytes) -> list[dict[str, Any]]:
     from msgspec import DecodeError, json
 
     try:
         given = json.decode(text)
-    except DecodeError:
+    except (DecodeError, UnicodeDecodeError, RecursionError):
         given = None
     rows = given if isinstance(given, list) else [given]
     if not rows or not all(isinstance(row, dict) for row in rows):
         raise RequestError(
             "The request is not a JSON object or an array of them.",
             field="row",
-            given=text[:80].strip(),
+            given=text[:80].decode(errors="replace").strip(),
             expected="a JSON object, or an array of at least one",
             hint="""for instance '{"user_id": 42, "amount": 12.5}'.""",
         )

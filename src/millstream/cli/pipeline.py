@@ -26,7 +26,9 @@ def register(app: typer.Typer) -> None:
 def up(
     folder: Folder = HERE,
     host: Annotated[str | None, typer.Option(help="Where to serve; millstream.toml says it otherwise.")] = None,
-    port: Annotated[int | None, typer.Option(help="Where to serve; millstream.toml says it otherwise.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65_535, help="Where to serve; millstream.toml says it otherwise.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run the whole pipeline, with a status page.
@@ -42,7 +44,9 @@ def run(
     layer: Annotated[str, typer.Argument(help="compute, ingest, batch, sync, serve, monitor or generator.")],
     folder: Folder = HERE,
     host: Annotated[str | None, typer.Option(help="serve: where; millstream.toml says it otherwise.")] = None,
-    port: Annotated[int | None, typer.Option(help="serve: where; millstream.toml says it otherwise.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65_535, help="serve: where; millstream.toml says it otherwise.")
+    ] = None,
     supervised: Annotated[bool, typer.Option("--supervised", hidden=True)] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -126,12 +130,7 @@ def _start(text: str, width: int) -> str:
 def _batches(source: str) -> Iterator[Any]:
     """The rows of a file, a batch at a time; a line that is not a JSON object is refused with its number."""
     if source.endswith(".parquet"):
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        with _opened(source, "rb") as file:
-            for part in pq.ParquetFile(file).iter_batches(BATCH):
-                yield pa.Table.from_batches([part])
+        yield from _parquet(source)
         return
     batch: list[dict[str, Any]] = []
     lines = sys.stdin.buffer if source == "-" else _opened(source, "rb")
@@ -146,17 +145,34 @@ def _batches(source: str) -> Iterator[Any]:
         yield batch
 
 
+def _parquet(source: str) -> Iterator[Any]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with _opened(source, "rb") as file:
+        try:
+            parts = pq.ParquetFile(file).iter_batches(BATCH)
+            while (part := next(parts, None)) is not None:
+                yield pa.Table.from_batches([part])
+        except (pa.ArrowInvalid, OSError) as error:
+            raise _unreadable(source, str(error).splitlines()[0].rstrip(".")) from error
+
+
 def _opened(source: str, mode: str) -> Any:
     try:
         return Path(source).open(mode)
     except OSError as error:
-        raise RequestError(
-            f"Events cannot be read from '{source}': {error.strerror}.",
-            field="source",
-            given=source,
-            expected="a readable .jsonl or .parquet file, or -",
-            hint="`-` reads JSON lines from standard input.",
-        ) from error
+        raise _unreadable(source, str(error.strerror)) from error
+
+
+def _unreadable(source: str, reason: str) -> RequestError:
+    return RequestError(
+        f"Events cannot be read from '{source}': {reason}.",
+        field="source",
+        given=source,
+        expected="a readable .jsonl or .parquet file, or -",
+        hint="`-` reads JSON lines from standard input.",
+    )
 
 
 def _object(line: bytes, number: int) -> dict[str, Any]:
@@ -164,7 +180,7 @@ def _object(line: bytes, number: int) -> dict[str, Any]:
 
     try:
         row = json.decode(line)
-    except DecodeError as error:
+    except (DecodeError, UnicodeDecodeError, RecursionError) as error:
         row = error
     if not isinstance(row, dict):
         raise RequestError(

@@ -6,7 +6,6 @@ however many workers there are. A run of a past interval moves nothing: repeatin
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +17,8 @@ import pyarrow as pa
 from millstream.buffer.events import DeadLetter, dead_batch
 from millstream.buffer.log import Batch, Log, TopicAdmin
 from millstream.buffer.staging import Run, batch_consumer, encode_run, staging_topic
-from millstream.clock import Clock, to_datetime
-from millstream.computing.guilty import query_apart
+from millstream.clock import Clock
+from millstream.computing.guilty import query_failed, run_query
 from millstream.computing.schedule import last_tick, ticks
 from millstream.computing.staged import Staged, features_of, stage
 from millstream.computing.start import feature_topic
@@ -201,7 +200,7 @@ class BatchComputer:
         try:
             result = self._tables.query(query, sources, interval.start, interval.end, known=True)
         except Exception as error:
-            raise _failed(version, interval, error) from error
+            raise query_failed(_thing(version), group.query or "", interval.start, interval.end, error) from error
         known = np.asarray(micros(result[KNOWN])).astype(np.int64)
         if by is None:
             available = ends[np.searchsorted(ends, known)]
@@ -234,18 +233,11 @@ class BatchComputer:
 
     def _query(self, version: Version, interval: Interval) -> tuple[pa.Table, list[DeadLetter]]:
         """The result of a group's query, and the rows on which it fails, if it looks at them one by one."""
-        import duckdb
-
-        sources, query = self._sources(version.group), version.group.query or ""
-        try:
-            return self._tables.query(query, sources, interval.start, interval.end), []
-        except duckdb.DataError as error:
-            if not row_by_row(query, sources):
-                raise _failed(version, interval, error) from error
-            rows = self._tables.rows(sources[0], interval.end)
-            return query_apart(version.id, query, sources[0], rows, interval.start, interval.end, self._clock.now())
-        except duckdb.Error as error:
-            raise _failed(version, interval, error) from error
+        group = version.group
+        between = interval.start, interval.end
+        return run_query(
+            self._tables, _thing(version), group.query or "", self._sources(group), *between, self._clock.now()
+        )
 
     def _append(
         self, version: Version, interval: Interval, staged: Staged, available: int, dead: Sequence[DeadLetter]
@@ -334,15 +326,3 @@ def _schema(version: Version, result: pa.Table) -> Mapping[str, str]:
 
 def _thing(version: Version) -> str:
     return f"Group version '{version.id}'"
-
-
-def _failed(version: Version, interval: Interval, error: Exception) -> MillstreamError:
-    """One sentence about a query that failed; a Millstream error about its tables says enough already."""
-    if isinstance(error, MillstreamError):
-        return error
-    begin, end = to_datetime(interval.start).isoformat(), to_datetime(interval.end).isoformat()
-    said = str(error).strip().splitlines()[0].rstrip(".")
-    return MillstreamError(
-        f"{_thing(version)}: its query fails for the interval from {begin} to {end}: {said}.",
-        f"mend the tables or the query ({json.dumps(version.group.query)}); the interval is run again.",
-    )

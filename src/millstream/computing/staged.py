@@ -83,6 +83,11 @@ def _column(thing: str, result: pa.Table, name: str) -> pa.ChunkedArray:
             f"{thing}: its query gives no column '{name}'.",
             f"did you mean '{guess}'?" if guess else f"the columns are {', '.join(result.column_names)}.",
         )
+    if result.column_names.count(name) > 1:
+        raise MillstreamError(
+            f"{thing}: its query gives {result.column_names.count(name)} columns named '{name}'; expected one.",
+            f"name one of them otherwise: `{name} as {name}_2`, or list the columns instead of `*`.",
+        )
     return result[name]
 
 

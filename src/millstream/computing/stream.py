@@ -7,7 +7,7 @@ positions in one transaction of the log; if another worker has moved them first,
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -61,6 +61,20 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class _Reading:
+    """Who reads a stream by one definition of it: the check, which goes by that of now, and group versions."""
+
+    stream: EventStream
+    versions: Mapping[str, Version]
+    checks: bool
+
+    @property
+    def consumers(self) -> list[str]:
+        """Whose positions move."""
+        return [*([CHECK] if self.checks else []), *self.versions]
+
+
+@dataclass(frozen=True)
 class _Output:
     """What a micro-batch adds to the log, ready to be written."""
 
@@ -74,7 +88,7 @@ class StreamComputer:
     """A worker that computes stream groups; any number of them may share the partitions of a stream.
 
     Group versions that stand at the same positions share reading, decoding and one query; a version that has not been
-    started is left alone.
+    started is left alone. A version whose stream has been declared anew goes on by the definition it was made with.
 
     Args:
         log: the project's log.
@@ -105,10 +119,7 @@ class StreamComputer:
         self._partitions = None if partitions is None else sorted(partitions)
         self._streams = list(streams)
         versions = list(group_versions)
-        self._versions = {
-            stream.name: {computing_consumer(version.id): version for version in versions if _reads(version, stream)}
-            for stream in self._streams
-        }
+        self._readings = [reading for stream in self._streams for reading in _readings(stream, versions)]
         for stream in self._streams:
             log.create(dead_topic(stream.name), len(log.ends(stream.name)))
         self._folder = Path(data) / "repeats"
@@ -136,36 +147,36 @@ class StreamComputer:
             DiskFull: when the log has no room; nothing was written.
         """
         total = Progress()
-        for stream in self._streams:
-            total += self._round(stream)
+        for reading in self._readings:
+            total += self._round(reading)
         return total
 
-    def _round(self, stream: EventStream) -> Progress:
+    def _round(self, reading: _Reading) -> Progress:
         """Let every reader of a stream read once."""
+        stream = reading.stream
         ends = [following for _, following in self._log.ends(stream.name)]
-        committed = self._committed(stream)
+        committed = self._committed(reading)
         front = Front(self._standing(stream, committed), self._partitions)
         total = Progress()
         while together := front.next():
             for shared in together:
                 try:
-                    progress, reached = self._advance(stream, shared, committed, ends)
+                    progress, reached = self._advance(reading, shared, committed, ends)
                 except Fenced:
                     self.counters.setdefault(stream.name, Counter())["fenced"] += 1
-                    now = self._standing(stream, self._committed(stream))
+                    now = self._standing(stream, self._committed(reading))
                     return total + Progress(fenced=1, lag=self._lag(now, ends))
                 front.advance(shared, reached)
                 total += progress
         return total + Progress(lag=self._lag(self._standing(stream, committed), ends))
 
-    def _committed(self, stream: EventStream) -> dict[str, list[int | None]]:
-        consumers = [CHECK, *self._versions[stream.name]]
-        return {consumer: self._log.committed(consumer, stream.name) for consumer in consumers}
+    def _committed(self, reading: _Reading) -> dict[str, list[int | None]]:
+        return {consumer: self._log.committed(consumer, reading.stream.name) for consumer in reading.consumers}
 
     def _standing(self, stream: EventStream, committed: Mapping[str, list[int | None]]) -> dict[str, list[int | None]]:
         """Where each reader stands; the check of a stream begins at the first record there is."""
         standing = dict(committed)
-        if None in committed[CHECK]:
+        if None in committed.get(CHECK, []):
             firsts = [first for first, _ in self._log.ends(stream.name)]
             standing[CHECK] = [at if p is None else p for p, at in zip(committed[CHECK], firsts, strict=True)]
         return standing
@@ -176,14 +187,15 @@ class StreamComputer:
         return max(sum(ends[p] - at for p, at in zip(mine, row, strict=True) if at is not None) for row in rows)
 
     def _advance(
-        self, stream: EventStream, shared: Shared, committed: dict[str, list[int | None]], ends: list[int]
+        self, reading: _Reading, shared: Shared, committed: dict[str, list[int | None]], ends: list[int]
     ) -> tuple[Progress, dict[int, int]]:
         """One micro-batch for those who share it: read, fold, write; also where it ended by partition."""
+        stream = reading.stream
         spans = [span for span in shared.spans if span.position < ends[span.partition]]
         batch = read_micro_batch(self._log, stream, spans, self._limit) if spans else None
         if batch is None:
             return Progress(), {}
-        versions = [self._versions[stream.name][c] for c in shared.consumers if c != CHECK]
+        versions = [reading.versions[c] for c in shared.consumers if c != CHECK]
         fresh = self._without_repeats(batch, shared) if versions else batch
         output = self._outputs(fresh, versions, batch.dead if CHECK in shared.consumers else [])
         self._write(batch, shared.consumers, output, committed)
@@ -244,5 +256,12 @@ class StreamComputer:
             self.counters.setdefault(name, Counter()).update(reasons)
 
 
-def _reads(version: Version, stream: EventStream) -> bool:
-    return any(source.name == stream.name and isinstance(source, EventStream) for source in version.group.sources)
+def _readings(stream: EventStream, versions: Sequence[Version]) -> list[_Reading]:
+    """Who reads a stream by its definition of now, then who reads it by each earlier one."""
+    by_definition: dict[EventStream, dict[str, Version]] = {stream: {}}
+    for version in versions:
+        for source in version.group.sources:
+            if isinstance(source, EventStream) and source.name == stream.name:
+                used = stream if stream.reads(source) else source
+                by_definition.setdefault(used, {})[computing_consumer(version.id)] = version
+    return [_Reading(used, readers, used is stream) for used, readers in by_definition.items()]

@@ -87,7 +87,7 @@ def stream_events(stream: EventStream, ranges: Mapping[str, tuple[int, int]], hi
         )
     spans = {int(place.rpartition("/")[2]): span for place, span in ranges.items()}
     since = {partition: begin for partition, (begin, _) in spans.items()}
-    return history.read(stream.name, since=since, upto={partition: end for partition, (_, end) in spans.items()})
+    return history.read(stream, since=since, upto={partition: end for partition, (_, end) in spans.items()})
 
 
 def _letter(gv: str, source: Source, events: pa.Table, row: int, reason: str) -> DeadLetter:

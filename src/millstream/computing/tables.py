@@ -30,7 +30,11 @@ class EventReader(Protocol):
     """What batch computing asks of the history of events."""
 
     def read(
-        self, stream: str, *, upto: Mapping[int, int] | None = None, since: Mapping[int, int] | None = None
+        self,
+        stream: str | EventStream,
+        *,
+        upto: Mapping[int, int] | None = None,
+        since: Mapping[int, int] | None = None,
     ) -> pa.Table:
         """The events of a stream at positions from `since` to before `upto`, without repeats and dead letters."""
         ...
@@ -61,8 +65,17 @@ class Tables:
             return engine.sql(bound, params={name: instants[name] for name in used}).to_arrow_table()
 
     def rows(self, source: Source, end: int) -> pa.Table:
-        """All rows of a source that are known at `end` (µs)."""
-        return self.query(f'select * from "{source.name}"', [source], end, end)
+        """All rows of a source that are known at `end` (µs).
+
+        Raises:
+            MillstreamError: when it cannot be read, or its time is no instant.
+        """
+        import duckdb
+
+        try:
+            return self.query(f'select * from "{source.name}"', [source], end, end)
+        except duckdb.Error as error:
+            raise _unreadable(source, error) from error
 
     @contextmanager
     def _opened(self, sources: Sequence[Source], end: int, known: bool) -> Iterator[Any]:

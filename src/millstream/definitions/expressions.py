@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise, permutations
 from typing import TYPE_CHECKING, Any
@@ -94,6 +94,7 @@ def query_schema(thing: str, query: str, tables: Mapping[str, Schema | None]) ->
     (None, ('id', 'tier'))
     """
     parsed = _parse_query(thing, query, tables)
+    _check_names(thing, () if parsed.is_star else parsed.named_selects)
     _check_volatile(thing, "query", query, {}, "use :start and :end, the scheduled interval.")
     if any(schema is None for schema in tables.values()):
         return None, () if parsed.is_star else tuple(parsed.named_selects)
@@ -208,6 +209,16 @@ def _parse_query(thing: str, query: str, tables: Mapping[str, Schema | None]) ->
         if parameter.name.lower() not in ("start", "end"):
             raise DefinitionError.unknown_choice(thing, "parameter", f":{parameter.name}", (":start", ":end"))
     return parsed
+
+
+def _check_names(thing: str, names: Sequence[str]) -> None:
+    """Refuse two columns of one name: DuckDB gives both, and which one is meant cannot be known."""
+    seen: set[str] = set()
+    for name in filter(None, names):  # one without a name is named after its text
+        if name.lower() in seen:
+            hint = f"name one of them otherwise: `{name} as {name}_2`."
+            raise DefinitionError.same_name(thing, "columns of the query", name, hint)
+        seen.add(name.lower())
 
 
 def _describe_query(query: str, tables: Mapping[str, Schema]) -> list[tuple[Any, ...]] | str:

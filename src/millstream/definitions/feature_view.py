@@ -79,8 +79,8 @@ class FeatureView:
     groups: tuple[GroupRead, ...] = field(init=False, repr=False, compare=False)
     entity_keys: Schema = field(init=False, repr=False, compare=False)
     columns: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    on_demand: tuple[OnDemandFeature, ...] = field(init=False, repr=False, compare=False)
     _defaulted: tuple[ViewColumn, ...] = field(init=False, repr=False, compare=False)
-    _order: tuple[OnDemandFeature, ...] = field(init=False, repr=False, compare=False)
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class FeatureView:
         items = tuple(_check_item(thing, item) for item in features)
         freeze(self, name=name, request=fields, features=items, owner=owner, description=description)
         freeze(self, entries=_entries(thing, fields, items), tags=check_tags(thing, tags))
-        freeze(self, groups=_reads(thing, self.entries), _order=_on_demand_order(thing, self.entries))
+        freeze(self, groups=_reads(thing, self.entries), on_demand=_on_demand_order(thing, self.entries))
         freeze(self, entity_keys=_entity_keys(thing, fields, self.groups))
         freeze(self, _defaulted=tuple(entry for entry in self.entries if entry.default is not None))
         freeze(self, columns=tuple(entry.column for entry in self.entries))
@@ -140,7 +140,7 @@ class FeatureView:
         ready = {**columns, "at": at}
         for entry in self._defaulted:
             ready[entry.column] = _with_default(columns[entry.column], entry)
-        for feature in self._order:
+        for feature in self.on_demand:
             ready[feature.name] = feature.call(ready)
         return {name: ready[name] for name in self.columns}
 

@@ -91,6 +91,17 @@ class EventStream:
                 f'raise retention to "{text(self.within)}" or more.',
             )
 
+    def reads(self, other: EventStream) -> bool:
+        """Whether reading by this definition gives all that reading by another one of the same stream gives.
+
+        A group version keeps the definition it was made with: when its stream is declared anew, with other columns or
+        another rule for repeats, the version goes on as it began.
+        """
+        rules = ("time", "deduplicate", "future")
+        alike = all(getattr(self, rule) == getattr(other, rule) for rule in rules)
+        within = self.deduplicate is None or self.within == other.within
+        return alike and within and other.schema.items() <= self.schema.items()
+
 
 @dataclass(frozen=True, init=False)
 class Table:

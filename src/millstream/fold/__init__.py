@@ -8,7 +8,7 @@ backfill, training and verification call these and nothing else. `oracle` is the
 from millstream.fold.deltas import Deltas, decode_deltas, encode_deltas
 from millstream.fold.keys import decode_key, encode_key, encode_keys, shard_of
 from millstream.fold.layout import HEAD_CAPACITY, HEAD_SPAN, STATE_VERSION, Layout, layout_of
-from millstream.fold.prepare import Prepared, prepare
+from millstream.fold.prepare import Prepared, aggregated, prepare
 from millstream.fold.states import States, Values, as_of, exact, fold, merge, value
 from millstream.fold.warm import warm
 
@@ -21,6 +21,7 @@ __all__ = [
     "Prepared",
     "States",
     "Values",
+    "aggregated",
     "as_of",
     "decode_deltas",
     "decode_key",

@@ -15,11 +15,14 @@ import pyarrow.compute as pc
 
 from millstream.fold import lanes, lift
 from millstream.fold.fixed_point import LIMIT
-from millstream.fold.keys import encode_keys
+from millstream.fold.keys import encode_keys, narrowed
 from millstream.fold.layout import Layout, Slot, layout_of
+from millstream.fold.row_errors import is_row_error
+from millstream.instants import micros
 
 if TYPE_CHECKING:
     from millstream.definitions import BatchFeatureGroup, EventStream, StreamFeatureGroup, Table
+    from millstream.definitions.windows import WindowedFeature
 
 _EMPTY = {lanes.LEAST: lanes.EMPTY_LEAST, lanes.GREATEST: lanes.EMPTY_GREATEST, lanes.ADD: np.int64(0)}
 
@@ -58,6 +61,18 @@ def prepare(
         partitions=_int64(table["_partition"]), positions=_int64(table["_position"]),
     )  # fmt: skip
     return [_prepare_one(group, columns, failed, common) for group in groups]
+
+
+def aggregated(group: StreamFeatureGroup | BatchFeatureGroup, feature: WindowedFeature, table: pa.Table) -> np.ndarray:
+    """Say which events of a group one of its features aggregates: those of its filter with a value to aggregate.
+
+    `table` holds rows that `prepare` keeps for the group.
+    """
+    derive = tuple((group.derive or {}).items())
+    expression, where = (None if sql is None else _inline(sql, derive) for sql in (feature.expression, feature.where))
+    columns, _ = _evaluate(table, dict.fromkeys(sql for sql in (expression, where) if sql))
+    found = np.ones(table.num_rows, bool) if where is None else _flags(columns[where])
+    return found if expression is None else found & _present(columns[expression])
 
 
 @dataclass(frozen=True)
@@ -155,7 +170,7 @@ def _evaluate(table: pa.Table, wanted: Iterable[str]) -> tuple[dict[str, pa.Chun
     try:
         columns.update(zip(computed, _query(table, computed).columns, strict=True))
     except Exception as error:  # DuckDB raises many types; each expression is then tried alone to find the guilty one
-        if not _is_row_error(error):
+        if not is_row_error(error):
             raise
         for sql in computed:
             columns[sql], failed[sql] = _split(table, sql)
@@ -189,12 +204,6 @@ def _read_by(table: pa.Table, expressions: tuple[str, ...]) -> pa.Table:
     return table.select(names or table.column_names[:1])
 
 
-def _is_row_error(error: Exception) -> bool:
-    import duckdb
-
-    return isinstance(error, duckdb.Error) and not isinstance(error, duckdb.ProgrammingError)
-
-
 def _split(table: pa.Table, sql: str) -> tuple[pa.ChunkedArray, dict[int, str]]:
     """One expression over rows some of which fail: halved until each failing row stands alone."""
     failed: dict[int, str] = {}
@@ -206,7 +215,7 @@ def _split(table: pa.Table, sql: str) -> tuple[pa.ChunkedArray, dict[int, str]]:
         try:
             return list(_query(table.slice(start, size), [sql]).column(0).chunks)
         except Exception as error:
-            if not _is_row_error(error):
+            if not is_row_error(error):
                 raise
             if size == 1:
                 failed[start] = f"`{sql}` fails on this row: {str(error).splitlines()[0]}"
@@ -227,7 +236,9 @@ def _prepare_one(
     keep[list(dead)] = False
     if plan.where:
         _drop(keep, ~_flags(columns[plan.where]), "filtered", skipped)
-    keys = encode_keys(group.entity.keys, [_flat(columns[sql]) for sql in plan.keys])
+    keys, wide = _keys(group, columns)
+    for row in np.flatnonzero(keep & wide).tolist():
+        dead[row], keep[row] = "a key is no whole number of 64 bits", False
     if keys.null_count:
         _drop(keep, np.asarray(keys.is_null()), "null_key", skipped)
     _drop(keep, rows.times < layout.too_late_before(rows.arrivals), "too_late", skipped)
@@ -246,6 +257,13 @@ def _prepare_one(
     )  # fmt: skip
 
 
+def _keys(group: Any, columns: dict[str, pa.ChunkedArray]) -> tuple[pa.Array, Any]:
+    """The encoded keys, null where one is, and where one is a number beyond int64."""
+    narrow = [narrowed(_flat(columns[sql])) for sql in _plan_of(group).keys]
+    wide = np.logical_or.reduce([beyond for _, beyond in narrow])
+    return encode_keys(group.entity.keys, [column for column, _ in narrow]), wide
+
+
 def _drop(keep: np.ndarray, out: np.ndarray, reason: str, skipped: Counter[str]) -> None:
     skipped[reason] += int((keep & out).sum())
     keep &= ~out
@@ -261,10 +279,17 @@ def _flags(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def _numbers(column: pa.ChunkedArray) -> np.ndarray:
-    """A numeric, boolean or timestamp (µs) column as float64, NaN where null."""
-    if pa.types.is_timestamp(column.type):
-        column = column.cast(pa.timestamp("us", "UTC")).cast(pa.int64())
+    """A numeric or boolean column, or one of instants (µs) or dates, as float64, NaN where null."""
+    if pa.types.is_temporal(column.type):
+        column = micros(column)
     return np.array(column.cast(pa.float64(), safe=False).to_numpy(), np.float64)
+
+
+def _present(column: pa.ChunkedArray) -> np.ndarray:
+    """Where a column has a value that an aggregate takes."""
+    if pa.types.is_floating(column.type):
+        return np.asarray(np.isfinite(_numbers(column)))
+    return np.asarray(column.is_valid()).astype(bool)
 
 
 class _Input:
@@ -284,17 +309,11 @@ class _Input:
         if slot.lift in ("rows", "time", "present"):
             self.flags = np.ones(rows, bool) if where is None else where
             if column is not None:
-                self.flags = self.flags & self._present(column)
+                self.flags = self.flags & _present(column)
         elif slot.lift == "text":
             self._read_text(column, where)
         else:
             self._read_numbers(column, where)
-
-    @staticmethod
-    def _present(column: pa.ChunkedArray) -> np.ndarray:
-        if pa.types.is_floating(column.type):
-            return np.asarray(np.isfinite(_numbers(column)))
-        return np.asarray(column.is_valid()).astype(bool)
 
     def _read_text(self, column: pa.ChunkedArray, where: np.ndarray | None) -> None:
         text = _flat(column.cast(pa.string()))

@@ -205,6 +205,28 @@ def _values_at(state: bytes | None, at: int, ttl: int | None, confirmed_at: int 
     return values
 
 
+def forgotten(
+    state: bytes | None, at: int, written_at: int, ttl: int | None = None, confirmed_at: int | None = None
+) -> bool:
+    """Whether a state written at `written_at` (µs) may have let go of what a read at `at` needs.
+
+    It holds the newest row and those not yet visible at the write, so a read of long before belongs to history.
+
+    >>> state = encode_row({"tier": "string"}, 10_000_000, 10_000_000, {"tier": "gold"})
+    >>> forgotten(state, 9_000_000, 10_000_000), forgotten(state, 4_000_000, 10_000_000)
+    (False, True)
+    """
+    if not state or at >= written_at - ROW_SPAN:
+        return False
+    row = newest_visible(split_rows(state), at)
+    if row is None:
+        return True
+    if ttl is None or not row.values or at - row.available_time <= ttl:
+        return False
+    confirmed = confirmed_at if row.confirmed == ACTIVE else row.confirmed
+    return confirmed is not None and at < confirmed  # by then it may have expired, or may not
+
+
 def _expired(row: Row, at: int, ttl: int | None, confirmed_at: int | None) -> bool:
     if ttl is None:
         return False
@@ -268,6 +290,12 @@ def rows_as_of(
     >>> rows_as_of({"limit": "int64"}, rows, [b"a", b"a", b"b"], np.array([8, 9, 9]))["limit"].tolist()
     [10.0, 20.0, nan]
     """
+    places = in_force(rows, keys, at, ttl)
+    return {name: _taken(kind, rows[name], places) for name, kind in schema.items()}
+
+
+def in_force(rows: pa.Table, keys: Sequence[bytes] | pa.Array, at: np.ndarray, ttl: int | None = None) -> pa.Array:
+    """For each (key, instant), the place in `rows` of the row whose values `rows_as_of` gives, or null."""
     found = latest_visible(rows, keys, np.ascontiguousarray(at, np.int64))
     if ttl is not None and rows.num_rows:
         stated = np.asarray(micros(rows["available_time"]))[np.maximum(found, 0)]
@@ -275,8 +303,7 @@ def rows_as_of(
     if "_deleted" in rows.column_names and rows.num_rows:
         deleted = np.asarray(rows["_deleted"].fill_null(False)).astype(bool)
         found = np.where(deleted[np.maximum(found, 0)], -1, found)
-    places = pa.array(np.maximum(found, 0), mask=found < 0)
-    return {name: _taken(kind, rows[name], places) for name, kind in schema.items()}
+    return pa.array(np.maximum(found, 0), mask=found < 0)
 
 
 def latest_visible(rows: pa.Table, keys: Sequence[bytes] | pa.Array, at: np.ndarray) -> np.ndarray:

@@ -31,7 +31,7 @@ _FOLDED = "folded"  # a fact of a shard that holds the whole history, while othe
 class History(Protocol):
     """What backfill asks of the past."""
 
-    def chunks(self, stream: str, upto: Mapping[int, int], rows: int) -> Iterator[pa.Table]:
+    def chunks(self, stream: EventStream, upto: Mapping[int, int], rows: int) -> Iterator[pa.Table]:
         """The valid events of a stream before a position of each partition, without repeats, some rows at a time."""
         ...
 
@@ -120,7 +120,7 @@ def backfill(
     filler = _Filler(version, online, log, clock, handover)
     events, dead, total = 0, 0, sum(handover.applied.values())
     for stream in _streams(version):
-        for chunk in history.chunks(stream.name, handover.before(stream.name), rows=rows):
+        for chunk in history.chunks(stream, handover.before(stream.name), rows=rows):
             dead += filler.add(stream, chunk)
             events += chunk.num_rows
             if progress:

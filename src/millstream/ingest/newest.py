@@ -20,23 +20,29 @@ Items = list[tuple[bytes, bytes]]
 
 @dataclass(frozen=True)
 class Confirmed:
-    """The newest run that a shard has taken in: when it became available, and for snapshots its end (µs)."""
+    """The newest run that a shard has taken in: when it became available, and for snapshots its end (µs).
+
+    `before` is when the run before it did: reads of just before the newest one go by that.
+    """
 
     available: int | None = None
     end: int | None = None
+    before: int | None = None
 
     @classmethod
     def of(cls, extra: Mapping[str, str]) -> Confirmed:
         """What the meta of a shard records."""
-        return cls(*(int(extra[name]) if name in extra else None for name in ("confirmed", "end")))
+        return cls(*(int(extra[name]) if name in extra else None for name in ("confirmed", "end", "before")))
 
     def after(self, run: KeyedRun) -> dict[str, str]:
         """What the meta records once a run is in."""
         facts = run.run
+        if self.supersedes(run) or (not facts.snapshot and self.available and facts.available <= self.available):
+            return {}
+        found = {"confirmed": str(facts.available)}
         if facts.snapshot:
-            newest = self if self.supersedes(run) else Confirmed(facts.available, facts.end)
-            return {"confirmed": str(newest.available), "end": str(newest.end)}
-        return {"confirmed": str(max(facts.available, facts.available if self.available is None else self.available))}
+            found["end"] = str(facts.end)
+        return found if self.available is None else {**found, "before": str(self.available)}
 
     def supersedes(self, run: KeyedRun) -> bool:
         """Whether a snapshot says nothing new, because a newer one is in."""

@@ -11,16 +11,21 @@ import pyarrow.compute as pc
 
 from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.errors import RequestError, nearest
-from millstream.fold import encode_keys, prepare
+from millstream.fold import aggregated, encode_keys, prepare
+from millstream.fold.rows import in_force, with_keys
+from millstream.instants import micros
 from millstream.monitor.replay import Pasts, Reading, Replay, cohorts
 from millstream.monitor.verify import served_columns
 from millstream.train.encoding import typed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from millstream.definitions import FeatureView
     from millstream.definitions.feature_view import ViewColumn
+    from millstream.definitions.windows import WindowedFeature
+
+_TIME = "_event_time"
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class Explanation:
         vector: every input by name.
         groups: for each group, its version, shard and the source positions applied.
         feature: the value that is explained in full, if one was asked for.
-        events: the events it was folded from, in order of time.
+        events: the events it was folded from, in order of time; for the feature of a query, the row that states it.
     """
 
     request_id: str
@@ -107,33 +112,57 @@ def _events(view: FeatureView, replay: Replay, feature: str) -> pa.Table:
 
 def _of_reading(replay: Replay, reading: Reading, entry: ViewColumn) -> pa.Table:
     group = reading.version.group
+    keys = encode_keys(group.entity.keys, [replay.captures[name] for _, name in reading.read.keys])
     if isinstance(group, BatchFeatureGroup) and group.query is not None:
-        rows = replay.past.rows(reading.version.id)
-        names = [(join, request) for join, request in reading.read.keys]
-        for join, request in names:
-            rows = rows.filter(pc.equal(rows[join], replay.captures[request][0]))
-        return rows.filter(pc.less_equal(rows["event_time"].cast(pa.int64()), int(replay.at[0])))
+        return _stated(replay, reading, keys, group.ttl)
     (column,) = [c for c in group.columns if c.name == entry.feature]
-    at, since, hop = int(replay.at[0]), int(np.iinfo(np.int64).min), column.hop or 1
-    if column.window is not None:
-        since = (at - column.delay - column.window) // hop * hop
-    until = (at - column.delay) // hop * hop if column.delay else at
-    key = encode_keys(group.entity.keys, [replay.captures[name] for _, name in reading.read.keys])[0].as_py()
+    since, until = _span(column, int(replay.at[0]))
     available, start, pieces = replay.available(reading), 0, []
     for source in group.sources:
-        piece = prepare([group], source, replay.table(source))[0]
+        table = replay.table(source)
+        piece = prepare([group], source, table)[0]
         used = available[start : start + len(piece.times)] <= reading.ordinals[0]
         start += len(piece.times)
         used &= (piece.times >= since) & (piece.times < until)
-        used &= np.array([k == key for k in piece.keys], bool)[piece.codes] if piece.keys else False
+        used &= np.array([k == keys[0].as_py() for k in piece.keys], bool)[piece.codes] if piece.keys else False
         places = np.flatnonzero(used)
-        pieces.append(_rows(replay.table(source), source.time, piece.partitions[places], piece.positions[places]))
-    return pa.concat_tables(pieces, promote_options="default")
+        found = _rows(table, piece.partitions[places], piece.positions[places])
+        found = found.filter(pa.array(aggregated(group, column, found)))
+        pieces.append(found.append_column(_TIME, micros(found[source.time or ""])))
+    return _concatenated(pieces).sort_by(_TIME).drop_columns([_TIME])
 
 
-def _rows(table: pa.Table, time: str | None, partitions: np.ndarray, positions: np.ndarray) -> pa.Table:
-    """The rows of a source at the given places, oldest event first."""
+def _stated(replay: Replay, reading: Reading, keys: pa.Array, ttl: int | None) -> pa.Table:
+    """The row that the value is of: the newest that was applied and visible, if any is in force."""
+    rows = replay.past.rows(reading.version.id)
+    rows = rows.filter(pc.less(rows["_run"], int(replay.runs_applied(reading)[0]))) if rows.num_rows else rows
+    rows = with_keys(reading.version.group.entity.keys, rows)
+    return rows.take(in_force(rows, keys, replay.at, ttl).drop_null()).drop_columns(["key"])
+
+
+def _span(column: WindowedFeature, at: int) -> tuple[int, int]:
+    """The event times from which and before which a feature aggregates when it is read at `at` (µs)."""
+    since, hop = int(np.iinfo(np.int64).min), column.hop or 1
+    if column.window is not None:
+        since = (at - column.delay - column.window) // hop * hop
+    return since, (at - column.delay) // hop * hop if column.delay else at
+
+
+def _rows(table: pa.Table, partitions: np.ndarray, positions: np.ndarray) -> pa.Table:
+    """The rows of a source at the given places."""
     wanted = set(zip(partitions.tolist(), positions.tolist(), strict=True))
     here = zip(table["_partition"].to_pylist(), table["_position"].to_pylist(), strict=True)
-    found = table.filter(pa.array([place in wanted for place in here], pa.bool_()))
-    return found.sort_by(time) if time else found
+    return table.filter(pa.array([place in wanted for place in here], pa.bool_()))
+
+
+def _concatenated(pieces: Sequence[pa.Table]) -> pa.Table:
+    """The events of several sources; columns of one name but of different types become text."""
+    types: dict[str, set[pa.DataType]] = {}
+    for field in (field for piece in pieces for field in piece.schema):
+        types.setdefault(field.name, set()).add(field.type)
+    mixed = {name for name, kinds in types.items() if len(kinds) > 1}
+    alike = [
+        pa.table({name: piece[name].cast(pa.string()) if name in mixed else piece[name] for name in piece.column_names})
+        for piece in pieces
+    ]
+    return pa.concat_tables(alike, promote_options="default")

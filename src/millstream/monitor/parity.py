@@ -76,9 +76,8 @@ def _compared(replay: Replay, past: PastOf) -> ParityReport:
     reasons: dict[str, np.ndarray] = {}
     for reading in replay.readings:
         _split_reading(replay, reading, trained, reasons)
-    for entry in view.entries:
-        if entry.on_demand is not None:
-            _inherit(captures, trained, entry.column, entry.on_demand.arguments, reasons)
+    for feature in view.on_demand:  # each after those it needs, whose reasons it has
+        _inherit(captures, trained, feature.name, feature.arguments, reasons)
     counts: Counter[tuple[str, str]] = Counter()
     for name, why in reasons.items():
         for reason in (LATENCY, OVERFLOW, UNEXPLAINED):

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream.definitions.feature_group import BatchFeatureGroup
+from millstream.definitions.source import Table
 from millstream.fold import Prepared, as_of, encode_keys, exact, layout_of, prepare, shard_of
 from millstream.fold.rows import rows_as_of, with_keys
 from millstream.instants import micros
@@ -91,7 +92,7 @@ class Replay:
         self.at = np.asarray(captures["_at"]).astype(np.int64)
         self._events: dict[str, Prepared] = {}
         self._sources: dict[str, np.ndarray] = {}
-        self._tables: dict[str, pa.Table] = {}
+        self._tables: dict[Source, pa.Table] = {}
 
     @cached_property
     def whole(self) -> np.ndarray:
@@ -149,7 +150,7 @@ class Replay:
         stated = self.past.rows(version.id)
         table = with_keys(version.group.entity.keys, stated)
         found = rows_as_of(version.schema, table, keys, at, group.ttl)
-        applied = self._runs_applied(reading)[pick]
+        applied = self.runs_applied(reading)[pick]
         late = applied < _runs_available(stated, at)
         for following in np.unique(applied[late]).tolist():
             mine = np.flatnonzero(late & (applied == following))
@@ -159,7 +160,7 @@ class Replay:
                 found[name][mine] = values
         return found
 
-    def _runs_applied(self, reading: Reading) -> np.ndarray:
+    def runs_applied(self, reading: Reading) -> np.ndarray:
         """For each capture, the position of the first run that was not applied."""
         result = np.zeros(len(self.at), np.int64)
         for shard, ranked in reading.positions.items():
@@ -173,9 +174,9 @@ class Replay:
 
     def table(self, source: Source) -> pa.Table:
         """The events of a source, read once."""
-        if source.name not in self._tables:
-            self._tables[source.name] = self.past.events(source)
-        return self._tables[source.name]
+        if source not in self._tables:
+            self._tables[source] = self.past.events(source)
+        return self._tables[source]
 
     def events(self, version: GroupVersion) -> Prepared:
         """The prepared events of a group version, read once."""
@@ -198,7 +199,7 @@ class Replay:
                 for shard, ranked in reading.positions.items():
                     chosen = np.flatnonzero(here & (shards == shard))
                     ends = np.array([vector.get(f"{source.name}/{partition}", 0) for vector in ranked], np.int64)
-                    places = np.searchsorted(ends, events.positions[chosen], side="right")
+                    places = _first_with(source, events, chosen, ends)
                     result[chosen] = np.where(places < len(ends), places, _NEVER)
         return result
 
@@ -215,6 +216,16 @@ def cohorts(captures: pa.Table, past: Pasts) -> list[Replay]:
         rows = captures if len(places) == len(facts) else captures.take(pa.array(places))
         found.append(Replay(past.view(view, revision), rows, [facts[place] for place in places], past))
     return found
+
+
+def _first_with(source: Source, events: Prepared, chosen: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """For each of the chosen events, the first of the ascending `ends` that includes it.
+
+    A stream is applied to before a position, a table to the instant, inclusive, at which its rows became known.
+    """
+    if isinstance(source, Table):
+        return np.asarray(np.searchsorted(ends, events.arrivals[chosen], side="left"))
+    return np.asarray(np.searchsorted(ends, events.positions[chosen], side="right"))
 
 
 def _runs_available(stated: pa.Table, at: np.ndarray) -> np.ndarray:
@@ -234,7 +245,8 @@ def column_values(column: pa.ChunkedArray) -> np.ndarray:
         return np.asarray(column.to_numpy(zero_copy_only=False), object)
     if pa.types.is_timestamp(column.type):
         column = column.cast(pa.int64())
-    return np.array(column.cast(pa.float64()).to_numpy(zero_copy_only=False), np.float64)
+    # An integer beyond 2**53 is rounded, as serving rounds it.
+    return np.array(column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), np.float64)
 
 
 def differs(left: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Iterable
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -68,20 +69,33 @@ def _run(path: Path) -> ModuleType:
             "`definitions` in millstream.toml names the file.",
         ) from error
     except SyntaxError as error:
-        raise ProjectError(f"Definitions '{path}', line {error.lineno}: {error.msg}.", "mend the line.") from error
+        line = f", line {error.lineno}" if error.lineno else ""
+        raise ProjectError(f"Definitions '{path}'{line}: {error.msg}.", "mend the line.") from error
+    except UnicodeDecodeError as error:
+        raise ProjectError(f"Definitions '{path}' cannot be read: {error}.", "save the file as UTF-8.") from error
     sys.path.insert(0, str(path.parent))
     sys.modules[module.__name__] = module  # an on-demand feature looks its module up
     try:
-        exec(code, module.__dict__)
+        with redirect_stdout(sys.stderr):  # what the file prints is no part of a command's answer
+            exec(code, module.__dict__)
     except MillstreamError as error:
         place = f"Definitions '{path}'{_line(error, path)}: "
         raise type(error)(place + error.message, error.hint) from error
-    except Exception as error:
-        said = f"{type(error).__name__}: {error}"
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # `sys.exit()` too: it would end the command as if all had been done
+        said = f"{type(error).__name__}: {_said(error)}".removesuffix(": ")
         raise ProjectError(f"Definitions '{path}'{_line(error, path)}: {said}.", "mend the line.") from error
     finally:
         sys.path.remove(str(path.parent))
     return module
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return " ".join(str(error).split())
+    except Exception as again:
+        return f"its message cannot be shown ({type(again).__name__})"
 
 
 def _line(error: BaseException, path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatureGroup
     from millstream.definitions.feature_view import FeatureView
     from millstream.definitions.model import Model
-    from millstream.definitions.source import EventStream
+    from millstream.definitions.source import EventStream, Table
     from millstream.monitor.explain import Explanation
     from millstream.monitor.parity import ParityReport
     from millstream.monitor.verify import VerifyReport
@@ -70,7 +71,8 @@ class Project:
         folder = Path(path)
         if create and not (folder / FILE).exists():
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / FILE).write_text(f'name = "{folder.resolve().name}"\n', encoding="utf-8")
+            name = json.dumps(folder.resolve().name)  # what JSON escapes, TOML does
+            (folder / FILE).write_text(f"name = {name}\n", encoding="utf-8")
         self.settings = Settings.load(folder)
         self.parts = Parts(self.settings)
 
@@ -236,11 +238,11 @@ class Project:
         bounds = [None if one is None else to_micros(one) for one in (start, end)]
         return synced(self.parts, _name(group), *bounds)
 
-    def dead_letters(self, stream: str | EventStream, *, newest: int | None = None) -> pa.Table:
+    def dead_letters(self, stream: str | EventStream | Table, *, newest: int | None = None) -> pa.Table:
         """What was sent to a stream and could not be taken, with the reason; `drain`, or the layers, find it.
 
         Args:
-            stream: The stream.
+            stream: The stream, or a table on some of whose rows a batch group's query fails.
             newest: How many of the newest; all unless given.
 
         Returns:
@@ -248,7 +250,7 @@ class Project:
             sent. One that several feature groups cannot take has a row for each.
 
         Raises:
-            NotFound: When there is no such stream.
+            NotFound: When there is no such stream or table.
 
         Example:
             >>> import tempfile

@@ -199,7 +199,7 @@ class Parts:
         def events(source: Source) -> pa.Table:
             from millstream.definitions.source import Table
 
-            return self.scheduled().events(source) if isinstance(source, Table) else history.read(source.name)
+            return self.scheduled().events(source) if isinstance(source, Table) else history.read(source)
 
         return Pasts(events, rows, versions, self.registry.view)
 
@@ -228,19 +228,22 @@ class Parts:
 
         return captured(self.log, self.offline, model, newest)
 
-    def dead_letters(self, stream: str, newest: int | None = None) -> pa.Table:
-        """The dead letters of a stream, archived or still in the log, each once, oldest first.
+    def dead_letters(self, source: str, newest: int | None = None) -> pa.Table:
+        """The dead letters of a stream or a table, archived or still in the log, each once, oldest first.
 
         Args:
-            stream: The stream's name.
+            source: The name of the stream, or of a table that batch groups read.
             newest: How many of the newest; all unless given.
 
         Raises:
-            NotFound: When there is no such stream.
+            NotFound: When there is no such stream or table.
         """
         from millstream.project.letters import letters
 
-        return letters(self.log, self.offline, self.registry.stream(stream).name, newest)
+        names = [*(one.name for one in self.registry.streams()), *(one.name for one in self.registry.tables())]
+        if source not in names:
+            raise NotFound.named("stream", source, names)
+        return letters(self.log, self.offline, source, newest)
 
     def model_of(self, view: FeatureView) -> str:
         """A model that reads a view, by which captures of it are found.

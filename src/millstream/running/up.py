@@ -81,6 +81,10 @@ def supervise(
 def serving_at(settings: Settings, host: str | None, port: int | None) -> Settings:
     """The settings with another address to serve at, where one is given."""
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    if host == "":  # to a socket that means every address there is
+        raise ServeError(
+            "The host was given as an empty text; expected an address or a name.", "use '0.0.0.0' for all."
+        )
     return dataclasses.replace(settings, **given) if given else settings  # type: ignore[arg-type]
 
 

@@ -24,6 +24,8 @@ VERIFY_EVERY = 60.0
 """Seconds between two verifications of what was served."""
 VERIFY_SAMPLE = 500
 """How many of the newest captures are verified."""
+BACKFILL_ENDS = 5.0
+"""Seconds that a backfill beside the layer is waited for at its end."""
 DAY = 86_400_000_000
 """How long (µs) deltas and runs stay in the buffer at least."""
 WEEK = 7 * DAY
@@ -92,8 +94,12 @@ class Ingest:
         return parts.clock.now() - newest if newest else None
 
     def close(self) -> None:
-        """Let a backfill that is under way come to an end of its own, or of the process."""
+        """Let a backfill that is under way come to an end of its own, or of the process.
+
+        One that waits is waited for: a process that ends while another thread is in a library's code may abort.
+        """
         self._stop.set()
+        self._beside.join(BACKFILL_ENDS)
 
     def _backfill(self) -> None:
         """Bring new versions to where ingestion can go on, until none is left; a failure is tried again."""

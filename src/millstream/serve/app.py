@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs
 
 from millstream.errors import MillstreamError, RequestError
 from millstream.serve.answers import Features, ScoredMany, ages, one_answer, row_answers
@@ -31,6 +30,7 @@ from millstream.serve.http import (
     decode,
     encode,
     error_answer,
+    query_of,
     read_body,
     send_answer,
     too_large,
@@ -190,7 +190,7 @@ class Application:
 
     async def _features(self, request: Request) -> Answer:
         lookup = self._catalogue().lookup(request.name)
-        given = parse_qs(request.scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=200)
+        given = query_of(request.scope)
         rows = lookup.schema.parse_query(given, self._clock.now())
         read = lookup.reader.read(rows.values, rows.at)
         groups = {name: facts[0] for name, facts in read.facts.items()}

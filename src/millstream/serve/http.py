@@ -6,6 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import parse_qs
 
 import msgspec
 
@@ -16,6 +17,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 JSON, TEXT, HTML = b"application/json", b"text/plain; version=0.0.4; charset=utf-8", b"text/html; charset=utf-8"
+FIELDS_LIMIT = 200
 encode = msgspec.json.Encoder(enc_hook=repr).encode
 _logger = logging.getLogger("millstream.serve")
 
@@ -37,8 +39,10 @@ class Disconnected(Exception):
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     """Return the request's body, which may have at most `limit` bytes.
 
-    Raises `RequestError` (413) as soon as it is longer, `Disconnected` when the caller leaves.
+    Raises `RequestError` (413) as soon as it is longer or (415) when it is compressed, `Disconnected` when the caller
+    leaves.
     """
+    _check_plain(scope)
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body"):
         body: bytes = message.get("body", b"")
@@ -57,6 +61,29 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
         if not message.get("more_body"):
             return b"".join(parts)
         message = await receive()
+
+
+def _check_plain(scope: Scope) -> None:
+    """Refuse a compressed body, whose bytes would be taken for events."""
+    for name, value in scope["headers"]:
+        if name == b"content-encoding" and value.lower() != b"identity":
+            raise RequestError(
+                "The body is compressed.",
+                field="content-encoding",
+                given=value.decode("latin-1"),
+                expected="no content-encoding",
+                hint="send the body as it is.",
+                status=415,
+            )
+
+
+def query_of(scope: Scope) -> dict[str, list[str]]:
+    """Return the values of each field of the query string; raises `RequestError` (413) when there are too many."""
+    try:
+        text = scope["query_string"].decode("latin-1")
+        return parse_qs(text, keep_blank_values=True, max_num_fields=FIELDS_LIMIT)
+    except ValueError:
+        raise too_large("query", f"more than {FIELDS_LIMIT} fields", f"at most {FIELDS_LIMIT} fields") from None
 
 
 async def send_answer(send: Send, answer: Answer) -> None:
@@ -97,7 +124,10 @@ def error_answer(error: Exception, request_id: str) -> Answer:
     """Return the answer for an error: what the caller can mend is told; anything else is logged and only named."""
     if isinstance(error, RequestError):
         facts = {"field": error.field, "given": error.given, "expected": error.expected}
-        return _error(error.status, error.message, error.hint, request_id, facts)
+        answer = _error(error.status, error.message, error.hint, request_id, facts)
+        if error.status == 405:
+            answer.headers = ((b"allow", error.expected.encode()),)
+        return answer
     if isinstance(error, MillstreamError):
         _logger.warning("Request %s: %s", request_id, error.message)
         status = 507 if isinstance(error, DiskFull) else 503

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from millstream.errors import CorruptState, StoreError
 from millstream.fold import encode_key, layout_of, shard_of
-from millstream.fold.rows import row_at, rows_at, split_rows
+from millstream.fold.rows import forgotten, row_at, rows_at, split_rows
 from millstream.serve.vector import Vector, readable
 from millstream.store.online import OnlineStore, ShardMeta
 
@@ -272,9 +272,10 @@ def _dated(lookup: _Lookup, found: _Found, at: NDArray[np.int64]) -> Mapping[str
 
 def _rows(lookup: _Lookup, found: _Found, at: NDArray[np.int64]) -> Mapping[str, NDArray[Any]]:
     schema, ttl = lookup.schema, getattr(lookup.version.group, "ttl", None)
+    _let_go(lookup, found, at, ttl)
     if ttl is None:
         return rows_at(schema, found.states, at)
-    confirmed = [_confirmed(meta) for meta in found.metas]
+    confirmed = [_confirmed(meta, instant) for meta, instant in zip(found.metas, at.tolist(), strict=True)]
     if len(set(confirmed)) <= 1:
         return rows_at(schema, found.states, at, ttl, confirmed[0])
     # Shards may have been confirmed at different times.
@@ -283,9 +284,23 @@ def _rows(lookup: _Lookup, found: _Found, at: NDArray[np.int64]) -> Mapping[str,
     return {name: column_of([value[name] for value in values], kind) for name, kind in schema.items()}
 
 
-def _confirmed(meta: ShardMeta | None) -> int | None:
-    said = meta.extra.get("confirmed") if meta else None
-    return int(said) if said else None
+def _let_go(lookup: _Lookup, found: _Found, at: NDArray[np.int64], ttl: int | None) -> None:
+    """Take out the states of rows asked for at instants of so long ago that they may not hold the answer any more."""
+    asked = zip(found.states, found.metas, at.tolist(), strict=True)
+    for i, (state, meta, instant) in enumerate(asked):
+        if meta and forgotten(state, instant, meta.applied_at, ttl, _confirmed(meta, instant)):
+            said = "the store no longer holds what was in force so long ago"
+            found.states[i] = None
+            found.facts[i] = GroupFacts(lookup.gv, found.facts[i].shard, _NOTHING, fallback=said)
+            found.failed.append(i)
+
+
+def _confirmed(meta: ShardMeta | None, at: int) -> int | None:
+    """When the newest run that was in by `at` had confirmed what it returned; the newest of all where none was."""
+    if meta is None or "confirmed" not in meta.extra:
+        return None
+    newest, before = int(meta.extra["confirmed"]), int(meta.extra.get("before", 0))
+    return before if before <= at < newest and before else newest
 
 
 def _rows_readable(state: bytes) -> bool:

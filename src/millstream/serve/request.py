@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from millstream.definitions import FeatureView
 
 _ABSENT = object()
+_WHOLE = re.compile(r"[+-]?[0-9]{1,40}")
 _EXAMPLES = {"int64": 42, "float64": 9.5, "string": "text", "bool": True, "timestamp": "2026-01-31T12:00:00Z"}
 _EXPECTED = {
     "int64": "an integer of at most 64 bits, or null",
@@ -233,15 +235,19 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
 
 
 def _from_text(kind: str, text: str) -> Any:
-    # What does not read as its type stays text, so that the check names it.
+    # What does not read as its type stays text, so that the check names it. Python's own reading is wider: `1_0`, `²`.
+    if kind in ("int64", "timestamp"):
+        return int(text) if _WHOLE.fullmatch(text) else text
+    if kind == "float64":
+        return _float(text)
+    return {"true": True, "false": False}.get(text.lower(), text) if kind == "bool" else text
+
+
+def _float(text: str) -> Any:
     try:
-        if kind in ("int64", "float64"):
-            return int(text) if kind == "int64" else float(text)
+        return float(text) if text.isascii() and "_" not in text else text
     except ValueError:
         return text
-    if kind == "bool":
-        return {"true": True, "false": False}.get(text.lower(), text)
-    return int(text) if kind == "timestamp" and text.lstrip("-").isdigit() else text
 
 
 def _a(kind: str) -> str:

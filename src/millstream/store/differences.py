@@ -77,6 +77,19 @@ def changed_inputs(before: FeatureView, after: FeatureView) -> tuple[str, ...]:
     return tuple(found)
 
 
+def retyped(before: FeatureView, after: FeatureView) -> tuple[str, ...]:
+    """The columns of a view that captures could not keep beside what they hold already, because of their types."""
+    old, new = _captured(before), _captured(after)
+    return tuple(f"{name} is {kind}, not {old[name]}" for name, kind in new.items() if old.get(name, kind) != kind)
+
+
+def _captured(view: FeatureView) -> dict[str, str]:
+    """The type under which captures keep each column of a view: what is computed, as a number or a string."""
+    computed = {entry.column: entry.dtype for entry in view.entries if entry.kind != "request" and entry.dtype}
+    kinds = {name: "string" if kind == "string" else "a number" for name, kind in computed.items()}
+    return {**kinds, **view.request, **view.entity_keys}
+
+
 def sources_of(group: Group) -> str:
     """The names of a group's sources, as a list in a sentence."""
     return " and ".join(source.name for source in group.sources)

@@ -50,12 +50,16 @@ class History:
         self._streams = {stream.name: stream for stream in streams}
 
     def read(
-        self, stream: str, *, upto: Mapping[int, int] | None = None, since: Mapping[int, int] | None = None
+        self,
+        stream: str | EventStream,
+        *,
+        upto: Mapping[int, int] | None = None,
+        since: Mapping[int, int] | None = None,
     ) -> pa.Table:
         """The events of a stream, sorted by partition and position, with `_partition` to `_appended` (see decode).
 
         Args:
-            stream: its name.
+            stream: its name; or a definition of it, by which it is read if the one of today does not give the same.
             upto: by partition, the position before which to read; a partition that is not named is read to its end.
             since: by partition, the first position to read.
 
@@ -67,7 +71,7 @@ class History:
 
     def chunks(
         self,
-        stream: str,
+        stream: str | EventStream,
         upto: Mapping[int, int] | None = None,
         rows: int | None = _RECORDS,
         *,
@@ -76,7 +80,7 @@ class History:
         """The same events in tables of about `rows` positions (None: one table a partition), in bounded memory."""
         definition = self._stream(stream)
         upto, since = upto or {}, since or {}
-        ends = self._log.ends(stream)
+        ends = self._log.ends(definition.name)
         yield event_schema(definition).empty_table()
         for partition, (_, end) in enumerate(ends):
             last = min(upto.get(partition, end), end)
@@ -151,7 +155,11 @@ class History:
         found = self._offline.scan(table, where=where, snapshot=snapshot.id)
         return conform(found, schema).sort_by(_ORDER), covered
 
-    def _stream(self, name: str) -> EventStream:
+    def _stream(self, stream: str | EventStream) -> EventStream:
+        name = stream if isinstance(stream, str) else stream.name
+        known = self._streams.get(name)
+        if isinstance(stream, EventStream) and not (known and known.reads(stream)):
+            return stream
         if name not in self._streams:
             raise NotFound.named("stream", name, self._streams)
         return self._streams[name]

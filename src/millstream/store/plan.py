@@ -22,6 +22,7 @@ from millstream.store.differences import (
     differences,
     incompatible,
     own_differences,
+    retyped,
     sources_of,
 )
 
@@ -253,7 +254,13 @@ def _change(key: Key, one: Definition, wanted: Mapping[Key, Definition], known: 
     breaks = incompatible(before, one)
     if isinstance(one, FeatureView) and isinstance(before, FeatureView):
         lost = changed_inputs(before, one)
-        breaks = tuple(f"model version '{model}': {line}" for model in known.trained_on(one.name) for line in lost)
+        models = known.trained_on(one.name)
+        breaks = tuple(f"model version '{model}': {line}" for model in models for line in lost)
+        if models and (wrong := retyped(before, one)):
+            raise PlanError(
+                f"View '{one.name}': {wrong[0]}; captures keep a column under one type.",
+                "give the column of the new type another name.",
+            )
     if not detail:
         return None
     return Change("breaking" if breaks else "change", *key, detail=detail, breaks=breaks)

@@ -230,7 +230,7 @@ class Syncer:
         for source in version.group.sources:
             places = {tuple(place.rsplit("/", 1)): end for place, end in meta.applied.items()}
             upto = {int(partition): end for (name, partition), end in places.items() if name == source.name}
-            for chunk in self._history.chunks(source.name, upto):
+            for chunk in self._history.chunks(source, upto):  # type: ignore[arg-type]
                 (events,) = prepare([version.group], source, chunk)
                 found = dict(zip(events.keys, fold(layout, events).to_bytes(), strict=True))
                 total = merge(layout, total, States.from_bytes([found.get(key) for key in keys]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib import resources
 from pathlib import Path
 
@@ -32,15 +33,15 @@ def write_project(folder: Path) -> list[Path]:
         ['millstream.toml', 'features.py', 'accounts.parquet', '.gitignore']
     """
     folder = Path(folder)
-    _refuse_to_overwrite(folder)
     import pyarrow.parquet as pq
 
     from millstream.testing.generators import FraudSimulator
 
     try:
+        _refuse_to_overwrite(folder)
         folder.mkdir(parents=True, exist_ok=True)
         template = resources.files(__name__) / "fraud"
-        name = folder.resolve().name
+        name = json.dumps(folder.resolve().name)[1:-1]  # what JSON escapes, TOML does
         for text in TEXTS:
             said = (template / text).read_text(encoding="utf-8").replace("@NAME@", name)
             (folder / text).write_text(said, encoding="utf-8")

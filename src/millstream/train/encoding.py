@@ -128,7 +128,8 @@ def numbers(values: Values) -> Floats:
 def typed(values: NDArray[Any], kind: str) -> pa.Array:
     """Return a view's column as its declared type, null for NaN: the way back from `numbers`.
 
-    A column in which a value is beyond its type, such as an on-demand int64 of 1.5, stays float64.
+    A column in which a value is beyond its type, such as an on-demand int64 of 1.5 or a bool of 2, stays float64: a
+    model reads what was computed, and no rounded stand-in for it.
 
     >>> typed(np.array([67.0, np.nan]), "int64").to_pylist()
     [67, None]
@@ -138,7 +139,8 @@ def typed(values: NDArray[Any], kind: str) -> pa.Array:
     floats = pa.array(values, pa.float64(), mask=np.isnan(values))
     try:
         if kind == "bool":
-            return pc.not_equal(floats, 0.0)
+            truth = pc.not_equal(floats, 0.0)
+            return truth if truth.cast(pa.float64()).equals(floats) else floats
         if kind in ("int64", "timestamp"):
             whole = floats.cast(pa.int64())
             return whole if kind == "int64" else whole.cast(pa.timestamp("us", "UTC"))

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from millstream.buffer.columns import ARROW_TYPES
 from millstream.definitions.feature_group import BatchFeatureGroup
-from millstream.definitions.source import Source, Table
+from millstream.definitions.source import EventStream, Source, Table
 from millstream.errors import TrainingError
 from millstream.fold import Prepared
 from millstream.store.offline import OfflineStore
@@ -43,8 +43,11 @@ class Version(Protocol):
 class EventHistory(Protocol):
     """What training asks of history."""
 
-    def read(self, stream: str, *, upto: Mapping[int, int] | None = None) -> pa.Table:
-        """Return the events of a stream below a position per partition, without repeats and dead letters."""
+    def read(self, stream: str | EventStream, *, upto: Mapping[int, int] | None = None) -> pa.Table:
+        """Return the events of a stream below a position per partition, without repeats and dead letters.
+
+        A stream is named to be read as it is declared now, else as its definition says.
+        """
         ...
 
 
@@ -114,7 +117,7 @@ class Stored:
         self._history, self._offline, self._versions = history, offline, versions
         self._delays, self._scheduled, self._pinned = dict(delays or {}), scheduled, pins or Pins()
         self.read = Pins()
-        self._events: dict[str, pa.Table] = {}
+        self._events: dict[EventStream | str, pa.Table] = {}
 
     def group(self, group: Group) -> Group:
         """Return the definition of the group's version, with the types of its features.
@@ -137,18 +140,19 @@ class Stored:
         found = version.group
         return found.resolved(version.schema) if isinstance(found, BatchFeatureGroup) and version.schema else found
 
-    def events(self, source: Source) -> pa.Table:
-        """Return the events of a stream, or the rows of a table as events."""
+    def events(self, source: Source | str) -> pa.Table:
+        """Return the events of a stream, by its definition or (named) as it is declared now, or the rows of a table."""
         if isinstance(source, Table):
             return self._schedule(source.name).events(source)
-        if source.name not in self._events:
-            pinned = self._pinned.positions.get(source.name)
-            found = self._history.read(source.name, upto=pinned)
+        if source not in self._events:
+            name = source if isinstance(source, str) else source.name
+            pinned = self._pinned.positions.get(name)
+            found = self._history.read(source, upto=pinned)
             if pinned is not None:  # a partition that was empty then is empty again
                 found = found.filter(pc.is_in(found["_partition"], pa.array(list(pinned), pa.int32())))
-            self._events[source.name] = found
-            self.read.positions[source.name] = _ends(found) if pinned is None else pinned
-        return self._events[source.name]
+            self._events[source] = found
+            self.read.positions[name] = _ends(found, self.read.positions.get(name, {})) if pinned is None else pinned
+        return self._events[source]
 
     def rows(self, group: BatchFeatureGroup) -> pa.Table:
         """Return every row of the batch group's version; none when it never ran."""
@@ -195,8 +199,9 @@ def no_rows(group: BatchFeatureGroup) -> pa.Table:
     return pa.schema([(name, ARROW_TYPES[kind]) for name, kind in kinds.items()]).empty_table()
 
 
-def _ends(events: pa.Table) -> dict[int, int]:
-    """Per partition, the position after the last event read: reading below it again gives the same events."""
+def _ends(events: pa.Table, known: Mapping[int, int]) -> dict[int, int]:
+    """Per partition, the position after the last event read, now or before: reading below it gives the same events."""
     found = events.group_by("_partition").aggregate([("_position", "max")])
     pairs = zip(found["_partition"].to_pylist(), found["_position_max"].to_pylist(), strict=True)
-    return {partition: last + 1 for partition, last in sorted(pairs)}
+    ends = {partition: max(last + 1, known.get(partition, 0)) for partition, last in pairs}
+    return dict(sorted({**known, **ends}.items()))

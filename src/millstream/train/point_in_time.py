@@ -12,17 +12,16 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from millstream.buffer.columns import ARROW_TYPES, from_arrow
+from millstream.buffer.columns import from_arrow
 from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatureGroup
 from millstream.definitions.feature_view import FeatureView, GroupRead
 from millstream.definitions.source import Source
 from millstream.errors import TrainingError, nearest
 from millstream.fold import Prepared, as_of, encode_keys, layout_of, prepare
 from millstream.fold.rows import rows_as_of, with_keys
-from millstream.train.encoding import numbers
+from millstream.train.encoding import numbers, typed
 
 Group = StreamFeatureGroup | BatchFeatureGroup
 Columns = dict[str, NDArray[Any]]
@@ -70,7 +69,7 @@ def join(view: FeatureView, examples: pa.Table, past: Past) -> pa.Table:
     given = _given(view, examples)
     at = np.asarray(given[AT].fill_null(0)).astype(np.int64)
     found = {name: _values(given[name]) for name in view.request}
-    seen: dict[str, pa.Table] = {}
+    seen: dict[Source, pa.Table] = {}
     for group, reads in _by_group(view, past):
         read = _reader(group, past, at, seen)
         for one in reads:
@@ -80,7 +79,7 @@ def join(view: FeatureView, examples: pa.Table, past: Past) -> pa.Table:
     columns = {name: given[name] for name in (*view.entity_keys, AT)}
     for entry in view.entries:
         stays = entry.kind == "request"
-        columns[entry.column] = given[entry.column] if stays else _arrow(inputs[entry.column], entry.dtype)
+        columns[entry.column] = given[entry.column] if stays else typed(inputs[entry.column], entry.dtype)
     return pa.table(columns)
 
 
@@ -150,15 +149,15 @@ def _by_group(view: FeatureView, past: Past) -> list[tuple[Group, list[GroupRead
     return list(groups.values())
 
 
-def _reader(group: Group, past: Past, at: Instants, seen: dict[str, pa.Table]) -> _Read:
+def _reader(group: Group, past: Past, at: Instants, seen: dict[Source, pa.Table]) -> _Read:
     """How to read the group at the examples' instants; `seen` keeps the events of each source for the next group."""
     if isinstance(group, BatchFeatureGroup) and group.query is not None:
         rows = with_keys(group.entity.keys, past.rows(group))
         return lambda keys: rows_as_of(group.schema_of_features, rows, keys, at, group.ttl)
     for source in group.sources:
-        if source.name not in seen:
-            seen[source.name] = past.events(source)
-    events = union([prepare([group], source, seen[source.name])[0] for source in group.sources])
+        if source not in seen:
+            seen[source] = past.events(source)
+    events = union([prepare([group], source, seen[source])[0] for source in group.sources])
     available = past.available(group, events)
     return lambda keys: as_of(layout_of(group), events, available, keys, at, at).columns
 
@@ -166,13 +165,3 @@ def _reader(group: Group, past: Past, at: Instants, seen: dict[str, pa.Table]) -
 def _values(column: pa.Array) -> NDArray[Any]:
     """A column as views assemble it: float64 with NaN for null, strings as objects with None."""
     return np.asarray(column.to_numpy(zero_copy_only=False)) if pa.types.is_string(column.type) else numbers(column)
-
-
-def _arrow(values: NDArray[Any], dtype: str) -> pa.Array:
-    if dtype == "string" or values.dtype == object:
-        return pa.array(values, pa.string())
-    missing = np.isnan(values)
-    if dtype in ("", "float64"):
-        return pa.array(values, mask=missing)
-    whole = np.where(missing, 0, values).astype(np.int64)
-    return pc.cast(pa.array(whole, mask=missing), ARROW_TYPES[dtype])

@@ -130,7 +130,7 @@ def training_set(
     examples = _within(_examples(model, past, now), start, end)
     view = _resolved(model.view, past)
     joined = join(view, examples, past)
-    labels = past.events(model.label.stream)
+    labels = past.events(model.label.stream.name)
     columns = _labelled(model.label, examples, labels.filter(pc.less_equal(labels["_arrival"], now)), now)
     for name, column in columns.items():
         joined = joined.append_column(name, column)
@@ -155,7 +155,7 @@ def _examples(model: Model, past: Stored, now: int) -> pa.Table:
     """The examples known at `now`: their columns and `_at`."""
     if isinstance(model.examples, str):
         return _captured(model, past, now)
-    events = past.events(model.examples)
+    events = past.events(model.examples.name)
     at = events[model.example_at or model.examples.time].cast(INSTANT).cast(pa.int64())
     known = pc.and_(pc.less_equal(events["_arrival"], now), pc.less_equal(at, now).fill_null(True))
     return events.append_column(AT, at).filter(known)

@@ -383,6 +383,43 @@ def test_nothing_that_a_frame_can_hold_stops_the_stream(data):
     decoded.table.to_pylist()
 
 
+@pytest.mark.parametrize("name", ["user_id", "at", "id", "unknown"])
+def test_two_columns_of_one_name_are_refused_and_stop_no_stream(name):
+    frame = pa.table([[1], [NOON], [1]], names=["amount", "at", name]).append_column(name, pa.array([2]))
+    for taken in (encode, encode_history, lambda stream, rows: partition_of(stream, rows, 3)):
+        with pytest.raises(LogError, match=f"two columns named '{name}'"):
+            taken(STREAM, frame)
+    sink = pa.BufferOutputStream()  # as a foreign producer writes it
+    with pa.ipc.new_stream(sink, frame.schema) as writer:
+        writer.write_table(frame)
+    (letter,) = decode(STREAM, records([Batch(sink.getvalue().to_pybytes(), "arrow", 1)])).dead
+    assert letter.reason == f"Two columns are named '{name}'."
+    assert letter.payload.count(f'"{name}":') == frame.column_names.count(name)
+
+
+def test_two_columns_of_one_name_in_a_pandas_frame_are_refused():
+    pandas = pytest.importorskip("pandas")
+    with pytest.raises(LogError, match="two columns named 'at'"):
+        encode(STREAM, pandas.DataFrame([[NOON, NOON]], columns=["at", "at"]))
+
+
+class _Silent:
+    def __repr__(self):
+        raise RuntimeError("no words")
+
+
+@pytest.mark.parametrize("value", [{_Silent(): 1}, {object(): {object(): 1}}, 10**5000, "\ud800"], ids=type)
+def test_what_json_cannot_say_at_all_becomes_a_dead_letter(value):
+    decoded = decode_rows([GOOD, GOOD | {"more": value}, GOOD])
+    assert decoded.table["id"].to_pylist() == ["p1", "p1"]
+    assert [letter.position for letter in decoded.dead] == [1]
+
+
+def test_an_unknown_value_that_cannot_show_itself_is_kept_as_such():
+    (row,) = decode_rows([GOOD | {"more": _Silent()}]).table.to_pylist()
+    assert "a _Silent that cannot be shown: no words" in row["rest"]
+
+
 def test_unknown_values_that_python_has_no_word_for_are_kept_as_text():
     beyond = pa.array([2**62, None], pa.timestamp("us", "UTC"))
     table = pa.table({"at": pa.array([NOON] * 2), "id": ["a", "b"], "born": beyond})
@@ -437,6 +474,28 @@ def test_wrong_rows_of_history_become_dead_letters_too():
     assert decoded.table["rest"].to_pylist() == ['{"rating":5}', None]
     assert decoded.table["_arrival"].to_pylist() == [NOON, NOON]
     assert sorted(letter.reason[:8] for letter in decoded.dead) == ["No event", "Wrong ty"]
+
+
+@pytest.mark.parametrize("declared", ["x", 1.5, None, True, datetime(2024, 5, 1, tzinfo=UTC)], ids=repr)
+def test_a_declared_arrival_that_is_no_whole_number_is_refused_and_stops_no_stream(declared):
+    frame = pa.table({"at": pa.array([NOON]), "_arrival": pa.array([declared])})
+    with pytest.raises(LogError, match="expected int64, microseconds"):
+        encode_history(STREAM, frame)
+    sink = pa.BufferOutputStream()  # as a foreign producer writes it
+    with pa.ipc.new_stream(sink, frame.schema) as writer:
+        writer.write_table(frame)
+    decoded = decode(STREAM, records([Batch(sink.getvalue().to_pybytes(), "arrow", 1)]))
+    assert [letter.reason[:28] for letter in decoded.dead] == ["Wrong type: column '_arrival"][: declared is not None]
+
+
+def test_history_cannot_arrive_after_it_was_loaded():
+    minutes = 60_000_000
+    arrivals = [NOON, NOON + 5 * minutes, NOON + 5 * minutes + 1, 2**62, None]
+    frame = pa.table({"at": pa.array([NOON] * 5), "_arrival": pa.array(arrivals)})
+    decoded = decode(STREAM, records(encode_history(STREAM, frame)))
+    assert decoded.table["_arrival"].to_pylist() == [NOON, NOON + 5 * minutes, NOON]
+    assert [(letter.position, letter.arrival) for letter in decoded.dead] == [(2, NOON), (3, NOON)]
+    assert all("declared arrival" in letter.reason for letter in decoded.dead)
 
 
 def test_only_history_may_declare_its_arrival():

@@ -127,6 +127,18 @@ def test_marking_again_gives_the_same_answer(log, tmp_path):
     assert first.tolist() == mark(history(log), STREAM, index).tolist() == [False, False, True, True, False]
 
 
+def test_repeats_of_another_column_have_an_index_of_their_own(log, tmp_path):
+    schema = {"id": "string", "other": "string", "at": "timestamp"}
+    by_other = EventStream("clicks", time="at", deduplicate="other", within="10s", schema=schema)
+    lines = b'{"at":0,"id":"a","other":"x"}\n{"at":0,"id":"b","other":"x"}\n{"at":0,"id":"b","other":"y"}'
+    for batch in encode_lines(lines):
+        log.append("clicks", 0, batch)
+    index = RepeatIndex(tmp_path / "index", log, map_gib=1)
+    assert mark(history(log), STREAM, index).tolist() == [False, False, True]
+    last = decode(by_other, log.read("clicks", 0, 1, 10)).table
+    assert mark(last, by_other, index).tolist() == [True, False]
+
+
 def test_a_lost_index_is_made_again_from_the_log(log, clock, tmp_path):
     append(log, 0, ["a", "b"])
     clock.advance(9 * SECOND)

@@ -1,5 +1,6 @@
 """The command line: what it answers, in words and as JSON, and that every error is one sentence and a code."""
 
+import io
 import json
 import socket
 import subprocess
@@ -175,3 +176,83 @@ def test_doctor_finds_a_taken_port(project: Path, call: Called) -> None:
     assert code == 1
     assert not found["port"]["fine"]
     assert found["definitions"]["fine"]
+
+
+@pytest.mark.parametrize("body", [b"\xff\xfe{}", b"[" * 100_000], ids=["bytes", "deep"])
+@pytest.mark.parametrize("command", ["score fraud", "send logins"])
+def test_standard_input_that_is_no_json_is_one_sentence(
+    project: Path, call: Called, monkeypatch: pytest.MonkeyPatch, command: str, body: bytes
+) -> None:
+    call("apply", "-C", project)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(body)))
+    code, _, err = call(*command.split(), "-", "-C", project)
+    assert code == 1
+    assert "is not a JSON object" in err
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 is how it begins and ends PAR1"])
+def test_sending_a_broken_parquet_file_is_one_sentence(project: Path, call: Called, content: bytes) -> None:
+    call("apply", "-C", project)
+    (project / "broken.parquet").write_bytes(content)
+    code, _, err = call("send", "logins", project / "broken.parquet", "-C", project)
+    assert code == 1
+    assert err.startswith("Error: Events cannot be read from")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [("--port 70000", 2, "65535"), ("--port -1", 2, "greater than or equal to 0"), ("--host=", 1, "empty")],
+)
+@pytest.mark.parametrize("command", ["up", "run serve"])
+def test_an_address_that_cannot_be_is_refused(
+    project: Path, call: Called, command: str, arguments: str, code: int, said: str
+) -> None:
+    found, _, err = call(*command.split(), *arguments.split(), "-C", project)
+    assert found == code
+    assert said in err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"import sys\nsys.exit()", "line 2: SystemExit"),
+        (b"class Ended(BaseException): pass\nraise Ended", "line 2: Ended"),
+        (b"class X(Exception):\n    def __str__(self): return 5\nraise X", "line 3: X: its message cannot be shown"),
+        (b"# \xff", "save the file as UTF-8"),
+        (b"\0", "null bytes"),
+    ],
+)
+def test_definitions_that_end_the_program_are_an_error(project: Path, call: Called, text: bytes, said: str) -> None:
+    (project / "features.py").write_bytes(text)
+    code, out, err = call("plan", "-C", project)
+    assert (code, out) == (1, "")
+    assert said in err
+
+
+def test_what_the_definitions_print_is_no_part_of_the_answer(project: Path, call: Called) -> None:
+    (project / "features.py").write_text("print('loading')")
+    code, out, err = call("plan", "-C", project, "--json")
+    assert (code, json.loads(out), err) == (0, [], "loading\n")
+
+
+@pytest.mark.parametrize("name", ['a"b', "a\\b", "a\nb"])
+def test_a_folder_of_any_name_can_be_a_project(tmp_path: Path, call: Called, name: str) -> None:
+    assert call("init", tmp_path / name)[0] == 0
+    assert call("plan", "-C", tmp_path / name)[0] == 0
+
+
+def test_a_folder_whose_name_is_too_long_is_one_sentence(tmp_path: Path, call: Called) -> None:
+    code, _, err = call("init", tmp_path / ("x" * 300))
+    assert code == 1
+    assert "cannot be written" in err
+
+
+@pytest.mark.parametrize("command", ["verify", "parity fraud"])
+def test_a_sample_holds_at_least_one(project: Path, call: Called, command: str) -> None:
+    assert call(*command.split(), "--sample", "0", "-C", project)[0] == 2
+
+
+def test_ctrl_c_while_sql_runs_ends_as_it_does_elsewhere(project: Path, call: Called) -> None:
+    (project / "features.py").write_text("raise RuntimeError('Query interrupted')")  # what DuckDB makes of it
+    code, out, err = call("plan", "-C", project)
+    assert (code, out, err) == (130, "", "")

@@ -129,8 +129,8 @@ class LogHistory:
     def __init__(self, log: Any, killed_at: int | None = None) -> None:
         self._log, self._left = log, killed_at
 
-    def chunks(self, stream: str, upto: Mapping[int, int], rows: int) -> Iterator[pa.Table]:
-        table = events(self._log, {"payments": PAYMENTS, "logins": LOGINS}[stream], upto)
+    def chunks(self, stream: Any, upto: Mapping[int, int], rows: int) -> Iterator[pa.Table]:
+        table = events(self._log, {"payments": PAYMENTS, "logins": LOGINS}[stream.name], upto)
         for at in range(0, table.num_rows, rows):
             if self._left is not None:
                 if self._left == 0:

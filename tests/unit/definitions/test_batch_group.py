@@ -34,6 +34,14 @@ def test_a_query_over_unknown_tables_has_names_and_gets_types_later(fraud):
     assert fraud.kyc.resolved({"tier": "string"}) == fraud.kyc
 
 
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("columns", ["user_id, tier, tier", "user_id, user_id, tier"])
+def test_two_columns_of_one_name_are_refused(fraud, batch, columns, known):
+    sources = {} if known else {"sources": [fraud.accounts]}
+    with pytest.raises(DefinitionError, match="two columns of the query are named"):
+        batch(f"select {columns} from accounts", **sources)
+
+
 def test_star_over_unknown_tables_lets_any_feature_be_named(fraud, batch):
     built = batch("select * from accounts", sources=[fraud.accounts])
     assert built["anything"].feature == "anything"

@@ -11,6 +11,7 @@ from millstream.fold import encode_key, fold, layout_of, prepare, value
 
 STREAM = ms.EventStream("pay", time="at", schema={
     "user_id": "int64", "amount": "float64", "country": "string", "note": "string", "at": "timestamp"})  # fmt: skip
+DATED = ms.EventStream("dated", time="at", schema={**STREAM.schema, "born": "timestamp"})
 USER = ms.Entity("user", keys={"user_id": "int64"})
 HOUR = 3_600_000_000
 
@@ -52,6 +53,36 @@ def test_a_null_key_skips_the_group_and_is_counted():
     (found,) = prepare([group()], STREAM, table([1.0, 2.0], users=[None, 7]))
     assert found.keys == [encode_key(USER.keys, [7])]
     assert found.skipped == {"null_key": 1}
+
+
+@pytest.mark.parametrize(
+    ("expression", "guilty"),
+    [("10 // amount::int", [0]), ("10 % amount::int", [0]), ("amount + epoch(strptime(note, '%Y'))", [2]),
+     ("chr(amount::int - 2)", [0, 1])],
+)  # fmt: skip
+def test_a_row_on_which_an_expression_fails_is_dead_alone_whatever_sql_calls_the_failure(expression, guilty):
+    definition = group(where=f"({expression}) is not null")
+    found, other = prepare([definition, group()], STREAM, table([0.0, 1.0, 2.0, 3.0], notes=["1", "2", "x", "4"]))
+    assert [row for row, _ in found.dead] == guilty
+    assert all("fails on this row" in reason for _, reason in found.dead)
+    assert len(found.times) == 4 - len(guilty)
+    assert (len(other.times), other.dead) == (4, [])
+
+
+@pytest.mark.parametrize("wide", ["user_id::hugeint * 4", "user_id::ubigint * 4", "user_id::uhugeint * 4"])
+def test_a_computed_key_beyond_int64_is_dead_alone(wide):
+    definition = group(derive={"wide": wide}, keys={"user_id": "wide"})
+    (found,) = prepare([definition], STREAM, table([1.0] * 4, users=[1, 2**61, None, 2**61 - 1]))
+    assert [(row, "64 bits" in reason) for row, reason in found.dead] == [(1, True)]
+    assert sorted(found.keys) == [encode_key(USER.keys, [n]) for n in (4, 2**63 - 4)]
+    assert found.skipped == {"null_key": 1}
+
+
+def test_a_date_is_an_instant():
+    definition = ms.StreamFeatureGroup("g", entity=USER, source=DATED, features=[ms.Max("born::date", name="day")])
+    rows = table([1.0] * 2).append_column("born", pa.array([25 * HOUR, None], pa.timestamp("us", "UTC")))
+    (found,) = prepare([definition], DATED, rows)
+    assert read(definition, found) == {"day": [24.0 * HOUR]}
 
 
 def test_too_late_is_decided_by_the_event_and_its_arrival_alone():

@@ -3,22 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-import lightgbm
-import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from tests.unit.monitor.shop import MINUTE, NOON, SECOND, Shop, holds, orders, paid, user
 
 import millstream as ms
-from millstream.clock import FileClock, to_micros
 from millstream.definitions.on_demand import OnDemandFeature
 from millstream.errors import NotFound, TrainingError
-
-user = ms.Entity("user", keys={"user_id": "int64"})
-orders = ms.EventStream(
-    "orders", time="at", schema={"user_id": "int64", "payee_id": "int64", "amount": "float64", "at": "timestamp"}
-)
-paid = ms.EventStream("paid", time="at", schema={"payee_id": "int64", "late": "bool", "at": "timestamp"})
-NOON = to_micros("2026-01-01T12:00:00Z")
-SECOND = 1_000_000
 
 
 def declared(*features: Any, share: str = "amount / spend__amount_sum_1h") -> ms.Model:
@@ -37,48 +29,9 @@ def declared(*features: Any, share: str = "amount / spend__amount_sum_1h") -> ms
     return ms.Model("risk", view=view, examples=orders, label=ms.Label(paid, "late", on="payee_id", after="1h"))
 
 
-def fitted(columns: tuple[str, ...]) -> lightgbm.Booster:
-    rng = np.random.default_rng(3)
-    drawn = lightgbm.Dataset(rng.random((200, len(columns))), rng.integers(0, 2, 200), feature_name=list(columns))
-    return lightgbm.train({"objective": "binary", "verbose": -1, "num_threads": 1}, drawn, num_boost_round=2)
-
-
-class Shop:
-    """A project whose clock stands still, except between two rounds of orders and scores."""
-
-    def __init__(self, folder: Path) -> None:
-        data = folder / ".millstream"
-        data.mkdir()
-        self.clock = FileClock(data / "clock.json")
-        self.clock.set(NOON, rate=0.0)
-        self.project = ms.Project(folder, create=True)
-
-    def round(self) -> list[str]:
-        """Some orders, then a score for each user; the ids of the answers."""
-        self.clock.advance(60 * SECOND)
-        now = self.clock.now()
-        sent = [
-            {"user_id": i % 5, "payee_id": i % 3, "amount": 0.1 * i, "at": now - i * 7 * SECOND} for i in range(1, 60)
-        ]
-        self.project.send("orders", sent)
-        self.project.drain()
-        asked = [{"user_id": i, "payee_id": i + 1, "amount": 3.0, "at": now + SECOND} for i in range(6)]
-        return list(self.project.score("risk", asked)["request_id"].to_pylist())
-
-    def deploy(self, model: ms.Model) -> None:
-        self.project.register("risk", fitted(self.project.parts.registry.model("risk").view.columns))
-        self.project.deploy(model)
-
-
 @pytest.fixture
 def shop(tmp_path: Path) -> Shop:
     return Shop(tmp_path)
-
-
-def holds(project: ms.Project, requests: int) -> None:
-    verified, compared = project.verify(), project.parity("risk")
-    assert (verified.requests, verified.mismatches, verified.shown) == (requests, 0, ())
-    assert (compared.requests, compared.unexplained, compared.shown) == (requests, 0, ())
 
 
 def test_a_view_that_moved_on_still_recomputes_what_it_served(shop: Shop) -> None:
@@ -138,3 +91,131 @@ def test_a_revision_that_the_registry_does_not_have_is_named(shop: Shop) -> None
     shop.project.apply(declared())
     with pytest.raises(NotFound, match="No revision of view 'risk' is named 'abc'"):
         shop.project.parts.registry.view("risk", "abc")
+
+
+ACCOUNTS = ms.Table("accounts", path="accounts.parquet", time="day", delay="30m",
+                    schema={"user_id": "int64", "amount": "float64", "day": "timestamp"})  # fmt: skip
+
+
+def write_accounts(shop: Shop, rows: int) -> None:
+    """A row every ten minutes, the first an hour before noon; its amount is its number."""
+    times = pa.array([NOON - 60 * MINUTE + i * 10 * MINUTE for i in range(rows)], pa.timestamp("us", "UTC"))
+    table = pa.table({"user_id": [1] * rows, "amount": [float(i) for i in range(rows)], "day": times})
+    pq.write_table(table, shop.project.settings.folder / ACCOUNTS.path)
+
+
+def test_a_fold_on_a_schedule_counts_the_rows_that_its_runs_had_seen(shop: Shop) -> None:
+    write_accounts(shop, 12)
+    fold = ms.BatchFeatureGroup("fold", entity=user, source=ACCOUNTS, every="10m", features=[ms.Count(over="24h")])
+    shop.begin(fold)
+    for _ in range(4):
+        shop.clock.advance(5 * MINUTE)
+        shop.project.drain()
+        request = shop.score()["request_id"]
+    assert shop.served("fold__count_24h") == [4.0, 5.0, 5.0, 6.0]  # known half an hour after their time
+    holds(shop.project, 4)
+    explained = shop.project.explain(request, "fold__count_24h")
+    assert explained.events is not None
+    assert explained.events["amount"].to_pylist() == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+
+
+def test_a_function_of_another_one_differs_for_the_reason_that_one_does(shop: Shop) -> None:
+    spend = ms.StreamFeatureGroup("spend", entity=user, source=orders, features=[ms.Count(over="1h")])
+    shop.project.apply(orders)
+    shop.project.send("orders", [{"user_id": 1, "at": NOON - 1}])
+    last = OnDemandFeature("last", source_text="def last(first):\n    return first + 1", returns="float64")
+    first = OnDemandFeature(
+        "first", source_text="def first(spend__count_1h):\n    return spend__count_1h * 2", returns="float64"
+    )
+    shop.begin(last, first, spend)
+    shop.project.send("orders", [{"user_id": 1, "at": NOON}])
+    shop.clock.advance(SECOND)
+    shop.score()  # before it is computed
+    shop.project.drain()
+    holds(shop.project, 1)
+    assert shop.project.parity("risk").latency == 3
+
+
+def test_a_number_that_a_float_rounds_is_compared_as_rounded(shop: Shop) -> None:
+    spend = ms.StreamFeatureGroup("spend", entity=user, source=orders, features=[ms.Count(over="1h")])
+    shop.begin(spend, request={"reference": "int64"})
+    shop.project.send("orders", [{"user_id": 1, "at": NOON - 1}])
+    shop.project.drain()
+    shop.score(reference=2**60 + 1)
+    holds(shop.project, 1)
+
+
+def test_training_reads_what_a_function_returned_whatever_it_is_declared_to_return(shop: Shop) -> None:
+    made = [
+        OnDemandFeature(f"half_{kind}", source_text=f"def half_{kind}(amount):\n    return amount / 2", returns=kind)
+        for kind in ("int64", "bool")
+    ]
+    shop.begin(*made, request={"amount": "float64"})
+    for amount in (5.0, 4.0, 2.0, 1e30):
+        shop.score(amount=amount)
+    assert shop.served("half_bool") == shop.served("half_int64") == [2.5, 2.0, 1.0, 5e29]
+    holds(shop.project, 4)
+
+
+def counting(deduplicate: str | None, *columns: str) -> ms.StreamFeatureGroup:
+    """A group of a stream that may tell repeats, with these columns beside the keys and the time."""
+    schema = {"user_id": "int64", "at": "timestamp", **dict.fromkeys(columns, "string")}
+    stream = ms.EventStream("visits", time="at", deduplicate=deduplicate, partition_by="user_id", schema=schema)
+    where = "status = 'good'" if "status" in columns else None
+    return ms.StreamFeatureGroup("pace", entity=user, source=stream, where=where, features=[ms.Count(over="1h")])
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(counting(None, "id"), counting("id", "id")), (counting("id", "id", "status"), counting("id", "id"))],
+)
+def test_a_version_goes_on_reading_a_stream_as_it_was_declared_for_it(shop: Shop, before: Any, after: Any) -> None:
+    def visit(number: int) -> None:
+        sent = {"id": f"v{number}", "user_id": 1, "status": "good", "at": shop.clock.now() - 1}
+        shop.project.send("visits", [sent, sent, {**sent, "id": f"w{number}", "status": "bad"}])
+        shop.clock.advance(SECOND)
+        shop.project.drain()
+        shop.score()
+
+    shop.begin(before)
+    visit(1)
+    shop.declare(after, breaking=True)
+    visit(2)  # the champion still reads the version of the first declaration
+    shop.project.backfill()
+    visit(3)
+    shop.deploy(shop.model)
+    visit(4)
+    of_before = 1 if before.where else 3
+    assert shop.served("pace__count_1h") == [of_before, 2 * of_before, 3 * of_before, 8]
+    holds(shop.project, 4)
+    assert [one.disagreeing for one in shop.project.parts.syncer().step()] == [0, 0]
+
+
+def dated(ttl: str | None) -> Any:
+    query = "select user_id, day, amount from accounts"
+    return ms.BatchFeatureGroup("kyc", entity=user, sources=[ACCOUNTS], every="10m", query=query, time="day", ttl=ttl)
+
+
+@pytest.mark.parametrize("ttl", [None, "15m"])
+def test_a_read_of_long_before_the_last_run_says_that_the_store_no_longer_knows(shop: Shop, ttl: str | None) -> None:
+    write_accounts(shop, 12)
+    shop.begin(dated(ttl))
+    for _ in range(3):
+        shop.clock.advance(5 * MINUTE)
+        shop.project.drain()
+        now = shop.clock.now()
+        told = [shop.score(now - before)["degraded"] for before in (0, 4 * SECOND, 70 * MINUTE)]
+        assert told == [False, False, True]
+    holds(shop.project, 6)
+
+
+def test_a_row_that_had_expired_has_expired_for_a_read_of_just_before_it_was_confirmed(shop: Shop) -> None:
+    write_accounts(shop, 1)
+    shop.begin(dated("15m"))
+    shop.clock.advance(60 * MINUTE)
+    assert shop.score()["degraded"] is False
+    shop.project.drain()
+    shop.score(shop.clock.now() - SECOND)
+    shop.score()
+    assert shop.served("kyc__amount") == [None, None, 0.0]
+    holds(shop.project, 3)

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import millstream as ms
@@ -55,6 +56,19 @@ def test_a_dead_letter_says_where_when_why_and_what(project: ms.Project) -> None
     assert letter["payload"] == '{"user_id":"hunter2 7","at":"2026-01-01T11:00:07Z"}'
     (record, *_) = project.parts.log.read("clicks", letter["partition"], letter["position"], 1)
     assert SECRET.encode() in record.payload.split(b"\n")[letter["position"] - record.position]
+
+
+def test_rows_of_a_table_on_which_a_query_fails_are_read_by_its_name(project: ms.Project) -> None:
+    table = pa.table({"user_id": [1, 2, 3], "tier": ["1", "oops", "3"]})
+    pq.write_table(table, project.settings.folder / "accounts.parquet")
+    accounts = ms.Table("accounts", path="accounts.parquet", schema={"user_id": "int64", "tier": "string"})
+    query = "select user_id, tier::double as tier from accounts"
+    project.apply(ms.BatchFeatureGroup("kyc", entity=user, sources=[accounts], every="1h", query=query))
+    project.drain()
+    (letter,) = project.dead_letters(accounts).to_pylist()
+    assert letter["position"] == 1
+    assert "kyc@1" in letter["reason"]
+    assert "oops" in letter["payload"]
 
 
 def test_a_stream_without_dead_letters_gives_none(project: ms.Project) -> None:

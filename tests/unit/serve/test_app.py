@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -205,6 +206,26 @@ def test_features_are_read_by_query(served: Served) -> None:
     assert said["groups"]["kyc"]["version"] == "kyc@1"
     wrong = served.ask("GET", "/v1/views/fraud/features?user_id=x&payee_id=2&device_id=d0")
     assert (wrong.status_code, error(wrong)["field"]) == (400, "user_id")
+
+
+def test_a_query_of_too_many_fields_is_refused(served: Served) -> None:
+    many = "&".join(f"field{number}=1" for number in range(201))
+    answer = served.ask("GET", f"/v1/views/fraud/features?{many}")
+    assert (answer.status_code, error(answer)["field"]) == (413, "query")
+
+
+def test_a_method_that_a_path_does_not_take_is_told_the_one_it_does(served: Served) -> None:
+    assert served.ask("PUT", "/v1/models/fraud/score").headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize("path", ["/v1/models/fraud/score", "/v1/models/fraud/labels", "/v1/streams/payments/events"])
+def test_a_compressed_body_is_refused_and_not_taken_for_events(served: Served, path: str) -> None:
+    body = gzip.compress(b'{"payment_id": "a"}\n' * 5)
+    answer = served.ask("POST", path, content=body, headers={"content-encoding": "gzip"})
+    assert (answer.status_code, error(answer)["field"]) == (415, "content-encoding")
+    assert served.log.ends("payments") == [(0, 0), (0, 0)]
+    plain = served.ask("POST", path, content=json.dumps(ROW), headers={"content-encoding": "identity"})
+    assert plain.status_code < 300
 
 
 def test_events_reach_the_log_in_each_form(served: Served) -> None:

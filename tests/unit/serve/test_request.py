@@ -1,8 +1,11 @@
 """What a request may hold, and what a caller who sends something else is told."""
 
+import contextlib
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from millstream import Count, Entity, EventStream, FeatureView, StreamFeatureGroup
 from millstream.errors import RequestError
@@ -98,6 +101,13 @@ def test_a_query_string_is_read_by_the_types_of_the_view() -> None:
         ({"user_id": ["1"], "prize": ["2"]}, "prize", "did you mean 'price'?"),
         ({}, "user_id", "send it, or null"),
         ({"user_id": ["1"], "price": ["inf"]}, "price", "send it like"),
+        ({"user_id": ["1"], "price": ["1_0"]}, "price", "send it like"),
+        ({"user_id": ["1_0"]}, "user_id", "send it like 42"),
+        ({"user_id": ["\u00b2"]}, "user_id", "send it like 42"),
+        ({"user_id": ["9" * 5_000]}, "user_id", "send it like 42"),
+        ({"user_id": ["1"], "at": ["\u00b2"]}, "at", "send it like"),
+        ({"user_id": ["1"], "at": ["--5"]}, "at", "send it like"),
+        ({"user_id": ["1"], "at": ["9" * 5_000]}, "at", "send it like"),
     ],
 )
 def test_a_wrong_query_string_is_refused(parameters: dict[str, list[str]], field: str, hint: str) -> None:
@@ -105,6 +115,12 @@ def test_a_wrong_query_string_is_refused(parameters: dict[str, list[str]], field
         RequestSchema(VIEW, lenient=True).parse_query(parameters, NOW)
     assert caught.value.field == field
     assert hint in str(caught.value.hint)
+
+
+@given(st.sampled_from([*VIEW.request, "user_id", "at"]), st.text() | st.text("0123456789.-+eE_T:Zinfa"))
+def test_any_text_in_a_query_string_is_read_or_refused(name: str, text: str) -> None:
+    with contextlib.suppress(RequestError):
+        assert len(RequestSchema(VIEW, lenient=True).parse_query({"user_id": ["1"], name: [text]}, NOW)) == 1
 
 
 def test_the_example_of_a_schema_is_a_row_that_it_accepts() -> None:

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from tests.postgresql import PASSWORD, QUOTED, USER, PostgreSQL
 
 import millstream as ms
+from millstream.definitions.on_demand import OnDemandFeature
 from millstream.definitions.serialise import to_dict
 from millstream.errors import CorruptState, DiskFull, NotFound, PlanError, StoreError
 from millstream.store.registry import Registry
@@ -265,6 +266,21 @@ def test_a_view_must_keep_what_a_trained_model_reads(registry: Registry) -> None
     assert "model version 'fraud@1': kyc__tier has another default" in change.breaks
     more = {"view_features": [habits, kyc["tier"], ratio, habits.on(user_id="payee_id", prefix="payee")]}
     assert kinds(registry.plan(world(**more).values(), complete=True)) == {"view fraud": "change"}
+
+
+def test_a_captured_column_keeps_its_type(registry: Registry) -> None:
+    def served(kind: str, returns: str) -> Any:
+        habits = world()["habits"]
+        text = f"def ratio(amount, habits__amount_mean_30d):\n    return np.where(amount > 0, {kind}, {kind})"
+        made = OnDemandFeature("ratio", source_text=text, returns=returns)
+        return world(view_features=[habits, made])
+
+    registry.apply(registry.plan(served("1.0", "float64").values()))
+    assert kinds(registry.plan(served("'a'", "string").values())) == {"view fraud": "change"}
+    registry.pin("fraud@1", ["habits@1"])
+    assert registry.plan(served("2", "int64").values()).changes  # a number like the one before
+    with pytest.raises(PlanError, match="'fraud': ratio is string, not a number; captures keep a column under one"):
+        registry.plan(served("'a'", "string").values())
 
 
 def test_a_feature_that_a_view_outside_the_plan_reads_is_not_taken_away_unless_asked(registry: Registry) -> None:

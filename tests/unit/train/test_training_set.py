@@ -15,6 +15,7 @@ from millstream.train.past import Pins, Stored
 from millstream.train.training_set import TrainingSet, training_set
 
 DAY = 86_400_000_000
+LATER = 10_000 * DAY  # when all of it was loaded
 user = ms.Entity("user", keys={"user_id": "int64"})
 payments = ms.EventStream(
     "payments",
@@ -72,12 +73,12 @@ class Events:
         known = self.tables.get(stream.name)
         position = 0 if known is None else known.num_rows
         (batch,) = encode_history(stream, rows)
-        decoded = decode(stream, [Records(stream.name, 0, position, batch.count, 0, batch.encoding, batch.payload)])
+        decoded = decode(stream, [Records(stream.name, 0, position, batch.count, LATER, batch.encoding, batch.payload)])
         assert not decoded.dead
         self.tables[stream.name] = decoded.table if known is None else pa.concat_tables([known, decoded.table])
 
     def read(self, stream, *, upto=None):
-        found = self.tables[stream]
+        found = self.tables[getattr(stream, "name", stream)]
         return found if upto is None else found.slice(0, upto[0])
 
 

@@ -73,8 +73,12 @@ def set_up(folder: Path) -> tuple[Project, Flights]:
         if not (folder / _MARK).exists():
             raise ProjectError(f"Folder '{folder}' holds something else.", "name another: `--project FOLDER`.")
         shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / _MARK).touch()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _MARK).touch()
+    except OSError as error:
+        reason = f"'{folder}' cannot be written: {error.strerror}."
+        raise ProjectError(reason, "choose a folder of your own.") from error
     (folder / "millstream.toml").write_text(SETTINGS, encoding="utf-8")
     shutil.copyfile(Path(__file__).with_name("definitions.py"), folder / "features.py")
     flights = data.load()

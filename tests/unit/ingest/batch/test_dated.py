@@ -3,6 +3,7 @@
 import pytest
 from tests.unit.ingest.batch.world import DAY, HOUR, START, dated_group
 
+import millstream as ms
 from millstream.buffer.staging import batch_consumer, staging_topic
 from millstream.errors import Fenced, MillstreamError
 
@@ -144,6 +145,25 @@ def test_a_guilty_row_becomes_a_dead_letter_and_the_rest_goes_on(make_world):
     assert world.both(3)["credit"] == 2.5
     (record,) = world.log.read("dead.accounts", 0, 0, 10)
     assert b"oops" in record.payload and b"kyc@1" in record.payload
+
+
+@pytest.mark.parametrize("expression", ["1 // tier::int", "epoch(strptime(tier, '%Y'))"])
+def test_a_guilty_row_is_found_whatever_sql_calls_the_failure(make_world, expression):
+    query = f"select user_id, changed, tier, ({expression})::double as credit from accounts"
+    world = make_world(dated_group(query=query))
+    wrong = "0" if "//" in expression else "oops"
+    world.write((1, "1", 0.0, START - DAY), (2, wrong, 0.0, START - DAY), (3, "1970", 0.0, START - DAY))
+    (ran,) = world.computer.step()
+    assert (ran.rows, ran.dead) == (2, 1)
+
+
+def test_a_result_with_two_columns_of_one_name_fails_in_one_sentence(make_world):
+    unread = ms.Table("accounts", path="accounts.parquet", time="changed")
+    query = "select a.*, b.* from accounts a join accounts b using (user_id)"
+    world = make_world(dated_group(sources=[unread], query=query))
+    world.write((1, "gold", 0.0, START - DAY))
+    with pytest.raises(MillstreamError, match="2 columns named 'user_id'"):
+        world.computer.step()
 
 
 def test_a_failing_query_is_due_again(make_world):
