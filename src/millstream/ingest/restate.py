@@ -73,13 +73,33 @@ def _array(values: Sequence[object] | pa.Array | np.ndarray, kind: pa.DataType) 
 def dated_rows(shape: Shape, prior: pa.Table, runs: Sequence[KeyedRun], *, all_rows: bool) -> pa.Table:
     """What runs with rows dated by themselves add to `prior`, the rows with the same event times that are there.
 
-    Unless `all_rows`, a row is left out when the one before it, of the same key and event time, has the same values.
+    Unless `all_rows`, a row is left out when the one before it, of the same key and event time, has the same values:
+    among those of the runs before it, so that it does not matter how many runs are taken at once.
     """
     marks = [shape.mark(run) for run in runs]
-    added = pa.concat_tables([shape.stated(run) for run in runs])
     if all_rows:
-        return pa.concat_tables([added, *marks])
+        return pa.concat_tables([*(shape.stated(run) for run in runs), *marks])
     known = prior.filter(prior[next(iter(shape.keys))].is_valid())
+    pieces: list[pa.Table] = []
+    for ascending in _ascending(runs):
+        pieces.append(_fresh(shape, pa.concat_tables([known, *pieces], promote_options="permissive"), ascending))
+    return pa.concat_tables([*pieces, *marks])
+
+
+def _ascending(runs: Sequence[KeyedRun]) -> list[list[KeyedRun]]:
+    """The runs in order, cut before each that was available sooner than the one before it."""
+    found: list[list[KeyedRun]] = []
+    for run in runs:
+        if found and found[-1][-1].run.available <= run.run.available:
+            found[-1].append(run)
+        else:
+            found.append([run])
+    return found
+
+
+def _fresh(shape: Shape, known: pa.Table, runs: Sequence[KeyedRun]) -> pa.Table:
+    """The rows of runs in the order of their availability that say something else than what was in force."""
+    added = pa.concat_tables([shape.stated(run) for run in runs])
     both = pa.concat_tables([known.select(added.column_names).cast(added.schema), added])
     keys = _codes(encode_keys(shape.keys, [both[name] for name in shape.keys]))
     values = _codes(pa.array(pack_columns(shape.features, both), pa.binary()))
@@ -89,8 +109,7 @@ def dated_rows(shape: Shape, prior: pa.Table, runs: Sequence[KeyedRun], *, all_r
     again = np.logical_and.reduce([column[1:] == column[:-1] for column in columns])
     restated = np.zeros(len(order), bool)
     restated[order[1:][again]] = True
-    fresh = np.flatnonzero(~restated[known.num_rows :])
-    return pa.concat_tables([added.take(pa.array(fresh)), *marks])
+    return added.take(pa.array(np.flatnonzero(~restated[known.num_rows :])))
 
 
 def _codes(column: pa.Array) -> np.ndarray:
