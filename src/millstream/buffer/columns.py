@@ -83,7 +83,8 @@ def _int64(array: pa.Array) -> tuple[pa.Array, Mask | None]:
         return _wrong(array, "int64")
     values = pc.cast(array, pa.float64()).to_numpy(zero_copy_only=False)
     present = _flags(pc.is_valid(array))
-    whole = present & (np.abs(values) < 2.0**63) & (values == np.floor(values))
+    with np.errstate(invalid="ignore"):  # NaN is not whole
+        whole = present & (np.abs(values) < 2.0**63) & (values == np.floor(values))
     return pa.array(np.where(whole, values, 0.0).astype(np.int64), mask=~whole), present & ~whole
 
 

@@ -143,9 +143,9 @@ class Season:
         return sum(rows.num_rows for rows in found.values())
 
     def _drain(self) -> None:
-        while self.computer.step().records:
+        while self.computer.step().lag:
             pass
-        while self.ingester.step().records:
+        while self.ingester.step().lag:
             pass
 
     def _batch(self, instant: int) -> None:
