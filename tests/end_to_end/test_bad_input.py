@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from tests.disks import disk
 from tests.end_to_end import shop
 from tests.end_to_end.running import Layer, Up, ask, free_port, millstream, post, until
 
@@ -280,17 +281,8 @@ def test_a_log_that_has_filled_its_map_takes_nothing_and_loses_nothing(folder: P
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 60 MiB of its own."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", str(place)], capture_output=True, text=True
-    )
-    if made.returncode:
-        pytest.skip(f"no file system can be mounted here: {made.stderr.strip()}")
-    try:
+    with disk(tmp_path / "disk", mebibytes=60) as place:
         yield place
-    finally:
-        subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 def test_a_full_disk_is_said_so_and_what_was_taken_is_computed_once_there_is_room(small_disk: Path) -> None:
@@ -419,7 +411,7 @@ def _lines(port: int, body: str) -> tuple[int, Any]:
 
 
 def _fill(path: Path) -> None:
-    """Write until there is no room."""
+    """Write until there is no room, whoever else writes meanwhile."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
     with contextlib.suppress(OSError):
         while os.write(descriptor, b"\0" * 65_536):

@@ -16,7 +16,7 @@ from millstream.fold.rows import in_force, with_keys
 from millstream.instants import micros
 from millstream.monitor.replay import Pasts, Reading, Replay, cohorts
 from millstream.monitor.verify import served_columns
-from millstream.train.encoding import typed
+from millstream.train.encoding import typed_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -92,7 +92,7 @@ def explain(captures: pa.Table, request_id: str, past: Pasts, feature: str | Non
 
 def _value(captured: Any, kind: str) -> Any:
     """A captured value as its declared type: what was computed is captured as the model read it, as float64."""
-    return typed(np.array([captured]), kind)[0].as_py() if isinstance(captured, float) else captured
+    return typed_value(captured, kind) if isinstance(captured, float) else captured
 
 
 def _events(view: FeatureView, replay: Replay, feature: str) -> pa.Table:
@@ -119,7 +119,7 @@ def _of_reading(replay: Replay, reading: Reading, entry: ViewColumn) -> pa.Table
     since, until = _span(column, int(replay.at[0]))
     available, start, pieces = replay.available(reading), 0, []
     for source in group.sources:
-        table = replay.table(source)
+        table = replay.past.events(source)
         piece = prepare([group], source, table)[0]
         used = available[start : start + len(piece.times)] <= reading.ordinals[0]
         start += len(piece.times)

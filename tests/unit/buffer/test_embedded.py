@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.disks import disk, fill
 
 from millstream.buffer.embedded import EmbeddedLog
 from millstream.buffer.environment import exclusive, open_environment
@@ -88,28 +89,8 @@ def test_a_full_map_is_one_sentence_and_loses_nothing(tmp_path: Path):
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 1 MiB of its own."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
-    made = subprocess.run(command, capture_output=True, text=True)
-    if made.returncode:
-        pytest.skip(f"no file system can be mounted here: {made.stderr.strip()}")
-    try:
+    with disk(tmp_path / "disk", mebibytes=1) as place:
         yield place
-    finally:
-        subprocess.run(["umount", "--lazy", str(place)], check=True)
-
-
-def fill(disk: Path, left: int = 0) -> Path:
-    """Leave so many bytes on a small disk."""
-    ballast = disk / "ballast"
-    ballast.touch()
-    room = os.statvfs(disk)
-    more = room.f_bavail * room.f_frsize - left
-    if more > 0:
-        with open(ballast, "r+b") as file:
-            os.posix_fallocate(file.fileno(), ballast.stat().st_size, more)
-    return ballast
 
 
 def elsewhere(program: str, path: Path) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import lmdb
 import pytest
+from tests.disks import disk, fill
 
 from millstream.buffer.environment import exclusive
 from millstream.errors import CorruptState, DiskFull, StoreError
@@ -279,28 +280,8 @@ def lmdb_readers(store: LmdbOnlineStore) -> Iterator[None]:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 2 MiB of its own."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)]
-    made = subprocess.run(command, capture_output=True, text=True)
-    if made.returncode:
-        pytest.skip(f"no file system can be mounted here: {made.stderr.strip()}")
-    try:
+    with disk(tmp_path / "disk", mebibytes=2) as place:
         yield place
-    finally:
-        subprocess.run(["umount", "--lazy", str(place)], check=True)
-
-
-def fill(disk: Path, left: int = 0) -> Path:
-    """Leave so many bytes on a small disk."""
-    ballast = disk / "ballast"
-    ballast.touch()
-    room = os.statvfs(disk)
-    more = room.f_bavail * room.f_frsize - left
-    if more > 0:
-        with open(ballast, "r+b") as file:
-            os.posix_fallocate(file.fileno(), ballast.stat().st_size, more)
-    return ballast
 
 
 @pytest.mark.parametrize("left", range(0, 112 << 10, 8 << 10))

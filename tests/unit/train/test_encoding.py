@@ -3,9 +3,11 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from millstream.errors import TrainingError
-from millstream.train.encoding import MAX_CATEGORIES, Encoder, strings
+from millstream.train.encoding import MAX_CATEGORIES, Encoder, strings, typed, typed_value
 
 DTYPES = {"amount": "float64", "country": "string", "new": "bool", "at": "timestamp", "n": "int64"}
 
@@ -85,3 +87,17 @@ def test_it_survives_json():
 def test_an_absent_column_is_named_with_the_nearest():
     with pytest.raises(TrainingError, match=r"'amount'.*\n\nHint: did you mean 'amounts'"):
         Encoder({"amount": "float64"}).matrix({"amounts": np.array([1.0])})
+
+
+@given(
+    st.one_of(st.floats(), st.integers(-(2**64), 2**64).map(float), st.sampled_from([0.0, 1.0, 2.0])),
+    st.sampled_from(["float64", "int64", "bool"]),
+)
+def test_one_value_is_typed_as_its_column_is(value, kind):
+    found, wanted = typed_value(value, kind), typed(np.array([value]), kind)[0].as_py()
+    assert (type(found), found) == (type(wanted), wanted)
+
+
+@given(st.integers(-(2**53), 2**53))
+def test_one_instant_is_typed_as_its_column_is(micros):
+    assert typed_value(float(micros), "timestamp") == typed(np.array([float(micros)]), "timestamp")[0].as_py()
