@@ -72,11 +72,8 @@ def score(
     """Score requests with the champion, as serving does."""
     from millstream.project import Project
 
-    scored = (
-        Project(folder)
-        .score(model, _rows(sys.stdin.buffer.read() if row == "-" else row.encode(errors="surrogateescape")))
-        .to_pylist()
-    )
+    given = sys.stdin.buffer.read() if row == "-" else row.encode(errors="surrogateescape")
+    scored = Project(folder).score(model, _rows(given)).to_pylist()
     names = ("request_id", "score", "version", "degraded")
     show(scored, as_json, lambda: table(names, [[one[name] for name in names] for one in scored]))
 
