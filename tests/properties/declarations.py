@@ -2,122 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Any
 
 from hypothesis import strategies as st
 
-import millstream as ms
-from millstream.definitions.on_demand import OnDemandFeature
-
-KEY = ms.Entity("key", keys={"k": "int64"})
-EVENT = {"id": "string", "k": "int64", "other": "int64", "x": "float64", "s": "string", "ok": "bool",
-         "at": "timestamp", "seen": "timestamp"}  # fmt: skip
-OUTCOMES = ms.EventStream("outcomes", time="at", schema={"ask": "string", "y": "bool", "at": "timestamp"})
-ASKS = ms.EventStream("asks", time="at", schema={
-    "ask": "string", "k": "int64", "other": "int64", "amount": "float64", "note": "string", "at": "timestamp"})  # fmt: skip
-ACCOUNTS = ms.Table("accounts", path="accounts.parquet", time="at", delay="10m",
-                    schema={"k": "int64", "x": "float64", "s": "string", "at": "timestamp"})  # fmt: skip
-QUERIES = {
-    "dated": ('select k, "at", x, s from accounts', "at"),
-    "state": ("select k, max(x) as top, max_by(s, x) as s from accounts group by k", None),
-    "spent": ('select k, sum(x) as x from accounts where "at" >= :start and "at" < :end group by k', None),
-}
-
-
-@dataclass(frozen=True)
-class Declared:
-    """What a project declares; two that differ in one thing are what a team wrote before and after a change."""
-
-    windows: tuple[tuple[str | None, str, str | None], ...]
-    where: str | None = None
-    derived: str = "x * 2"
-    union: bool = False
-    deduplicate: bool = True
-    extra: bool = False
-    queries: tuple[tuple[str, str | None], ...] = ()
-    folded: bool = False
-    by_other: bool = False
-    factor: int = 2
-    strings: bool = True
-
-    @property
-    def events(self) -> ms.EventStream:
-        """The stream that everything reads."""
-        more = {"extra": "string"} if self.extra else {}
-        repeats = "id" if self.deduplicate else None
-        return ms.EventStream("events", time="at", available="seen", deduplicate=repeats, within="1h", retention="2h",
-                              partition_by="id", schema=EVENT | more)  # fmt: skip
-
-    @property
-    def groups(self) -> list[Any]:
-        """Every feature group."""
-        found: list[Any] = [self._main(), self._other()]
-        if self.folded:
-            folds = [ms.Sum("x", over="1h"), ms.Last("s"), ms.Count(over=["10m", None])]
-            found.append(ms.BatchFeatureGroup("fold", entity=KEY, source=ACCOUNTS, every="10m", features=folds))
-        for name, ttl in self.queries:
-            query, time = QUERIES[name]
-            found.append(ms.BatchFeatureGroup(name, entity=KEY, sources=[ACCOUNTS], every="10m", query=query, time=time,
-                                              ttl=ttl))  # fmt: skip
-        return found
-
-    def _main(self) -> Any:
-        more = ms.EventStream("more", time="at", available="seen", retention="2h", schema=EVENT)
-        features: list[Any] = []
-        for n, (over, delay, hop) in enumerate(self.windows):
-            common: dict[str, Any] = {"over": over, "delay": delay, "hop": hop}
-            features += [
-                ms.Count(name=f"n{n}", **common), ms.Count(name=f"ok{n}", where="ok", **common),
-                ms.Sum("x", name=f"sum{n}", **common), ms.Std("d", name=f"std{n}", **common),
-                ms.Last("s", name=f"s{n}", **common), ms.TimeSince(name=f"since{n}", **common),
-            ]  # fmt: skip
-        return ms.StreamFeatureGroup("g", entity=KEY, source=[self.events, more] if self.union else self.events,
-                                     where=self.where, derive={"d": self.derived}, features=features)  # fmt: skip
-
-    def _other(self) -> Any:
-        return ms.StreamFeatureGroup("o", entity=KEY, source=self.events, keys={"k": "other"},
-                                     features=[ms.Count(over="10m"), ms.First("s"), ms.Max("x", over="1h")])  # fmt: skip
-
-    @property
-    def view(self) -> ms.FeatureView:
-        """What the model reads."""
-        main, other, *batch = self.groups
-        names = main.feature_names
-        features: list[Any] = [
-            *self._on_demand(names[0], names[4]), *[main[name] for name in names if self.strings or name[0] != "s"],
-            main[names[0]].on(k="other", prefix="theirs"), other,
-        ]  # fmt: skip
-        if self.by_other:
-            features += [other["s_first"].on(k="other", prefix="second").default("none")]
-        features += [group[name] for group in batch for name in group.feature_names]
-        if batch:
-            last = batch[-1]
-            features.append(last[last.feature_names[0]].on(k="other", prefix="their").default(-1.0))
-        return ms.FeatureView("view", request={"amount": "float64", "note": "string"}, features=features)
-
-    def _on_demand(self, count: str, text: str) -> list[Any]:
-        """Functions; the first needs the second, and is listed before it."""
-        made = [
-            ("twice", f"def twice(share):\n    return share * {self.factor}", "float64", "null"),
-            ("share", f"def share(amount, g__{count}):\n    return amount / (g__{count} + 1)", "float64", "null"),
-            ("hour", "def hour(at):\n    return at // 3600000000 % 24", "int64", "null"),
-            ("known", f"def known(amount, g__{count}):\n    return np.where(np.isnan(amount), -1.0, g__{count})",
-             "float64", "pass"),
-        ]  # fmt: skip
-        if self.strings:
-            body = f"def same(note, g__{text}):\n    return np.where(note == g__{text}, 'yes', 'no')"
-            made.append(("same", body, "string", "null"))
-        return [
-            OnDemandFeature(name, source_text=body, returns=returns, nulls=nulls) for name, body, returns, nulls in made
-        ]
-
-    @property
-    def model(self) -> ms.Model:
-        """The model that is scored."""
-        label = ms.Label(OUTCOMES, "y", on="ask", absent=False, after="1h")
-        return ms.Model("model", view=self.view, examples=ASKS, label=label)
-
+from millstream.testing.simulation.declared import QUERIES, Declared
 
 windows = st.lists(
     st.tuples(
@@ -148,12 +37,3 @@ def changes(draw: Any) -> dict[str, Any]:
              "factor": st.integers(2, 9), "deduplicate": st.booleans(), "extra": st.booleans(),
              "window": st.sampled_from(["10m", "1h", None]), "ttl": ttls}  # fmt: skip
     return {kind: draw(drawn[kind])} if kind in drawn else {}
-
-
-def changed(before: Declared, change: dict[str, Any]) -> Declared:
-    """What is declared after a change."""
-    if "window" in change:
-        return replace(before, windows=(*before.windows, (change["window"], "0s", None)))
-    if "ttl" in change:
-        return replace(before, queries=tuple((name, change["ttl"]) for name, _ in before.queries))
-    return replace(before, **change)

@@ -25,9 +25,10 @@ import millstream as ms
 from millstream.clock import FileClock
 from millstream.errors import NotFound
 from millstream.running.work import trim
+from millstream.testing.simulation.declared import ACCOUNTS, Declared, changed
 from millstream.train.past import Stored
 from millstream.train.training_set import TrainingSet, training_set
-from tests.properties.declarations import ACCOUNTS, Declared, changed, changes, declared
+from tests.properties.declarations import changes, declared
 from tests.properties.worlds import BASE, DAY, HOUR, MINUTE, SECOND
 
 FUTURE = 5 * MINUTE
