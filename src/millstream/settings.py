@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
+from os.path import normpath
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from millstream.definitions.durations import micros
 from millstream.errors import MillstreamError, ProjectError, nearest
 
 FILE = "millstream.toml"
+_OWNER = "project"  # the file in a data folder outside its project that names the project's folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +33,8 @@ class Settings:
     Args:
         folder: the project's folder.
         name: the project's name; the folder's unless set.
-        data: where everything the project keeps lies; `.millstream` in the folder unless set.
+        data: where everything the project keeps lies; `.millstream` in the folder unless set. Data outside the folder
+            belong to one project: a copy of the folder that names the same data is refused.
         definitions: the Python file that declares the features.
         partitions: partitions of a stream that does not say.
         shards: shards of a feature group in the online store, and partitions of its feature topic.
@@ -43,7 +47,8 @@ class Settings:
         host: the address the service listens on; loopback unless set.
         port: the port the service listens on.
         capture_sample: share of the scored requests that are captured, from 0 to 1.
-        registry_url: the registry's database, as an SQLAlchemy URL; a SQLite file in `data` unless set.
+        registry_url: the registry's database, as an SQLAlchemy URL; a SQLite file in `data` unless set. The path of a
+            SQLite file is relative to the folder.
         generator: made events, for trying a project out.
 
     Example:
@@ -75,19 +80,68 @@ class Settings:
 
     def __post_init__(self) -> None:
         folder = Path(self.folder).resolve()
-        data = folder / self.data
+        data = Path(normpath(folder / self.data))
         object.__setattr__(self, "folder", folder)
         object.__setattr__(self, "data", data)
         object.__setattr__(self, "name", self.name or folder.name)
-        object.__setattr__(self, "registry_url", self.registry_url or f"sqlite:///{data / 'registry.db'}")
+        object.__setattr__(self, "registry_url", _within(folder, self.registry_url or sqlite_url(data / "registry.db")))
 
     @classmethod
     def load(cls, folder: str | Path) -> Settings:
         """Read the settings of the project in a folder.
 
         Raises:
-            ProjectError: when the folder has no `millstream.toml`, or the file holds something that is not a setting.
+            ProjectError: when the folder has no `millstream.toml`, the file holds something that is not a setting, or its
+                data are those of another project.
         """
+        settings = cls(folder=Path(folder), **cls._written(folder))
+        owner = settings._owner()
+        if owner is not None and owner != settings.folder and cls._data_of(owner) == settings.data:
+            raise ProjectError(
+                f"Project '{settings.folder}': its data folder '{settings.data}' belongs to the project '{owner}'.",
+                f"set `data` in '{settings.folder / FILE}' to a folder of its own, and copy the data there.",
+            )
+        return settings
+
+    def own(self) -> None:
+        """Note in a data folder outside the project's own that it belongs to this project, wherever that has moved."""
+        if not self._outside or self._owner() == self.folder:
+            return
+        fresh = self.data / f"{_OWNER}.new"
+        try:
+            self.data.mkdir(parents=True, exist_ok=True)
+            fresh.write_text(str(self.folder), encoding="utf-8")
+            fresh.replace(self.data / _OWNER)
+        except OSError as error:
+            raise ProjectError(
+                f"Project '{self.folder}': its data folder '{self.data}' cannot be written to: {error.strerror}.",
+                "give it room and the right to write there, or set `data` to another folder.",
+            ) from error
+
+    @property
+    def _outside(self) -> bool:
+        """Whether the data lie outside the project's folder, where another project may name them too."""
+        return not self.data.is_relative_to(self.folder)
+
+    def _owner(self) -> Path | None:
+        """The project that a data folder outside this one was last used by."""
+        if not self._outside:
+            return None
+        try:
+            return Path((self.data / _OWNER).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+
+    @classmethod
+    def _data_of(cls, folder: Path) -> Path | None:
+        """The data folder of a project, None where there is no project any more."""
+        try:
+            return cls(folder=folder, **cls._written(folder)).data
+        except ProjectError:
+            return None
+
+    @staticmethod
+    def _written(folder: str | Path) -> dict[str, Any]:
         path = Path(folder) / FILE
         try:
             document = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -98,7 +152,27 @@ class Settings:
             ) from error
         except (OSError, ValueError) as error:
             raise ProjectError(f"Settings '{path}' cannot be read: {error}.", "the file is TOML, in UTF-8.") from error
-        return cls(folder=Path(folder), **_known(document, _ROOT, path, ""))
+        return _known(document, _ROOT, path, "")
+
+
+def sqlite_url(path: Path) -> str:
+    """The SQLAlchemy URL of a SQLite file, whatever characters its path has.
+
+    >>> sqlite_url(Path("/what?/100%/registry.db"))
+    'sqlite:////what%3F/100%25/registry.db'
+    """
+    return f"sqlite:///{quoted(path)}"
+
+
+def quoted(path: Path) -> str:
+    """A path as part of a URL that names a file: what would end it, or stand for another character, is written out."""
+    return str(path).replace("%", "%25").replace("?", "%3F").replace("#", "%23")
+
+
+def _within(folder: Path, url: str) -> str:
+    """The URL of a database with the path of a SQLite file made absolute."""
+    found = re.fullmatch(r"(sqlite(?:\+\w+)?:///)([^/:?].*)", url, re.DOTALL)
+    return url if found is None else f"{found[1]}{quoted(folder)}/{found[2]}"
 
 
 def _number(low: float, high: float) -> Callable[[Any], Any]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import millstream as ms
 from millstream.errors import ProjectError
 from millstream.settings import Generator, Settings
 
@@ -93,3 +94,41 @@ def test_a_wrong_value_says_what_is_expected(tmp_path: Path, line: str, expected
 def test_a_file_that_is_not_toml_is_one_clear_error(tmp_path: Path):
     with pytest.raises(ProjectError, match="cannot be read"):
         load(tmp_path, "= 5")
+
+
+def test_the_file_of_a_registry_lies_in_the_project_whatever_the_working_directory_is(tmp_path: Path):
+    assert (
+        load(tmp_path, 'registry_url = "sqlite:///state/registry.db"').registry_url
+        == f"sqlite:///{tmp_path}/state/registry.db"
+    )
+    assert load(tmp_path, 'registry_url = "sqlite:////var/registry.db"').registry_url == "sqlite:////var/registry.db"
+
+
+@pytest.mark.parametrize("data", ["{outside}", "../outside"])
+def test_data_outside_the_folder_belong_to_one_project_wherever_it_moves(tmp_path: Path, data: str):
+    for name in ("first", "copy"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "millstream.toml").write_text(f'data = "{data.format(outside=tmp_path / "outside")}"')
+    ms.Project(tmp_path / "first")
+    with pytest.raises(ProjectError, match=r"data folder '.*outside' belongs to the project '.*first'"):
+        ms.Project(tmp_path / "copy")
+    (tmp_path / "first").rename(tmp_path / "moved")
+    ms.Project(tmp_path / "moved")
+    with pytest.raises(ProjectError, match=r"belongs to the project '.*moved'"):
+        ms.Project(tmp_path / "copy")
+
+
+@pytest.mark.parametrize("name", ["what?", "100%25", "a#b", "a b", "ü"])
+def test_a_folder_may_have_any_name(tmp_path: Path, name: str):
+    user = ms.Entity("user", keys={"user_id": "int64"})
+    visits = ms.EventStream("visits", time="at", schema={"user_id": "int64", "at": "timestamp"})
+    group = ms.StreamFeatureGroup("pace", entity=user, source=visits, features=[ms.Count()])
+    project = ms.Project(tmp_path / name, create=True)
+    project.apply(group)
+    project.load(visits, [{"user_id": 1, "at": "2026-01-01"}])
+    project.drain()
+    project.backfill()
+    project.sync()
+    assert project.history(group).num_rows == 1
+    assert [one.name for one in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name / ".millstream" / "registry.db").exists()

@@ -74,6 +74,7 @@ class Project:
             name = json.dumps(folder.resolve().name)  # what JSON escapes, TOML does
             (folder / FILE).write_text(f"name = {name}\n", encoding="utf-8")
         self.settings = Settings.load(folder)
+        self.settings.own()
         self.parts = Parts(self.settings)
 
     @property

@@ -1,15 +1,73 @@
-"""Local files of the offline store, on the disk before they count as closed: a commit never names lost ones."""
+"""Local files of the offline store: on the disk before they count as closed, and found wherever their folder lies now.
+
+A commit never names lost files. Iceberg's metadata holds absolute locations; those of a folder that was moved or copied
+name the place where the table was made, and stand for the same file in the folder of today.
+"""
 
 from __future__ import annotations
 
 import io
+import json
 import os
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
 
 from pyiceberg.io.pyarrow import PyArrowFile, PyArrowFileIO
 
+from millstream.settings import quoted
+
+_LOCAL = "file://"
+_HERE, _ELSEWHERE = "millstream.warehouse", "millstream.made-elsewhere"
+
+
+def places(warehouse: Path, catalog: Path) -> dict[str, str]:
+    """Properties that tell `DurableFileIO` where the tables lie, and where else those of a SQLite catalog were made.
+
+    Args:
+        warehouse: the folder of the tables, absolute; a table's files are in its `namespace/table/`.
+        catalog: the catalog's file; there need be none yet.
+    """
+    try:
+        with closing(sqlite3.connect(f"file:{quoted(catalog)}?mode=ro", uri=True, timeout=60)) as connection:
+            rows = connection.execute("select metadata_location from iceberg_tables").fetchall()
+    except sqlite3.Error:  # there is none yet, or whoever reads it next says what is wrong with it
+        rows = []
+    made = {place.rsplit("/", 4)[0].removeprefix(_LOCAL) for (place,) in rows if place and place.startswith(_LOCAL)}
+    return {_HERE: str(warehouse), _ELSEWHERE: json.dumps(sorted(made - {str(warehouse)}))}
+
+
+def local_path(location: str, properties: Mapping[str, str]) -> str | None:
+    """The path of a local file of the offline store as its folder lies now; None for a location that is not local.
+
+    >>> moved = {"millstream.warehouse": "/b/warehouse", "millstream.made-elsewhere": '["/a/warehouse"]'}
+    >>> local_path("file:///a/warehouse/events/clicks/data/1.parquet", moved)
+    '/b/warehouse/events/clicks/data/1.parquet'
+    """
+    if not location.startswith(_LOCAL):
+        return None
+    path = location.removeprefix(_LOCAL)
+    for place in json.loads(properties.get(_ELSEWHERE, "[]")):
+        if path.startswith(f"{place}/"):
+            return properties[_HERE] + path.removeprefix(place)
+    return path
+
 
 class DurableFileIO(PyArrowFileIO):
-    """PyIceberg's own file access, except that local files are synced when written."""
+    """PyIceberg's own file access, except that local files are synced when written and found where their folder lies.
+
+    A table that was made in another folder keeps its locations, and nothing is read from or written to that folder.
+    """
+
+    def parse_location(  # type: ignore[override]  # it asks the instance, which knows where the folder lies
+        self, location: str, properties: Mapping[str, str] | None = None
+    ) -> tuple[str, str, str]:
+        """The scheme, server and path of a location."""
+        path = local_path(location, self.properties)
+        if path is None:
+            return PyArrowFileIO.parse_location(location, self.properties)
+        return "file", "", path
 
     def new_output(self, location: str) -> PyArrowFile:
         """A file to write at a location, as PyIceberg asks for it."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import pyarrow as pa
 
 from millstream.errors import CorruptState, DiskFull, Fenced, MillstreamError, NotFound, StoreError
+from millstream.settings import sqlite_url
 from millstream.store.iceberg_commit import (
     identifier,
     landed,
@@ -153,15 +154,18 @@ class IcebergOfflineStore:
         from pyiceberg.catalog import load_catalog
         from sqlalchemy.exc import OperationalError
 
+        from millstream.store.durable_files import places
+
         if self._properties is not None:
             return load_catalog("millstream", **self._properties)
         warehouse = self._folder.absolute() / "warehouse"
         warehouse.mkdir(parents=True, exist_ok=True)
         local = {
             "type": "sql",
-            "uri": f"sqlite:///{self._folder.absolute() / 'catalog.db'}?timeout=60",
+            "uri": f"{sqlite_url(self._folder.absolute() / 'catalog.db')}?timeout=60",
             "warehouse": f"file://{warehouse}",
             "py-io-impl": "millstream.store.durable_files.DurableFileIO",
+            **places(warehouse, self._folder.absolute() / "catalog.db"),
         }
         try:
             return load_catalog("millstream", **local)

@@ -112,8 +112,10 @@ def reach(found: Table, snapshot: int) -> bool:
         return True
     from pyiceberg.table.snapshots import Snapshot as Listed
 
-    scheme, _, folder = found.location().rpartition("://")
-    for place in Path(folder).glob(f"metadata/snap-{snapshot}-*.avro") if scheme in ("", "file") else ():
+    from millstream.store.durable_files import local_path
+
+    folder = local_path(found.location(), found.io.properties)
+    for place in Path(folder).glob(f"metadata/snap-{snapshot}-*.avro") if folder is not None else ():
         facts = {"snapshot-id": snapshot, "manifest-list": f"file://{place}", "timestamp-ms": 0, "sequence-number": 0}
         again = Listed.model_validate(facts)
         found.metadata = found.metadata.model_copy(update={"snapshots": [again, *found.metadata.snapshots]})
