@@ -24,7 +24,7 @@ from millstream.ingest.newest import Confirmed, Items, dated_changes, rows_by_ke
 from millstream.ingest.restate import Shape, Snapshots, dated_rows
 from millstream.ingest.runs import KeyedRun, Version, read_runs, schema_of
 from millstream.ingest.stream import ingestion_consumer
-from millstream.store.offline import OfflineStore
+from millstream.store.offline import OfflineStore, Where
 from millstream.store.online import OnlineStore, ShardMeta
 
 POSITIONS = "millstream.positions"
@@ -166,15 +166,15 @@ class BatchIngester:
         shape = Shape(group.entity.keys, schema_of(version, runs[0].run.rows))
         all_rows = group.ttl is not None
         if group.time is None:
-            known = Snapshots(shape, self._prior(version, shape, snapshot, None))
+            known = Snapshots(shape, self._prior(version, shape, snapshot))
             return pa.concat_tables([known.add(run, all_rows=all_rows) for run in runs])
         earliest = min((np.min(np.asarray(run.run.rows["event_time"])) for run in runs if run.keys), default=None)
-        where = None if earliest is None else f"event_time >= {int(earliest)}"
-        if all_rows or where is None:
+        where = [] if earliest is None else [("event_time", ">=", int(earliest))]
+        if all_rows or not where:
             snapshot = None
         return dated_rows(shape, self._prior(version, shape, snapshot, where), runs, all_rows=all_rows)
 
-    def _prior(self, version: Version, shape: Shape, snapshot: int | None, where: str | None) -> pa.Table:
+    def _prior(self, version: Version, shape: Shape, snapshot: int | None, where: Where = ()) -> pa.Table:
         """What the offline table says already."""
         empty = shape.table({"event_time": pa.array([], pa.int64())})
         if snapshot is None:

@@ -110,13 +110,16 @@ def finish(parts: Parts, version: GroupVersion) -> bool:
 
 def earliest(parts: Parts) -> int | None:
     """About when the first event that is kept arrived (µs), or None without events."""
+    import pyarrow.compute as pc
+
     from millstream.buffer.events import decode
 
-    found = []
+    found: list[int] = []
     for stream in parts.registry.streams():
         table = f"events.{stream.name}"
         if parts.offline.snapshot(table) is not None:
-            found += parts.offline.scan(table, ["_arrival"])["_arrival"].to_numpy().tolist()[:1]
+            arrivals = (batch.column(0) for batch in parts.offline.batches(table, ["_arrival"]))
+            found += [int(pc.min(one).as_py()) for one in arrivals if one.null_count < len(one)]
         for partition, (first, following) in enumerate(parts.log.ends(stream.name)):
             records = parts.log.read(stream.name, partition, first, 1) if first < following else []
             if records:

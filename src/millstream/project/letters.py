@@ -48,7 +48,7 @@ def letters(log: EmbeddedLog, offline: OfflineStore, stream: str, newest: int | 
                 raise
     if snapshot is not None:
         enough = newest and found.num_rows >= newest
-        since = f"arrival >= {found['arrival'][0].as_py()}" if enough else None
+        since = [("arrival", ">=", found["arrival"][0].as_py())] if enough else []
         archived = offline.scan(topic, found.column_names, since, snapshot.id)
         found = _newest(pa.concat_tables([archived.cast(found.schema), found]), newest)
     arrived = found["arrival"].cast(INSTANT)

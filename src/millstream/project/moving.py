@@ -70,8 +70,8 @@ def synced(parts: Parts, group: str, start: int | None, end: int | None) -> pa.T
     table = synced_table(version.id)
     if parts.offline.snapshot(table) is None:
         raise _not_synced(parts, group)
-    bounds = [f"at {sign} {bound}" for sign, bound in ((">=", start), ("<", end)) if bound is not None]
-    return parts.offline.scan(table, where=" and ".join(bounds) or None)
+    bounds = [("at", sign, bound) for sign, bound in ((">=", start), ("<", end)) if bound is not None]
+    return parts.offline.scan(table, where=bounds)
 
 
 def _not_synced(parts: Parts, group: str) -> NotFound:

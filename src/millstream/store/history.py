@@ -151,7 +151,7 @@ class History:
         covered = positions_of(snapshot.properties).get(partition, 0) if snapshot else 0
         if snapshot is None or begin >= covered:
             return schema.empty_table(), covered
-        where = f"_partition = {partition} and _position >= {begin} and _position < {end}"
+        where = [("_partition", "=", partition), ("_position", ">=", begin), ("_position", "<", min(end, covered))]
         found = self._offline.scan(table, where=where, snapshot=snapshot.id)
         return conform(found, schema).sort_by(_ORDER), covered
 

@@ -19,19 +19,18 @@ from millstream.store.iceberg_commit import (
     landed,
     marked,
     name,
-    narrow,
     newest,
     reach,
     snapshot_ids,
     stage,
     storable,
 )
-from millstream.store.offline import ANY, Snapshot
+from millstream.store.iceberg_read import chosen, narrow
+from millstream.store.offline import ANY, Snapshot, Where
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
-    from pyiceberg.expressions import BooleanExpression
-    from pyiceberg.table import Table, Transaction
+    from pyiceberg.table import DataScan, Table, Transaction
 
 _ATTEMPTS = 60
 _KEPT = 50  # PyIceberg copies the list of snapshots several times in each commit
@@ -99,27 +98,40 @@ class IcebergOfflineStore:
         self,
         table: str,
         columns: Sequence[str] | None = None,
-        where: str | None = None,
+        where: Where = (),
         snapshot: int | None = None,
     ) -> pa.Table:
         """The rows of one snapshot; see `OfflineStore.scan`."""
-        from pyiceberg.expressions import AlwaysTrue
+        with self._clear(table):
+            rows = self._planned(table, columns, where, snapshot).to_arrow()
+        return narrow(rows if columns is None else rows.select(list(columns)))
+
+    def batches(
+        self,
+        table: str,
+        columns: Sequence[str] | None = None,
+        where: Where = (),
+        snapshot: int | None = None,
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows of one snapshot, those of one file at a time in memory; see `BatchReads.batches`.
+
+        Files and parts of files whose statistics say that they have no such row are not read.
+
+        >>> import tempfile
+        >>> store = IcebergOfflineStore(tempfile.mkdtemp())
+        >>> _ = store.append("events.payments", pa.table({"user_id": [1, 2, 3], "at": [10, 20, 30]}))
+        >>> found = store.batches("events.payments", ["user_id"], [("user_id", "in", [1, 3]), ("at", "<", 30)])
+        >>> [batch.to_pydict() for batch in found]
+        [{'user_id': [1]}]
+        """
+        from pyiceberg.io.pyarrow import ArrowScan
 
         with self._clear(table):
-            found = self._load(table)
-            names = found.schema().column_names
-            for column in columns or ():
-                if column not in names:
-                    raise NotFound.named(f"column of '{table}'", column, names)
-            if snapshot is not None and not reach(found, snapshot):
-                raise NotFound.named(f"snapshot of '{table}'", str(snapshot), map(str, snapshot_ids(found)))
-            wanted = found.scan(
-                row_filter=_filter(table, where, found) if where else AlwaysTrue(),
-                selected_fields=tuple(columns) if columns is not None else ("*",),
-                snapshot_id=snapshot,
-            )
-            rows = wanted.to_arrow()
-        return narrow(rows if columns is None else rows.select(list(columns)))
+            planned = self._planned(table, columns, where, snapshot)
+            reader = ArrowScan(planned.table_metadata, planned.io, planned.projection(), planned.row_filter)
+            for task in planned.plan_files():
+                for batch in reader.to_record_batches([task]):
+                    yield narrow(batch if columns is None else batch.select(list(columns)))
 
     def snapshot(self, table: str) -> Snapshot | None:
         """The newest snapshot, or None when nothing was ever appended."""
@@ -142,6 +154,23 @@ class IcebergOfflineStore:
                 self._catalog().purge_table(identifier(table))
             except NoSuchTableError:
                 return
+
+    def _planned(self, table: str, columns: Sequence[str] | None, where: Where, snapshot: int | None) -> DataScan:
+        """What is to be read, once it is known to be there."""
+        from pyiceberg.expressions import AlwaysTrue
+
+        found = self._load(table)
+        names = found.schema().column_names
+        for column in (*(columns or ()), *(column for column, *_ in where)):
+            if column not in names:
+                raise NotFound.named(f"column of '{table}'", column, names)
+        if snapshot is not None and not reach(found, snapshot):
+            raise NotFound.named(f"snapshot of '{table}'", str(snapshot), map(str, snapshot_ids(found)))
+        return found.scan(
+            row_filter=chosen(table, where, found) if where else AlwaysTrue(),
+            selected_fields=tuple(columns) if columns is not None else ("*",),
+            snapshot_id=snapshot,
+        )
 
     def _catalog(self) -> Catalog:
         """The open catalog; a forked child opens its own."""
@@ -254,23 +283,6 @@ def _committed(change: Transaction) -> Exception | None:
     except Exception as error:  # the commit may have landed all the same: the caller looks for its mark
         return error
     return None
-
-
-def _filter(table: str, where: str, found: Table) -> BooleanExpression:
-    from pyiceberg.expressions.parser import parse
-    from pyiceberg.expressions.visitors import bind
-    from pyparsing import ParseException
-
-    try:
-        expression = parse(where)
-        bind(found.schema(), expression, case_sensitive=True)
-        return expression
-    except (ParseException, ValueError, TypeError) as error:
-        columns = found.schema().column_names
-        raise StoreError(
-            f"Offline table '{table}': filter `{where}` cannot be read: {_brief(error)}.",
-            f"compare columns with values, such as \"at >= 5 and tier = 'gold'\"; it has {', '.join(columns)}.",
-        ) from error
 
 
 def _brief(error: object) -> str:

@@ -56,13 +56,6 @@ def storable(rows: pa.Table) -> pa.Table:
     return rows
 
 
-def narrow(rows: pa.Table) -> pa.Table:
-    """The rows with the small offsets they were written with, which PyIceberg reads as large ones at times."""
-    small = {pa.large_string(): pa.string(), pa.large_binary(): pa.binary()}
-    wanted = pa.schema([column.with_type(small.get(column.type, column.type)) for column in rows.schema])
-    return rows if wanted.equals(rows.schema) else rows.cast(wanted)
-
-
 def stage(found: Table, table: str, rows: pa.Table, mine: Mapping[str, str]) -> Transaction:
     """A commit that adds rows and properties to the snapshot the table was loaded at; its files are written."""
     known = set(found.schema().column_names)

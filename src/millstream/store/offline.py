@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import pyarrow as pa
 
 ANY: Literal["any"] = "any"
 PREFIX = "millstream."
+Where = Sequence[tuple[str, str, Any]]
+"""Which rows: those for which every (column, comparison, value) holds, such as `("user_id", "in", [1, 2])`.
+
+Comparisons are `=`, `<`, `<=`, `>`, `>=` and `in`; a null never holds. An instant is given in microseconds.
+"""
 
 
 @dataclass(frozen=True)
@@ -54,14 +59,14 @@ class OfflineStore(Protocol):
         self,
         table: str,
         columns: Sequence[str] | None = None,
-        where: str | None = None,
+        where: Where = (),
         snapshot: int | None = None,
     ) -> pa.Table:
         """The rows of one snapshot (default: the newest) in no promised order, the columns in the order asked for.
 
-        `where` is a filter such as "at >= 5 and tier = 'gold'". A snapshot stays readable until its table is dropped; a
-        column that came after it may read as null. Called for history and training sets.
-        Raises `NotFound` when there is no such table, column or snapshot.
+        A snapshot stays readable until its table is dropped; a column that came after it may read as null. Called for
+        history and training sets.
+        Raises `NotFound` when there is no such table, column or snapshot, `StoreError` when `where` cannot be read.
         """
         ...
 
@@ -75,4 +80,23 @@ class OfflineStore(Protocol):
 
     def drop(self, table: str) -> None:
         """Remove a table and its files; no such table is no error."""
+        ...
+
+
+@runtime_checkable
+class BatchReads(Protocol):
+    """An offline store whose tables may be larger than memory."""
+
+    def batches(
+        self,
+        table: str,
+        columns: Sequence[str] | None = None,
+        where: Where = (),
+        snapshot: int | None = None,
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows of `OfflineStore.scan`, some at a time; none at all when no row is meant.
+
+        All are of the snapshot that was newest at the first. Called where history is read by key and time.
+        Raises what `scan` raises, at the first batch.
+        """
         ...

@@ -8,12 +8,13 @@ import signal
 import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from millstream.errors import Fenced, NotFound, StoreError
-from millstream.store.offline import OfflineStore, Snapshot
+from millstream.store.offline import BatchReads, OfflineStore, Snapshot
 
 EVENTS = "events.payments"
 POSITIONS = "millstream.positions"
@@ -70,7 +71,7 @@ class OfflineStoreConformance:
         assert found.schema.equals(rows.schema, check_metadata=False)
         assert found.to_pylist() == rows.to_pylist()
         assert store.scan(EVENTS, columns=["key", "text"]).to_pylist() == rows.select(["key", "text"]).to_pylist()
-        chosen = store.scan(EVENTS, columns=["text"], where="_position >= 0 and _partition < 2")
+        chosen = store.scan(EVENTS, columns=["text"], where=[("_position", ">=", 0), ("_partition", "<", 2)])
         assert chosen["text"].to_pylist() == ["a", None]
         assert chosen.schema.field("text").type == pa.string()
 
@@ -80,10 +81,50 @@ class OfflineStoreConformance:
             store.scan(EVENTS, columns=["amont"])
         with pytest.raises(NotFound, match="12345"):
             store.scan(EVENTS, snapshot=12345)
-        with pytest.raises(StoreError):
-            store.scan(EVENTS, where="n >>> 1")
-        with pytest.raises((StoreError, NotFound)):
-            store.scan(EVENTS, where="amont > 1")
+        for wrong in [("n", ">>>", 1), ("n", "=", "one"), ("n", "in", ["one"]), ("n", "<", None)]:
+            with pytest.raises(StoreError, match="'n'"):
+                store.scan(EVENTS, where=[wrong])
+        with pytest.raises(NotFound, match="amont"):
+            store.scan(EVENTS, where=[("amont", ">", 1)])
+
+    def test_rows_are_chosen_by_column_comparison_and_value(self, store: OfflineStore) -> None:
+        at = pa.array([0, 10, 20, None], pa.timestamp("us", tz="UTC"))
+        store.append(EVENTS, pa.table({"n": [1, 2, 3, 4], "name": ["select", "it's", None, "d"], "at": at}))
+
+        def found(*where: tuple[str, str, Any]) -> list[int]:
+            rows = store.scan(EVENTS, ["n"], where)["n"].to_pylist()
+            if isinstance(store, BatchReads):
+                pieces = store.batches(EVENTS, ["n"], where)
+                assert sorted(n for piece in pieces for n in piece["n"].to_pylist()) == sorted(rows)
+            return sorted(rows)
+
+        assert found(("n", "=", 2)) == [2]
+        assert found(("n", "in", [1, 3, 9]), ("n", ">", 1)) == [3]
+        assert found(("n", "in", [])) == []
+        assert found(("n", "in", list(range(3, 1000)))) == [3, 4]
+        assert found(("name", "=", "it's")) == [2]
+        assert found(("name", "in", ["select", 'a "b"'])) == [1]
+        assert found(("name", "<=", "it's")) == [2, 4]
+        assert found(("at", ">=", 10)) == [2, 3]
+        assert found(("at", ">=", 0), ("at", "<", 20)) == [1, 2]
+        assert found() == [1, 2, 3, 4]
+
+    def test_rows_are_read_some_at_a_time(self, store: OfflineStore) -> None:
+        if not isinstance(store, BatchReads):
+            pytest.skip("it reads whole tables alone")
+        first = store.append(EVENTS, pa.table({"n": [1, 2], "name": ["a", "b"]}))
+        for number in range(3, 9):
+            store.append(EVENTS, pa.table({"n": [number], "name": [str(number)], "later": [True]}))
+        pieces = list(store.batches(EVENTS, ["name", "n"], [("n", ">", 2)]))
+        assert max(piece.num_rows for piece in pieces) < 6
+        assert {piece.schema for piece in pieces} == {pa.schema({"name": pa.string(), "n": pa.int64()})}
+        assert sorted(row["n"] for piece in pieces for row in piece.to_pylist()) == [3, 4, 5, 6, 7, 8]
+        assert [piece["n"].to_pylist() for piece in store.batches(EVENTS, snapshot=first.id)] == [[1, 2]]
+        assert list(store.batches(EVENTS, where=[("n", ">", 100)])) == []
+        with pytest.raises(NotFound):
+            next(store.batches(EVENTS, ["m"]))
+        with pytest.raises(NotFound):
+            next(store.batches("events.others"))
 
     def test_properties_are_of_the_commit_and_later_ones_replace_what_they_name(self, store: OfflineStore) -> None:
         first = store.append(EVENTS, _numbers(1), {POSITIONS: "[1]", "millstream.group": "x"})
