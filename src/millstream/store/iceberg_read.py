@@ -35,7 +35,7 @@ def chosen(table: str, where: Where, found: Table) -> BooleanExpression:
     from pyiceberg import expressions
     from pyiceberg.expressions.visitors import bind
 
-    conditions = []
+    conditions: list[BooleanExpression] = []
     for column, sign, given in where:
         if sign not in _SIGNS:
             raise StoreError(

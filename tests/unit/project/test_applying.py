@@ -17,9 +17,9 @@ def test_the_earliest_arrival_is_the_least_whatever_the_order_of_commits(tmp_pat
     clicks = ms.EventStream("clicks", time="at", schema={"at": "timestamp"})
     parts = Parts(Settings(folder=tmp_path))
     parts.registry.apply(parts.registry.plan([clicks]))
+    parts.log.create("clicks", 1)
     assert earliest(parts) is None
     for first in (2, 0, 1, 3):
         arrivals = pa.array([START + first * MINUTE + offset for offset in (1, 0, 2)], pa.int64())
         parts.offline.append("events.clicks", pa.table({"_arrival": arrivals}))
-    parts.log.create("clicks", 1)
     assert earliest(parts) == START
