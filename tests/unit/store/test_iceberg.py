@@ -81,7 +81,7 @@ def test_snapshots_off_the_list_are_read_as_those_on_it(
     [newest] = sorted(tmp_path.glob("warehouse/events/payments/metadata/*.metadata.json"))[-1:]
     assert len(json.loads(newest.read_text())["snapshots"]) < len(ids)
     assert [read(store, item) for item in ids] == [list(range(number + 1)) for number in range(9)]
-    assert sorted(store.scan(EVENTS, ["n"], "n > 1", ids[3])["n"].to_pylist()) == [2, 3]
+    assert sorted(store.scan(EVENTS, ["n"], [("n", ">", 1)], ids[3])["n"].to_pylist()) == [2, 3]
 
 
 def test_its_files_are_parquet_any_engine_reads(store: IcebergOfflineStore, tmp_path: Path) -> None:
