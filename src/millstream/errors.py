@@ -224,6 +224,18 @@ class Fenced(LogError):
         )
 
 
+class Forked(MillstreamError):
+    """A handle that a parent process opened is used in a process forked from it, where it is not valid."""
+
+    @classmethod
+    def opened_before(cls, place: object) -> Self:
+        """What lies at `place` was opened before the fork."""
+        return cls(
+            f"'{place}' was opened before this process was forked; its handle is not valid here.",
+            "start processes with 'spawn', or fork them before the project is opened.",
+        )
+
+
 class StoreError(MillstreamError):
     """A store cannot do what is asked of it."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from millstream.clock import to_datetime
 from millstream.definitions.expressions import bind_interval
 from millstream.definitions.source import EventStream, Source, Table
 from millstream.errors import MillstreamError
+from millstream.forks import leave_alone
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -251,6 +253,16 @@ class _Shown:
 
 
 _threads = threading.local()
+
+
+def _connect_anew() -> None:
+    """In a child process: the parent's connection has threads that are not here, and would wait for them for ever."""
+    global _threads
+    leave_alone(_threads.__dict__.get("shown"))
+    _threads = threading.local()
+
+
+os.register_at_fork(after_in_child=_connect_anew)
 
 
 def _shown_here() -> _Shown:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from millstream.definitions.schema import Schema
 from millstream.errors import DefinitionError
+from millstream.forks import leave_alone
 
 if TYPE_CHECKING:
     from sqlglot import exp
@@ -38,7 +39,18 @@ _WITHOUT_PARENTHESES = frozenset({
 _ALSO_VOLATILE = frozenset({"age", "getenv"})
 _UNKNOWN = re.compile(r'(?:Referenced column|does not have a column named) "([^"]+)"')
 _lock = threading.Lock()
-_connections: dict[int, Any] = {}
+_connections: list[Any] = []
+
+
+def _connect_anew() -> None:
+    """In a child process: another thread of its parent may have held the lock, and it is not there to let go."""
+    global _lock
+    _lock = threading.Lock()
+    leave_alone(list(_connections))
+    _connections.clear()
+
+
+os.register_at_fork(after_in_child=_connect_anew)
 
 
 def is_column(sql: str) -> bool:
@@ -246,13 +258,11 @@ def _connection() -> Any:
     """This process's connection for checks: no files, one thread, UTC. Never used across a fork."""
     import duckdb
 
-    process = os.getpid()
-    if process not in _connections:
-        _connections.clear()
+    if not _connections:
         config: dict[str, Any] = {"threads": 1, "enable_external_access": False}
-        _connections[process] = duckdb.connect(":memory:", config=config)
-        _connections[process].execute("set TimeZone = 'UTC'")
-    return _connections[process]
+        _connections.append(duckdb.connect(":memory:", config=config))
+        _connections[0].execute("set TimeZone = 'UTC'")
+    return _connections[0]
 
 
 def _empty(columns: Mapping[str, str]) -> str:

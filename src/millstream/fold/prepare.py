@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -18,6 +19,7 @@ from millstream.fold.fixed_point import LIMIT
 from millstream.fold.keys import encode_keys, narrowed
 from millstream.fold.layout import Layout, Slot, layout_of
 from millstream.fold.row_errors import is_row_error
+from millstream.forks import leave_alone
 from millstream.instants import micros
 
 if TYPE_CHECKING:
@@ -148,6 +150,16 @@ def _inline(sql: str, derive: tuple[tuple[str, str], ...]) -> str:
 
 
 _engines = threading.local()
+
+
+def _connect_anew() -> None:
+    """In a child process: whatever a thread of its parent was doing, the parent's connection is not used."""
+    global _engines
+    leave_alone(_engines.__dict__.get("connection"))
+    _engines = threading.local()
+
+
+os.register_at_fork(after_in_child=_connect_anew)
 
 
 def _engine() -> Any:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from millstream.errors import NotFound
+from millstream.errors import Forked, NotFound
 from millstream.project.wiring import Parts
 
 if TYPE_CHECKING:
@@ -158,9 +159,10 @@ class Scoring:
         )
 
     def close(self) -> None:
-        """Ship what was captured and close the journal."""
+        """Ship what was captured and close the journal; in a forked process it is still the parent's."""
         if self._journal is not None:
-            self.ship()
+            with suppress(Forked):
+                self.ship()
             self._journal.close()
             self._journal = self._shipper = None
 

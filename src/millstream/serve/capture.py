@@ -22,7 +22,8 @@ from zlib import crc32
 import msgspec
 
 from millstream.buffer.log import Batch
-from millstream.errors import CorruptState, DiskFull
+from millstream.errors import CorruptState, DiskFull, Forked
+from millstream.forks import forks
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -98,13 +99,16 @@ class CaptureJournal:
         self._mutex = threading.Lock()
         self._segments: dict[int, _Segment] = {}
         self._files = 0
+        self._forks = forks()
         self._encode = msgspec.json.Encoder().encode
 
     def append(self, shape: CaptureShape, rows: Sequence[Sequence[Any]]) -> None:
         """Write captures, each with a value for every column of the shape; in the kernel's hands when it returns.
 
-        Raises `DiskFull` when they cannot be written; none of them is kept then.
+        Raises `DiskFull` when they cannot be written; none of them is kept then. Raises `Forked` in a process forked
+        from the one whose journal this is.
         """
+        self._refuse_fork()
         encode = self._encode
         kept = rows if self._threshold >= 2**32 else [r for r in rows if crc32(r[1].encode()) < self._threshold]
         lines = b"".join([encode(row) + b"\n" for row in kept])
@@ -114,6 +118,7 @@ class CaptureJournal:
 
     def rotate(self) -> list[Path]:
         """Close the files written so far and return all closed ones, oldest first."""
+        self._refuse_fork()
         with self._mutex:
             for segment in self._segments.values():
                 os.close(segment.descriptor)
@@ -123,8 +128,14 @@ class CaptureJournal:
 
     def close(self) -> None:
         """Close the journal: what is not shipped yet is shipped by the next process that looks."""
+        if self._forks != forks():
+            return  # it is still the parent's
         self.rotate()
         self._lock_file.close()
+
+    def _refuse_fork(self) -> None:
+        if self._forks != forks():
+            raise Forked.opened_before(self.own)
 
     def _open(self, shape: CaptureShape) -> _Segment:
         self._files += 1

@@ -20,8 +20,9 @@ import lmdb
 import msgspec
 
 from millstream.buffer.environment import exclusive
-from millstream.errors import CorruptState, Fenced
-from millstream.store.lmdb_shard import FORMAT, Shard, failure, forked, forks, open_shard
+from millstream.errors import CorruptState, Fenced, Forked
+from millstream.forks import forks
+from millstream.store.lmdb_shard import FORMAT, Shard, failure, open_shard
 from millstream.store.online import ShardMeta
 
 _META = b"meta"
@@ -42,6 +43,7 @@ class LmdbOnlineStore:
 
     Raises:
         CorruptState: when a shard's file cannot be read as what was written.
+        Forked: when it is used in a process forked from the one that opened it.
         DiskFull: when a write finds no room; the shard keeps what it had.
 
     >>> import tempfile
@@ -130,7 +132,7 @@ class LmdbOnlineStore:
     def _handle(self, gv: str, shard: int) -> Shard | None:
         """The open environment of a shard, or None when it does not exist."""
         if self._forks != forks():
-            raise forked(self._path)
+            raise Forked.opened_before(self._path)
         handle = self._shards.get((gv, shard))
         if handle is None and (self._path / gv / str(shard) / "data.mdb").exists():
             with self._exclusive():
@@ -209,7 +211,13 @@ def _mark_dropped(handle: Shard) -> None:
 
 
 def _look_again(handle: Shard, error: lmdb.Error) -> None:
-    """Return when a read may succeed now: the slots of readers were all taken, some by processes that have died."""
+    """Return when a read may succeed now.
+
+    The slots of readers were all taken, some by processes that have died; or the slot kept ready was freed by a forked
+    child that has ended.
+    """
+    if isinstance(error, lmdb.BadRslotError):
+        return
     if isinstance(error, lmdb.ReadersFullError) and handle.env.reader_check():
         return
     raise failure(handle.folder, error) from error

@@ -12,7 +12,8 @@ import lmdb
 import msgspec
 
 from millstream.buffer.environment import file_at, no_room, refuse_cut_short, whole
-from millstream.errors import CorruptState, DiskFull, MillstreamError, StoreError
+from millstream.errors import CorruptState, DiskFull, Forked, MillstreamError, StoreError
+from millstream.forks import leave_alone
 from millstream.store.online import ShardMeta
 
 FORMAT = b"M1"
@@ -82,9 +83,8 @@ class Shard:
 
 _files: dict[object, _File] = {}
 _opening = threading.Lock()  # nothing is opened or closed but under it: LMDB's locks on a file belong to the process
-_forks = 0  # counted, because asking for the process id costs each read a system call
 _ended: deque[_File] = deque()
-_inherited: dict[object, _File] = {}  # kept: closing what a parent process opened would free the parent's reader slots
+_inherited: set[object] = set()  # the places of what a parent process has open
 
 
 def _let_go(file: _File) -> None:
@@ -112,20 +112,16 @@ def _count_ended() -> None:
 
 
 def _let_go_after_fork() -> None:
-    global _forks, _opening
-    _forks += 1
+    """In a child process: closing what its parent has open would free the parent's slots among the readers."""
+    global _opening
     _opening = threading.Lock()
     _ended.clear()
+    leave_alone(list(_files.values()))
     _inherited.update(_files)
     _files.clear()
 
 
 os.register_at_fork(after_in_child=_let_go_after_fork)
-
-
-def forks() -> int:
-    """Return how many forks lie between this process and the first that loaded this module."""
-    return _forks
 
 
 def open_shard(folder: Path, map_gib: float, fsync: bool) -> Shard:
@@ -138,7 +134,7 @@ def open_shard(folder: Path, map_gib: float, fsync: bool) -> Shard:
             _count_ended()
             place = file_at(folder)
             if place in _inherited:
-                raise forked(folder)
+                raise Forked.opened_before(folder)
             file = None if place is None else _files.get(place)
             if file is None:
                 file = _File(folder, map_gib, fsync)
@@ -148,14 +144,6 @@ def open_shard(folder: Path, map_gib: float, fsync: bool) -> Shard:
         raise failure(folder, error) from error
     finally:
         _close_unused()
-
-
-def forked(place: Path) -> StoreError:
-    """The sentence for a store that was opened before a fork."""
-    return StoreError(
-        f"Online store '{place}' was opened before this process was forked; LMDB does not reach across a fork.",
-        "open the store in the child process, and start children by 'spawn'.",
-    )
 
 
 def failure(place: Path, error: Exception) -> MillstreamError:

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
 from millstream.errors import CorruptState, DiskFull, MillstreamError, StoreError
+from millstream.forks import forks, leave_alone
 
 FORMAT = 1
 _ROOM = 1 << 20  # with less than this left on the disk, a failed write is a full disk
@@ -265,7 +266,24 @@ def _server(url: sa.URL) -> sa.Engine:
         url = url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
         if "psycopg" in url.drivername and "connect_timeout" not in url.query and "PGCONNECT_TIMEOUT" not in os.environ:
             given["connect_args"] = {"connect_timeout": _PATIENCE}
-    return sa.create_engine(url, pool_pre_ping=True, **given)
+    engine = sa.create_engine(url, pool_pre_ping=True, **given)
+    _keep_to_process(engine)
+    return engine
+
+
+def _keep_to_process(engine: sa.Engine) -> None:
+    """Let a forked process make connections of its own: what it said on its parent's would end up in both."""
+
+    @sa.event.listens_for(engine, "connect")
+    def _opened(_connection: Any, record: Any) -> None:
+        record.info["forks"] = forks()
+
+    @sa.event.listens_for(engine, "checkout")
+    def _taken(connection: Any, record: Any, proxy: Any) -> None:
+        if record.info["forks"] != forks():
+            leave_alone(connection)
+            record.dbapi_connection = proxy.dbapi_connection = None
+            raise sa.exc.DisconnectionError("opened before a fork")
 
 
 def _no_url(shown: str) -> StoreError:

@@ -19,6 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from millstream.errors import TrainingError
+from millstream.forks import forks
 from millstream.train.encoding import Encoder
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class LightGBMTrainer:
             labels,
             feature_name=list(encoder.columns),
             categorical_feature=list(encoder.categorical),
-            params={"verbosity": -1},
+            params={"verbosity": -1, "num_threads": _threads()},
         )
         booster = lightgbm.train(self._parameters(), data, num_boost_round=self.spec.rounds)
         return Artefact("lightgbm", booster.model_to_string(), encoder)
@@ -118,10 +119,18 @@ class LightGBMTrainer:
             "seed": self.spec.seed,
             "deterministic": True,
             "force_col_wise": True,  # else LightGBM times both ways and takes the quicker, which is not repeatable
-            # Its threads wait for each other actively: on a core that is busy with something else, all of them wait.
-            "num_threads": max(1, (os.cpu_count() or 1) - 1),
+            "num_threads": _threads(),
             "verbosity": -1,
         }
+
+
+def _threads() -> int:
+    """How many threads fit a model; the model is the same by any number of them.
+
+    They wait for each other actively: on a core that is busy with something else, all of them wait. A forked process
+    fits on one, for it would wait for ever for those that its parent has had.
+    """
+    return 1 if forks() else max(1, (os.cpu_count() or 1) - 1)
 
 
 class LightGBMPredictor:

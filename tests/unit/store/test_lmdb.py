@@ -13,7 +13,7 @@ import pytest
 from tests.disks import disk, fill
 
 from millstream.buffer.environment import exclusive
-from millstream.errors import CorruptState, DiskFull, StoreError
+from millstream.errors import CorruptState, DiskFull, Forked, StoreError
 from millstream.store.lmdb import LmdbOnlineStore
 from millstream.store.online import ShardMeta
 
@@ -124,7 +124,7 @@ def test_a_store_is_refused_across_a_fork_and_the_parent_goes_on(path: Path) -> 
         for opened in (store, LmdbOnlineStore(path)):
             try:
                 opened.read(GV, 0, KEYS[:1])
-            except StoreError as error:
+            except Forked as error:
                 os.write(writing, error.message.encode() + b"\n")
         os._exit(0)
     os.waitpid(child, 0)
