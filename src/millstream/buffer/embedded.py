@@ -8,6 +8,7 @@ Rows of the one table, by the first byte of their key (numbers big-endian, so th
     p topic partition                partition: first position kept, next position
     r topic partition position       a batch: count, append time, encoding, payload
     c topic partition consumer       the consumer's position
+    d topic                          a dropped topic, rows of which are left
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from millstream.errors import Fenced, LogError, MillstreamError, nearest
 if TYPE_CHECKING:
     import lmdb
 
-_FORMAT = b"1"
+_FORMAT, _FORMAT_BEFORE = b"2", b"1"  # before: LMDB itself waited for the disk, and would leave steady roots stale
+_AT_ONCE = 5_000  # rows removed in one write, so that producers wait for milliseconds at most
 _TOPIC = struct.Struct(">II")
 _PARTITION_KEY = struct.Struct(">cII")
 _ENDS = struct.Struct(">QQ")
@@ -40,8 +42,8 @@ _LONGEST_NAME = 400  # bytes; LMDB's keys end at 511
 class EmbeddedLog:
     """A durable log in one LMDB environment; see the protocols `Log` and `TopicAdmin`.
 
-    Any number of processes append and read at once; appends are fsynced when acknowledged, one at a time. Open it once
-    in each process and never use it across a fork.
+    Any number of processes append and read at once; appends are on disk when acknowledged, many by one wait for it (see
+    `millstream.buffer.durability`). Open it once in each process and never use it across a fork.
 
     Args:
         path: the log's folder; made if it is missing.
@@ -105,6 +107,9 @@ class EmbeddedLog:
                 held += count - skip
                 if held >= limit:
                     break
+            seen = rows.id()
+        if found:
+            self._env.settle(seen)
         return found
 
     def ends(self, topic: str) -> list[tuple[int, int]]:
@@ -152,32 +157,39 @@ class EmbeddedLog:
 
     def trim(self, topic: str, partition: int, before: int) -> int:
         """Drop whole batches that end at or before a position and return the first position kept."""
-        with self._env.begin(write=True) as rows:
-            number = _topic(rows, topic)[0]
-            first, following = _ends(rows, topic, number, partition)
-            start = _RECORD_KEY.pack(b"r", number, partition, first)
-            with rows.cursor() as cursor:
-                more = cursor.set_range(start)
-                while more and bytes(cursor.key()[:9]) == start[:9]:
-                    end = _RECORD_KEY.unpack(cursor.key())[3] + _HEADER.unpack_from(cursor.value())[0]
-                    if end > before:
-                        break
-                    first = end
-                    more = cursor.delete()
-            rows.put(_PARTITION_KEY.pack(b"p", number, partition), _ENDS.pack(first, following))
-            return first
+        while True:
+            with self._env.begin(write=True) as rows:
+                number = _topic(rows, topic)[0]
+                first, following = _ends(rows, topic, number, partition)
+                kept, more = _trim(rows, number, partition, first, before)
+                if kept != first:
+                    rows.put(_PARTITION_KEY.pack(b"p", number, partition), _ENDS.pack(kept, following))
+            if not more:
+                return kept
 
     def drop(self, topic: str) -> None:
         """Drop a topic, its records and the positions committed in it."""
         key = b"t" + _name(topic, "Topic")
         with self._env.begin(write=True) as rows:
             stored = rows.get(key)
-            if stored is None:
+            if stored is not None:
+                rows.put(b"d" + _TOPIC.pack(*_TOPIC.unpack(stored))[:4], b"")
+                rows.delete(key)
+        self._remove_dropped()
+
+    def _remove_dropped(self) -> None:
+        """Remove the rows of dropped topics, those too whose dropper died; their numbers are never used again."""
+        more = True
+        while more:
+            with self._env.begin() as rows:
+                more = any(_prefixed(rows, b"d", 1))
+            if not more:
                 return
-            number = _TOPIC.unpack(stored)[0]
-            rows.delete(key)
-            for kind in (b"p", b"r", b"c"):
-                _delete_prefix(rows, kind + number.to_bytes(4, "big"))
+            with self._env.begin(write=True) as rows:
+                for key in _prefixed(rows, b"d", 1):
+                    kinds = (b"p", b"r", b"c")
+                    if not any(_delete_some(rows, kind + key[1:], _AT_ONCE) for kind in kinds):
+                        rows.delete(key)
 
     def close(self) -> None:
         """Let go of the log; what was acknowledged is on disk already. A second call does nothing."""
@@ -189,10 +201,10 @@ class EmbeddedLog:
         with self._env.begin() as rows:
             stored = rows.get(b"f")
             stored = None if stored is None else bytes(stored)
-        if stored is None:
+        if stored in (None, _FORMAT_BEFORE):
             with self._env.begin(write=True) as rows:
                 rows.put(b"f", _FORMAT)
-        elif stored != _FORMAT:
+        elif stored is not None and stored != _FORMAT:
             raise LogError(
                 f"Log '{self._env.path}' is in format {stored.decode(errors='replace')}, not {_FORMAT.decode()}.",
                 "open it with the version of Millstream that wrote it.",
@@ -275,11 +287,39 @@ def _stored(rows: lmdb.Transaction, number: int, partition: int, position: int) 
             more = cursor.next()
 
 
-def _delete_prefix(rows: lmdb.Transaction, prefix: bytes) -> None:
+def _trim(rows: lmdb.Transaction, number: int, partition: int, first: int, before: int) -> tuple[int, bool]:
+    """Drop batches that end at or before a position, not too many; the first position kept, and whether more are left."""
+    start = _RECORD_KEY.pack(b"r", number, partition, first)
+    with rows.cursor() as cursor:
+        more = cursor.set_range(start)
+        for _ in range(_AT_ONCE):
+            if not more or bytes(cursor.key()[:9]) != start[:9]:
+                return first, False
+            end = _RECORD_KEY.unpack(cursor.key())[3] + _HEADER.unpack_from(cursor.value())[0]
+            if end > before:
+                return first, False
+            first = end
+            more = cursor.delete()
+    return first, True
+
+
+def _prefixed(rows: lmdb.Transaction, prefix: bytes, limit: int) -> list[bytes]:
+    """Some of the keys that begin so."""
+    found: list[bytes] = []
     with rows.cursor() as cursor:
         more = cursor.set_range(prefix)
-        while more and bytes(cursor.key()[: len(prefix)]) == prefix:
-            more = cursor.delete()
+        while more and len(found) < limit and bytes(cursor.key()[: len(prefix)]) == prefix:
+            found.append(bytes(cursor.key()))
+            more = cursor.next()
+    return found
+
+
+def _delete_some(rows: lmdb.Transaction, prefix: bytes, limit: int) -> bool:
+    """Delete some of the rows whose keys begin so; whether there were any."""
+    keys = _prefixed(rows, prefix, limit)
+    for key in keys:
+        rows.delete(key)
+    return bool(keys)
 
 
 def _commit_key(number: int, partition: int, consumer: str) -> bytes:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import lmdb
 
+from millstream.buffer.durability import Durability, give_up, recover
+from millstream.buffer.gate import Gate, boot
 from millstream.errors import DiskFull, LogError
 
 _ROOM = 1 << 20  # with less than this left on the disk, an I/O error is a full disk
@@ -35,30 +37,81 @@ class Environment:
         self._pid = os.getpid()
         self._writing = threading.local()
         self._writes = 0
+        self._durability: Durability | None = None
         try:
             path.mkdir(parents=True, exist_ok=True)
             with exclusive(path), whole(path, _READERS):
-                self._env = _opened(path, map_gib, durable)
-                self.file = file_at(path)
+                self._gate = Gate(path / "gate")
+                self._open(map_gib, durable)
         except (lmdb.Error, OSError) as error:
             raise self._translated(error, "opened") from error
 
+    def _open(self, map_gib: float, durable: bool) -> None:
+        """Open the environment; where a boot cannot be told from another, LMDB itself waits for the disk."""
+        now = boot()
+        if now and durable:
+            recover(self.path, now)
+        self._env = _opened(self.path, map_gib, durable, self_syncing=durable and not now)
+        self.file = file_at(self.path)
+        try:
+            if now and durable:
+                self._durability = Durability(self._env, self.path, self._gate, now)
+            elif not durable:
+                give_up(self.path, self._env.stat()["psize"])
+        except OSError:
+            self._env.close()
+            raise
+
     @contextmanager
     def begin(self, write: bool = False) -> Iterator[lmdb.Transaction]:
-        """Open a transaction, undone if the block raises; values are views into the map: copy what outlives it."""
+        """Open a transaction, undone if the block raises; values are views into the map: copy what outlives it.
+
+        What was written is durable after the block. Others wait while a write is open: prepare it before.
+        """
         self._refuse_misuse(write)
         try:
-            with self._transaction(write) as transaction:
-                if not write:
+            if write:
+                with self._written() as transaction:
                     yield transaction
-                    return
-                self._writing.now = True
-                try:
+            else:
+                with self._transaction(write) as transaction:
                     yield transaction
-                finally:
-                    self._writing.now = False
         except lmdb.Error as error:
             raise self._translated(error, "written" if write else "read") from error
+
+    def settle(self, transaction: int) -> None:
+        """Return when all that a transaction has seen is durable, so that what is done with it cannot un-happen."""
+        if self._durability is not None:
+            with self._waiting():
+                self._durability.wait(transaction)
+
+    @contextmanager
+    def _written(self) -> Iterator[lmdb.Transaction]:
+        """A write under the gate, and after it the wait for the disk."""
+        durability = self._durability
+        if durability is not None:
+            with self._waiting():
+                durability.begin()
+        try:
+            with self._gate.held():
+                self._writing.now = True
+                try:
+                    with self._transaction(True) as transaction:
+                        yield transaction
+                    committed = self._env.info()["last_txnid"]
+                finally:
+                    self._writing.now = False
+            self.settle(committed)
+        finally:
+            if durability is not None:
+                durability.done()
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise self._translated(error, "written") from error
 
     def close(self) -> None:
         """Let go of the handle; the environment is closed with its last holder in this process."""
@@ -67,7 +120,10 @@ class Environment:
             if self.holders == 0 and self._pid == os.getpid():
                 if _open.get(self.path) is self:
                     del _open[self.path]
+                if self._durability is not None:
+                    self._durability.close()
                 self._env.close()
+                self._gate.close()
 
     def abandoned(self) -> bool:
         """Whether this is a parent process's handle; then it is let go of here, without a trace in the parent."""
@@ -122,13 +178,14 @@ class Environment:
         return LogError(f"'{self.path}' could not be {done}: {error}.", "check the disk and the folder's permissions.")
 
 
-def _opened(path: Path, map_gib: float, durable: bool) -> lmdb.Environment:
+def _opened(path: Path, map_gib: float, durable: bool, *, self_syncing: bool) -> lmdb.Environment:
     env = lmdb.open(
         str(path),
         map_size=int(map_gib * (1 << 30)),
         max_readers=_READERS,
-        sync=durable,
-        metasync=durable,
+        max_spare_txns=0,  # a reader kept for later would be freed by a forked child that closes its copy of the handle
+        sync=self_syncing,
+        metasync=self_syncing,
         meminit=False,
     )
     try:

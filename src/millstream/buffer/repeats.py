@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 from millstream.buffer.columns import Mask
 from millstream.buffer.environment import open_environment
 from millstream.buffer.events import decode
+from millstream.buffer.gate import boot
 from millstream.buffer.log import Log
 from millstream.definitions.source import EventStream
 
@@ -99,13 +100,13 @@ class RepeatIndex:
 
     def __init__(self, path: Path, log: Log, map_gib: float = 64) -> None:
         self._log = log
-        boot = _boot()
-        for stale in Path(path).glob("boot-*") if boot else ():
-            if stale.name != f"boot-{boot}":
+        now = boot()
+        for stale in Path(path).glob("boot-*") if now else ():
+            if stale.name != f"boot-{now}":
                 shutil.rmtree(stale, ignore_errors=True)
         # Without fsync a process may die at any moment, but not the machine: then the folder of the last boot is not
         # used again.
-        self._env = open_environment(Path(path) / f"boot-{boot or 'any'}", map_gib, durable=not boot)
+        self._env = open_environment(Path(path) / f"boot-{now or 'any'}", map_gib, durable=not now)
         self._sweeps: dict[bytes, tuple[bytes, int]] = {}
 
     def mark(self, table: pa.Table, stream: EventStream, partition: int) -> Mask:
@@ -272,11 +273,3 @@ def _forget(rows: lmdb.Transaction, prefix: bytes) -> None:
         more = cursor.set_range(b"i" + prefix)
         while more and bytes(cursor.key()).startswith(b"i" + prefix):
             more = cursor.delete()
-
-
-def _boot() -> str:
-    """What tells one boot of this machine from another; empty where the system does not say."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
