@@ -229,3 +229,15 @@ def test_no_value_uses_what_was_not_known(events, at):
     wanted = [{"user_id": u, "at": at} for u in (1, 2)]
     assert ms.compute(spend, {payments: rows}, wanted).equals(ms.compute(spend, {payments: known}, wanted))
     assert len(known) <= len(rows) and np.all([row["at"] < at for row in known])
+
+
+@pytest.mark.parametrize("year", [1, 1900, 1965, 1969, 1970, 1975, 9998])
+def test_history_of_any_year_counts_when_it_arrived(year):
+    visits = ms.EventStream("visits", time="at", schema={"user_id": "int64", "at": "timestamp"}, delay="5m")
+    pace = ms.StreamFeatureGroup(
+        "pace", entity=user, source=visits, features=[ms.Count(over="1h"), ms.Count(name="ever")]
+    )
+    at = {minute: f"{year:04}-12-31T22:{minute:02}:00Z" for minute in (0, 4, 30)}
+    rows = [{"user_id": 1, "at": at[minute]} for minute in (4, 30)]
+    found = ms.compute(pace, {visits: [{"user_id": 1, "at": at[0]}]}, rows).to_pylist()
+    assert [(row["pace__count_1h"], row["pace__ever"]) for row in found] == [(0, 0), (1, 1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -10,11 +11,12 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from millstream.buffer.columns import PLACE, event_schema
 from millstream.buffer.encoding import encode, encode_history, encode_lines, partition_of
 from millstream.buffer.log import Batch, Records
-from millstream.buffer.parse import Parsed, parse_arrow, parse_json, row_text
+from millstream.buffer.parse import UNDECLARED, Parsed, as_sent, parse_arrow, parse_json, row_text
 from millstream.clock import to_datetime
 from millstream.definitions.durations import text
 from millstream.definitions.source import EventStream
@@ -31,8 +33,12 @@ __all__ = [
     "encode_lines",
     "event_schema",
     "partition_of",
+    "redecode",
+    "refused",
+    "retaken",
 ]
 
+REFUSED = pa.schema([*PLACE, ("payload", pa.string())])
 _Ints = npt.NDArray[np.int64]
 
 
@@ -102,6 +108,57 @@ def decode(stream: EventStream, records: Sequence[Records]) -> Decoded:
     if not tables:
         return Decoded(event_schema(stream).empty_table(), dead)
     return Decoded(tables[0] if len(tables) == 1 else pa.concat_tables(tables).combine_chunks(), dead)
+
+
+def redecode(stream: EventStream, table: pa.Table) -> pa.Table:
+    """Events that were decoded by another definition of their stream, as `decode` would give them by this one.
+
+    What the other one had no column for is in `rest`; what it refused is not among them.
+
+    Args:
+        stream: the stream as it is to be read.
+        table: decoded events, with `rest` and where each was taken.
+
+    Returns:
+        pa.Table: events with the schema of `event_schema`, in the order of the table.
+    """
+    given = [name for name in (*stream.schema, "rest") if name in table.column_names]
+    parsed = parse_arrow(stream, table.select(given))
+    return _in_time(stream, parsed, table.select(PLACE.names).cast(PLACE).take(pa.array(parsed.rows)))
+
+
+def _in_time(stream: EventStream, parsed: Parsed, places: pa.Table) -> pa.Table:
+    """Parsed rows with where each was taken, without those whose event time cannot be."""
+    arrivals, appended = (np.asarray(places[name]).astype(np.int64) for name in ("_arrival", "_appended"))
+    keep = np.ones(len(parsed.rows), np.bool_)
+    for index, _ in _out_of_time(stream, parsed.table, arrivals, appended):
+        keep[index] = False
+    found = pa.Table.from_arrays([*parsed.table.columns, *places.columns], schema=event_schema(stream))
+    return found if keep.all() else found.filter(pa.array(keep))
+
+
+def refused(records: Sequence[Records], letters: Sequence[DeadLetter]) -> pa.Table:
+    """What `decode` could not take of some records, so that another definition of their stream can: see `retaken`."""
+    ordered = sorted(records, key=lambda record: (record.partition, record.position))
+    starts = [(record.partition, record.position) for record in ordered]
+    rows = []
+    for letter in letters:
+        record = ordered[bisect(starts, (letter.partition, letter.position)) - 1]
+        text, arrival = letter.payload, None
+        if record.encoding == "arrow":
+            text, arrival = as_sent(text)
+        rows.append((letter.partition, letter.position, arrival, record.appended, text))
+    return pa.table(
+        [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), REFUSED, strict=True)], REFUSED
+    )
+
+
+def retaken(stream: EventStream, table: pa.Table) -> pa.Table:
+    """The events among those once `refused` that this definition of their stream takes, as `decode` gives them."""
+    parsed = parse_json(stream, [text.encode() for text in table["payload"].to_pylist()])
+    places = table.select(PLACE.names).take(pa.array(parsed.rows))
+    arrival = pc.coalesce(places["_arrival"], places["_appended"])
+    return _in_time(stream, parsed, places.set_column(2, PLACE.field("_arrival"), arrival))
 
 
 def dead_batch(letters: Sequence[DeadLetter]) -> Batch:
@@ -191,7 +248,7 @@ def _placed(stream: EventStream, piece: _Piece) -> tuple[pa.Table, list[DeadLett
     parsed = piece.parsed
     appended = piece.appended[parsed.rows]
     declared = parsed.arrivals
-    arrivals = appended if declared is None else np.where(declared < 0, appended, declared)
+    arrivals = appended if declared is None else np.where(declared == UNDECLARED, appended, declared)
     dead = {row: (reason, int(piece.appended[row])) for row, reason in parsed.bad}
     keep = np.ones(len(parsed.rows), np.bool_)
     for index, reason in _out_of_time(stream, parsed.table, arrivals, appended):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any
@@ -12,10 +12,12 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from millstream.buffer.columns import ARROW_TYPES, Mask, from_arrow, from_python, value_schema
 from millstream.definitions.source import EventStream
 
+UNDECLARED = int(np.iinfo(np.int64).min)
 _Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 _PYTHON_TYPES: dict[str, Any] = {
     "int64": _Int64 | None,
@@ -36,7 +38,7 @@ class Parsed:
         table: the good rows, typed, with `rest`.
         rows: for each of them, which row of the payload it is.
         bad: the others: row of the payload, and what is wrong with it.
-        arrivals: for each good row the declared arrival in microseconds, or -1; None when the payload declares none.
+        arrivals: for each good row the declared arrival in microseconds, or `UNDECLARED`; None when none is declared.
     """
 
     table: pa.Table
@@ -66,7 +68,7 @@ def parse_json(stream: EventStream, lines: Sequence[bytes]) -> Parsed:
 
 
 def parse_arrow(stream: EventStream, table: pa.Table) -> Parsed:
-    """Bring an Arrow table to the stream's schema."""
+    """Bring an Arrow table to the stream's schema; fields that came before their column was declared are in `rest`."""
     twice = next((name for name in table.column_names if table.column_names.count(name) > 1), None)
     if twice is not None:  # which one is meant cannot be known
         return _all_wrong(stream, len(table), f"Two columns are named '{twice}'.")
@@ -80,12 +82,71 @@ def parse_arrow(stream: EventStream, table: pa.Table) -> Parsed:
         wrong.append((name, kind, mask))
     columns.append(_rest(stream, table))
     rows = np.arange(len(table), dtype=np.int64)
+    bad = _take_out_of_rest(stream, columns)
     arrivals = None
     if "_arrival" in table.column_names:
         declared, mask = from_arrow(_whole(table, "_arrival"), "int64")
-        arrivals = declared.fill_null(-1).to_numpy(zero_copy_only=False)
+        arrivals = declared.fill_null(UNDECLARED).to_numpy(zero_copy_only=False)
         wrong.append(("_arrival", "int64", mask))
-    return _sorted_out(pa.Table.from_arrays(columns, schema=value_schema(stream)), rows, [], wrong, arrivals)
+    parsed = _sorted_out(pa.Table.from_arrays(columns, schema=value_schema(stream)), rows, [], wrong, arrivals)
+    return _without(parsed, bad) if bad else parsed
+
+
+def _take_out_of_rest(stream: EventStream, columns: list[pa.Array]) -> dict[int, str]:
+    """Complete columns, `rest` last, by what is in `rest` under their names; returns the rows that have a wrong value.
+
+    A field is there when its column was declared after the row was parsed. It is judged as it would be today.
+    """
+    rest, bad = columns[-1], dict[int, str]()
+    pairs = zip(stream.schema.items(), columns, strict=False)
+    late = {name: kind for (name, kind), column in pairs if column.null_count and rest.null_count < len(rest)}
+    named = np.zeros(len(rest), np.bool_)
+    for name in late:
+        field = f"{json.dumps(name, ensure_ascii=False)}:"
+        named |= pc.fill_null(pc.match_substring(rest, field), False).to_numpy(zero_copy_only=False)
+    places: list[int] = np.flatnonzero(named).tolist()
+    if not places:
+        return bad
+    reader, taken, left = _reader(tuple(late.items())), list[Any](), dict[int, str | None]()
+    for place in places:
+        try:
+            event, left[place] = _tolerated(reader, rest[place].as_py().encode())
+            taken.append((place, event))
+        except msgspec.ValidationError as error:
+            bad[place] = _reason(error)
+        except _REFUSALS:
+            continue  # what a frame calls `rest` need not be JSON
+    rows = pa.array([place for place, _ in taken], pa.int64())
+    everywhere = pc.index_in(pa.array(np.arange(len(rest))), value_set=rows)
+    for index, (name, kind) in enumerate(late.items()):
+        found, mask = from_python([getattr(event, f"f{index}") for _, event in taken], kind)
+        for row in [] if mask is None else np.flatnonzero(mask).tolist():
+            bad.setdefault(taken[row][0], _misfit(name, kind))
+        column = list(stream.schema).index(name)
+        columns[column] = pc.coalesce(columns[column], found.take(everywhere))
+    remaining = pa.array([left.get(place) for place, _ in taken], pa.string())
+    columns[-1] = pc.if_else(everywhere.is_valid(), remaining.take(everywhere), rest)
+    return bad
+
+
+def _without(parsed: Parsed, bad: Mapping[int, str]) -> Parsed:
+    """The rows of a payload without those that are wrong for another reason too; the first reason counts."""
+    keep = ~np.isin(parsed.rows, list(bad))
+    found = sorted({**bad, **dict(parsed.bad)}.items())
+    arrivals = None if parsed.arrivals is None else parsed.arrivals[keep]
+    return Parsed(parsed.table.filter(pa.array(keep)), parsed.rows[keep], found, arrivals)
+
+
+def into_rest(table: pa.Table, names: Sequence[str]) -> pa.Table:
+    """Decoded events with the values of some columns in `rest`, as if their stream had not declared them."""
+    columns = {name: [_field(value) for value in table[name]] for name in names}
+    rests = []
+    for place, rest in enumerate(table["rest"].to_pylist()):
+        row = {name: values[place] for name, values in columns.items() if values[place] is not None}
+        joined = f"{_as_json(row)[:-1]},{rest[1:]}" if row and rest and rest[:1] == "{" and rest != "{}" else None
+        rests.append(joined or (_as_json(row) if row else rest))
+    remaining = table.drop_columns([*names, "rest"])
+    return remaining.append_column("rest", pa.array(rests, pa.string()))
 
 
 def _all_wrong(stream: EventStream, rows: int, reason: str) -> Parsed:
@@ -99,16 +160,43 @@ def row_text(table: pa.Table, row: int) -> str:
     return "{" + ",".join(f"{json.dumps(name)}:{_as_json(_plain(column[row]))}" for name, column in values) + "}"
 
 
+def as_sent(text: str) -> tuple[str, int | None]:
+    """A row of a frame as one JSON object of its fields, from its `row_text`, and the arrival that it declared."""
+    fields = msgspec.json.decode(text, type=dict[str, Any])
+    arrival, rest = fields.pop("_arrival", None), fields.get("rest")
+    if isinstance(rest, str) and rest[:1] == "{":
+        del fields["rest"]
+        fields |= msgspec.json.decode(rest, type=dict[str, Any])
+    whole = {
+        name: int(v) if isinstance(v, float) and v.is_integer() else v for name, v in fields.items() if v is not None
+    }
+    return _as_json(whole), arrival
+
+
 def _plain(value: pa.Scalar) -> Any:
     """A value as Python has it, or where Python has none (the year 300,000, broken UTF-8) as Arrow writes it."""
+    if value.type in _FINE and value.is_valid:  # Python's instants are no finer than a microsecond, as are ours
+        value = value.cast(pa.timestamp("us", value.type.tz), safe=False)
     try:
         return value.as_py()
     except (OverflowError, ValueError):
         return str(value.value) if pa.types.is_temporal(value.type) else pa.array([value], value.type).to_string()
 
 
+def _field(value: pa.Scalar) -> Any:
+    """A value for `rest`: a whole number of a frame is one for every type of number, however the frame held it."""
+    plain = _plain(value)
+    return int(plain) if isinstance(plain, float) and plain.is_integer() and abs(plain) < 2**63 else plain
+
+
+_FINE = (pa.timestamp("ns"), pa.timestamp("ns", "UTC"))
+
+
 def _as_json(value: Any) -> str:
-    return msgspec.json.encode(value, enc_hook=repr).decode()
+    return _JSON.encode(value).decode()
+
+
+_JSON = msgspec.json.Encoder(enc_hook=repr, decimal_format="number")
 
 
 @dataclass(frozen=True)
@@ -191,13 +279,17 @@ def _sorted_out(
     guilty: dict[int, str] = {}
     for name, kind, mask in wrong:
         for index in [] if mask is None else np.flatnonzero(mask).tolist():
-            guilty.setdefault(index, f"Wrong type: column '{name}' does not hold {_EXPECTED[kind]}.")
+            guilty.setdefault(index, _misfit(name, kind))
     if not guilty:
         return Parsed(table, rows, bad, arrivals)
     keep = np.ones(len(table), np.bool_)
     keep[list(guilty)] = False
     bad = sorted(bad + [(int(rows[index]), reason) for index, reason in guilty.items()])
     return Parsed(table.filter(pa.array(keep)), rows[keep], bad, None if arrivals is None else arrivals[keep])
+
+
+def _misfit(name: str, kind: str) -> str:
+    return f"Wrong type: column '{name}' does not hold {_EXPECTED[kind]}."
 
 
 _EXPECTED = {
@@ -221,6 +313,6 @@ def _rest(stream: EventStream, table: pa.Table) -> pa.Array:
         return _whole(table, "rest")
     if not unknown:
         return pa.nulls(len(table), pa.string())
-    columns = {name: [_plain(value) for value in table[name]] for name in unknown}
+    columns = {name: [_field(value) for value in table[name]] for name in unknown}
     rows = ({name: values[i] for name, values in columns.items() if values[i] is not None} for i in range(len(table)))
     return pa.array([_as_json(row) if row else None for row in rows], pa.string())

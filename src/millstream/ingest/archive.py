@@ -9,17 +9,19 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import msgspec
 import pyarrow as pa
 
-from millstream.buffer.events import dead_letters, decode
+from millstream.buffer.events import dead_letters, decode, refused
 from millstream.buffer.log import Log, Records, TopicAdmin
+from millstream.buffer.parse import into_rest
 from millstream.clock import Clock
 from millstream.definitions.source import EventStream
 from millstream.errors import Fenced
-from millstream.store.history import POSITIONS, archive_table, positions_of
+from millstream.store.history import POSITIONS, archive_table, positions_of, refused_table
 from millstream.store.offline import OfflineStore
 
 CONSUMER = "archive"
@@ -66,7 +68,7 @@ class Archiver:
         topics, total = self._log.topics(), Archived()
         for stream in self._streams:
             if stream.name in topics:
-                total += self._archive(stream.name, archive_table(stream.name), _events(stream), least)
+                total += self._archive(stream.name, archive_table(stream.name), partial(self._events, stream), least)
         for topic in topics:
             for prefix, read in ((DEAD, letter_table), (CAPTURES, _captures)):
                 if topic.startswith(prefix):
@@ -85,13 +87,28 @@ class Archiver:
         lag = sum(max(0, end - after[p]) for p, end in enumerate(ends))
         if after != {p: positions.get(p, 0) for p in range(len(ends))}:
             properties = {POSITIONS: msgspec.json.encode({str(p): end for p, end in after.items()}).decode()}
-            rows = read(found)
+            rows = self._fitted(table, read(found)) if snapshot else read(found)
             try:
                 self._offline.append(table, rows, properties, expected=snapshot.id if snapshot else None)
             except Fenced:
                 return Archived(0, 1, lag)
         self._tell(topic, told, after)
         return Archived(sum(r.count - r.skip for r in found), 0, lag)
+
+    def _events(self, stream: EventStream, records: list[Records]) -> pa.Table:
+        """The valid events; what is wrong with others is kept beside them, for it may fit the stream's next declaration."""
+        decoded = decode(stream, records)
+        if decoded.dead:
+            self._offline.append(refused_table(stream.name), refused(records, decoded.dead))
+        return decoded.table
+
+    def _fitted(self, table: str, rows: pa.Table) -> pa.Table:
+        """The rows with values in `rest` where the archive has their column with the type it was first declared with."""
+        if "rest" not in rows.column_names:
+            return rows
+        kept = self._offline.scan(table, where="_position < 0").schema
+        retyped = [one.name for one in rows.schema if one.name in kept.names and kept.field(one.name).type != one.type]
+        return into_rest(rows, retyped) if retyped else rows
 
     def _take(self, topic: str, positions: dict[int, int], partitions: int) -> tuple[list[Records], dict[int, int]]:
         """Records from the given positions on, and the positions after them."""
@@ -113,10 +130,6 @@ class Archiver:
                         work.commit(CONSUMER, topic, partition, told[partition], position)
         except Fenced:
             return  # another archiver has told it something newer
-
-
-def _events(stream: EventStream) -> Callable[[list[Records]], pa.Table]:
-    return lambda records: decode(stream, records).table
 
 
 def letter_table(records: Sequence[Records]) -> pa.Table:

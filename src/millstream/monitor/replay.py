@@ -21,7 +21,7 @@ from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.definitions.source import Table
 from millstream.fold import Prepared, as_of, encode_keys, exact, layout_of, prepare, shard_of
 from millstream.fold.rows import rows_as_of, with_keys
-from millstream.instants import micros
+from millstream.instants import FIRST, micros
 from millstream.train.point_in_time import columns_of, union
 
 if TYPE_CHECKING:
@@ -191,7 +191,8 @@ class Replay:
                 here = mine & (events.partitions == partition)
                 for shard, ranked in reading.positions.items():
                     chosen = np.flatnonzero(here & (shards == shard))
-                    ends = np.array([vector.get(f"{source.name}/{partition}", 0) for vector in ranked], np.int64)
+                    place, nothing = f"{source.name}/{partition}", FIRST if isinstance(source, Table) else 0
+                    ends = np.array([vector.get(place, nothing) for vector in ranked], np.int64)
                     places = _first_with(source, events, chosen, ends)
                     result[chosen] = np.where(places < len(ends), places, _NEVER)
         return result

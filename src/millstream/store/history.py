@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream.buffer.columns import event_schema
-from millstream.buffer.events import decode
+from millstream.buffer.events import decode, redecode, retaken
 from millstream.buffer.log import Log
 from millstream.buffer.repeats import repeats
 from millstream.definitions.source import EventStream
@@ -26,6 +27,11 @@ _PLACE = ("_partition", "_position", "_appended")
 def archive_table(stream: str) -> str:
     """The offline table that holds a stream's archived events."""
     return f"events.{stream}"
+
+
+def refused_table(stream: str) -> str:
+    """The offline table of what a stream's archive could not take as the stream was declared then."""
+    return f"refused.{stream}"
 
 
 def positions_of(properties: Mapping[str, str]) -> dict[int, int]:
@@ -153,7 +159,21 @@ class History:
             return schema.empty_table(), covered
         where = [("_partition", "=", partition), ("_position", ">=", begin), ("_position", "<", min(end, covered))]
         found = self._offline.scan(table, where=where, snapshot=snapshot.id)
-        return conform(found, schema).sort_by(_ORDER), covered
+        taken = redecode(stream, found.sort_by(_ORDER))
+        return self._with_refused(stream, taken, pc.unique(found["_position"]), where), covered
+
+    def _with_refused(self, stream: EventStream, taken: pa.Table, known: pa.Array, where: str) -> pa.Table:
+        """The events of a span with those that were refused as their stream was declared then, and fit it as it is read."""
+        table = refused_table(stream.name)
+        snapshot = self._offline.snapshot(table)
+        rows = None if snapshot is None else self._offline.scan(table, where=where, snapshot=snapshot.id)
+        if rows is None or not rows.num_rows:
+            return taken
+        rows = rows.filter(pc.invert(pc.is_in(rows["_position"], known))).sort_by(_ORDER)
+        positions = rows["_position"].to_numpy()
+        rows = rows.filter(pa.array(np.diff(positions, prepend=-1) > 0))  # an archiver that was killed says it again
+        more = retaken(stream, rows)
+        return pa.concat_tables([taken, more]).sort_by(_ORDER) if more.num_rows else taken
 
     def _stream(self, stream: str | EventStream) -> EventStream:
         name = stream if isinstance(stream, str) else stream.name
@@ -163,12 +183,3 @@ class History:
         if name not in self._streams:
             raise NotFound.named("stream", name, self._streams)
         return self._streams[name]
-
-
-def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """A table of an older or newer schema of its stream, with today's columns: one that it lacks is null."""
-    columns = [
-        table[field.name].cast(field.type) if field.name in table.column_names else pa.nulls(table.num_rows, field.type)
-        for field in schema
-    ]
-    return pa.table(columns, schema=schema)

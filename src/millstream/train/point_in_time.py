@@ -21,6 +21,7 @@ from millstream.definitions.source import Source
 from millstream.errors import TrainingError, nearest
 from millstream.fold import Prepared, as_of, encode_keys, layout_of, prepare
 from millstream.fold.rows import rows_as_of, with_keys
+from millstream.instants import FIRST
 from millstream.train.encoding import numbers, typed
 
 Group = StreamFeatureGroup | BatchFeatureGroup
@@ -67,7 +68,7 @@ def join(view: FeatureView, examples: pa.Table, past: Past) -> pa.Table:
         TrainingError: the examples lack a column, or hold a value of another type than the view's.
     """
     given = _given(view, examples)
-    at = np.asarray(given[AT].fill_null(0)).astype(np.int64)
+    at = np.asarray(given[AT].fill_null(FIRST)).astype(np.int64)
     found = {name: _values(given[name]) for name in view.request}
     seen: dict[Source, pa.Table] = {}
     for group, reads in _by_group(view, past):

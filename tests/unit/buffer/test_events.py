@@ -535,3 +535,9 @@ def test_dead_letters_are_read_back_as_they_were():
     letters = [DeadLetter("payments", 1, 5, "because", 'pay"load\n', NOON), DeadLetter("payments", 0, 6, "ü", "", 0)]
     assert dead_letters(records([dead_batch(letters)])) == letters
     assert dead_letters(records([dead_batch(letters)], skip=1)) == letters[1:]
+
+
+@pytest.mark.parametrize("declared", [-1, 0, -(10**15)])
+def test_history_may_have_arrived_before_1970(declared):
+    frame = pa.table({"at": pa.array([declared]), "_arrival": pa.array([declared])})
+    assert decode(STREAM, records(encode_history(STREAM, frame))).table["_arrival"].to_pylist() == [declared]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import millstream as ms
 from millstream.buffer.embedded import EmbeddedLog
-from millstream.buffer.events import dead_batch, decode, encode
+from millstream.buffer.events import dead_batch, decode, encode, encode_history
 from millstream.buffer.log import Batch
 from millstream.buffer.repeats import repeats
 from millstream.buffer.retention import trim_consumed
@@ -251,3 +251,74 @@ def test_killed_anywhere_every_event_is_archived_once(tmp_path):
     rows = place.offline.scan("events.payments")
     assert rows.num_rows == 4000
     assert len(set(rows["id"].to_pylist())) == 4000
+
+
+TRIPS = {"user_id": "int64", "at": "timestamp", "seen": "timestamp", "tip": "int64", "note": "string"}
+DECLARED = {
+    "a column more": ms.EventStream("trips", time="at", schema={**TRIPS, "tax": "float64", "day": "timestamp"}),
+    "a column less": ms.EventStream("trips", time="at", schema={"user_id": "int64", "at": "timestamp"}),
+    "another time": ms.EventStream("trips", time="seen", schema=TRIPS),
+    "a nearer future": ms.EventStream("trips", time="at", schema=TRIPS, future="1s"),
+    "a wider type": ms.EventStream("trips", time="at", schema={**TRIPS, "tip": "float64"}),
+    "another type": ms.EventStream("trips", time="at", schema={**TRIPS, "tip": "string", "note": "int64"}),
+    "a type of no value": ms.EventStream("trips", time="at", schema={**TRIPS, "tip": "bool", "tax": "bool"}),
+}
+
+
+def trips(now):
+    """Trips in every form, some of them with more than is declared, or with what another declaration refuses."""
+    common = {"user_id": 1, "at": now - 5 * MINUTE, "seen": now, "tip": 5, "note": "7"}
+    frame = pa.table({
+        "user_id": [1, 2], "at": pa.array([now, now], pa.timestamp("us", "UTC")), "seen": [now, now + MINUTE],
+        "tip": [1, None], "tax": [0.5, None], "day": pa.array([now, None], pa.timestamp("ns")),
+    })  # fmt: skip
+    return [
+        common, {**common, "tax": 0.25, "day": "2026-01-01"}, {**common, "tax": None}, {**common, "tax": "none"},
+        {**common, "at": now + 2 * MINUTE}, {**common, "seen": None}, {**common, "seen": now + 4 * MINUTE},
+        {**common, "tax": 2, "more": {"deep": [1, 2]}}, {**common, "tax": 1e300, "day": 7},
+    ], frame  # fmt: skip
+
+
+@pytest.mark.parametrize("declared", DECLARED)
+def test_what_history_reads_does_not_depend_on_what_the_archive_knew_of_the_stream(tmp_path, declared):
+    before, after = ms.EventStream("trips", time="at", schema=TRIPS), DECLARED[declared]
+    read = []
+    for archived in ("never", "before", "between"):
+        clock = SimulatedClock(BASE)
+        log = EmbeddedLog(tmp_path / archived / "log", clock, map_gib=1)
+        offline = IcebergOfflineStore(tmp_path / archived / "offline")
+        log.create("trips", 1)
+        rows, frame = trips(BASE)
+
+        def send(stream, log=log, rows=rows, frame=frame):
+            for batch in (*encode(stream, rows), *encode(stream, frame), *encode_history(stream, rows[:2])):
+                log.append("trips", 0, batch)
+
+        send(before)
+        if archived != "never":
+            Archiver(log, offline, [before], clock).step()
+        send(after)
+        if archived == "between":
+            Archiver(log, offline, [after], clock).step()
+            assert positions_of(offline.snapshot("events.trips").properties) == {0: log.ends("trips")[0][1]}
+        history = History(log, offline, [after])
+        read.append([history.read(one).drop_columns(["rest"]) for one in (after, before)])
+    assert read[1] == read[0]
+    assert read[2] == read[0]
+    assert read[0][0].num_rows >= 2
+    assert read[0][1].num_rows > 5
+
+
+def test_a_field_sent_before_its_column_was_declared_is_read_in_every_form(tmp_path):
+    clock, log = SimulatedClock(BASE), EmbeddedLog(tmp_path / "log", SimulatedClock(BASE), map_gib=1)
+    log.create("trips", 1)
+    before, after = ms.EventStream("trips", time="at", schema=TRIPS), DECLARED["a column more"]
+    rows, frame = trips(BASE)
+    for batch in (*encode(before, rows[1:2]), *encode(before, frame), *encode_history(before, rows[1:2])):
+        log.append("trips", 0, batch)
+    history = History(log, IcebergOfflineStore(tmp_path / "offline"), [after])
+    assert history.read("trips")["tax"].to_pylist() == [0.25, 0.5, None, 0.25]
+    assert history.read("trips")["rest"].null_count == 4
+    Archiver(log, IcebergOfflineStore(tmp_path / "offline"), [before], clock).step()
+    assert history.read("trips")["tax"].to_pylist() == [0.25, 0.5, None, 0.25]
+    assert history.read("trips")["rest"].null_count == 4
