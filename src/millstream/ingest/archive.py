@@ -106,7 +106,7 @@ class Archiver:
         """The rows with values in `rest` where the archive has their column with the type it was first declared with."""
         if "rest" not in rows.column_names:
             return rows
-        kept = self._offline.scan(table, where="_position < 0").schema
+        kept = self._offline.scan(table, where=[("_position", "<", 0)]).schema
         retyped = [one.name for one in rows.schema if one.name in kept.names and kept.field(one.name).type != one.type]
         return into_rest(rows, retyped) if retyped else rows
 

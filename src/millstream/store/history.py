@@ -15,7 +15,7 @@ from millstream.buffer.log import Log
 from millstream.buffer.repeats import repeats
 from millstream.definitions.source import EventStream
 from millstream.errors import LogError, NotFound
-from millstream.store.offline import OfflineStore
+from millstream.store.offline import OfflineStore, Where
 
 #: The snapshot property by which an archive says, by partition, the first position that it does not hold.
 POSITIONS = "millstream.positions"
@@ -162,7 +162,7 @@ class History:
         taken = redecode(stream, found.sort_by(_ORDER))
         return self._with_refused(stream, taken, pc.unique(found["_position"]), where), covered
 
-    def _with_refused(self, stream: EventStream, taken: pa.Table, known: pa.Array, where: str) -> pa.Table:
+    def _with_refused(self, stream: EventStream, taken: pa.Table, known: pa.Array, where: Where) -> pa.Table:
         """The events of a span with those that were refused as their stream was declared then, and fit it as it is read."""
         table = refused_table(stream.name)
         snapshot = self._offline.snapshot(table)
