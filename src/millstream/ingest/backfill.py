@@ -19,13 +19,23 @@ from millstream.clock import Clock
 from millstream.computing.deltas import by_shard, fold_keys
 from millstream.computing.micro_batch import group_letters
 from millstream.computing.names import dead_topic, feature_topic
-from millstream.computing.start import AdminLog, Version, computed_positions, start_markers
+from millstream.computing.start import AdminLog, computed_positions, start_markers
+from millstream.computing.start import Version as Started
 from millstream.definitions.source import EventStream
-from millstream.errors import StoreError
+from millstream.errors import CorruptState, StoreError
 from millstream.fold import States, layout_of, merge, prepare
 from millstream.store.online import OnlineStore, ShardMeta
 
 _FOLDED = "folded"  # a fact of a shard that holds the whole history, while others may not yet
+
+
+class Version(Started, Protocol):
+    """What backfill asks of a group version."""
+
+    @property
+    def states(self) -> str:
+        """The name of the states it fills in the online store."""
+        ...
 
 
 class History(Protocol):
@@ -94,7 +104,7 @@ def backfill(
         registry: is told the state of the version.
         clock: stamps what is written.
         progress: is called with the events folded so far and about how many there are.
-        anew: whether to throw away what is there, for a store that was lost or damaged.
+        anew: whether it is a build beside one that is read: of all history, up to where computing is now.
         rows: events to fold at once.
 
     Returns:
@@ -105,15 +115,14 @@ def backfill(
         Fenced: when another backfill of the version has begun meanwhile.
         DiskFull: when there is no room.
     """
-    handover = _handover(log, version)
-    if anew:
-        online.drop(version.id)  # unread, because it may be damaged
-    if not any(handover.applied.values()):
+    handover = _handover(log, version, anew)
+    if not anew and not any(handover.applied.values()):
         return Backfilled()  # nothing came before: ingestion begins with the first delta
-    shards = [online.meta(version.id, shard) for shard in range(version.shards)]
+    shards = _filled(version, online, log)
     if all(meta is not None and meta.backfilled for meta in shards):
         return Backfilled()
-    registry.set_state(version.id, "backfilling")
+    if not anew:
+        registry.set_state(version.id, "backfilling")
     if all(meta is not None and (meta.backfilled or _FOLDED in meta.extra) for meta in shards):
         _open_shards(version, online)
         return Backfilled()
@@ -138,7 +147,7 @@ def finish(version: Version, online: OnlineStore, log: AdminLog, registry: Lifec
     Returns:
         bool: whether the version is live now.
     """
-    shards = [online.meta(version.id, shard) for shard in range(version.shards)]
+    shards = [online.meta(version.states, shard) for shard in range(version.shards)]
     if not all(meta is not None and meta.backfilled for meta in shards):
         return False
     goal = _goal(log, version)
@@ -149,12 +158,41 @@ def finish(version: Version, online: OnlineStore, log: AdminLog, registry: Lifec
     return True
 
 
+def caught_up(version: Version, read: Version, online: OnlineStore, log: AdminLog) -> bool:
+    """Whether a build made beside the one that is read holds all that that one holds, or all there is if it is damaged.
+
+    Called again and again after `backfill`, while computing and ingestion go on.
+    """
+    ends = [following for _, following in log.ends(feature_topic(version.id))]
+    for shard, end in enumerate(ends):
+        try:
+            known = online.meta(read.states, shard)
+        except StoreError:
+            known = None
+        meta = online.meta(version.states, shard)
+        if meta is None or not meta.backfilled or meta.position < (end if known is None else known.position):
+            return False
+    return True
+
+
+def _filled(version: Version, online: OnlineStore, log: AdminLog) -> list[ShardMeta | None]:
+    """What the shards hold, None for one that has to be filled anew: it cannot be read, or its next deltas are gone."""
+    found: list[ShardMeta | None] = []
+    for shard, (first, _) in enumerate(log.ends(feature_topic(version.id))):
+        try:
+            meta = online.meta(version.states, shard)
+        except CorruptState:
+            meta = None
+        found.append(None if meta is not None and 0 <= meta.position < first else meta)
+    return found
+
+
 def _streams(version: Version) -> list[EventStream]:
     return [source for source in version.group.sources if isinstance(source, EventStream)]
 
 
-def _handover(log: AdminLog, version: Version) -> Handover:
-    """The start markers with the beginning of the feature topic; once that is trimmed, where computing is now."""
+def _handover(log: AdminLog, version: Version, anew: bool) -> Handover:
+    """The start markers with the beginning of the feature topic; anew, or once that is trimmed, where computing is."""
     names = [stream.name for stream in _streams(version)]
     markers = start_markers(log, version.id, names)
     if markers is None:
@@ -163,7 +201,7 @@ def _handover(log: AdminLog, version: Version) -> Handover:
             "apply the group, which starts it.",
         )
     ends = log.ends(feature_topic(version.id))
-    if all(first == 0 for first, _ in ends):
+    if not anew and all(first == 0 for first, _ in ends):
         return Handover(markers, (0,) * version.shards)
     while True:
         before = computed_positions(log, version.id, names)
@@ -191,11 +229,11 @@ def _goal(log: AdminLog, version: Version) -> dict[str, int]:
 def _open_shards(version: Version, online: OnlineStore) -> None:
     """Let ingestion have the shards, all of which are complete."""
     for shard in range(version.shards):
-        meta = online.meta(version.id, shard)
+        meta = online.meta(version.states, shard)
         if meta is not None and not meta.backfilled:
             extra = {name: fact for name, fact in meta.extra.items() if name != _FOLDED}
             opened = msgspec.structs.replace(meta, backfilled=True, extra=extra)
-            online.write(version.id, shard, [], opened, meta.position)
+            online.write(version.states, shard, [], opened, meta.position)
 
 
 class _Filler:
@@ -209,7 +247,7 @@ class _Filler:
         self._attempt = self._next_attempt()
         self._writes = 0
         self._newest = 0
-        online.drop(version.id)
+        online.drop(version.states)
         self._at: list[int | None] = [None] * version.shards
         for shard in range(version.shards):
             self._put(shard, [])
@@ -237,7 +275,7 @@ class _Filler:
                 position=position, applied=self._handover.applied, newest_arrival=self._newest,
                 applied_at=self._clock.now(), epoch=self._attempt, extra={_FOLDED: "yes"},
             )  # fmt: skip
-            self._online.write(self._version.id, shard, [], meta, self._at[shard])
+            self._online.write(self._version.states, shard, [], meta, self._at[shard])
 
     def _next_attempt(self) -> int:
         """The number of this attempt, taken from the log, which gives each once."""
@@ -248,14 +286,14 @@ class _Filler:
         return (last or 0) + 1
 
     def _merge(self, shard: int, keys: list[bytes], added: States) -> None:
-        before, _ = self._online.read(self._version.id, shard, keys)
+        before, _ = self._online.read(self._version.states, shard, keys)
         states = merge(layout_of(self._version.group), States.from_bytes(before), added)
         self._put(shard, list(zip(keys, states.to_bytes(), strict=True)))
 
     def _put(self, shard: int, items: list[tuple[bytes, bytes]]) -> None:
         position = -(self._attempt << 32 | self._writes) - 1
         meta = ShardMeta(position=position, applied_at=self._clock.now(), epoch=self._attempt)
-        self._online.write(self._version.id, shard, items, meta, self._at[shard])
+        self._online.write(self._version.states, shard, items, meta, self._at[shard])
         self._at[shard] = position
         self._writes += 1
 

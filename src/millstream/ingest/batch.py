@@ -121,7 +121,7 @@ class BatchIngester:
         following = self._log.ends(staging_topic(version.id))[0][1]
         if version.id not in self._stored:
             self._stored[version.id] = self._offline_position(version)[0]
-        metas = [self._online.meta(version.id, shard) for shard in range(version.shards)]
+        metas = [self._online.meta(version.states, shard) for shard in range(version.shards)]
         positions = [0 if meta is None else meta.position for meta in metas]
         done, stored = BatchApplied(), self._stored[version.id]
         due = following - stored >= bite
@@ -195,7 +195,7 @@ class BatchIngester:
         """Write the states of one shard that one run changes, with the position of the next."""
         now = self._clock.now()
         fresh = rows_by_key(run, np.flatnonzero(run.shards == shard), now)
-        states, meta = self._online.read(version.id, shard, list(fresh))
+        states, meta = self._online.read(version.states, shard, list(fresh))
         if meta is not None and meta.position != run.position:
             raise Fenced.moved(f"shard {shard} of '{version.id}'", run.position, meta.position)
         before = dict(zip(fresh, states, strict=True))
@@ -206,7 +206,7 @@ class BatchIngester:
         else:
             changed = dated_changes(run, fresh, before, others, confirmed, version.group.ttl, now)
         after = _after(version, meta or ShardMeta(epoch=1), run, confirmed, now)
-        self._online.write(version.id, shard, changed, after, None if meta is None else meta.position)
+        self._online.write(version.states, shard, changed, after, None if meta is None else meta.position)
         return len(changed)
 
     def _others(
@@ -215,7 +215,7 @@ class BatchIngester:
         """The states of a shard, page by page, but for some keys."""
         after: bytes | None = None
         while True:
-            page = self._online.scan(version.id, shard, after, _PAGE)
+            page = self._online.scan(version.states, shard, after, _PAGE)
             yield from (item for item in page if item[0] not in without)
             if len(page) < _PAGE:
                 return
@@ -223,7 +223,7 @@ class BatchIngester:
 
     def _tell(self, version: Version, position: int) -> None:
         """Tell the log how far both stores are: information, and a bound for retention."""
-        metas = [self._online.meta(version.id, shard) for shard in range(version.shards)]
+        metas = [self._online.meta(version.states, shard) for shard in range(version.shards)]
         reached = min([self._stored[version.id], *(0 if meta is None else meta.position for meta in metas)])
         consumer, topic = ingestion_consumer(version.id), staging_topic(version.id)
         told = self._log.committed(consumer, topic)[0]

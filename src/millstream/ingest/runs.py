@@ -29,6 +29,11 @@ class Version(Protocol):
         ...
 
     @property
+    def states(self) -> str:
+        """The name of its states in the online store."""
+        ...
+
+    @property
     def group(self) -> BatchFeatureGroup:
         """What the rows are of."""
         ...

@@ -35,6 +35,11 @@ class Version(Protocol):
         ...
 
     @property
+    def states(self) -> str:
+        """The name of its states in the online store."""
+        ...
+
+    @property
     def group(self) -> StreamFeatureGroup | BatchFeatureGroup:
         """What the states are of."""
         ...
@@ -99,6 +104,7 @@ class StreamIngester:
         online: the store.
         group_versions: the versions to ingest; those without windowed features are left alone.
         clock: stamps what is written.
+        beside: the builds that backfill makes beside versions that are read; it begins each, ingestion goes on.
         shards: the shards this worker takes, of every version; all when left out.
     """
 
@@ -109,10 +115,12 @@ class StreamIngester:
         group_versions: Iterable[Version],
         clock: Clock,
         *,
+        beside: Iterable[Version] = (),
         shards: Collection[int] | None = None,
     ) -> None:
         self._log, self._online, self._clock, self._shards = log, online, clock, shards
-        self._versions = [version for version in group_versions if version.group.columns]
+        self._beside = [version for version in beside if version.group.columns]
+        self._versions = [version for version in group_versions if version.group.columns] + self._beside
         self._limits: dict[tuple[str, int], int] = {}
 
     def step(self) -> Applied:
@@ -141,7 +149,7 @@ class StreamIngester:
                     continue
                 total += applied
                 if applied.records and position is not None:
-                    moved[version.id, shard] = position
+                    moved[version.id, shard] = min(position, moved.get((version.id, shard), position))
         self._tell(moved)
         if failures:
             raise failures[0]
@@ -150,8 +158,10 @@ class StreamIngester:
     def _advance(self, version: Version, shard: int, ends: tuple[int, int]) -> tuple[Applied, int | None]:
         """Apply some records to one shard; also its position after that."""
         first, following = ends
-        meta = self._online.meta(version.id, shard)
+        meta = self._online.meta(version.states, shard)
         if following == first and meta is None:
+            return Applied(), None
+        if version in self._beside and (meta is None or not meta.backfilled):
             return Applied(), None
         begun = meta or self._first_meta(version, shard, first)
         if begun is None or not begun.backfilled:
@@ -196,10 +206,10 @@ class StreamIngester:
         deltas = [decode_deltas(record.payload) for record in records]
         after = _after(version.id, shard, meta, deltas, records[-1].end, self._clock.now())
         keys, added = combine(layout, deltas)
-        before, _ = self._online.read(version.id, shard, keys)  # had it moved on, the write would be refused
+        before, _ = self._online.read(version.states, shard, keys)  # had it moved on, the write would be refused
         states = merge(layout, States.from_bytes(before), added).to_bytes()
         changed = [(key, new) for key, old, new in zip(keys, before, states, strict=True) if new != old]
-        self._online.write(version.id, shard, changed, after, expected)
+        self._online.write(version.states, shard, changed, after, expected)
         return Applied(records=len(records), keys=len(keys), written=len(changed))
 
     def _tell(self, moved: Mapping[tuple[str, int], int]) -> None:

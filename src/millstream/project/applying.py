@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatureGroup
 from millstream.definitions.source import EventStream
-from millstream.errors import PlanError
+from millstream.errors import PlanError, StoreError
 from millstream.project.wiring import Parts
 
 if TYPE_CHECKING:
@@ -67,27 +67,47 @@ def start(parts: Parts) -> None:
             start_version(parts.log, version, streams, parts.clock, at="end")  # type: ignore[arg-type]
 
 
-def backfill(parts: Parts, version: GroupVersion, *, anew: bool = False, progress: Advance | None = None) -> None:
+def rebuild(parts: Parts, version: GroupVersion) -> GroupVersion:
+    """Let the states of a version be built anew, beside those that are read, if there are any that are.
+
+    Args:
+        parts: The project.
+        version: The version.
+
+    Returns:
+        The version as the registry has it then.
+    """
+    if not isinstance(version.group, StreamFeatureGroup) or not _read(parts, version):
+        return version
+    parts.registry.builds.begin(version.id)
+    return parts.registry.group(version.group.name, version.version)
+
+
+def unfinished(parts: Parts) -> list[GroupVersion]:
+    """The versions that are not live yet, and those whose states are being built anew."""
+    return [one for one in parts.registry.groups() if one.state in ("new", "backfilling") or one.building is not None]
+
+
+def backfill(parts: Parts, version: GroupVersion, *, progress: Advance | None = None) -> None:
     """Fold, or query, what came before a group version began; it becomes the default once ingestion has caught up.
 
     Args:
         parts: The project.
-        version: The version, started.
-        anew: Whether to throw away what is there.
+        version: The version, started; a build that is made beside it is what is filled, if there is one.
         progress: Called with how much is done and how much there is.
     """
     if isinstance(version.group, StreamFeatureGroup):
         from millstream.ingest.backfill import backfill as fold_history
 
         fold_history(
-            version,  # type: ignore[arg-type]
+            version.beside or version,  # type: ignore[arg-type]
             parts.history(),
             parts.online,
             parts.log,
             parts.registry,
             parts.clock,
             progress,
-            anew=anew,
+            anew=version.beside is not None,
         )
     elif version.group.query is not None:
         began = earliest(parts)
@@ -96,16 +116,37 @@ def backfill(parts: Parts, version: GroupVersion, *, anew: bool = False, progres
 
 
 def finish(parts: Parts, version: GroupVersion) -> bool:
-    """Make a version live and the default if everything before now is in its store; returns whether it is."""
+    """Make a version live and the default if everything before now is in its store; returns whether it is.
+
+    A build that was made beside it is read from then on.
+    """
+    from millstream.ingest.backfill import caught_up
     from millstream.ingest.backfill import finish as finished
 
+    beside = version.beside
+    if beside is not None:
+        if not caught_up(beside, version, parts.online, parts.log):  # type: ignore[arg-type]
+            return False
+        parts.registry.builds.cut_over(version.id, beside.build)
+        if version.state == "live":
+            return True
+        version = beside
     if isinstance(version.group, StreamFeatureGroup):
         return finished(version, parts.online, parts.log, parts.registry)  # type: ignore[arg-type]
-    if any(parts.online.meta(version.id, shard) is None for shard in range(version.shards)):
+    if any(parts.online.meta(version.states, shard) is None for shard in range(version.shards)):
         return False
     parts.registry.set_state(version.id, "live")
     parts.registry.default(version.id)
     return True
+
+
+def _read(parts: Parts, version: GroupVersion) -> bool:
+    """Whether readers may find states of a version: some that are whole, or that were before they were damaged."""
+    try:
+        metas = [parts.online.meta(version.states, shard) for shard in range(version.shards)]
+    except StoreError:
+        return True
+    return any(meta is not None and meta.backfilled for meta in metas)
 
 
 def earliest(parts: Parts) -> int | None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
-from millstream.errors import DiskFull, MillstreamError, NotFound
+from millstream.errors import DiskFull, MillstreamError, NotFound, StoreError
 from millstream.project import applying
 from millstream.project.wiring import Parts
 
@@ -174,22 +175,24 @@ class Drainer:
         return {"archived": archived, "synced": sum(report.rows for report in reports)}
 
     def backfill(self, group: str | None, progress: Advance | None) -> list[str]:
-        """Backfill one group anew, or all versions that are not live yet; returns their ids."""
+        """Backfill one group anew, or all that are not live or whose states are being built anew; returns their ids."""
         parts = self._parts
-        if group is not None:
-            versions = [parts.registry.group(group)]
-        else:
-            versions = [*parts.registry.groups("new"), *parts.registry.groups("backfilling")]
         applying.start(parts)
+        anew = None if group is None else applying.rebuild(parts, parts.registry.group(group))
+        versions = applying.unfinished(parts) if anew is None else [anew]
         for version in versions:
-            applying.backfill(parts, version, anew=group is not None, progress=progress)
+            applying.backfill(parts, version, progress=progress)
+        with suppress(StoreError):  # a damaged shard is an error until the build beside it is read
+            self.drain()
+        done = [version.id for version in versions if self._finished(version)]
         self.drain()
-        return [version.id for version in versions if self._finished(version)]
+        return done
 
     def _finished(self, version: GroupVersion) -> bool:
         done = applying.finish(self._parts, version)
         if not done:
-            self.drain()
+            with suppress(StoreError):
+                self.drain()
             done = applying.finish(self._parts, version)
         return done
 

@@ -140,7 +140,9 @@ class Parts:
         """Ingestion of what stream computing, and folds on a schedule, put into the buffer."""
         from millstream.ingest.stream import StreamIngester
 
-        return StreamIngester(self.log, self.online, self.registry.groups(), self.clock)
+        versions = self.registry.groups()
+        beside = [one.beside for one in versions if one.beside is not None]
+        return StreamIngester(self.log, self.online, versions, self.clock, beside=beside)
 
     def batch_ingester(self, bite: int = 1) -> BatchIngester:
         """Ingestion of what queries put into the buffer, into the offline store `bite` runs at a time."""
@@ -179,7 +181,7 @@ class Parts:
         """The time (µs) that events of a stream group take from arrival to being served, as ingestion measured it."""
         from millstream.store.online import typical_delay
 
-        return typical_delay(self.online.meta(version.id, shard) for shard in range(version.shards))
+        return typical_delay(self.online.meta(version.states, shard) for shard in range(version.shards))
 
     def pasts(self) -> Pasts:
         """Stored history, as verification reads it: every view and group version that ever served."""

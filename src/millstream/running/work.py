@@ -89,7 +89,7 @@ class Ingest:
     def _newest_age(self) -> int | None:
         """The time (µs) since the newest arrival that any state holds."""
         parts = self._parts
-        metas = [parts.online.meta(one.id, shard) for one in parts.registry.groups() for shard in range(one.shards)]
+        metas = [parts.online.meta(one.states, shard) for one in parts.registry.groups() for shard in range(one.shards)]
         newest = max((meta.newest_arrival for meta in metas if meta is not None), default=0)
         return parts.clock.now() - newest if newest else None
 
@@ -104,9 +104,8 @@ class Ingest:
     def _backfill(self) -> None:
         """Bring new versions to where ingestion can go on, until none is left; a failure is tried again."""
         while not self._stop.is_set():
-            registry = self._parts.registry
             try:
-                for version in [*registry.groups("new"), *registry.groups("backfilling")]:
+                for version in applying.unfinished(self._parts):
                     self.facts["backfilling"] = version.id
                     applying.start(self._parts)
                     applying.backfill(self._parts, version)
@@ -297,13 +296,11 @@ def _ingested(parts: Parts, version: GroupVersion, topics: Collection[str]) -> I
     from millstream.definitions.feature_group import StreamFeatureGroup
     from millstream.ingest.stream import ingestion_consumer
 
-    try:
-        metas = [parts.online.meta(version.id, shard) for shard in range(version.shards)]
-    except StoreError:
-        return  # a shard that cannot be read will need what the buffer holds
-    stored = [meta.position for meta in metas if meta is not None and meta.backfilled]
-    if len(stored) < version.shards:
+    stored = _stored(parts, version)
+    beside = stored if version.beside is None else _stored(parts, version.beside)
+    if stored is None or beside is None:
         return
+    stored = [min(both) for both in zip(stored, beside, strict=True)]
     told = ingestion_consumer(version.id)
     if (topic := staging_topic(version.id)) in topics:
         yield topic, [_least(parts.log.committed(told, topic)[0], *stored)]
@@ -312,6 +309,16 @@ def _ingested(parts: Parts, version: GroupVersion, topics: Collection[str]) -> I
         if isinstance(version.group, StreamFeatureGroup):
             rows.append(_synced(parts, version))
         yield topic, [_least(*row) for row in zip(*rows, strict=True)]
+
+
+def _stored(parts: Parts, version: GroupVersion) -> list[int] | None:
+    """By shard, the feature position that is applied; None while one is built or cannot be read."""
+    try:
+        metas = [parts.online.meta(version.states, shard) for shard in range(version.shards)]
+    except StoreError:
+        return None  # a shard that cannot be read will need what the buffer holds
+    stored = [meta.position for meta in metas if meta is not None and meta.backfilled]
+    return stored if len(stored) == version.shards else None
 
 
 def _synced(parts: Parts, version: GroupVersion) -> list[int | None]:

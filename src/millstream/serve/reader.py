@@ -151,7 +151,7 @@ class FeatureReader:
 
     def _fetch(self, lookup: _Lookup, keys: _Keys, shards: Sequence[int | None], now: int) -> _Found:
         if len(keys) == 1 and shards[0] is not None:
-            states, fact, meta = self._shard(lookup.gv, shards[0], keys, now)
+            states, fact, meta = self._shard(lookup, shards[0], keys, now)
             return _Found(states, [fact], [meta], [0] if fact.fallback else [])
         return self._fetch_many(lookup, keys, shards, now)
 
@@ -163,7 +163,7 @@ class FeatureReader:
             if shard is not None:
                 by_shard.setdefault(shard, []).append(i)
         for shard, rows in by_shard.items():
-            states, fact, meta = self._shard(lookup.gv, shard, [keys[i] for i in rows], now)
+            states, fact, meta = self._shard(lookup, shard, [keys[i] for i in rows], now)
             for i, state in zip(rows, states, strict=True):
                 found.states[i], found.facts[i], found.metas[i] = state, fact, meta
             if fact.fallback:
@@ -171,16 +171,19 @@ class FeatureReader:
         return found
 
     def _shard(
-        self, gv: str, shard: int, keys: _Keys, now: int
+        self, lookup: _Lookup, shard: int, keys: _Keys, now: int
     ) -> tuple[list[bytes | None], GroupFacts, ShardMeta | None]:
+        gv = lookup.gv
         try:
-            states, meta = self._online.read(gv, shard, keys)  # type: ignore[arg-type]
+            states, meta = self._online.read(lookup.version.states, shard, keys)  # type: ignore[arg-type]
         except (StoreError, OSError) as error:
             _logger.warning("Group version '%s', shard %d cannot be read: %s", gv, shard, error)
             said = f"the store cannot be read: {type(error).__name__}"
             return [None] * len(keys), GroupFacts(gv, shard, _NOTHING, fallback=said), None
         if meta is None:
             return states, GroupFacts(gv, shard, _NOTHING, fallback="nothing is ingested yet"), None
+        if meta.position < 0:  # what is there so far is a part of history
+            return [None] * len(keys), GroupFacts(gv, shard, _NOTHING, fallback="its history is being computed"), None
         known = self._positions.get((gv, shard))
         if known is None or known[0] is not meta:
             known = self._positions[gv, shard] = (meta, msgspec.Raw(msgspec.json.encode(meta.applied)))

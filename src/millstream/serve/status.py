@@ -97,7 +97,7 @@ class Status:
         return found
 
     def _group(self, version: GroupVersion, topics: Mapping[str, int], now: int) -> dict[str, Any]:
-        metas = [self._meta(version.id, shard) for shard in range(version.shards)]
+        metas = [self._meta(version.states, shard) for shard in range(version.shards)]
         there = [meta for meta in metas if meta is not None]
         newest = max((meta.newest_arrival for meta in there), default=0)
         written = max((meta.applied_at for meta in there), default=0)
@@ -116,9 +116,9 @@ class Status:
             "lag": lag if folded else None,
         }
 
-    def _meta(self, gv: str, shard: int) -> ShardMeta | None:
+    def _meta(self, states: str, shard: int) -> ShardMeta | None:
         try:
-            return self._online.meta(gv, shard)
+            return self._online.meta(states, shard)
         except (MillstreamError, OSError):
             return None
 

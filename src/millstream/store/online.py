@@ -50,7 +50,8 @@ def typical_delay(shards: Iterable[ShardMeta | None]) -> int:
 class OnlineStore(Protocol):
     """Key-value states of group versions, sharded; safe for any number of processes and threads.
 
-    A shard exists from its first write. `gv` is a group version such as "user_velocity@1".
+    A shard exists from its first write. `gv` is a group version such as "user_velocity@1", or, for states that were
+    built anew, that version and the number of the build ("user_velocity@1.2").
     """
 
     def read(self, gv: str, shard: int, keys: Sequence[bytes]) -> tuple[list[bytes | None], ShardMeta | None]:

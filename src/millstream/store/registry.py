@@ -13,6 +13,7 @@ from millstream.definitions.feature_view import FeatureView
 from millstream.definitions.serialise import fingerprint, revision_of, to_dict
 from millstream.errors import NotFound, PlanError, StoreError, nearest
 from millstream.store import tables
+from millstream.store.builds import Builds, builds_of
 from millstream.store.current import CurrentDefinitions, read_definition
 from millstream.store.differences import Definition, Group
 from millstream.store.plan import RETIRED, Change, GroupVersion, Key, Known, Plan, closure, compare
@@ -51,6 +52,7 @@ class Registry(CurrentDefinitions):
     def __init__(self, url: str, shards: int = 4) -> None:
         super().__init__(url)
         self._shards = shards
+        self.builds = Builds(self._database)
 
     def plan(self, definitions: Iterable[Any], complete: bool = False) -> Plan:
         """What applying the definitions, and all they refer to, would change; nothing is written.
@@ -207,10 +209,13 @@ class Registry(CurrentDefinitions):
     def _all_versions(self, connection: sa.Connection, name: str | None = None) -> list[tuple[GroupVersion, str]]:
         """All versions with their fingerprints, by name and number."""
         query = sa.select(tables.group_versions).order_by(_versions.name, _versions.version)
-        found = []
+        found, builds = [], builds_of(connection)
         for row in connection.execute(query if name is None else query.where(_versions.name == name)):
-            group = read_definition(self._database.name, f"group version '{row.name}@{row.version}'", row.body)
-            version = GroupVersion(group, row.version, row.state, row.is_default, row.shards)
+            gv = f"{row.name}@{row.version}"
+            group = read_definition(self._database.name, f"group version '{gv}'", row.body)
+            version = GroupVersion(
+                group, row.version, row.state, row.is_default, row.shards, *builds.get(gv, (1, None))
+            )
             found.append((version, row.fingerprint))
         return found
 

@@ -107,7 +107,7 @@ class Syncer:
         """Sync every group version once; `agree` says whether samples are held to history too."""
         reports = []
         for version in self._versions:
-            metas = {shard: self._online.meta(version.id, shard) for shard in range(version.shards)}
+            metas = {shard: self._online.meta(version.states, shard) for shard in range(version.shards)}
             ready = {shard: meta for shard, meta in metas.items() if meta is not None and meta.backfilled}
             if len(ready) == version.shards:
                 report = self._sync(version, ready)
@@ -150,7 +150,7 @@ class Syncer:
         """
         touched = None if since is None else self._touched(version, shard, since, meta.position)
         for keys in self._pages(version, shard) if touched is None else _batched(touched):
-            states, applied = self._online.read(version.id, shard, keys)
+            states, applied = self._online.read(version.states, shard, keys)
             found = {key: state for key, state in zip(keys, states, strict=True) if state is not None}
             if found and applied is not None:
                 yield found, applied
@@ -158,7 +158,7 @@ class Syncer:
     def _pages(self, version: GroupVersion, shard: int) -> Iterator[list[bytes]]:
         """All keys of a shard, a page at a time."""
         after: bytes | None = None
-        while page := self._online.scan(version.id, shard, after, _PAGE):
+        while page := self._online.scan(version.states, shard, after, _PAGE):
             yield [key for key, _ in page]
             after = page[-1][0]
 
@@ -202,7 +202,7 @@ class Syncer:
         """How many states of one shard were folded anew from history at equal positions, and how many differ."""
         turn, began = self._turns[version.id], self._clock.now()
         keys = self._next_keys(version, turn)
-        states, meta = self._online.read(version.id, turn.number % version.shards, keys)
+        states, meta = self._online.read(version.states, turn.number % version.shards, keys)
         if meta is None or not keys:
             return 0, 0
         wanted = self._folded(version, keys, meta)
@@ -214,8 +214,8 @@ class Syncer:
         for _ in range(version.shards):
             turn.number += 1
             shard = turn.number % version.shards
-            page = self._online.scan(version.id, shard, turn.after.pop(shard, None), _PAGE)
-            page = page or self._online.scan(version.id, shard, None, _PAGE)
+            page = self._online.scan(version.states, shard, turn.after.pop(shard, None), _PAGE)
+            page = page or self._online.scan(version.states, shard, None, _PAGE)
             if len(page) == _PAGE:
                 turn.after[shard] = page[-1][0]
             if page:

@@ -17,7 +17,8 @@ from sqlalchemy.pool import NullPool
 from millstream.errors import CorruptState, DiskFull, MillstreamError, StoreError
 from millstream.forks import forks, leave_alone
 
-FORMAT = 1
+FORMAT = 2
+_BEFORE = 1  # a format that lacks some tables, and is brought to this one when it is opened
 _ROOM = 1 << 20  # with less than this left on the disk, a failed write is a full disk
 _PATIENCE = 10  # seconds to wait for a server that does not answer; libpq alone waits for minutes
 _DISK_FULL, _NO_SUCH = "53100", ("42P01", "42703", "XX")  # PostgreSQL's names of errors: no such table, column; damage
@@ -47,6 +48,14 @@ group_versions = sa.Table(
     sa.Column("state", _text(16), nullable=False),
     sa.Column("is_default", sa.Boolean, nullable=False),
     sa.Column("shards", sa.Integer, nullable=False),
+)
+builds = sa.Table(
+    "registry_builds",  # a group version without a row here has the one build it began with
+    _metadata,
+    sa.Column("name", _text(64), primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("build", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("state", _text(16), nullable=False),
 )
 view_revisions = sa.Table(
     "registry_view_revisions",
@@ -172,13 +181,22 @@ class Database:
 
     def _exists(self) -> bool:
         if not self._made and not (self._file and not Path(self._file).exists()):
-            self._made = sa.inspect(self._engine).has_table(facts.name) and self._format() == FORMAT
+            made = sa.inspect(self._engine).has_table(facts.name)
+            if made and self._format() == _BEFORE:
+                self._renew()
+            self._made = made and self._format() == FORMAT
         return self._made
+
+    def _renew(self) -> None:
+        """Add the tables that the format before did not have."""
+        _create_all(self._engine)
+        with self._engine.begin() as connection:
+            connection.execute(sa.update(facts).where(facts.c.name == "format").values(value=FORMAT))
 
     def _format(self) -> int | None:
         with self._engine.connect() as connection:
             found = connection.execute(sa.select(facts.c.value).where(facts.c.name == "format")).scalar()
-        if found not in (None, FORMAT):
+        if found not in (None, FORMAT, _BEFORE):
             raise CorruptState(
                 f"Registry '{self.name}': its format {found} is not the one read here, {FORMAT}.",
                 "use the Millstream version that wrote it.",

@@ -20,6 +20,7 @@ from millstream.computing.stream import StreamComputer
 from millstream.fold import States, fold, layout_of, merge, prepare, shard_of
 from millstream.ingest.stream import StreamIngester
 from millstream.store.lmdb import LmdbOnlineStore
+from millstream.store.plan import states_name
 
 SECOND, HOUR = 1_000_000, 3_600_000_000
 BASE = 1_700_000_000_000_000
@@ -56,10 +57,15 @@ class Version:
     group: Any
     version: int = 1
     shards: int = 2
+    build: int = 1
 
     @property
     def id(self) -> str:
         return f"{self.group.name}@{self.version}"
+
+    @property
+    def states(self) -> str:
+        return states_name(self.id, self.build)
 
 
 @dataclass
@@ -101,7 +107,7 @@ class Chain:
             pass
 
     def states(self, version: Version) -> dict[bytes, bytes]:
-        return {k: v for shard in range(version.shards) for k, v in self.online.scan(version.id, shard)}
+        return {k: v for shard in range(version.shards) for k, v in self.online.scan(version.states, shard)}
 
 
 def payments(n: int, seed: int = 0, users: int = 7, first: int = 0) -> list[dict[str, Any]]:

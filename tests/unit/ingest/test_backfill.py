@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from tests.unit.computing.chain import (
 import millstream as ms
 from millstream.buffer.events import dead_letters
 from millstream.errors import Fenced, StoreError
-from millstream.ingest.backfill import backfill, finish
+from millstream.ingest.backfill import backfill, caught_up, finish
 
 
 class Registry:
@@ -186,16 +187,60 @@ def test_a_lost_store_is_built_anew_where_the_buffer_is_trimmed(tmp_path: Path) 
     assert chain.states(chain.versions[0]) == expected_states(chain, chain.versions[0])
 
 
-def test_a_complete_version_can_be_built_anew(tmp_path: Path) -> None:
+def test_a_complete_version_can_be_built_anew_beside_itself(tmp_path: Path) -> None:
     chain = Chain(tmp_path)
+    version = chain.versions[0]
+    beside = replace(version, build=2)
     chain.send(PAYMENTS, payments(60))
     chain.start("end")
-    run(chain, chain.versions[0])
+    run(chain, version)
     chain.drain()
-    assert run(chain, chain.versions[0], anew=True).events > 0
+    whole = chain.states(version)
+    chain.send(PAYMENTS, payments(20, first=60))
+    assert run(chain, beside, anew=True).events > 0
+    assert chain.states(version) == whole
+    chain.send(PAYMENTS, payments(20, first=80))
+    with chain.computer() as computer:
+        computer.step()
+    both = chain.ingester(beside=[beside])
+    while both.step().records:
+        pass
+    assert caught_up(beside, version, chain.online, chain.log)
+    assert chain.states(beside) == chain.states(version) == expected_states(chain, version)
+    assert chain.online.meta("velocity@1.2", 0).epoch == 2
+
+
+def test_ingestion_leaves_a_build_alone_until_its_history_is_in(tmp_path: Path) -> None:
+    chain = Chain(tmp_path)
+    version = chain.versions[0]
+    beside = replace(version, build=2)
+    chain.start("zero")
+    chain.send(PAYMENTS, payments(60))
     chain.drain()
-    assert chain.states(chain.versions[0]) == expected_states(chain, chain.versions[0])
-    assert chain.online.meta("velocity@1", 0).epoch == 2
+    assert chain.ingester(beside=[beside]).step().lag == 0
+    assert chain.online.meta(beside.states, 0) is None
+    with pytest.raises(KeyboardInterrupt):
+        run(chain, beside, LogHistory(chain.log, killed_at=1), anew=True)
+    assert not caught_up(beside, version, chain.online, chain.log)
+    assert run(chain, beside, anew=True).events > 0
+    assert caught_up(beside, version, chain.online, chain.log)
+    assert chain.states(beside) == chain.states(version) == expected_states(chain, version)
+
+
+def test_a_build_whose_next_deltas_are_gone_is_begun_again(tmp_path: Path) -> None:
+    chain = Chain(tmp_path)
+    version = chain.versions[0]
+    beside = replace(version, build=2)
+    chain.start("zero")
+    chain.send(PAYMENTS, payments(30))
+    chain.drain()
+    run(chain, beside, anew=True)
+    chain.send(PAYMENTS, payments(60, first=30))
+    chain.drain()
+    for shard, (_, following) in enumerate(chain.log.ends("features.velocity@1")):
+        chain.log.trim("features.velocity@1", shard, following)
+    assert run(chain, beside, anew=True).events > 0
+    assert chain.states(beside) == chain.states(version) == expected_states(chain, version)
 
 
 def test_a_version_becomes_the_default_once_the_buffer_is_drained(tmp_path: Path) -> None:

@@ -147,6 +147,55 @@ def test_a_group_added_later_is_backfilled_from_history(project: ms.Project) -> 
     assert project.backfill() == []
 
 
+def test_a_group_is_built_anew_beside_what_is_read_and_cut_over_to_at_once(project: ms.Project) -> None:
+    project.apply(view)
+    project.load("clicks", [click(1, f"2026-01-01T{hour:02}:30:00Z") for hour in range(10)])
+    project.backfill()
+    project.send("clicks", [click(1, "2026-01-01T11:40:00Z")])
+    project.drain()
+    seen = []
+
+    def read(done: int, total: int | None) -> None:
+        seen.append(counts(project, 1))
+        project.send("clicks", [click(2, "2026-01-01T11:41:00Z")])
+
+    assert counts(project, 1) == [1, 11]
+    assert project.backfill("pace", progress=read) == ["pace@1"]
+    assert seen and all(one == [1, 11] for one in seen)
+    assert (counts(project, 1), counts(project, 2)) == ([1, 11], [len(seen)] * 2)
+    version = project.parts.registry.group("pace")
+    assert (version.build, version.building, version.states) == (2, None, "pace@1.2")
+
+
+def test_a_first_backfill_is_never_read_in_part(project: ms.Project) -> None:
+    project.apply(clicks)
+    project.load("clicks", [click(1, f"2026-01-01T{hour:02}:30:00Z") for hour in range(10)])
+    project.apply(view)
+    seen = []
+    project.backfill(progress=lambda done, total: seen.append(counts(project, 1)))
+    assert seen and all(one == [None, None] for one in seen)
+    assert counts(project, 1) == [0, 10]
+
+
+def test_a_build_that_died_goes_on_at_the_next_backfill(project: ms.Project) -> None:
+    project.apply(view)
+    project.load("clicks", [click(1, f"2026-01-01T{hour:02}:30:00Z") for hour in range(10)])
+    project.backfill()
+
+    def die(done: int, total: int | None) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        project.backfill("pace", progress=die)
+    project.send("clicks", [click(1, "2026-01-01T11:40:00Z")])
+    project.drain()
+    assert counts(project, 1) == [1, 11]
+    assert project.parts.registry.group("pace").building == 2
+    assert project.backfill() == ["pace@1"]
+    assert counts(project, 1) == [1, 11]
+    assert (project.parts.registry.group("pace").build, project.backfill()) == (2, [])
+
+
 def test_a_backfill_anew_gives_the_same(project: ms.Project) -> None:
     project.apply(view)
     project.send("clicks", [click(1, "2026-01-01T11:40:00Z"), click(1, "2026-01-01T11:41:00Z")])

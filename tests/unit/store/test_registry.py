@@ -353,6 +353,42 @@ def test_a_damaged_registry_is_one_sentence(registry: Registry, url: str, damage
     assert_damaged(url)
 
 
+def test_a_registry_of_the_version_before_is_read_and_written(registry: Registry, url: str) -> None:
+    applied(registry)
+    execute(url, "drop table registry_builds", "update registry_facts set value = 1 where name = 'format'")
+    again = Registry(url)
+    assert [version.id for version in again.groups()] == ["habits@1", "kyc@1"]
+    assert again.builds.begin("habits@1") == 2
+    again.builds.cut_over("habits@1", 2)
+    assert again.group("habits").states == "habits@1.2"
+
+
+def test_a_build_is_made_beside_the_one_that_is_read_and_cut_over_to(registry: Registry) -> None:
+    applied(registry)
+    assert [registry.builds.begin("habits@1") for _ in range(2)] == [2, 2]
+    version = registry.group("habits")
+    assert (version.states, version.beside.states) == ("habits@1", "habits@1.2")
+    with pytest.raises(StoreError, match="build 3 is not being made"):
+        registry.builds.cut_over("habits@1", 3)
+    registry.builds.cut_over("habits@1", 2)
+    assert (registry.group("habits").states, registry.group("habits").beside) == ("habits@1.2", None)
+    with pytest.raises(NotFound, match="habits@7"):
+        registry.builds.begin("habits@7")
+
+
+def test_a_replaced_build_goes_when_it_was_seen_as_such_before(registry: Registry) -> None:
+    applied(registry)
+    registry.builds.cut_over("habits@1", registry.builds.begin("habits@1"))
+    [one] = registry.builds.replaced()
+    assert (one.states, one.leaving) == ("habits@1", False)
+    registry.builds.let_go(one)
+    [one] = registry.builds.replaced()
+    assert one.leaving
+    registry.builds.dropped(one)
+    assert registry.builds.replaced() == []
+    assert registry.builds.begin("habits@1") == 3
+
+
 def test_a_damaged_file_is_one_sentence(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/deep/registry.db"
     applied(Registry(url))

@@ -29,7 +29,7 @@ def state_gaps(parts: Parts, sent: Mapping[str, pa.Table], now: int) -> Iterator
         (source,) = group.sources
         (events,) = prepare([group], source, _as_history(sent[source.name], source.time))
         for shard in range(version.shards):
-            pairs = parts.online.scan(version.id, shard, limit=_PAGE)
+            pairs = parts.online.scan(version.states, shard, limit=_PAGE)
             keys, states = [key for key, _ in pairs], States.from_bytes([state for _, state in pairs])
             at = np.full(len(keys), now, np.int64)
             held = value(layout_of(group), states, at).columns

@@ -20,6 +20,7 @@ from millstream.ingest.batch import BatchIngester, batch_table
 from millstream.ingest.stream import StreamIngester
 from millstream.store.iceberg import IcebergOfflineStore
 from millstream.store.lmdb import LmdbOnlineStore
+from millstream.store.plan import states_name
 
 DAY = 86_400_000_000
 HOUR = 3_600_000_000
@@ -37,10 +38,15 @@ class Version:
     group: Any
     version: int = 1
     shards: int = 2
+    build: int = 1
 
     @property
     def id(self) -> str:
         return f"{self.group.name}@{self.version}"
+
+    @property
+    def states(self) -> str:
+        return states_name(self.id, self.build)
 
     @property
     def schema(self) -> Any:
