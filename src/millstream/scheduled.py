@@ -11,12 +11,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from millstream.computing.guilty import run_query
-from millstream.computing.schedule import last_tick, ticks
 from millstream.computing.staged import features_of, stage
 from millstream.computing.table_fold import table_events
 from millstream.computing.tables import EventReader, Tables, dated
 from millstream.definitions.expressions import bind_interval
 from millstream.definitions.feature_group import BatchFeatureGroup
+from millstream.definitions.schedule import last_tick, next_tick, ticks
 from millstream.definitions.source import Source, Table
 from millstream.fold.keys import encode_keys
 
@@ -54,7 +54,7 @@ class ScheduledRuns:
             return -(-arrivals // every) * every
         first, last = int(arrivals.min()) - 1, int(arrivals.max())
         ends = ticks(group, first, last)
-        return np.array([*ends, _first_after(group, last)])[np.searchsorted(ends, arrivals)]
+        return np.array([*ends, next_tick(group, last) or _ALWAYS])[np.searchsorted(ends, arrivals)]
 
     def rows(self, group: BatchFeatureGroup, first: int, last: int) -> pa.Table:
         """Return what the runs of a query that end in `[first, last]` (µs), and the one before, would have stated.
@@ -91,17 +91,6 @@ class ScheduledRuns:
 
 def _thing(group: BatchFeatureGroup) -> str:
     return f"BatchFeatureGroup '{group.name}'"
-
-
-def _first_after(group: BatchFeatureGroup, at: int) -> int:
-    """The first scheduled instant after `at`; one beyond all time for a schedule that has ended."""
-    span = 86_400_000_000
-    while at + span < _ALWAYS:
-        found = ticks(group, at, at + span)
-        if found:
-            return found[0]
-        span *= 8
-    return _ALWAYS
 
 
 def _vanished(group: BatchFeatureGroup, before: pa.Table, after: pa.Table, end: int) -> pa.Table:

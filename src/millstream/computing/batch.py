@@ -19,7 +19,6 @@ from millstream.buffer.log import Batch, Log, TopicAdmin
 from millstream.buffer.staging import Run, batch_consumer, encode_run, staging_topic
 from millstream.clock import Clock
 from millstream.computing.guilty import query_failed, run_query
-from millstream.computing.schedule import last_tick, ticks
 from millstream.computing.staged import Staged, features_of, stage
 from millstream.computing.start import feature_topic
 from millstream.computing.table_fold import fold_events, stream_events, table_events
@@ -35,6 +34,7 @@ from millstream.computing.tables import (
 )
 from millstream.definitions.expressions import bind_interval
 from millstream.definitions.feature_group import BatchFeatureGroup
+from millstream.definitions.schedule import last_tick, ticks
 from millstream.definitions.source import Source, Table
 from millstream.errors import Fenced, MillstreamError, NotFound
 from millstream.instants import micros

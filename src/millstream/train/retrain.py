@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from millstream.clock import to_datetime, to_micros
 from millstream.definitions.model import Model, Retrain
+from millstream.definitions.schedule import next_tick
 from millstream.train import fitting
 from millstream.train.encoding import numbers
 from millstream.train.metrics import Interval, difference
 from millstream.train.training_set import LABEL, Split, TrainingSet
 from millstream.train.versions import LoadedModel, ModelVersion, ModelVersions
 
+_NEVER = 2**63 - 1
 FEWEST = 100  # rows that are new to both models, below which a comparison says nothing
 
 
@@ -110,10 +110,7 @@ def _next(schedule: Retrain, last: int) -> int:
     """The first scheduled instant after `last`."""
     if schedule.cron is None:
         return last + (schedule.every or 0)
-    from croniter import croniter
-
-    local = to_datetime(last).astimezone(ZoneInfo(schedule.zone))
-    return to_micros(croniter(schedule.cron, local).get_next(type(local)))
+    return next_tick(schedule, last) or _NEVER
 
 
 def _fold(examples: TrainingSet, champion: LoadedModel) -> Split:

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 import millstream as ms
-from millstream.clock import SimulatedClock
+from millstream.clock import SimulatedClock, to_micros
 from millstream.errors import TrainingError
 from millstream.train import fitting
 from millstream.train.past import Pins
@@ -177,3 +177,13 @@ def test_a_model_fitted_elsewhere_is_registered(models):
     )
     expected = booster.predict(np.column_stack([rows[:, :2], np.zeros(500)]))
     np.testing.assert_array_equal(found, expected)
+
+
+def test_a_cron_line_is_due_once_in_the_night_in_which_clocks_go_back(tmp_path):
+    model = a_model(ms.Retrain(every="30 1 * * *", zone="America/New_York"))
+    first, second, next_night = (to_micros(f"2021-11-{at}Z") for at in ("07T05:30", "07T06:30", "08T06:30"))
+    clock = SimulatedClock(first)
+    dated = ModelVersions(f"sqlite:///{tmp_path}/registry.db", tmp_path / "models", clock)
+    fitting.train(model, examples(10), dated)
+    assert not due(model, dated, second)
+    assert due(model, dated, next_night)
