@@ -125,19 +125,28 @@ class DefinitionError(MillstreamError):
         )
 
     @classmethod
-    def not_row_by_row(cls, thing: str, shape: tuple[int, ...], rows: int) -> Self:
-        """An on-demand feature whose value for a row depends on the other rows, or that is not one per row."""
+    def not_self_contained(cls, thing: str, offender: str, why: str, hint: str | None = None) -> Self:
+        """An on-demand feature that uses more than its arguments, functions of them and constants."""
+        shown = f"'{offender}'" if "'" not in offender else offender
         return cls(
-            f"{thing}: gave values of shape {shape} for {rows} rows; expected one per row, by that row alone.",
-            "use NumPy functions that work element by element, such as np.log or np.where.",
+            f"{thing}: uses {shown}, {why}; an on-demand feature may use one row's values, functions of them and constants.",
+            hint or "write the value into the function, or make it an argument from the request or another feature.",
         )
 
     @classmethod
-    def not_self_contained(cls, thing: str, offender: str, why: str) -> Self:
-        """An on-demand feature that uses more than its arguments, NumPy and constants."""
+    def not_compiled(cls, thing: str, arguments: str, why: str) -> Self:
+        """An on-demand feature that is no function of one row's values of these types."""
         return cls(
-            f"{thing}: uses '{offender}', {why}; an on-demand feature may use its arguments, `np` and constants only.",
-            "write the value into the function, or make it an argument from the request or another feature.",
+            f"{thing}: does not compile for one row of {arguments}: {why}.",
+            "write it for the values of one row, of these types: numbers by numbers, strings by their methods.",
+        )
+
+    @classmethod
+    def differs_compiled(cls, thing: str, given: str, compiled: object, expected: object) -> Self:
+        """An on-demand feature that computes something else compiled than the same text in Python."""
+        return cls(
+            f"{thing}: for {given} it gives {compiled!r} compiled and {expected!r} in Python; both must be the same.",
+            "write whole numbers as floats (x * 1.0) where they divide, are powers or are rounded.",
         )
 
 

@@ -10,6 +10,7 @@ from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatur
 from millstream.definitions.frozen import EMPTY, FrozenMapping, check_name, check_tags, freeze
 from millstream.definitions.on_demand import OnDemandFeature, is_null
 from millstream.definitions.reference import FeatureRef, Value, as_reference
+from millstream.definitions.row_function import RowFunction
 from millstream.definitions.schema import Schema, check_schema
 from millstream.errors import DefinitionError
 
@@ -81,6 +82,7 @@ class FeatureView:
     columns: tuple[str, ...] = field(init=False, repr=False, compare=False)
     on_demand: tuple[OnDemandFeature, ...] = field(init=False, repr=False, compare=False)
     _defaulted: tuple[ViewColumn, ...] = field(init=False, repr=False, compare=False)
+    _functions: tuple[tuple[str, RowFunction], ...] = field(init=False, repr=False, compare=False)
 
     def __init__(
         self,
@@ -100,6 +102,7 @@ class FeatureView:
         freeze(self, name=name, request=fields, features=items, owner=owner, description=description)
         freeze(self, entries=_entries(thing, fields, items), tags=check_tags(thing, tags))
         freeze(self, groups=_reads(thing, self.entries), on_demand=_on_demand_order(thing, self.entries))
+        freeze(self, _functions=_functions(self.on_demand, self.dtypes))
         freeze(self, entity_keys=_entity_keys(thing, fields, self.groups))
         freeze(self, _defaulted=tuple(entry for entry in self.entries if entry.default is not None))
         freeze(self, columns=tuple(entry.column for entry in self.entries))
@@ -140,8 +143,8 @@ class FeatureView:
         ready = {**columns, "at": at}
         for entry in self._defaulted:
             ready[entry.column] = _with_default(columns[entry.column], entry)
-        for feature in self.on_demand:
-            ready[feature.name] = feature.call(ready)
+        for name, function in self._functions:
+            ready[name] = function.call(ready)
         return {name: ready[name] for name in self.columns}
 
 
@@ -246,9 +249,13 @@ def _on_demand_order(thing: str, entries: Sequence[ViewColumn]) -> tuple[OnDeman
                 raise DefinitionError.unknown_column(thing, argument, [*dtypes, "at"], f"the arguments of '{name}'")
         if name not in order:
             visit(name, ())
-        if all(dtypes.get(argument, "at") for argument in feature.arguments):
-            feature.check_row_by_row(dtypes)
     return tuple(order.values())
+
+
+def _functions(features: Iterable[OnDemandFeature], dtypes: Mapping[str, str]) -> tuple[tuple[str, RowFunction], ...]:
+    """The functions of which the arguments' types are known, compiled; those of unread tables wait for `plan`."""
+    known = [feature for feature in features if all(dtypes.get(argument, "at") for argument in feature.arguments)]
+    return tuple((feature.name, feature.bound(dtypes)) for feature in known)
 
 
 def _with_default(column: np.ndarray, entry: ViewColumn) -> np.ndarray:

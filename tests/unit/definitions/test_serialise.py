@@ -53,7 +53,7 @@ def test_a_function_comes_back_able_to_run(fraud):
     back = from_dict(to_dict(fraud.view))
     (feature,) = [entry.on_demand for entry in back.entries if entry.kind == "on_demand"]
     given = dict(zip(feature.arguments, (np.array([5.0]), np.array([3.0]), np.array([4.0])), strict=True))
-    assert feature.call(given).tolist() == [0.5]
+    assert feature.bound(dict.fromkeys(feature.arguments, "float64")).call(given).tolist() == [0.5]
 
 
 def velocity(fraud, **given):

@@ -74,7 +74,7 @@ kyc = ms.BatchFeatureGroup(
 
 @ms.on_demand(returns="float64")
 def amount_z(amount: float, habits__amount_mean_30d: float, habits__amount_std_30d: float) -> float:
-    """How many standard deviations this amount is above the user's usual one; it runs over NumPy columns."""
+    """How many standard deviations this amount is above the user's usual one."""
     return (amount - habits__amount_mean_30d) / habits__amount_std_30d
 
 
