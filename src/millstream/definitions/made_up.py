@@ -7,12 +7,11 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from millstream.definitions.row_function import RowFunction, fits
 from millstream.errors import DefinitionError
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from millstream.definitions.row_function import RowFunction
 
 _ROWS = 64
 _NUMBERS = [0.0, 1.0, -1.0, 0.5, 2.5, -2.5, 3.0, 0.001, 99.99, 100.0, -7.25, 1e6, -1e6, 12345.678, 1e9]
@@ -97,10 +96,7 @@ def _expected(reference: Callable[..., Any], row: list[Any], function: RowFuncti
         number = float(value)
     except Exception:  # whatever the text raises: that row has no value
         return None
-    if function.returns == "bool":
-        return number if number in (0.0, 1.0) else None
-    whole = function.returns != "int64" or (math.isfinite(number) and number == math.floor(number))
-    return number if math.isfinite(number) and whole else None
+    return number if fits(number, function.returns) else None
 
 
 def _same(got: Any, expected: Any) -> bool:

@@ -63,7 +63,7 @@ def _column({arguments}, out):
 #: Which numbers a value of each type may be; others are null and counted.
 _FITS = {
     "float64": "np.isfinite(_number)",
-    "int64": "np.isfinite(_number) and _number == np.floor(_number)",
+    "int64": "-9.2e18 < _number < 9.2e18 and _number == np.floor(_number)",
     "bool": "_number == 0.0 or _number == 1.0",
 }
 #: How a row's value of each type is taken from a column of floats.
@@ -134,17 +134,20 @@ class RowFunction:
                 continue
             if isinstance(value, str):
                 out[i] = value
-            elif value is not None and _fits(value, self.returns):
+            elif value is not None and fits(value, self.returns):
                 out[i] = value + 0.0
             elif value is not None and not (self.nulls == "pass" and math.isnan(value)):
                 failed += 1
         return out, failed
 
 
-def _fits(value: float, returns: str) -> bool:
+def fits(value: float, returns: str) -> bool:
+    """Return whether a number is a value of a schema type; others are null and counted."""
     if returns == "bool":
         return value in (0, 1)
-    return math.isfinite(value) and (returns != "int64" or value == math.floor(value))
+    if returns == "int64":
+        return -9.2e18 < value < 9.2e18 and value == math.floor(value)
+    return math.isfinite(value)
 
 
 def _scalars(column: np.ndarray, kind: str, nulls: str) -> list[Any]:

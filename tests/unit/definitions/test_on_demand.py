@@ -248,7 +248,7 @@ def test_choices_are_checked(given, hint):
 
 def test_a_function_over_the_whole_column_is_refused_by_the_view():
     share = make("def share(n):\n    return n / n.sum()")
-    with pytest.raises(DefinitionError, match="on-demand feature 'share', line 2: uses 'n.sum'"):
+    with pytest.raises(DefinitionError, match=r"on-demand feature 'share', line 2: uses 'n\.sum'"):
         ms.FeatureView("v", request={"n": "float64"}, features=[share])
 
 
