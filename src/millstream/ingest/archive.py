@@ -21,7 +21,7 @@ from millstream.buffer.parse import into_rest
 from millstream.clock import Clock
 from millstream.definitions.source import EventStream
 from millstream.errors import Fenced
-from millstream.store.history import POSITIONS, archive_table, positions_of, refused_table
+from millstream.store.history import POSITIONS, archive_table, held, refused_table
 from millstream.store.offline import OfflineStore
 
 CONSUMER = "archive"
@@ -82,7 +82,7 @@ class Archiver:
         if waiting < least:  # the archive itself need not be asked
             return Archived(lag=waiting)
         snapshot = self._offline.snapshot(table)
-        positions = positions_of(snapshot.properties) if snapshot else {}
+        positions = held(table, snapshot)
         found, after = self._take(topic, positions, len(ends))
         lag = sum(max(0, end - after[p]) for p, end in enumerate(ends))
         if after != {p: positions.get(p, 0) for p in range(len(ends))}:

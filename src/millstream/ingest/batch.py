@@ -24,10 +24,10 @@ from millstream.ingest.newest import Confirmed, Items, dated_changes, rows_by_ke
 from millstream.ingest.restate import Shape, Snapshots, dated_rows
 from millstream.ingest.runs import KeyedRun, Version, read_runs, schema_of
 from millstream.ingest.stream import ingestion_consumer
+from millstream.store.history import POSITIONS, held
 from millstream.store.offline import OfflineStore, Where
 from millstream.store.online import OnlineStore, ShardMeta
 
-POSITIONS = "millstream.positions"
 _PAGE = 10_000
 
 
@@ -138,10 +138,9 @@ class BatchIngester:
 
     def _offline_position(self, version: Version) -> tuple[int, int | None]:
         """The next run the offline table takes in, and the snapshot that says so."""
-        found = self._offline.snapshot(batch_table(version.id))
-        if found is None:
-            return 0, None
-        return int(json.loads(found.properties.get(POSITIONS, '{"0": 0}'))["0"]), found.id
+        table = batch_table(version.id)
+        found = self._offline.snapshot(table)
+        return held(table, found).get(0, 0), found.id if found else None
 
     def _state_offline(self, version: Version, runs: Sequence[KeyedRun]) -> BatchApplied:
         """Append what some runs add offline, in one commit that also says which run comes next."""

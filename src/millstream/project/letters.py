@@ -13,7 +13,7 @@ from millstream.computing.names import dead_topic
 from millstream.errors import LogError
 from millstream.ingest.archive import letter_table
 from millstream.project.captured import spans
-from millstream.store.history import positions_of
+from millstream.store.history import held
 
 if TYPE_CHECKING:
     from millstream.buffer.embedded import EmbeddedLog
@@ -68,7 +68,7 @@ def _from_log(log: EmbeddedLog, topic: str, snapshot: Snapshot | None, newest: i
 
 def _pieces(log: EmbeddedLog, topic: str, snapshot: Snapshot | None) -> Iterator[pa.Table]:
     if topic in log.topics():
-        starts = positions_of(snapshot.properties) if snapshot else {}
+        starts = held(topic, snapshot)
         yield from map(letter_table, spans(log, topic, starts))
 
 

@@ -169,7 +169,7 @@ class Drainer:
         """Archive everything that has come, then sync."""
         self._renew()
         archived = 0
-        while (step := self._archiver.step()).rows:
+        while (step := self._archiver.step()).rows or step.fenced:
             archived += step.rows
         reports = self._syncer.step()
         return {"archived": archived, "synced": sum(report.rows for report in reports)}

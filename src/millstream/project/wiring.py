@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from millstream.train.past import Stored
     from millstream.train.versions import ModelVersions
 
+SET_KEPT = 7 * 86_400_000_000
+"""How long (µs) the offline snapshots of a training set stay readable, unless a model version learns from it."""
+
 
 class Parts:
     """The log, the stores and the registry of one project in one process, and what is made of them.
@@ -92,7 +95,7 @@ class Parts:
 
         self.settings.data.mkdir(parents=True, exist_ok=True)
         folder = self.settings.data / "models"
-        return ModelVersions(self.settings.registry_url, folder, self.clock, pin=self.registry.pin)
+        return ModelVersions(self.settings.registry_url, folder, self.clock, pin=self.registry.pin, keep=self._kept)
 
     def history(self) -> History:
         """All events: the archive, then the log."""
@@ -175,7 +178,16 @@ class Parts:
 
         known = self.versions() if versions is None else versions
         delays = {one.id: self.delay(one) for one in known.values() if isinstance(one.group, StreamFeatureGroup)}
-        return Stored(self.history(), self.offline, known, delays=delays, scheduled=self.scheduled())
+
+        def keep(table: str, snapshot: int) -> None:
+            self.offline.pin(table, snapshot, self.clock.now() + SET_KEPT)
+
+        return Stored(self.history(), self.offline, known, delays=delays, scheduled=self.scheduled(), keep=keep)
+
+    def _kept(self, version: str, snapshots: Mapping[str, int]) -> None:
+        """Keep the offline snapshots that a model version learnt from."""
+        for table, snapshot in snapshots.items():
+            self.offline.pin(table, snapshot, version)
 
     def delay(self, version: GroupVersion) -> int:
         """The time (µs) that events of a stream group take from arrival to being served, as ingestion measured it."""

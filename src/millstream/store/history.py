@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -14,8 +13,8 @@ from millstream.buffer.events import decode, redecode, retaken
 from millstream.buffer.log import Log
 from millstream.buffer.repeats import repeats
 from millstream.definitions.source import EventStream
-from millstream.errors import LogError, NotFound
-from millstream.store.offline import OfflineStore, Where
+from millstream.errors import LogError, NotFound, StoreError
+from millstream.store.offline import OfflineStore, Snapshot, Where
 
 #: The snapshot property by which an archive says, by partition, the first position that it does not hold.
 POSITIONS = "millstream.positions"
@@ -39,11 +38,33 @@ def positions_of(properties: Mapping[str, str]) -> dict[int, int]:
     return {int(p): end for p, end in msgspec.json.decode(properties.get(POSITIONS, "{}"), type=dict[str, int]).items()}
 
 
+def held(table: str, snapshot: Snapshot | None) -> dict[int, int]:
+    """By partition or shard, the first position that a table does not hold, 0 where none is named.
+
+    Raises:
+        StoreError: the table has rows and does not say which positions they stand for, so that going on from it would
+            lose or repeat some.
+    """
+    if snapshot is None:
+        return {}
+    if POSITIONS not in snapshot.properties:
+        raise StoreError(
+            f"Offline table '{table}': it has lost its property '{POSITIONS}', which says what it holds.",
+            "another program has taken it away: set it again from an older metadata file, or drop the table if the log "
+            "still holds everything.",
+        )
+    return positions_of(snapshot.properties)
+
+
 class History:
     """Reads the events of streams: the archive first, then the log from where the archive ends.
 
     Dead letters and repeats are not among them. What is read depends on the positions asked for alone, not on how much
     of it has been archived by then.
+
+    What another program changes in the archive is respected: a row that it deletes is gone, one that it rewrites reads
+    as rewritten. Rows that it adds are no events: those at a position that an event has already, or that the archive
+    does not claim, are not read.
 
     Args:
         log: the project's log.
@@ -154,12 +175,12 @@ class History:
         schema = event_schema(stream)
         table = archive_table(stream.name)
         snapshot = self._offline.snapshot(table)
-        covered = positions_of(snapshot.properties).get(partition, 0) if snapshot else 0
+        covered = held(table, snapshot).get(partition, 0)
         if snapshot is None or begin >= covered:
             return schema.empty_table(), covered
         where = [("_partition", "=", partition), ("_position", ">=", begin), ("_position", "<", min(end, covered))]
         found = self._offline.scan(table, where=where, snapshot=snapshot.id)
-        taken = redecode(stream, found.sort_by(_ORDER))
+        taken = redecode(stream, _once(found.sort_by(_ORDER)))
         return self._with_refused(stream, taken, pc.unique(found["_position"]), where), covered
 
     def _with_refused(self, stream: EventStream, taken: pa.Table, known: pa.Array, where: Where) -> pa.Table:
@@ -170,9 +191,7 @@ class History:
         if rows is None or not rows.num_rows:
             return taken
         rows = rows.filter(pc.invert(pc.is_in(rows["_position"], known))).sort_by(_ORDER)
-        positions = rows["_position"].to_numpy()
-        rows = rows.filter(pa.array(np.diff(positions, prepend=-1) > 0))  # an archiver that was killed says it again
-        more = retaken(stream, rows)
+        more = retaken(stream, _once(rows))  # an archiver that was killed says it again
         return pa.concat_tables([taken, more]).sort_by(_ORDER) if more.num_rows else taken
 
     def _stream(self, stream: str | EventStream) -> EventStream:
@@ -183,3 +202,16 @@ class History:
         if name not in self._streams:
             raise NotFound.named("stream", name, self._streams)
         return self._streams[name]
+
+
+def _once(table: pa.Table) -> pa.Table:
+    """A sorted table with one row for each place, whatever another program has appended to the archive."""
+    if table.num_rows < 2:
+        return table
+    later, earlier = table.slice(1), table.slice(0, table.num_rows - 1)
+    same = [pc.equal(later[name], earlier[name]) for name in ("_partition", "_position")]
+    repeated = pc.and_(*same)
+    if not pc.any(repeated).as_py():
+        return table
+    first = pa.array([True])
+    return table.filter(pa.chunked_array([first, *pc.invert(repeated).chunks]))

@@ -24,13 +24,16 @@ from millstream.store.iceberg_commit import (
     snapshot_ids,
     stage,
     storable,
+    unsettled,
 )
 from millstream.store.iceberg_read import chosen, narrow
+from millstream.store.iceberg_tags import spared, tag_of
 from millstream.store.offline import ANY, Snapshot, Where
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
     from pyiceberg.table import DataScan, Table, Transaction
+    from pyiceberg.table.update.snapshot import ManageSnapshots
 
 _ATTEMPTS = 60
 _KEPT = 50  # PyIceberg copies the list of snapshots several times in each commit
@@ -92,7 +95,7 @@ class IcebergOfflineStore:
                     return done
                 if failure is not None:
                     raise failure
-        raise StoreError(f"Offline table '{table}': {_ATTEMPTS} commits in a row met another writer's.", "try again.")
+        raise _busy(table)
 
     def scan(
         self,
@@ -137,7 +140,34 @@ class IcebergOfflineStore:
         """The newest snapshot, or None when nothing was ever appended."""
         with self._clear(table):
             found = self._found(table)
+            if found is not None and unsettled(found):
+                with suppress(Fenced):  # another process settles it
+                    self.append(table, pa.table({}), {}, found.metadata.current_snapshot_id)
+                found = self._load(table)
             return None if found is None else newest(found)
+
+    def pin(self, table: str, snapshot: int, by: str | int) -> None:
+        """Tag a snapshot; see `Pinning.pin`."""
+        with self._clear(table):
+            for _ in range(_ATTEMPTS):
+                found = self._load(table)
+                if found.snapshot_by_id(snapshot) is None:
+                    raise NotFound.named(f"snapshot of '{table}'", str(snapshot), map(str, snapshot_ids(found)))
+                if self._done(found.manage_snapshots().create_tag(snapshot, tag_of(by, snapshot))):
+                    return
+        raise _busy(table)
+
+    def unpin(self, by: str) -> None:
+        """Remove the tags of that name; see `Pinning.unpin`."""
+        tag = tag_of(by, 0)
+        for table in self.tables():
+            with self._clear(table):
+                for _ in range(_ATTEMPTS):
+                    found = self._found(table)
+                    if found is None or tag not in found.refs() or self._done(found.manage_snapshots().remove_tag(tag)):
+                        break
+                else:
+                    raise _busy(table)
 
     def tables(self) -> list[str]:
         """The names of all tables, sorted."""
@@ -234,7 +264,23 @@ class IcebergOfflineStore:
         if self._properties is not None or len(found.metadata.snapshots) < 2 * _KEPT:
             return  # in a shared catalog, upkeep is its owner's
         with suppress(Exception):  # the append is done; another one will see to this
-            found.maintenance.expire_snapshots().by_ids(snapshot_ids(found)[:-_KEPT]).commit()
+            old = [item for item in snapshot_ids(found)[:-_KEPT] if item not in spared(found)]
+            found.maintenance.expire_snapshots().by_ids(old).commit()
+
+    def _done(self, change: ManageSnapshots) -> bool:
+        """Commit tags; False when another writer was first."""
+        from pyiceberg.exceptions import CommitFailedException
+        from sqlalchemy.exc import OperationalError
+
+        try:
+            change.commit()
+        except CommitFailedException:
+            return False
+        except OperationalError as error:
+            if "locked" not in str(error.orig):
+                raise
+            return False
+        return True
 
     @contextmanager
     def _clear(self, table: str) -> Iterator[None]:
@@ -283,6 +329,10 @@ def _committed(change: Transaction) -> Exception | None:
     except Exception as error:  # the commit may have landed all the same: the caller looks for its mark
         return error
     return None
+
+
+def _busy(table: str) -> StoreError:
+    return StoreError(f"Offline table '{table}': {_ATTEMPTS} commits in a row met another writer's.", "try again.")
 
 
 def _brief(error: object) -> str:

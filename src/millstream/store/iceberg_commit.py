@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from millstream.store.offline import PREFIX, Snapshot
 
 if TYPE_CHECKING:
     from pyiceberg.table import Table, Transaction
+    from pyiceberg.table.snapshots import Snapshot as Listed
 
 COMMIT = "millstream.commit"
 _VERSIONED = ("batch", "features")
@@ -65,16 +66,28 @@ def stage(found: Table, table: str, rows: pa.Table, mine: Mapping[str, str]) -> 
         with change.update_schema() as evolved:
             evolved.union_by_name(added)
     schema = change.table_metadata.schema().as_arrow()
-    change.append(_aligned(table, rows, schema), snapshot_properties=carried(found) | dict(mine))
+    properties = carried(found) | dict(mine)
+    change.set_properties(properties)
+    change.append(_aligned(table, rows, schema), snapshot_properties=properties)
     return change
 
 
 def carried(found: Table) -> dict[str, str]:
-    """The properties that the newest snapshot has, its own and those carried on from before it."""
-    current = found.current_snapshot()
-    if current is None or current.summary is None:
-        return {}
-    return {key: value for key, value in current.summary.additional_properties.items() if key.startswith(PREFIX)}
+    """The properties that the rows of the newest snapshot stand for, whoever made that snapshot.
+
+    They are the table's own, set in the commits of the rows. Those of a snapshot count only where the table has none
+    (it was written before tables had them) or where it was rolled back, which takes rows away and leaves the table's
+    properties as they are.
+    """
+    kept = {key: value for key, value in found.properties.items() if key.startswith(PREFIX)}
+    if COMMIT in kept and not _rolled_back(found, kept[COMMIT]):
+        return kept
+    return next(filter(None, map(_summary, _ancestors(found))), {})
+
+
+def unsettled(found: Table) -> bool:
+    """Whether the properties are not yet where commits of other engines leave them alone."""
+    return found.properties.get(COMMIT) != carried(found).get(COMMIT)
 
 
 def newest(found: Table) -> Snapshot | None:
@@ -88,10 +101,29 @@ def newest(found: Table) -> Snapshot | None:
 def landed(found: Table, mine: Mapping[str, str]) -> Snapshot | None:
     """The snapshot of the commit that bears this mark, if the table has one."""
     for item in reversed(found.metadata.snapshots):
-        kept = {} if item.summary is None else item.summary.additional_properties
+        kept = _summary(item)
         if kept.get(COMMIT) == mine[COMMIT]:
             return Snapshot(item.snapshot_id, _shown(kept))
     return None
+
+
+def _rolled_back(found: Table, mark: str) -> bool:
+    """Whether the snapshot that bears a mark is still listed, but is no longer part of the table's history."""
+    marked_ones = {item.snapshot_id for item in found.metadata.snapshots if _summary(item).get(COMMIT) == mark}
+    return bool(marked_ones) and marked_ones.isdisjoint(item.snapshot_id for item in _ancestors(found))
+
+
+def _ancestors(found: Table) -> Iterator[Listed]:
+    """The newest snapshot and those before it, as far back as they are listed."""
+    from pyiceberg.table.snapshots import ancestors_of
+
+    return iter(ancestors_of(found.current_snapshot(), found.metadata))
+
+
+def _summary(item: Listed) -> dict[str, str]:
+    """The properties that the writer of a snapshot noted in it."""
+    noted = {} if item.summary is None else item.summary.additional_properties
+    return {key: value for key, value in noted.items() if key.startswith(PREFIX)}
 
 
 def snapshot_ids(found: Table) -> list[int]:

@@ -100,3 +100,24 @@ class BatchReads(Protocol):
         Raises what `scan` raises, at the first batch.
         """
         ...
+
+
+@runtime_checkable
+class Pinning(Protocol):
+    """An offline store that lets go of old snapshots, and is told which are still needed."""
+
+    def pin(self, table: str, snapshot: int, by: str | int) -> None:
+        """Keep a snapshot readable until `unpin` of the same name; or, `by` an instant (µs), until then.
+
+        Called when a training set is read (for a week) and when a model version that learnt from it is registered (by
+        the version's name).
+        Raises `NotFound` when the table has no such snapshot any more.
+        """
+        ...
+
+    def unpin(self, by: str) -> None:
+        """Let go of every snapshot that is pinned by that name, in all tables; none is no error.
+
+        Called when what the name stands for is gone.
+        """
+        ...

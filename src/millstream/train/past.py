@@ -5,7 +5,7 @@ What was read is noted, so a training set can name it, and can be made again fro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -102,6 +102,7 @@ class Stored:
         delays: by group version, the measured delay (µs) between an event's arrival and its being served.
         scheduled: needed when a group folds on a schedule.
         pins: read exactly this again, instead of what there is now.
+        keep: called with an offline table and the snapshot of it that is about to be read, so that it stays readable.
     """
 
     def __init__(
@@ -113,9 +114,11 @@ class Stored:
         delays: Mapping[str, int] | None = None,
         scheduled: Scheduled | None = None,
         pins: Pins | None = None,
+        keep: Callable[[str, int], None] | None = None,
     ) -> None:
         self._history, self._offline, self._versions = history, offline, versions
         self._delays, self._scheduled, self._pinned = dict(delays or {}), scheduled, pins or Pins()
+        self._keep = keep
         self.read = Pins()
         self._events: dict[EventStream | str, pa.Table] = {}
 
@@ -166,6 +169,8 @@ class Stored:
         if found is None and not self._pinned.versions:
             newest = self._offline.snapshot(table)
             found = None if newest is None else newest.id
+            if found is not None and self._keep is not None and table not in self.read.snapshots:
+                self._keep(table, found)
         if found is not None:
             self.read.snapshots[table] = found
         return found

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 Pin = Callable[[str, Sequence[str]], None]
+Keep = Callable[[str, Mapping[str, int]], None]
 
 _SAMPLE = 256  # rows kept beside a model with their scores
 _CLOSE = 1e-9  # another processor's `exp` may differ in the last bits
@@ -123,16 +124,20 @@ class ModelVersions:
         folder: where artefacts are kept.
         clock: the project's clock.
         pin: called with a version's id and the group versions it reads, so that the registry keeps those.
+        keep: called with a version's id and, by offline table, the snapshot that it learnt from, so that those stay
+            readable.
 
     Raises:
         StoreError: the database cannot be used.
     """
 
-    def __init__(self, url: str, folder: Path, clock: Clock, *, pin: Pin | None = None) -> None:
+    def __init__(
+        self, url: str, folder: Path, clock: Clock, *, pin: Pin | None = None, keep: Keep | None = None
+    ) -> None:
         self._database = Database(url)
         self._folder = Path(folder)
         self._clock = clock
-        self._pin = pin
+        self._pin, self._keep = pin, keep
         self._database.make()
 
     def register(
@@ -169,6 +174,8 @@ class ModelVersions:
         try:
             if self._pin:
                 self._pin(version.id, version.pins)
+            if self._keep:
+                self._keep(version.id, version.facts.get("pins", {}).get("snapshots", {}))
         except MillstreamError:
             self._remove(version)
             raise
