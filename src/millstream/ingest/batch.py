@@ -25,7 +25,7 @@ from millstream.ingest.restate import Shape, Snapshots, dated_rows
 from millstream.ingest.runs import KeyedRun, Version, read_runs, schema_of
 from millstream.ingest.stream import ingestion_consumer
 from millstream.store.history import POSITIONS, held
-from millstream.store.offline import OfflineStore, Where
+from millstream.store.offline import STATED, OfflineStore, Where
 from millstream.store.online import OnlineStore, ShardMeta
 
 _PAGE = 10_000
@@ -178,7 +178,7 @@ class BatchIngester:
         empty = shape.table({"event_time": pa.array([], pa.int64())})
         if snapshot is None:
             return empty
-        rows = self._offline.scan(batch_table(version.id), empty.column_names, where, snapshot)
+        rows = self._offline.scan(batch_table(version.id), empty.column_names, [*STATED, *where], snapshot)
         return rows.cast(empty.schema)
 
     def _apply_online(self, version: Version, shard: int, runs: Sequence[KeyedRun]) -> BatchApplied:

@@ -198,6 +198,7 @@ class Parts:
     def pasts(self) -> Pasts:
         """Stored history, as verification reads it: every view and group version that ever served."""
         from millstream.monitor.replay import Pasts
+        from millstream.store.offline import STATED
         from millstream.train.past import no_rows
 
         history = self.history()
@@ -207,7 +208,7 @@ class Parts:
             table = f"batch.{gv}"
             if self.offline.snapshot(table) is None:
                 return no_rows(versions[gv].group)  # type: ignore[arg-type]
-            return self.offline.scan(table)
+            return self.offline.scan(table, where=STATED)
 
         @cache
         def events(source: Source) -> pa.Table:

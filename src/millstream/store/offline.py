@@ -16,6 +16,9 @@ Where = Sequence[tuple[str, str, Any]]
 Comparisons are `=`, `<`, `<=`, `>`, `>=` and `in`; a null never holds. An instant is given in microseconds.
 """
 
+STATED: Where = (("event_time", ">=", -(2**63)), ("available_time", ">=", -(2**63)))
+"""The rows of a batch group's table that say when: another program's without instants state nothing."""
+
 
 @dataclass(frozen=True)
 class Snapshot:

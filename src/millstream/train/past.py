@@ -17,7 +17,7 @@ from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.definitions.source import EventStream, Source, Table
 from millstream.errors import TrainingError
 from millstream.fold import Prepared
-from millstream.store.offline import OfflineStore
+from millstream.store.offline import STATED, OfflineStore
 from millstream.train.point_in_time import Group, Instants
 
 
@@ -161,7 +161,7 @@ class Stored:
         """Return every row of the batch group's version; none when it never ran."""
         table = f"batch.{self.read.versions[group.name]}"
         found = self.snapshot(table)
-        return no_rows(group) if found is None else self._offline.scan(table, snapshot=found)
+        return no_rows(group) if found is None else self._offline.scan(table, where=STATED, snapshot=found)
 
     def snapshot(self, table: str) -> int | None:
         """Return the snapshot of an offline table to read, and note it; None when it was never written."""
