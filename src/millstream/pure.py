@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from millstream.buffer.columns import INSTANT, from_arrow
+from millstream.buffer.columns import ARROW_TYPES, INSTANT, from_arrow
 from millstream.buffer.events import decode, encode_history
+from millstream.buffer.frames import check_columns, taken
 from millstream.buffer.log import Records
+from millstream.buffer.parse import plain_value
 from millstream.buffer.repeats import repeats
-from millstream.clock import to_micros
+from millstream.buffer.values import Unfit, fit, is_missing, reason
 from millstream.definitions.expressions import bind_interval
 from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.definitions.feature_view import FeatureView
 from millstream.definitions.reference import FeatureRef
 from millstream.definitions.source import EventStream, Source, Table
-from millstream.errors import MillstreamError, RequestError, nearest
+from millstream.errors import MillstreamError, RequestError, TrainingError, nearest
 from millstream.fold import Prepared
 from millstream.instants import LAST
 from millstream.scheduled import ScheduledRuns
@@ -64,7 +67,7 @@ def compute(wanted: FeatureView | Group | FeatureRef, sources: Mapping[Source | 
     """
     groups = [read.group for read in wanted.groups] if isinstance(wanted, FeatureView) else [_group(wanted)]
     with tempfile.TemporaryDirectory() as folder:
-        past = _Frames(_given(groups, sources), Path(folder))
+        past = _Frames(_given(groups, sources), _needed(groups), Path(folder))
         view = wanted if isinstance(wanted, FeatureView) else past.view(wanted)
         examples = _examples(view, rows)
         past.asked = np.asarray(examples[AT]).astype(np.int64)
@@ -76,7 +79,8 @@ def compute(wanted: FeatureView | Group | FeatureRef, sources: Mapping[Source | 
 class _Frames:
     """Data frames as the past that a join reads; tables are written to `folder`, where queries find them."""
 
-    def __init__(self, given: Mapping[Source, Frame], folder: Path) -> None:
+    def __init__(self, given: Mapping[Source, Frame], needed: Mapping[str, set[str]], folder: Path) -> None:
+        self._needed = needed
         self._given = {source.name: (source, frame) for source, frame in given.items()}
         self._events: dict[str, pa.Table] = {}
         tables = [(source, frame) for source, frame in given.items() if isinstance(source, Table)]
@@ -106,7 +110,7 @@ class _Frames:
         name = stream if isinstance(stream, str) else stream.name
         if name not in self._events:
             source, frame = self._given[name]
-            self._events[name] = _decoded(source, frame)  # type: ignore[arg-type]
+            self._events[name] = _decoded(source, frame, self._needed[name])  # type: ignore[arg-type]
         return self._events[name]
 
     def rows(self, group: BatchFeatureGroup) -> pa.Table:
@@ -118,9 +122,9 @@ class _Frames:
         return self._runs.rows(group, first, int(self.asked.max()))
 
     def available(self, group: Group, events: Prepared) -> Instants:
-        for row, reason in events.dead:
+        for row, why in events.dead:
             raise MillstreamError(
-                f"Feature group '{group.name}': row {row} cannot be computed: {reason}.",
+                f"Feature group '{group.name}': row {row} cannot be computed: {why}.",
                 "mend the row or the expression; in a project the row would be a dead letter.",
             )
         return self._runs.ran(group, events.arrivals) if isinstance(group, BatchFeatureGroup) else events.arrivals
@@ -152,13 +156,25 @@ def _given(groups: Sequence[Group], sources: Mapping[Source | str, Frame]) -> di
     return found
 
 
-def _decoded(stream: EventStream, frame: Frame) -> pa.Table:
+def _needed(groups: Sequence[Group]) -> dict[str, set[str]]:
+    """For each source the columns without which none of its rows counts: its time, and the keys taken from it."""
+    found: dict[str, set[str]] = {}
+    for group in groups:
+        for source in group.sources:
+            keys = () if isinstance(group, BatchFeatureGroup) and group.query is not None else group.keys.values()
+            found.setdefault(source.name, set()).update(filter(None, [source.time, *keys]))
+    return found
+
+
+def _decoded(stream: EventStream, frame: Frame, needed: set[str]) -> pa.Table:
     """The frame as events of one partition, in the order of their arrival, repeats removed.
 
     All time is over when they are loaded, so that any may have arrived.
     """
+    given = taken(f"Stream '{stream.name}'", frame, MillstreamError)
+    check_columns(f"Stream '{stream.name}'", given, stream.schema, needed, MillstreamError)
     records, position = [], 0
-    for batch in encode_history(stream, frame):
+    for batch in encode_history(stream, given):
         records.append(Records(stream.name, 0, position, batch.count, LAST, batch.encoding, batch.payload))
         position += batch.count
     decoded = decode(stream, records)
@@ -179,17 +195,15 @@ def _written(table: Table, frame: Frame, folder: Path) -> Table:
     """The table with its rows in a Parquet file in `folder`, its declared columns of their declared types."""
     import pyarrow.parquet as pq
 
-    rows = _arrow(frame, list(table.schema or {}))
-    for name, kind in (table.schema or {}).items():
+    thing = f"Table '{table.name}'"
+    schema = dict(table.schema or {})
+    given = taken(thing, frame, MillstreamError)
+    check_columns(thing, given, schema, [name for name in (table.time, table.available) if name], MillstreamError)
+    rows = _columns(thing, given, schema)
+    for name, kind in schema.items():
         if name not in rows.column_names:
             continue  # whoever reads it says so
-        place, (column, wrong) = rows.schema.get_field_index(name), from_arrow(rows[name].combine_chunks(), kind)
-        if wrong is not None and wrong.any():
-            row = int(np.flatnonzero(wrong)[0])
-            raise MillstreamError(
-                f"Table '{table.name}': '{name}' is {rows[name][row].as_py()!r} in row {row}; expected {kind}.",
-                "mend the row, or the table's schema.",
-            )
+        place, column = rows.schema.get_field_index(name), _typed(thing, rows, name, kind)
         rows = rows.set_column(place, name, column)
     pq.write_table(rows, folder / f"{table.name}.parquet")
     return Table(
@@ -202,35 +216,71 @@ def _written(table: Table, frame: Frame, folder: Path) -> Table:
     )
 
 
-def _arrow(frame: Frame, columns: Sequence[str]) -> pa.Table:
-    """Any data frame, or a list of dicts, as Arrow."""
-    if isinstance(frame, pa.Table):
-        return frame
-    if hasattr(frame, "__arrow_c_stream__"):
-        return pa.table(frame)
-    if isinstance(frame, Sequence) and all(isinstance(row, Mapping) for row in frame):
-        names = dict.fromkeys([*columns, *(name for row in frame for name in row)])
-        return pa.table({name: [row.get(name) for row in frame] for name in names})
-    raise MillstreamError(
-        f"compute was given rows of type '{type(frame).__name__}'; expected dicts or a data frame.",
-        "pass a list of dicts, or an Arrow table, pandas or Polars frame.",
+def _columns(thing: str, given: pa.Table | Sequence[Any], kinds: Mapping[str, str]) -> pa.Table:
+    """The rows as a table: of dicts, the columns of `kinds` with their types and any others as Arrow finds them."""
+    given = _dicts(thing, given)
+    if isinstance(given, pa.Table):
+        return given
+    found = {}
+    for name in dict.fromkeys([*kinds, *chain.from_iterable(given)]):
+        values = [None if is_missing(value) else value for value in (row.get(name) for row in given)]
+        if name in kinds:
+            found[name] = _fitted(thing, name, kinds[name], values)
+            continue
+        try:
+            found[str(name)] = pa.array(values)
+        except (pa.ArrowException, OverflowError, UnicodeError, ValueError, TypeError) as error:
+            hint = "give its values one type, or leave the column out."
+            raise MillstreamError(f"{thing}: the values of '{name}' are no column: {error}.", hint) from error
+    return pa.table(found)
+
+
+def _dicts(thing: str, given: pa.Table | Sequence[Any]) -> pa.Table | Sequence[Mapping[str, Any]]:
+    for row, one in enumerate(() if isinstance(given, pa.Table) else given):
+        if not isinstance(one, Mapping):
+            raise MillstreamError(f"{thing}: row {row} is {one!r}; expected a dict.", "pass a list of dicts.")
+    return given
+
+
+def _fitted(thing: str, name: str, kind: str, values: Sequence[Any]) -> pa.Array:
+    found = []
+    for row, value in enumerate(values):
+        try:
+            found.append(fit(value, kind))
+        except Unfit:
+            raise _misfit(thing, name, kind, value, row) from None
+    array = pa.array(found, pa.int64() if kind == "timestamp" else ARROW_TYPES[kind])
+    return array.cast(ARROW_TYPES[kind])
+
+
+def _typed(thing: str, rows: pa.Table, name: str, kind: str) -> pa.Array:
+    given = rows[name].combine_chunks()
+    column, wrong = from_arrow(given, kind)
+    if wrong is not None and wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise _misfit(thing, name, kind, plain_value(given[row]), row)
+    return column
+
+
+def _misfit(thing: str, name: str, kind: str, value: Any, row: int) -> TrainingError:
+    return TrainingError(
+        f"{thing}: '{name}' is {value!r} in row {row}; expected {kind}. {reason(name, kind, value)}",
+        "mend the row; null where it is not known.",
     )
 
 
 def _examples(view: FeatureView, rows: Frame) -> pa.Table:
     """The rows wanted, with `at` as µs in the column a join reads."""
     needed = {**view.entity_keys, **view.request, "at": "timestamp"}
-    if isinstance(rows, Sequence):
-        for name, kind in needed.items():
-            if any(name not in row for row in rows):
-                raise RequestError.absent("compute", name, kind)
-        rows = [{**row, "at": to_micros(row["at"])} for row in rows]
-    table = _arrow(rows, list(needed))
+    given = _dicts("compute", taken("compute", rows, MillstreamError))
     for name, kind in needed.items():
-        if name not in table.column_names:
+        there = name in given.column_names if isinstance(given, pa.Table) else all(name in row for row in given)
+        if not there:
             raise RequestError.absent("compute", name, kind)
-    at, wrong = from_arrow(table["at"].combine_chunks(), "timestamp")
-    if at.null_count or wrong is not None:
+    table = _columns("compute", given, needed)
+    columns = {name: _typed("compute", table, name, kind) for name, kind in needed.items()}
+    at = columns.pop("at")
+    if at.null_count:
         row = int(np.flatnonzero(np.asarray(at.is_null()))[0])
-        raise RequestError.wrong_type("compute", "at", table["at"][row].as_py(), "an instant")
-    return table.drop_columns(["at"]).append_column(AT, at.cast(pa.int64()))
+        raise RequestError.wrong_type("compute", "at", None, f"an instant in row {row}")
+    return pa.table({**columns, AT: at.cast(pa.int64())})

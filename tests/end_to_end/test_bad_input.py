@@ -139,7 +139,7 @@ def test_events_that_fit_nothing_become_dead_letters_and_the_rest_goes_on(folder
         "a number beyond": order(6, user_id=2**70),
     }
     lines = [json.dumps(one) for one in wrong.values()]
-    lines += [json.dumps(order(8, user_id=math.nan)), '{"id": "o9", "user_id": 1']
+    lines += [json.dumps(order(8, user_id=[8])), '{"id": "o9", "user_id": 1']
     good = [json.dumps(order(n)) for n in range(20, 30)]
     project = ms.Project(folder)
     mixed = [line for pair in zip(lines, good, strict=False) for line in pair] + good[len(lines) :]
@@ -161,14 +161,13 @@ def test_events_that_fit_nothing_become_dead_letters_and_the_rest_goes_on(folder
     assert len({(letter["partition"], letter["position"]) for letter in letters}) == len(letters)
 
 
-def test_a_table_with_nan_in_a_key_is_a_dead_letter(folder: Path) -> None:
+def test_nan_in_a_key_is_a_null_key_in_a_table_too(folder: Path) -> None:
     project = ms.Project(folder)
     table = pa.Table.from_pylist([order(1), order(2)])
     project.send("orders", table.set_column(1, "user_id", pa.array([1.0, math.nan], from_pandas=False)))
     project.drain()
     assert project.features("risk", [{"user_id": 1, "shop": "s"}])["spending__count"].to_pylist() == [1.0]
-    (reason,) = project.dead_letters("orders")["reason"].to_pylist()
-    assert "user_id" in reason
+    assert project.dead_letters("orders").num_rows == 0
 
 
 @pytest.mark.parametrize(

@@ -39,22 +39,26 @@ accounts = ms.Table(
 )
 
 
+def moment(micros):
+    return np.datetime64(micros, "us")  # a small number alone would be taken for seconds
+
+
 def payment(user_id, minute, amount=5.0, **fields):
     return {
         "id": f"p{user_id}-{minute}-{amount}",
         "user_id": user_id,
         "amount": amount,
-        "at": minute * 60_000_000,
+        "at": moment(minute * 60_000_000),
     } | fields
 
 
 def asked(user_id, minute):
-    return {"user_id": user_id, "at": minute * 60_000_000}
+    return {"user_id": user_id, "at": moment(minute * 60_000_000)}
 
 
 def test_an_event_counts_after_it_happened_and_once_it_was_known():
     events = [payment(1, 0), payment(1, 10)]
-    rows = [asked(1, 10), {"user_id": 1, "at": 601_000_000}, {"user_id": 1, "at": 602_000_000}]
+    rows = [asked(1, 10), {"user_id": 1, "at": moment(601_000_000)}, {"user_id": 1, "at": moment(602_000_000)}]
     found = ms.compute(spend, {payments: events}, rows)
     assert found["spend__count_1h"].to_pylist() == [1, 1, 2]  # at 10:00, a second and two seconds after it
 
@@ -98,7 +102,7 @@ def test_a_view_assembles_requests_other_keys_defaults_and_on_demand_features():
             ratio,
         ],
     )
-    row = {"user_id": 1, "payee_id": 2, "other": 3, "amount": 10.0, "country": None, "at": 30 * 60_000_000}
+    row = {"user_id": 1, "payee_id": 2, "other": 3, "amount": 10.0, "country": None, "at": moment(30 * 60_000_000)}
     (found,) = ms.compute(view, {payments: [payment(1, 10), payment(2, 20, 8.0)]}, [row]).to_pylist()
     assert (found["spend__count_1h"], found["payee__spend__amount_last"]) == (1, 8.0)
     assert (found["o__spend__amount_last"], found["ratio"], found["country"]) == (-1.0, 2.0, None)
@@ -162,7 +166,7 @@ def test_a_query_sees_its_interval():
 def test_a_fold_over_a_table_counts_from_the_run_that_took_it_in():
     visits = ms.Table("visits", path="v.parquet", time="at", schema={"user_id": "int64", "at": "timestamp"})
     group = ms.BatchFeatureGroup("visits", entity=user, source=visits, every="1h", features=[ms.Count(over="24h")])
-    rows = [{"user_id": 1, "at": 30 * 60_000_000}, {"user_id": 1, "at": 70 * 60_000_000}]
+    rows = [asked(1, 30), asked(1, 70)]
     found = ms.compute(group, {visits: rows}, [asked(1, 59), asked(1, 60), asked(1, 119), asked(1, 120)])
     assert found["visits__count_24h"].to_pylist() == [0, 1, 1, 2]
 
@@ -211,8 +215,8 @@ event_lists = st.lists(
 @settings(max_examples=150, deadline=None)
 @given(event_lists, st.lists(st.tuples(st.integers(1, 3), st.integers(0, 4 * HOUR)), min_size=1, max_size=10))
 def test_every_value_is_the_oracles(events, queries):
-    rows = [{"id": str(i), "user_id": u, "amount": a, "at": t} for i, (u, t, a) in enumerate(events)]
-    found = ms.compute(spend, {payments: rows}, [{"user_id": u, "at": t} for u, t in queries])
+    rows = [{"id": str(i), "user_id": u, "amount": a, "at": moment(t)} for i, (u, t, a) in enumerate(events)]
+    found = ms.compute(spend, {payments: rows}, [{"user_id": u, "at": moment(t)} for u, t in queries])
     for i, (who, at) in enumerate(queries):
         history = [
             OracleEvent(t, t + 2_000_000, t + 2_000_000, {"amount": a}) for u, t, a in events if u == who and a > 0
@@ -224,11 +228,11 @@ def test_every_value_is_the_oracles(events, queries):
 @settings(max_examples=50, deadline=None)
 @given(event_lists, st.integers(0, 3 * HOUR))
 def test_no_value_uses_what_was_not_known(events, at):
-    rows = [{"id": str(i), "user_id": u, "amount": a, "at": t} for i, (u, t, a) in enumerate(events)]
-    known = [row for row in rows if row["at"] + 2_000_000 <= at]
-    wanted = [{"user_id": u, "at": at} for u in (1, 2)]
+    rows = [{"id": str(i), "user_id": u, "amount": a, "at": moment(t)} for i, (u, t, a) in enumerate(events)]
+    known = [row for row in rows if row["at"] + np.timedelta64(2, "s") <= moment(at)]
+    wanted = [{"user_id": u, "at": moment(at)} for u in (1, 2)]
     assert ms.compute(spend, {payments: rows}, wanted).equals(ms.compute(spend, {payments: known}, wanted))
-    assert len(known) <= len(rows) and np.all([row["at"] < at for row in known])
+    assert len(known) <= len(rows) and np.all([row["at"] < moment(at) for row in known])
 
 
 @pytest.mark.parametrize("year", [1, 1900, 1965, 1969, 1970, 1975, 9998])
@@ -241,3 +245,59 @@ def test_history_of_any_year_counts_when_it_arrived(year):
     rows = [{"user_id": 1, "at": at[minute]} for minute in (4, 30)]
     found = ms.compute(pace, {visits: [{"user_id": 1, "at": at[0]}]}, rows).to_pylist()
     assert [(row["pace__count_1h"], row["pace__ever"]) for row in found] == [(0, 0), (1, 1)]
+
+
+counted = ms.StreamFeatureGroup("counted", entity=user, source=payments, features=[ms.Count(over="1h"), ms.Count()])
+
+
+def test_asking_for_no_rows_gives_the_columns_of_the_view():
+    names = ms.StreamFeatureGroup("names", entity=user, source=payments, features=[ms.Last("id"), ms.First("amount")])
+    view = ms.FeatureView("v", request={"country": "string"}, features=[names])
+    for rows in ([], pa.table({"user_id": pa.array([], pa.int64()), "country": [], "at": []})):
+        found = ms.compute(view, {payments: []}, rows)
+        assert (found.num_rows, found.column_names) == (
+            0,
+            ["user_id", "at", "country", "names__id_last", "names__amount_first"],
+        )
+
+
+@pytest.mark.parametrize(
+    ("at", "said"),
+    [
+        (1_767_261_600_000_000_000, "looks like nanoseconds"),
+        (1_767_261_600, "looks like seconds"),
+        (1_767_261_600_000, "looks like milliseconds"),
+        (2**63, "years 1 to 9999"),
+        (-(2**62), "years 1 to 9999"),
+        ("yesterday", "ISO-8601"),
+        (True, "ISO-8601"),
+        (float("nan"), "expected an instant in row 0"),
+        (None, "expected an instant in row 0"),
+        (pa.scalar(2**62, pa.timestamp("us")), "years 1 to 9999"),
+    ],
+)
+def test_an_instant_that_cannot_be_is_one_clear_error(at, said):
+    rows = pa.table({"user_id": [1], "at": pa.array([at])}) if isinstance(at, pa.Scalar) else [{"user_id": 1, "at": at}]
+    with pytest.raises(MillstreamError, match=said):
+        ms.compute(counted, {payments: []}, rows)
+
+
+def test_a_row_of_a_table_beyond_all_years_is_one_clear_error():
+    tiers = ms.BatchFeatureGroup(
+        "tiers",
+        entity=user,
+        sources=[accounts],
+        every="24h",
+        time="updated_at",
+        query="select user_id, updated_at, tier from accounts",
+    )
+    far = pa.table({"user_id": [1], "tier": ["a"], "updated_at": pa.array([2**62], pa.timestamp("us", "UTC"))})
+    with pytest.raises(MillstreamError, match=r"'updated_at' is '4611686018427387904' in row 0"):
+        ms.compute(tiers, {accounts: far}, [asked(1, 5)])
+
+
+@pytest.mark.parametrize("frame", [list, pd.DataFrame, pl.DataFrame, pa.Table.from_pylist])
+def test_a_misspelt_key_is_an_error(frame):
+    rows = frame([{"id": "a", "userid": 1, "amount": 1.0, "at": "2026-01-01"}])
+    with pytest.raises(MillstreamError, match=r"(?s)no row has the column 'user_id'.*did you mean 'userid'"):
+        ms.compute(spend, {payments: rows}, [asked(1, 5)])

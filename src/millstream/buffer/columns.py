@@ -13,8 +13,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from millstream.buffer.values import Unfit, fit
 from millstream.definitions.source import EventStream
-from millstream.instants import beyond
+from millstream.instants import beyond, in_other_units, microseconds
 
 INSTANT = pa.timestamp("us", tz="UTC")
 ARROW_TYPES: dict[str, pa.DataType] = {
@@ -56,16 +57,35 @@ def from_python(values: Sequence[Any], kind: str) -> tuple[pa.Array, Mask | None
     if kind == "timestamp":
         return _instants(values)
     array = pa.array(values, ARROW_TYPES[kind])
-    return (_without_nan(array) if kind == "float64" else array), None
+    return (_finite(array) if kind == "float64" else array), None
 
 
 def from_arrow(array: pa.Array, kind: str) -> tuple[pa.Array, Mask | None]:
-    """Bring an Arrow column to the type of a schema column; the mask says which values are wrong (None: none is)."""
-    if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
+    """Bring an Arrow column to the type of a schema column; the mask says which values are wrong (None: none is).
+
+    NaN and infinities are null in every column, as `values.fit` has it for single values.
+    """
+    if isinstance(array, pa.ChunkedArray):
+        array = array.combine_chunks()
+    array = plain(array)
     if pa.types.is_null(array.type):
         return pa.nulls(len(array), ARROW_TYPES[kind]), None
+    if kind != "float64" and pa.types.is_floating(array.type):
+        array = _finite(array)
     return _CONFORM[kind](array)
+
+
+def plain(array: pa.Array) -> pa.Array:
+    """Return a column without the encodings that Arrow's functions do not take: dictionaries, runs and views."""
+    if pa.types.is_dictionary(array.type):
+        return pa.DictionaryArray.from_arrays(array.indices, plain(array.dictionary)).dictionary_decode()
+    if pa.types.is_run_end_encoded(array.type):
+        return plain(pc.run_end_decode(array))
+    if pa.types.is_string_view(array.type):
+        return array.cast(pa.string())
+    if pa.types.is_binary_view(array.type):
+        return array.cast(pa.binary())
+    return array
 
 
 def _wrong(array: pa.Array, kind: str) -> tuple[pa.Array, Mask]:
@@ -79,26 +99,43 @@ def _int64(array: pa.Array) -> tuple[pa.Array, Mask | None]:
     if pa.types.is_integer(array.type):
         wrong = _flags(pc.greater(array, pa.scalar(2**63 - 1, array.type))) if array.type == pa.uint64() else None
         return pc.cast(array, pa.int64(), safe=False), wrong
+    if pa.types.is_decimal(array.type):
+        return _whole_decimals(array)
     if not pa.types.is_floating(array.type):
         return _wrong(array, "int64")
     values = pc.cast(array, pa.float64()).to_numpy(zero_copy_only=False)
     present = _flags(pc.is_valid(array))
     with np.errstate(invalid="ignore"):  # NaN is not whole
         whole = present & (np.abs(values) < 2.0**63) & (values == np.floor(values))
+        whole |= present & (values == -(2.0**63))
     return pa.array(np.where(whole, values, 0.0).astype(np.int64), mask=~whole), present & ~whole
+
+
+def _whole_decimals(array: pa.Array) -> tuple[pa.Array, Mask | None]:
+    try:
+        return pc.cast(array, pa.int64()), None
+    except pa.ArrowInvalid:
+        pass
+    whole: list[int | None] = []
+    wrong = np.zeros(len(array), np.bool_)
+    for row, value in enumerate(array.to_pylist()):
+        try:
+            whole.append(fit(value, "int64"))
+        except Unfit:
+            whole.append(None)
+            wrong[row] = True
+    return pa.array(whole, pa.int64()), wrong
 
 
 def _float64(array: pa.Array) -> tuple[pa.Array, Mask | None]:
     numeric = pa.types.is_integer(array.type) or pa.types.is_floating(array.type) or pa.types.is_decimal(array.type)
     if not numeric:
         return _wrong(array, "float64")
-    return _without_nan(array if array.type == pa.float64() else pc.cast(array, pa.float64(), safe=False)), None
+    return _finite(array if array.type == pa.float64() else pc.cast(array, pa.float64(), safe=False)), None
 
 
 def _string(array: pa.Array) -> tuple[pa.Array, Mask | None]:
-    if not (
-        pa.types.is_string(array.type) or pa.types.is_large_string(array.type) or pa.types.is_string_view(array.type)
-    ):
+    if not (pa.types.is_string(array.type) or pa.types.is_large_string(array.type)):
         return _wrong(array, "string")
     try:
         array.validate(full=True)
@@ -127,11 +164,12 @@ def _timestamp(array: pa.Array) -> tuple[pa.Array, Mask | None]:
         wrong = _beyond(array)
         if array.type == INSTANT:
             return array, wrong
-        zone = array.type.tz if pa.types.is_timestamp(array.type) else None
-        return _as_instants(pc.cast(array, pa.timestamp("us", tz=zone), safe=False)), wrong
-    if pa.types.is_integer(array.type):
-        micros, wrong = _int64(array)
-        return _as_instants(micros), _either(wrong, _beyond(_as_instants(micros)))
+        if pa.types.is_date(array.type):
+            array = pc.cast(array, pa.timestamp("us"), safe=False)
+        return _as_instants(microseconds(array)), wrong
+    if pa.types.is_integer(array.type) or pa.types.is_floating(array.type) or pa.types.is_decimal(array.type):
+        counts, wrong = _int64(array)
+        return _as_instants(counts), _either(wrong, _unlikely(counts))
     text, wrong = _string(array)
     return _from_text(text) if wrong is None else (pa.nulls(len(array), INSTANT), wrong)
 
@@ -145,11 +183,11 @@ _CONFORM: dict[str, Callable[[pa.Array], tuple[pa.Array, Mask | None]]] = {
 }
 
 
-def _without_nan(array: pa.Array) -> pa.Array:
-    """NaN is null: in a float column there is no other way to write that a value is not known."""
+def _finite(array: pa.Array) -> pa.Array:
+    """NaN is null: in a float column there is no other way to write that a value is not known. So are infinities."""
     values = array.to_numpy(zero_copy_only=False)  # a null reads as NaN here, and stays null
-    missing = np.isnan(values)
-    return pa.array(values, mask=missing) if missing.any() else array
+    missing = ~np.isfinite(values)
+    return pa.array(values, array.type, mask=missing) if missing.any() else array
 
 
 def _instants(values: Sequence[Any]) -> tuple[pa.Array, Mask | None]:
@@ -159,9 +197,15 @@ def _instants(values: Sequence[Any]) -> tuple[pa.Array, Mask | None]:
     except pa.ArrowTypeError:
         pass
     numbers = np.fromiter((isinstance(value, int) for value in values), np.bool_, len(values))
-    micros = _as_instants(pa.array([value if isinstance(value, int) else None for value in values], pa.int64()))
+    counts = pa.array([value if isinstance(value, int) else None for value in values], pa.int64())
     texts, wrong = _from_text(pa.array([None if isinstance(value, int) else value for value in values], pa.string()))
-    return pc.if_else(pa.array(numbers), micros, texts), _either(wrong, _beyond(micros))
+    return pc.if_else(pa.array(numbers), _as_instants(counts), texts), _either(wrong, _unlikely(counts))
+
+
+def _unlikely(counts: pa.Array) -> Mask | None:
+    """Which numbers are no microseconds since the epoch: beyond the years 1 to 9999, or in another unit it seems."""
+    found = in_other_units(counts.fill_null(0).to_numpy(zero_copy_only=False))
+    return _either(found if found.any() else None, _beyond(_as_instants(counts)))
 
 
 def _beyond(array: pa.Array) -> Mask | None:

@@ -7,11 +7,13 @@ stored as Arrow.
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import count
+from contextlib import suppress
+from decimal import Decimal
+from itertools import chain, count
 from typing import Any
+from uuid import UUID
 from zlib import crc32
 
 import msgspec
@@ -20,14 +22,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream.buffer.columns import from_arrow
+from millstream.buffer.frames import Rows, taken
 from millstream.buffer.log import Batch
 from millstream.buffer.parse import parse_json
-from millstream.clock import to_micros
+from millstream.buffer.values import Unfit, fit, is_missing
 from millstream.definitions.source import EventStream
 from millstream.errors import LogError
 
 BATCH_ROWS = 50_000
-Rows = Any  # a sequence of dicts, or any data frame that speaks Arrow
+_ENCODER = msgspec.json.Encoder(decimal_format="number")
+_PLAIN = {str, int, float, bool, type(None)}  # what JSON says as it is: NaN and infinities are null, as in a frame
 
 
 def encode(stream: EventStream, rows: Rows) -> list[Batch]:
@@ -50,9 +54,9 @@ def encode(stream: EventStream, rows: Rows) -> list[Batch]:
         >>> encode(clicks, [{"at": "2024-01-01"}])
         [Batch(payload=b'{"at":"2024-01-01"}', encoding='json', count=1)]
     """
-    given = _plain_rows(stream, rows)
+    given = taken(_thing(stream), rows)
     if not isinstance(given, pa.Table):
-        return list(_json_batches(stream, given))
+        return list(_json_batches(given))
     if "_arrival" in given.column_names:
         raise LogError(
             f"Stream '{stream.name}': column '_arrival' is Millstream's own; live events arrive when they are taken.",
@@ -67,10 +71,10 @@ def encode_history(stream: EventStream, rows: Rows) -> list[Batch]:
     The arrival is the stream's `available` column, where it is not null; else the event time plus the stream's `delay`.
     A column `_arrival` (microseconds) in a frame goes before both. Arguments, result and errors are those of `encode`.
     """
-    table = _plain_rows(stream, rows)
+    table = taken(_thing(stream), rows)
     wrong: list[Batch] = []
     if not isinstance(table, pa.Table):
-        lines = [line for batch in _json_batches(stream, table) for line in batch.payload.split(b"\n")]
+        lines = [line for batch in _json_batches(table) for line in batch.payload.split(b"\n")]
         parsed = parse_json(stream, lines)
         table = parsed.table
         wrong = list(_line_batches([lines[row] for row, _ in parsed.bad]))
@@ -98,7 +102,7 @@ def partition_of(stream: EventStream, rows: Rows, partitions: int) -> list[tuple
     Returns:
         list[tuple[int, rows]]: partition and rows, dicts or an Arrow table, for each partition that gets any.
     """
-    given = _plain_rows(stream, rows)
+    given = taken(_thing(stream), rows)
     if len(given) == 0:
         return []
     if partitions == 1:
@@ -106,73 +110,44 @@ def partition_of(stream: EventStream, rows: Rows, partitions: int) -> list[tuple
     if stream.partition_by is None:
         return [(next(_rotation) % partitions, given)]
     if isinstance(given, pa.Table):
-        codes = (
-            np.array([crc32(value or b"") for value in _key_bytes(given, stream.partition_by)], np.int64) % partitions
-        )
+        column = _key_bytes(given, stream.partition_by, stream.schema[stream.partition_by])
+        codes = np.array([crc32(value or b"") for value in column], np.int64) % partitions
         return [(int(code), given.filter(pa.array(codes == code))) for code in np.unique(codes)]
     divided: dict[int, list[Any]] = {}
+    kind = stream.schema[stream.partition_by]
     for row in given:
         value = row.get(stream.partition_by) if isinstance(row, Mapping) else None
-        divided.setdefault(crc32(_key_text(value)) % partitions, []).append(row)
+        divided.setdefault(crc32(_key_text(value, kind)) % partitions, []).append(row)
     return sorted(divided.items())
 
 
 _rotation = count(os.getpid())  # so that many short-lived producers do not all begin with the same partition
 
 
-def _key_text(value: Any) -> bytes:
+def _key_text(value: Any, kind: str) -> bytes:
     """A partition key as the bytes that are hashed: the same for a value in a dict and in a frame."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    with suppress(Unfit):  # its event becomes a dead letter, wherever that lies
+        value = fit(value, kind)
+    if value is None:
         return b""
-    if isinstance(value, bool | np.bool_):
+    if isinstance(value, bool):
         return b"true" if value else b"false"
     return str(value).encode(errors="replace")
 
 
-def _key_bytes(table: pa.Table, column: str) -> list[bytes | None]:
+def _key_bytes(table: pa.Table, column: str, kind: str) -> list[bytes | None]:
     if column not in table.column_names:
         return [None] * len(table)
-    values = table[column]
-    if pa.types.is_floating(values.type) or pa.types.is_nested(values.type) or pa.types.is_decimal(values.type):
-        return [_key_text(value) for value in values.to_pylist()]
+    values, _ = from_arrow(table[column].combine_chunks(), kind)
+    if kind not in ("int64", "string"):
+        values = values.cast(pa.int64()) if kind == "timestamp" else values
+        return [_key_text(value, kind) for value in values.to_pylist()]
     texts: list[bytes | None] = pc.cast(pc.cast(values, pa.string()), pa.binary()).to_pylist()
     return texts
 
 
-def _plain_rows(stream: EventStream, rows: Rows) -> pa.Table | Sequence[Any]:
-    """The rows as Arrow if they are a frame; as dicts if they are dicts, or a frame of mixed Python objects."""
-    if isinstance(rows, pa.Table):
-        return _named_apart(stream, rows)
-    if isinstance(rows, pa.RecordBatch):
-        return _named_apart(stream, pa.Table.from_batches([rows]))
-    if type(rows).__module__.partition(".")[0] == "pandas":
-        _check_names(stream, list(map(str, rows.columns)))
-        try:
-            return pa.Table.from_pandas(rows, preserve_index=False)
-        except (pa.ArrowInvalid, pa.ArrowTypeError):
-            return list(rows.to_dict("records"))
-    if hasattr(rows, "__arrow_c_stream__"):
-        return _named_apart(stream, pa.table(rows))
-    if isinstance(rows, Sequence) and not isinstance(rows, str | bytes):
-        return rows
-    raise LogError(
-        f"Stream '{stream.name}' was given rows of type '{type(rows).__name__}'; expected dicts or a data frame.",
-        "pass a list of dicts, or an Arrow table, pandas or Polars frame.",
-    )
-
-
-def _named_apart(stream: EventStream, table: pa.Table) -> pa.Table:
-    _check_names(stream, table.column_names)
-    return table
-
-
-def _check_names(stream: EventStream, names: Sequence[str]) -> None:
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise LogError(
-            f"Stream '{stream.name}' was given two columns named '{twice}'; expected each name once.",
-            "rename or drop one of them; nothing was sent.",
-        )
+def _thing(stream: EventStream) -> str:
+    return f"Stream '{stream.name}'"
 
 
 def _arrow_batches(table: pa.Table) -> Iterator[Batch]:
@@ -184,17 +159,15 @@ def _arrow_batches(table: pa.Table) -> Iterator[Batch]:
         yield Batch(sink.getvalue().to_pybytes(), "arrow", len(part))
 
 
-def _json_batches(stream: EventStream, rows: Sequence[Any]) -> Iterator[Batch]:
-    numeric = {name for name, kind in stream.schema.items() if kind == "float64"}
-    encoder = msgspec.json.Encoder(decimal_format="number", enc_hook=_plain)
+def _json_batches(rows: Sequence[Any]) -> Iterator[Batch]:
     for start in range(0, len(rows), BATCH_ROWS):
         part = rows[start : start + BATCH_ROWS]
         try:
-            payload = encoder.encode_lines(part).rstrip(b"\n")
-            if b"null" in payload and any(_hides_nan(row, numeric) for row in part):
-                raise ValueError("NaN would be written as null")
+            if not set(map(type, chain.from_iterable(map(dict.values, part)))) <= _PLAIN:
+                raise TypeError("values that JSON would write otherwise than a frame holds them")
+            payload = _ENCODER.encode_lines(part).rstrip(b"\n")
         except (TypeError, ValueError, RecursionError):
-            payload = b"\n".join(_line(encoder, row, numeric) for row in part)
+            payload = b"\n".join(map(_line, part))
         yield Batch(payload, "json", len(part))
 
 
@@ -204,19 +177,14 @@ def _line_batches(lines: Sequence[bytes]) -> Iterator[Batch]:
         yield Batch(b"\n".join(part), "json", len(part))
 
 
-def _hides_nan(row: Any, numeric: set[str]) -> bool:
-    """Whether a NaN that must become a dead letter, being no number's absence, would be written as null."""
-    if not isinstance(row, Mapping):
-        return False
-    return any(isinstance(value, float) and math.isnan(value) for key, value in row.items() if key not in numeric)
-
-
-def _line(encoder: msgspec.json.Encoder, row: Any, numeric: set[str]) -> bytes:
+def _line(row: Any) -> bytes:
     """Encode one row whatever it holds; what JSON cannot say is said as text, to become a dead letter."""
     try:
-        if not _hides_nan(row, numeric):
-            return encoder.encode(row)
-        return json.dumps(row, default=_plain).encode()
+        return _ENCODER.encode(_sayable(row))
+    except (TypeError, ValueError, RecursionError):
+        pass
+    try:
+        return json.dumps(row, default=_sayable).encode()  # keeps half a surrogate pair, as what it is
     except (TypeError, ValueError, RecursionError):
         return json.dumps(_shown(row)).encode()
 
@@ -228,19 +196,35 @@ def _shown(row: Any) -> str:
         return f"a {type(row).__name__} that cannot be shown: {error}"
 
 
-def _plain(value: Any) -> Any:
-    """Values of NumPy and pandas as plain ones; anything else as an object, which no column takes."""
-    if type(value).__name__ in ("NaTType", "NAType"):
+def _sayable(value: Any) -> Any:
+    """Values of NumPy, pandas and Python as JSON has them; anything else as an object, which no column takes."""
+    if type(value) in _PLAIN:
+        return value
+    if isinstance(value, Mapping):
+        return {_name(key): _sayable(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_sayable(one) for one in value]
+    if is_missing(value):
         return None
     if isinstance(value, np.datetime64):
-        return None if np.isnat(value) else to_micros(value)
+        return str(value.astype("datetime64[us]") if _in_years(value) else value)
     if isinstance(value, np.generic):
-        return value.item()
+        return _sayable(value.item()) if type(value.item()) is not type(value) else float(value)
+    if isinstance(value, str | int | float | Decimal | UUID):
+        return str(value) if isinstance(value, str | UUID) else value
     if hasattr(value, "isoformat"):
         return value.isoformat()
-    if type(value) is dict:  # what this returned for a key, which JSON writes as text: it would be asked for ever
-        raise TypeError("a key that is no text")
     return {"unreadable": _shown(value)}
+
+
+def _name(key: Any) -> str:
+    if isinstance(key, str | int | float):
+        return str(key)
+    raise TypeError("a key that is no text")
+
+
+def _in_years(instant: np.datetime64) -> bool:
+    return bool(-1969 <= instant.astype("datetime64[Y]").astype(np.int64) <= 8029)
 
 
 def _arrival(stream: EventStream, table: pa.Table) -> pa.Array:

@@ -97,7 +97,7 @@ def decode(stream: EventStream, records: Sequence[Records]) -> Decoded:
         >>> decoded.table.select(["user_id", "_position"]).to_pylist()
         [{'user_id': 1, '_position': 5}]
         >>> [(letter.position, letter.reason) for letter in decoded.dead]
-        [(6, 'Wrong type: Expected `int | null`, got `str` - at `$.user_id`.')]
+        [(6, "Wrong type: column 'user_id' does not hold a whole number of 64 bits.")]
     """
     tables: list[pa.Table] = []
     dead: list[DeadLetter] = []

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import lru_cache
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream.buffer.columns import ARROW_TYPES, Mask, from_arrow, from_python, value_schema
+from millstream.buffer.values import Unfit, fit, reason
 from millstream.definitions.source import EventStream
 
 UNDECLARED = int(np.iinfo(np.int64).min)
@@ -26,7 +28,9 @@ _PYTHON_TYPES: dict[str, Any] = {
     "bool": bool | None,
     "timestamp": str | _Int64 | None,
 }
-_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_RAW = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_FIELDS = msgspec.json.Decoder(dict[str, Any], float_hook=lambda text: _number(text))
+_DECIMALS = msgspec.json.Encoder(decimal_format="number")
 _REFUSALS = (msgspec.DecodeError, UnicodeError, ValueError, RecursionError)
 
 
@@ -60,9 +64,10 @@ def parse_json(stream: EventStream, lines: Sequence[bytes]) -> Parsed:
     columns, wrong = [], []
     for index, (name, kind) in enumerate(stream.schema.items()):
         attribute = f"f{index}"
-        column, mask = from_python([getattr(event, attribute) for event in events], kind)
+        values = [getattr(event, attribute) for event in events]
+        column, mask = from_python(values, kind)
         columns.append(column)
-        wrong.append((name, kind, mask))
+        wrong.append(_Wrong(name, kind, mask, values))
     columns.append(pa.nulls(len(events), pa.string()) if rests is None else pa.array(rests, pa.string()))
     return _sorted_out(pa.Table.from_arrays(columns, schema=value_schema(stream)), rows, bad, wrong)
 
@@ -72,22 +77,25 @@ def parse_arrow(stream: EventStream, table: pa.Table) -> Parsed:
     twice = next((name for name in table.column_names if table.column_names.count(name) > 1), None)
     if twice is not None:  # which one is meant cannot be known
         return _all_wrong(stream, len(table), f"Two columns are named '{twice}'.")
-    columns, wrong = [], []
+    columns: list[pa.Array] = []
+    wrong: list[_Wrong] = []
     for name, kind in stream.schema.items():
         if name not in table.column_names:
             columns.append(pa.nulls(len(table), ARROW_TYPES[kind]))
             continue
-        column, mask = from_arrow(_whole(table, name), kind)
+        given = _whole(table, name)
+        column, mask = from_arrow(given, kind)
         columns.append(column)
-        wrong.append((name, kind, mask))
+        wrong.append(_Wrong(name, kind, mask, given))
     columns.append(_rest(stream, table))
     rows = np.arange(len(table), dtype=np.int64)
     bad = _take_out_of_rest(stream, columns)
     arrivals = None
     if "_arrival" in table.column_names:
-        declared, mask = from_arrow(_whole(table, "_arrival"), "int64")
+        given = _whole(table, "_arrival")
+        declared, mask = from_arrow(given, "int64")
         arrivals = declared.fill_null(UNDECLARED).to_numpy(zero_copy_only=False)
-        wrong.append(("_arrival", "int64", mask))
+        wrong.append(_Wrong("_arrival", "int64", mask, given))
     parsed = _sorted_out(pa.Table.from_arrays(columns, schema=value_schema(stream)), rows, [], wrong, arrivals)
     return _without(parsed, bad) if bad else parsed
 
@@ -112,16 +120,17 @@ def _take_out_of_rest(stream: EventStream, columns: list[pa.Array]) -> dict[int,
         try:
             event, left[place] = _tolerated(reader, rest[place].as_py().encode())
             taken.append((place, event))
-        except msgspec.ValidationError as error:
-            bad[place] = _reason(error)
+        except _Guilty as error:
+            bad[place] = str(error)
         except _REFUSALS:
             continue  # what a frame calls `rest` need not be JSON
     rows = pa.array([place for place, _ in taken], pa.int64())
     everywhere = pc.index_in(pa.array(np.arange(len(rest))), value_set=rows)
     for index, (name, kind) in enumerate(late.items()):
-        found, mask = from_python([getattr(event, f"f{index}") for _, event in taken], kind)
-        for row in [] if mask is None else np.flatnonzero(mask).tolist():
-            bad.setdefault(taken[row][0], _misfit(name, kind))
+        values = [getattr(event, f"f{index}") for _, event in taken]
+        found, mask = from_python(values, kind)
+        for row, why in _Wrong(name, kind, mask, values).reasons():
+            bad.setdefault(taken[row][0], why)
         column = list(stream.schema).index(name)
         columns[column] = pc.coalesce(columns[column], found.take(everywhere))
     remaining = pa.array([left.get(place) for place, _ in taken], pa.string())
@@ -157,7 +166,7 @@ def _all_wrong(stream: EventStream, rows: int, reason: str) -> Parsed:
 def row_text(table: pa.Table, row: int) -> str:
     """Return one row of a table as JSON text, for a dead letter."""
     values = zip(table.column_names, table.columns, strict=True)
-    return "{" + ",".join(f"{json.dumps(name)}:{_as_json(_plain(column[row]))}" for name, column in values) + "}"
+    return "{" + ",".join(f"{json.dumps(name)}:{_as_json(plain_value(column[row]))}" for name, column in values) + "}"
 
 
 def as_sent(text: str) -> tuple[str, int | None]:
@@ -173,8 +182,8 @@ def as_sent(text: str) -> tuple[str, int | None]:
     return _as_json(whole), arrival
 
 
-def _plain(value: pa.Scalar) -> Any:
-    """A value as Python has it, or where Python has none (the year 300,000, broken UTF-8) as Arrow writes it."""
+def plain_value(value: pa.Scalar) -> Any:
+    """Return a value as Python has it, or where Python has none (the year 300,000, broken UTF-8) as Arrow writes it."""
     if value.type in _FINE and value.is_valid:  # Python's instants are no finer than a microsecond, as are ours
         value = value.cast(pa.timestamp("us", value.type.tz), safe=False)
     try:
@@ -185,7 +194,7 @@ def _plain(value: pa.Scalar) -> Any:
 
 def _field(value: pa.Scalar) -> Any:
     """A value for `rest`: a whole number of a frame is one for every type of number, however the frame held it."""
-    plain = _plain(value)
+    plain = plain_value(value)
     return int(plain) if isinstance(plain, float) and plain.is_integer() and abs(plain) < 2**63 else plain
 
 
@@ -203,6 +212,7 @@ _JSON = msgspec.json.Encoder(enc_hook=repr, decimal_format="number")
 class _Reader:
     """Decoders of one schema: one refuses unknown fields, so that they are noticed at no cost; one ignores them."""
 
+    schema: tuple[tuple[str, str], ...]
     known: frozenset[str]
     event: type[msgspec.Struct]
     exact: msgspec.json.Decoder[Any]
@@ -218,14 +228,18 @@ def _reader(schema: tuple[tuple[str, str], ...]) -> _Reader:
     exact = msgspec.defstruct("Event", fields, rename=names, gc=False, forbid_unknown_fields=True)
     tolerant = msgspec.defstruct("Event", fields, rename=names, gc=False)
     return _Reader(
-        frozenset(name for name, _ in schema), tolerant, msgspec.json.Decoder(exact), msgspec.json.Decoder(tolerant)
+        schema,
+        frozenset(name for name, _ in schema),
+        tolerant,
+        msgspec.json.Decoder(exact),
+        msgspec.json.Decoder(tolerant),
     )
 
 
 def _one_by_one(
     reader: _Reader, lines: Sequence[bytes]
 ) -> tuple[list[Any], list[str | None], npt.NDArray[np.int64], list[tuple[int, str]]]:
-    """Read lines of which at least one is wrong or has unknown fields."""
+    """Read lines of which at least one is wrong, has unknown fields, or writes a value in an unusual way."""
     events: list[Any] = []
     rests: list[str | None] = []
     rows: list[int] = []
@@ -233,8 +247,11 @@ def _one_by_one(
     for index, line in enumerate(lines):
         try:
             event, rest = _tolerated(reader, line)
+        except _Guilty as error:
+            bad.append((index, str(error)))
+            continue
         except _REFUSALS as error:
-            bad.append((index, _reason(error)))
+            bad.append((index, f"Not a JSON object: {error}."))
             continue
         events.append(event)
         rests.append(rest)
@@ -247,58 +264,101 @@ def _tolerated(reader: _Reader, line: bytes) -> tuple[Any, str | None]:
     try:
         return reader.exact.decode(line), None
     except _REFUSALS:
-        if b"NaN" in line or b"Infinity" in line:  # not JSON, yet what Python and others write
-            return _with_nan(reader, line)
-        event = reader.tolerant.decode(line)
-    unknown = {name: value for name, value in _FIELDS.decode(line).items() if name not in reader.known}
-    return event, msgspec.json.encode(unknown).decode() if unknown else None
-
-
-def _with_nan(reader: _Reader, line: bytes) -> tuple[Any, str | None]:
-    fields = json.loads(line)
-    json.dumps(fields, ensure_ascii=False).encode()  # refuses half a surrogate pair, which is no text
-    event = msgspec.convert(fields, reader.event)
+        pass
+    fields = _read(line)
     unknown = {name: value for name, value in fields.items() if name not in reader.known}
-    return event, msgspec.json.encode(unknown).decode() if unknown else None
+    try:
+        event = reader.tolerant.decode(line)
+    except _REFUSALS:
+        event = _judged(reader, fields)
+    return event, _rest_of(line, unknown) if unknown else None
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, msgspec.ValidationError):
-        return f"Wrong type: {error}."
-    return f"Not a JSON object: {error}."
+def _number(text: str) -> float | Decimal:
+    """A number with a point, no digit of which is lost; with an exponent, it was a float when it was written."""
+    return float(text) if "e" in text or "E" in text else Decimal(text)
+
+
+def _read(line: bytes) -> dict[str, Any]:
+    try:
+        return _FIELDS.decode(line)
+    except msgspec.ValidationError:
+        raise
+    except _REFUSALS:
+        if b"NaN" not in line and b"Infinity" not in line:  # not JSON, yet what Python and others write
+            raise
+    fields = json.loads(line, parse_float=_number)
+    if not isinstance(fields, dict):
+        raise ValueError(f"Expected `object`, got `{type(fields).__name__}`")
+    json.dumps(fields, ensure_ascii=False, default=str).encode()  # refuses half a surrogate pair, which is no text
+    return fields
+
+
+def _rest_of(line: bytes, unknown: Mapping[str, Any]) -> str:
+    """The unknown fields as they were written, where JSON can be cut there."""
+    try:
+        raw = _RAW.decode(line)
+        return msgspec.json.encode({name: raw[name] for name in unknown}).decode()
+    except _REFUSALS:
+        return _DECIMALS.encode(unknown).decode()
+
+
+def _judged(reader: _Reader, fields: Mapping[str, Any]) -> Any:
+    """The event of fields of which at least one is not of its column's plain type; each is judged by itself."""
+    values: dict[str, Any] = {}
+    for index, (name, kind) in enumerate(reader.schema):
+        value = fields.get(name)
+        written = kind == "timestamp" and isinstance(value, str)  # text is read as that of a frame is
+        try:
+            fitted = value if written else fit(value, kind)
+        except Unfit:
+            raise _Guilty(reason(name, kind, value)) from None
+        if written:
+            mask = from_python([value], kind)[1]
+            if mask is not None and mask[0]:
+                raise _Guilty(reason(name, kind))
+        values[f"f{index}"] = fitted
+    return reader.event(**values)
+
+
+class _Guilty(Exception):
+    """A line is an object with a value that does not fit its column; says which."""
+
+
+@dataclass(frozen=True)
+class _Wrong:
+    """Which values of a column are wrong (`mask` None: none is), and the values as they were given."""
+
+    name: str
+    kind: str
+    mask: Mask | None
+    given: Sequence[Any] | pa.Array
+
+    def reasons(self) -> Iterator[tuple[int, str]]:
+        """Each row with a wrong value, and why."""
+        for row in [] if self.mask is None else np.flatnonzero(self.mask).tolist():
+            value = self.given[row]
+            yield row, reason(self.name, self.kind, plain_value(value) if isinstance(value, pa.Scalar) else value)
 
 
 def _sorted_out(
     table: pa.Table,
     rows: npt.NDArray[np.int64],
     bad: list[tuple[int, str]],
-    wrong: list[tuple[str, str, Mask | None]],
+    wrong: Sequence[_Wrong],
     arrivals: npt.NDArray[np.int64] | None = None,
 ) -> Parsed:
     """Take the rows with a wrong value out of the table; the first wrong column gives the reason."""
     guilty: dict[int, str] = {}
-    for name, kind, mask in wrong:
-        for index in [] if mask is None else np.flatnonzero(mask).tolist():
-            guilty.setdefault(index, _misfit(name, kind))
+    for column in wrong:
+        for row, why in column.reasons():
+            guilty.setdefault(row, why)
     if not guilty:
         return Parsed(table, rows, bad, arrivals)
     keep = np.ones(len(table), np.bool_)
     keep[list(guilty)] = False
-    bad = sorted(bad + [(int(rows[index]), reason) for index, reason in guilty.items()])
+    bad = sorted(bad + [(int(rows[index]), why) for index, why in guilty.items()])
     return Parsed(table.filter(pa.array(keep)), rows[keep], bad, None if arrivals is None else arrivals[keep])
-
-
-def _misfit(name: str, kind: str) -> str:
-    return f"Wrong type: column '{name}' does not hold {_EXPECTED[kind]}."
-
-
-_EXPECTED = {
-    "int64": "a whole number of 64 bits",
-    "float64": "a number",
-    "string": "text",
-    "bool": "true or false",
-    "timestamp": "an instant of the years 1 to 9999 (ISO-8601, or microseconds since the epoch)",
-}
 
 
 def _whole(table: pa.Table, name: str) -> pa.Array:

@@ -113,7 +113,7 @@ def _texts(lanes: np.ndarray) -> np.ndarray:
     """Packed (time, text) lanes to strings."""
     present = (lanes[:, 0] != np.iinfo(np.int64).max) & (lanes[:, 0] != np.iinfo(np.int64).min)
     packed = (np.ascontiguousarray(lanes[:, 1:]).view(np.uint64) ^ np.uint64(1 << 63)).astype(">u8")
-    raw = packed.view(np.uint8).reshape(len(lanes), -1)
+    raw = packed.view(np.uint8).reshape(len(lanes), 8 * packed.shape[1])
     sizes = np.where(present, raw[:, -1], 0).astype(np.int32)
     ends = np.zeros(len(lanes) + 1, np.int32)
     np.cumsum(sizes, out=ends[1:])

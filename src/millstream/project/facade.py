@@ -262,7 +262,7 @@ class Project:
             >>> _ = project.send(clicks, [{"user_id": 1, "at": "2026-01-01"}, {"user_id": "x", "at": "2026-01-01"}])
             >>> _ = project.drain()
             >>> project.dead_letters(clicks)["reason"].to_pylist()
-            ['Wrong type: Expected `int | null`, got `str` - at `$.user_id`.']
+            ["Wrong type: column 'user_id' does not hold a whole number of 64 bits."]
         """
         return self.parts.dead_letters(_name(stream), newest)
 

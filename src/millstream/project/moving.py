@@ -14,6 +14,7 @@ from millstream.project import applying
 from millstream.project.wiring import Parts
 
 if TYPE_CHECKING:
+    from millstream.definitions.source import EventStream
     from millstream.project.applying import Advance
     from millstream.store.registry import GroupVersion
 
@@ -25,19 +26,29 @@ FEW = 1_000
 def append(parts: Parts, stream: str, rows: Any, *, history: bool) -> int:
     """Append rows to a stream in one transaction; returns how many."""
     from millstream.buffer.events import encode, encode_history, partition_of
+    from millstream.buffer.frames import check_columns, taken
 
     definition = parts.registry.stream(stream)
-    rows = [rows] if isinstance(rows, Mapping) else rows
+    given = taken(f"Stream '{stream}'", rows)
+    check_columns(f"Stream '{stream}'", given, definition.schema, _needed(parts, definition))
     encoded = encode_history if history else encode
     placed = [
         (partition, batch)
-        for partition, part in partition_of(definition, rows, len(parts.log.ends(stream)))
+        for partition, part in partition_of(definition, given, len(parts.log.ends(stream)))
         for batch in encoded(definition, part)
     ]
     with parts.log.transaction() as work:
         for partition, batch in placed:
             work.append(stream, partition, batch)
     return sum(batch.count for _, batch in placed)
+
+
+def _needed(parts: Parts, stream: EventStream) -> set[str]:
+    """The columns of a stream without which its events count for nothing: its time, and the keys of its groups."""
+    groups = [version.group for version in parts.registry.groups()]
+    reading = [group for group in groups if group.columns and any(one.name == stream.name for one in group.sources)]
+    keys = {column for group in reading for column in group.keys.values()}
+    return {stream.time, *(keys & set(stream.schema))}
 
 
 def features(parts: Parts, view: str, keys: Sequence[Mapping[str, Any]], at: int | None) -> pa.Table:

@@ -34,6 +34,8 @@ def write(parts: Parts, group: str, rows: Any) -> int:
     if version.group.time is not None:
         instants.append(version.group.time)
     result = _table(group, rows, instants)
+    if not result.num_rows:
+        return 0
     now = parts.clock.now()
     schema = version.schema or features_of(version.group, result)
     staged = stage(f"Group '{group}'", version.group, schema, result, now, now)
@@ -45,14 +47,11 @@ def write(parts: Parts, group: str, rows: Any) -> int:
 
 def _table(group: str, rows: Any, instants: Sequence[str]) -> pa.Table:
     """The rows as a table, whose columns of instants are timestamps whatever form they came in."""
-    if isinstance(rows, Mapping):
-        rows = [rows]
-    if isinstance(rows, Sequence) and not isinstance(rows, str | bytes):
-        return _from_dicts(group, rows, instants)
-    if isinstance(rows, pa.Table):
-        table = rows
-    else:
-        table = rows.to_arrow() if hasattr(rows, "to_arrow") else pa.Table.from_pandas(rows, preserve_index=False)
+    from millstream.buffer.frames import taken
+
+    table = taken(f"Group '{group}'", rows, MillstreamError)
+    if not isinstance(table, pa.Table):
+        return _from_dicts(group, table, instants)
     for name in instants:
         if name in table.column_names and pa.types.is_temporal(table[name].type):
             wrong = beyond(table[name].combine_chunks())

@@ -56,7 +56,7 @@ class Vector:
             begin += len(state) >> 3
         data = np.frombuffer(b"".join(flat), np.int64) if begin else _EMPTY
         numbers, texts = _value_all(
-            data, np.array(places), at, self._ops, self._windows, self._features, self._meta, self._cuts
+            data, np.array(places, np.int64), at, self._ops, self._windows, self._features, self._meta, self._cuts
         )
         rows = len(at)
         found: list[dict[str, NDArray[Any]]] = []
