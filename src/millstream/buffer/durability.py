@@ -87,6 +87,8 @@ class Durability:
         self._keeper: threading.Thread | None = None
         self._writing = self._written = 0
         self._counts = threading.Lock()
+        self._news = threading.Condition()
+        self._leading = False
         self._failed: OSError | None = None
         self._patience = _TURN
         self._closed = threading.Event()
@@ -115,12 +117,23 @@ class Durability:
 
     def wait(self, transaction: int) -> None:
         """Return when a transaction is durable; many wait for one disk together."""
-        while self._reached() < transaction:
-            if self._failed is not None:
-                raise self._failed
-            with self._one, self._turn():
-                if self._reached() < transaction:
-                    self._make_steady(keep=self._pin is not None)
+        while True:
+            with self._news:
+                while self._leading and self._reached() < transaction:
+                    self._news.wait()
+                if self._reached() >= transaction:
+                    return
+                if self._failed is not None:
+                    raise self._failed
+                self._leading = True
+            try:
+                with self._one, self._turn():
+                    if self._reached() < transaction:
+                        self._make_steady(keep=self._pin is not None)
+            finally:
+                with self._news:
+                    self._leading = False
+                    self._news.notify_all()
 
     def close(self) -> None:
         """Let go of the pin and the files."""
