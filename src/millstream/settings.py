@@ -44,6 +44,7 @@ class Settings:
             the machine, and costs no wait for the disk.
         log_gib: most the log may grow to, in GiB; the space is taken as it is used.
         sync_every: microseconds between two syncs of the stores.
+        frozen_after: microseconds that a layer may give no sign of life before `millstream up` ends it and starts it again.
         host: the address the service listens on; loopback unless set.
         port: the port the service listens on.
         capture_sample: share of the scored requests that are captured, from 0 to 1.
@@ -72,6 +73,7 @@ class Settings:
     fsync: bool = True
     log_gib: float = 64.0
     sync_every: int = 600_000_000
+    frozen_after: int = 30_000_000
     host: str = "127.0.0.1"
     port: int = 8787
     capture_sample: float = 1.0
@@ -222,6 +224,13 @@ def _duration(value: Any) -> int:
         raise ValueError('a duration such as "10m"') from error
 
 
+def _frozen_after(value: Any) -> int:
+    given = _duration(value)
+    if given < 2_000_000:
+        raise ValueError('a duration of 2 s or more, such as "30s"')
+    return given
+
+
 def _generator(value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise ValueError("a table")
@@ -244,6 +253,7 @@ _ROOT: dict[str, Callable[[Any], Any]] = {
     "fsync": _flag,
     "log_gib": _number(0.001, 65_536),
     "sync_every": _duration,
+    "frozen_after": _frozen_after,
     "host": _text,
     "port": _whole(0, 65_535),
     "capture_sample": _number(0, 1),
@@ -279,6 +289,6 @@ def _default_hint(key: str, within: str) -> str:
     """Say what a setting is when it is left out."""
     owner: list[Field[Any]] = list(fields(Generator if within else Settings))
     default = next((item.default for item in owner if item.name == key), MISSING)
-    if default is MISSING or default == "" or key == "sync_every":
+    if default is MISSING or default == "" or key in ("sync_every", "frozen_after"):
         return "leave it out to take the default."
     return f"leave it out to take the default, {default}."

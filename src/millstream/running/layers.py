@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import socket
 import sys
 import threading
 import time
@@ -18,6 +19,8 @@ from millstream.settings import Settings
 
 LOOK = 1.0
 """Seconds between two looks for new definitions, and between two reports."""
+BEAT = 1.0
+"""Seconds between two signs of life."""
 LAST_CALL = 15.0
 """Seconds that a layer has to stop once whoever supervises it is gone."""
 
@@ -79,14 +82,25 @@ def stop_asked(*, standard_input_closes: bool = False) -> threading.Event:
     stop_on_signals(stop)
 
     def watch() -> None:
-        os.read(0, 1)  # nothing is ever written; not `sys.stdin`, whose lock would be held at exit
+        with suppress(OSError):
+            os.read(0, 1)  # nothing is ever written; not `sys.stdin`, whose lock would be held at exit
         stop.set()
         threading.Event().wait(LAST_CALL)
         os._exit(1)
 
     if standard_input_closes:
         threading.Thread(target=watch, name="supervisor-watch", daemon=True).start()
+        threading.Thread(target=_beat, args=(stop,), name="signs-of-life", daemon=True).start()
     return stop
+
+
+def _beat(stop: threading.Event) -> None:
+    """Give the supervisor signs of life, where standard input is a socket of it, until there is nobody to take them."""
+    with suppress(OSError), socket.socket(fileno=os.dup(0)) as mouth:
+        while not stop.is_set():
+            with suppress(BlockingIOError):
+                mouth.send(b".", socket.MSG_DONTWAIT)
+            stop.wait(BEAT)
 
 
 class Meter:
@@ -110,6 +124,12 @@ class Meter:
 
         with suppress(OSError):
             publish(self._data, self._layer, facts)
+
+
+def complain(message: str) -> None:
+    """Say on standard error what went wrong; where that goes to a file on a full disk, nothing more comes of it."""
+    with suppress(OSError):
+        print(f"Error: {message}", file=sys.stderr, flush=True)
 
 
 class _Renewed:
@@ -175,7 +195,7 @@ def _step(work: Work, poll: float) -> tuple[int, float]:
         return 1, 0.0  # another worker was first; read again at once
     except (DiskFull, StoreError, MillstreamError) as error:
         if work.facts.get("error") != error.message:
-            print(f"Error: {error.message}", file=sys.stderr, flush=True)
+            complain(error.message)
         work.facts["error"] = error.message
         return 0, LOOK
     work.facts.pop("error", None)

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from millstream.clock import project_clock, to_datetime
@@ -31,9 +32,9 @@ class StatusLine:
     def say(self, sentence: str) -> None:
         """Print a sentence."""
         if self._as_json:
-            print(json.dumps({"said": sentence}), flush=True)
+            _print(json.dumps({"said": sentence}))
             return
-        print(("\r\x1b[K" if self._drawn else "") + sentence, flush=True)
+        _print(("\r\x1b[K" if self._drawn else "") + sentence)
         self._drawn = False
 
     def refresh(self, restarts: Mapping[str, int]) -> None:
@@ -44,12 +45,12 @@ class StatusLine:
         self._last = now
         facts = self._facts(restarts)
         if self._as_json:
-            print(json.dumps(facts), flush=True)
+            _print(json.dumps(facts))
         elif self._renews:
-            print(f"\r\x1b[K{_sentence(facts)}", end="", flush=True)
+            _print(f"\r\x1b[K{_sentence(facts)}", end="")
             self._drawn = True
         else:
-            print(_sentence(facts), flush=True)
+            _print(_sentence(facts))
 
     def _facts(self, restarts: Mapping[str, int]) -> dict[str, Any]:
         from millstream.monitor.usage import snapshot
@@ -67,6 +68,12 @@ class StatusLine:
             "restarts": sum(restarts.values()),
             "latest": layers.get("generator", {}).get("latest"),
         }
+
+
+def _print(text: str, end: str = "\n") -> None:
+    """Print and go on where it goes to a file on a full disk, or to a reader that has gone."""
+    with suppress(OSError):
+        print(text, end=end, flush=True)
 
 
 def _sentence(facts: Mapping[str, Any]) -> str:

@@ -5,29 +5,27 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import os
-import signal
 import socket
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
+from millstream.buffer.environment import no_room
 from millstream.clock import FileClock, project_clock
-from millstream.errors import ProjectError, ServeError
+from millstream.errors import DiskFull, MillstreamError, ProjectError, ServeError
+from millstream.running.leftovers import end_leftovers, note
 from millstream.running.stopping import stopping_on_signals
+from millstream.running.supervised import WATCH, Supervised, stop_all
 from millstream.settings import Settings
 
+if TYPE_CHECKING:
+    from millstream.running.status_line import StatusLine
+
 LAYERS = ("compute", "ingest", "batch", "sync", "serve", "monitor")
-WATCH = 0.05
-"""Seconds between two looks at the processes."""
-SETTLED = 5.0
-"""Seconds after which a process counts as started well, so that its next start is not delayed."""
-PATIENCE = 10.0
-"""Seconds a process has to stop by itself."""
+AGAIN = 2.0
+"""Seconds between two attempts to begin on a full disk."""
 
 
 def supervise(
@@ -54,28 +52,66 @@ def supervise(
         ProjectError: When the folder is no project, or another `up` runs it.
         ServeError: When the port is taken.
     """
-    from millstream.running.simulation import prepare
     from millstream.running.status_line import StatusLine
 
     settings = serving_at(Settings.load(folder), host, port)
     stop = stop or threading.Event()
     with lock(settings), stopping_on_signals(stop):
-        refuse_taken_port(settings)
         line = StatusLine(settings, as_json)
-        prepare(settings, line.say)
-        layers = (*LAYERS, "generator") if settings.generator.enabled else LAYERS
-        line.say(f"Starting {', '.join(layers)}. http://{settings.host}:{settings.port}/ shows them.")
-        processes = [Supervised(settings, layer, line.say) for layer in layers]
-        with _clock_running(settings):
-            try:
-                while not stop.wait(WATCH):
-                    for process in processes:
-                        process.watch()
-                    line.refresh({process.layer: process.restarts for process in processes})
-            finally:
-                stop_all(processes)
+        end_leftovers(settings, line.say)
+        refuse_taken_port(settings)
+        if _prepared(settings, line.say, stop):
+            _run(settings, line, stop)
         line.say("Stopped.")
     return 0
+
+
+def _prepared(settings: Settings, say: Callable[[str], None], stop: threading.Event) -> bool:
+    """Whether the project is ready to run; while the disk is full that is waited for, until told to stop."""
+    from millstream.running.simulation import prepare
+
+    told = ""
+    while not stop.is_set():
+        try:
+            prepare(settings, say)
+            return True
+        except (MillstreamError, OSError) as error:
+            if not (isinstance(error, DiskFull) or _lacks_room(error, settings.data)):
+                raise
+            if str(error) != told:
+                say(f"The disk is full: {str(error).splitlines()[0]} Waiting for room.")
+            told = str(error)
+        stop.wait(AGAIN)
+    return False
+
+
+def _lacks_room(error: BaseException | None, place: Path) -> bool:
+    """Whether an error, or what caused it, is that of a full disk."""
+    while error is not None:
+        if isinstance(error, Exception) and no_room(error, place):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _run(settings: Settings, line: StatusLine, stop: threading.Event) -> None:
+    layers = (*LAYERS, "generator") if settings.generator.enabled else LAYERS
+    line.say(f"Starting {', '.join(layers)}. http://{settings.host}:{settings.port}/ shows them.")
+    processes = [Supervised(settings, layer, line.say) for layer in layers]
+    told: dict[str, int] = {}
+    with _clock_running(settings):
+        try:
+            while not stop.wait(WATCH):
+                for process in processes:
+                    process.watch()
+                running = {process.layer: process.pid for process in processes}
+                if running != told:
+                    told = running
+                    note(settings, running)
+                line.refresh({process.layer: process.restarts for process in processes})
+        finally:
+            stop_all(processes)
+            note(settings, {})
 
 
 def serving_at(settings: Settings, host: str | None, port: int | None) -> Settings:
@@ -86,83 +122,6 @@ def serving_at(settings: Settings, host: str | None, port: int | None) -> Settin
             "The host was given as an empty text; expected an address or a name.", "use '0.0.0.0' for all."
         )
     return dataclasses.replace(settings, **given) if given else settings  # type: ignore[arg-type]
-
-
-class Supervised:
-    """One layer's process: started at once, and again whenever it dies, later each time if it dies young.
-
-    The process holds the other end of a pipe to this one and stops when it closes, so no layer outlives a supervisor
-    that was killed.
-
-    Args:
-        settings: The project.
-        layer: Which layer.
-        say: Called with a sentence when the process has died.
-    """
-
-    def __init__(self, settings: Settings, layer: str, say: Callable[[str], None]) -> None:
-        self.layer = layer
-        self.restarts = 0
-        self._settings = settings
-        self._say = say
-        self._delay = 0.1
-        self._due: float | None = None
-        self._output = settings.data / "run" / f"{layer}.out"
-        self._start()
-
-    @property
-    def pid(self) -> int:
-        """The process's id."""
-        return self.process.pid
-
-    def watch(self) -> None:
-        """Start the process again when it has died and its time has come."""
-        code = self.process.poll()
-        if code is None:
-            return
-        now = time.monotonic()
-        if self._due is None:
-            young = now - self._started < SETTLED
-            self._delay = min(2 * self._delay, PATIENCE) if young else 0.1
-            self._due = now + self._delay
-            if code != -signal.SIGKILL or young:
-                self._say(f"{self.layer} ended ({self._reason(code)}); starting it again in {self._delay:.1f} s.")
-        elif now >= self._due:
-            self.restarts += 1
-            self._start()
-
-    def _start(self) -> None:
-        settings = self._settings
-        self._output.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "millstream", "run", self.layer, "--project", str(settings.folder)]
-        command += ["--host", settings.host, "--port", str(settings.port), "--supervised"]
-        with self._output.open("ab") as output:
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True
-            )
-        self._started = time.monotonic()
-        self._due = None
-
-    def _reason(self, code: int) -> str:
-        if code < 0:
-            return signal.Signals(-code).name
-        said = self._output.read_text(encoding="utf-8", errors="replace")[-4_000:]
-        sentences = [line for line in said.splitlines() if line.startswith("Error:")]
-        return sentences[-1] if sentences else f"exit code {code}, see {self._output}"
-
-
-def stop_all(processes: list[Supervised]) -> None:
-    """Tell all processes to stop, and end those that do not within ten seconds."""
-    for process in processes:
-        if process.process.poll() is None:
-            process.process.terminate()
-    end = time.monotonic() + PATIENCE
-    for process in processes:
-        try:
-            process.process.wait(max(0.0, end - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.process.kill()
-            process.process.wait()
 
 
 @contextmanager
@@ -182,10 +141,9 @@ def lock(settings: Settings) -> Iterator[None]:
                 f"Project '{settings.name}' is already running: `millstream up` is process {pid}.",
                 f"`millstream status` shows it; `kill {pid}` stops it.",
             ) from error
-        file.seek(0)
-        file.truncate()
-        file.write(str(os.getpid()))
-        file.flush()
+        with suppress(OSError):  # on a full disk it is held all the same
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), str(os.getpid()).encode())
         yield
 
 
@@ -240,8 +198,11 @@ def _clock_running(settings: Settings) -> Iterator[None]:
         return
     from millstream.running.simulation import speed
 
-    clock.run(speed(settings.generator) if settings.generator.enabled else 1.0)
+    rate = speed(settings.generator) if settings.generator.enabled else 1.0
+    with suppress(OSError):  # on a full disk it stands where it stood
+        clock.run(rate)
     try:
         yield
     finally:
-        clock.run(0.0)
+        with suppress(OSError):
+            clock.run(0.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from millstream.errors import MillstreamError, StoreError
 from millstream.project import applying
 from millstream.project.wiring import Parts
+from millstream.running.layers import complain
 
 if TYPE_CHECKING:
     from millstream.running.layers import Work
@@ -112,9 +112,9 @@ class Ingest:
                     applying.finish(self._parts, version)
                 self.facts.pop("backfilling", None)
             except MillstreamError as error:
-                print(f"Error: {error.message}", file=sys.stderr, flush=True)
+                complain(error.message)
             except Exception as error:  # said aloud: a thread that ended would leave the version waiting without a word
-                print(f"Error: backfill: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+                complain(f"backfill: {type(error).__name__}: {error}")
             self._stop.wait(1.0)
 
 
