@@ -1,0 +1,73 @@
+"""`up` on a small disk that is filled and emptied: it stays up, says so, and goes on when there is room."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+
+import pytest
+from tests.disks import disk, fill
+from tests.end_to_end import shop
+from tests.end_to_end.running import Up, ask, free_port, post, until
+
+import millstream as ms
+
+pytestmark = pytest.mark.slow
+
+
+def send(up: Up, first: int, n: int) -> int:
+    rows = shop.orders(range(first, first + n), time.time_ns() // 1_000, seed=7)
+    return post(up.port, "/v1/streams/orders/events", [{**row, "user_id": 3} for row in rows])[0]
+
+
+def count(up: Up) -> int:
+    with contextlib.suppress(OSError):
+        status, answer = ask(up.port, "GET", "/v1/views/risk/features?user_id=3&shop=shop-1")
+        return int(answer["features"]["spending__count"] or 0) if status == 200 else -1
+    return -1
+
+
+def filled(place: Path) -> Path:
+    """Take all the room, though others take some meanwhile."""
+    return until(lambda: _taken(place), "a full disk")
+
+
+def _taken(place: Path) -> Path | None:
+    with contextlib.suppress(OSError):
+        return fill(place)
+    return None
+
+
+def test_up_outlives_a_full_disk_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    with disk(tmp_path / "disk", mebibytes=96) as place:
+        shop.write_project(place)
+        with contextlib.closing(ms.Project(place)) as project:
+            project.apply()
+            shop.deploy_model(project)
+        up = Up(place, free_port())
+        try:
+            until(up.ready, "ready")
+            assert send(up, 0, 50) == 202
+            until(lambda: count(up) == 50, "50 orders")
+            ballast = filled(place)
+            until(lambda: send(up, 50, 2_000) == 507, "refused")
+            for layer in ("compute", "ingest", "sync"):
+                up.kill(layer)
+            time.sleep(5)
+            assert up.process.poll() is None, up.said()
+            assert count(up) >= 50
+            ballast.unlink()
+            until(lambda: send(up, 10_000, 50) == 202, "taken again")
+            end = sum(at for _, at in ms.Project(place).parts.log.ends("orders"))
+            until(lambda: count(up) == end, f"all {end} orders")
+            ballast = filled(place)
+            assert up.stop() == 0
+            up.start()
+            until(lambda: "disk is full" in up.said() or up.ready(), "started on a full disk")
+            assert up.process.poll() is None, up.said()
+            ballast.unlink()
+            until(up.ready, "ready again")
+            until(lambda: count(up) == end, f"all {end} orders again")
+        finally:
+            up.stop()
