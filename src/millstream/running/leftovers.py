@@ -71,14 +71,19 @@ def _same(settings: Settings, layer: str, pid: int, born: float) -> psutil.Proce
         process = psutil.Process(pid)
         line = process.cmdline()
         runs = [layer, "--project", str(settings.folder)]
-        if process.create_time() == born and any(line[at : at + 3] == runs for at in range(len(line))):
+        if _born(pid) == born and any(line[at : at + 3] == runs for at in range(len(line))):
             return process
     return None
 
 
 def _born(pid: int) -> float:
+    """When a process began: in ticks since the machine started, where it says so, for those no clock can move."""
+    with suppress(OSError, IndexError, ValueError):
+        return float(
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
+        )
     with suppress(psutil.Error):
-        return float(psutil.Process(pid).create_time())
+        return float(round(psutil.Process(pid).create_time()))
     return 0.0
 
 
