@@ -47,6 +47,7 @@ class Settings:
         frozen_after: microseconds that a layer may give no sign of life before `millstream up` ends it and starts it again.
         host: the address the service listens on; loopback unless set.
         port: the port the service listens on.
+        hosts: names by which callers reach the service, beside addresses, localhost and names without a dot; "*" is any.
         capture_sample: share of the scored requests that are captured, from 0 to 1.
         registry_url: the registry's database, as an SQLAlchemy URL; a SQLite file in `data` unless set. The path of a
             SQLite file is relative to the folder.
@@ -76,6 +77,7 @@ class Settings:
     frozen_after: int = 30_000_000
     host: str = "127.0.0.1"
     port: int = 8787
+    hosts: tuple[str, ...] = ()
     capture_sample: float = 1.0
     registry_url: str = field(default="", repr=False)  # it may hold a password
     generator: Generator = field(default_factory=Generator)
@@ -211,6 +213,12 @@ def _text(value: Any) -> str:
     return value
 
 
+def _texts(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(one, str) and one for one in value):
+        raise ValueError('a list of text, such as ["scores.example.com"]')
+    return tuple(value)
+
+
 def _switch(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError("true or false")
@@ -256,6 +264,7 @@ _ROOT: dict[str, Callable[[Any], Any]] = {
     "frozen_after": _frozen_after,
     "host": _text,
     "port": _whole(0, 65_535),
+    "hosts": _texts,
     "capture_sample": _number(0, 1),
     "registry_url": _text,
     "generator": _generator,

@@ -217,6 +217,7 @@ def _serve(settings: Settings, stop: threading.Event) -> None:
         versions=parts.model_versions,
         clock=parts.clock,
         sample=settings.capture_sample,
+        hosts=settings.hosts,
     )
     run(service, listener, stop, lambda: meter.add(0, {"address": f"{settings.host}:{settings.port}"}))
 

@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from millstream.errors import MillstreamError, RequestError
 from millstream.serve.answers import Features, ScoredMany, ages, one_answer, row_answers
+from millstream.serve.callers import Callers
 from millstream.serve.capture import CaptureJournal
 from millstream.serve.catalogue import Catalogue
 from millstream.serve.http import (
     HTML,
+    LARGE,
     TEXT,
     Answer,
     Disconnected,
@@ -28,6 +30,7 @@ from millstream.serve.http import (
     Scope,
     Send,
     decode,
+    decode_in_pieces,
     encode,
     error_answer,
     query_of,
@@ -82,7 +85,7 @@ class Application:
     """The ASGI application of one serving process.
 
     `catalogue` returns what is served now, and may return something else at the next request. Counters go to `block`,
-    captures to `journal`.
+    captures to `journal`; `callers` says who may call.
     """
 
     def __init__(
@@ -93,7 +96,9 @@ class Application:
         status: Status,
         block: Block,
         clock: Clock,
+        callers: Callers,
     ) -> None:
+        self._callers = callers
         self._catalogue, self._intake, self._journal = catalogue, intake, journal
         self._status, self._block, self._clock = status, block, clock
         self._process, self._requests = secrets.token_hex(6), count(1)
@@ -119,6 +124,7 @@ class Application:
         request = Request(f"{self._process}-{next(self._requests):x}", scope, receive, "")
         route = None
         try:
+            self._callers.check(scope["method"], scope["headers"])
             route = self._resolve(request)
             answer = await route.handle(request)
         except Disconnected:
@@ -163,10 +169,12 @@ class Application:
     async def _score(self, request: Request) -> Answer:
         body = await request.body()
         scorer = self._catalogue().scorer(request.name)
-        rows, many = _rows(scorer, decode(body))
-        if len(rows) <= INLINE_ROWS:
-            return self._scored(request.id, scorer, rows, many)
         loop = asyncio.get_running_loop()
+        large = len(body) > LARGE
+        found = await loop.run_in_executor(self._pool, decode_in_pieces, body) if large else decode(body)
+        rows, many = _rows(scorer, found)
+        if len(rows) <= INLINE_ROWS and not large:
+            return self._scored(request.id, scorer, rows, many)
         return await loop.run_in_executor(self._pool, self._scored, request.id, scorer, rows, many)
 
     def _scored(self, request_id: str, scorer: Scorer, rows: list[Any], many: bool) -> Answer:

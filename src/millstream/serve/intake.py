@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -14,7 +15,7 @@ from millstream.buffer.events import encode, encode_lines, partition_of
 from millstream.buffer.log import Batch, Log
 from millstream.definitions import EventStream
 from millstream.errors import DiskFull, MillstreamError, RequestError
-from millstream.serve.http import decode
+from millstream.serve.http import LARGE, decode, decode_in_pieces
 
 Placed = list[tuple[str, int, Batch]]
 
@@ -50,6 +51,7 @@ class Intake:
         self._waiting: list[_Waiting] = []
         self._writer: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="intake")
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="intake-read")
 
     async def take(self, stream: EventStream, body: bytes, *, lines: bool) -> list[dict[str, int]]:
         """Append the events of a body and return, for each partition, the first position and the count of its part.
@@ -58,7 +60,11 @@ class Intake:
         when they are computed: a wrong one becomes a dead letter there. Raises `RequestError` when the body is neither,
         `DiskFull` when nothing was appended for want of room.
         """
-        placed = self._placed(stream, body, lines=lines)
+        if len(body) > LARGE:
+            work = partial(self._placed, stream, body, decode_in_pieces, lines=lines)
+            placed = await asyncio.get_running_loop().run_in_executor(self._reader, work)
+        else:
+            placed = self._placed(stream, body, decode, lines=lines)
         if not placed:
             return []
         future: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
@@ -73,11 +79,12 @@ class Intake:
 
     def close(self) -> None:
         """Finish what is being written."""
+        self._reader.shutdown(wait=True)
         self._thread.shutdown(wait=True)
 
-    def _placed(self, stream: EventStream, body: bytes, *, lines: bool) -> Placed:
+    def _placed(self, stream: EventStream, body: bytes, decode: Callable[[bytes], Any], *, lines: bool) -> Placed:
         partitions = self._log.topics().get(stream.name, 1)
-        rows = None if lines else _rows(body)
+        rows = None if lines else _rows(body, decode)
         if rows is not None:
             parts = partition_of(stream, rows, partitions)
             return [(stream.name, at, batch) for at, part in parts for batch in encode(stream, part)]
@@ -117,7 +124,7 @@ class Intake:
             return [self._write([placed])[0] for placed in requests]
 
 
-def _rows(body: bytes) -> Sequence[Any] | None:
+def _rows(body: bytes, decode: Callable[[bytes], Any]) -> Sequence[Any] | None:
     """The events of one JSON document, or None when the body is JSON lines."""
     try:
         found = decode(body)

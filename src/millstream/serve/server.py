@@ -6,8 +6,9 @@ import contextlib
 import gc
 import logging
 import socket
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,10 @@ from millstream.errors import MillstreamError, ServeError
 from millstream.monitor.blocks import Block
 from millstream.monitor.usage import metrics_folder
 from millstream.serve.app import Application
+from millstream.serve.callers import Callers
 from millstream.serve.capture import CaptureJournal, CaptureShipper
 from millstream.serve.catalogue import Deployments
+from millstream.serve.connection import Connection
 from millstream.serve.intake import Intake, IntakeLog
 from millstream.serve.status import Status
 
@@ -30,13 +33,16 @@ if TYPE_CHECKING:
 
 EVERY = 1.0
 """Seconds between two looks at the registry, and between two shipments of captures."""
+SWITCH = 0.0005
+"""Seconds after which a thread that computes in Python gives way to another."""
 _logger = logging.getLogger("millstream.serve")
 
 
 class Service:
     """Everything one serving process has: use it as a context; `application` answers requests meanwhile.
 
-    `name` and `data` are the project's; `sample` is the share of requests that is captured. While it is open, one
+    `name` and `data` are the project's; `sample` is the share of requests that is captured; `hosts` are the names by which
+    callers reach it, beside addresses and localhost. While it is open, one
     thread keeps what is served in step with the registry and ships captures to the log once a second.
     """
 
@@ -51,6 +57,7 @@ class Service:
         versions: ModelVersions,
         clock: Clock,
         sample: float = 1.0,
+        hosts: Iterable[str] = (),
     ) -> None:
         self.deployments = Deployments(name, registry, versions, online, clock)
         self._journal = CaptureJournal(data / "journal", sample=sample)
@@ -58,7 +65,7 @@ class Service:
         self._block = Block(metrics_folder(data))
         current = self.deployments.current
         status = Status(name, data, clock, log, online, current, registry.groups)
-        self.application = Application(current, Intake(log), self._journal, status, self._block, clock)
+        self.application = Application(current, Intake(log), self._journal, status, self._block, clock, Callers(hosts))
         self._stop = threading.Event()
         self._beside = threading.Thread(target=self._work_beside, name="serve-beside", daemon=True)
 
@@ -114,7 +121,7 @@ def run(
     config = uvicorn.Config(
         service.application,
         loop="uvloop",
-        http="httptools",
+        http=Connection,
         ws="none",
         lifespan="off",
         access_log=False,
@@ -124,6 +131,8 @@ def run(
         timeout_graceful_shutdown=10,
         backlog=2048,
     )
+    # A thread that parses a large body gives way to requests this often.
+    sys.setswitchinterval(SWITCH)
     with service:
         gc.collect()
         gc.freeze()  # what is loaded by now stays: looking through it again and again would only delay requests

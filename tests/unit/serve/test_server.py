@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -157,3 +158,102 @@ def test_a_taken_port_is_one_clear_sentence() -> None:
         port = other.getsockname()[1]
         with pytest.raises(ServeError, match=f"Port {port} on 127.0.0.1 cannot be served: address already in use"):
             listen("127.0.0.1", port)
+
+
+def opened(port: int, sent: bytes = b"") -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", port), timeout=20)
+    connection.sendall(sent)
+    return connection
+
+
+def closed_after(connection: socket.socket) -> float:
+    """Seconds until the service lets a connection go."""
+    begun = time.monotonic()
+    while connection.recv(4096):
+        pass
+    return time.monotonic() - begun
+
+
+HEAD = b"POST /v1/streams/payments/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n"
+
+
+def test_requests_that_do_not_come_are_let_go_within_seconds_and_others_go_on(folder: Path) -> None:
+    with serving(folder) as (_, port):
+        halves = [opened(port), opened(port, HEAD[:60]), opened(port, HEAD + b'{"user')]
+        kept = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        score(kept)
+        with ThreadPoolExecutor(len(halves)) as pool:
+            waited = list(pool.map(closed_after, halves))
+        assert max(waited) < 10
+        assert score(http.client.HTTPConnection("127.0.0.1", port, timeout=20))["version"] == 1
+
+
+def test_half_open_requests_never_take_the_last_descriptors(folder: Path) -> None:
+    low = (sys.executable, "-c", "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (400, 400)); "
+           "sys.argv = sys.argv[1:]; runpy.run_module('tests.unit.serve.serving', run_name='__main__')")  # fmt: skip
+    process = subprocess.Popen([*low, "serving", str(folder)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    halves: list[socket.socket] = []
+    try:
+        port = int(process.stdout.readline())
+        for _ in range(600):
+            halves.append(opened(port, HEAD[:60]))
+        for _ in range(5):
+            assert score(http.client.HTTPConnection("127.0.0.1", port, timeout=20))["version"] == 1
+    finally:
+        for half in halves:
+            half.close()
+        process.kill()
+        process.communicate()
+
+
+def test_a_large_body_of_one_producer_keeps_no_score_waiting(folder: Path) -> None:
+    event = {"payment_id": "p", "user_id": 4, "amount": 12.5, "country": "de", "paid_at": "2026-01-01T10:00:00Z"}
+    count = 13 * 2**20 // len(json.dumps(event))
+    events = json.dumps([event] * count).encode()
+    waits: list[float] = []
+    took: list[float] = []
+    with serving(folder) as (_, port):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        for _ in range(20):
+            score(connection)
+        over = threading.Event()
+
+        def produce() -> None:
+            begun = time.perf_counter()
+            large = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            large.request("POST", "/v1/streams/payments/events", events)
+            answer = json.loads(large.getresponse().read())
+            took.append(time.perf_counter() - begun)
+            over.set()
+            assert answer["accepted"] == count
+
+        producer = threading.Thread(target=produce)
+        producer.start()
+        while not over.is_set():
+            begun = time.perf_counter()
+            score(connection)
+            waits.append(time.perf_counter() - begun)
+        producer.join()
+    assert len(waits) > 10
+    assert sorted(waits)[len(waits) // 2] < took[0] / 10
+    assert max(waits) < took[0] / 2  # read on the event loop, one score waits for nearly all of it
+
+
+def test_a_page_of_another_site_reaches_nothing(folder: Path) -> None:
+    def asked(method: str, path: str, **headers: str) -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        connection.request(method, path, b"{}" if method == "POST" else None, headers)
+        return connection.getresponse().status
+
+    with serving(folder) as (_, port):
+        events, features = "/v1/streams/payments/events", "/v1/views/fraud/features?user_id=4"
+        for path in ("/", "/status", "/metrics", "/livez", features):
+            assert asked("GET", path, Host="attacker.example") == 421
+            assert asked("GET", path, Origin="https://attacker.example") == 403
+        for origin in ("https://attacker.example", "null", f"http://localhost:{port + 1}"):
+            assert asked("POST", events, Origin=origin) == 403
+        assert asked("POST", events, **{"Sec-Fetch-Site": "cross-site"}) == 403
+        assert asked("POST", events, Origin=f"http://127.0.0.1:{port}") == 202
+        assert asked("POST", events) == 202
+        assert asked("GET", "/", **{"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}) == 200
