@@ -11,6 +11,7 @@ import fcntl
 import json
 import mmap
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -26,6 +27,9 @@ COUNTERS, HISTOGRAMS, TICKS = 128, 24, 90
 BUCKETS = 208
 TICK_SECONDS = 10
 OTHER = "other"
+VERSIONS = 20
+"""How many of a model's newest versions are counted each by itself once the processes that served them have ended."""
+_SCORED = re.compile(r'scored\{model="(.*)",version="(\d+)"\}')
 
 _HEADER = 8
 _COUNTER_WORDS = NAME_BYTES // 8 + 1
@@ -131,8 +135,9 @@ class Totals:
 class Block:
     """The counters of this process: reach for it where something happens often enough that a lock would be felt.
 
-    One thread writes; any process reads the folder with `read_blocks`. Counting costs about 0.1 µs. When the slots
-    are full, further names count into `"other"`.
+    One thread writes; any process reads the folder with `read_blocks`. Counting costs about 0.1 µs. When its slots are
+    full, a further block takes the next names; a name of more than 120 bytes counts into `"other"`, and so does a new one
+    while the disk is full.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -147,6 +152,8 @@ class Block:
         folder.mkdir(parents=True, exist_ok=True)
         with suppress(OSError):  # on a full disk they stay, and are added up as they are
             retire_blocks(folder)
+        self._folder = folder
+        self._more: Block | None = None
         self._path = folder / f"{os.getpid()}-{time.monotonic_ns()}.block"
         self._file = open(self._path, "x+b")  # noqa: SIM115 - held, with its lock, for the life of the process
         fcntl.flock(self._file, fcntl.LOCK_EX)
@@ -161,14 +168,26 @@ class Block:
         """Add `amount` to the counter called `name`."""
         word = self._counters.get(name)
         if word is None:
-            word = self._slot(self._counters, name, _HEADER, _COUNTER_WORDS, COUNTERS)
+            name = _fitting(name)
+            if name not in self._counters and name != OTHER and len(self._counters) >= COUNTERS - 1:
+                if further := self._further():
+                    further.count(name, amount)
+                    return
+                name = OTHER
+            word = self._slot(self._counters, name, _HEADER, _COUNTER_WORDS)
         self._words[word] += amount
 
     def observe(self, name: str, microseconds: int) -> None:
         """Count one duration in the histogram called `name`."""
         word = self._histograms.get(name)
         if word is None:
-            word = self._slot(self._histograms, name, _HISTOGRAMS_AT, _HISTOGRAM_WORDS, HISTOGRAMS)
+            name = _fitting(name)
+            if name not in self._histograms and name != OTHER and len(self._histograms) >= HISTOGRAMS - 1:
+                if further := self._further():
+                    further.observe(name, microseconds)
+                    return
+                name = OTHER
+            word = self._slot(self._histograms, name, _HISTOGRAMS_AT, _HISTOGRAM_WORDS)
         words = self._words
         words[word] += microseconds
         words[word + 1 + bucket_of(microseconds)] += 1
@@ -189,16 +208,27 @@ class Block:
         self._words.release()
         self._map.close()
         self._file.close()
+        if self._more is not None:
+            self._more.close()
 
-    def _slot(self, slots: dict[str, int], name: str, start: int, words: int, limit: int) -> int:
-        encoded = name.encode()
-        full = len(slots) >= limit - (OTHER not in slots)
-        if name != OTHER and (full or len(encoded) > NAME_BYTES):
-            return slots.get(OTHER) or self._slot(slots, OTHER, start, words, limit)
+    def _further(self) -> Block | None:
+        """The block that takes the names for which this one has no slot; None while the disk has no room for it."""
+        if self._more is None:
+            with suppress(OSError, DiskFull):
+                self._more = Block(self._folder)
+        return self._more
+
+    def _slot(self, slots: dict[str, int], name: str, start: int, words: int) -> int:
+        if name in slots:
+            return slots[name]
         at = start + len(slots) * words
-        self._map[at * 8 : at * 8 + NAME_BYTES] = encoded.ljust(NAME_BYTES, b"\0")
+        self._map[at * 8 : at * 8 + NAME_BYTES] = name.encode().ljust(NAME_BYTES, b"\0")
         slots[name] = at + NAME_BYTES // 8
         return slots[name]
+
+
+def _fitting(name: str) -> str:
+    return name if len(name.encode()) <= NAME_BYTES else OTHER
 
 
 def _reserve(file: IO[bytes], size: int) -> None:
@@ -262,10 +292,26 @@ def _retired(folder: Path) -> tuple[Totals, set[str]]:
 def _write_retired(folder: Path, totals: Totals, absorbed: list[str]) -> None:
     # The names of the absorbed blocks travel with the sums: a crash before the unlink then adds nothing twice.
     histograms = {name: {"buckets": h.buckets, "total": h.total} for name, h in totals.histograms.items()}
-    stored = {"counters": totals.counters, "histograms": histograms, "absorbed": absorbed}
+    stored = {"counters": _settled(totals.counters), "histograms": histograms, "absorbed": absorbed}
     fresh = folder / "retired.json.new"
     fresh.write_text(json.dumps(stored))
     fresh.replace(folder / "retired.json")
+
+
+def _settled(counters: Mapping[str, int]) -> dict[str, int]:
+    """Ended counters with the scores of a model's versions before the newest few added up, so that they do not grow."""
+    versions: dict[str, list[int]] = {}
+    for name in counters:
+        if found := _SCORED.fullmatch(name):
+            versions.setdefault(found[1], []).append(int(found[2]))
+    oldest = {model: sorted(numbers)[-VERSIONS:][0] for model, numbers in versions.items()}
+    settled: dict[str, int] = {}
+    for name, value in counters.items():
+        found = _SCORED.fullmatch(name)
+        if found and int(found[2]) < oldest[found[1]]:
+            name = f'scored{{model="{found[1]}",version="older"}}'
+        settled[name] = settled.get(name, 0) + value
+    return settled
 
 
 def _read_block(path: Path) -> Totals:

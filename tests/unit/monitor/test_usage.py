@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from millstream.monitor.blocks import BUCKETS, COUNTERS, Block, Histogram, bucket_bounds, bucket_of, read_blocks
+from millstream.monitor.blocks import (
+    BUCKETS,
+    COUNTERS,
+    VERSIONS,
+    Block,
+    Histogram,
+    bucket_bounds,
+    bucket_of,
+    read_blocks,
+)
 from millstream.monitor.prometheus import exposition
 from millstream.monitor.usage import metrics_folder, publish, snapshot
 
@@ -92,15 +101,34 @@ def test_a_block_that_is_already_among_the_retired_is_not_added_again(tmp_path: 
     assert read_blocks(tmp_path).counters == {"scored": 100}
 
 
-def test_names_beyond_the_slots_count_as_other(tmp_path: Path) -> None:
+def test_names_beyond_the_slots_of_a_block_are_counted_by_their_names(tmp_path: Path) -> None:
     block = Block(tmp_path)
-    for i in range(COUNTERS + 50):
-        block.count(f"name{i}")
+    for _ in range(2):
+        for i in range(3 * COUNTERS):
+            block.count(f'scored{{model="m",version="{i}"}}')
+            block.observe(f"route {i}", 5)
     block.count("x" * 500)
+    totals = read_blocks(tmp_path)
+    assert len(totals.counters) == 3 * COUNTERS + 1
+    assert {value for name, value in totals.counters.items() if name != "other"} == {2}
+    assert (totals.counters["other"], len(totals.histograms)) == (1, 3 * COUNTERS)
+    assert {histogram.count for histogram in totals.histograms.values()} == {2}
+
+
+def test_scores_of_versions_long_gone_are_added_up_when_their_processes_have_ended(tmp_path: Path) -> None:
+    for start in (0, 30, 60):
+        block = Block(tmp_path)
+        for version in range(start, start + 60):
+            block.count(f'scored{{model="m",version="{version}"}}')
+            block.count(f'scored{{model="other {start}",version="1"}}')
+        block.close()
+    Block(tmp_path).close()
+    Block(tmp_path).close()
     counters = read_blocks(tmp_path).counters
-    assert len(counters) == COUNTERS
-    assert counters["other"] == 52
-    assert sum(counters.values()) == COUNTERS + 51
+    assert sum(value for name, value in counters.items() if 'model="m"' in name) == 180
+    assert counters['scored{model="m",version="older"}'] == 180 - VERSIONS
+    assert sorted(counters)[:2] == ['scored{model="m",version="100"}', 'scored{model="m",version="101"}']
+    assert counters['scored{model="other 0",version="1"}'] == 60
 
 
 def test_the_newest_word_of_a_layer_is_what_is_seen(tmp_path: Path) -> None:

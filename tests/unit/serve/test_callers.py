@@ -6,11 +6,13 @@ from millstream.errors import RequestError
 from millstream.serve.callers import Callers
 
 
-@pytest.mark.parametrize(
-    "host",
-    ["localhost", "LOCALHOST:80", "127.0.0.1:8787", "[::1]:8787", "192.168.0.7", "scores", "a.localhost"]
-    + ["api.example.com", "API.example.com:443", "api.example.com."],
-)
+OURS = (
+    "localhost", "LOCALHOST:80", "127.0.0.1:8787", "[::1]:8787", "192.168.0.7", "scores", "a.localhost",
+    "api.example.com", "API.example.com:443", "api.example.com.",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("host", OURS)
 def test_addresses_names_of_this_network_and_names_that_are_set_are_answered(host):
     Callers(["api.example.com"]).check("GET", [(b"host", host.encode())])
 
