@@ -5,7 +5,6 @@ import pytest
 from millstream.errors import RequestError
 from millstream.serve.callers import Callers
 
-
 OURS = (
     "localhost", "LOCALHOST:80", "127.0.0.1:8787", "[::1]:8787", "192.168.0.7", "scores", "a.localhost",
     "api.example.com", "API.example.com:443", "api.example.com.",
