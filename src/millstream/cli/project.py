@@ -105,7 +105,7 @@ def _changes(changes: tuple[Change, ...] | list[Change]) -> list[object]:
 _SHOWN = {
     "layers": ("name", "state", "rate", "lag", "age", "cpu"),
     "groups": ("id", "state", "default", "lag", "age"),
-    "models": ("name", "versions", "champion", "challenger"),
+    "models": ("name", "versions", "champion", "challenger", "state"),
     "streams": ("name", "partitions", "events", "dead"),
 }
 _TITLES = {"rate": "records/s", "age": "age s", "dead": "dead letters"}

@@ -295,7 +295,7 @@ def _check_returned(thing: str, one: Any, returns: str) -> None:
 
     given = one.nopython_signatures[0].return_type
     inner = given.type if isinstance(given, types.Optional) else given
-    text = isinstance(inner, types.UnicodeType)
+    text = isinstance(types.unliteral(inner), types.UnicodeType)
     number = isinstance(inner, types.Number | types.Boolean) and not isinstance(inner, types.Complex)
     if not (text if returns == "string" else number):
         hint = "write str(...) of a whole number." if returns == "string" else "write a number, or a comparison."

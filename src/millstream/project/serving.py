@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from millstream.errors import Forked, NotFound
+from millstream.errors import Forked, MillstreamError, NotFound, ServeError
 from millstream.project.wiring import Parts
 
 if TYPE_CHECKING:
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
     from millstream.serve.scorer import Scorer
 
 CHAMPION = "champion"
+_logger = logging.getLogger("millstream.project")
 
 
 def deploy(parts: Parts, model: str, version: int | None) -> int:
-    """Make a version, or the newest, the champion; returns it."""
+    """Make a version, or the newest, the champion, once it is seen to serve; returns it."""
     parts.registry.model(model)
     versions = [one.version for one in parts.model_versions.versions(model)]
     if version is None and not versions:
@@ -35,28 +37,40 @@ def deploy(parts: Parts, model: str, version: int | None) -> int:
             expected="a trained version",
             hint=f"run `millstream train {model}`.",
         )
-    chosen = versions[-1] if version is None else version
+    if isinstance(version, str) and not version.isdecimal():
+        raise NotFound.named(f"version of model '{model}'", version, map(str, versions))
+    chosen = versions[-1] if version is None else parts.model_versions.version(model, version).version
+    why = _unfit(parts, model, chosen)
+    if why is not None:
+        raise ServeError(
+            f"Model version '{model}@{chosen}' cannot serve, and the champion stays: {why}",
+            f"deploy another version, or run `millstream train {model}`.",
+        )
     parts.model_versions.alias(model, CHAMPION, chosen, reason="deployed by hand")
     return chosen
 
 
 def rollback(parts: Parts, model: str) -> int:
-    """Make the champion before this one the champion again; returns its version."""
+    """Make the champion before this one, of those that can serve, the champion again; returns its version."""
     parts.registry.model(model)
-    current = parts.model_versions.aliases(model).get(CHAMPION)
-    moves = [move for move in parts.model_versions.moves(model) if move["alias"] == CHAMPION]
-    before = [move["previous"] for move in moves if move["version"] == current and move["previous"] != current]
-    earlier = [version for version in before if version is not None]
-    if not earlier:
-        raise NotFound(
-            f"Model '{model}' has had no champion before this one.",
-            field="version",
-            given=current,
-            expected="an earlier champion",
-            hint=f"`millstream deploy {model} VERSION` makes any version the champion.",
-        )
-    parts.model_versions.alias(model, CHAMPION, earlier[-1], reason="rolled back by hand")
-    return int(earlier[-1])
+
+    def unfit(version: int) -> str | None:
+        why = _unfit(parts, model, version)
+        if why is not None:
+            _logger.warning("Model version '%s@%d' is passed over: %s", model, version, why)
+        return why
+
+    return parts.model_versions.rollback(model, CHAMPION, unfit=unfit).version
+
+
+def _unfit(parts: Parts, model: str, version: int) -> str | None:
+    """Why a version cannot serve by what is defined and kept now; None when it can."""
+    try:
+        scorer = parts.scorer(model, version)
+        scorer.score([scorer.schema.example()])
+    except MillstreamError as error:
+        return error.message
+    return None
 
 
 def status(parts: Parts) -> dict[str, Any]:
@@ -84,7 +98,14 @@ def _model_facts(parts: Parts, name: str) -> dict[str, Any]:
     versions = parts.model_versions.versions(name)
     aliases = parts.model_versions.aliases(name)
     champion, challenger = aliases.get(CHAMPION), aliases.get("challenger")
-    return {"name": name, "versions": len(versions), "champion": champion, "challenger": challenger}
+    facts = {"name": name, "versions": len(versions), "champion": champion, "challenger": challenger}
+    if champion is None:
+        return {**facts, "state": "waiting", "why": f"Model '{name}' has no deployed version yet."}
+    try:
+        parts.scorer(name)
+    except MillstreamError as error:
+        return {**facts, "state": "stopped", "why": error.message}
+    return {**facts, "state": "serving", "why": None}
 
 
 class Scoring:

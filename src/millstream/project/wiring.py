@@ -7,7 +7,7 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
 from millstream.clock import Clock, project_clock
-from millstream.errors import NotFound
+from millstream.errors import NotFound, StoreError
 from millstream.settings import Settings
 
 if TYPE_CHECKING:
@@ -91,11 +91,12 @@ class Parts:
     @cached_property
     def model_versions(self) -> ModelVersions:
         """The versions of all models."""
+        from millstream.store import pinning
         from millstream.train.versions import ModelVersions
 
         self.settings.data.mkdir(parents=True, exist_ok=True)
         folder = self.settings.data / "models"
-        return ModelVersions(self.settings.registry_url, folder, self.clock, pin=self.registry.pin, keep=self._kept)
+        return ModelVersions(self.settings.registry_url, folder, self.clock, pin=pinning.pin, keep=self._kept)
 
     def history(self) -> History:
         """All events: the archive, then the log."""
@@ -166,8 +167,15 @@ class Parts:
         return Syncer(self.log, self.online, self.offline, self.history(), self.registry.groups(), self.clock)
 
     def versions(self, pins: tuple[str, ...] = ()) -> Mapping[str, GroupVersion]:
-        """By group name, the version to read: one of `pins` where there is one, else the default."""
+        """By group name, the version to read: one of `pins` where there is one, else the default.
+
+        Raises:
+            StoreError: When a version among `pins` is not kept any more.
+        """
         every = self.registry.groups()
+        for gv in pins:
+            if gv not in {one.id for one in every}:
+                raise StoreError(f"Group version '{gv}' is retired; its states are gone.", "train the model again.")
         defaults = {one.group.name: one for one in every if one.default}
         return {**defaults, **{one.group.name: one for one in every if one.id in pins}}
 
@@ -218,17 +226,18 @@ class Parts:
 
         return Pasts(events, rows, versions, self.registry.view)
 
-    def scorer(self, model: str) -> Scorer:
-        """The champion of a model, ready to score.
+    def scorer(self, model: str, version: str | int = "champion") -> Scorer:
+        """A version of a model, ready to score.
 
         Raises:
-            NotFound: When there is no such model, or it has no champion.
+            NotFound: When there is no such model, or it has no such version, or no champion.
+            MillstreamError: When what is defined and kept now is not what the version reads.
         """
         from millstream.serve.reader import FeatureReader
         from millstream.serve.scorer import Scorer
 
         definition = self.registry.model(model)
-        loaded = self.model_versions.load(model)
+        loaded = self.model_versions.load(model, version)
         reader = FeatureReader(self.online, definition.view, self.versions(loaded.pins), self.clock)
         return Scorer(definition, loaded, reader, self.clock)
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from millstream.definitions.source import EventStream
     from millstream.store.online import OnlineStore
     from millstream.store.registry import GroupVersion, Registry
-    from millstream.train.versions import ModelVersions
+    from millstream.train.versions import LoadedModel, ModelVersions
 
 _logger = logging.getLogger("millstream.serve")
 
@@ -46,7 +46,7 @@ class Catalogue:
     """Everything that is served at one time.
 
     `missing` says why a model ("model fraud") or a view ("view fraud") cannot answer; `ready` is false while something
-    that is deployed cannot.
+    that is deployed cannot. `stopped` are the models that have a champion, and nothing that can answer.
     """
 
     models: Mapping[str, Model]
@@ -56,6 +56,7 @@ class Catalogue:
     missing: Mapping[str, str]
     openapi: bytes
     ready: bool = True
+    stopped: tuple[str, ...] = ()
 
     def scorer(self, model: str) -> Scorer:
         """Return the scorer of a model; raises `NotFound`, or `ServeError` while it has no version to answer with."""
@@ -93,7 +94,8 @@ class Deployments:
 
     `refresh` is called about once a second, off the request path; what it builds is verified and warm before one
     reference is exchanged, so no request waits and none is dropped. A model whose new version cannot be loaded goes on
-    with the one that it has.
+    with the one that it has, as long as what is defined and kept is what that one reads; what no longer fits is not
+    served from then on.
     """
 
     def __init__(
@@ -148,28 +150,43 @@ class Deployments:
         columns = {name: one.reader.view.dtypes for name, one in lookups.items()}
         document = openapi(self._name, schemas, views, columns, streams.values())
         failing = [name for name, version in champions.items() if version and f"model {name}" in missing]
-        return Catalogue(models, scorers, lookups, streams, missing, encode(document), ready=not failing)
+        stopped = tuple(name for name in failing if name not in scorers)
+        return Catalogue(models, scorers, lookups, streams, missing, encode(document), not failing, stopped)
 
     def _scorer(
         self, model: Model, champion: int | None, every: Sequence[GroupVersion], missing: dict[str, str]
     ) -> Scorer | None:
-        """The scorer of a model's champion, the one there is if nothing has changed or the new one cannot be had."""
+        """The scorer of a model's champion, or of the version there is where the new one cannot be had."""
         before = self._catalogue.scorers.get(model.name)
         if champion is None:
             missing[f"model {model.name}"] = f"Model '{model.name}' has no deployed version yet."
             return None
+        same = before is not None and before.loaded.version == champion
         try:
-            same = before is not None and before.loaded.version == champion
             loaded = before.loaded if before is not None and same else self._versions.load(model.name, champion)
-            pinned = versions_of(model.view, every, loaded.pins)
-            if before is not None and same and before.model == model and before.reader.versions == pinned:
-                return before
-            scorer = Scorer(model, loaded, FeatureReader(self._online, model.view, pinned, self._clock), self._clock)
-            scorer.score([scorer.schema.example()])  # whatever is compiled or opened at a first score is so now
-            return scorer
+            return self._ready(model, loaded, every, before)
         except MillstreamError as error:
             missing[f"model {model.name}"] = error.message
+            if before is None or same:
+                return None
+        try:
+            return self._ready(model, before.loaded, every, before)
+        except MillstreamError:
+            return None
+
+    def _ready(self, model: Model, loaded: LoadedModel, every: Sequence[GroupVersion], before: Scorer | None) -> Scorer:
+        """A scorer of a version by what is defined and kept now: the one before, if nothing has changed for it."""
+        pinned = versions_of(model.view, every, loaded.pins)
+        if (
+            before is not None
+            and before.loaded is loaded
+            and before.model == model
+            and before.reader.versions == pinned
+        ):
             return before
+        scorer = Scorer(model, loaded, FeatureReader(self._online, model.view, pinned, self._clock), self._clock)
+        scorer.score([scorer.schema.example()])  # whatever is compiled or opened at a first score is so now
+        return scorer
 
     def _lookup(self, view: FeatureView, every: Sequence[GroupVersion], missing: dict[str, str]) -> Lookup | None:
         try:
@@ -185,11 +202,16 @@ class Deployments:
 def versions_of(view: FeatureView, every: Sequence[GroupVersion], pins: Sequence[str]) -> dict[str, GroupVersion]:
     """Return the version to read of each of a view's groups: the pinned one, else the default.
 
-    Raises `ServeError` for a group that has no version to read.
+    Raises `ServeError` for a group that has no version to read, or whose pinned version is not kept any more.
     """
     found: dict[str, GroupVersion] = {}
     for name in (read.group.name for read in view.groups):
         versions = [one for one in every if one.group.name == name]
+        gone = [gv for gv in pins if gv.rpartition("@")[0] == name and gv not in {one.id for one in versions}]
+        if gone:
+            raise ServeError(
+                f"View '{view.name}' is to be read with '{gone[0]}', which is retired; its states are gone."
+            )
         chosen = [one for one in versions if one.id in pins] or [one for one in versions if one.default]
         if not chosen:
             raise ServeError(f"View '{view.name}' reads feature group '{name}', which has no version to read.")

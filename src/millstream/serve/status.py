@@ -89,10 +89,10 @@ class Status:
             scored = sum(n for key, n in counters.items() if key.startswith(f'scored{{model="{name}"'))
             facts = {"name": name, "view": model.view.name, "scored": scored}
             facts |= {"version": scorer.loaded.version if scorer else None, "state": "serving" if scorer else "waiting"}
-            facts |= {
-                "groups": scorer.reader.group_versions if scorer else (),
-                "why": catalogue.missing.get(f"model {name}"),
-            }
+            why = catalogue.missing.get(f"model {name}")
+            if name in catalogue.stopped:
+                facts["state"] = "stopped"
+            facts |= {"groups": scorer.reader.group_versions if scorer else (), "why": why}
             found.append(facts)
         return found
 

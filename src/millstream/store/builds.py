@@ -12,12 +12,13 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from millstream.errors import NotFound, StoreError
+from millstream.errors import StoreError
 from millstream.store import tables
+from millstream.store.pinning import existing
 from millstream.store.plan import states_name
 
 BUILDING, READ, REPLACED, LEAVING = "building", "read", "replaced", "leaving"
-_builds, _versions = tables.builds.c, tables.group_versions.c
+_builds = tables.builds.c
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Builds:
         Raises `NotFound` when there is no such version, `StoreError` when it is retired.
         """
         with self._database.writing() as connection:
-            name, version = _existing(connection, gv)
+            name, version = existing(connection, gv, in_use=True)
             rows = _rows(connection, name, version)
             for build, state in rows.items():
                 if state == BUILDING:
@@ -70,7 +71,7 @@ class Builds:
     def cut_over(self, gv: str, build: int) -> None:
         """Let the build that was made be read from now on, in one write. Raises `StoreError` when it is not there."""
         with self._database.writing() as connection:
-            name, version = _existing(connection, gv)
+            name, version = existing(connection, gv, in_use=True)
             if _rows(connection, name, version).get(build) != BUILDING:
                 raise StoreError(
                     f"Group version '{gv}': build {build} is not being made.",
@@ -113,15 +114,6 @@ def builds_of(connection: sa.Connection) -> Mapping[str, tuple[int, int | None]]
         if row.state in (READ, BUILDING):
             found[gv] = (row.build, made) if row.state == READ else (read, row.build)
     return found
-
-
-def _existing(connection: sa.Connection, gv: str) -> tuple[str, int]:
-    states = {f"{row.name}@{row.version}": row for row in connection.execute(sa.select(tables.group_versions))}
-    if gv not in states:
-        raise NotFound.named("group version", gv, states)
-    if states[gv].state == "retired":
-        raise StoreError(f"Group version '{gv}' is retired; its states are gone.", "use a version that is live.")
-    return states[gv].name, states[gv].version
 
 
 def _rows(connection: sa.Connection, name: str, version: int) -> dict[int, str]:

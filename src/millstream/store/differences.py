@@ -60,21 +60,21 @@ def incompatible(before: Definition, after: Definition) -> tuple[str, ...]:
     return tuple(found)
 
 
-def changed_inputs(before: FeatureView, after: FeatureView) -> tuple[str, ...]:
-    """The inputs of a view that are no longer what a model trained on it has learnt from."""
+def changed_inputs(before: FeatureView, after: FeatureView) -> Mapping[str, str]:
+    """The inputs of a view that are no longer what a model trained on it has learnt from, each with why."""
     now = {entry.column: entry for entry in after.entries}
-    found = []
+    found: dict[str, str] = {}
     for entry in before.entries:
         one = now.get(entry.column)
         if one is None:
-            found.append(f"{entry.column} is gone")
+            found[entry.column] = f"{entry.column} is gone"
         elif one.dtype != entry.dtype and entry.dtype and one.dtype:
-            found.append(f"{entry.column} is {one.dtype}, not {entry.dtype}")
+            found[entry.column] = f"{entry.column} is {one.dtype}, not {entry.dtype}"
         elif one.default != entry.default:
-            found.append(f"{entry.column} has another default")
+            found[entry.column] = f"{entry.column} has another default"
         elif one.on_demand is not None and entry.on_demand is not None and one.on_demand.hash != entry.on_demand.hash:
-            found.append(f"{entry.column} is another function")
-    return tuple(found)
+            found[entry.column] = f"{entry.column} is another function"
+    return found
 
 
 def retyped(before: FeatureView, after: FeatureView) -> tuple[str, ...]:

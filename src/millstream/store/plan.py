@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -157,11 +157,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class Known:
-    """What the registry holds: definitions, all group versions with their fingerprints, and pins by group version."""
+    """What the registry holds: definitions, all group versions with their fingerprints, and pins by group version.
+
+    `columns` are those that each model version reads, None where that was not recorded.
+    """
 
     definitions: Mapping[Key, Definition]
     versions: Mapping[str, tuple[tuple[GroupVersion, str], ...]]
     pins: Mapping[str, tuple[str, ...]]
+    columns: Mapping[str, tuple[str, ...] | None]
 
     def current(self, group: Group) -> tuple[int, bool]:
         """The version a definition comes to, and whether it has to be made."""
@@ -183,8 +187,20 @@ class Known:
     def trained_on(self, view: str) -> list[str]:
         """Model versions of the models that read the view."""
         models = {one.name for one in self.definitions.values() if isinstance(one, Model) and one.view.name == view}
-        found = {model for pinning in self.pins.values() for model in pinning}
+        found = {*self.columns, *(model for pinning in self.pins.values() for model in pinning)}
         return sorted(model for model in found if model.rpartition("@")[0] in models)
+
+    def reading(self, view: FeatureView) -> Iterator[tuple[str, Collection[str]]]:
+        """Model versions that were trained on a view, each with the inputs of the view that its scores depend on."""
+        arguments = {one.column: one.on_demand.arguments for one in view.entries if one.on_demand is not None}
+        for model in self.trained_on(view.name):
+            columns = self.columns.get(model)
+            found = dict.fromkeys(view.columns if columns is None else columns)
+            for name in (waiting := list(found)):
+                fresh = [argument for argument in arguments.get(name, ()) if argument not in found]
+                found.update(dict.fromkeys(fresh))
+                waiting.extend(fresh)
+            yield model, found
 
 
 def closure(definitions: Iterable[Any]) -> dict[Key, Definition]:
@@ -276,9 +292,8 @@ def _change(key: Key, one: Definition, wanted: Mapping[Key, Definition], known: 
     detail = differences(before, one)
     breaks = incompatible(before, one)
     if isinstance(one, FeatureView) and isinstance(before, FeatureView):
-        lost = changed_inputs(before, one)
-        models = known.trained_on(one.name)
-        breaks = tuple(f"model version '{model}': {line}" for model in models for line in lost)
+        lost, models = changed_inputs(before, one), list(known.reading(before))
+        breaks = tuple(f"model version '{model}': {why}" for model, read in models for why in _of(lost, read))
         if models and (wrong := retyped(before, one)):
             raise PlanError(
                 f"View '{one.name}': {wrong[0]}; captures keep a column under one type.",
@@ -287,6 +302,11 @@ def _change(key: Key, one: Definition, wanted: Mapping[Key, Definition], known: 
     if not detail:
         return None
     return Change("breaking" if breaks else "change", *key, detail=detail, breaks=breaks)
+
+
+def _of(lost: Mapping[str, str], read: Collection[str]) -> Iterator[str]:
+    """Of the inputs that are not as they were, those that are read."""
+    return (why for column, why in lost.items() if column in read)
 
 
 def _group_change(

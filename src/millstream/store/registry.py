@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
 from millstream.definitions.feature_view import FeatureView
+from millstream.definitions.model import Model
 from millstream.definitions.serialise import fingerprint, revision_of, to_dict
 from millstream.errors import NotFound, PlanError, StoreError, nearest
-from millstream.store import tables
+from millstream.store import pinning, tables
 from millstream.store.builds import Builds, builds_of
 from millstream.store.current import CurrentDefinitions, read_definition
 from millstream.store.differences import Definition, Group
@@ -21,7 +22,7 @@ from millstream.store.plan import RETIRED, Change, GroupVersion, Key, Known, Pla
 __all__ = ["STATES", "Change", "GroupVersion", "Plan", "Registry"]
 
 STATES = ("new", "backfilling", "live", RETIRED)
-_held, _versions, _pins = tables.definitions.c, tables.group_versions.c, tables.pins.c
+_held, _versions = tables.definitions.c, tables.group_versions.c
 
 
 class Registry(CurrentDefinitions):
@@ -63,7 +64,7 @@ class Registry(CurrentDefinitions):
         """
         given = tuple(definitions)
         with self._database.reading() as connection:
-            known = Known({}, {}, {}) if connection is None else self._known(connection)
+            known = Known({}, {}, {}, {}) if connection is None else self._known(connection)
         return Plan(compare(closure(given), known, complete), given, complete)
 
     def apply(self, plan: Plan, allow_breaking: bool = False) -> list[Change]:
@@ -117,9 +118,9 @@ class Registry(CurrentDefinitions):
         Raises `NotFound` when there is no such version, `StoreError` when it is retired.
         """
         with self._database.writing() as connection:
-            name, version = self._existing(connection, gv, in_use=True)
+            name, version = pinning.existing(connection, gv, in_use=True)
             _make_default(connection, name, version)
-            _retire_unused(connection, name)
+            pinning.retire_unused(connection, name)
 
     def set_state(self, gv: str, state: str) -> None:
         """Note where a version is: "new", "backfilling", "live" or "retired".
@@ -133,7 +134,7 @@ class Registry(CurrentDefinitions):
                 f"did you mean '{guess}'?" if guess else None,
             )
         with self._database.writing() as connection:
-            name, version = self._existing(connection, gv)
+            name, version = pinning.existing(connection, gv)
             connection.execute(_one_version(name, version).values(state=state))
 
     def pin(self, model_version: str, gvs: Sequence[str]) -> None:
@@ -142,20 +143,12 @@ class Registry(CurrentDefinitions):
         Raises `NotFound` for a version that does not exist, `StoreError` for one that is retired already.
         """
         with self._database.writing() as connection:
-            before = connection.execute(sa.select(_pins.group_name).where(_pins.model_version == model_version))
-            released = {row.group_name for row in before}
-            connection.execute(tables.pins.delete().where(_pins.model_version == model_version))
-            for gv in dict.fromkeys(gvs):
-                name, version = self._existing(connection, gv, in_use=True)
-                row = {"model_version": model_version, "group_name": name, "group_version": version}
-                connection.execute(tables.pins.insert().values(**row))
-            for name in released:
-                _retire_unused(connection, name)
+            pinning.pin(connection, model_version, gvs)
 
     def pins(self, gv: str) -> list[str]:
         """The model versions that pin a group version, sorted."""
         with self._database.reading() as connection:
-            return [] if connection is None else list(_pinned(connection).get(gv, ()))
+            return [] if connection is None else list(pinning.pinned(connection).get(gv, ()))
 
     def _keep(self, connection: sa.Connection, known: Known, key: Key, definition: Definition) -> None:
         """Write a definition, and the version it comes to if it is a feature group."""
@@ -183,7 +176,9 @@ class Registry(CurrentDefinitions):
         connection.execute(tables.definitions.delete().where(_is(key)))
         connection.execute(tables.definitions.insert().values(thing=key[0], name=key[1], body=body, version=version))
         if version is not None:
-            _retire_unused(connection, definition.name)
+            pinning.retire_unused(connection, definition.name)
+        if isinstance(definition, Model) and key not in known.definitions:
+            pinning.restore(connection, definition.name)
 
     def _keep_revision(self, connection: sa.Connection, view: FeatureView, body: str) -> None:
         """Keep a view for good as it is now, because what it serves is recomputed by it."""
@@ -200,7 +195,12 @@ class Registry(CurrentDefinitions):
         versions: dict[str, list[tuple[GroupVersion, str]]] = defaultdict(list)
         for version, mark in self._all_versions(connection):
             versions[version.group.name].append((version, mark))
-        return Known(held, {name: tuple(found) for name, found in versions.items()}, _pinned(connection))
+        return Known(
+            held,
+            {name: tuple(found) for name, found in versions.items()},
+            pinning.pinned(connection),
+            pinning.read_columns(connection),
+        )
 
     def _read_versions(self, name: str | None = None) -> list[tuple[GroupVersion, str]]:
         with self._database.reading() as connection:
@@ -218,15 +218,6 @@ class Registry(CurrentDefinitions):
             )
             found.append((version, row.fingerprint))
         return found
-
-    def _existing(self, connection: sa.Connection, gv: str, in_use: bool = False) -> tuple[str, int]:
-        states = {f"{row.name}@{row.version}": row for row in connection.execute(sa.select(tables.group_versions))}
-        if gv not in states:
-            raise NotFound.named("group version", gv, states)
-        row = states[gv]
-        if in_use and row.state == RETIRED:
-            raise StoreError(f"Group version '{gv}' is retired; its states are gone.", "use a version that is live.")
-        return row.name, row.version
 
 
 def _text(definition: Definition) -> str:
@@ -253,25 +244,12 @@ def _read_again(connection: sa.Connection, name: str, version: int) -> None:
         _make_default(connection, name, version)
 
 
-def _pinned(connection: sa.Connection) -> Mapping[str, tuple[str, ...]]:
-    found = defaultdict(list)
-    for row in connection.execute(sa.select(tables.pins).order_by(_pins.model_version)):
-        found[f"{row.group_name}@{row.group_version}"].append(row.model_version)
-    return {gv: tuple(models) for gv, models in found.items()}
-
-
 def _remove(connection: sa.Connection, key: Key) -> None:
+    """Remove a definition, and what it alone keeps; a group version that a model version pins can still be read."""
     connection.execute(tables.definitions.delete().where(_is(key)))
     if key[0] == "group":
         ours = tables.group_versions.update().where(_versions.name == key[1])
-        connection.execute(ours.values(state=RETIRED, is_default=False))
-
-
-def _retire_unused(connection: sa.Connection, name: str) -> None:
-    """Retire the versions that are neither read by default, nor pinned, nor what the definition now comes to."""
-    wanted = connection.execute(sa.select(_held.version).where(_is(("group", name)))).scalar()
-    pinned = sa.select(_pins.group_version).where(_pins.group_name == name)
-    unused = sa.and_(_versions.is_default.is_(False), _versions.version.not_in(pinned))
-    if wanted is not None:
-        unused = sa.and_(unused, _versions.version != wanted)
-    connection.execute(tables.group_versions.update().where(_versions.name == name, unused).values(state=RETIRED))
+        connection.execute(ours.values(is_default=False))
+        pinning.retire_unused(connection, key[1])
+    if key[0] == "model":
+        pinning.release(connection, key[1])

@@ -7,7 +7,9 @@ Loading checks the artefact's hash and scores its sample again.
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +21,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from millstream.clock import Clock
-from millstream.errors import CorruptState, MillstreamError, NotFound
+from millstream.errors import CorruptState, NotFound, RequestError
 from millstream.store import tables
 from millstream.store.tables import Database
 from millstream.train import artefacts
@@ -32,10 +34,12 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
-Pin = Callable[[str, Sequence[str]], None]
+Pin = Callable[[sa.Connection, str, Sequence[str]], None]
 Keep = Callable[[str, Mapping[str, int]], None]
+Unfit = Callable[[int], str | None]
 
 _SAMPLE = 256  # rows kept beside a model with their scores
+_ROLLED_BACK = "rolled back"  # how the reason of a move begins that went back
 _CLOSE = 1e-9  # another processor's `exp` may differ in the last bits
 _versions, _aliases, _moves = tables.model_versions.c, tables.model_aliases.c, tables.model_moves.c
 
@@ -123,7 +127,8 @@ class ModelVersions:
         url: the registry's database, as an SQLAlchemy URL.
         folder: where artefacts are kept.
         clock: the project's clock.
-        pin: called with a version's id and the group versions it reads, so that the registry keeps those.
+        pin: called with the transaction that registers or names a version, its id and the group versions it reads, so
+            that the registry keeps those.
         keep: called with a version's id and, by offline table, the snapshot that it learnt from, so that those stay
             readable.
 
@@ -170,56 +175,66 @@ class ModelVersions:
             matrix = artefact.encoder.matrix(sample.slice(0, _SAMPLE))
         digest = artefacts.keep(self._folder / model, artefact, matrix, predictor.predict(matrix))
         found = ModelVersion(model, 0, digest, self._clock.now(), dict(metrics or {}), tuple(pins), dict(facts or {}))
-        version = self._insert(found)
-        try:
-            if self._pin:
-                self._pin(version.id, version.pins)
-            if self._keep:
-                self._keep(version.id, version.facts.get("pins", {}).get("snapshots", {}))
-        except MillstreamError:
-            self._remove(version)
-            raise
-        return version
+        return self._insert(found, artefact.encoder.columns)
 
     def alias(self, model: str, alias: str, version: int, *, reason: str = "") -> None:
         """Let `alias` ("champion", "challenger") name that version from now on; the move and its reason are recorded.
 
         Raises:
             NotFound: the model has no such version.
+            StoreError: a group version that it reads is retired; the alias stays where it was.
         """
         about = self.version(model, version)
-        if self._pin:
-            self._pin(about.id, about.pins)  # again: a crash may have come between registering and pinning
-        move = {"model": model, "alias": alias, "version": version, "at": self._clock.now(), "reason": reason}
+        move = {"model": model, "alias": alias, "version": about.version, "at": self._clock.now(), "reason": reason}
         ours = (_aliases.model == model) & (_aliases.alias == alias)
         with self._database.writing() as connection:
+            if self._pin:
+                self._pin(connection, about.id, about.pins)
             previous = connection.execute(sa.select(_aliases.version).where(ours)).scalar()
             connection.execute(tables.model_aliases.delete().where(ours))
-            connection.execute(tables.model_aliases.insert().values(model=model, alias=alias, version=version))
+            connection.execute(tables.model_aliases.insert().values(model=model, alias=alias, version=about.version))
             connection.execute(tables.model_moves.insert().values(**move, previous=previous))
 
-    def rollback(self, model: str, alias: str = "champion", *, reason: str = "rolled back") -> ModelVersion:
+    def rollback(
+        self, model: str, alias: str = "champion", *, reason: str = "by hand", unfit: Unfit = lambda version: None
+    ) -> ModelVersion:
         """Let `alias` name the version it named before this one, and return that; again goes one further back.
 
+        Args:
+            model: the model.
+            alias: the alias to move.
+            reason: why; it is recorded with the move.
+            unfit: says why a version cannot be named now, None when it can; such a version is passed over, and the
+                record of the move says so.
+
         Raises:
-            NotFound: there was none before.
+            NotFound: there was none before, or none that can be named.
+        """
+        passed: dict[int, str] = {}
+        for version in self._named_before(model, alias):
+            why = unfit(version)
+            if why is None:
+                over = [f"passed over version {other}, {said}" for other, said in passed.items()]
+                self.alias(model, alias, version, reason=f"{_ROLLED_BACK} {'; '.join([reason, *over])}")
+                return self.version(model, version)
+            passed[version] = why
+        raise _nothing_before(model, alias, passed)
+
+    def _named_before(self, model: str, alias: str) -> list[int]:
+        """The versions that an alias named before the one it names, the newest first, each once.
+
+        Naming a version adds to the history; rolling back takes away what came after the version it went back to.
         """
         named: list[int] = []
         for move in self.moves(model):
-            if move["alias"] == alias and move["version"] in named[-2:]:
-                named = named[: len(named) - named[::-1].index(move["version"])]
-            elif move["alias"] == alias:
-                named.append(move["version"])
-        if len(named) < 2:
-            raise NotFound(
-                f"Model '{model}' has no {alias} before this one.",
-                field="version",
-                given=alias,
-                expected="an alias that has moved",
-                hint=f"deploy a version by its number: `millstream deploy {model} VERSION`.",
-            )
-        self.alias(model, alias, named[-2], reason=reason)
-        return self.version(model, named[-2])
+            version = move["version"]
+            if move["alias"] != alias or named[-1:] == [version]:
+                continue
+            if move["reason"].startswith(_ROLLED_BACK) and version in named:
+                named = named[: len(named) - named[::-1].index(version)]
+            else:
+                named.append(version)
+        return [version for version in dict.fromkeys(reversed(named)) if version != named[-1]]
 
     def aliases(self, model: str) -> dict[str, int]:
         """Return the version each alias of the model names."""
@@ -241,9 +256,11 @@ class ModelVersions:
 
         Raises:
             NotFound: the model has no such version, or nothing has that alias.
+            RequestError: `which` is neither a whole number nor an alias.
         """
         aliases = self.aliases(model)
-        number = aliases.get(which) if isinstance(which, str) and not which.isdigit() else int(which)
+        named = isinstance(which, str) and not which.isdecimal()
+        number = aliases.get(str(which)) if named else _whole(model, which)
         known = {version.version: version for version in self.versions(model)}
         if number in known:
             return known[number]
@@ -268,9 +285,10 @@ class ModelVersions:
             )
         return LoadedModel(about, artefact.encoder, predictor)
 
-    def _insert(self, version: ModelVersion) -> ModelVersion:
-        """Insert the version's row under the next free number."""
+    def _insert(self, version: ModelVersion, columns: Sequence[str]) -> ModelVersion:
+        """Insert the version's row under the next free number, with all that it pins, in one transaction."""
         record = {
+            "columns": list(columns),
             "metrics": {name: [m.value, m.low, m.high] for name, m in version.metrics.items()},
             "pins": version.pins,
             "facts": version.facts,
@@ -285,12 +303,12 @@ class ModelVersions:
         with self._database.writing() as connection:
             number = (connection.execute(taken).scalar() or 0) + 1
             connection.execute(tables.model_versions.insert().values(**values, version=number))
-        return replace(version, version=number)
-
-    def _remove(self, version: ModelVersion) -> None:
-        ours = (_versions.model == version.model) & (_versions.version == version.version)
-        with self._database.writing() as connection:
-            connection.execute(tables.model_versions.delete().where(ours))
+            inserted = replace(version, version=number)
+            if self._pin:
+                self._pin(connection, inserted.id, inserted.pins)
+            if self._keep:
+                self._keep(inserted.id, inserted.facts.get("pins", {}).get("snapshots", {}))
+        return inserted
 
     def _rows(self, query: sa.Select[Any]) -> Sequence[Row[Any]]:
         with self._database.reading() as connection:
@@ -302,6 +320,31 @@ def _version(row: Row[Any]) -> ModelVersion:
     metrics = {name: Interval(*bounds) for name, bounds in record["metrics"].items()}
     return ModelVersion(
         row.model, row.version, row.digest, row.registered, metrics, tuple(record["pins"]), record["facts"]
+    )
+
+
+def _whole(model: str, which: object) -> int:
+    """A version's number as the registry keeps it, from whatever whole number it was given as."""
+    if not isinstance(which, bool | np.bool_):
+        with suppress(TypeError):
+            return int(which) if isinstance(which, str) else operator.index(which)  # type: ignore[arg-type]
+    raise RequestError(
+        f"Model '{model}': version was given {which!r}; expected a whole number.",
+        field="version",
+        given=repr(which),
+        expected="a whole number",
+        hint="`millstream status` shows how many versions a model has; they are numbered from 1.",
+    )
+
+
+def _nothing_before(model: str, alias: str, passed: Mapping[int, str]) -> NotFound:
+    over = "; ".join(f"version {version}: {why}" for version, why in passed.items())
+    return NotFound(
+        f"Model '{model}' has no {alias} before this one" + (f" that can serve: {over}" if over else "."),
+        field="version",
+        given=alias,
+        expected="an alias that has moved",
+        hint=f"deploy a version by its number: `millstream deploy {model} VERSION`.",
     )
 
 

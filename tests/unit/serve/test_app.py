@@ -19,6 +19,7 @@ from millstream.buffer.events import decode
 from millstream.clock import SimulatedClock
 from millstream.monitor.usage import publish
 from millstream.serve.server import Service
+from millstream.store import pinning
 from millstream.store.lmdb import LmdbOnlineStore
 from millstream.store.registry import Registry
 from millstream.train.versions import ModelVersions
@@ -38,7 +39,7 @@ class Served:
         url = f"sqlite:///{folder}/registry.db"
         self.registry = Registry(url, shards=SHARDS)
         self.registry.apply(self.registry.plan([model, payments, disputes]))
-        self.versions = ModelVersions(url, folder / "models", clock, pin=self.registry.pin)
+        self.versions = ModelVersions(url, folder / "models", clock, pin=pinning.pin)
         self.service = Service(
             "shop",
             folder,

@@ -19,7 +19,7 @@ def pinned():
 @pytest.fixture
 def versions(url, tmp_path, pinned):
     clock = SimulatedClock(1_000_000)
-    pin = lambda version, groups: pinned.append((version, list(groups)))  # noqa: E731
+    pin = lambda connection, version, groups: pinned.append((version, list(groups)))  # noqa: E731
     return ModelVersions(url, tmp_path / "models", clock, pin=pin)
 
 
@@ -113,7 +113,7 @@ def test_what_is_absent_is_named(versions, fitted):
 
 
 def test_what_cannot_be_pinned_is_not_registered(url, tmp_path, fitted):
-    def refuse(version, groups):
+    def refuse(connection, version, groups):
         raise NotFound.named("group version", groups[0], ["habits@2"])
 
     versions = ModelVersions(url, tmp_path / "models", SimulatedClock(0), pin=refuse)
