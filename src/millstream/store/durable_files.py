@@ -1,7 +1,9 @@
-"""Local files of the offline store: on the disk before they count as closed, and found wherever their folder lies now.
+"""Local files of the offline store: durable when written, checked when read, found wherever their folder lies now.
 
-A commit never names lost files. Iceberg's metadata holds absolute locations; those of a folder that was moved or copied
-name the place where the table was made, and stand for the same file in the folder of today.
+A commit never names lost files: they are on the disk before they count as closed. The sum of each is noted before the
+table's metadata names it, and compared when it is opened, so a damaged file is refused by name. Iceberg's metadata holds
+absolute locations; those of a folder that was moved or copied name the place where the table was made, and stand for
+the same file in the folder of today.
 """
 
 from __future__ import annotations
@@ -10,15 +12,25 @@ import io
 import json
 import os
 import sqlite3
+import zlib
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pyiceberg.io.pyarrow import PyArrowFile, PyArrowFileIO
 
 from millstream.settings import quoted
+from millstream.store.file_ledger import FileLedger
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+    from pyiceberg.io import InputStream
+    from typing_extensions import Buffer
 
 _LOCAL = "file://"
+_LAST = ".metadata.json"
+_sums: dict[str, tuple[int, int]] = {}
 _HERE, _ELSEWHERE = "millstream.warehouse", "millstream.made-elsewhere"
 
 
@@ -55,7 +67,7 @@ def local_path(location: str, properties: Mapping[str, str]) -> str | None:
 
 
 class DurableFileIO(PyArrowFileIO):
-    """PyIceberg's own file access, except that local files are synced when written and found where their folder lies.
+    """PyIceberg's own file access, except that local files are synced, checked, and found where their folder lies.
 
     A table that was made in another folder keeps its locations, and nothing is read from or written to that folder.
     """
@@ -74,25 +86,78 @@ class DurableFileIO(PyArrowFileIO):
         scheme, netloc, path = self.parse_location(location, self.properties)
         if scheme != "file":
             return super().new_output(location)
-        return _DurableFile(location, path, self.fs_by_scheme(scheme, netloc))
+        return _DurableFile(location, path, self.fs_by_scheme(scheme, netloc), self._ledger())
+
+    def new_input(self, location: str) -> PyArrowFile:
+        """A file to read at a location, as PyIceberg asks for it."""
+        scheme, netloc, path = self.parse_location(location, self.properties)
+        if scheme != "file":
+            return super().new_input(location)
+        return _DurableFile(location, path, self.fs_by_scheme(scheme, netloc), self._ledger())
+
+    def _ledger(self) -> FileLedger | None:
+        return FileLedger(self.properties[_HERE]) if _HERE in self.properties else None
 
 
 class _DurableFile(PyArrowFile):
+    def __init__(self, location: str, path: str, files: FileSystem, ledger: FileLedger | None) -> None:
+        super().__init__(location, path, files)
+        self._ledger = ledger
+
+    def open(self, seekable: bool = True) -> InputStream:
+        """The file to read, once it is known to be what was written."""
+        if self._ledger is not None:
+            self._ledger.verify(self._path)
+        return super().open(seekable)
+
     def create(self, overwrite: bool = False) -> io.BufferedWriter:
+        """The file to write."""
         os.makedirs(os.path.dirname(self._path), exist_ok=True)
-        return _Synced(io.FileIO(self._path, "w" if overwrite else "x"), 1 << 20)
+        return _Synced(_Summed(self._path, "w" if overwrite else "x"), self._ledger)
+
+
+class _Summed(io.FileIO):
+    """A file that is written from its beginning to its end, and its sum."""
+
+    def __init__(self, path: str, mode: str) -> None:
+        super().__init__(path, mode)
+        self.size = self.sum = 0
+
+    def write(self, data: Buffer, /) -> int:
+        count = super().write(data)
+        self.sum = zlib.crc32(memoryview(data)[:count], self.sum)
+        self.size += count
+        return count
 
 
 class _Synced(io.BufferedWriter):
-    """A buffered file which is synced, and its name with it, before it counts as closed."""
+    """A buffered file which is synced, and its name with it, before it counts as closed.
+
+    The sums of the files of a commit are noted together, when its last one is written: the table's metadata.
+    """
+
+    def __init__(self, file: _Summed, ledger: FileLedger | None) -> None:
+        super().__init__(file, 1 << 20)
+        self._file, self._ledger = file, ledger
 
     def close(self) -> None:
         if not self.closed:
             self.flush()
             os.fsync(self.fileno())
+            self._note(str(self.name))
             folder = os.open(os.path.dirname(self.name), os.O_RDONLY)
             try:
                 os.fsync(folder)
             finally:
                 os.close(folder)
         super().close()
+
+    def _note(self, path: str) -> None:
+        if self._ledger is None:
+            return
+        _sums[path] = (self._file.size, self._file.sum)
+        if path.endswith(_LAST):
+            noted = {one: what for one, what in dict(_sums).items() if self._ledger.covers(one)}
+            self._ledger.note(noted)
+            for one in noted:
+                _sums.pop(one, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -26,6 +27,7 @@ from millstream.store.iceberg_commit import (
     storable,
     unsettled,
 )
+from millstream.store.iceberg_files import clear_out
 from millstream.store.iceberg_read import chosen, narrow
 from millstream.store.iceberg_tags import spared, tag_of
 from millstream.store.offline import ANY, Snapshot, Where
@@ -180,10 +182,12 @@ class IcebergOfflineStore:
         from pyiceberg.exceptions import NoSuchTableError
 
         with self._clear(table):
-            try:
-                self._catalog().purge_table(identifier(table))
-            except NoSuchTableError:
-                return
+            catalog, place = self._catalog(), identifier(table)
+            with suppress(NoSuchTableError):
+                if self._properties is not None:
+                    catalog.purge_table(place)
+                else:
+                    clear_out(self._folder_of(table), lambda: catalog.drop_table(place))
 
     def _planned(self, table: str, columns: Sequence[str] | None, where: Where, snapshot: int | None) -> DataScan:
         """What is to be read, once it is known to be there."""
@@ -236,8 +240,14 @@ class IcebergOfflineStore:
 
         try:
             return self._catalog().load_table(identifier(table))
-        except NoSuchTableError:
+        except NoSuchTableError as error:
+            if self._properties is None and any(self._folder_of(table).glob("metadata/snap-*.avro")):
+                raise self._unreadable(table, "its rows are there, but 'catalog.db' does not name it") from error
             return None
+
+    def _folder_of(self, table: str) -> Path:
+        """Where the files of a local table are."""
+        return self._folder.joinpath("warehouse", *identifier(table))
 
     def _load(self, table: str) -> Table:
         found = self._found(table)
@@ -285,8 +295,8 @@ class IcebergOfflineStore:
     @contextmanager
     def _clear(self, table: str) -> Iterator[None]:
         """Whatever goes wrong below comes out as one sentence about the table."""
-        from pyiceberg.exceptions import RESTError, ValidationError
-        from sqlalchemy.exc import DatabaseError, OperationalError
+        from pyiceberg.exceptions import RESTError
+        from sqlalchemy.exc import OperationalError
 
         try:
             yield
@@ -304,11 +314,11 @@ class IcebergOfflineStore:
             raise StoreError(f"Offline table '{table}': its catalog cannot be used: {_brief(error.orig)}.") from error
         except RESTError as error:
             raise StoreError(f"Offline table '{table}': its catalog cannot be used: {_brief(error)}.") from error
-        except (DatabaseError, ValidationError, pa.ArrowInvalid) as error:
+        except Exception as error:  # whatever a reader makes of what no writer wrote
             raise self._unreadable(table, getattr(error, "orig", error)) from error
 
     def _unreadable(self, table: str, error: object) -> CorruptState:
-        what = "catalog" if table == "*" else f"table '{table}'"
+        what = "catalog 'catalog.db'" if table == "*" or isinstance(error, sqlite3.Error) else f"table '{table}'"
         return CorruptState(
             f"Offline store '{self._folder}': its {what} does not read as what was written: {_brief(error)}.",
             f"restore '{self._folder}' from a copy; the log still holds what its retention keeps.",
