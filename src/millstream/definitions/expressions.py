@@ -14,6 +14,7 @@ from functools import lru_cache
 from itertools import pairwise, permutations
 from typing import TYPE_CHECKING, Any
 
+from millstream.definitions.sandbox import SYSTEM_FUNCTIONS, TABLE_FUNCTIONS, connect, ends_connection, lock
 from millstream.definitions.schema import Schema
 from millstream.errors import DefinitionError
 from millstream.forks import leave_alone
@@ -36,7 +37,7 @@ _WITHOUT_PARENTHESES = frozenset({
     "current_user", "localtime", "localtimestamp", "session_user", "user",
 })  # fmt: skip
 #: Functions that DuckDB does not list as volatile: the age of one instant is its distance from today.
-_ALSO_VOLATILE = frozenset({"age", "getenv"})
+_ALSO_VOLATILE = frozenset({"age"}) | SYSTEM_FUNCTIONS
 _UNKNOWN = re.compile(r'(?:Referenced column|does not have a column named) "([^"]+)"')
 _lock = threading.Lock()
 _connections: list[Any] = []
@@ -212,15 +213,60 @@ def _parse_query(thing: str, query: str, tables: Mapping[str, Schema | None]) ->
     if len(statements) != 1 or not isinstance(statements[0], exp.Query):
         raise DefinitionError.bad_sql(thing, "query", query, "is not one SELECT", "write one SELECT over the sources.")
     parsed = statements[0]
-    known = {name.lower() for name in tables} | {cte.alias.lower() for cte in parsed.find_all(exp.CTE)}
-    for table in parsed.find_all(exp.Table):
-        if table.name.lower() not in known:
-            found = table.name or table.sql(dialect="duckdb")
-            raise DefinitionError.unknown_choice(thing, "a table of the query", found, tables)
+    _check_tables(thing, parsed, tables)
     for parameter in parsed.find_all(exp.Placeholder):
         if parameter.name.lower() not in ("start", "end"):
             raise DefinitionError.unknown_choice(thing, "parameter", f":{parameter.name}", (":start", ":end"))
+    columns = {name: kind for schema in tables.values() for name, kind in (schema or {}).items()}
+    _check_statement(thing, query, parsed, columns)
     return parsed
+
+
+def _check_statement(thing: str, query: str, parsed: exp.Query, columns: Mapping[str, str]) -> None:
+    """Refuse what is more than one SELECT, or something else somewhere inside: one that a parser does not see in full."""
+    import duckdb
+    from sqlglot import exp
+
+    named = (exp.Attach, exp.Command, exp.Copy, exp.Describe, exp.Detach, exp.Pragma, exp.Set, exp.Show, exp.Summarize)
+    other = next((node for node in parsed.find_all(*named, exp.DML, exp.DDL) if not isinstance(node, exp.Query)), None)
+    found = _statements(bind_interval(query)[0])
+    if isinstance(found, str):
+        raise _refusal(thing, "query", query, found, columns)
+    if other is not None or found != [duckdb.StatementType.SELECT]:
+        raise DefinitionError.bad_sql(thing, "query", query, "is not one SELECT", "write one SELECT over the sources.")
+
+
+def _statements(sql: str) -> list[Any] | str:
+    """The kinds of statements that DuckDB sees, or its reason against them."""
+    import duckdb
+
+    with _lock:
+        try:
+            return [statement.type for statement in _connection().extract_statements(sql)]
+        except duckdb.Error as error:
+            return str(error)
+
+
+def _check_tables(thing: str, parsed: exp.Query, tables: Mapping[str, Schema | None]) -> None:
+    """Refuse what a query reads beside its sources and its own named parts: files, functions, other catalogs."""
+    from sqlglot import exp
+
+    known = {name.lower() for name in tables}
+    for cte in parsed.find_all(exp.CTE):
+        if not is_column(cte.alias):
+            rule = "the name of a part of the query is letters, digits and underscores and begins with a letter"
+            raise DefinitionError.bad_name(thing, cte.alias, rule, re.sub(r"\W+", "_", cte.alias).strip("_") or None)
+        known.add(cte.alias.lower())
+    for table in parsed.find_all(exp.Table):
+        called = isinstance(table.this, exp.Func)
+        named = (
+            table.this.sql_name().lower()
+            if called and not isinstance(table.this, exp.Anonymous)
+            else table.name.lower()
+        )
+        elsewhere = table.args.get("db") is not None or table.args.get("catalog") is not None
+        if elsewhere or named not in (TABLE_FUNCTIONS if called else known):
+            raise DefinitionError.unknown_choice(thing, "a table of the query", table.sql(dialect="duckdb"), tables)
 
 
 def _check_names(thing: str, names: Sequence[str]) -> None:
@@ -251,17 +297,15 @@ def _run(sql: str) -> list[tuple[Any, ...]] | str:
             rows: list[tuple[Any, ...]] = _connection().execute(sql).fetchall()
             return rows
         except duckdb.Error as error:
+            if ends_connection(error):
+                _connections.clear()
             return str(error)
 
 
 def _connection() -> Any:
     """This process's connection for checks: no files, one thread, UTC. Never used across a fork."""
-    import duckdb
-
     if not _connections:
-        config: dict[str, Any] = {"threads": 1, "enable_external_access": False}
-        _connections.append(duckdb.connect(":memory:", config=config))
-        _connections[0].execute("set TimeZone = 'UTC'")
+        _connections.append(lock(connect(threads=1)))
     return _connections[0]
 
 

@@ -14,11 +14,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from millstream.definitions.sandbox import connect, ends_connection, lock
+from millstream.errors import MillstreamError
 from millstream.fold import lanes, lift
 from millstream.fold.fixed_point import LIMIT
 from millstream.fold.keys import encode_keys, narrowed
 from millstream.fold.layout import Layout, Slot, layout_of
-from millstream.fold.row_errors import is_row_error
+from millstream.fold.row_errors import first_line, halved, is_query_error, is_row_error
 from millstream.forks import leave_alone
 from millstream.instants import micros
 
@@ -165,10 +167,7 @@ os.register_at_fork(after_in_child=_connect_anew)
 def _engine() -> Any:
     """This thread's DuckDB connection: one thread, so that rows keep their order and small batches stay cheap."""
     if not hasattr(_engines, "connection"):
-        import duckdb
-
-        _engines.connection = duckdb.connect(":memory:", config={"threads": 1})
-        _engines.connection.execute("set TimeZone = 'UTC'")
+        _engines.connection = lock(connect(threads=1))
     return _engines.connection
 
 
@@ -183,20 +182,37 @@ def _evaluate(table: pa.Table, wanted: Iterable[str]) -> tuple[dict[str, pa.Chun
         columns.update(zip(computed, _query(table, computed).columns, strict=True))
     except Exception as error:  # DuckDB raises many types; each expression is then tried alone to find the guilty one
         if not is_row_error(error):
-            raise
+            raise _not_evaluated(computed[0], error) from error
         for sql in computed:
             columns[sql], failed[sql] = _split(table, sql)
     return columns, failed
 
 
-def _query(table: pa.Table, expressions: list[str]) -> pa.Table:
+def _not_evaluated(sql: str, error: Exception) -> MillstreamError:
+    return MillstreamError(
+        f"Expression `{sql}` cannot be evaluated: {first_line(error)}.",
+        "see to memory, disk and versions; no row is to blame, and nothing was lost.",
+    )
+
+
+def _query(table: pa.Table, expressions: list[str], *, again: bool = True) -> pa.Table:
+    """The values of expressions; where that ends the connection, on another one, once more."""
     engine = _engine()
-    engine.register("events", _read_by(table, tuple(expressions)))
+    selected = ", ".join(f"({sql}) as c{i}" for i, sql in enumerate(expressions))
     try:
-        selected = ", ".join(f"({sql}) as c{i}" for i, sql in enumerate(expressions))
-        return engine.sql(f"select {selected} from events").to_arrow_table()
-    finally:
+        engine.register("events", _read_by(table, tuple(expressions)))
+        found = engine.sql(f"select {selected} from events").to_arrow_table()
+    except Exception as error:
+        if not ends_connection(error):
+            engine.unregister("events")
+            raise
+        del _engines.connection
+        if not again:
+            raise
+    else:
         engine.unregister("events")
+        return found
+    return _query(table, expressions, again=False)
 
 
 @lru_cache(maxsize=1_024)
@@ -217,25 +233,17 @@ def _read_by(table: pa.Table, expressions: tuple[str, ...]) -> pa.Table:
 
 
 def _split(table: pa.Table, sql: str) -> tuple[pa.ChunkedArray, dict[int, str]]:
-    """One expression over rows some of which fail: halved until each failing row stands alone."""
-    failed: dict[int, str] = {}
-    kind = _query(table.slice(0, 0), [sql]).schema.field(0).type
-
-    def run(start: int, size: int) -> list[pa.Array]:
-        if size == 0:
-            return []
-        try:
-            return list(_query(table.slice(start, size), [sql]).column(0).chunks)
-        except Exception as error:
-            if not is_row_error(error):
-                raise
-            if size == 1:
-                failed[start] = f"`{sql}` fails on this row: {str(error).splitlines()[0]}"
-                return [pa.nulls(1, kind)]
-            half = size // 2
-            return run(start, half) + run(start + half, size - half)
-
-    return pa.chunked_array(run(0, table.num_rows), kind), failed
+    """One expression over rows some of which fail, null for those, and the reason of each."""
+    try:
+        kind = _query(table.slice(0, 0), [sql]).schema.field(0).type
+        found, guilty = halved(table.num_rows, lambda first, size: _query(table.slice(first, size), [sql]).column(0))
+    except Exception as error:
+        if is_query_error(error) or not is_row_error(error):
+            raise _not_evaluated(sql, error) from error
+        kind, found, guilty = pa.null(), [], dict.fromkeys(range(table.num_rows), error)  # it needs no row to fail
+    pieces = {first: column.chunks for first, _, column in found} | {row: [pa.nulls(1, kind)] for row in guilty}
+    failed = {row: f"`{sql}` fails on this row: {first_line(error)}" for row, error in guilty.items()}
+    return pa.chunked_array([chunk for first in sorted(pieces) for chunk in pieces[first]], kind), failed
 
 
 def _prepare_one(
