@@ -103,7 +103,7 @@ def query_schema(thing: str, query: str, tables: Mapping[str, Schema | None]) ->
     The names are empty when they cannot be known either (`select *` over an unknown table). Raises `DefinitionError`
     for a query that is not one SELECT over `tables`, that uses a volatile function, or that DuckDB refuses.
 
-    >>> query_schema("BatchFeatureGroup 'kyc'", "select id, tier from accounts where at < :end", {"accounts": None})
+    >>> query_schema("BatchFeatureGroup 'kyc'", "select id, tier from accounts where seen < :end", {"accounts": None})
     (None, ('id', 'tier'))
     """
     parsed = _parse_query(thing, query, tables)
