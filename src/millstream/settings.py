@@ -287,11 +287,16 @@ def _known(
             settings[key] = checks[key](value)
         except ValueError as error:
             raise ProjectError(
-                f"Settings '{path}': '{within}{key}' is {value!r}; it must be {error}.", _default_hint(key, within)
+                f"Settings '{path}': '{within}{key}' is {_shown(key, value)}; it must be {error}.",
+                _default_hint(key, within),
             ) from error
     if "generator" in settings:
         settings["generator"] = Generator(**_known(settings["generator"], _GENERATOR, path, "generator."))
     return settings
+
+
+def _shown(key: str, value: Any) -> str:
+    return "not shown" if key == "registry_url" else repr(value)  # whatever it is, it may hold a password
 
 
 def _default_hint(key: str, within: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +15,7 @@ from sqlalchemy.pool import NullPool
 
 from millstream.errors import CorruptState, DiskFull, MillstreamError, StoreError
 from millstream.forks import forks, leave_alone
+from millstream.store.secrets import shown_text, shown_url, without_secrets
 
 FORMAT = 2
 _BEFORE = 1  # a format that lacks some tables, and is brought to this one when it is opened
@@ -120,15 +120,14 @@ class Database:
             self._url = sa.make_url(url)
         except (sa.exc.ArgumentError, ValueError):
             # What does not parse may hold a password anywhere, and so may the error that says so.
-            raise _no_url(re.sub(":.*", ":...", url, flags=re.DOTALL)) from None
+            raise _no_url(shown_text(url)) from None
         self._made = False
         self._opened: tuple[int, sa.Engine] | None = None
 
     @property
     def name(self) -> str:
         """The database as a message names it, without a password."""
-        hidden = self._url.difference_update_query(["password"])
-        return self._file or hidden.render_as_string(hide_password=True)
+        return self._file or shown_url(self._url)
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection | None]:
@@ -226,8 +225,8 @@ class Database:
             yield
         except MillstreamError:
             raise
-        except sa.exc.ArgumentError as error:
-            raise _no_url(self.name) from error
+        except sa.exc.ArgumentError:
+            raise _no_url(self.name) from None  # it may show the URL
         except ImportError as error:
             library = error.name or "psycopg"
             hint = f"pip install {library if self._backend != 'postgresql' else repr('millstream[postgres]')}"
@@ -238,19 +237,23 @@ class Database:
             hint = "the project's data folder must be a folder that can be written."
             raise StoreError(f"Registry '{self.name}' cannot be opened: {error.strerror}.", hint) from error
         except sa.exc.DBAPIError as error:
-            raise self._failed(error) from error
+            plain = without_secrets(str(error), self._url) == str(error)
+            raise self._failed(error) from (error if plain else None)
 
     def _failed(self, error: sa.exc.DBAPIError) -> MillstreamError:
         if self._no_room(error):
             return DiskFull.writing(self.name)
         if isinstance(error, sa.exc.DatabaseError) and _damaged(error, self._backend):
             hint = f"restore '{self.name}' from a copy; nothing in it was changed."
-            message = f"Registry '{self.name}' does not read as what was written: {_brief(error)}."
+            message = f"Registry '{self.name}' does not read as what was written: {self._said(error)}."
             return CorruptState(message, hint)
         hint = "check that its database runs and its folder can be written."
         if self._file is None:
             hint = "check that its server runs and lets this user in; PGPASSWORD or ~/.pgpass can hold the password."
-        return StoreError(f"Registry '{self.name}' cannot be used: {_brief(error)}.", hint)
+        return StoreError(f"Registry '{self.name}' cannot be used: {self._said(error)}.", hint)
+
+    def _said(self, error: sa.exc.DBAPIError) -> str:
+        return without_secrets(_brief(error), self._url)
 
 
 def _create_all(engine: sa.Engine) -> None:
