@@ -24,6 +24,7 @@ import typer
 
 import millstream
 from millstream.cli.app import app
+from millstream.cli.error_pages import kinds, pages
 from millstream.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -36,6 +37,7 @@ SECONDS = 120
 REFERENCE = [
     "millstream.buffer.events",
     "millstream.buffer.repeats",
+    "millstream.cli.error_pages",
     "millstream.clock",
     "millstream.definitions.aggregation",
     "millstream.definitions.durations",
@@ -53,6 +55,20 @@ REFERENCE = [
     "millstream.settings",
     "millstream.testing.generators",
 ]
+
+
+def test_every_error_has_a_code_of_its_own_and_a_page_made_from_its_class():
+    made = pages()
+    codes = [vars(kind).get("code") for kind in kinds()]
+    assert None not in codes
+    assert len(set(codes)) == len(codes)
+    for kind in kinds():
+        assert {"Why: ", "Mend: ", ">>> "} <= {
+            begin for begin in ("Why: ", "Mend: ", ">>> ") if begin in kind.__doc__
+        }, kind
+    folder = ROOT / "docs" / "errors"
+    remedy = "python -m millstream.cli.error_pages docs/errors"
+    assert {page.name: page.read_text(encoding="utf-8") for page in folder.glob("*.md")} == made, remedy
 
 
 @dataclass(frozen=True)
@@ -207,7 +223,11 @@ def anchors(page: Path) -> set[str]:
 
 def test_every_page_is_reached_from_the_index():
     index = ROOT / "docs" / "index.md"
-    linked = {(index.parent / target.partition("#")[0]).resolve() for target in LINK.findall(prose(index))}
+    linked = {
+        (page.parent / target.partition("#")[0]).resolve()
+        for page in (index, index.parent / "errors" / "index.md")
+        for target in LINK.findall(prose(page))
+    }
     assert {page for page in PAGES[1:] if page != index} <= linked
 
 

@@ -40,13 +40,20 @@ def _shown(given: object) -> str:
 class MillstreamError(Exception):
     """The root of the tree: catch it to catch everything Millstream raises on purpose.
 
-    `message` says what is wrong and what the rule is; `hint` says what to do next.
+    `message` says what is wrong and what the rule is; `hint` says what to do next; `code` is the error's name for good,
+    and docs/errors has a page of that name.
+
+    Why: every error names the thing, what was given, what was expected and what to do.
+    Mend: do what the hint says. One that has this very code, "Something unexpected went wrong", is a defect: run the
+    command again with MILLSTREAM_DEBUG=1 in the environment, and report what it prints.
 
     >>> print(MillstreamError("Window 'slide=90s' does not divide 'size=5m'.", "use a slide of 60s or 100s."))
     Window 'slide=90s' does not divide 'size=5m'.
     <BLANKLINE>
     Hint: use a slide of 60s or 100s.
     """
+
+    code = "MS100"
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
@@ -58,7 +65,20 @@ class MillstreamError(Exception):
 
 
 class DefinitionError(MillstreamError):
-    """A definition is wrong; raised while it is built, before anything runs."""
+    """A definition is wrong; raised while it is built, before anything runs.
+
+    Why: definitions are complete when they are built, so that nothing that runs meets a wrong one.
+    Mend: change the definition as the hint says; nothing was changed by it.
+
+    >>> import millstream as ms
+    >>> ms.EventStream("clicks", time="att", schema={"user_id": "int64", "at": "timestamp"})
+    Traceback (most recent call last):
+    millstream.errors.DefinitionError: EventStream 'clicks': unknown column 'att' in time.
+    <BLANKLINE>
+    Hint: did you mean 'at'?
+    """
+
+    code = "MS101"
 
     @classmethod
     def expected(cls, thing: str, argument: str, given: object, expected: str, hint: str | None = None) -> Self:
@@ -151,18 +171,54 @@ class DefinitionError(MillstreamError):
 
 
 class PlanError(MillstreamError):
-    """What is asked of `plan` or `apply` cannot be done, or would break something that is in use."""
+    """What is asked of `plan` or `apply` cannot be done, or would break something that is in use.
+
+    Why: a change is checked as a whole before its first step; here a step would fail, or take away what a model reads.
+    Mend: see what `millstream plan` says of it; deploy a model that does not need what goes, or allow the break.
+
+    >>> raise PlanError("Stream 'clicks' has 4 partitions; its definition says 8.", "leave it at 4.")
+    Traceback (most recent call last):
+    millstream.errors.PlanError: Stream 'clicks' has 4 partitions; its definition says 8.
+    <BLANKLINE>
+    Hint: leave it at 4.
+    """
+
+    code = "MS102"
 
 
 class ProjectError(MillstreamError):
-    """A project folder is missing, incomplete or wrongly configured."""
+    """A project folder is missing, incomplete or wrongly configured.
+
+    Why: a project is a folder with `millstream.toml`; a setting that is not known, or a folder of another project's, is
+    refused rather than guessed at.
+    Mend: go to the project's folder, or mend the file that the message names.
+
+    >>> import millstream as ms, tempfile
+    >>> ms.Project(tempfile.mkdtemp())  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    millstream.errors.ProjectError: Folder ... is not a Millstream project: it has no millstream.toml.
+    ...
+    """
+
+    code = "MS103"
 
 
 class RequestError(MillstreamError):
     """A request names something wrong or lacks something; carries what an HTTP answer needs.
 
     `field` is the request field, `given` and `expected` describe the difference, `status` is the HTTP status.
+
+    Why: a value that is not what the view declares would be scored as something else.
+    Mend: send the field as the view declares it, null where it is not known. `/openapi.json` has every field.
+
+    >>> raise RequestError.wrong_type("Row 0", "amount", "12,50", "a number")
+    Traceback (most recent call last):
+    millstream.errors.RequestError: Row 0: field 'amount' was given '12,50'; expected a number.
+    <BLANKLINE>
+    Hint: send 'amount' as a number.
     """
+
+    code = "MS201"
 
     def __init__(
         self, message: str, *, field: str, given: object, expected: str, hint: str | None = None, status: int = 400
@@ -197,7 +253,19 @@ class RequestError(MillstreamError):
 
 
 class NotFound(RequestError):
-    """Nothing of that name exists; the hint names the nearest that does."""
+    """Nothing of that name exists; the hint names the nearest that does.
+
+    Why: names are exact; a model or view exists once it is applied, and a version once it is trained.
+    Mend: use the name that the hint gives, or apply the definition.
+
+    >>> raise NotFound.named("view", "fruad", ["fraud"])
+    Traceback (most recent call last):
+    millstream.errors.NotFound: No view is named 'fruad'.
+    <BLANKLINE>
+    Hint: did you mean 'fraud'?
+    """
+
+    code = "MS202"
 
     def __init__(
         self, message: str, *, field: str, given: object, expected: str, hint: str | None = None, status: int = 404
@@ -218,11 +286,36 @@ class NotFound(RequestError):
 
 
 class LogError(MillstreamError):
-    """The log cannot do what is asked of it."""
+    """The log cannot do what is asked of it.
+
+    Why: a topic that is not there, rows that are no events, a position that was trimmed, or a log that another process
+    holds.
+    Mend: as the hint says. What was acknowledged before is kept.
+
+    >>> raise LogError("Topic 'clicks' is not in this log.", "apply the stream first.")
+    Traceback (most recent call last):
+    millstream.errors.LogError: Topic 'clicks' is not in this log.
+    <BLANKLINE>
+    Hint: apply the stream first.
+    """
+
+    code = "MS301"
 
 
 class Fenced(LogError):
-    """Another worker moved the position first; what this one prepared is discarded and it reads again."""
+    """Another worker moved the position first; what this one prepared is discarded and it reads again.
+
+    Why: of two workers that read the same events, one commits; the other's batch would count them twice.
+    Mend: nothing. A layer reads again by itself; a program of yours reads again from the committed position.
+
+    >>> raise Fenced.moved("'compute' in 'clicks', partition 0", 10, 15)
+    Traceback (most recent call last):
+    millstream.errors.Fenced: Position of 'compute' in 'clicks', partition 0 is 15, expected 10: another worker has moved it.
+    <BLANKLINE>
+    Hint: read again from the committed position.
+    """
+
+    code = "MS302"
 
     @classmethod
     def moved(cls, what: str, expected: int | None, found: int | None) -> Self:
@@ -234,7 +327,19 @@ class Fenced(LogError):
 
 
 class Forked(MillstreamError):
-    """A handle that a parent process opened is used in a process forked from it, where it is not valid."""
+    """A handle that a parent process opened is used in a process forked from it, where it is not valid.
+
+    Why: the databases beneath keep locks and readers by process; used on both sides of a fork they damage each other.
+    Mend: open the project in the process that uses it: start processes with 'spawn', or fork before it is opened.
+
+    >>> raise Forked.opened_before("fraud/.millstream/log")
+    Traceback (most recent call last):
+    millstream.errors.Forked: 'fraud/.millstream/log' was opened before this process was forked; its handle is not valid here.
+    <BLANKLINE>
+    Hint: start processes with 'spawn', or fork them before the project is opened.
+    """
+
+    code = "MS303"
 
     @classmethod
     def opened_before(cls, place: object) -> Self:
@@ -246,23 +351,85 @@ class Forked(MillstreamError):
 
 
 class StoreError(MillstreamError):
-    """A store cannot do what is asked of it."""
+    """A store cannot do what is asked of it.
+
+    Why: a database that does not answer, a folder that cannot be written, a table that another engine has changed.
+    Mend: as the hint says. Layers try again by themselves, and scoring goes on from what can be read.
+
+    >>> raise StoreError("Registry 'r' cannot be used: database is locked.", "check that its folder can be written.")
+    Traceback (most recent call last):
+    millstream.errors.StoreError: Registry 'r' cannot be used: database is locked.
+    <BLANKLINE>
+    Hint: check that its folder can be written.
+    """
+
+    code = "MS401"
 
 
 class CorruptState(StoreError):
-    """Stored bytes do not read as what was written; nothing was overwritten."""
+    """Stored bytes do not read as what was written; nothing was overwritten.
+
+    Why: what is kept carries a checksum; a disk, a copy or another program has changed it since.
+    Mend: `millstream doctor` names what is damaged. What can be computed from history is computed anew by `backfill`;
+    for anything else, restore the file that is named from a copy.
+
+    >>> raise CorruptState("State 'spend@1/0/data.mdb' does not read as what was written.", "backfill the group.")
+    Traceback (most recent call last):
+    millstream.errors.CorruptState: State 'spend@1/0/data.mdb' does not read as what was written.
+    <BLANKLINE>
+    Hint: backfill the group.
+    """
+
+    code = "MS402"
 
 
 class TrainingError(MillstreamError):
-    """A training set or a model cannot be made from what there is."""
+    """A training set or a model cannot be made from what there is.
+
+    Why: no examples, no labels that are known yet, labels that are not what the model learns, or a model file that does
+    not load.
+    Mend: load history, wait until labels are known, or mend the label; the message says how many of each there are.
+
+    >>> raise TrainingError("Model 'fraud': a binary model needs labels 0 and 1, found -1 and 1.", "map them to 0 and 1.")
+    Traceback (most recent call last):
+    millstream.errors.TrainingError: Model 'fraud': a binary model needs labels 0 and 1, found -1 and 1.
+    <BLANKLINE>
+    Hint: map them to 0 and 1.
+    """
+
+    code = "MS501"
 
 
 class ServeError(MillstreamError):
-    """The scoring service cannot start or go on."""
+    """The scoring service cannot start or go on.
+
+    Why: its port is taken, or a model has no version that can be served.
+    Mend: choose another port, or deploy a version; `/readyz` says what is missing.
+
+    >>> raise ServeError("Port 8787 on 127.0.0.1 cannot be served: address already in use.", "choose another port.")
+    Traceback (most recent call last):
+    millstream.errors.ServeError: Port 8787 on 127.0.0.1 cannot be served: address already in use.
+    <BLANKLINE>
+    Hint: choose another port.
+    """
+
+    code = "MS601"
 
 
 class DiskFull(MillstreamError):
-    """The disk or the map of an embedded database is full; what was acknowledged is kept."""
+    """The disk or the map of an embedded database is full; what was acknowledged is kept.
+
+    Why: a commit needs room. What did not fit was not acknowledged.
+    Mend: free disk space, or raise `log_gib`; layers that run go on by themselves when there is room.
+
+    >>> raise DiskFull.writing("fraud/.millstream/log")
+    Traceback (most recent call last):
+    millstream.errors.DiskFull: No space is left to write 'fraud/.millstream/log'.
+    <BLANKLINE>
+    Hint: free disk space and start again; nothing acknowledged is lost.
+    """
+
+    code = "MS701"
 
     @classmethod
     def writing(cls, path: object) -> Self:

@@ -83,8 +83,14 @@ def plain(value: object) -> Any:
 def fail(error: MillstreamError, as_json: bool, code: int = 1) -> NoReturn:
     """Say on standard error what went wrong, with its hint, and end with an exit code that is not zero."""
     if as_json:
-        said: dict[str, object] = {"type": type(error).__name__, "message": error.message, "hint": error.hint}
+        said: dict[str, object] = {
+            "code": error.code,
+            "type": type(error).__name__,
+            "message": error.message,
+            "hint": error.hint,
+        }
         print(json.dumps({"error": said}), file=sys.stderr)
     else:
-        print(f"Error: {error}", file=sys.stderr)
+        hint = f"\n\nHint: {error.hint}" if error.hint else ""
+        print(f"Error: {error.message} [{error.code}]{hint}", file=sys.stderr)
     raise SystemExit(code)

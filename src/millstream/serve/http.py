@@ -148,19 +148,19 @@ def error_answer(error: Exception, request_id: str) -> Answer:
     """Return the answer for an error: what the caller can mend is told; anything else is logged and only named."""
     if isinstance(error, RequestError):
         facts = {"field": error.field, "given": error.given, "expected": error.expected}
-        answer = _error(error.status, error.message, error.hint, request_id, facts)
+        answer = _error(error.status, error, request_id, facts)
         if error.status == 405:
             answer.headers = ((b"allow", error.expected.encode()),)
         return answer
     if isinstance(error, MillstreamError):
         _logger.warning("Request %s: %s", request_id, error.message)
         status = 507 if isinstance(error, DiskFull) else 503
-        return _error(status, error.message, error.hint, request_id, {})
+        return _error(status, error, request_id, {})
     _logger.error("Request %s failed.", request_id, exc_info=error)
     hint = f"look for '{request_id}' in the log of the serving process."
-    return _error(500, "The request failed inside the service.", hint, request_id, {})
+    return _error(500, MillstreamError("The request failed inside the service.", hint), request_id, {})
 
 
-def _error(status: int, message: str, hint: str | None, request_id: str, facts: Mapping[str, Any]) -> Answer:
-    about = {"message": message, "field": None, "given": None, "expected": None} | dict(facts) | {"hint": hint}
-    return Answer(status, encode({"error": about, "request_id": request_id}))
+def _error(status: int, error: MillstreamError, request_id: str, facts: Mapping[str, Any]) -> Answer:
+    about = {"message": error.message, "field": None, "given": None, "expected": None, **facts, "hint": error.hint}
+    return Answer(status, encode({"error": about, "code": error.code, "request_id": request_id}))
