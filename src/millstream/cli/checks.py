@@ -82,6 +82,7 @@ def _project(folder: Path) -> Iterator[Check]:
     yield _check("definitions", lambda: _definitions(folder))
     yield _check("port", lambda: _port(Settings.load(folder)))
     yield _check("stores", lambda: _stores(folder))
+    yield _check("online store", lambda: _online(folder))
 
 
 def _definitions(folder: Path) -> str:
@@ -107,3 +108,20 @@ def _stores(folder: Path) -> str:
 
     status = Project(folder).status()
     return f"{len(status['streams'])} streams, {len(status['groups'])} group versions"
+
+
+def _online(folder: Path) -> str:
+    """Every page and record of the online store, against their checksums."""
+    from millstream.project import Project
+
+    parts = Project(folder).parts
+    states, failed = 0, list[str]()
+    for version in parts.registry.groups():
+        for shard in range(version.shards):
+            try:
+                states += parts.online.examine(version.states, shard)
+            except MillstreamError as error:
+                failed.append(str(error))
+    if failed:
+        raise MillstreamError(failed[0] + (f" And {len(failed) - 1} more shards." if len(failed) > 1 else ""))
+    return f"{states:,} states, each as it was written"

@@ -83,6 +83,15 @@ def rebuild(parts: Parts, version: GroupVersion) -> GroupVersion:
     return parts.registry.group(version.group.name, version.version)
 
 
+def rebuild_damaged(parts: Parts) -> list[str]:
+    """Let the states of which somebody has read damage be built anew; returns the group versions that are from now on."""
+    damaged = parts.online.damaged()
+    found = (
+        [one for one in parts.registry.groups() if one.states in damaged and one.building is None] if damaged else []
+    )
+    return [one.id for one in found if rebuild(parts, one).building is not None]
+
+
 def unfinished(parts: Parts) -> list[GroupVersion]:
     """The versions that are not live yet, and those whose states are being built anew."""
     return [one for one in parts.registry.groups() if one.state in ("new", "backfilling") or one.building is not None]

@@ -411,6 +411,7 @@ class Project:
             part = self.__dict__.pop(name, None)
             if part is not None:
                 part.close()
+        self.parts.close()
 
     @cached_property
     def _drainer(self) -> Drainer:

@@ -16,6 +16,7 @@ from millstream.project.wiring import Parts
 if TYPE_CHECKING:
     from millstream.definitions.source import EventStream
     from millstream.project.applying import Advance
+    from millstream.serve.reader import Read
     from millstream.store.registry import GroupVersion
 
 T = TypeVar("T")
@@ -62,7 +63,21 @@ def features(parts: Parts, view: str, keys: Sequence[Mapping[str, Any]], at: int
     instant = parts.clock.now() if at is None else at
     rows = RequestSchema(definition, lenient=True).parse(keys, instant)
     read = reader.read(rows.values, rows.at)
+    _refuse_unread(read)
     return pa.table({name: typed(read.columns[name], kind) for name, kind in definition.dtypes.items()})
+
+
+def _refuse_unread(read: Read) -> None:
+    """Raise for what could not be read: in a table of features, null would mean that there is nothing."""
+    from millstream.serve.reader import CORRUPT, UNREADABLE
+
+    for fact in (fact for facts in read.facts.values() for fact in facts):
+        if fact.fallback is not None and fact.fallback.startswith((UNREADABLE, CORRUPT)):
+            group = fact.version.partition("@")[0]
+            raise StoreError(
+                f"Group version '{fact.version}', shard {fact.shard}: {fact.fallback}.",
+                f"run `millstream doctor`; `millstream backfill {group}` builds damaged states again from history.",
+            )
 
 
 def synced(parts: Parts, group: str, start: int | None, end: int | None) -> pa.Table:

@@ -49,6 +49,11 @@ class Parts:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
+    def close(self) -> None:
+        """Let go of the online store's files, which are many; what is used next opens its own."""
+        if "online" in self.__dict__:
+            self.online.close()
+
     @cached_property
     def clock(self) -> Clock:
         """The project's clock."""

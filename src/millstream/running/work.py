@@ -62,6 +62,7 @@ class Ingest:
         self._archive = Every(ARCHIVE_EVERY, lambda: self._archiver.step(ARCHIVE_FROM))
         self._archive_all = Every(parts.settings.sync_every / 1e6, self._archiver.step)
         self._age = Every(1.0, self._newest_age)
+        self._damaged = Every(1.0, lambda: applying.rebuild_damaged(parts))
         self.facts: dict[str, Any] = {"lag": 0, "age": None, "waiting": [], "archived": 0}
         self._stop = threading.Event()
         self._beside = threading.Thread(target=self._backfill, name="backfill", daemon=True)
@@ -77,6 +78,7 @@ class Ingest:
         applied = tried(failed, self._ingester.step)
         stored = tried(failed, self._batch.step)
         archived = [tried(failed, self._archive_all.step), tried(failed, self._archive.step)]
+        tried(failed, self._damaged.step)
         self.facts["age"] = tried(failed, self._age.step) or self.facts["age"]
         self.facts["archived"] += sum(one.rows for one in archived if one is not None)
         for error in failed:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from millstream.store.registry import GroupVersion
 
 Columns = dict[str, NDArray[Any]]
+UNREADABLE, CORRUPT = "the store cannot be read", "the state of the key is corrupt"
+"""How the reasons begin for which a value is not read that the store has."""
 _Keys = Sequence[bytes | None]
 _logger = logging.getLogger("millstream.serve")
 
@@ -178,7 +180,7 @@ class FeatureReader:
             states, meta = self._online.read(lookup.version.states, shard, keys)  # type: ignore[arg-type]
         except (StoreError, OSError) as error:
             _logger.warning("Group version '%s', shard %d cannot be read: %s", gv, shard, error)
-            said = f"the store cannot be read: {type(error).__name__}"
+            said = f"{UNREADABLE}: {type(error).__name__}"
             return [None] * len(keys), GroupFacts(gv, shard, _NOTHING, fallback=said), None
         if meta is None:
             return states, GroupFacts(gv, shard, _NOTHING, fallback="nothing is ingested yet"), None
@@ -260,7 +262,7 @@ def _leave_out(lookup: _Lookup, found: _Found, sound: Callable[[bytes], bool]) -
     for i, state in enumerate(found.states):
         if state and not sound(state):
             _logger.error("Group version '%s': the state of a key cannot be read; backfill the group.", lookup.gv)
-            fact = GroupFacts(lookup.gv, found.facts[i].shard, _NOTHING, fallback="the state of the key is corrupt")
+            fact = GroupFacts(lookup.gv, found.facts[i].shard, _NOTHING, fallback=CORRUPT)
             found.states[i], found.facts[i] = None, fact
             found.failed.append(i)
 

@@ -12,17 +12,18 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count, islice
 from pathlib import Path
 
 import lmdb
-import msgspec
+from xxhash import xxh3_64_digest, xxh3_64_intdigest
 
 from millstream.buffer.environment import exclusive
-from millstream.errors import CorruptState, Fenced, Forked
+from millstream.errors import CorruptState, Fenced, Forked, MillstreamError
 from millstream.forks import forks
-from millstream.store.lmdb_shard import FORMAT, Shard, failure, open_shard
+from millstream.store.lmdb_check import CHECK, opened, refuse_damaged, refuse_hidden, sealed
+from millstream.store.lmdb_shard import Shard, failure, open_shard
 from millstream.store.online import ShardMeta
 
 _META = b"meta"
@@ -30,7 +31,6 @@ _DROPPED = b"dropped"
 _LONGEST = 500
 _HEAD = 479
 _LOOKS = 3  # how often a read looks again for a shard that was dropped under it
-_ENCODE = msgspec.msgpack.Encoder().encode
 
 
 class LmdbOnlineStore:
@@ -70,12 +70,15 @@ class LmdbOnlineStore:
                 with handle.env.begin(handle.states) as txn:
                     raw = txn.get(_META, None, handle.main)
                     if raw != _DROPPED:
-                        get = txn.get
-                        return [get(k) if 0 < len(k) <= _LONGEST else _unwrap(get(_stored(k)), k) for k in keys], (
-                            handle.decode(raw)
-                        )
+                        meta = handle.decode(raw)
+                        if meta is None:
+                            handle.refuse_lost_meta(txn)
+                        return _found(txn, handle, keys), meta
             except lmdb.Error as error:
-                _look_again(handle, error)
+                self._look_again(gv, handle, error)
+            except CorruptState:
+                self._note_damage(gv)
+                raise
             self._forget(gv, shard, handle)
         return [None] * len(keys), None
 
@@ -92,18 +95,19 @@ class LmdbOnlineStore:
         expected: int | None,
     ) -> None:
         """Write states and meta together, or nothing; see `OnlineStore.write`. Sorted keys are written fastest."""
-        puts, deletes = _separate(items)
-        raw = FORMAT + _ENCODE(meta)
+        what = f"shard {shard} of '{gv}'"
         while True:
             handle = self._handle(gv, shard) or self._create(gv, shard)
             try:
+                with handle.env.begin() as txn:
+                    _refuse_moved(txn, handle, expected, what)
+                puts, deletes = _separate(items, handle.checked)
                 with handle.env.begin(write=True) as txn:
-                    found = txn.get(_META, None, handle.main)
-                    if found != _DROPPED:
-                        _write(txn, handle, (puts, deletes, raw), expected, f"shard {shard} of '{gv}'")
+                    if _refuse_moved(txn, handle, expected, what):
+                        _write(txn, handle, puts, deletes, handle.encode(meta))
                         return
             except lmdb.Error as error:
-                raise failure(handle.folder, error) from error
+                raise self._failed(gv, handle, error) from error
             self._forget(gv, shard, handle)
             del handle
             self._finish_drop(gv, shard)
@@ -116,10 +120,12 @@ class LmdbOnlineStore:
                 break
             try:
                 with handle.env.begin(handle.states) as txn:
-                    if txn.get(_META, None, handle.main) != _DROPPED:
-                        return _page(txn.cursor(), None if after is None else _stored(after), limit)
+                    raw = txn.get(_META, None, handle.main)
+                    if raw != _DROPPED:
+                        handle.decode(raw)
+                        return _page(txn.cursor(), None if after is None else _stored(after), limit, handle.checked)
             except lmdb.Error as error:
-                _look_again(handle, error)
+                self._look_again(gv, handle, error)
             self._forget(gv, shard, handle)
         return []
 
@@ -129,14 +135,70 @@ class LmdbOnlineStore:
             self._remove(gv)
         self._sweep()
 
+    def close(self) -> None:
+        """Let go of every shard; what is asked next opens its own again."""
+        self._shards = {}
+
+    def damaged(self) -> list[str]:
+        """The group versions of which somebody has read damage, until they are dropped: they have to be built anew."""
+        marks = sorted(self._path.glob(".damaged.*"))
+        return [mark.name.removeprefix(".damaged.") for mark in marks]
+
+    def examine(self, gv: str, shard: int) -> int:
+        """Look at every page and every record of a shard, and return how many states it has.
+
+        For `doctor`, and for who has cause for doubt: reads look at what they take.
+        Raises `CorruptState` at the first damage.
+        """
+        folder = self._path / gv / str(shard)
+        if not (folder / "data.mdb").exists():
+            return 0
+        try:
+            refuse_damaged(folder, most=None)
+        except lmdb.Error as error:
+            self._note_damage(gv)
+            raise failure(folder, error) from error
+        after, states = None, 0
+        self.meta(gv, shard)
+        while page := self.scan(gv, shard, after):
+            after, states = page[-1][0], states + len(page)
+        return states
+
+    def _look_again(self, gv: str, handle: Shard, error: lmdb.Error) -> None:
+        """Return when a read may succeed now.
+
+        The slots of readers were all taken, some by processes that have died; or the slot kept ready was freed by a
+        forked child that has ended.
+        """
+        if isinstance(error, lmdb.BadRslotError):
+            return
+        if isinstance(error, lmdb.ReadersFullError) and handle.env.reader_check():
+            return
+        raise self._failed(gv, handle, error) from error
+
+    def _failed(self, gv: str, handle: Shard, error: lmdb.Error) -> MillstreamError:
+        said = failure(handle.folder, error)
+        if isinstance(said, CorruptState):
+            self._note_damage(gv)
+        return said
+
+    def _note_damage(self, gv: str) -> None:
+        """Leave a mark by which ingestion, in whatever process, learns of it; without room there is no mark."""
+        with suppress(OSError):
+            (self._path / f".damaged.{gv}").touch()
+
     def _handle(self, gv: str, shard: int) -> Shard | None:
         """The open environment of a shard, or None when it does not exist."""
         if self._forks != forks():
             raise Forked.opened_before(self._path)
         handle = self._shards.get((gv, shard))
         if handle is None and (self._path / gv / str(shard) / "data.mdb").exists():
-            with self._exclusive():
-                handle = self._found(gv, shard)
+            try:
+                with self._exclusive():
+                    handle = self._found(gv, shard)
+            except CorruptState:
+                self._note_damage(gv)
+                raise
         return handle
 
     def _found(self, gv: str, shard: int) -> Shard | None:
@@ -189,12 +251,13 @@ class LmdbOnlineStore:
         folder = self._path / gv
         for place in sorted(folder.glob("*/data.mdb")):
             try:
-                _mark_dropped(open_shard(place.parent, self._map_gib, self._fsync))
+                _mark_dropped(open_shard(place.parent, self._map_gib, self._fsync, trusted=True))
             except CorruptState:
                 continue  # nobody else can read it either
         self._shards = {key: handle for key, handle in list(self._shards.items()) if key[0] != gv}
         if folder.exists():
             os.rename(folder, next(free for n in count() if not (free := self._path / f".dropped.{n}.{gv}").exists()))
+        (self._path / f".damaged.{gv}").unlink(missing_ok=True)
 
     def _sweep(self) -> None:
         """Remove what was taken away, by this process or by one that died before it could."""
@@ -210,31 +273,43 @@ def _mark_dropped(handle: Shard) -> None:
         raise failure(handle.folder, error) from error
 
 
-def _look_again(handle: Shard, error: lmdb.Error) -> None:
-    """Return when a read may succeed now.
+def _found(txn: lmdb.Transaction[bytes], handle: Shard, keys: Sequence[bytes]) -> list[bytes | None]:
+    """The states of some keys; most of the time of a read is spent here."""
+    get, checked, states = txn.get, handle.checked, list[bytes | None]()
+    for key in keys:
+        place = key if 0 < len(key) <= _LONGEST else _stored(key)
+        state = get(place)
+        if state is None:
+            refuse_hidden(txn.cursor(handle.states), place, checked)
+        elif checked:
+            check, state = state[:CHECK], state[CHECK:]
+            if check != xxh3_64_digest(state, xxh3_64_intdigest(place)):
+                opened(place, check + state)
+        states.append(state if place is key else _unwrap(state, key))
+    return states
 
-    The slots of readers were all taken, some by processes that have died; or the slot kept ready was freed by a forked
-    child that has ended.
-    """
-    if isinstance(error, lmdb.BadRslotError):
-        return
-    if isinstance(error, lmdb.ReadersFullError) and handle.env.reader_check():
-        return
-    raise failure(handle.folder, error) from error
+
+def _refuse_moved(txn: lmdb.Transaction[bytes], handle: Shard, expected: int | None, what: str) -> bool:
+    """Raise `Fenced` unless a shard is where its writer read it; returns whether it is there at all."""
+    raw = txn.get(_META, None, handle.main)
+    if raw == _DROPPED:
+        return False
+    meta = handle.decode(raw)
+    if meta is None:
+        handle.refuse_lost_meta(txn)
+    found = None if meta is None else meta.position
+    if found != expected:
+        raise Fenced.moved(what, expected, found)
+    return True
 
 
 def _write(
     txn: lmdb.Transaction[bytes],
     handle: Shard,
-    work: tuple[list[tuple[bytes, bytes]], list[bytes], bytes],
-    expected: int | None,
-    what: str,
+    puts: list[tuple[bytes, bytes]],
+    deletes: list[bytes],
+    raw: bytes,
 ) -> None:
-    puts, deletes, raw = work
-    before = txn.get(_META, None, handle.main)
-    found = None if before is None else _position(handle, before)
-    if found != expected:
-        raise Fenced.moved(what, expected, found)
     if puts:
         txn.cursor(handle.states).putmulti(puts)
     for key in deletes:
@@ -242,19 +317,16 @@ def _write(
     txn.put(_META, raw, db=handle.main)
 
 
-def _position(handle: Shard, raw: bytes) -> int | None:
-    meta = handle.decode(raw)
-    return None if meta is None else meta.position
-
-
-def _separate(items: Sequence[tuple[bytes, bytes | None]]) -> tuple[list[tuple[bytes, bytes]], list[bytes]]:
+def _separate(
+    items: Sequence[tuple[bytes, bytes | None]], checked: bool
+) -> tuple[list[tuple[bytes, bytes]], list[bytes]]:
     """Stored pairs to put and stored keys to delete."""
     puts = [(key, value) for key, value in items if value is not None]
     deletes = [_stored(key) for key, value in items if value is None] if len(puts) < len(items) else []
     lengths = {len(key) for key, _ in puts}
     if lengths and (max(lengths) > _LONGEST or not min(lengths)):
         puts = [(_stored(key), value if 0 < len(key) <= _LONGEST else _wrap(key, value)) for key, value in puts]
-    return puts, deletes
+    return [(key, sealed(key, value)) for key, value in puts] if checked else puts, deletes
 
 
 def _stored(key: bytes) -> bytes:
@@ -274,12 +346,14 @@ def _unwrap(stored: bytes | None, key: bytes) -> bytes | None:
     return stored[4 + len(key) :]
 
 
-def _page(cursor: lmdb.Cursor[bytes], after: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
+def _page(cursor: lmdb.Cursor[bytes], after: bytes | None, limit: int, checked: bool) -> list[tuple[bytes, bytes]]:
     if not (cursor.first() if after is None else cursor.set_range(after)):
         return []
     if cursor.key() == after and not cursor.next():
         return []
     pairs = list(islice(cursor.iternext(), limit))
+    if checked:
+        pairs = [(key, opened(key, record)) for key, record in pairs]
     return [_whole(*pair) if len(pair[0]) > _LONGEST else pair for pair in pairs]
 
 

@@ -14,12 +14,18 @@ import msgspec
 from millstream.buffer.environment import file_at, no_room, refuse_cut_short, whole
 from millstream.errors import CorruptState, DiskFull, Forked, MillstreamError, StoreError
 from millstream.forks import leave_alone
+from millstream.store.lmdb_check import opened, refuse_damaged, sealed
 from millstream.store.online import ShardMeta
 
-FORMAT = b"M1"
+FORMAT = b"\xb2C"
+UNCHECKED = b"M1"  # the format of before, whose records have no checksum
 _READERS = 1024
-_BROKEN = (lmdb.InvalidError, lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError, lmdb.VersionMismatchError)
-_DECODE = msgspec.msgpack.Decoder(ShardMeta).decode
+_BROKEN = (
+    lmdb.InvalidError, lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError, lmdb.VersionMismatchError,
+    lmdb.IncompatibleError, lmdb.CursorFullError,
+)  # fmt: skip
+_META, _STATES = b"meta", b"states"
+_DECODE, _ENCODE = msgspec.msgpack.Decoder(ShardMeta).decode, msgspec.msgpack.Encoder().encode
 
 
 class _File:
@@ -43,42 +49,68 @@ class _File:
                 self.env.reader_check()
                 refuse_cut_short(self.env, folder)
                 self.main = self.env.open_db(None)
-                self.states = self.env.open_db(b"states")
+                self.states = _states(self.env)
                 self.place = file_at(folder)
             except (lmdb.Error, OSError):
                 self.env.close()
                 raise
 
 
+def _states(env: lmdb.Environment) -> lmdb._Database:
+    """The database of the states; it is not made anew in a file that has had it."""
+    with env.begin() as txn:
+        new = not txn.stat()["entries"]
+    try:
+        return env.open_db(_STATES, create=new)
+    except lmdb.NotFoundError as error:
+        raise lmdb.CorruptedError("it has no states, which every shard has") from error
+
+
 class Shard:
     """A handle on an open environment, which closes when the last reader lets go of its last handle, never under one."""
 
-    __slots__ = ("__weakref__", "env", "folder", "known", "main", "states")
+    __slots__ = ("__weakref__", "checked", "env", "folder", "known", "main", "states")
 
     def __init__(self, folder: Path, file: _File) -> None:
         self.folder, self.env, self.main, self.states = folder, file.env, file.main, file.states
         self.known: tuple[bytes | None, ShardMeta | None] = (None, None)
+        self.checked = True
         file.users += 1
         weakref.finalize(self, _let_go, file).atexit = False
 
+    def encode(self, meta: ShardMeta) -> bytes:
+        """The meta record, in the format that the shard was begun in."""
+        raw = _ENCODE(meta)
+        return FORMAT + sealed(_META, raw) if self.checked else UNCHECKED + raw
+
     def decode(self, raw: bytes | None) -> ShardMeta | None:
-        """The meta record; the last one is kept, because most reads see the same one again."""
+        """What a meta record says; the last one is kept, because most reads see the same one again.
+
+        Notes whether the shard's records are `checked`. Raises `CorruptState`.
+        """
         known, meta = self.known
         if raw == known:
             return meta
         if raw is None:  # seen by a reader that began before the first write, which another one has seen since
             return None
-        if raw[:2] != FORMAT:
+        if raw[:2] not in (FORMAT, UNCHECKED):
             raise CorruptState(
                 f"Online store shard '{self.folder}': format {raw[:2]!r} is not the one read here, {FORMAT!r}.",
-                "read it with the Millstream version that wrote it.",
+                "read it with the Millstream version that wrote it; if it is of this one, the shard is damaged, and "
+                f"`millstream backfill {_group(self.folder)}` builds it again.",
             )
+        checked = raw[:2] == FORMAT
         try:
-            meta = _DECODE(raw[2:])
-        except msgspec.DecodeError as error:
+            meta = _DECODE(opened(_META, raw[2:]) if checked else raw[2:])
+        except (msgspec.DecodeError, lmdb.CorruptedError) as error:
             raise unreadable(self.folder, error) from error
-        self.known = (raw, meta)
+        self.checked, self.known = checked, (raw, meta)
         return meta
+
+    def refuse_lost_meta(self, txn: lmdb.Transaction[bytes]) -> None:
+        """Raise `CorruptedError` when no meta was found although one was written."""
+        if txn.stat(self.main)["entries"] > 1 or txn.stat(self.states)["entries"]:
+            raise lmdb.CorruptedError("what it has applied is not to be found")
 
 
 _files: dict[object, _File] = {}
@@ -124,10 +156,11 @@ def _let_go_after_fork() -> None:
 os.register_at_fork(after_in_child=_let_go_after_fork)
 
 
-def open_shard(folder: Path, map_gib: float, fsync: bool) -> Shard:
+def open_shard(folder: Path, map_gib: float, fsync: bool, *, trusted: bool = False) -> Shard:
     """Return a handle on the file now at that place, which this process opens once.
 
-    No other process may remove the file meanwhile. Raises `CorruptState`, `DiskFull` and `StoreError`.
+    A file that is not `trusted` is walked through first, if it is small. No other process may remove it meanwhile.
+    Raises `CorruptState`, `DiskFull` and `StoreError`.
     """
     try:
         with _opening:
@@ -135,6 +168,8 @@ def open_shard(folder: Path, map_gib: float, fsync: bool) -> Shard:
             place = file_at(folder)
             if place in _inherited:
                 raise Forked.opened_before(folder)
+            if place is not None and not trusted:
+                refuse_damaged(folder)
             file = None if place is None else _files.get(place)
             if file is None:
                 file = _File(folder, map_gib, fsync)
@@ -169,5 +204,9 @@ def unreadable(place: Path, error: Exception) -> CorruptState:
     """The sentence for a shard that is damaged."""
     return CorruptState(
         f"Online store shard '{place}' does not read as what was written: {error}.",
-        f"run `millstream backfill {place.parent.name.partition('@')[0]}` to build it again from history.",
+        f"run `millstream backfill {_group(place)}` to build it again from history.",
     )
+
+
+def _group(shard: Path) -> str:
+    return shard.parent.name.partition("@")[0]

@@ -173,7 +173,8 @@ def test_a_reader_that_began_before_the_first_write_reads_nothing(path: Path) ->
     program = (
         "import lmdb, sys\n"
         "with lmdb.open(sys.argv[1], max_dbs=2, map_size=1 << 30) as env, env.begin(write=True) as txn:\n"
-        "    txn.delete(b'meta')"
+        "    txn.delete(b'meta')\n"
+        "    txn.drop(env.open_db(b'states', txn), delete=False)"
     )
     subprocess.run([sys.executable, "-c", program, str(data_file(path).parent)], check=True)
     assert store.meta(GV, 0) is None
