@@ -122,9 +122,11 @@ class CaptureJournal:
         with self._mutex:
             for segment in self._segments.values():
                 os.close(segment.descriptor)
-                segment.path.rename(segment.path.with_suffix(".closed"))
-            self._segments.clear()
-        return sorted(self.own.glob("*.closed"))
+            closed, self._segments = list(self._segments.values()), {}
+            for segment in closed:
+                with suppress(OSError):  # on a full disk it keeps its name, and is closed all the same
+                    segment.path.rename(segment.path.with_suffix(".closed"))
+            return sorted(path for path in self.own.iterdir() if path.suffix in (".open", ".closed"))
 
     def close(self) -> None:
         """Close the journal: what is not shipped yet is shipped by the next process that looks."""

@@ -1,0 +1,59 @@
+"""Many seeds at once: `python -m millstream.testing.simulation 10000`."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Iterator
+
+from millstream.testing.simulation.shrink import shrink
+from millstream.testing.simulation.simulate import Broken, simulate
+
+SHOWN = 10
+"""Failing seeds that are shrunk and shown whole; of the others, the number."""
+
+
+def failed(seed: int) -> tuple[int, str | None]:
+    """A seed, and what it breaks."""
+    try:
+        simulate(seed)
+    except Broken as error:
+        return seed, str(error)
+    return seed, None
+
+
+def main() -> int:
+    """Simulate seeds over all cores, say how far it is, and what failed; returns 1 when something did."""
+    parser = argparse.ArgumentParser(prog="python -m millstream.testing.simulation", description=__doc__)
+    parser.add_argument("seeds", type=int, nargs="?", default=10_000, help="how many seeds (10,000)")
+    parser.add_argument("--first", type=int, default=0, help="the first seed (0)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (one per core)")
+    given = parser.parse_args()
+    began, broken = time.monotonic(), dict[int, str]()
+    for done, (seed, error) in enumerate(_simulated(range(given.first, given.first + given.seeds), given.workers), 1):
+        if error is not None:
+            broken[seed] = error
+            print(f"\r{error}", flush=True)
+        if done % 10 == 0 or done == given.seeds:
+            print(f"\r{done:,} of {given.seeds:,} seeds, {len(broken)} failed", end="", flush=True)
+    print(f"\rsimulated {given.seeds:,} seeds: {len(broken)} failed, in {time.monotonic() - began:,.0f} s")
+    for seed in list(broken)[:SHOWN]:
+        print(f"\n{shrink(seed) or broken[seed]}", flush=True)
+    if broken:
+        print(f"\nfailed: {', '.join(map(str, broken))}")
+    return 1 if broken else 0
+
+
+def _simulated(seeds: range, workers: int) -> Iterator[tuple[int, str | None]]:
+    if workers == 1:
+        yield from map(failed, seeds)
+        return
+    with multiprocessing.get_context("spawn").Pool(workers, maxtasksperchild=50) as pool:
+        yield from pool.imap_unordered(failed, seeds, chunksize=10)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""What may happen to a project: drawn whole from a seed, so that any part of it can be left out and the rest replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+SECOND, MINUTE, HOUR, DAY = 1_000_000, 60_000_000, 3_600_000_000, 86_400_000_000
+LAYERS = ("compute", "ingest", "batch", "archive", "sync", "backfill", "ship")
+PROCESSES = ("compute", "ingest", "batch", "sync", "serve", "monitor")
+DISKS = ("log", "online", "repeats", "registry", "catalog", "warehouse", "journal", "models")
+
+_KEYS = (0, 1, 2, 3, None)
+_AMOUNTS = (None, 0.1, 0.2, 1.0, -3.5, 1e9 + 0.01, 12.34, -0.0)
+_TEXTS = (None, "DE", "FR", "é", "")
+_LATES = (0, 0, 0, 1, SECOND, 4 * SECOND, MINUTE, 20 * MINUTE, 3 * HOUR, 2 * DAY,
+          -SECOND, -4 * MINUTE, -5 * MINUTE, -HOUR)  # fmt: skip
+_FLAGS = (True, True, False, None)
+_GAPS = (1, SECOND, 3 * SECOND, MINUTE, 4 * MINUTE, 10 * MINUTE, HOUR, HOUR, 3 * HOUR, DAY)
+_MOMENTS = (None, None, None, None, 0, -4 * SECOND, -MINUTE, -HOUR, SECOND)
+_JUMPS = (DAY, -DAY, HOUR, -HOUR, -SECOND)
+
+
+@dataclass(frozen=True)
+class Action:
+    """One thing that happens.
+
+    Attributes:
+        name: What, as the world calls it.
+        given: With what.
+        fate: What its writes meet: None, or the number of a write and "before", "after" or "meanwhile".
+        turn: For "meanwhile", what happens then.
+    """
+
+    name: str
+    given: tuple[Any, ...] = ()
+    fate: tuple[int, str] | None = None
+    turn: Action | None = None
+
+    def __str__(self) -> str:
+        said = f"{self.name}({', '.join(map(repr, self.given))})"
+        if self.fate is not None:
+            said += f" [write {self.fate[0]}: {self.fate[1]}{f' {self.turn}' if self.turn else ''}]"
+        return said
+
+
+def drawn(random: Random, steps: int) -> list[Action]:
+    """So many actions."""
+    return [_action(random) for _ in range(steps)]
+
+
+def _action(random: Random) -> Action:
+    name = random.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
+    given = _MADE[name](random) if name in _MADE else ()
+    if name in _UNHARMED or random.random() > 0.3:
+        return Action(name, given)
+    fate = (random.choice((0, 0, 0, 1, 1, 2, 3, 4, 6, 9)), random.choice(("before", "after", "after", "meanwhile")))
+    return Action(name, given, fate, _turn(random) if fate[1] == "meanwhile" else None)
+
+
+def _turn(random: Random) -> Action:
+    """What somebody else does between two writes of a step."""
+    name = random.choice(("layer", "layer", "layer", "send", "score", "read", "wake"))
+    return Action(name, _MADE[name](random))
+
+
+def _send(random: Random) -> tuple[Any, ...]:
+    events = tuple(_event(random) for _ in range(random.randint(1, 6)))
+    return random.choice(("events", "events", "events", "more")), events, random.random() > 0.15
+
+
+def _event(random: Random) -> tuple[Any, ...]:
+    """A number that tells it from others, and its fields; one in thirty does not fit the stream."""
+    amount: Any = "much" if random.random() < 1 / 30 else random.choice(_AMOUNTS)
+    return (random.randrange(40), random.choice(_KEYS), random.choice(_KEYS), amount, random.choice(_TEXTS),
+            random.choice(_FLAGS), random.choice(_LATES))  # fmt: skip
+
+
+def _layer(random: Random) -> tuple[Any, ...]:
+    weights = (6, 6, 3, 1.2, 0.7, 2, 2)
+    return random.choices(LAYERS, weights)[0], random.random() < 0.1
+
+
+def _score(random: Random) -> tuple[Any, ...]:
+    count = random.randint(1, 3)
+    return (
+        tuple((random.choice(_KEYS[:4]), random.choice(_KEYS), random.choice(_AMOUNTS), random.choice(_TEXTS),
+               random.choice(_MOMENTS)) for _ in range(count)),
+    )  # fmt: skip
+
+
+def _table(random: Random) -> tuple[Any, ...]:
+    lates = (-9 * MINUTE, -MINUTE, 0, 2 * MINUTE, HOUR)
+    return (
+        tuple((random.choice(_KEYS), random.choice(_AMOUNTS), random.choice(_TEXTS), random.choice(lates))
+              for _ in range(random.randint(1, 3))),
+    )  # fmt: skip
+
+
+def _change(random: Random) -> tuple[Any, ...]:
+    changes = {
+        "where": (None, "ok", "x > 0", "s <> 'DE'"), "derived": ("x * 2", "x + 1", "x - 1"), "factor": (2, 3, 4),
+        "deduplicate": (True, True, False), "extra": (True, False), "window": ("10m", "1h", None), "ttl": (None, "25m"),
+    }  # fmt: skip
+    name = random.choice(list(changes))
+    return ((name, random.choice(changes[name])),)
+
+
+_WEIGHTS = {
+    "send": 20, "retry": 4, "layer": 50, "score": 12, "read": 6, "advance": 11, "jump": 0.7, "table": 3, "change": 3,
+    "anew": 2, "deploy": 2, "rollback": 1.5, "train": 0.25, "trim": 1.5, "zombie": 2, "wake": 4, "fill": 1.2, "room": 3,
+    "forget": 1, "restart": 1.5, "check": 0.7, "burst": 0.7,
+}  # fmt: skip
+_MADE: dict[str, Callable[[Random], tuple[Any, ...]]] = {
+    "send": _send,
+    "layer": _layer,
+    "score": _score,
+    "read": lambda _: (),
+    "advance": lambda random: (random.choice(_GAPS),),
+    "jump": lambda random: (random.choice(_JUMPS),),
+    "table": _table,
+    "change": _change,
+    "anew": lambda random: (random.choice(("g", "g", "o")),),
+    "zombie": lambda random: (random.choice(PROCESSES),),
+    "wake": lambda random: (random.randrange(4), *_layer(random)[:1]),
+    "fill": lambda random: (random.choice(DISKS),),
+    "restart": lambda random: (random.choice((None, *PROCESSES)),),
+    "burst": lambda random: (random.randint(50, 90),),
+}
+#: What writes nothing itself, or what nothing in the project could be blamed for.
+_UNHARMED = {"read", "advance", "jump", "table", "zombie", "fill", "room", "forget", "restart", "check"}

@@ -1,0 +1,106 @@
+"""What producers sent and the log took: the truth that everything else is held to."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from millstream.buffer.events import partition_of
+from millstream.definitions.source import EventStream
+from millstream.testing.simulation.declared import EVENT
+
+FUTURE = 300_000_000
+"""How far (µs) ahead of its arrival an event may have happened."""
+WRONG = "much"
+"""A number as a producer sends it whose program is wrong."""
+INSTANT = pa.timestamp("us", "UTC")
+_KINDS = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_(), "timestamp": INSTANT}
+_EVENTS = pa.schema([(name, _KINDS[kind]) for name, kind in EVENT.items()])
+
+
+@dataclass
+class Landed:
+    """One event that is in the log.
+
+    Attributes:
+        row: What was sent.
+        arrival: When the log took it (µs).
+        partition: Where it is.
+        position: Its place there.
+        wrong: Whether it does not fit the stream.
+    """
+
+    row: Mapping[str, Any]
+    arrival: int
+    partition: int
+    position: int
+    wrong: bool
+
+    @property
+    def valid(self) -> bool:
+        """Whether it is an event at all, and not a dead letter."""
+        return not self.wrong and self.row["at"] - self.arrival <= FUTURE
+
+
+@dataclass
+class Ledger:
+    """Every event that landed, by stream, in the order in which it did; and which of them were acknowledged."""
+
+    landed: dict[str, list[Landed]] = field(default_factory=lambda: defaultdict(list))
+    acknowledged: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+
+    def land(self, stream: EventStream, rows: Sequence[Mapping[str, Any]], arrival: int, ends: Sequence[int]) -> None:
+        """Note what the log took just now; `ends` are where its partitions ended before."""
+        following = list(ends)
+        for partition, part in _divided(stream, rows, len(ends)):
+            for row in part:
+                wrong = row.get("x") == WRONG
+                self.landed[stream.name].append(Landed(row, arrival, partition, following[partition], wrong))
+                following[partition] += 1
+
+    def acknowledge(self, stream: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Note what a producer knows to be safe."""
+        self.acknowledged[stream] |= {str(next(iter(row.values()))) for row in rows}
+
+    def counted(self, stream: EventStream, before: Mapping[int, int] | None = None) -> list[Landed]:
+        """The events that count: valid, none a repeat, before a position of each partition."""
+        found: list[Landed] = []
+        last: dict[tuple[int, str], int] = {}
+        for one in self.landed[stream.name]:
+            if not one.valid or (before is not None and one.position >= before.get(one.partition, 0)):
+                continue
+            if stream.deduplicate is not None:
+                mark = (one.partition, str(one.row[stream.deduplicate]))
+                known = last.get(mark)
+                last[mark] = one.arrival
+                if known is not None and one.arrival - known <= stream.within:
+                    continue
+            found.append(one)
+        return found
+
+    def place(self, stream: str, rows: int, partition: int, position: int) -> None:
+        """Say where the last rows of a stream without a partition key went."""
+        for one in self.landed[stream][-rows:]:
+            one.partition, one.position = partition, position
+            position += 1
+
+    def frame(self, stream: EventStream, before: Mapping[int, int] | None = None) -> pa.Table:
+        """The events that count as a data frame for `ms.compute`; an id that counts twice becomes two."""
+        rows = [
+            {**one.row, "id": f"{one.row['id']}#{number}", "seen": one.arrival}
+            for number, one in enumerate(self.counted(stream, before))
+        ]
+        return pa.Table.from_pylist(rows, schema=_EVENTS)
+
+
+def _divided(
+    stream: EventStream, rows: Sequence[Mapping[str, Any]], partitions: int
+) -> Iterable[tuple[int, Sequence[Mapping[str, Any]]]]:
+    """The rows by partition; those of a stream without a partition key are of no known one."""
+    if stream.partition_by is None:
+        return [(-1, rows)]
+    return partition_of(stream, list(rows), partitions)

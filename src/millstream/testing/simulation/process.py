@@ -1,0 +1,167 @@
+"""One process of a simulated project: its own parts, opened when it began, and the layers that it runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from millstream.clock import Clock
+from millstream.project import applying
+from millstream.project.serving import Scoring
+from millstream.project.wiring import Parts
+from millstream.running.work import trim
+from millstream.settings import Settings
+
+if TYPE_CHECKING:
+    from millstream.store.registry import GroupVersion
+
+RUNS: Mapping[str, tuple[str, ...]] = {
+    "compute": ("compute",),
+    "ingest": ("ingest", "archive", "backfill"),
+    "batch": ("batch",),
+    "sync": ("sync", "trim"),
+    "serve": ("ship",),
+    "monitor": (),
+}
+"""The layers of each process."""
+
+
+class SimulatedParts(Parts):
+    """A project's parts on a clock that the simulation moves."""
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        super().__init__(settings)
+        self.__dict__["clock"] = clock
+
+
+class Process:
+    """A process; what it knows of the definitions it learnt when it last looked.
+
+    Args:
+        name: What it is called.
+        settings: The project.
+        clock: The project's clock.
+    """
+
+    def __init__(self, name: str, settings: Settings, clock: Clock) -> None:
+        self.name = name
+        self.parts = SimulatedParts(settings, clock)
+        self._scoring: Scoring | None = None
+        self._revision: int | None = None
+        self._made: dict[str, Any] = {}
+
+    @property
+    def scoring(self) -> Scoring:
+        """What scores, captures and looks back."""
+        if self._scoring is None:
+            self._scoring = Scoring(self.parts)
+        return self._scoring
+
+    def step(self, layer: str, *, look: bool = True) -> int:
+        """One step of a layer; returns how much was done.
+
+        Args:
+            layer: The layer.
+            look: Whether to look for new definitions first, as a layer does once a second.
+        """
+        if look or self._revision is None:
+            self._look()
+        return _STEPS[layer](self)
+
+    def made(self, name: str) -> Any:
+        """What a layer works with, made from the definitions that are known."""
+        if name not in self._made:
+            self._made[name] = getattr(self.parts, name)()
+        return self._made[name]
+
+    def end(self) -> None:
+        """It is dead, or ended by its supervisor: nothing more is written, and what the kernel held for it is let go."""
+        self._forget()
+        log = self.parts.__dict__.get("log")
+        if log is not None:
+            log.close()
+        journal = None if self._scoring is None else self._scoring.__dict__.get("_journal")
+        if journal is not None:
+            journal._lock_file.close()
+            _close_files(journal.own)
+        self.parts.__dict__.clear()
+
+    def _look(self) -> None:
+        revision = self.parts.registry.revision()
+        if revision != self._revision:
+            self._forget()
+            self._revision = revision
+
+    def _forget(self) -> None:
+        computer = self._made.pop("computer", None)
+        if computer is not None:
+            computer.close()
+        self._made.clear()
+
+
+def _close_files(folder: Path) -> None:
+    """Close what this process has open in a folder, as its end would."""
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{number}").startswith(f"{folder}/"):
+                os.close(int(number))
+
+
+def _compute(process: Process) -> int:
+    return int(process.made("computer").step().records)
+
+
+def _batch(process: Process) -> int:
+    return len(process.made("batch_computer").step())
+
+
+def _ingest(process: Process) -> int:
+    applied = process.made("ingester").step()
+    stored = process.made("batch_ingester").step()
+    return int(applied.records + stored.runs + stored.written)
+
+
+def _archive(process: Process) -> int:
+    return int(process.made("archiver").step().rows)
+
+
+def _sync(process: Process) -> int:
+    reports = process.made("syncer").step()
+    wrong = [one for one in reports if one.disagreeing]
+    assert not wrong, f"the online store agrees with history: {wrong}"
+    return sum(one.rows for one in reports)
+
+
+def _trim(process: Process) -> int:
+    return trim(process.parts)
+
+
+def _ship(process: Process) -> int:
+    return process.scoring.ship()
+
+
+def _backfill(process: Process) -> int:
+    """Bring new versions to where they can be read, as the ingestion process does beside its loop."""
+    parts = process.parts
+    versions: list[GroupVersion] = [*parts.registry.groups("new"), *parts.registry.groups("backfilling")]
+    done = 0
+    for version in versions:
+        applying.start(parts)
+        applying.backfill(parts, version)
+        done += applying.finish(parts, version)
+    return done
+
+
+_STEPS: dict[str, Callable[[Process], int]] = {
+    "compute": _compute,
+    "ingest": _ingest,
+    "batch": _batch,
+    "archive": _archive,
+    "sync": _sync,
+    "trim": _trim,
+    "ship": _ship,
+    "backfill": _backfill,
+}

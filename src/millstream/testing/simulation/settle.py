@@ -1,0 +1,75 @@
+"""How a simulated project begins, and how it comes to rest."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from millstream.clock import SimulatedClock
+from millstream.testing.simulation import truth
+from millstream.testing.simulation.actions import HOUR, MINUTE, SECOND
+from millstream.testing.simulation.declared import Declared
+from millstream.testing.simulation.world import World
+
+START = 1_357_023_613_000_017  # µs; on no hop of any window
+SETTINGS = "partitions = 2\nshards = 2\nlog_gib = 0.2\nfsync = false\nmicro_batch = 7\n"
+ROUNDS = 60
+"""Rounds after which a pipeline that nobody disturbs must have nothing left to do."""
+ROUND = ("compute", "batch", "ingest", "ship", "backfill")
+
+
+def begin(folder: Path, shape: Declared) -> World:
+    """A new project in an empty folder: declared, with a champion, and a row in its table."""
+    (folder / ".millstream").mkdir(parents=True)
+    (folder / "millstream.toml").write_text(SETTINGS)
+    world = World(folder, shape, SimulatedClock(START))
+    world.table([(1, 1.0, "DE", -MINUTE)])
+    world.apply()
+    world.process("ingest").step("backfill")  # no query runs yet: offline tables name the folder they are in
+    world.deploy()
+    world.clock.advance(SECOND)
+    world.end()
+    return world
+
+
+def copied(original: World, folder: Path) -> World:
+    """A project that has begun, in another folder."""
+    shutil.copytree(original.folder, folder)
+    world = World(folder, original.shape, SimulatedClock(original.clock.now()))
+    world.accounts, world.champions = list(original.accounts), list(original.champions)
+    return world
+
+
+def work(world: World) -> None:
+    """Let every layer do what there is to do, until nothing is left."""
+    for _ in range(ROUNDS):
+        done = [world.process(name).step(layer) for name, layer in _layers()]
+        if not any(done):
+            return
+    raise AssertionError(f"the pipeline comes to rest: after {ROUNDS} rounds, {dict(zip(ROUND, done, strict=True))}")
+
+
+def settle(world: World) -> str:
+    """Disturb nothing any more, let all be done, and hold everything to the truth."""
+    world.disk.full.clear()
+    world.disk.meet(None)
+    while world.zombies:
+        world.wake(0, "")
+        world.bury(world.zombies[0])
+    work(world)
+    while world.waiting:
+        world.retry()
+    if world.undone:
+        world.apply()
+    newest = max((one.arrival for some in world.ledger.landed.values() for one in some), default=0)
+    world.clock.set(max(world.clock.now(), newest) + HOUR)
+    work(world)
+    while world.archived() and world.process("ingest").step("archive"):
+        pass
+    return truth.settled(world)
+
+
+def _layers() -> list[tuple[str, str]]:
+    from millstream.testing.simulation.process import RUNS
+
+    return [(name, layer) for layer in ROUND for name, layers in RUNS.items() if layer in layers]

@@ -1,0 +1,142 @@
+"""`simulate`: a whole pipeline in one process, in the hands of a seed."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import tempfile
+import uuid
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from random import Random
+from unittest.mock import patch
+
+from millstream.errors import MillstreamError
+from millstream.testing.simulation.actions import Action, drawn
+from millstream.testing.simulation.declared import Declared
+from millstream.testing.simulation.settle import begin, copied, settle
+from millstream.testing.simulation.world import World
+
+STEPS = 45
+"""Actions of a simulation unless said."""
+SHAPES = (
+    Declared((("1h", "0s", None), ("10m", "5m", None))),
+    Declared((("1m", "0s", None), (None, "0s", None)), where="x > 0", queries=(("dated", None),)),
+    Declared((("24h", "0s", None),), union=True, queries=(("state", None),)),
+    Declared((("10m", "0s", "1m"), (None, "0s", None)), union=True, folded=True, by_other=True),
+)
+
+
+class Broken(AssertionError):
+    """Something does not hold.
+
+    Attributes:
+        invariant: What.
+        step: After which action.
+    """
+
+    def __init__(self, seed: int, step: int, action: Action | None, said: str) -> None:
+        again = f"millstream.testing.simulate({seed})"
+        super().__init__(f"seed {seed}, step {step}, {action or 'settle'}: {said}\nAgain: {again}")
+        self.invariant, self.step = said.partition(":")[0], step
+
+
+@dataclass
+class Trace:
+    """What happened.
+
+    Attributes:
+        seed: What it was drawn from.
+        lines: One for each action, in order, with what came of it.
+    """
+
+    seed: int
+    lines: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
+
+
+def simulate(seed: int, *, steps: int = STEPS, keep: Collection[int] | None = None) -> Trace:
+    """Run the whole pipeline through what a seed draws, and hold everything to the truth.
+
+    Layers step, producers send, readers read, operators command; processes die before or after any durable write and
+    begin again from what is on disk, acknowledgements are lost, old processes wake, disks are full, the clock jumps.
+    In the end nothing is lost or doubled, what is served is what `ms.compute` makes of what the log took, `verify` and
+    `parity` are clean and nothing unfinished stays. The same seed gives the same trace.
+
+    Args:
+        seed: Any whole number.
+        steps: How many actions.
+        keep: The numbers of the actions to let happen, in place of all.
+
+    Returns:
+        What happened.
+
+    Raises:
+        AssertionError: When something does not hold; it names the invariant and the step.
+
+    Example:
+        >>> from millstream.testing import simulate
+        >>> len(simulate(1, steps=5).lines)  # each action, and the end
+        6
+    """
+    random = Random(f"chance of {seed}")
+    trace = Trace(seed)
+    with _world(_shape(seed), random) as world:
+        for number, action in enumerate(actions_of(seed, steps)):
+            if keep is None or number in keep:
+                _do(world, trace, number, action)
+        _do(world, trace, steps, None)
+    return trace
+
+
+def actions_of(seed: int, steps: int = STEPS) -> list[Action]:
+    """What a seed lets happen."""
+    return drawn(Random(seed), steps)
+
+
+def _shape(seed: int) -> int:
+    return seed % len(SHAPES)
+
+
+def _do(world: World, trace: Trace, number: int, action: Action | None) -> None:
+    """One action, or at last the settling of it all."""
+    try:
+        outcome = world.do(action) if action else settle(world)
+    except AssertionError as error:
+        raise Broken(trace.seed, number, action, str(error)) from error
+    except Exception as error:
+        what = error.message if isinstance(error, MillstreamError) else repr(error)
+        raise Broken(trace.seed, number, action, f"no error leaves the pipeline: {what}") from error
+    trace.lines.append(f"{number:3d} {action or 'settle'}: {outcome or ''}".rstrip(" :"))
+
+
+@contextmanager
+def _world(shape: int, random: Random) -> Iterator[World]:
+    """A project that has begun, in a folder of its own, in a process where chance is the seed's."""
+    with (
+        tempfile.TemporaryDirectory(dir=_memory(), prefix="millstream-") as folder,
+        patch.object(uuid, "uuid4", lambda: uuid.UUID(int=random.getrandbits(128), version=4)),
+    ):
+        world = copied(_begun(shape), Path(folder) / "project")
+        with world.disk.watching():
+            try:
+                yield world
+            finally:
+                world.end()
+
+
+@cache
+def _begun(shape: int) -> World:
+    folder = tempfile.mkdtemp(dir=_memory(), prefix="millstream-begun-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return begin(Path(folder) / "project", SHAPES[shape])
+
+
+def _memory() -> str | None:
+    """Where files are kept in memory, if there is such a place."""
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None

@@ -1,0 +1,212 @@
+"""What must hold, whatever has happened: each function raises `AssertionError`, naming the invariant that does not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from millstream.definitions.source import EventStream
+from millstream.errors import MillstreamError, NotFound
+from millstream.project import moving, serving
+from millstream.pure import compute
+
+if TYPE_CHECKING:
+    from millstream.store.registry import GroupVersion
+    from millstream.testing.simulation.world import World
+
+KEYS = (0, 1, 2, 3)
+
+
+def reads(world: World) -> str:
+    """What a reader gets now is what `ms.compute` makes of exactly the events that the store says were applied."""
+    parts, now = world.process("serve").parts, world.clock.now()
+    asked = [{"k": k, "other": 3 - k, "at": now} for k in KEYS]
+    try:
+        read = moving.features(parts, "view", asked, now)
+    except MillstreamError as error:
+        assert world.undone or world.disk.full, f"reading goes on: {error.message}"
+        return f"refused: {type(error).__name__}"
+    versions, held = parts.versions(), 0
+    for one in parts.registry.view("view").groups:
+        version = versions[one.group.name]
+        before = _applied(parts, version)
+        if before is None or _ahead(world, version, before):
+            continue
+        keys = [row[one.keys[0][1]] for row in asked]
+        wanted = _computed(world, version, keys, now, before)
+        for column in one.columns:
+            if column.default is None and column.feature in version.schema:
+                found, right = read[column.column].to_pylist(), wanted[f"{one.group.name}__{column.feature}"]
+                assert found == right, (
+                    f"no reader sees a mixture: {column.column} of {version.id} is {found}, not {right}"
+                )
+        held += 1
+    return f"{held} groups right"
+
+
+def served(world: World) -> str:
+    """Captures are recomputed to the bit, and every difference from training is explained."""
+    scoring = world.process("serve").scoring
+    verified = scoring.verify(None, None)
+    assert verified.mismatches == 0, f"verify is clean: {verified.shown}"
+    compared = scoring.parity("model", None)
+    assert compared.unexplained == 0, f"parity is clean: {compared.shown}"
+    return f"verified {verified.requests}"
+
+
+def rolled_back(world: World) -> str:
+    """A rollback walks the history of what was champion, and lands on one that was there before."""
+    before = world.champions
+    try:
+        landed = serving.rollback(world.operator().parts, "model")
+    except NotFound:
+        assert len(before) < 2, f"a rollback finds the champion before: {before}"
+        return "nothing before"
+    finally:
+        now = world.champion()
+        if now is not None and now != before[-1]:
+            assert now in before[:-1], f"a rollback walks back: {before} and then {now}"
+            world.champions = before[: len(before) - 1 - before[:-1][::-1].index(now)]
+    assert landed == world.champions[-1] and len(world.champions) < len(before), f"a rollback goes back: {before}"
+    return f"version {landed}"
+
+
+def settled(world: World) -> str:
+    """Once nothing is disturbed any more: nothing is lost, nothing doubled, nothing unfinished, and all agree."""
+    nobody_waits(world)
+    history(world)
+    values(world)
+    captures(world)
+    letters(world)
+    said = served(world)
+    leftovers(world)
+    return said
+
+
+def nobody_waits(world: World) -> None:
+    """Every reader of every stream has read all of it, and every version that is wanted can be read."""
+    parts = world.process("witness").parts
+    unfinished = [one.id for state in ("new", "backfilling") for one in parts.registry.groups(state)]
+    assert not unfinished, f"nothing unfinished stays: group versions {unfinished}"
+    for stream in parts.registry.streams():
+        ends = [end for _, end in parts.log.ends(stream.name)]
+        for consumer in ("check", *_archive(world), *(f"compute/{one.id}" for one in _readers(parts, stream))):
+            at = parts.log.committed(consumer, stream.name)
+            behind = [(a, e) for a, e in zip(at, ends, strict=True) if (a or 0) != e]
+            assert not behind, f"other streams go on: '{consumer}' stands at {at} of {ends} in '{stream.name}'"
+
+
+def history(world: World) -> None:
+    """History holds every event once."""
+    parts = world.process("witness").parts
+    for stream in parts.registry.streams():
+        rows = parts.history().read(stream.name)
+        found = Counter(rows.column(0).to_pylist())
+        wanted = Counter(next(iter(one.row.values())) for one in world.ledger.counted(stream))
+        assert not wanted - found, f"0 lost: '{stream.name}' lacks {dict(wanted - found)}"
+        assert not found - wanted, f"0 doubled: '{stream.name}' has {dict(found - wanted)} more"
+        acked = world.ledger.acknowledged[stream.name]
+        known = {str(next(iter(one.row.values()))) for one in world.ledger.landed[stream.name]}
+        assert acked <= known, f"0 lost: '{stream.name}' acknowledged {acked - known}"
+
+
+def values(world: World) -> None:
+    """What is read is what `ms.compute` makes of all that was acknowledged."""
+    parts, now = world.process("serve").parts, world.clock.now()
+    asked = [{"k": k, "other": 3 - k, "at": now} for k in KEYS]
+    read = moving.features(parts, "view", asked, now)
+    for one in parts.registry.view("view").groups:
+        version = parts.versions()[one.group.name]
+        if one.group.name == "spent" or getattr(version.group, "ttl", None) or (world.jumped and _is_batch(version)):
+            continue  # runs of the past are made by backfill alone, and a run that is late confirms later
+        wanted = _computed(world, version, [row[one.keys[0][1]] for row in asked], now, None)
+        for column in one.columns:
+            if column.default is None and column.feature in version.schema:
+                found, right = read[column.column].to_pylist(), wanted[f"{one.group.name}__{column.feature}"]
+                assert found == right, f"served is computed: {column.column} of {version.id} is {found}, not {right}"
+
+
+def captures(world: World) -> None:
+    """Every score that was answered was captured, once and as it was answered."""
+    found = world.process("witness").parts.captures("model")
+    kept = dict(zip(found["_request_id"].to_pylist(), found["_score"].to_pylist(), strict=True))
+    assert len(kept) == found.num_rows, "a capture is there once"
+    lost = {one: score for one, score in world.scores.items() if kept.get(one) != score}
+    assert not lost, f"every answer is captured: {len(lost)} of {len(world.scores)} are not, or not as answered"
+
+
+def letters(world: World) -> None:
+    """What could not be taken is a dead letter, each once."""
+    parts = world.process("witness").parts
+    for stream in parts.registry.streams():
+        rows = parts.dead_letters(stream.name)
+        found = Counter(zip(rows["partition"].to_pylist(), rows["position"].to_pylist(), strict=True))
+        wanted = Counter((one.partition, one.position) for one in world.ledger.landed[stream.name] if not one.valid)
+        assert found == wanted, f"dead letters: '{stream.name}' has {dict(found)}, not {dict(wanted)}"
+
+
+def leftovers(world: World) -> None:
+    """No half-written file and no dead process's journal stays."""
+    data = world.settings.data
+    patterns = ("online/.dropped.*", "journal/*/*.open", "models/**/.*", "**/*.tmp")
+    found = [str(path.relative_to(data)) for pattern in patterns for path in data.glob(pattern)]
+    assert not found, f"nothing unfinished stays: {found}"
+
+
+def _computed(
+    world: World, version: GroupVersion, keys: list[Any], now: int, before: Mapping[str, int] | None
+) -> dict[str, list[Any]]:
+    """The features of some keys from the events that landed before some positions."""
+    given: dict[Any, Any] = {}
+    for source in version.group.sources:
+        if isinstance(source, EventStream):
+            upto = None if before is None else _of_stream(before, source.name)
+            given[source.name] = world.ledger.frame(source, upto)
+        else:
+            given[source.name] = world.accounts
+    name = next(iter(version.group.entity.keys))
+    found: dict[str, list[Any]] = compute(version.group, given, [{name: key, "at": now} for key in keys]).to_pydict()
+    return found
+
+
+def _of_stream(positions: Mapping[str, int], stream: str) -> dict[int, int]:
+    places = {tuple(place.rsplit("/", 1)): end for place, end in positions.items()}
+    return {int(partition): end for (name, partition), end in places.items() if name == stream}
+
+
+def _applied(parts: Any, version: GroupVersion) -> dict[str, int] | None:
+    """The source positions that a version's shards have applied, where all are at the same."""
+    if _is_batch(version):
+        return None
+    metas = [parts.online.meta(version.id, shard) for shard in range(version.shards)]
+    if any(meta is None or not meta.backfilled for meta in metas):
+        return None
+    first = dict(metas[0].applied)
+    return first if all(dict(meta.applied) == first for meta in metas) else None
+
+
+def _ahead(world: World, version: GroupVersion, before: Mapping[str, int]) -> bool:
+    """Whether an event was applied that arrived later than now: by a clock that was wrong."""
+    return any(
+        one.arrival > world.clock.now()
+        for source in version.group.sources
+        if isinstance(source, EventStream)
+        for one in world.ledger.counted(source, _of_stream(before, source.name))
+    )
+
+
+def _archive(world: World) -> list[str]:
+    return ["archive"] if world.archived() else []
+
+
+def _is_batch(version: GroupVersion) -> bool:
+    return any(not isinstance(source, EventStream) for source in version.group.sources)
+
+
+def _readers(parts: Any, stream: EventStream) -> list[GroupVersion]:
+    return [
+        one
+        for one in parts.registry.groups()
+        if not _is_batch(one) and stream.name in {source.name for source in one.group.sources}
+    ]
