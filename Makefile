@@ -6,7 +6,7 @@ TESTS := $(wildcard tests/test_architecture.py tests/unit tests/conformance test
 TOO_OLD := Millstream needs Python 3.11 or newer: none of python3, python3.11, python3.12, python3.13, python3.14 is.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test servers demo test check bench clean
+.PHONY: help setup setup-test servers demo test check simulate bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,10 @@ check: setup-test ## Lint and type-check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
+
+SEEDS := 10000
+simulate: setup-test ## Simulate the whole pipeline in the hands of 10,000 seeds (SEEDS=n for another number)
+	$(BIN)/python -m millstream.testing.simulation $(SEEDS)
 
 bench: setup-test ## Measure the claims, each beside a peer
 	$(BIN)/python -m benchmarks

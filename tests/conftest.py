@@ -34,3 +34,13 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path}/deep/registry.db"
     server: PostgreSQL = request.getfixturevalue("postgresql")
     return server.database()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many seeds were simulated, in however many processes."""
+    reports = [one for kind in ("passed", "failed") for one in terminalreporter.getreports(kind)]
+    said = [dict(one.user_properties) for one in reports if getattr(one, "when", "") == "call"]
+    seeds = sum(one.get("simulated", 0) for one in said)
+    if seeds:
+        failed = sum(one.get("simulations failed", 0) for one in said)
+        terminalreporter.write_line(f"simulated {seeds:,} seeds: {failed} failed")

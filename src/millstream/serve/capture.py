@@ -94,7 +94,10 @@ class CaptureJournal:
     def __init__(self, folder: Path, *, sample: float = 1.0) -> None:
         self.folder = folder
         self.own = folder / f"{os.getpid()}-{time.monotonic_ns()}"
-        self._lock_file = _locked(self.own)
+        try:
+            self._lock_file = _locked(self.own)
+        except OSError as error:
+            raise DiskFull(f"The capture journal cannot be made: {error.strerror}.") from error
         self._threshold = round(sample * 2**32)
         self._mutex = threading.Lock()
         self._segments: dict[int, _Segment] = {}

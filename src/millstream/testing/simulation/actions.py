@@ -79,7 +79,7 @@ def _event(random: Random) -> tuple[Any, ...]:
 
 
 def _layer(random: Random) -> tuple[Any, ...]:
-    weights = (6, 6, 3, 1.2, 0.7, 2, 2)
+    weights = (6, 6, 3, 0.6, 0.5, 2, 2)
     return random.choices(LAYERS, weights)[0], random.random() < 0.1
 
 
@@ -110,7 +110,7 @@ def _change(random: Random) -> tuple[Any, ...]:
 
 _WEIGHTS = {
     "send": 20, "retry": 4, "layer": 50, "score": 12, "read": 6, "advance": 11, "jump": 0.7, "table": 3, "change": 3,
-    "anew": 2, "deploy": 2, "rollback": 1.5, "train": 0.25, "trim": 1.5, "zombie": 2, "wake": 4, "fill": 1.2, "room": 3,
+    "anew": 2, "deploy": 2, "rollback": 1.5, "trim": 1.5, "zombie": 2, "wake": 4, "fill": 1.2, "room": 3,
     "forget": 1, "restart": 1.5, "check": 0.7, "burst": 0.7,
 }  # fmt: skip
 _MADE: dict[str, Callable[[Random], tuple[Any, ...]]] = {

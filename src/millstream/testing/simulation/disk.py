@@ -51,6 +51,8 @@ class Disk:
 
     Args:
         folder: The project's data.
+        full: The places that have no room.
+        writing: How many write transactions of LMDB are open, during which nobody else can have a turn.
 
     Example:
         >>> import tempfile
@@ -68,6 +70,8 @@ class Disk:
 
     folder: Path
     full: set[str] = field(default_factory=set)
+    writing: int = 0
+    _due: Callable[[], None] | None = None
     _fate: Fate | None = None
     _writes: list[str] = field(default_factory=list)
     _seen: int = 0
@@ -75,7 +79,7 @@ class Disk:
 
     def meet(self, fate: Fate | None) -> None:
         """Count writes from now on, and let one of them meet a fate."""
-        self._fate, self._seen = fate, 0
+        self._fate, self._seen, self._due = fate, 0, None
         self._writes.clear()
 
     def written(self) -> list[str]:
@@ -110,10 +114,18 @@ class Disk:
             return
         if fate.kind == "after":
             raise Killed(place)
-        if fate.turn is not None:
-            writes = list(self._writes)
-            fate.turn()
-            self._writes[:] = [*writes, *(f"({one})" for one in self._writes)]
+        self._due = fate.turn
+        if not self.writing:
+            self.between()
+
+    def between(self) -> None:
+        """Give somebody else the turn that is due, now that nothing is locked."""
+        if self._due is None or self.writing or threading.get_ident() != self._thread:
+            return
+        turn, self._due = self._due, None
+        writes = list(self._writes)
+        turn()
+        self._writes[:] = [*writes, *(f"({one})" for one in self._writes)]
 
     def _met(self) -> Fate | None:
         """The fate of the write that is about to be done, if it is the one."""
@@ -201,8 +213,10 @@ class _Environment:
 
     def begin(self, *given: Any, **options: Any) -> Any:
         """Begin a transaction; one that writes is watched."""
-        found = self._env.begin(*given, **options)
-        return _Transaction(found, self._disk, self._place) if options.get("write") else found
+        if options.get("write"):
+            return _Transaction(self._env.begin(*given, **options), self._disk, self._place)
+        self._disk.between()
+        return self._env.begin(*given, **options)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._env, name)
@@ -216,18 +230,21 @@ class _Transaction:
 
     def __enter__(self) -> Any:
         self._txn.__enter__()
+        self._disk.writing += 1
         return self._txn
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if kind is not None:
-            self._txn.__exit__(kind, error, trace)
-            return
         try:
+            if kind is not None:
+                self._txn.__exit__(kind, error, trace)
+                return
             with self._disk.write(self._place, _no_room_in_lmdb):
                 self._txn.__exit__(None, None, None)
         except BaseException:
             self._txn.abort()  # does nothing once it is committed
             raise
+        finally:
+            self._disk.writing -= 1
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._txn, name)

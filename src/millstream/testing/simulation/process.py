@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from millstream.clock import Clock
 from millstream.project import applying
@@ -14,9 +14,6 @@ from millstream.project.serving import Scoring
 from millstream.project.wiring import Parts
 from millstream.running.work import trim
 from millstream.settings import Settings
-
-if TYPE_CHECKING:
-    from millstream.store.registry import GroupVersion
 
 RUNS: Mapping[str, tuple[str, ...]] = {
     "compute": ("compute",),
@@ -146,9 +143,8 @@ def _ship(process: Process) -> int:
 def _backfill(process: Process) -> int:
     """Bring new versions to where they can be read, as the ingestion process does beside its loop."""
     parts = process.parts
-    versions: list[GroupVersion] = [*parts.registry.groups("new"), *parts.registry.groups("backfilling")]
     done = 0
-    for version in versions:
+    for version in applying.unfinished(parts):
         applying.start(parts)
         applying.backfill(parts, version)
         done += applying.finish(parts, version)

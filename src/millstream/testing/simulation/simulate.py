@@ -20,7 +20,7 @@ from millstream.testing.simulation.declared import Declared
 from millstream.testing.simulation.settle import begin, copied, settle
 from millstream.testing.simulation.world import World
 
-STEPS = 45
+STEPS = 40
 """Actions of a simulation unless said."""
 SHAPES = (
     Declared((("1h", "0s", None), ("10m", "5m", None))),
@@ -34,14 +34,15 @@ class Broken(AssertionError):
     """Something does not hold.
 
     Attributes:
-        invariant: What.
+        seed: In whose hands.
         step: After which action.
+        invariant: What.
     """
 
     def __init__(self, seed: int, step: int, action: Action | None, said: str) -> None:
         again = f"millstream.testing.simulate({seed})"
         super().__init__(f"seed {seed}, step {step}, {action or 'settle'}: {said}\nAgain: {again}")
-        self.invariant, self.step = said.partition(":")[0], step
+        self.seed, self.step, self.invariant = seed, step, said.partition(":")[0]
 
 
 @dataclass

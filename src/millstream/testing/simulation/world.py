@@ -40,6 +40,8 @@ class World:
         scores: By request id, each score that was answered.
         champions: The versions deployed, oldest first, without those rolled back.
         undone: A change that the operator's command did not live to finish.
+        jumped: Whether the clock was ever set wrong.
+        rolled: Whether the champion is one that was rolled back to.
     """
 
     folder: Path
@@ -52,6 +54,7 @@ class World:
     champions: list[int] = field(default_factory=list)
     undone: bool = False
     jumped: bool = False
+    rolled: bool = False
     zombies: list[Process] = field(default_factory=list)
     asks: int = 0
     events: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -77,6 +80,7 @@ class World:
             fate = Fate(*action.fate, turn=(lambda: said.append(self._turn(turn))) if turn else None)
         self.disk.meet(fate)
         outcome = self._outcome(action)
+        self.disk.between()
         written = " ".join(self.disk.written())
         self.disk.meet(None)
         return " ".join(filter(None, [outcome, written and f"wrote {written}", *said]))
@@ -285,9 +289,9 @@ class World:
     def anew(self, group: str) -> str:
         """Throw the states of a group away and fold history again."""
         parts = self.operator().parts
-        version = parts.registry.group(group)
         applying.start(parts)
-        applying.backfill(parts, version, anew=True)
+        version = applying.rebuild(parts, parts.registry.group(group))
+        applying.backfill(parts, version)
         return version.id
 
     def deploy(self) -> str:
@@ -301,10 +305,6 @@ class World:
         project.register("model", booster, dictionaries=dictionaries)
         return self._deployed(lambda: project.deploy("model"))
 
-    def train(self) -> str:
-        """Examples with labels, and a model fitted to them."""
-        return "not yet"
-
     def rollback(self) -> str:
         """The champion before this one is the champion again."""
         return truth.rolled_back(self)
@@ -313,7 +313,7 @@ class World:
         try:
             version = deploy()
         finally:
-            champion = self.champion()
+            champion, self.rolled = self.champion(), False
             if champion is not None and self.champions[-1:] != [champion]:
                 self.champions.append(champion)
         return f"version {version}"

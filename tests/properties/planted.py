@@ -1,0 +1,384 @@
+"""Faults as programmers make them, each a small patch of the product that the simulation has to find."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+
+from millstream.buffer import embedded, repeats
+from millstream.buffer.log import Batch
+from millstream.computing import stream as computing
+from millstream.errors import DiskFull
+from millstream.ingest import archive, backfill, stream
+from millstream.project import applying, captured, moving, serving
+from millstream.serve import capture, reader
+from millstream.store import history, iceberg, lmdb, sync
+from millstream.store.offline import ANY
+
+Patch = pytest.MonkeyPatch
+FAULTS: dict[str, Callable[[Patch], None]] = {}
+
+
+def fault(plant: Callable[[Patch], None]) -> Callable[[Patch], None]:
+    """A fault, by the name of the function that plants it."""
+    FAULTS[plant.__name__] = plant
+    return plant
+
+
+# The log, and computing.
+
+
+@fault
+def positions_are_committed_before_the_data(patch: Patch) -> None:
+    _split_transactions(patch, first="commit")
+
+
+@fault
+def data_is_appended_before_the_positions_are_committed(patch: Patch) -> None:
+    _split_transactions(patch, first="append")
+
+
+def _split_transactions(patch: Patch, first: str) -> None:
+    """What one transaction does, done in two: `first` is done at once, the other at the end."""
+    real = embedded.EmbeddedLog.transaction
+
+    class Split:
+        def __init__(self, log: Any) -> None:
+            self.log, self.later = log, list[tuple[str, tuple[Any, ...]]]()
+
+        def append(self, *given: Any) -> None:
+            self._do("append", given)
+
+        def commit(self, *given: Any) -> None:
+            self._do("commit", given)
+
+        def _do(self, name: str, given: tuple[Any, ...]) -> None:
+            if name != first:
+                self.later.append((name, given))
+                return
+            with real(self.log) as work:
+                getattr(work, name)(*given)
+
+    @contextmanager
+    def transaction(self: Any) -> Any:
+        split = Split(self)
+        yield split
+        with real(self) as work:
+            for name, given in split.later:
+                getattr(work, name)(*given)
+
+    patch.setattr(embedded.EmbeddedLog, "transaction", transaction)
+
+
+@fault
+def a_zombie_is_not_fenced(patch: Patch) -> None:
+    real = embedded._Writer.commit
+
+    def commit(self: Any, consumer: str, topic: str, partition: int, expected: int | None, position: int) -> None:
+        number = embedded._topic(self._rows, topic)[0]
+        found = embedded._committed(self._rows, embedded._commit_key(number, partition, consumer))
+        real(self, consumer, topic, partition, found, position)
+
+    patch.setattr(embedded._Writer, "commit", commit)
+
+
+@fault
+def a_full_disk_is_acknowledged(patch: Patch) -> None:
+    real = moving.append
+
+    def append(parts: Any, stream: str, rows: Any, *, history: bool) -> int:
+        try:
+            return real(parts, stream, rows, history=history)
+        except DiskFull:
+            return len(rows)
+
+    patch.setattr(moving, "append", append)
+
+
+@fault
+def an_append_of_two_partitions_is_two_appends(patch: Patch) -> None:
+    real = moving.append
+
+    def append(parts: Any, stream: str, rows: Any, *, history: bool) -> int:
+        return sum(real(parts, stream, [row], history=history) for row in rows)
+
+    patch.setattr(moving, "append", append)
+
+
+@fault
+def the_index_of_repeats_forgets_when_it_is_lost(patch: Patch) -> None:
+    def catch_up(self: Any, stream: Any, partition: int, prefix: bytes, upto: int, oldest: int) -> None:
+        with self._env.begin(write=True) as rows:
+            repeats._cover(rows, prefix, upto, oldest)
+
+    patch.setattr(repeats.RepeatIndex, "_catch_up", catch_up)
+
+
+@fault
+def repeats_are_told_by_event_time(patch: Patch) -> None:
+    real = computing.mark
+
+    def mark(table: Any, stream: Any, index: Any) -> Any:
+        place = table.schema.get_field_index("_appended")
+        times = table[stream.time].cast("int64")
+        return real(table.set_column(place, table.schema.field(place), times), stream, index)
+
+    patch.setattr(computing, "mark", mark)
+
+
+@fault
+def late_events_are_dropped(patch: Patch) -> None:
+    real = computing.prepare_all
+
+    def prepare_all(versions: Any, stream: Any, table: Any) -> Any:
+        late = pc.less(table[stream.time].cast("int64"), pc.subtract(table["_arrival"], 600_000_000))
+        return real(versions, stream, table.filter(pc.invert(late)))
+
+    patch.setattr(computing, "prepare_all", prepare_all)
+
+
+@fault
+def only_the_first_dead_letter_of_a_batch_is_written(patch: Patch) -> None:
+    real = computing.dead_batch
+    patch.setattr(computing, "dead_batch", lambda letters: real(letters[:1]))
+
+
+# Ingestion and the online store.
+
+
+@fault
+def the_store_takes_a_write_from_anywhere(patch: Patch) -> None:
+    real = lmdb.LmdbOnlineStore.write
+
+    def write(self: Any, gv: str, shard: int, items: Any, meta: Any, expected: int | None) -> None:
+        found = self.meta(gv, shard)
+        real(self, gv, shard, items, meta, None if found is None else found.position)
+
+    patch.setattr(lmdb.LmdbOnlineStore, "write", write)
+
+
+@fault
+def positions_are_written_before_the_states(patch: Patch) -> None:
+    real = lmdb.LmdbOnlineStore.write
+
+    def write(self: Any, gv: str, shard: int, items: Any, meta: Any, expected: int | None) -> None:
+        real(self, gv, shard, [], meta, expected)
+        real(self, gv, shard, items, meta, meta.position)
+
+    patch.setattr(lmdb.LmdbOnlineStore, "write", write)
+
+
+@fault
+def a_tile_is_merged_twice(patch: Patch) -> None:
+    real = stream.combine
+    patch.setattr(stream, "combine", lambda layout, deltas: real(layout, [*deltas, *deltas[2:3]]))
+
+
+@fault
+def the_last_delta_of_a_write_is_forgotten(patch: Patch) -> None:
+    real = stream.combine
+    patch.setattr(stream, "combine", lambda layout, deltas: real(layout, deltas[:2]))
+
+
+@fault
+def ingestion_begins_without_the_history(patch: Patch) -> None:
+    real = backfill.backfill
+
+    def hasty(version: Any, past: Any, *given: Any, **options: Any) -> Any:
+        class Nothing:
+            def chunks(self, one: Any, *_: Any, **__: Any) -> Any:
+                yield from ()
+
+        return real(version, Nothing(), *given, **options)
+
+    patch.setattr(backfill, "backfill", hasty)
+
+
+@fault
+def backfill_goes_one_past_the_start_marker(patch: Patch) -> None:
+    real = backfill.Handover.before
+    patch.setattr(
+        backfill.Handover, "before", lambda self, name: {part: at + 1 for part, at in real(self, name).items()}
+    )
+
+
+@fault
+def a_rebuild_empties_what_is_read(patch: Patch) -> None:
+    real = applying.rebuild
+
+    def rebuild(parts: Any, version: Any) -> Any:
+        found = real(parts, version)
+        for shard in range(version.shards):
+            if (meta := parts.online.meta(version.states, shard)) is not None:
+                gone = [(key, None) for key, _ in parts.online.scan(version.states, shard)]
+                parts.online.write(version.states, shard, gone, meta, meta.position)
+        return found
+
+    patch.setattr(applying, "rebuild", rebuild)
+
+
+# History, archive, sync.
+
+
+@fault
+def the_archive_loses_its_positions(patch: Patch) -> None:
+    real = iceberg.IcebergOfflineStore.append
+
+    def append(self: Any, table: str, rows: Any, properties: Any = None, expected: Any = ANY) -> Any:
+        kept = {} if table.startswith("events.") else properties
+        return real(self, table, rows, kept, expected)
+
+    patch.setattr(iceberg.IcebergOfflineStore, "append", append)
+
+
+@fault
+def the_archive_takes_a_commit_from_anywhere(patch: Patch) -> None:
+    real = iceberg.IcebergOfflineStore.append
+    patch.setattr(
+        iceberg.IcebergOfflineStore,
+        "append",
+        lambda self, table, rows, properties=None, expected=ANY: real(self, table, rows, properties, ANY),
+    )
+
+
+@fault
+def history_reads_the_seam_twice(patch: Patch) -> None:
+    real = history.positions_of
+    patch.setattr(history, "positions_of", lambda told: {part: max(0, at - 1) for part, at in real(told).items()})
+
+
+@fault
+def retention_does_not_wait_for_the_archive(patch: Patch) -> None:
+    real = embedded.EmbeddedLog.committed
+
+    def committed(self: Any, consumer: str, topic: str) -> Any:
+        found = real(self, consumer, topic)
+        return [end for _, end in self.ends(topic)] if consumer == archive.CONSUMER else found
+
+    patch.setattr("millstream.buffer.retention.Log.committed", committed, raising=False)
+    patch.setattr(embedded.EmbeddedLog, "committed", committed)
+
+
+@fault
+def retention_trims_one_too_far(patch: Patch) -> None:
+    from millstream.buffer import retention
+
+    real = retention._younger
+    patch.setattr(retention, "_younger", lambda *given: real(*given) + 1)
+
+
+@fault
+def sync_writes_a_part(patch: Patch) -> None:
+    real = sync.Syncer._values
+
+    def values(self: Any, version: Any, states: Any, now: int, meta: Any) -> Any:
+        return real(self, version, dict(list(states.items())[:1]), now, meta)
+
+    patch.setattr(sync.Syncer, "_values", values)
+
+
+@fault
+def a_run_is_stated_twice(patch: Patch) -> None:
+    real = iceberg.IcebergOfflineStore.append
+
+    def append(self: Any, table: str, rows: Any, properties: Any = None, expected: Any = ANY) -> Any:
+        if table.startswith("batch."):
+            real(self, table, rows, {}, expected)
+            return real(self, table, rows, properties, ANY)
+        return real(self, table, rows, properties, expected)
+
+    patch.setattr(iceberg.IcebergOfflineStore, "append", append)
+
+
+# Serving.
+
+
+@fault
+def a_read_counts_its_own_instant(patch: Patch) -> None:
+    from millstream.serve.vector import Vector
+
+    real = Vector.read
+    patch.setattr(Vector, "read", lambda self, states, at: real(self, states, at + 1))
+
+
+@fault
+def a_capture_names_older_positions(patch: Patch) -> None:
+    real = reader.FeatureReader._shard
+
+    def shard(self: Any, lookup: Any, number: int, keys: Any, now: int) -> Any:
+        states, fact, meta = real(self, lookup, number, keys, now)
+        kept = self.__dict__.setdefault("_planted", {}).setdefault((lookup.gv, number), fact)
+        return (
+            states,
+            dataclasses.replace(fact, positions=kept.positions)
+            if dataclasses.is_dataclass(fact)
+            else (msgspec.structs.replace(fact, positions=kept.positions)),
+            meta,
+        )
+
+    patch.setattr(reader.FeatureReader, "_shard", shard)
+
+
+@fault
+def states_and_positions_are_read_apart(patch: Patch) -> None:
+    real = lmdb.LmdbOnlineStore.read
+
+    def read(self: Any, gv: str, shard: int, keys: Any) -> Any:
+        states, meta = real(self, gv, shard, keys)
+        metas = self.__dict__.setdefault("_planted", {})
+        before = metas.get((gv, shard), meta)
+        metas[gv, shard] = meta
+        return states, meta if before is None else before
+
+    patch.setattr(lmdb.LmdbOnlineStore, "read", read)
+
+
+@fault
+def a_capture_is_let_go_before_it_is_shipped(patch: Patch) -> None:
+    real = capture.CaptureShipper._ship
+
+    def ship(self: Any, path: Any) -> int:
+        held = path.read_bytes()
+        path.unlink()
+        with self._log.transaction():
+            pass
+        path.write_bytes(held)
+        return real(self, path)
+
+    patch.setattr(capture.CaptureShipper, "_ship", ship)
+
+
+@fault
+def a_capture_that_is_shipped_twice_counts_twice(patch: Patch) -> None:
+    patch.setattr(captured, "_once", lambda table: table)
+
+
+@fault
+def a_rollback_goes_to_the_oldest_version(patch: Patch) -> None:
+    def rollback(parts: Any, model: str) -> int:
+        newest = max(one.version for one in parts.model_versions.versions(model))
+        parts.model_versions.alias(model, serving.CHAMPION, newest, reason="rolled back by hand")
+        return newest
+
+    patch.setattr(serving, "rollback", rollback)
+
+
+@fault
+def string_columns_are_scored_as_missing(patch: Patch) -> None:
+    real = reader.column_of
+
+    def column_of(values: Any, kind: str) -> Any:
+        found = real(values, kind)
+        return np.array([None] * len(found), object) if kind == "string" else found
+
+    patch.setattr(reader, "column_of", column_of)
+
+
+_ = Batch
