@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Iterator
 
+from millstream.testing.simulation.seeds import simulated
 from millstream.testing.simulation.shrink import shrink
-from millstream.testing.simulation.simulate import Broken, simulate
 
 SHOWN = 10
 """Failing seeds that are shrunk and shown whole; of the others, the number."""
-
-
-def failed(seed: int) -> tuple[int, str | None]:
-    """A seed, and what it breaks."""
-    try:
-        simulate(seed)
-    except Broken as error:
-        return seed, str(error)
-    return seed, None
 
 
 def main() -> int:
@@ -33,7 +22,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (one per core)")
     given = parser.parse_args()
     began, broken = time.monotonic(), dict[int, str]()
-    for done, (seed, error) in enumerate(_simulated(range(given.first, given.first + given.seeds), given.workers), 1):
+    for done, (seed, error) in enumerate(simulated(range(given.first, given.first + given.seeds), given.workers), 1):
         if error is not None:
             broken[seed] = error
             print(f"\r{error}", flush=True)
@@ -45,14 +34,6 @@ def main() -> int:
     if broken:
         print(f"\nfailed: {', '.join(map(str, broken))}")
     return 1 if broken else 0
-
-
-def _simulated(seeds: range, workers: int) -> Iterator[tuple[int, str | None]]:
-    if workers == 1:
-        yield from map(failed, seeds)
-        return
-    with multiprocessing.get_context("spawn").Pool(workers, maxtasksperchild=50) as pool:
-        yield from pool.imap_unordered(failed, seeds, chunksize=10)
 
 
 if __name__ == "__main__":

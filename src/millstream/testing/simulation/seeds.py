@@ -1,0 +1,33 @@
+"""Many seeds, over all cores."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterable, Iterator
+
+from millstream.testing.simulation.simulate import Broken, simulate
+
+AT_ONCE, RENEWED = 5, 40
+"""Seeds that a process takes at once, and times it does so before it is replaced by another."""
+
+
+def simulated(seeds: Iterable[int], workers: int) -> Iterator[tuple[int, str | None]]:
+    """Each seed as it is done, in any order, with what it breaks or None.
+
+    Args:
+        seeds: The seeds.
+        workers: Over how many processes; 1 uses this one.
+    """
+    if workers == 1:
+        yield from map(_broken, seeds)
+        return
+    with multiprocessing.get_context("spawn").Pool(workers, maxtasksperchild=RENEWED) as pool:
+        yield from pool.imap_unordered(_broken, seeds, chunksize=AT_ONCE)
+
+
+def _broken(seed: int) -> tuple[int, str | None]:
+    try:
+        simulate(seed)
+    except Broken as error:
+        return seed, str(error)
+    return seed, None
