@@ -59,6 +59,7 @@ class LmdbOnlineStore:
         self._map_gib, self._fsync = map_gib, fsync
         self._forks = forks()
         self._shards: dict[tuple[str, int], Shard] = {}
+        self._sweep()
 
     def read(self, gv: str, shard: int, keys: Sequence[bytes]) -> tuple[list[bytes | None], ShardMeta | None]:
         """The states of the keys and the shard's meta, from one snapshot; see `OnlineStore.read`."""

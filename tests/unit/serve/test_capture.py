@@ -12,6 +12,7 @@ import pytest
 from millstream.buffer.log import Batch
 from millstream.errors import CorruptState, DiskFull
 from millstream.serve.capture import FIXED, CaptureJournal, CaptureShape, CaptureShipper, capture_table
+from millstream.testing.simulation.disk import Disk
 
 SHAPE = CaptureShape(
     "fraud",
@@ -168,6 +169,19 @@ def test_a_write_that_finds_no_room_leaves_a_journal_that_reads(tmp_path: Path) 
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     journal.append(SHAPE, [row("r3")])
     assert capture_table(journal.rotate()[0])["_request_id"].to_pylist() == ["r1", "r3"]
+
+
+def test_a_journal_on_a_full_disk_is_shipped_once_all_the_same(tmp_path: Path) -> None:
+    topics, place = Topics(), tmp_path.resolve() / "journal"
+    journal = CaptureJournal(place)
+    journal.append(SHAPE, [row("r1")])
+    with Disk(tmp_path.resolve(), full={"journal"}).watching():
+        assert CaptureShipper(journal, topics).step() == 1
+        with pytest.raises(DiskFull, match="journal cannot be made"):
+            CaptureJournal(place)
+    journal.append(SHAPE, [row("r2")])
+    CaptureShipper(journal, topics).step()
+    assert topics.table()["_request_id"].to_pylist() == ["r1", "r2"]
 
 
 def test_sampling_keeps_the_stated_share_of_requests(tmp_path: Path) -> None:

@@ -228,6 +228,14 @@ def test_a_drop_is_not_hindered_by_what_a_process_that_died_has_left(path: Path)
     assert sorted(item.name for item in path.iterdir()) == ["lock"]
 
 
+def test_what_a_process_left_that_died_while_dropping_is_removed_when_the_store_is_opened(path: Path) -> None:
+    left = path / f".dropped.0.{GV}" / "0"
+    left.mkdir(parents=True)
+    (left / "data.mdb").write_bytes(b"states")
+    LmdbOnlineStore(path)
+    assert not left.parent.exists()
+
+
 def test_a_shard_whose_pages_are_damaged_can_be_dropped(path: Path) -> None:
     written_elsewhere(path)
     place = data_file(path)

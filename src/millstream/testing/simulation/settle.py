@@ -64,8 +64,10 @@ def settle(world: World) -> str:
     newest = max((one.arrival for some in world.ledger.landed.values() for one in some), default=0)
     world.clock.set(max(world.clock.now(), newest) + HOUR)
     work(world)
-    while world.archived() and world.process("ingest").step("archive"):
-        pass
+    if world.archived():
+        while world.process("ingest").step("archive"):
+            pass
+        world.process("sync").step("sync")
     return truth.settled(world)
 
 
