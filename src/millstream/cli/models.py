@@ -114,7 +114,7 @@ def parity(
         found = Project(folder).parity(model, sample=sample)
     text = (
         f"{found.values:,} values; differing by latency {found.latency:,}, "
-        f"by overflow {found.overflow:,}, unexplained {found.unexplained:,}"
+        f"by overflow {found.overflow:,}, read behind {found.behind:,}, unexplained {found.unexplained:,}"
     )
     show(found, as_json, text)
     if found.unexplained:

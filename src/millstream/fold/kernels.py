@@ -239,6 +239,21 @@ def merge(data, left, right, ops, levels, meta):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def exact_from(data, place, meta):
+    """The instant from which on the state at `place` is exact: what happened before it may be merged with what came later."""
+    newest, count, step = data[place + 1], data[place + 3], 1 + meta[0]
+    start, kept = newest - HEAD_SPAN, 0
+    row = place + HEADER + (data[place + 2] + count - 1) * step
+    for _ in range(count if count >= HEAD_CAPACITY else 0):
+        if data[row] < newest:
+            kept += 1
+            if kept == HEAD_CAPACITY:
+                return max(start, data[row])
+        row -= step
+    return start
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _read_class(data, place, first, last, at, ops, windows, bounds, acc, meta):
     """Sum up the rows of one state for the windows `first..last`, which end together and nest."""
     step = 1 + meta[0]

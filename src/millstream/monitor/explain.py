@@ -119,7 +119,7 @@ def _of_reading(replay: Replay, reading: Reading, entry: ViewColumn) -> pa.Table
     since, until = _span(column, int(replay.at[0]))
     available, start, pieces = replay.available(reading), 0, []
     for source in group.sources:
-        table = replay.past.events(source)
+        table = replay.table(source)
         piece = prepare([group], source, table)[0]
         used = available[start : start + len(piece.times)] <= reading.ordinals[0]
         start += len(piece.times)

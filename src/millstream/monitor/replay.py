@@ -7,7 +7,7 @@ those positions are folded again through the states that serving held, so the re
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
@@ -18,10 +18,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream.definitions.feature_group import BatchFeatureGroup
-from millstream.definitions.source import Table
+from millstream.definitions.source import EventStream, Table
 from millstream.fold import Prepared, as_of, encode_keys, exact, layout_of, prepare, shard_of
+from millstream.fold.kernels import by_key
+from millstream.fold.layout import HEAD_SPAN
 from millstream.fold.rows import rows_as_of, with_keys
 from millstream.instants import FIRST, micros
+from millstream.store.online import EARLY
+from millstream.train.past import needed
 from millstream.train.point_in_time import columns_of, union
 
 if TYPE_CHECKING:
@@ -29,7 +33,10 @@ if TYPE_CHECKING:
     from millstream.definitions.feature_view import GroupRead
     from millstream.definitions.source import Source
     from millstream.store.registry import GroupVersion
+    from millstream.store.selection import Wanted
 
+PIECE = 20_000
+"""How many captures are recomputed at once."""
 Columns = dict[str, np.ndarray]
 _NEVER = np.iinfo(np.int64).max
 
@@ -52,13 +59,14 @@ class Pasts:
     """Where a replay reads.
 
     Attributes:
-        events: the events of a source; asked for once by each cohort of captures, so what is read had better be kept.
+        events: the events of a stream that are wanted, below a position by partition; all rows of a table. Asked for
+            once by each cohort of captures.
         rows: every row that a batch group version stated.
         versions: every group version there ever was, by id.
         view: a view, by its name, as one of its revisions had it.
     """
 
-    events: Callable[[Source], pa.Table]
+    events: Callable[[Source, Sequence[Wanted], Mapping[int, int]], pa.Table]
     rows: Callable[[str], pa.Table]
     versions: Mapping[str, GroupVersion]
     view: Callable[[str, str], FeatureView]
@@ -90,6 +98,7 @@ class Replay:
         self.view = view.resolved({one.group.name: one.schema for one in self.versions.values() if one.schema})
         self.captures, self.facts, self.past = captures, facts, past
         self.at = np.asarray(captures["_at"]).astype(np.int64)
+        self._tables: dict[Source, pa.Table] = {}
         self._events: dict[str, Prepared] = {}
         self._sources: dict[str, np.ndarray] = {}
 
@@ -97,6 +106,12 @@ class Replay:
     def whole(self) -> np.ndarray:
         """Which captures had every group read from the store, so that they can be recomputed."""
         return np.array([all(f.fallback is None for f in facts.values()) for facts in self.facts], bool)
+
+    @cached_property
+    def behind(self) -> np.ndarray:
+        """Which captures are whole but for folds that were asked for at instants which only history tells."""
+        reasons = [{f.fallback for f in facts.values()} - {None} for facts in self.facts]
+        return np.array([said == {EARLY} for said in reasons], bool)
 
     @cached_property
     def readings(self) -> list[Reading]:
@@ -171,10 +186,27 @@ class Replay:
     def _key(self, name: str, rows: np.ndarray) -> pa.Array:
         return self.captures[name].combine_chunks().take(pa.array(rows))
 
+    @cached_property
+    def wanted(self) -> dict[EventStream, list[Wanted]]:
+        """By stream, the events that the captured values can have been folded from."""
+        return needed(((self.versions[read.name].group, [read]) for read in self.view.groups), self.captures)
+
+    def table(self, source: Source) -> pa.Table:
+        """The events of a source that the captured values can have been folded from, read once."""
+        if source not in self._tables:
+            applied: dict[int, int] = {}
+            for vector in (vector for one in self.readings for ranked in one.positions.values() for vector in ranked):
+                for (name, _, partition), end in ((place.rpartition("/"), end) for place, end in vector.items()):
+                    if name == source.name:
+                        applied[int(partition)] = max(applied.get(int(partition), 0), end)
+            wanted = self.wanted[source] if isinstance(source, EventStream) else ()
+            self._tables[source] = self.past.events(source, wanted, applied)
+        return self._tables[source]
+
     def events(self, version: GroupVersion) -> Prepared:
         """The prepared events of a group version, read once."""
         if version.id not in self._events:
-            pieces = [prepare([version.group], source, self.past.events(source))[0] for source in version.group.sources]
+            pieces = [prepare([version.group], source, self.table(source))[0] for source in version.group.sources]
             origins = [np.full(len(piece.times), i) for i, piece in enumerate(pieces)]
             self._events[version.id] = union(pieces)
             self._sources[version.id] = np.concatenate(origins)
@@ -196,6 +228,28 @@ class Replay:
                     places = _first_with(source, events, chosen, ends)
                     result[chosen] = np.where(places < len(ends), places, _NEVER)
         return result
+
+    def early(self, reading: Reading, only: np.ndarray) -> np.ndarray:
+        """Which of the captures numbered `only` were read before what the state that served them was exact for.
+
+        Of those that a full head makes so nothing is said here.
+        """
+        group, events, available = reading.version.group, self.events(reading.version), self.available(reading)
+        keys = encode_keys(group.entity.keys, [self._key(name, only) for _, name in reading.read.keys])
+        order, begins = by_key(events.codes, len(events.keys))
+        places = {key: place for place, key in enumerate(events.keys)}
+        result = np.zeros(len(only), bool)
+        for row, key in enumerate(keys.to_pylist()):
+            if key in places:
+                mine = order[begins[places[key]] : begins[places[key] + 1]]
+                held = events.arrivals[mine[available[mine] <= reading.ordinals[only[row]]]]
+                result[row] = len(held) > 0 and self.at[only[row]] < held.max() - HEAD_SPAN
+        return result
+
+
+def pieces(captures: pa.Table) -> Iterator[pa.Table]:
+    """Return captures some at a time: the history of those of one piece is in memory at once."""
+    return (captures.slice(start, PIECE) for start in range(0, captures.num_rows, PIECE))
 
 
 def cohorts(captures: pa.Table, past: Pasts) -> list[Replay]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from millstream.monitor.replay import Pasts, Replay, cohorts, column_values, differs
+from millstream.monitor.replay import Pasts, Replay, cohorts, column_values, differs, pieces
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -69,7 +69,8 @@ def verify(captures: pa.Table, past: Pasts) -> VerifyReport:
     Raises:
         NotFound: the registry has no such revision of the view that a capture names.
     """
-    return sum((_verified(replay) for replay in cohorts(captures, past)), VerifyReport())
+    replays = (replay for piece in pieces(captures) for replay in cohorts(piece, past))
+    return sum(map(_verified, replays), VerifyReport())
 
 
 def _verified(replay: Replay) -> VerifyReport:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 
 from millstream.errors import DiskFull, MillstreamError, NotFound, StoreError
@@ -16,7 +17,8 @@ from millstream.project.wiring import Parts
 if TYPE_CHECKING:
     from millstream.definitions.source import EventStream
     from millstream.project.applying import Advance
-    from millstream.serve.reader import Read
+    from millstream.serve.reader import FeatureReader, Read
+    from millstream.serve.request import Rows
     from millstream.store.registry import GroupVersion
 
 T = TypeVar("T")
@@ -56,6 +58,7 @@ def features(parts: Parts, view: str, keys: Sequence[Mapping[str, Any]], at: int
     """The columns of a view for rows of keys, now or at an instant (µs)."""
     from millstream.serve.reader import FeatureReader
     from millstream.serve.request import RequestSchema
+    from millstream.store.online import PAST
     from millstream.train.encoding import typed
 
     definition = parts.registry.view(view)
@@ -64,7 +67,27 @@ def features(parts: Parts, view: str, keys: Sequence[Mapping[str, Any]], at: int
     rows = RequestSchema(definition, lenient=True).parse(keys, instant)
     read = reader.read(rows.values, rows.at)
     _refuse_unread(read)
-    return pa.table({name: typed(read.columns[name], kind) for name, kind in definition.dtypes.items()})
+    found = pa.table({name: typed(read.columns[name], kind) for name, kind in definition.dtypes.items()})
+    past = sorted({row for facts in read.facts.values() for row, fact in enumerate(facts) if fact.fallback in PAST})
+    return _looked_back(parts, reader, rows, found, past) if past else found
+
+
+def _looked_back(parts: Parts, reader: FeatureReader, rows: Rows, found: pa.Table, past: list[int]) -> pa.Table:
+    """What was read online, with the rows that only history tells read from there."""
+    from millstream.buffer.columns import ARROW_TYPES
+    from millstream.train.past import LookedBack, needed
+    from millstream.train.point_in_time import AT, join
+
+    view, versions = reader.view, reader.versions
+    kinds = {**view.entity_keys, **view.request}
+    examples = pa.table({name: pa.array(rows.values[name], ARROW_TYPES[kind]) for name, kind in kinds.items()})
+    examples = examples.append_column(AT, pa.array(rows.at)).take(past)
+    wanted = needed(((versions[one.group.name].group, [one]) for one in view.groups), examples)
+    stored = LookedBack(parts.history(), parts.offline, versions, scheduled=parts.scheduled(), wanted=wanted)
+    told = join(view, examples, stored).select(found.column_names).cast(found.schema)
+    places = np.arange(found.num_rows)
+    places[past] = found.num_rows + np.arange(len(past))
+    return pa.concat_tables([found, told]).take(places)
 
 
 def _refuse_unread(read: Read) -> None:

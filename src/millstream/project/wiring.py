@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from millstream.computing.batch import BatchComputer
     from millstream.computing.stream import StreamComputer
     from millstream.definitions.feature_view import FeatureView
-    from millstream.definitions.source import Source
+    from millstream.definitions.source import EventStream, Source, Table
     from millstream.ingest.archive import Archiver
     from millstream.ingest.batch import BatchIngester
     from millstream.ingest.stream import StreamIngester
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from millstream.store.iceberg import IcebergOfflineStore
     from millstream.store.lmdb import LmdbOnlineStore
     from millstream.store.registry import GroupVersion, Registry
+    from millstream.store.selection import Wanted
     from millstream.store.sync import Syncer
     from millstream.train.past import Stored
     from millstream.train.versions import ModelVersions
@@ -184,8 +185,15 @@ class Parts:
         defaults = {one.group.name: one for one in every if one.default}
         return {**defaults, **{one.group.name: one for one in every if one.id in pins}}
 
-    def past(self, versions: Mapping[str, GroupVersion] | None = None) -> Stored:
-        """Stored history, as training reads it: the group versions given by the names of groups, else the defaults."""
+    def past(
+        self,
+        versions: Mapping[str, GroupVersion] | None = None,
+        wanted: Mapping[EventStream, Sequence[Wanted]] | None = None,
+    ) -> Stored:
+        """Stored history, as training reads it: the group versions given by the names of groups, else the defaults.
+
+        Of each stream every event is there, or those of `wanted`.
+        """
         from millstream.definitions.feature_group import StreamFeatureGroup
         from millstream.train.past import Stored
 
@@ -195,7 +203,15 @@ class Parts:
         def keep(table: str, snapshot: int) -> None:
             self.offline.pin(table, snapshot, self.clock.now() + SET_KEPT)
 
-        return Stored(self.history(), self.offline, known, delays=delays, scheduled=self.scheduled(), keep=keep)
+        return Stored(
+            self.history(),
+            self.offline,
+            known,
+            delays=delays,
+            scheduled=self.scheduled(),
+            keep=keep if wanted is None else None,
+            wanted=wanted,
+        )
 
     def _kept(self, version: str, snapshots: Mapping[str, int]) -> None:
         """Keep the offline snapshots that a model version learnt from."""
@@ -210,6 +226,7 @@ class Parts:
 
     def pasts(self) -> Pasts:
         """Stored history, as verification reads it: every view and group version that ever served."""
+        from millstream.definitions.source import EventStream
         from millstream.monitor.replay import Pasts
         from millstream.store.offline import STATED
         from millstream.train.past import no_rows
@@ -224,10 +241,13 @@ class Parts:
             return self.offline.scan(table, where=STATED)
 
         @cache
-        def events(source: Source) -> pa.Table:
-            from millstream.definitions.source import Table
+        def table(source: Table) -> pa.Table:
+            return self.scheduled().events(source)
 
-            return self.scheduled().events(source) if isinstance(source, Table) else history.read(source)
+        def events(source: Source, wanted: Sequence[Wanted], upto: Mapping[int, int]) -> pa.Table:
+            if isinstance(source, EventStream):
+                return history.select(source, wanted, upto=upto)
+            return table(source)
 
         return Pasts(events, rows, versions, self.registry.view)
 

@@ -18,7 +18,7 @@ from millstream.errors import CorruptState, StoreError
 from millstream.fold import encode_key, layout_of, shard_of
 from millstream.fold.rows import forgotten, row_at, rows_at, split_rows
 from millstream.serve.vector import Vector, readable
-from millstream.store.online import OnlineStore, ShardMeta
+from millstream.store.online import EARLY, LET_GO, OnlineStore, ShardMeta
 
 if TYPE_CHECKING:
     from millstream.clock import Clock
@@ -143,8 +143,10 @@ class FeatureReader:
         found = [self._fetch(lookup, keys[lookup.key], shards[lookup.key], now) for lookup in self._folded]
         for lookup, one in zip(self._folded, found, strict=True):
             _leave_out(lookup, one, readable)
-        valued = self._vector.read([one.states for one in found], at)
-        for lookup, one, columns in zip(self._folded, found, valued, strict=True):
+        valued, early = self._vector.read([one.states for one in found], at)
+        for group, (lookup, one, columns) in enumerate(zip(self._folded, found, valued, strict=True)):
+            if early is not None:
+                _give_up(lookup, one, np.flatnonzero(early[group]).tolist(), EARLY)
             _take(lookup, one, columns, raw, facts)
         for lookup in self._dated:
             one = self._fetch(lookup, keys[lookup.key], shards[lookup.key], now)
@@ -294,9 +296,16 @@ def _let_go(lookup: _Lookup, found: _Found, at: NDArray[np.int64], ttl: int | No
     asked = zip(found.states, found.metas, at.tolist(), strict=True)
     for i, (state, meta, instant) in enumerate(asked):
         if meta and forgotten(state, instant, meta.applied_at, ttl, _confirmed(meta, instant)):
-            said = "the store no longer holds what was in force so long ago"
             found.states[i] = None
-            found.facts[i] = GroupFacts(lookup.gv, found.facts[i].shard, _NOTHING, fallback=said)
+            _give_up(lookup, found, [i], LET_GO)
+
+
+def _give_up(lookup: _Lookup, found: _Found, rows: Sequence[int], reason: str) -> None:
+    """Say of some rows that the store does not tell their values, and why."""
+    failed = set(found.failed)
+    for i in rows:
+        if i not in failed:
+            found.facts[i] = GroupFacts(lookup.gv, found.facts[i].shard, _NOTHING, fallback=reason)
             found.failed.append(i)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from millstream.fold.kernels import value_one
+from millstream.fold.kernels import exact_from, value_one
 from millstream.fold.layout import HEADER, STATE_VERSION, Layout
 from millstream.fold.states import Values
 
@@ -29,7 +29,7 @@ class Vector:
     >>> user = Entity("user", keys={"user_id": "int64"})
     >>> pace = StreamFeatureGroup("pace", entity=user, source=clicks, features=[Count(over="5m")])
     >>> Vector([layout_of(pace)]).read([[None, b""]], np.array([5, 6]))
-    [{'count_5m': array([0., 0.])}]
+    ([{'count_5m': array([0., 0.])}], None)
     """
 
     def __init__(self, layouts: Sequence[Layout]) -> None:
@@ -42,20 +42,23 @@ class Vector:
             self._ops, self._windows, self._features = (np.concatenate(part) for part in zip(*parts, strict=True))
             self._meta = np.stack([layout.meta for layout in layouts])
 
-    def read(self, states: Sequence[Sequence[bytes | None]], at: NDArray[np.int64]) -> list[dict[str, NDArray[Any]]]:
+    def read(
+        self, states: Sequence[Sequence[bytes | None]], at: NDArray[np.int64]
+    ) -> tuple[list[dict[str, NDArray[Any]]], NDArray[np.bool_] | None]:
         """Return each group's columns, from one sequence of states per group with a state for each instant (µs).
 
-        Empty states, None or b"", are those of no event; the others must be `readable`.
+        Empty states, None or b"", are those of no event; the others must be `readable`. Beside the columns it is said,
+        for each group and row, whether the instant lies before what the state is exact for; None: none does.
         """
         if not self._layouts:
-            return []
+            return [], None
         flat = [state or b"" for group in states for state in group]
         places, begin = [], 0
         for state in flat:
             places.append(begin if state else -1)
             begin += len(state) >> 3
         data = np.frombuffer(b"".join(flat), np.int64) if begin else _EMPTY
-        numbers, texts = _value_all(
+        numbers, texts, early, any_early = _value_all(
             data, np.array(places, np.int64), at, self._ops, self._windows, self._features, self._meta, self._cuts
         )
         rows = len(at)
@@ -67,7 +70,7 @@ class Vector:
                 found.append(Values(layout, numbers[mine, :width], texts[mine, :text]).columns)
             else:
                 found.append({name: numbers[mine, place] for name, place in self._numbers[i]})
-        return found
+        return found, early.reshape(len(self._layouts), rows) if any_early else None
 
 
 def _number_places(layout: Layout) -> tuple[tuple[str, int], ...]:
@@ -91,6 +94,7 @@ def _value_all(data, places, at, ops, windows, features, meta, cuts):  # type: i
         lanes, most = max(lanes, meta[g, 0]), max(most, cuts[g + 1, 1] - cuts[g, 1])
     numbers, texts = np.empty((groups * rows, wide), np.float64), np.empty((groups * rows, text), np.int64)
     bounds, acc = np.empty(most, np.int64), np.empty(most * lanes, np.int64)
+    early, any_early = np.zeros(groups * rows, np.bool_), False
     for g in range(groups):
         mine = ops[cuts[g, 0] : cuts[g + 1, 0]]
         spans = windows[cuts[g, 1] : cuts[g + 1, 1]]
@@ -98,4 +102,6 @@ def _value_all(data, places, at, ops, windows, features, meta, cuts):  # type: i
         for i in range(rows):
             row = g * rows + i
             value_one(data, places[row], at[i], mine, spans, wanted, meta[g], bounds, acc, numbers, texts, row)
-    return numbers, texts
+            if places[row] >= 0 and at[i] < exact_from(data, places[row], meta[g]):
+                early[row], any_early = True, True
+    return numbers, texts, early, any_early

@@ -15,10 +15,12 @@ from millstream.buffer.repeats import repeats
 from millstream.definitions.source import EventStream
 from millstream.errors import LogError, NotFound, StoreError
 from millstream.store.offline import OfflineStore, Snapshot, Where
+from millstream.store.selection import Archive, Wanted, chosen, union_of
 
 #: The snapshot property by which an archive says, by partition, the first position that it does not hold.
 POSITIONS = "millstream.positions"
 _RECORDS = 200_000
+_LOOKED_AT = 50_000
 _ORDER = [("_partition", "ascending"), ("_position", "ascending")]
 _PLACE = ("_partition", "_position", "_appended")
 
@@ -113,6 +115,67 @@ class History:
             last = min(upto.get(partition, end), end)
             first = since.get(partition, 0)
             yield from self._partition(definition, partition, first, last, rows or max(last - first, 1))
+
+    def select(
+        self, stream: str | EventStream, wanted: Sequence[Wanted], *, upto: Mapping[int, int] | None = None
+    ) -> pa.Table:
+        """Those events of `read` that are wanted, in memory for them and for what is looked at at once.
+
+        Args:
+            stream: its name, or a definition of it; see `read`.
+            wanted: what is looked for; an event that any of these means is found.
+            upto: by partition, the position before which to look.
+
+        Raises:
+            NotFound: there is no such stream.
+        """
+        definition = self._stream(stream)
+        wanted = [one for one in wanted if not one.nothing]
+        ends = self._log.ends(definition.name) if wanted else []
+        pieces = [event_schema(definition).empty_table()]
+        for partition, (_, end) in enumerate(ends):
+            last = min((upto or {}).get(partition, end), end)
+            found = pa.concat_tables([pieces[0], *self._search(definition, partition, last, wanted)])
+            pieces.append(self._without_repeats(definition, partition, last, found))
+        return pa.concat_tables(pieces).combine_chunks()
+
+    def _search(self, stream: EventStream, partition: int, last: int, wanted: Sequence[Wanted]) -> Iterator[pa.Table]:
+        """The wanted events of a partition before a position, repeats included, in their order."""
+        position = 0
+        while position < last:
+            table = archive_table(stream.name)
+            snapshot = self._offline.snapshot(table)
+            covered = held(table, snapshot).get(partition, 0)
+            if snapshot is not None and covered > position:
+                archive = Archive(self._offline, stream, (table, refused_table(stream.name)), snapshot)
+                yield archive.search(partition, position, min(covered, last), wanted)
+                position = covered
+            try:
+                while position < last:
+                    records = self._log.read(stream.name, partition, position, min(_LOOKED_AT, last - position))
+                    if not records:
+                        return
+                    events = decode(stream, records).table
+                    position = records[-1].end
+                    inside = events if position <= last else events.filter(pc.less(events["_position"], last))
+                    yield chosen(stream, inside, wanted)
+            except LogError:
+                # Archived and trimmed since the archive was looked at: then it has moved on, and is searched again.
+                if held(table, self._offline.snapshot(table)).get(partition, 0) <= position:
+                    raise
+
+    def _without_repeats(self, stream: EventStream, partition: int, last: int, found: pa.Table) -> pa.Table:
+        """Of events that were looked for, those whose id did not occur before in any event of the partition."""
+        if stream.deduplicate is None or not found.num_rows:
+            return found
+        same = Wanted({stream.deduplicate: union_of([found[stream.deduplicate]])})
+        columns = [stream.deduplicate, *_PLACE]
+        pieces = [found.slice(0, 0).select(columns)]
+        if not same.nothing:
+            pieces += [piece.select(columns) for piece in self._search(stream, partition, last, [same])]
+        every = pa.concat_tables(pieces).combine_chunks()
+        repeated = every.filter(pa.array(repeats(every, stream)))["_position"].combine_chunks()
+        return found.filter(pc.invert(pc.is_in(found["_position"], value_set=repeated)))
 
     def _partition(self, stream: EventStream, partition: int, first: int, last: int, rows: int) -> Iterator[pa.Table]:
         carried = self._before(stream, partition, first)

@@ -8,6 +8,13 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
+EARLY = "the state of the key is exact only from a later instant on"
+"""Why a fold is not read from a state whose key has newer events: they may be merged with those before the instant."""
+LET_GO = "the store no longer holds what was in force so long ago"
+"""Why the row of a query is not read at an instant of long ago."""
+PAST = frozenset({EARLY, LET_GO})
+"""The reasons for which a value is not read online that history can tell."""
+
 
 class ShardMeta(msgspec.Struct, frozen=True, kw_only=True):
     """What a shard of a group version has applied; written in the same transaction as the states it describes.

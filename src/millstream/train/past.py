@@ -5,20 +5,24 @@ What was read is noted, so a training set can name it, and can be made again fro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream.buffer.columns import ARROW_TYPES
 from millstream.definitions.feature_group import BatchFeatureGroup
+from millstream.definitions.feature_view import GroupRead
 from millstream.definitions.source import EventStream, Source, Table
 from millstream.errors import TrainingError
 from millstream.fold import Prepared
+from millstream.instants import FIRST
 from millstream.store.offline import STATED, OfflineStore
-from millstream.train.point_in_time import Group, Instants
+from millstream.store.selection import Wanted, union_of
+from millstream.train.point_in_time import AT, Group, Instants
 
 
 class Version(Protocol):
@@ -48,6 +52,12 @@ class EventHistory(Protocol):
 
         A stream is named to be read as it is declared now, else as its definition says.
         """
+        ...
+
+    def select(
+        self, stream: str | EventStream, wanted: Sequence[Wanted], *, upto: Mapping[int, int] | None = None
+    ) -> pa.Table:
+        """Return those events of `read` that are wanted, without holding the others in memory."""
         ...
 
 
@@ -103,6 +113,7 @@ class Stored:
         scheduled: needed when a group folds on a schedule.
         pins: read exactly this again, instead of what there is now.
         keep: called with an offline table and the snapshot of it that is about to be read, so that it stays readable.
+        wanted: by stream, the events that are needed, see `needed`; every event unless given.
     """
 
     def __init__(
@@ -115,10 +126,11 @@ class Stored:
         scheduled: Scheduled | None = None,
         pins: Pins | None = None,
         keep: Callable[[str, int], None] | None = None,
+        wanted: Mapping[EventStream, Sequence[Wanted]] | None = None,
     ) -> None:
         self._history, self._offline, self._versions = history, offline, versions
         self._delays, self._scheduled, self._pinned = dict(delays or {}), scheduled, pins or Pins()
-        self._keep = keep
+        self._keep, self._wanted = keep, wanted
         self.read = Pins()
         self._events: dict[EventStream | str, pa.Table] = {}
 
@@ -150,7 +162,10 @@ class Stored:
         if source not in self._events:
             name = source if isinstance(source, str) else source.name
             pinned = self._pinned.positions.get(name)
-            found = self._history.read(source, upto=pinned)
+            if self._wanted is None or isinstance(source, str):
+                found = self._history.read(source, upto=pinned)
+            else:
+                found = self._history.select(source, self._wanted.get(source, ()), upto=pinned)
             if pinned is not None:  # a partition that was empty then is empty again
                 found = found.filter(pc.is_in(found["_partition"], pa.array(list(pinned), pa.int32())))
             self._events[source] = found
@@ -196,6 +211,59 @@ class Stored:
                 f"'{thing}' is folded on a schedule, and nothing was given that knows it.", "pass scheduled=."
             )
         return self._scheduled
+
+
+class LookedBack(Stored):
+    """Stored history for a look at an instant of long ago, which the online store does not tell any more.
+
+    An event counts when it had happened by then and, where loaded history declares when it was known, was known by then.
+    """
+
+    def available(self, group: Group, events: Prepared) -> Instants:
+        """Return when the events were known: as declared; those that the log took live count by their own time."""
+        if isinstance(group, BatchFeatureGroup):
+            return super().available(group, events)
+        declared = {place for source in group.sources for place in _declared(self.events(source))}
+        places = zip(events.partitions.tolist(), events.positions.tolist(), events.arrivals.tolist(), strict=True)
+        return np.array([place[2] if place in declared else FIRST for place in places], np.int64)
+
+
+def _declared(events: pa.Table) -> Iterator[tuple[int, int, int]]:
+    """Partition, position and arrival of the events that declare their arrival."""
+    mine = events.filter(pc.not_equal(events["_arrival"], events["_appended"]))
+    return zip(*(mine[name].to_pylist() for name in ("_partition", "_position", "_arrival")), strict=True)
+
+
+def needed(reads: Iterable[tuple[Group, Sequence[GroupRead]]], examples: pa.Table) -> dict[EventStream, list[Wanted]]:
+    """Return, by stream, the events that features of some examples are folded from.
+
+    Args:
+        reads: the groups, each with the reads of it.
+        examples: the entity keys of their view, and `_at` (µs).
+    """
+    found: dict[EventStream, list[Wanted]] = {}
+    at = pc.min(examples[AT]).as_py()
+    for group, mine in reads:
+        keys = [union_of([examples[read.keys[place][1]] for read in mine]) for place in range(len(group.entity.keys))]
+        if isinstance(group, BatchFeatureGroup) and group.query is not None:
+            continue
+        for source in group.sources:
+            if isinstance(source, EventStream):
+                found.setdefault(source, []).append(_wanted(group, source, keys, at))
+    return found
+
+
+def _wanted(group: Group, stream: EventStream, keys: Sequence[pa.Array], at: int | None) -> Wanted:
+    """The events of some keys that a read at an instant or later can count, as far as columns of the stream say it."""
+    values, mapped = {}, dict(group.keys or {})
+    derived = {name.lower() for name in group.derive or {}}
+    for (name, kind), known in zip(group.entity.keys.items(), keys, strict=True):
+        column = mapped.get(name, name)
+        if column.lower() not in derived and stream.schema.get(column) == kind:
+            values[column] = known
+    spans = [one.window and one.window + one.delay + 2 * (one.hop or 0) for one in group.columns]
+    lasting = at is None or any(span is None for span in spans)
+    return Wanted(values, None if lasting else max(FIRST, at - max(spans)))  # type: ignore[operator, type-var]
 
 
 def no_rows(group: BatchFeatureGroup) -> pa.Table:

@@ -11,6 +11,7 @@ from tests.unit.monitor.shop import MINUTE, NOON, SECOND, Shop, holds, orders, p
 import millstream as ms
 from millstream.definitions.on_demand import OnDemandFeature
 from millstream.errors import NotFound, TrainingError
+from millstream.store.online import EARLY
 
 
 def declared(*features: Any, share: str = "amount / spend__amount_sum_1h") -> ms.Model:
@@ -220,3 +221,38 @@ def test_a_row_that_had_expired_has_expired_for_a_read_of_just_before_it_was_con
     shop.score()
     assert shop.served("kyc__amount") == [None, None, 0.0]
     holds(shop.project, 3)
+
+
+def test_a_read_of_before_the_exact_head_says_so_and_parity_counts_it(shop: Shop) -> None:
+    spend = ms.StreamFeatureGroup(
+        "spend", entity=user, source=orders, features=[ms.Count(over="1h"), ms.Sum("amount", over="1h")]
+    )
+    shop.begin(spend)
+    for second in (0, 20, 50):
+        shop.clock.set(NOON + second * SECOND, rate=0.0)
+        shop.project.send("orders", [{"user_id": 1, "amount": 2.0, "at": NOON + second * SECOND}])
+    shop.project.drain()
+    answers = [shop.score(NOON + second * SECOND) for second in (51, 46, 10)]
+    assert [answer["degraded"] for answer in answers] == [False, False, True]
+    assert [one if one == one else None for one in shop.served("spend__count_1h")] == [3.0, 2.0, None]
+    verified, compared = shop.project.verify(), shop.project.parity("risk")
+    assert (verified.requests, verified.mismatches, verified.degraded) == (2, 0, 1)
+    assert (compared.overflow, compared.behind, compared.unexplained) == (0, 2, 0)
+    assert compared.by_column["spend__amount_sum_1h", "behind"] == 1
+    assert shop.project.explain(answers[2]["request_id"]).groups["spend"]["fallback"] == EARLY
+
+
+def test_parity_tells_what_older_versions_served_from_merged_tiles(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("millstream.serve.reader._give_up", lambda *_: None)  # as they did
+    shop.begin(ms.StreamFeatureGroup("spend", entity=user, source=orders, features=[ms.Count(over="1h")]))
+    for second in (0, 20, 50):
+        shop.clock.set(NOON + second * SECOND, rate=0.0)
+        shop.project.send("orders", [{"user_id": 1, "amount": 2.0, "at": NOON + second * SECOND}])
+    crowd = [{"user_id": 2, "amount": 1.0, "at": NOON + 45 * SECOND + 40_000 * i} for i in range(100)]
+    shop.project.send("orders", crowd)
+    shop.project.drain()
+    assert not shop.score(NOON + 10 * SECOND)["degraded"]
+    assert not shop.score(NOON + 46 * SECOND, user_id=2)["degraded"]
+    assert shop.served("spend__count_1h") == [2.0, 36.0]
+    compared = shop.project.parity("risk")
+    assert (compared.behind, compared.overflow, compared.unexplained) == (1, 1, 0)

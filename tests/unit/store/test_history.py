@@ -8,6 +8,7 @@ import sys
 import time
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,6 +24,7 @@ from millstream.errors import LogError, NotFound
 from millstream.ingest.archive import CONSUMER, Archiver
 from millstream.store.history import History, positions_of
 from millstream.store.iceberg import IcebergOfflineStore
+from millstream.store.selection import Wanted
 
 BASE = 1_700_000_000_000_000
 MINUTE = 60_000_000
@@ -217,6 +219,12 @@ def test_history_is_what_was_sent(tmp_path_factory, steps, rows):
     assert place.history.read("payments").equals(expected)
     found = pa.concat_tables([expected.slice(0, 0), *place.history.chunks("payments", rows=rows)])
     assert found.sort_by([("_partition", "ascending"), ("_position", "ascending")]).equals(expected)
+    for users, since in (([0, 3], None), ([1], BASE + 40 * MINUTE), ([], None), ([0, 1, 2], BASE + 1)):
+        wanted = [Wanted({"user_id": pa.array(users, pa.int64())}, since), Wanted({"id": pa.array(["f"])})]
+        mask = pc.is_in(expected["user_id"], value_set=pa.array(users, pa.int64()))
+        late = pc.greater_equal(expected["paid"].cast(pa.int64()), since or 0)
+        mask = pc.or_(pc.and_(mask, late), pc.equal(expected["id"], "f"))
+        assert place.history.select("payments", wanted).equals(expected.filter(mask))
     kept.close()
     whole.close()
 
@@ -303,6 +311,16 @@ def test_what_history_reads_does_not_depend_on_what_the_archive_knew_of_the_stre
             assert positions_of(offline.snapshot("events.trips").properties) == {0: log.ends("trips")[0][1]}
         history = History(log, offline, [after])
         read.append([history.read(one).drop_columns(["rest"]) for one in (after, before)])
+        for stream, whole in zip((after, before), read[-1], strict=True):
+            assert history.select(stream, [Wanted()]).drop_columns(["rest"]) == whole
+            for column in stream.schema:
+                some = Wanted({column: whole[column].combine_chunks().drop_null().unique()[:2]})
+                mask = pc.is_in(whole[column], value_set=some.values[column])
+                assert history.select(stream, [some]).drop_columns(["rest"]) == whole.filter(mask)
+            times = whole[stream.time].cast(pa.int64())
+            for since in {*times.to_pylist(), BASE + 7}:
+                mask = pc.greater_equal(times, since)
+                assert history.select(stream, [Wanted(since=since)]).drop_columns(["rest"]) == whole.filter(mask)
     assert read[1] == read[0]
     assert read[2] == read[0]
     assert read[0][0].num_rows >= 2
