@@ -83,6 +83,7 @@ def _project(folder: Path) -> Iterator[Check]:
     yield _check("port", lambda: _port(Settings.load(folder)))
     yield _check("stores", lambda: _stores(folder))
     yield _check("online store", lambda: _online(folder))
+    yield _check("captures", lambda: _captures(folder))
 
 
 def _definitions(folder: Path) -> str:
@@ -108,6 +109,20 @@ def _stores(folder: Path) -> str:
 
     status = Project(folder).status()
     return f"{len(status['streams'])} streams, {len(status['groups'])} group versions"
+
+
+def _captures(folder: Path) -> str:
+    from millstream.serve.capture import damaged_captures
+
+    journal = Settings.load(folder).data / "journal"
+    damaged = damaged_captures(journal)
+    if damaged:
+        raise MillstreamError(
+            f"'{journal / damaged[0]}' holds captures that are not as they were written"
+            + (f", and so do {len(damaged) - 1} more files." if len(damaged) > 1 else "."),
+            "look at what is left of them, then remove the file; no other capture waits for it.",
+        )
+    return "none is damaged"
 
 
 def _online(folder: Path) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from millstream.errors import MillstreamError, RequestError
 from millstream.serve.answers import Features, ScoredMany, ages, one_answer, row_answers
 from millstream.serve.callers import Callers
-from millstream.serve.capture import CaptureJournal
+from millstream.serve.capture import CaptureJournal, damaged_captures
 from millstream.serve.catalogue import Catalogue
 from millstream.serve.http import (
     HTML,
@@ -229,6 +229,8 @@ class Application:
     async def _readyz(self, request: Request) -> Answer:
         catalogue = self._catalogue()
         facts = {"ready": catalogue.ready, "missing": catalogue.missing}
+        if damaged := damaged_captures(self._journal.folder):
+            facts["damaged_captures"] = damaged  # they hold nobody up
         return Answer(200 if catalogue.ready else 503, encode(facts))
 
     async def _metrics(self, request: Request) -> Answer:

@@ -3,6 +3,9 @@
 A capture is written to a journal file with one system call before its request is answered: a process that is killed
 loses none. Closed journal files are shipped to the topic `captures.{model}` and removed once the log has them, so
 a capture arrives there at least once, under its request id. (A machine that loses power may lose the last second.)
+
+A line ends in the checksum of what it says. A line that is not as it was written stays out, and its file is set aside as
+`*.unreadable` for a person to look at; everything else goes on.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from zlib import crc32
 import msgspec
 
 from millstream.buffer.log import Batch
-from millstream.errors import CorruptState, DiskFull, Forked
+from millstream.errors import CorruptState, DiskFull, Forked, MillstreamError
 from millstream.forks import forks
 
 if TYPE_CHECKING:
@@ -37,6 +40,9 @@ FIXED = {
 """Columns of every capture: instants in µs; `_groups` says, as JSON, which versions, positions and ages were read;
 `_revision` is that of the view;
 `_rest` holds, as JSON, the fields of the request that the view does not declare."""
+
+
+DAMAGED = ".unreadable"
 
 
 class CaptureShape(msgspec.Struct, frozen=True):
@@ -114,7 +120,7 @@ class CaptureJournal:
         self._refuse_fork()
         encode = self._encode
         kept = rows if self._threshold >= 2**32 else [r for r in rows if crc32(r[1].encode()) < self._threshold]
-        lines = b"".join([encode(row) + b"\n" for row in kept])
+        lines = b"".join([_line(encode(row)) for row in kept])
         if lines:
             with self._mutex:
                 self._write(self._segments.get(id(shape)) or self._open(shape), lines)
@@ -150,7 +156,7 @@ class CaptureJournal:
         except OSError as error:
             raise DiskFull(f"The capture journal cannot be opened: {error.strerror}.") from error
         segment = _Segment(shape, descriptor, path, 0)
-        self._write(segment, self._encode(shape) + b"\n")
+        self._write(segment, _line(self._encode(shape)))
         self._segments[id(shape)] = segment
         return segment
 
@@ -173,44 +179,60 @@ class CaptureShipper:
         self._one_at_a_time = threading.Lock()
 
     def step(self) -> int:
-        """Ship everything captured so far; returns the number of captures."""
+        """Ship everything captured so far; returns the number of captures.
+
+        Raises the first failure, once every file has had its turn.
+        """
         with self._one_at_a_time:
-            shipped = sum(self._ship(path) for path in self._journal.rotate())
+            failed: list[MillstreamError | OSError] = []
+            shipped = sum(self._tried(path, failed) for path in self._journal.rotate())
             for folder in sorted(self._journal.folder.iterdir()):
-                if folder != self._journal.own and not folder.name.startswith("."):
-                    shipped += self._adopt(folder)
+                if folder != self._journal.own and folder.is_dir() and not folder.name.startswith("."):
+                    shipped += self._adopt(folder, failed)
+            for error in failed:
+                raise error
             return shipped
 
-    def _ship(self, path: Path) -> int:
-        shape = _shape(path)
-        if shape is None:  # killed before its first line was complete: nothing was acknowledged
-            path.unlink()
-            return 0
+    def _tried(self, path: Path, failed: list[MillstreamError | OSError]) -> int:
         try:
-            table = capture_table(path)
-        except CorruptState as error:
-            _logger.error("%s It is kept as %s.", error.message, path.with_suffix(".unreadable"))
-            path.rename(path.with_suffix(".unreadable"))
+            return self._ship(path)
+        except (MillstreamError, OSError) as error:
+            failed.append(error)
             return 0
-        if table.num_rows:
-            topic = f"captures.{shape.model}"
-            self._log.create(topic, 1)
-            self._log.append(topic, 0, _arrow(table))
-        path.unlink()
-        return int(table.num_rows)
 
-    def _adopt(self, folder: Path) -> int:
-        shipped = 0
+    def _ship(self, path: Path) -> int:
+        read = _read(path)
+        if read.table is not None and read.table.num_rows:
+            topic = f"captures.{read.model}"
+            self._log.create(topic, 1)
+            self._log.append(topic, 0, _arrow(read.table))
+        if read.damage is None:
+            path.unlink()
+        else:
+            aside = path.with_suffix(DAMAGED)
+            path.rename(aside)
+            _logger.error("Capture journal '%s': %s; it is kept as '%s'.", path.name, read.damage, aside)
+        return 0 if read.table is None else int(read.table.num_rows)
+
+    def _adopt(self, folder: Path, failed: list[MillstreamError | OSError]) -> int:
+        shipped, before = 0, len(failed)
         with suppress(FileNotFoundError), open(folder / "lock", "r+") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return 0
-            shipped = sum(self._ship(path) for path in sorted(folder.iterdir()) if path.name != "lock")
-            (folder / "lock").unlink()
+            files = [path for path in sorted(folder.iterdir()) if path.suffix in (".open", ".closed")]
+            shipped = sum(self._tried(path, failed) for path in files)
+            if len(failed) == before:
+                (folder / "lock").unlink()
         with suppress(OSError):
             folder.rmdir()
         return shipped
+
+
+def damaged_captures(folder: Path) -> list[str]:
+    """Return the journal files that were set aside because not everything in them is as it was written."""
+    return [str(path.relative_to(folder)) for path in sorted(folder.glob(f"*/*{DAMAGED}"))]
 
 
 def _locked(own: Path) -> IO[str]:
@@ -228,27 +250,63 @@ def capture_table(path: Path) -> pa.Table:
 
     Raises `CorruptState` when a finished line cannot be read.
     """
-    import pyarrow as pa
+    read = _read(path)
+    if read.table is None or read.damage is not None:
+        said = read.damage or "it has no complete first line"
+        raise CorruptState(f"Capture journal {path.name!r} cannot be read: {said}.")
+    return read.table
 
-    shape = _shape(path)
-    if shape is None:
-        raise CorruptState(f"Capture journal {path.name!r} has no complete first line.")
-    lines = path.read_bytes().split(b"\n")[1:-1]
+
+@dataclass(frozen=True)
+class _Content:
+    """What a journal file holds: its captures, None without a shape, and what is wrong with the rest of it."""
+
+    model: str = ""
+    table: pa.Table | None = None
+    damage: str | None = None
+
+
+def _read(path: Path) -> _Content:
+    """The captures of a file that are as they were written. Without a complete first line nothing was acknowledged."""
+    first, *lines = path.read_bytes().split(b"\n")
+    if not lines:
+        return _Content()
+    try:
+        shape = msgspec.json.decode(_checked(first), type=CaptureShape)
+    except (ValueError, msgspec.MsgspecError) as error:
+        return _Content(damage=f"its first line is not as it was written ({error})")
     types = {**FIXED, **dict(shape.columns)}
     row: Any = tuple.__class_getitem__((msgspec.Raw, *[Any] * (len(types) - 1)))
-    try:
-        rows = msgspec.json.decode(b"[" + b",".join(lines) + b"]", type=list[row])
-    except msgspec.DecodeError as error:
-        raise CorruptState(f"Capture journal {path.name!r} cannot be read: {error}.") from error
+    rows, wrong = [], 0
+    for line in lines[:-1]:
+        try:
+            rows.append(msgspec.json.decode(_checked(line), type=row))
+        except (ValueError, msgspec.MsgspecError):
+            wrong += 1
+    damage = f"{wrong} of {len(lines) - 1} captures are not as they were written" if wrong else None
     columns = list(zip(*rows, strict=True)) if rows else [()] * len(types)
-    arrays = [_array(values, kind) for values, kind in zip(columns, types.values(), strict=True)]
-    return pa.table(arrays, names=shape.names)
+    try:
+        arrays = [_array(values, kind) for values, kind in zip(columns, types.values(), strict=True)]
+    except (ValueError, TypeError, OverflowError) as error:  # written without checksums, and of other types
+        return _Content(shape.model, damage=f"its captures are not of the types it says ({error})")
+    import pyarrow as pa
+
+    return _Content(shape.model, pa.table(arrays, names=shape.names), damage)
 
 
-def _shape(path: Path) -> CaptureShape | None:
-    with open(path, "rb") as file:
-        first = file.readline()
-    return msgspec.json.decode(first, type=CaptureShape) if first.endswith(b"\n") else None
+def _line(content: bytes) -> bytes:
+    """A line of the journal: JSON, in which there is no tab, and its checksum."""
+    return b"%s\t%08x\n" % (content, crc32(content))
+
+
+def _checked(line: bytes) -> bytes:
+    """What a line says; raises `ValueError` when that is not what was written. Lines of older journals have no checksum."""
+    content, tab, checksum = line.rpartition(b"\t")
+    if not tab:
+        return line
+    if crc32(content) != int(checksum, 16):
+        raise ValueError("its checksum is another")
+    return content
 
 
 def _array(values: Sequence[Any], kind: str) -> pa.Array:

@@ -91,8 +91,13 @@ class Service:
 
     def _work_beside(self) -> None:
         while not self._stop.wait(EVERY):
-            self.deployments.refresh()
-            self.ship()
+            for work in (self.deployments.refresh, self.ship):
+                try:
+                    work()
+                except (
+                    Exception
+                ):  # said aloud, and tried again: a thread that ended would stop deployments and captures
+                    _logger.exception("Work beside requests failed; it is tried again.")
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -13,6 +13,7 @@ from millstream.errors import MillstreamError
 from millstream.monitor.blocks import read_blocks
 from millstream.monitor.prometheus import exposition
 from millstream.monitor.usage import metrics_folder, snapshot
+from millstream.serve.capture import damaged_captures
 from millstream.serve.http import encode
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class Status:
             "models": self._models(seen["counters"]),
             "groups": [self._group(version, topics, now) for version in self._groups()],
             "streams": [self._stream(name, topics) for name in sorted(self._catalogue().streams)],
+            "damaged_captures": damaged_captures(self._data / "journal"),
         }
 
     def _models(self, counters: Mapping[str, int]) -> list[dict[str, Any]]:

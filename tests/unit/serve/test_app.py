@@ -308,6 +308,23 @@ def test_a_champion_that_cannot_be_loaded_leaves_the_one_before(served: Served) 
     assert "fraud@2" in ready.json()["missing"]["model fraud"]
 
 
+def test_a_damaged_capture_journal_stops_nothing_and_is_said(tmp_path: Path, clock: SimulatedClock) -> None:
+    served = Served(tmp_path, clock)
+    served.train(1)
+    with served.service:
+        left = served.folder / "journal" / "1-1"
+        left.mkdir()
+        (left / "lock").touch()
+        (left / "00000001.closed").write_bytes(b"\xff damaged\n{}\n")
+        served.service.ship()
+        assert served.score(ROW).status_code == 200
+        served.train(2)
+        served.service.deployments.refresh()
+        ready = served.ask("GET", "/readyz")
+        assert (ready.status_code, ready.json()["damaged_captures"]) == (200, ["1-1/00000001.unreadable"])
+        assert served.ask("GET", "/status").json()["damaged_captures"] == ["1-1/00000001.unreadable"]
+
+
 def test_a_model_without_a_version_says_what_to_do(tmp_path: Path, clock: SimulatedClock) -> None:
     served = Served(tmp_path, clock)
     assert served.ask("GET", "/readyz").status_code == 503

@@ -6,12 +6,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from millstream.buffer.log import Batch
-from millstream.errors import CorruptState, DiskFull
-from millstream.serve.capture import FIXED, CaptureJournal, CaptureShape, CaptureShipper, capture_table
+from millstream.errors import CorruptState, DiskFull, LogError
+from millstream.serve.capture import (
+    FIXED,
+    CaptureJournal,
+    CaptureShape,
+    CaptureShipper,
+    capture_table,
+    damaged_captures,
+)
 from millstream.testing.simulation.disk import Disk
 
 SHAPE = CaptureShape(
@@ -188,3 +196,70 @@ def test_sampling_keeps_the_stated_share_of_requests(tmp_path: Path) -> None:
     journal = CaptureJournal(tmp_path, sample=0.25)
     journal.append(SHAPE, [row(f"{os.getpid()}-{i}") for i in range(2_000)])
     assert 400 < capture_table(journal.rotate()[0]).num_rows < 600
+
+
+@pytest.mark.parametrize("place", ["first", "middle", "last"])
+def test_a_damaged_file_is_set_aside_and_everything_else_goes_on(tmp_path: Path, place: str) -> None:
+    journal, log = CaptureJournal(tmp_path / "journal"), Topics()
+    journal.append(SHAPE, [row("r1"), row("r2"), row("r3")])
+    (damaged,) = journal.rotate()
+    content = bytearray(damaged.read_bytes())
+    lines = content.split(b"\n")
+    at = {"first": 9, "middle": len(lines[0]) + len(lines[1]) + 30, "last": len(content) - 40}[place]
+    content[at] ^= 1
+    damaged.write_bytes(content)
+    other = CaptureShape("other", "1", "other", "a1", ())
+    journal.append(other, [[{}, "r9", "other", "1", "other", "a1", 5, 6, 0.25, False, None]])
+    kept = {"first": 0, "middle": 2, "last": 2}[place]
+    assert CaptureShipper(journal, log).step() == kept + 1
+    assert [batch.count for topic, batch in log.batches if topic == "captures.other"] == [1]
+    assert damaged_captures(journal.folder) == [f"{journal.own.name}/{damaged.stem}.unreadable"]
+    assert (journal.own / f"{damaged.stem}.unreadable").read_bytes() == content
+    journal.append(SHAPE, [row("r4")])
+    journal.close()
+    assert CaptureShipper(CaptureJournal(tmp_path / "journal"), log).step() == 1
+    assert len(damaged_captures(journal.folder)) == 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_flipped_bit_of_a_journal_becomes_a_capture(tmp_path: Path, seed: int) -> None:
+    journal = CaptureJournal(tmp_path)
+    journal.append(SHAPE, [row(f"r{number}") for number in range(5)])
+    (path,) = journal.rotate()
+    whole, content = capture_table(path).to_pylist(), path.read_bytes()
+    generator = np.random.default_rng(seed)
+    for bit in generator.integers(0, 8 * len(content), 150).tolist():
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        try:
+            found = capture_table(path).to_pylist()
+        except CorruptState:
+            continue
+        assert all(one in whole for one in found)
+
+
+def test_a_journal_without_checksums_is_read(tmp_path: Path) -> None:
+    journal = CaptureJournal(tmp_path)
+    journal.append(SHAPE, [row("r1"), row("r2")])
+    (path,) = journal.rotate()
+    whole = capture_table(path)
+    path.write_bytes(b"\n".join(line.rpartition(b"\t")[0] for line in path.read_bytes().split(b"\n")[:-1]) + b"\n")
+    assert capture_table(path).equals(whole)
+
+
+def test_a_topic_that_takes_nothing_keeps_no_other_file_waiting(tmp_path: Path) -> None:
+    class Choosy(Topics):
+        def append(self, topic: str, partition: int, batch: Batch) -> int:
+            if topic == "captures.fraud":
+                raise LogError("Topic 'captures.fraud' is damaged.")
+            return super().append(topic, partition, batch)
+
+    journal, log = CaptureJournal(tmp_path), Choosy()
+    journal.append(SHAPE, [row("r1")])
+    other = CaptureShape("other", "1", "other", "a1", ())
+    journal.append(other, [[{}, "r9", "other", "1", "other", "a1", 5, 6, 0.25, False, None]])
+    with pytest.raises(LogError, match="damaged"):
+        CaptureShipper(journal, log).step()
+    assert [topic for topic, _ in log.batches] == ["captures.other"]
+    assert len(journal.rotate()) == 1
