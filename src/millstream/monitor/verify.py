@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from millstream.errors import RequestError
 from millstream.monitor.replay import Pasts, Replay, cohorts, column_values, differs, pieces
 
 if TYPE_CHECKING:
@@ -51,6 +53,26 @@ class VerifyReport:
             self.requests + other.requests, self.values + other.values, self.mismatches + other.mismatches,
             self.degraded + other.degraded, (self.shown + other.shown)[:SHOWN],
         )  # fmt: skip
+
+
+def check_sample(what: str, sample: object) -> int | None:
+    """The number of captures to look at, None for all; raises `RequestError` for what is no such number.
+
+    >>> check_sample("verify", 10)
+    10
+    """
+    if sample is None:
+        return None
+    try:
+        number = -1 if isinstance(sample, bool) else operator.index(sample)  # type: ignore[arg-type]
+    except TypeError:
+        number = -1
+    if number < 1:
+        raise RequestError(
+            f"{what} was given sample={sample!r}; expected how many of the newest captures, 1 or more.", field="sample",
+            given=sample, expected="a whole number from 1", hint="leave it out to look at all of them.",
+        )  # fmt: skip
+    return number
 
 
 def verify(captures: pa.Table, past: Pasts) -> VerifyReport:

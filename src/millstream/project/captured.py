@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from millstream.errors import LogError
 from millstream.serve.capture import FIXED
+from millstream.store.offline import BatchReads
 
 if TYPE_CHECKING:
     from millstream.buffer.embedded import EmbeddedLog
     from millstream.buffer.log import Log, Records
-    from millstream.store.offline import OfflineStore
+    from millstream.store.offline import OfflineStore, Where
 
 ID = "_request_id"
 _ARROW = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_(), "json": pa.string()}
@@ -29,31 +32,76 @@ def captured(log: EmbeddedLog, offline: OfflineStore, model: str, newest: int | 
         log: Where captures go first.
         offline: Where they are archived.
         model: The model's name.
-        newest: How many of the newest are enough; all unless given.
+        newest: How many of the newest are enough; all unless given. No more than a few times as many are in memory.
 
     Returns:
         A table with the fixed columns of a capture and those of the views it was served by; empty without captures.
     """
     name = f"captures.{model}"
-    found = _from_log(log, name, newest)
-    if newest is None or found.num_rows < newest or _repeats(found):
-        archived = _archived(offline, name)
-        found = found if archived is None else _joined([archived, found])
-    found = _once(found).sort_by([("_received_at", "ascending"), (ID, "ascending")])
+    logged = _untrimmed(log, name, lambda: _from_log(log, name, newest))
+    found, archived = _once(logged), 0
+    while newest is None or found.num_rows < newest:
+        wanted = None if newest is None else max(2 * archived, newest)
+        rows = _archived(offline, name, wanted)
+        found, archived = _once(_joined([rows, logged])), rows.num_rows
+        if wanted is None or archived < wanted:
+            break
+    found = found.sort_by([("_received_at", "ascending"), (ID, "ascending")])
     return found if newest is None else found.slice(max(0, found.num_rows - newest))
 
 
+def capture_of(log: EmbeddedLog, offline: OfflineStore, model: str, request_id: str) -> pa.Table:
+    """Return the captures of one request to a model: one, or none. What is looked through is not kept.
+
+    Args:
+        log: Where captures go first.
+        offline: Where they are archived.
+        model: The model's name.
+        request_id: The request's id, from its answer.
+    """
+    name = f"captures.{model}"
+
+    def logged() -> pa.Table:
+        starts = {partition: first for partition, (first, _) in enumerate(_ends(log, name))}
+        pieces = (piece for records in _spans(log, name, starts) for piece in _tables(records))
+        return _joined([_none(), *(piece.filter(pc.equal(piece[ID], request_id)) for piece in pieces)])
+
+    found = _untrimmed(log, name, logged)
+    if not found.num_rows and offline.snapshot(name) is not None:
+        found = _placeless(offline.scan(name, where=[(ID, "=", request_id)]))
+    return found.slice(0, 1)
+
+
+def _untrimmed(log: EmbeddedLog, topic: str, read: Callable[[], pa.Table]) -> pa.Table:
+    """What a read of the log gives. What it trims meanwhile is archived, and found there afterwards."""
+    while True:
+        ends = _ends(log, topic)
+        try:
+            return read()
+        except LogError:
+            if _ends(log, topic) == ends:
+                raise
+
+
+def _ends(log: EmbeddedLog, topic: str) -> list[tuple[int, int]]:
+    return log.ends(topic) if topic in log.topics() else []
+
+
 def _from_log(log: EmbeddedLog, topic: str, newest: int | None) -> pa.Table:
-    if topic not in log.topics():
-        return _none()
-    ends = log.ends(topic)
-    starts = {p: first if newest is None else max(first, end - newest) for p, (first, end) in enumerate(ends)}
-    pieces = [
-        pa.ipc.open_stream(io.BytesIO(record.payload)).read_all().slice(record.skip)
-        for records in spans(log, topic, starts)
-        for record in records
-    ]
-    return _joined(pieces) if pieces else _none()
+    starts = {
+        partition: first if newest is None else max(first, end - newest)
+        for partition, (first, end) in enumerate(_ends(log, topic))
+    }
+    return _joined([_none(), *(piece for records in _spans(log, topic, starts) for piece in _tables(records))])
+
+
+def _tables(records: list[Records]) -> Iterator[pa.Table]:
+    for record in records:
+        yield pa.ipc.open_stream(io.BytesIO(record.payload)).read_all().slice(record.skip)
+
+
+def _spans(log: EmbeddedLog, topic: str, starts: Mapping[int, int]) -> Iterator[list[Records]]:
+    return spans(log, topic, starts) if starts else iter(())
 
 
 def spans(log: Log, topic: str, starts: Mapping[int, int]) -> Iterator[list[Records]]:
@@ -75,10 +123,29 @@ def _none() -> pa.Table:
     return pa.table({column: pa.array([], _ARROW[kind]) for column, kind in FIXED.items()})
 
 
-def _archived(offline: OfflineStore, table: str) -> pa.Table | None:
-    if offline.snapshot(table) is None:
-        return None
-    found = offline.scan(table)
+def _archived(offline: OfflineStore, table: str, newest: int | None) -> pa.Table:
+    """What is archived; where the newest are enough, those and what was received at the same instant as the oldest."""
+    snapshot = offline.snapshot(table)
+    if snapshot is None:
+        return _none()
+    since: Where = ()
+    if newest is not None:
+        times = np.empty(0, np.int64)
+        for batch in _batches(offline, table, snapshot.id):
+            times = np.concatenate([times, batch.column(0).drop_null().to_numpy(zero_copy_only=False)])
+            times = np.partition(times, len(times) - newest)[-newest:] if len(times) > newest else times
+        since = [("_received_at", ">=", int(times.min()))] if len(times) else ()
+    return _placeless(offline.scan(table, where=since, snapshot=snapshot.id))
+
+
+def _batches(offline: OfflineStore, table: str, snapshot: int) -> Iterator[pa.RecordBatch]:
+    if isinstance(offline, BatchReads):
+        yield from offline.batches(table, ["_received_at"], (), snapshot)
+    else:
+        yield from offline.scan(table, ["_received_at"], snapshot=snapshot).to_batches()
+
+
+def _placeless(found: pa.Table) -> pa.Table:
     places = [column for column in ("_partition", "_position", "_arrival", "_appended") if column in found.column_names]
     return found.drop_columns(places)
 

@@ -184,6 +184,8 @@ class Project:
         Returns:
             How many rows were archived and evaluated.
         """
+        if "_scoring" in self.__dict__:
+            self._scoring.ship()
         return self._drainer.sync()
 
     def backfill(self, group: str | None = None, *, progress: Advance | None = None) -> list[str]:
@@ -375,6 +377,9 @@ class Project:
         Args:
             view: The view; all that models read unless given.
             sample: How many of the newest captures of each; all unless given.
+
+        Raises:
+            RequestError: When `sample` is no whole number from 1.
         """
         return self._scoring.verify(None if view is None else _name(view), sample)
 
@@ -384,6 +389,9 @@ class Project:
         Args:
             model: The model.
             sample: How many of the newest captures; all unless given.
+
+        Raises:
+            RequestError: When `sample` is no whole number from 1.
         """
         return self._scoring.parity(_name(model), sample)
 

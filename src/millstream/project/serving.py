@@ -9,7 +9,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from millstream.errors import Forked, MillstreamError, NotFound, ServeError
 from millstream.project.wiring import Parts
@@ -144,8 +143,9 @@ class Scoring:
 
     def verify(self, view: str | None, sample: int | None) -> VerifyReport:
         """Recompute the captures of a view, or of all that models read."""
-        from millstream.monitor.verify import VerifyReport, verify
+        from millstream.monitor.verify import VerifyReport, check_sample, verify
 
+        sample = check_sample("verify", sample)
         self.ship()
         registry, past = self._parts.registry, self._parts.pasts()
         models = [one for one in registry.models() if view in (None, one.view.name)]
@@ -156,7 +156,9 @@ class Scoring:
     def parity(self, model: str, sample: int | None) -> ParityReport:
         """Compare the captures of a model with training data."""
         from millstream.monitor.parity import parity
+        from millstream.monitor.verify import check_sample
 
+        sample = check_sample("parity", sample)
         self.ship()
         self._parts.registry.model(model)
         return parity(self._captures(model, sample), self._parts.pasts(), self._parts.past)
@@ -164,11 +166,11 @@ class Scoring:
     def explain(self, request_id: str, feature: str | None) -> Explanation:
         """What one captured request was answered from."""
         from millstream.monitor.explain import explain
+        from millstream.project.captured import capture_of
 
         self.ship()
         for model in self._parts.registry.models():
-            captures = self._captures(model.name, None)
-            found = captures.filter(pc.equal(captures["_request_id"], request_id))
+            found = capture_of(self._parts.log, self._parts.offline, model.name, request_id)
             if found.num_rows:
                 return explain(found, request_id, self._parts.pasts(), feature)
         raise NotFound(
