@@ -62,8 +62,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    if name.startswith("__"):  # what Python itself asks for
         raise AttributeError(f"module 'millstream' has no attribute {name!r}")
+    if name not in _LAZY:
+        from millstream.errors import UnknownName
+
+        raise UnknownName.of("millstream", name, __all__)
     found = getattr(import_module(_LAZY[name]), name)
     globals()[name] = found
     return found

@@ -170,6 +170,15 @@ class DefinitionError(MillstreamError):
         )
 
 
+class UnknownName(MillstreamError, AttributeError):
+    """A name that a module or class of Millstream does not have."""
+
+    @classmethod
+    def of(cls, thing: str, name: str, names: Iterable[str]) -> Self:
+        """No `name` in `thing`; the hint names the nearest that there is."""
+        return cls(f"'{thing}' has no '{name}'.", _did_you_mean(name, names, "it has"))
+
+
 class PlanError(MillstreamError):
     """What is asked of `plan` or `apply` cannot be done, or would break something that is in use.
 

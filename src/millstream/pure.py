@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from millstream.buffer.log import Records
 from millstream.buffer.parse import plain_value
 from millstream.buffer.repeats import repeats
 from millstream.buffer.values import Unfit, fit, is_missing, reason
+from millstream.calls import checked
 from millstream.definitions.expressions import bind_interval
 from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.definitions.feature_view import FeatureView
@@ -35,6 +37,7 @@ from millstream.train.point_in_time import AT, Group, Instants, join
 Frame = Any  # a list of dicts, an Arrow table, a pandas or Polars frame
 
 
+@checked
 def compute(wanted: FeatureView | Group | FeatureRef, sources: Mapping[Source | str, Frame], rows: Frame) -> pa.Table:
     """Return the features of some keys at some instants, as they would have been served.
 
@@ -211,7 +214,7 @@ def _written(table: Table, frame: Frame, folder: Path) -> Table:
         path=f"{table.name}.parquet",
         time=table.time,
         available=table.available,
-        delay=table.delay,
+        delay=timedelta(microseconds=table.delay),
         schema=table.schema,
     )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import ClassVar
 
+from millstream.calls import checked_class, whole
 from millstream.definitions.durations import Duration, micros, text
 from millstream.definitions.frozen import check_name, freeze
 from millstream.errors import DefinitionError
@@ -16,6 +17,7 @@ Window = str | timedelta | None
 STRING_BYTES = 39
 
 
+@checked_class
 @dataclass(frozen=True, init=False)
 class Aggregation:
     """What every aggregation has: an SQL expression over one event, its windows and its filter.
@@ -47,6 +49,9 @@ class Aggregation:
         thing = type(self).__name__
         if expression is not None and (not isinstance(expression, str) or not expression.strip()):
             raise DefinitionError.expected(thing, "expression", expression, "a column or an SQL expression")
+        if where is not None and (not isinstance(where, str) or not where.strip()):
+            hint = 'write where="amount > 0".'
+            raise DefinitionError.expected(thing, "where", where, "a condition in SQL", hint)
         step = None if hop is None else micros(hop, thing, "hop")
         if step == 0:
             raise DefinitionError.expected(thing, "hop", hop, "a positive duration", "leave it out for the default.")
@@ -56,7 +61,7 @@ class Aggregation:
 
 def _windows(thing: str, over: Window | Sequence[Window]) -> tuple[str | None, ...]:
     """Each window as it was written, so that it can end the column's name; every one is checked."""
-    many = over if isinstance(over, Sequence) and not isinstance(over, str) else (over,)
+    many = over if isinstance(over, Sequence) and not isinstance(over, str | bytes) else (over,)
     if not many:
         raise DefinitionError.expected(thing, "over", over, "at least one window", 'write over="1h", or leave it out.')
     written: list[str | None] = []
@@ -78,6 +83,7 @@ class Count(Aggregation):
     kind = "count"
 
 
+@checked_class
 class _OfExpression(Aggregation):
     def __init__(
         self,
@@ -154,6 +160,7 @@ class Max(_OfExpression):
     kind = "max"
 
 
+@checked_class
 @dataclass(frozen=True, init=False)
 class _Dated(_OfExpression):
     max_bytes: int
@@ -170,9 +177,7 @@ class _Dated(_OfExpression):
         max_bytes: int = STRING_BYTES,
     ) -> None:
         super().__init__(expression, over=over, where=where, name=name, hop=hop, delay=delay)
-        if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or not 1 <= max_bytes <= 1024:
-            raise DefinitionError.expected(type(self).__name__, "max_bytes", max_bytes, "1 to 1024 bytes")
-        freeze(self, max_bytes=max_bytes)
+        freeze(self, max_bytes=whole(type(self).__name__, "max_bytes", max_bytes, 1, 1024))
 
 
 class First(_Dated):
@@ -199,6 +204,7 @@ class Last(_Dated):
     kind = "last"
 
 
+@checked_class
 class TimeSince(Aggregation):
     """Seconds since the latest event; null when there is none.
 

@@ -1,4 +1,4 @@
-"""Durations: `timedelta`, a string such as "30d", or whole microseconds; microseconds inside."""
+"""Durations: `timedelta`, or a string such as "30d"; microseconds inside."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from millstream.errors import DefinitionError
 
-Duration = str | timedelta | int
+Duration = str | timedelta
 
 UNITS = {
     "us": 1,
@@ -25,29 +25,27 @@ _LONGEST = 200 * 365 * UNITS["d"]
 def micros(duration: Duration, thing: str = "Duration", argument: str = "duration") -> int:
     """Return a duration as int64 microseconds.
 
-    A string is a whole number and one of us, ms, s, m, h, d, w; an int is microseconds already. `thing` and
-    `argument` name the place in the error. Raises `DefinitionError` for anything else, for a negative duration and
-    for one beyond 200 years.
+    A string is a whole number and one of us, ms, s, m, h, d, w. `thing` and `argument` name the place in the error.
+    Raises `DefinitionError` for anything else (a bare number does not say its unit), for a negative duration and for
+    one beyond 200 years.
 
-    >>> micros("5m"), micros(timedelta(seconds=1)), micros(7)
-    (300000000, 1000000, 7)
+    >>> micros("5m"), micros(timedelta(seconds=1))
+    (300000000, 1000000)
     """
     value = _read(duration)
     if value is None or not 0 <= value <= _LONGEST:
         hint = 'write a whole number and a unit, such as "30s", "5m", "24h" or "30d".'
+        if isinstance(duration, int) and not isinstance(duration, bool):
+            hint = f'a bare number does not say its unit: write "{duration}s" for {duration} seconds.'
         raise DefinitionError.expected(thing, argument, duration, "a duration", hint)
     return value
 
 
 def _read(duration: object) -> int | None:
-    if isinstance(duration, bool):
-        return None
-    if isinstance(duration, int):
-        return duration
-    if isinstance(duration, timedelta):
+    if isinstance(duration, timedelta) and duration == duration:  # pandas' NaT is not itself
         return duration // timedelta(microseconds=1)
     written = _WRITTEN.fullmatch(duration) if isinstance(duration, str) else None
-    return int(written[1]) * UNITS[written[2]] if written else None
+    return int(written[1]) * UNITS[written[2]] if written and len(written[1]) < 20 else None
 
 
 def text(duration: int) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from millstream.definitions.frozen import check_name, check_tags, freeze
+from millstream.calls import checked_class
+from millstream.definitions.frozen import check_about, check_name, freeze
 from millstream.definitions.schema import KEY_TYPES, Schema, check_schema
 from millstream.errors import DefinitionError
 
 
+@checked_class
 @dataclass(frozen=True, init=False)
 class Entity:
     """Something features are about: a user, a device, a pair of airports.
@@ -35,4 +37,4 @@ class Entity:
         for key in checked:
             if key == "at":
                 raise DefinitionError.bad_name(thing, key, "'at' is the moment of a read", f"{name}_at")
-        freeze(self, name=name, keys=checked, owner=owner, description=description, tags=check_tags(thing, tags))
+        freeze(self, name=name, keys=checked, **check_about(thing, owner, description, tags))

@@ -8,11 +8,12 @@ from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
+from millstream.calls import by_name, checked_class, text
 from millstream.definitions.aggregation import Aggregation
 from millstream.definitions.durations import Duration, micros
 from millstream.definitions.entity import Entity
 from millstream.definitions.expressions import query_schema, type_of
-from millstream.definitions.frozen import FrozenMapping, check_name, check_tags, freeze
+from millstream.definitions.frozen import FrozenMapping, check_about, check_name, freeze
 from millstream.definitions.reference import Readable
 from millstream.definitions.schedule import check_every
 from millstream.definitions.schema import Schema, check_schema, require_column
@@ -21,6 +22,7 @@ from millstream.definitions.windows import WindowedFeature, check_condition, win
 from millstream.errors import DefinitionError
 
 
+@checked_class
 @dataclass(frozen=True, init=False)
 class StreamFeatureGroup(Readable):
     """Windowed aggregates of events, per entity: counts, sums, extremes, latest values.
@@ -71,7 +73,7 @@ class StreamFeatureGroup(Readable):
         freeze(self, name=name, entity=_check_entity(thing, entity), source=one)
         fold = _check_fold(thing, entity, sources, features, where, derive, keys)
         freeze(self, features=tuple(features), where=where, **fold)
-        freeze(self, owner=owner, description=description, tags=check_tags(thing, tags))
+        freeze(self, **check_about(thing, owner, description, tags))
 
     @property
     def sources(self) -> tuple[EventStream, ...]:
@@ -89,6 +91,7 @@ class StreamFeatureGroup(Readable):
         return FrozenMapping({column.name: column.dtype for column in self.columns})
 
 
+@checked_class
 @dataclass(frozen=True, init=False)
 class BatchFeatureGroup(Readable):
     """Features from tables on a schedule: by an SQL query, or by the same fold as a stream group's.
@@ -155,9 +158,12 @@ class BatchFeatureGroup(Readable):
         interval, cron = check_every(thing, every, zone)
         freeze(self, name=name, entity=_check_entity(thing, entity), every=interval, cron=cron, zone=zone)
         freeze(self, query=query, time=time, ttl=_check_ttl(thing, ttl), source=source, where=where)
-        freeze(self, schema=None if schema is None else check_schema(thing, schema), owner=owner)
-        freeze(self, features=tuple(features or ()), description=description, tags=check_tags(thing, tags))
+        freeze(self, schema=None if schema is None else check_schema(thing, schema), features=tuple(features or ()))
+        freeze(self, **check_about(thing, owner, description, tags))
+        if time is not None:
+            text(thing, "time", time, "the name of a column")
         if query is not None:
+            text(thing, "query", query, "an SQL query", 'write query="select user_id, tier from accounts".')
             _refuse(thing, "query", source=source, features=features, where=where, derive=derive)
             self._read_query(thing, tuple(sources), query, keys)
         else:
@@ -262,6 +268,10 @@ def _check_fold(
     keys: Mapping[str, str] | None,
 ) -> dict[str, Any]:
     """The checked `columns`, `keys` and `derive` of a group that folds `sources`."""
+    for name, sql in by_name(thing, "derive", derive, 'write derive={"k": "amount / 1000"}.').items():
+        text(thing, f"derive '{name}'", sql, "an SQL expression")
+    if where is not None:
+        text(thing, "where", where, "a condition in SQL", 'write where="amount > 0".')
     columns = _common_columns(thing, sources, [where, *(derive or {}).values(), *_texts(features)])
     for name, sql in (derive or {}).items():
         if str(name).lower() in {column.lower() for column in columns}:
@@ -293,9 +303,10 @@ def _common_columns(thing: str, sources: Sequence[Source], expressions: Iterable
 
 
 def _key_mapping(thing: str, entity: Entity, keys: Mapping[str, str] | None) -> FrozenMapping[str, str]:
-    for key in keys or {}:
+    for key, column in by_name(thing, "keys", keys, 'write keys={"user_id": "payee_id"}.').items():
         if key not in entity.keys:
             raise DefinitionError.unknown_choice(thing, "keys", key, entity.keys)
+        text(thing, f"keys['{key}']", column, "the name of a column")
     return FrozenMapping({key: (keys or {}).get(key, key) for key in entity.keys})
 
 

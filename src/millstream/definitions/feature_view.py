@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from millstream.calls import checked_class
 from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatureGroup
-from millstream.definitions.frozen import EMPTY, FrozenMapping, check_name, check_tags, freeze
+from millstream.definitions.frozen import EMPTY, FrozenMapping, check_about, check_name, freeze
 from millstream.definitions.on_demand import OnDemandFeature, is_null
 from millstream.definitions.reference import FeatureRef, Value, as_reference
 from millstream.definitions.row_function import RowFunction
@@ -52,6 +53,7 @@ class GroupRead:
     name: str  # the group's, with the read's prefix; a second read of that name also says by which keys
 
 
+@checked_class
 @dataclass(frozen=True, init=False)
 class FeatureView:
     """The features one model reads: request fields, features of groups, and on-demand features.
@@ -98,9 +100,11 @@ class FeatureView:
         fields = check_schema(thing, request, "request") if request else EMPTY
         if "at" in fields:
             raise DefinitionError.bad_name(thing, "at", "'at' is the moment of a read", "requested_at")
+        if not isinstance(features, Iterable) or isinstance(features, str | bytes | Mapping):
+            raise DefinitionError.expected(thing, "features", features, "a list of features", "write features=[group].")
         items = tuple(_check_item(thing, item) for item in features)
-        freeze(self, name=name, request=fields, features=items, owner=owner, description=description)
-        freeze(self, entries=_entries(thing, fields, items), tags=check_tags(thing, tags))
+        freeze(self, name=name, request=fields, features=items, **check_about(thing, owner, description, tags))
+        freeze(self, entries=_entries(thing, fields, items))
         freeze(self, groups=_reads(thing, self.entries), on_demand=_on_demand_order(thing, self.entries))
         freeze(self, _functions=_functions(self.on_demand, self.dtypes))
         freeze(self, entity_keys=_entity_keys(thing, fields, self.groups))

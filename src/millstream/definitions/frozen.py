@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
+from millstream.calls import text
 from millstream.errors import DefinitionError
 
 K = TypeVar("K")
@@ -66,9 +67,15 @@ def check_name(thing: str, name: object) -> str:
     raise DefinitionError.bad_name(thing, name, _RULE, suggestion or None)
 
 
+def check_about(thing: str, owner: object, description: object, tags: Iterable[str]) -> dict[str, Any]:
+    """Return what is said about a definition, each of its type, or raise `DefinitionError`."""
+    about = {"owner": owner, "description": description}
+    return {name: text(thing, name, value) for name, value in about.items()} | {"tags": check_tags(thing, tags)}
+
+
 def check_tags(thing: str, tags: Iterable[str]) -> tuple[str, ...]:
     """Return `tags` as a tuple of strings, or raise `DefinitionError`."""
-    found = tuple(tags)
-    if isinstance(tags, str) or not all(isinstance(tag, str) for tag in found):
+    found = tuple(tags) if isinstance(tags, Iterable) else ()
+    if not isinstance(tags, Iterable) or isinstance(tags, str) or not all(isinstance(tag, str) for tag in found):
         raise DefinitionError.expected(thing, "tags", tags, "a list of strings", 'write tags=["risk"].')
     return found

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from math import isfinite
+from numbers import Real
 from typing import Literal
 
+from millstream.calls import checked_class, whole
 from millstream.definitions.durations import Duration, micros
 from millstream.definitions.feature_view import FeatureView
-from millstream.definitions.frozen import check_name, check_tags, freeze
+from millstream.definitions.frozen import check_about, check_name, freeze
 from millstream.definitions.schedule import check_every
 from millstream.definitions.schema import TYPES, require_column
 from millstream.definitions.source import EventStream
@@ -22,6 +25,7 @@ METRICS = {
 }
 
 
+@checked_class
 @dataclass(frozen=True, init=False)
 class Label:
     """What an example turned out to be: a column of a stream that is known later than the example.
@@ -57,11 +61,17 @@ class Label:
         thing = f"Label '{stream.name}.{column}'"
         require_column(thing, stream.schema, column, "column", ("bool", "int64", "float64"))
         require_column(thing, stream.schema, on, "on", TYPES)
-        if absent is not None and not isinstance(absent, bool | int | float):
+        if absent is not None and hasattr(absent, "item"):  # NumPy's numbers are numbers
+            absent = absent.item()
+        if absent is not None and not (isinstance(absent, Real) and isfinite(absent)):
             raise DefinitionError.expected(thing, "absent", absent, "a number, a boolean or None")
         freeze(self, stream=stream, column=column, on=on, absent=absent, after=micros(after, thing, "after"))
 
 
+_BOUNDS = {"rounds": (1, 100_000), "leaves": (2, 131_072), "min_rows": (1, 10**9), "seed": (0, 2**31 - 1)}
+
+
+@checked_class
 @dataclass(frozen=True, kw_only=True)
 class LightGBM:
     """Gradient-boosted trees by LightGBM: the trainer to begin with, for it takes nulls and unequal scales as they are.
@@ -83,14 +93,15 @@ class LightGBM:
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
             raise DefinitionError.unknown_choice("LightGBM", "objective", self.objective, OBJECTIVES)
-        for name, low, high in (("rounds", 1, 100_000), ("leaves", 2, 131_072), ("min_rows", 1, 10**9)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                raise DefinitionError.expected("LightGBM", name, value, f"a whole number from {low} to {high}")
-        if not 0 < self.learning_rate <= 1:
-            raise DefinitionError.expected("LightGBM", "learning_rate", self.learning_rate, "above 0 and at most 1")
+        for name, (low, high) in _BOUNDS.items():
+            freeze(self, **{name: whole("LightGBM", name, getattr(self, name), low, high)})
+        rate = self.learning_rate
+        if not isinstance(rate, Real) or isinstance(rate, bool) or not 0 < rate <= 1:
+            raise DefinitionError.expected("LightGBM", "learning_rate", rate, "a number above 0 and at most 1")
+        freeze(self, learning_rate=float(rate))
 
 
+@checked_class
 @dataclass(frozen=True, init=False)
 class Retrain:
     """How often a model is trained again, and what a challenger must not be worse at to become champion.
@@ -115,6 +126,7 @@ class Retrain:
         freeze(self, every=interval, cron=cron, gate=gate, zone=zone)
 
 
+@checked_class
 @dataclass(frozen=True, init=False)
 class Model:
     """A model: the view it reads, the examples and label it learns from, and its trainer.
@@ -169,18 +181,21 @@ class Model:
         if not isinstance(trainer, LightGBM):
             raise DefinitionError.expected(thing, "trainer", trainer, "a trainer, such as ms.LightGBM()")
         _check_examples(thing, view, examples, label, example_at)
+        if retrain is not None and not isinstance(retrain, Retrain):
+            raise DefinitionError.expected(thing, "retrain", retrain, 'a Retrain, such as ms.Retrain(every="24h")')
+        if not isinstance(metrics, Iterable) or isinstance(metrics, str):
+            raise DefinitionError.expected(thing, "metrics", metrics, "a list of names", 'write metrics=["auc"].')
         wanted = tuple(metrics) or METRICS[trainer.objective]
         gate = [retrain.gate] if retrain is not None and retrain.gate else []
         for metric in (*wanted, *gate):
             if metric not in METRICS[trainer.objective]:
                 raise DefinitionError.unknown_choice(thing, "metric", metric, METRICS[trainer.objective])
         freeze(self, name=name, view=view, trainer=trainer, examples=examples, label=label, example_at=example_at)
-        freeze(self, retrain=retrain, metrics=wanted, owner=owner, description=description)
-        freeze(self, tags=check_tags(thing, tags))
+        freeze(self, retrain=retrain, metrics=wanted, **check_about(thing, owner, description, tags))
 
 
 def _check_examples(thing: str, view: FeatureView, examples: object, label: Label, example_at: str | None) -> None:
-    if examples == "captures":
+    if isinstance(examples, str) and examples == "captures":
         if example_at is not None:
             raise DefinitionError.expected(thing, "example_at", example_at, "nothing, for a capture has its own time")
         return

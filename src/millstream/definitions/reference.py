@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import isfinite
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 from millstream.definitions.frozen import EMPTY, FrozenMapping, check_name
@@ -29,8 +31,10 @@ class Readable(ABC):
         """The names of the group's features, in order; empty while a query's columns are not known yet."""
 
     def __getitem__(self, feature: str) -> FeatureRef:
+        thing = f"{type(self).__name__} '{self.name}'"
+        if not isinstance(feature, str):
+            raise DefinitionError.expected(thing, "feature", feature, "the name of a feature")
         if self.feature_names and feature not in self.feature_names:
-            thing = f"{type(self).__name__} '{self.name}'"
             raise DefinitionError.unknown_choice(thing, "feature", feature, self.feature_names)
         return FeatureRef(self, feature)  # type: ignore[arg-type]
 
@@ -68,7 +72,9 @@ class FeatureRef:
         if self.feature is None:
             hint = f'write {self.group.name}["..."].default({value!r}).'
             raise DefinitionError.expected(thing, "feature", None, "one feature, not a whole group", hint)
-        if not isinstance(value, Value):
+        if isinstance(value, Integral | Real) and not isinstance(value, bool | int | float):
+            value = value.item() if hasattr(value, "item") else float(value)  # NumPy's numbers are numbers
+        if not isinstance(value, Value) or (isinstance(value, float) and not isfinite(value)):
             raise DefinitionError.expected(thing, "value", value, "a string, a number or a boolean")
         return replace(self, default_value=value)
 
@@ -84,7 +90,7 @@ class FeatureRef:
                 raise DefinitionError.unknown_choice(thing, "join key", join_key, self.group.entity.keys)
             if not isinstance(request_key, str) or not request_key.isidentifier():
                 raise DefinitionError.expected(thing, join_key, request_key, "the name of a request key")
-        if prefix:
+        if prefix != "":
             check_name(thing, prefix)
         return replace(self, keys=FrozenMapping(keys), prefix=prefix)
 

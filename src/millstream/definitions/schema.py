@@ -27,7 +27,7 @@ def check_schema(thing: str, schema: object, argument: str = "schema", types: tu
     seen: set[str] = set()
     for name, kind in schema.items():
         _check_column(thing, name, seen)
-        if kind not in types:
+        if not isinstance(kind, str) or kind not in types:
             raise DefinitionError.unknown_choice(thing, f"type of column '{name}'", kind, types)
     return FrozenMapping(schema)
 

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
+from datetime import timedelta
 from functools import lru_cache
 from typing import Any
 
@@ -32,6 +33,7 @@ _KINDS: dict[str, type] = {
     )
 }  # fmt: skip
 _ABOUT = ("owner", "description", "tags")
+_DURATIONS = {"after", "delay", "every", "future", "hop", "retention", "ttl", "within"}  # as microseconds
 _KIND, _RESOLVED = "$kind", "$resolved"
 _NOTHING: tuple[Any, ...] = (None, "", (), {})
 
@@ -116,6 +118,9 @@ def _built(value: Any) -> Any:
     inner = {name: _built(one) for name, one in value.items() if name not in (_KIND, _RESOLVED)}
     if _KIND not in value:
         return FrozenMapping(inner)
+    for name in _DURATIONS & inner.keys():
+        if isinstance(inner[name], int):
+            inner[name] = timedelta(microseconds=inner[name])
     definition = _KINDS[value[_KIND]](**inner)
     return definition.resolved(value[_RESOLVED]) if _RESOLVED in value else definition
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from os import PathLike, fspath
 
+from millstream.calls import checked_class, whole
 from millstream.definitions.durations import Duration, micros, text
-from millstream.definitions.frozen import check_name, check_tags, freeze
+from millstream.definitions.frozen import check_about, check_name, freeze
 from millstream.definitions.schema import KEY_TYPES, TYPES, Schema, check_schema, require_column
 from millstream.errors import DefinitionError
 
 
+@checked_class
 @dataclass(frozen=True, init=False)
 class EventStream:
     """Events that arrive one after another: payments, logins, departures.
@@ -70,15 +73,13 @@ class EventStream:
             require_column(thing, columns, deduplicate, "deduplicate", KEY_TYPES)
         if partition_by is not None:
             require_column(thing, columns, partition_by, "partition_by", TYPES)
-        if partitions is not None and (isinstance(partitions, bool) or not 1 <= partitions <= 1024):
-            raise DefinitionError.expected(
-                thing, "partitions", partitions, "1 to 1024", "leave it out for the setting."
-            )
+        if partitions is not None:
+            partitions = whole(thing, "partitions", partitions, 1, 1024, "leave it out for the setting.")
         freeze(self, name=name, schema=columns, time=time, deduplicate=deduplicate, available=available)
         freeze(self, partition_by=partition_by or deduplicate, partitions=partitions)
         freeze(self, within=micros(within, thing, "within"), delay=micros(delay, thing, "delay"))
         freeze(self, future=micros(future, thing, "future"), retention=micros(retention, thing, "retention"))
-        freeze(self, owner=owner, description=description, tags=check_tags(thing, tags))
+        freeze(self, **check_about(thing, owner, description, tags))
         self._check_spans(thing)
 
     def _check_spans(self, thing: str) -> None:
@@ -103,6 +104,7 @@ class EventStream:
         return alike and within and other.schema.items() <= self.schema.items()
 
 
+@checked_class
 @dataclass(frozen=True, init=False)
 class Table:
     """Rows that are read as a whole: a Parquet file or folder, or a table of a DuckDB file.
@@ -130,7 +132,7 @@ class Table:
         self,
         name: str,
         *,
-        path: str,
+        path: str | PathLike[str],
         time: str | None = None,
         available: str | None = None,
         delay: Duration = "0s",
@@ -144,11 +146,13 @@ class Table:
         for argument, column in (("time", time), ("available", available)):
             if column is not None and columns is not None:
                 require_column(thing, columns, column, argument, ("timestamp",))
+            elif column is not None and not isinstance(column, str):
+                raise DefinitionError.expected(thing, argument, column, "the name of a column")
+        path = fspath(path) if isinstance(path, PathLike) else path
         if not isinstance(path, str) or not path:
             raise DefinitionError.expected(thing, "path", path, "a path", f'write path="{name}.parquet".')
         freeze(self, name=name, path=path, time=time, available=available, schema=columns)
-        freeze(self, delay=micros(delay, thing, "delay"), owner=owner, description=description)
-        freeze(self, tags=check_tags(thing, tags))
+        freeze(self, delay=micros(delay, thing, "delay"), **check_about(thing, owner, description, tags))
 
 
 Source = EventStream | Table

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from millstream.calls import checked_methods
 from millstream.clock import Clock, to_micros
 from millstream.errors import NotFound
 from millstream.project.wiring import Parts
@@ -35,6 +36,7 @@ Instant = int | str | datetime
 Rows = Any  # dicts, or an Arrow, pandas or Polars table
 
 
+@checked_methods
 class Project:
     """A project: what its folder declares, and the pipeline that runs it, in this process.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,10 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream.buffer.columns import INSTANT
-from millstream.clock import to_datetime
+from millstream.calls import checked_methods
+from millstream.clock import to_datetime, to_micros
+from millstream.definitions.durations import micros
 from millstream.definitions.feature_view import FeatureView
 from millstream.definitions.model import Label, Model
-from millstream.errors import TrainingError
+from millstream.errors import DefinitionError, TrainingError
 from millstream.train.encoding import numbers
 from millstream.train.past import Pins, Stored
 from millstream.train.point_in_time import AT, join
@@ -34,6 +37,7 @@ class Split(NamedTuple):
     test: pa.Table
 
 
+@checked_methods
 @dataclass(frozen=True)
 class TrainingSet:
     """Examples, features and labels of a model, and what they were made from.
@@ -57,16 +61,24 @@ class TrainingSet:
         """Return the rows to learn from, oldest first."""
         return self.table.filter(self.table[MATURED]).sort_by(AT)
 
-    def split(self, *, test: str | float = "20%", gap: int = 0) -> Split:
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the table's columns."""
+        return tuple(self.table.column_names)
+
+    def split(self, *, test: str | float = "20%", gap: str | timedelta | int = 0) -> Split:
         """Return the matured rows split by time: the newest to measure on, those before to learn from.
 
         Args:
             test: the share to measure on, "20%" or 0.2; rows of the same instant stay together, so it may be more.
-            gap: microseconds left out before the first row to measure on. As long as labels take to come, it measures
-                what training would have reached at that moment.
+            gap: what is left out before the first row to measure on: "30d", a timedelta or microseconds. As long as
+                labels take to come, it measures what training would have reached at that moment.
 
         Raises:
-            TrainingError: a share that is not between 0 and 1.
+            TrainingError: a share that is not between 0 and 1, or a gap that is no time.
         """
         share = _share(test)
         rows = self.matured()
@@ -76,8 +88,9 @@ class TrainingSet:
         cut = int(at[min(int(len(at) * (1 - share)), len(at) - 1)])
         return self.split_at(cut, gap=gap)
 
-    def split_at(self, cut: int, *, gap: int = 0) -> Split:
-        """Return the matured rows before instant `cut` less `gap`, and those from `cut` on (µs)."""
+    def split_at(self, cut: int | str | datetime, *, gap: str | timedelta | int = 0) -> Split:
+        """Return the matured rows before the instant `cut` less `gap`, and those from `cut` on; bare numbers are µs."""
+        cut, gap = to_micros(cut), _gap(gap)
         rows = self.matured()
         at = rows[AT].to_numpy()
         first, last = np.searchsorted(at, [cut, cut - gap])
@@ -217,10 +230,19 @@ def _places(values: pa.ChunkedArray, which: str) -> pa.Array:
     return pa.array(np.sort(np.asarray(found)))
 
 
+def _gap(gap: object) -> int:
+    if isinstance(gap, int | np.integer) and not isinstance(gap, bool) and gap >= 0:
+        return int(gap)
+    try:
+        return micros(gap)  # type: ignore[arg-type]
+    except DefinitionError:
+        raise TrainingError(f"split(gap={gap!r}): expected a time of 0 or more.", 'write gap="30d".') from None
+
+
 def _share(test: str | float) -> float:
     try:
         share = float(test.removesuffix("%")) / 100 if isinstance(test, str) else float(test)
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         share = -1.0
     if 0 < share < 1:
         return share

@@ -1,0 +1,228 @@
+"""Every public function ends in a value or in one error of Millstream's own, whatever each argument is given."""
+
+import datetime as dt
+import inspect
+import math
+import warnings
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+
+import millstream as ms
+from millstream.errors import DefinitionError, MillstreamError
+from millstream.train.training_set import TrainingSet
+
+user = ms.Entity("user", keys={"user_id": "int64"})
+events = ms.EventStream(
+    "events",
+    time="at",
+    schema={"id": "int64", "user_id": "int64", "x": "float64", "y": "bool", "at": "timestamp"},
+)
+table = ms.Table("accounts", path="accounts.parquet", time="seen", schema={"user_id": "int64", "seen": "timestamp"})
+group = ms.StreamFeatureGroup("g", entity=user, source=events, features=[ms.Count(over="24h"), ms.Last("x")])
+query = "select user_id, 1 as one from accounts"
+batch = ms.BatchFeatureGroup("b", entity=user, sources=[table], every="24h", query=query)
+view = ms.FeatureView("v", request={"x": "float64"}, features=[group])
+label = ms.Label(events, "y", on="id", after="1m")
+model = ms.Model("m", view=view, trainer=ms.LightGBM(rounds=5), examples=events, label=label)
+
+
+class Hostile:
+    """An object that answers nothing."""
+
+    def __repr__(self):
+        raise RuntimeError("it has no text")
+
+    def __eq__(self, other):
+        raise RuntimeError("it compares with nothing")
+
+    def __hash__(self):
+        return 1
+
+
+VALUES = [
+    None, True, 0, -1, 2**70, 1.5, math.nan, math.inf, "", "x", "from", "null", "'; drop table g; --", "\ud800", b"24h",
+    [], [None], ["x"], {}, {"x": 1}, {1: 2}, {"x": None}, set(), object(), Hostile(), lambda x: x, int, np.float64("nan"),
+    np.int64(3), np.array([1, 2]), np.datetime64("NaT"), dt.timedelta(-1), dt.datetime.max, dt.date(1, 1, 1), Decimal("1.5"),
+    pd.NaT, pd.DataFrame({"x": [1]}), pl.Series([1]), pa.table({}), Path("x"), user, events, group, view, model, label,
+    ms.Count(), table, batch, iter([1]), range(3), 1j,
+]  # fmt: skip
+DEFINED = {
+    ms.Entity: ("user", {"keys": {"user_id": "int64"}}),
+    ms.EventStream: ("s", {"time": "at", "schema": {"user_id": "int64", "at": "timestamp"}}),
+    ms.Table: ("t", {"path": "t.parquet"}),
+    ms.StreamFeatureGroup: ("g", {"entity": user, "source": events, "features": [ms.Count()]}),
+    ms.BatchFeatureGroup: ("b", {"entity": user, "sources": [table], "every": "24h", "query": query}),
+    ms.FeatureView: ("v", {"request": {}, "features": [group]}),
+    ms.Model: ("m", {"view": view, "examples": events, "label": label}),
+    ms.LightGBM: (None, {}),
+    ms.Retrain: (None, {}),
+    ms.TimeSince: (None, {}),
+    ms.Count: (None, {}),
+    **dict.fromkeys((ms.Sum, ms.Mean, ms.Std, ms.Var, ms.Min, ms.Max, ms.First, ms.Last), ("x", {})),
+}
+
+
+def answered(call, *args, **kwargs):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return call(*args, **kwargs)
+        except MillstreamError as error:
+            assert str(error)
+            return error
+
+
+@pytest.mark.parametrize("kind", [*DEFINED, ms.Label], ids=lambda kind: kind.__name__)
+def test_a_definition_is_built_or_refused_whatever_it_is_given(kind):
+    first, others = DEFINED.get(kind, (events, {"column": "y", "on": "id"}))
+    parameters = list(inspect.signature(kind).parameters.values())
+    for parameter in parameters:
+        for value in VALUES:
+            given = {**others, parameter.name: value}
+            if first is not None and parameter.name not in (parameters[0].name,):
+                given = {parameters[0].name: first, **given}
+            answered(kind, **given)
+    assert isinstance(answered(kind, nonsense=1), DefinitionError)
+    assert isinstance(answered(kind, *VALUES), DefinitionError)
+
+
+def test_an_argument_that_there_is_not_is_named_with_the_nearest():
+    with pytest.raises(
+        DefinitionError, match=r"(?s)LightGBM: there is no argument 'num_leaves'.*did you mean 'leaves'"
+    ):
+        ms.LightGBM(num_leaves=31)
+    with pytest.raises(DefinitionError, match=r"(?s)EventStream: there is no argument 'timestamp'"):
+        ms.EventStream("s", timestamp="at", schema={"at": "timestamp"})
+    with pytest.raises(DefinitionError, match=r"Entity: missing a required argument: 'keys'"):
+        ms.Entity("user")
+    with pytest.raises(MillstreamError, match=r"(?s)'millstream' has no 'CountDistict'"):
+        ms.CountDistict  # noqa: B018
+    with pytest.raises(AttributeError, match="'Entity'"):
+        ms.Entty  # noqa: B018
+    assert not hasattr(ms, "nothing_of_the_kind")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: ms.Count(over=b"24h"),
+        lambda: ms.Count(over=3600),
+        lambda: ms.Count(over=[3600]),
+        lambda: ms.Count(hop=60, over="1h"),
+        lambda: ms.Count(where=lambda row: row.x > 0),
+        lambda: ms.Count(where=""),
+        lambda: ms.Retrain(every=86400),
+        lambda: ms.Label(events, "y", on="id", absent=math.nan),
+        lambda: ms.LightGBM(seed="text"),
+        lambda: ms.LightGBM(seed=-1),
+        lambda: ms.LightGBM(learning_rate=True),
+        lambda: ms.LightGBM(learning_rate=math.nan),
+        lambda: ms.EventStream("t", time="at", partitions="4", schema={"at": "timestamp"}),
+        lambda: ms.EventStream("t", time="at", within=3600, schema={"at": "timestamp"}),
+        lambda: ms.Entity("user", keys={"user_id": "int64"}, tags=None),
+        lambda: ms.Entity("user", keys={"user_id": "int64"}, owner=5),
+        lambda: ms.StreamFeatureGroup("h", entity=user, source=events, derive=True, features=[ms.Count()]),
+        lambda: ms.StreamFeatureGroup("h", entity=user, source=events, derive={"k": 5}, features=[ms.Count()]),
+        lambda: group["count_24h"].default(math.nan),
+        lambda: group[5],
+        lambda: group.on(user_id=5),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_when_it_is_given(call):
+    with pytest.raises(DefinitionError):
+        call()
+
+
+def test_the_numbers_of_numpy_are_numbers():
+    assert ms.LightGBM(rounds=np.int64(7), learning_rate=np.float32(0.5), seed=np.uint8(3)) == ms.LightGBM(
+        rounds=7, learning_rate=0.5, seed=3
+    )
+    assert ms.EventStream("t", time="at", partitions=np.int32(4), schema={"at": "timestamp"}).partitions == 4
+    assert ms.Label(events, "y", on="id", absent=np.bool_(False)).absent is False
+    assert group["x_last"].default(np.float32(1.5)).default_value == 1.5
+    assert type(group["x_last"].default(np.int64(2)).default_value) is int
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    made = ms.Project(tmp_path_factory.mktemp("public") / "p", create=True)
+    made.apply(model)
+    begin = dt.datetime.now(dt.UTC) - dt.timedelta(days=3)
+    rows = [
+        {"id": i, "user_id": i % 7, "x": i % 5, "y": i % 3 == 0, "at": (begin + dt.timedelta(minutes=i)).isoformat()}
+        for i in range(120)
+    ]
+    made.load("events", rows)
+    made.drain()
+    made.backfill()
+    made.train("m")
+    made.deploy("m")
+    yield made
+    made.close()
+
+
+#: For each method the arguments with which it works; the walk replaces one of them at a time.
+METHODS = {
+    "plan": {}, "apply": {"allow_breaking": False}, "send": {"stream": "events", "rows": []},
+    "load": {"stream": "events", "rows": []}, "write": {"group": "g", "rows": []}, "backfill": {"group": "g"},
+    "features": {"view": "v", "keys": [{"user_id": 1}]}, "history": {"group": "g"}, "dead_letters": {"stream": "events"},
+    "training_set": {"model": "m"}, "train": {"model": "m"}, "register": {"model": "m", "fitted": ""},
+    "deploy": {"model": "m"}, "rollback": {"model": "m"}, "score": {"model": "m", "rows": [{"user_id": 1, "x": 1.0}]},
+    "verify": {"view": "v"}, "parity": {"model": "m"}, "explain": {"request_id": "x"},
+}  # fmt: skip
+SLOW = {
+    "backfill": ("progress",),
+    "train": ("model",),
+}  # computing anew for each value would take long and show nothing
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_of_a_project_ends_in_a_value_or_an_error_of_its_own(project, name):
+    method = getattr(project, name)
+    for parameter in inspect.signature(method).parameters.values():
+        if parameter.name in SLOW.get(name, ()):
+            continue
+        for value in VALUES:
+            if value is None and name in ("backfill", "train", "verify"):
+                continue
+            if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+                answered(method, value)
+            else:
+                answered(method, **{**METHODS[name], parameter.name: value})
+    assert isinstance(answered(method, nonsense=1), MillstreamError)
+
+
+def test_compute_and_project_end_in_a_value_or_an_error_of_their_own(tmp_path):
+    given = {"wanted": group, "sources": {events: []}, "rows": [{"user_id": 1, "at": "2026-01-01"}]}
+    for name in given:
+        for value in VALUES:
+            answered(ms.compute, **{**given, name: value})
+    for value in VALUES:
+        answered(ms.compute, group, {events: [value]}, [{"user_id": 1, "at": "2026-01-01"}])
+        for field in ("user_id", "x", "y", "at"):
+            row = {"id": 1, "user_id": 1, "x": 1.0, "y": True, "at": "2026-01-01", field: value}
+            answered(ms.compute, group, {events: [row]}, [{"user_id": 1, "at": "2026-01-01"}])
+            answered(ms.compute, group, {events: []}, [row])
+        answered(ms.compute, batch, {table: [{"user_id": value, "seen": value}]}, [{"user_id": 1, "at": "2026-01-01"}])
+        if not isinstance(value, str | Path):
+            answered(ms.Project, value)
+
+
+def test_a_training_set_is_split_or_refuses(project):
+    found = project.training_set("m")
+    assert isinstance(found, TrainingSet)
+    for value in VALUES:
+        answered(found.split, test=value)
+        answered(found.split, gap=value)
+        answered(found.split_at, value)
+    for gap in (-1, -(10**12), math.nan, "1 d", True, [1]):
+        assert isinstance(answered(found.split, gap=gap), MillstreamError)
+    assert found.split(gap="1h").train.num_rows < found.split().train.num_rows
+    assert len(found) == found.table.num_rows == 120
+    assert found.columns == tuple(found.table.column_names)
