@@ -221,8 +221,8 @@ def test_a_training_set_is_split_or_refuses(project):
         answered(found.split, test=value)
         answered(found.split, gap=value)
         answered(found.split_at, value)
-    for gap in (-1, -(10**12), math.nan, "1 d", True, [1]):
+    for gap in (-1, -(10**12), math.nan, "1d", True, [1], dt.timedelta(-1)):
         assert isinstance(answered(found.split, gap=gap), MillstreamError)
-    assert found.split(gap="1h").train.num_rows < found.split().train.num_rows
+    assert found.split(gap=dt.timedelta(hours=1)).train.num_rows < found.split().train.num_rows
     assert len(found) == found.table.num_rows == 120
     assert found.columns == tuple(found.table.column_names)

@@ -10,12 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from types import MappingProxyType
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from millstream.calls import checked
 from millstream.errors import TrainingError, nearest
 
+F = TypeVar("F", bound=Callable[..., Any])
 Floats = NDArray[np.float64]
 
 _CLIP = 1e-15  # a probability of exactly 0 or 1 would make the log loss of one row infinite
@@ -24,7 +27,7 @@ _REVIEWED = 100  # rows a review team looks at, for precision@100
 
 @dataclass(frozen=True)
 class Interval:
-    """A metric's value with the bounds of its confidence interval; NaN where the rows cannot tell (one class only)."""
+    """A metric's value with the bounds of its confidence interval; these are NaN where the rows are too few to tell."""
 
     value: float
     low: float
@@ -55,54 +58,68 @@ class _Ranked:
         return positive, np.add.reduceat(weight, self.starts) - positive
 
 
+def _public(function: F) -> F:
+    return checked(function, TrainingError)
+
+
 _Measure = Callable[[_Ranked, "Floats | None"], float]
 
 
+@_public
 def auc(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Return the chance that a random positive scores above a random negative (ties count half); NaN for one class.
+    """Return the chance that a random positive scores above a random negative (ties count half).
 
     >>> auc([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8])
     0.75
     """
-    return _auc(_Ranked(labels, scores), None)
+    return _measured("auc", labels, scores)
 
 
+@_public
 def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Return the mean precision over the positives found as the threshold falls; NaN without a positive.
+    """Return the mean precision over the positives found as the threshold falls.
 
     >>> round(average_precision([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8]), 4)
     0.8333
     """
-    return _average_precision(_Ranked(labels, scores), None)
+    return _measured("average_precision", labels, scores)
 
 
+@_public
 def log_loss(labels: ArrayLike, scores: ArrayLike) -> float:
     """Return the mean negative log likelihood of the labels under scores that are probabilities.
 
     >>> round(log_loss([0, 1], [0.1, 0.8]), 4)
     0.1643
     """
-    return _log_loss(_Ranked(labels, scores), None)
+    return _measured("log_loss", labels, scores)
 
 
+@_public
 def brier(labels: ArrayLike, scores: ArrayLike) -> float:
     """Return the mean squared distance between scores that are probabilities and the labels.
 
     >>> round(brier([0, 1], [0.1, 0.8]), 4)
     0.025
     """
-    return _squared(_Ranked(labels, scores), None)
+    return _measured("brier", labels, scores)
 
 
+@_public
 def precision_at(labels: ArrayLike, scores: ArrayLike, k: int = _REVIEWED) -> float:
     """Return the share of positives among the `k` highest scores; rows tied at the border count by their mean.
 
     >>> precision_at([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8], k=2)
     0.5
     """
-    return _precision(_Ranked(labels, scores), None, k)
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+        raise TrainingError(f"precision_at(k={k!r}): expected a whole number of 1 or more.", "write k=100.")
+    ranked = _Ranked(labels, scores)
+    _check_for("precision_at_100", ranked)
+    return _precision(ranked, None, int(k))
 
 
+@_public
 def evaluate(
     labels: ArrayLike,
     scores: ArrayLike,
@@ -123,13 +140,18 @@ def evaluate(
         seed: the same seed gives the same interval.
 
     Raises:
-        TrainingError: an unknown metric, lengths that differ, or a null among labels or scores.
+        TrainingError: an unknown metric, lengths that differ, a null among labels or scores, or rows on which the
+            metric has no value: other labels than 0 and 1, one class only, scores that are no probabilities.
 
     >>> found = evaluate([0, 0, 1, 1] * 50, [0.1, 0.4, 0.35, 0.8] * 50, metrics=["auc"])
     >>> print(found["auc"])
     0.7500 (0.6804 to 0.8196)
     """
+    _check_interval(confidence, draws)
     ranked = _Ranked(labels, scores)
+    for name in metrics:
+        measure(name)
+        _check_for(name, ranked)
     values = {name: measure(name)(ranked, None) for name in metrics}
     drawn = {name: np.empty(draws) for name in metrics if name != "auc"}
     for draw, weights in enumerate(_weights(len(ranked.order), draws if drawn else 0, seed)):
@@ -141,6 +163,7 @@ def evaluate(
     return {name: found[name] for name in metrics}
 
 
+@_public
 def difference(
     metric: str,
     labels: ArrayLike,
@@ -163,14 +186,17 @@ def difference(
         confidence, draws, seed: as in `evaluate`.
 
     Raises:
-        TrainingError: an unknown metric, lengths that differ, or a null among labels or scores.
+        TrainingError: as of `evaluate`.
 
     >>> labels = [0, 0, 1, 1] * 50
     >>> difference("auc", labels, labels, [0.1, 0.4, 0.35, 0.8] * 50).low > 0
     True
     """
+    _check_interval(confidence, draws)
     function = measure(metric)
     better, worse = _Ranked(labels, first), _Ranked(labels, second)
+    _check_for(metric, better)
+    _check_for(metric, worse)
     sign = -1.0 if metric in LOSSES else 1.0
     value = sign * (function(better, None) - function(worse, None)) + 0.0  # not -0.0
     drawn = [sign * (function(better, w) - function(worse, w)) for w in _weights(len(better.order), draws, seed)]
@@ -186,6 +212,54 @@ def measure(name: str) -> _Measure:
     return METRICS[name]
 
 
+def _measured(name: str, labels: ArrayLike, scores: ArrayLike) -> float:
+    ranked = _Ranked(labels, scores)
+    _check_for(name, ranked)
+    return METRICS[name](ranked, None)
+
+
+def _check_for(name: str, ranked: _Ranked) -> None:
+    """Refuse rows on which a metric has no value, or one that would mean nothing."""
+    if not len(ranked.labels):
+        raise TrainingError(f"Metric '{name}' was given no rows.", "measure on matured rows.")
+    if name not in _BINARY:
+        return
+    check_binary(ranked.labels, f"Metric '{name}'")
+    one_class = len(np.unique(ranked.labels)) == 1
+    if (name == "auc" and one_class) or (name == "average_precision" and not ranked.labels.any()):
+        raise TrainingError(
+            f"Metric '{name}' has no value: all {len(ranked.labels)} labels are {ranked.labels[0]:g}.",
+            "measure on rows of both classes.",
+        )
+    if name in _OF_PROBABILITIES and not 0 <= ranked.scores.min() <= ranked.scores.max() <= 1:
+        raise TrainingError(
+            f"Metric '{name}' needs probabilities; scores go from {ranked.scores.min():g} to {ranked.scores.max():g}.",
+            "pass the scores of a model whose objective is binary.",
+        )
+
+
+def check_binary(labels: Floats, thing: str) -> None:
+    """Raise `TrainingError` unless every label is 0 or 1: other ones, and more than two classes, are not supported."""
+    found = np.unique(labels)
+    if np.isin(found, (0.0, 1.0)).all():
+        return
+    if len(found) == 2:
+        hint = f"derive one that is 1 for {found[1]:g} and 0 for {found[0]:g}, or declare the column bool."
+        raise TrainingError(f"{thing} needs labels 0 and 1; found {found[0]:g} and {found[1]:g}.", hint)
+    shown = ", ".join(f"{label:g}" for label in found[:5]) + (", ..." if len(found) > 5 else "")
+    raise TrainingError(
+        f"{thing} needs labels 0 and 1; found {len(found)} values: {shown}.",
+        'more than two classes are not supported; for amounts, use objective="regression".',
+    )
+
+
+def _check_interval(confidence: float, draws: int) -> None:
+    if isinstance(confidence, bool) or not 0 < confidence < 1:
+        raise TrainingError(f"confidence was given {confidence!r}; expected between 0 and 1.", "write confidence=0.95.")
+    if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < 1:
+        raise TrainingError(f"draws was given {draws!r}; expected a whole number of 1 or more.", "write draws=200.")
+
+
 def _check(labels: Floats, scores: Floats) -> None:
     if labels.ndim != 1 or labels.shape != scores.shape:
         raise TrainingError(
@@ -199,6 +273,8 @@ def _check(labels: Floats, scores: Floats) -> None:
                 f"Metrics need every value; {missing} of {len(values)} {thing} are null.",
                 hint="evaluate on matured rows: training_set(...).matured().",
             )
+        if np.isinf(values).any():
+            raise TrainingError(f"Metrics need finite numbers; some {thing} are infinite.", "leave those rows out.")
 
 
 def _weights(rows: int, draws: int, seed: int) -> Iterator[Floats]:
@@ -231,7 +307,7 @@ def _average_precision(ranked: _Ranked, weights: Floats | None) -> float:
         return float("nan")
     found = np.cumsum(positive)
     shown = found + np.cumsum(negative)
-    return float((positive * found / np.where(shown, shown, 1.0)).sum() / total)
+    return min(1.0, float((positive * found / np.where(shown, shown, 1.0)).sum() / total))  # a last digit may round up
 
 
 def _precision(ranked: _Ranked, weights: Floats | None, k: int = _REVIEWED) -> float:
@@ -299,4 +375,6 @@ METRICS: MappingProxyType[str, _Measure] = MappingProxyType(
         "mae": _mae,
     }
 )
+_OF_PROBABILITIES = frozenset({"log_loss", "brier"})
+_BINARY = frozenset({"auc", "average_precision", "precision_at_100", *_OF_PROBABILITIES})
 LOSSES = frozenset({"log_loss", "brier", "rmse", "mae"})

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from millstream.errors import TrainingError
 from millstream.forks import forks
 from millstream.train.encoding import Encoder
+from millstream.train.metrics import check_binary
 
 if TYPE_CHECKING:
     from lightgbm import Booster
@@ -235,11 +236,15 @@ def _check(labels: Floats, objective: str) -> None:
             "LightGBM was given no rows to learn from.",
             hint="load history, or wait until labels have matured: print(training_set(...)) counts them.",
         )
+    if not np.isfinite(labels).all():
+        raise TrainingError("Some labels are null or infinite.", "train on matured rows: training_set(...).matured().")
     if objective == "binary" and labels.min() == labels.max():
         raise TrainingError(
             f"All {len(labels)} labels are {labels[0]:g}; a binary model needs both classes.",
             hint="train on a longer time, or check the label's column and `on`.",
         )
+    if objective == "binary":
+        check_binary(labels, "A binary model")
 
 
 def _sample(columns: int) -> Floats:

@@ -19,10 +19,9 @@ import pyarrow.compute as pc
 from millstream.buffer.columns import INSTANT
 from millstream.calls import checked_methods
 from millstream.clock import to_datetime, to_micros
-from millstream.definitions.durations import micros
 from millstream.definitions.feature_view import FeatureView
 from millstream.definitions.model import Label, Model
-from millstream.errors import DefinitionError, TrainingError
+from millstream.errors import TrainingError
 from millstream.train.encoding import numbers
 from millstream.train.past import Pins, Stored
 from millstream.train.point_in_time import AT, join
@@ -69,13 +68,13 @@ class TrainingSet:
         """The names of the table's columns."""
         return tuple(self.table.column_names)
 
-    def split(self, *, test: str | float = "20%", gap: str | timedelta | int = 0) -> Split:
+    def split(self, *, test: str | float = "20%", gap: timedelta | int = 0) -> Split:
         """Return the matured rows split by time: the newest to measure on, those before to learn from.
 
         Args:
             test: the share to measure on, "20%" or 0.2; rows of the same instant stay together, so it may be more.
-            gap: what is left out before the first row to measure on: "30d", a timedelta or microseconds. As long as
-                labels take to come, it measures what training would have reached at that moment.
+            gap: what is left out before the first row to measure on: a timedelta, or microseconds. As long as labels
+                take to come, it measures what training would have reached at that moment.
 
         Raises:
             TrainingError: a share that is not between 0 and 1, or a gap that is no time.
@@ -88,7 +87,7 @@ class TrainingSet:
         cut = int(at[min(int(len(at) * (1 - share)), len(at) - 1)])
         return self.split_at(cut, gap=gap)
 
-    def split_at(self, cut: int | str | datetime, *, gap: str | timedelta | int = 0) -> Split:
+    def split_at(self, cut: int | str | datetime, *, gap: timedelta | int = 0) -> Split:
         """Return the matured rows before the instant `cut` less `gap`, and those from `cut` on; bare numbers are µs."""
         cut, gap = to_micros(cut), _gap(gap)
         rows = self.matured()
@@ -231,12 +230,14 @@ def _places(values: pa.ChunkedArray, which: str) -> pa.Array:
 
 
 def _gap(gap: object) -> int:
-    if isinstance(gap, int | np.integer) and not isinstance(gap, bool) and gap >= 0:
-        return int(gap)
-    try:
-        return micros(gap)  # type: ignore[arg-type]
-    except DefinitionError:
-        raise TrainingError(f"split(gap={gap!r}): expected a time of 0 or more.", 'write gap="30d".') from None
+    """The gap in µs; a negative one would put the same rows into both parts."""
+    span = gap // timedelta(microseconds=1) if isinstance(gap, timedelta) and gap == gap else gap
+    if isinstance(span, int | np.integer) and not isinstance(span, bool) and span >= 0:
+        return int(span)
+    raise TrainingError(f"split(gap={gap!r}): expected a timedelta, or microseconds, of 0 or more.", _GAP)
+
+
+_GAP = "write gap=timedelta(days=30)."
 
 
 def _share(test: str | float) -> float:

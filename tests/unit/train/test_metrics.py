@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from millstream.errors import TrainingError
 from millstream.train import metrics
@@ -62,9 +64,60 @@ def test_a_constant_score_ranks_nothing():
 
 @pytest.mark.parametrize("labels", [[], [1, 1], [0, 0]])
 def test_one_class_has_no_auc(labels):
-    found = metrics.evaluate(labels, [0.5] * len(labels), metrics=["auc", "average_precision"])
-    assert np.isnan(found["auc"].value)
-    assert np.isnan(found["auc"].low)
+    for call in (
+        lambda: metrics.auc(labels, [0.5] * len(labels)),
+        lambda: metrics.evaluate(labels, [0.5] * len(labels)),
+    ):
+        with pytest.raises(TrainingError, match="'auc'"):
+            call()
+    with pytest.raises(TrainingError, match="'average_precision'"):
+        metrics.average_precision([0, 0], [0.1, 0.2])
+    assert metrics.average_precision([1, 1], [0.1, 0.2]) == 1.0
+
+
+@pytest.mark.parametrize("labels", [[-1, 1, -1, 1], [1, 2, 1, 2], [0, 2, 0, 2], [0.1, 0.9, 0, 1], [0, 1, 2, 0]])
+@pytest.mark.parametrize("name", ["auc", "average_precision", "log_loss", "brier", "precision_at_100"])
+def test_other_labels_than_0_and_1_are_refused(labels, name):
+    with pytest.raises(TrainingError, match="needs labels 0 and 1; found"):
+        metrics.evaluate(labels, [0.1, 0.2, 0.3, 0.4], metrics=[name])
+    with pytest.raises(TrainingError, match="needs labels 0 and 1; found"):
+        metrics.difference(name, labels, [0.1, 0.2, 0.3, 0.4], [0.1, 0.2, 0.3, 0.4])
+
+
+def test_what_is_no_probability_and_no_number_is_refused():
+    for name in ("log_loss", "brier"):
+        with pytest.raises(TrainingError, match="needs probabilities; scores go from -2 to 3"):
+            metrics.evaluate([0, 1], [-2.0, 3.0], metrics=[name])
+    assert metrics.auc([0, 1], [-2.0, 3.0]) == 1.0
+    for scores in ([np.inf, 0.5], [np.nan, 0.5], ["a", "b"], [0.5], None):
+        with pytest.raises(TrainingError):
+            metrics.auc([0, 1], scores)
+    for wrong in ({"confidence": 0}, {"confidence": np.nan}, {"draws": 0}, {"draws": 1.5}, {"seed": "x"}):
+        with pytest.raises(TrainingError):
+            metrics.evaluate([0, 1], [0.2, 0.7], metrics=["brier"], **wrong)
+    with pytest.raises(TrainingError, match="k=0"):
+        metrics.precision_at([0, 1], [0.2, 0.7], k=0)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 10)), min_size=2, max_size=60))
+def test_a_metric_is_a_number_that_can_be_and_scikit_learns(rows):
+    sklearn = pytest.importorskip("sklearn.metrics")
+    labels, scores = np.array([float(label) for label, _ in rows]), np.array([score / 10 for _, score in rows])
+    if len(np.unique(labels)) < 2:
+        return
+    found = {name: one.value for name, one in metrics.evaluate(labels, scores, draws=2).items()}
+    assert all(0 <= found[name] <= 1 for name in ("auc", "average_precision", "brier", "precision_at_100"))
+    expected = {
+        "auc": sklearn.roc_auc_score(labels, scores),
+        "average_precision": sklearn.average_precision_score(labels, scores),
+        "log_loss": sklearn.log_loss(labels, np.clip(scores, 1e-15, 1 - 1e-15)),
+        "brier": sklearn.brier_score_loss(labels, scores),
+    }
+    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    errors = metrics.evaluate(labels * 7, scores, metrics=["rmse", "mae"], draws=2)
+    assert errors["rmse"].value == pytest.approx(sklearn.mean_squared_error(labels * 7, scores) ** 0.5)
+    assert errors["mae"].value == pytest.approx(sklearn.mean_absolute_error(labels * 7, scores))
 
 
 def test_the_delong_interval_covers_the_truth_about_as_often_as_it_says():

@@ -72,7 +72,11 @@ class Events:
     def add(self, stream, rows):
         known = self.tables.get(stream.name)
         position = 0 if known is None else known.num_rows
-        (batch,) = encode_history(stream, rows)
+        timed = [name for name, kind in stream.schema.items() if kind == "timestamp"]
+        dated = [
+            {n: np.datetime64(v, "us") if n in timed and v is not None else v for n, v in row.items()} for row in rows
+        ]
+        (batch,) = encode_history(stream, dated)  # a small number alone would be taken for seconds
         decoded = decode(stream, [Records(stream.name, 0, position, batch.count, LATER, batch.encoding, batch.payload)])
         assert not decoded.dead
         self.tables[stream.name] = decoded.table if known is None else pa.concat_tables([known, decoded.table])
