@@ -36,7 +36,7 @@ def micros(duration: Duration, thing: str = "Duration", argument: str = "duratio
     if value is None or not 0 <= value <= _LONGEST:
         hint = 'write a whole number and a unit, such as "30s", "5m", "24h" or "30d".'
         if isinstance(duration, int) and not isinstance(duration, bool):
-            hint = f'a bare number does not say its unit: write "{duration}s" for {duration} seconds.'
+            hint = f"a bare number does not say its unit; {hint}"
         raise DefinitionError.expected(thing, argument, duration, "a duration", hint)
     return value
 

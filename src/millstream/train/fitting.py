@@ -15,6 +15,7 @@ from millstream.train.encoding import Encoder, numbers
 from millstream.train.metrics import Interval, evaluate
 from millstream.train.trainers import Artefact, trainer_of
 from millstream.train.training_set import LABEL, Split, TrainingSet
+from millstream.train.trial import try_out
 from millstream.train.versions import ModelVersion, ModelVersions
 
 if TYPE_CHECKING:
@@ -107,7 +108,8 @@ def adopt(
         dictionaries: for each string column its values in the order of their codes.
 
     Raises:
-        TrainingError: a string column without its dictionary, or a model of other columns.
+        TrainingError: a string column without its dictionary, a model of other columns, or one that is damaged: it is
+            loaded by a process apart first, so that a file which makes its library crash ends nothing else.
     """
     dtypes = model.view.dtypes
     given = {name: tuple(words) for name, words in (dictionaries or {}).items()}
@@ -117,5 +119,11 @@ def adopt(
                 f"Model '{model.name}': column '{name}' is a string, and nothing says which number each value is.",
                 f'pass dictionaries={{"{name}": ["the value of code 0", ...]}}.',
             )
+    if not isinstance(fitted, str) and not hasattr(fitted, "model_to_string"):
+        raise TrainingError(
+            f"Model '{model.name}' was given a {type(fitted).__name__}; expected a LightGBM booster, or its text.",
+            "pass the booster, such as LGBMClassifier(...).fit(...).booster_.",
+        )
     text = fitted if isinstance(fitted, str) else fitted.model_to_string()
+    try_out("lightgbm", text)
     return models.register(model.name, Artefact("lightgbm", text, Encoder(dict(dtypes), given)), pins=pins)

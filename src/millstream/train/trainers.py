@@ -159,7 +159,7 @@ class LightGBMPredictor:
         self.columns: int = self._booster.num_feature()
         self._threads = threading.local()
         self.fast = hasattr(lightgbm.basic._LIB, "LGBM_BoosterPredictForMatSingleRowFast")
-        self.fast = self.fast and self._equal_on(_sample(self.columns))
+        self.fast = self.fast and self._equal_on(sample(self.columns))
 
     def predict(self, matrix: Floats) -> Floats:
         """Return one score per row, on one thread: more only pay for themselves on very large matrices."""
@@ -247,7 +247,7 @@ def _check(labels: Floats, objective: str) -> None:
         check_binary(labels, "A binary model")
 
 
-def _sample(columns: int) -> Floats:
+def sample(columns: int) -> Floats:
     """Return rows on which the two calls of a model are compared: wide numbers, small codes and nulls."""
     generator = np.random.default_rng(0)
     rows = generator.standard_normal((64, columns)) * 10.0 ** generator.integers(-3, 7, (64, columns))
