@@ -265,4 +265,10 @@ def _functions(features: Iterable[OnDemandFeature], dtypes: Mapping[str, str]) -
 def _with_default(column: np.ndarray, entry: ViewColumn) -> np.ndarray:
     import numpy as np
 
-    return np.where(is_null(column), np.array(entry.default, column.dtype), column)
+    from millstream.whole import WHOLE, as_column, put
+
+    missing = is_null(column)
+    default = as_column([entry.default], entry.dtype) if entry.dtype in WHOLE else None
+    if default is not None and default.dtype == object != column.dtype:  # a whole number that float64 has not
+        return put(column, np.flatnonzero(missing), default)
+    return np.where(missing, np.array(entry.default, column.dtype), column)

@@ -110,14 +110,14 @@ class RowFunction:
         import numpy as np
 
         given = [columns[name] for name in self.arguments]
-        if self._column is None:
-            return self._texts(given)
+        if self._column is None or any(one.dtype == object for one in given):
+            return self._row_by_row(given)
         out = np.empty(len(given[0]), np.float64)
         numbers = [one if one.dtype == np.float64 else one.astype(np.float64) for one in given]
         return out, self._column(*numbers, out)
 
-    def _texts(self, given: Sequence[np.ndarray]) -> tuple[np.ndarray, int]:
-        """Row by row, where strings are taken or returned."""
+    def _row_by_row(self, given: Sequence[np.ndarray]) -> tuple[np.ndarray, int]:
+        """Row by row, where strings are taken or returned, or whole numbers that float64 has not."""
         import numpy as np
 
         rows = len(given[0])
@@ -156,9 +156,9 @@ def _scalars(column: np.ndarray, kind: str, nulls: str) -> list[Any]:
     if kind == "string":
         return values
     if nulls == "pass":
-        return [float(value) for value in values]
+        return [math.nan if value is None else float(value) for value in values]
     take = {"float64": float, "bool": bool}.get(kind, int)
-    return [None if value != value else take(value) for value in values]
+    return [None if value is None or value != value else take(value) for value in values]
 
 
 @lru_cache(maxsize=1024)

@@ -19,6 +19,7 @@ from millstream.errors import CorruptState
 from millstream.fold.keys import encode_keys
 from millstream.fold.layout import HEAD_SPAN
 from millstream.instants import micros
+from millstream.whole import WHOLE, as_column, of_arrow
 
 #: The version of the format of batch states; another one is refused, never guessed at.
 ROWS_VERSION = 1
@@ -260,7 +261,7 @@ def _column(kind: str, values: Sequence[Any]) -> np.ndarray:
         result = np.empty(len(values), object)
         result[:] = values
         return result
-    return np.array([np.nan if value is None else value for value in values], np.float64)
+    return as_column(values, kind)
 
 
 def with_keys(types: Mapping[str, str], rows: pa.Table) -> pa.Table:
@@ -343,4 +344,6 @@ def _taken(kind: str, column: pa.ChunkedArray, places: pa.Array) -> np.ndarray:
     values = _plain(kind, column).take(places) if len(column) else pa.nulls(len(places), column.type)
     if kind == "string":
         return np.asarray(values.to_numpy(zero_copy_only=False) if isinstance(values, pa.Array) else values.to_numpy())
+    if kind in WHOLE:
+        return of_arrow(values.cast(pa.int64()))
     return np.array(pc.cast(values, pa.float64(), safe=False).to_numpy(zero_copy_only=False), np.float64)

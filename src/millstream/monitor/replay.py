@@ -27,6 +27,7 @@ from millstream.instants import FIRST, micros
 from millstream.store.online import EARLY
 from millstream.train.past import needed
 from millstream.train.point_in_time import columns_of, union
+from millstream.whole import floats, of_arrow, put
 
 if TYPE_CHECKING:
     from millstream.definitions import FeatureView
@@ -171,7 +172,7 @@ class Replay:
             known = table.filter(pc.less(table["_run"], following))
             part = rows_as_of(version.schema, known, keys.take(pa.array(mine)), at[mine], group.ttl)
             for name, values in part.items():
-                found[name][mine] = values
+                found[name] = put(found[name], mine, values)
         return found
 
     def runs_applied(self, reading: Reading) -> np.ndarray:
@@ -291,14 +292,16 @@ def column_values(column: pa.ChunkedArray) -> np.ndarray:
     """A captured column as views assemble it: float64 with NaN for null, strings as objects with None."""
     if pa.types.is_string(column.type):
         return np.asarray(column.to_numpy(zero_copy_only=False), object)
-    if pa.types.is_timestamp(column.type):
-        column = column.cast(pa.int64())
-    # An integer beyond 2**53 is rounded, as serving rounds it.
+    if pa.types.is_timestamp(column.type) or pa.types.is_integer(column.type):
+        return of_arrow(column.cast(pa.int64()))
     return np.array(column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), np.float64)
 
 
 def differs(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Where two columns are not the same bits (all nulls are one)."""
+    texts = any(isinstance(value, str) for one in (left, right) if one.dtype == object for value in one)
+    if left.dtype != right.dtype and not texts:  # captures round a feature beyond 2**53, which they keep as float64
+        left, right = floats(left), floats(right)
     if left.dtype == object or right.dtype == object:
         return np.array([a != b for a, b in zip(left.tolist(), right.tolist(), strict=True)], bool)
     bits = (np.where(np.isnan(a), np.nan, a).astype(np.float64).view(np.int64) for a in (left, right))

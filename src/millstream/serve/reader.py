@@ -19,6 +19,7 @@ from millstream.fold import encode_key, layout_of, shard_of
 from millstream.fold.rows import forgotten, row_at, rows_at, split_rows
 from millstream.serve.vector import Vector, readable
 from millstream.store.online import EARLY, LET_GO, OnlineStore, ShardMeta
+from millstream.whole import as_column, objects
 
 if TYPE_CHECKING:
     from millstream.clock import Clock
@@ -199,12 +200,13 @@ _NOTHING = msgspec.Raw(b"{}")
 
 
 def column_of(values: Sequence[Any], kind: str) -> NDArray[Any]:
-    """Return values of a schema type as a view takes them: strings as objects with None, else float64 with NaN."""
+    """Return values of a schema type as a view takes them: strings as objects with None, else float64 with NaN.
+
+    A column with a whole number that float64 has not keeps its numbers as objects too; see `millstream.whole`.
+    """
     if kind == "string":
-        column = np.empty(len(values), object)
-        column[:] = values
-        return column
-    return np.array([np.nan if value is None else value for value in values], np.float64)
+        return objects(values)
+    return as_column(values, kind)
 
 
 def _lookups(view: FeatureView, versions: Mapping[str, GroupVersion], keys: list[_Key]) -> list[_Lookup]:

@@ -14,6 +14,7 @@ from millstream.errors import ServeError
 from millstream.serve.capture import CaptureShape
 from millstream.serve.reader import FeatureReader, GroupFacts
 from millstream.serve.request import RequestSchema
+from millstream.whole import floats
 
 if TYPE_CHECKING:
     from millstream.clock import Clock
@@ -77,6 +78,7 @@ class Scorer:
         self.shape = CaptureShape(model.name, str(loaded.version), view.name, revision_of(model.view), captured)
         self.counter = f'scored{{model="{model.name}",version="{loaded.version}"}}'
         self._fields, self._columns = tuple(declared), tuple(columns)
+        self._strings = frozenset(name for name, kind in kinds.items() if kind == "string")
 
     def score(self, rows: Sequence[Mapping[str, Any]]) -> list[Scored]:
         """Return the scores of rows, in order; a row's `at` is now unless it says.
@@ -89,9 +91,8 @@ class Scorer:
         scores = self.loaded.score(read.columns).tolist()
         if len(scores) == 1:
             return [self._one(scores[0], parsed, read.columns, read.facts, now)]
-        values = [parsed.values[name] for name in self._fields] + [
-            read.columns[name].tolist() for name in self._columns
-        ]
+        values = [parsed.values[name] for name in self._fields]
+        values += [self._captured(name, read.columns[name]).tolist() for name in self._columns]
         rows_of_values = [list(row) for row in zip(*values, strict=True)]
         groups = [dict(zip(read.facts, row, strict=True)) for row in zip(*read.facts.values(), strict=True)]
         groups = groups or [{} for _ in scores]
@@ -111,9 +112,13 @@ class Scorer:
         now: int,
     ) -> Scored:
         values = [parsed.values[name][0] for name in self._fields]
-        values += [columns[name].item(0) for name in self._columns]
+        values += [self._captured(name, columns[name]).item(0) for name in self._columns]
         groups = {name: found[0] for name, found in facts.items()}
         return Scored(score, int(parsed.at[0]), now, values, groups, parsed.rest[0])
+
+    def _captured(self, name: str, column: np.ndarray) -> np.ndarray:
+        """A column as captures keep it: numbers are float64, so that a feature may become another kind of number."""
+        return floats(column) if column.dtype == object and name not in self._strings else column
 
     def capture(self, request_id: str, scored: Scored) -> list[Any]:
         """Return a scored row as a row for the capture journal, of this scorer's `shape`."""

@@ -137,7 +137,9 @@ def typed(values: NDArray[Any], kind: str) -> pa.Array:
     [67, None]
     """
     if values.dtype == object:
-        return pa.array(values, pa.string())
+        if kind == "timestamp":
+            return pa.array(values, pa.int64()).cast(pa.timestamp("us", "UTC"))
+        return pa.array(values, pa.int64() if kind == "int64" else pa.string())
     floats = pa.array(values, pa.float64(), mask=np.isnan(values))
     try:
         if kind == "bool":
@@ -151,7 +153,7 @@ def typed(values: NDArray[Any], kind: str) -> pa.Array:
     return floats
 
 
-def typed_value(value: float | str | None, kind: str) -> Any:
+def typed_value(value: float | int | str | None, kind: str) -> Any:
     """Return one value of a view's column as its declared type: `typed` for a single row, at a tenth of its cost.
 
     >>> typed_value(67.0, "int64"), typed_value(1.5, "int64"), typed_value(float("nan"), "int64")
@@ -161,6 +163,8 @@ def typed_value(value: float | str | None, kind: str) -> Any:
         return value
     if value != value:
         return None
+    if isinstance(value, int):  # beyond 2**53, see `millstream.whole`
+        return to_datetime(value) if kind == "timestamp" and FIRST <= value <= LAST else value
     if kind == "bool" and value in (0.0, 1.0):
         return bool(value)
     if kind == "int64" and value.is_integer() and -(2.0**63) <= value < 2.0**63:

@@ -23,6 +23,7 @@ from millstream.fold import Prepared, as_of, encode_keys, layout_of, prepare
 from millstream.fold.rows import rows_as_of, with_keys
 from millstream.instants import FIRST
 from millstream.train.encoding import numbers, typed
+from millstream.whole import of_arrow
 
 Group = StreamFeatureGroup | BatchFeatureGroup
 Columns = dict[str, NDArray[Any]]
@@ -165,4 +166,6 @@ def _reader(group: Group, past: Past, at: Instants, seen: dict[Source, pa.Table]
 
 def _values(column: pa.Array) -> NDArray[Any]:
     """A column as views assemble it: float64 with NaN for null, strings as objects with None."""
+    if pa.types.is_integer(column.type) or pa.types.is_timestamp(column.type):
+        return of_arrow(column.cast(pa.int64()))
     return np.asarray(column.to_numpy(zero_copy_only=False)) if pa.types.is_string(column.type) else numbers(column)
