@@ -171,7 +171,20 @@ class DefinitionError(MillstreamError):
 
 
 class UnknownName(MillstreamError, AttributeError):
-    """A name that a module or class of Millstream does not have."""
+    """A name that Millstream does not have.
+
+    Why: Python says so of every module; here the message names what comes nearest.
+    Mend: write the name as the hint says, or look it up in docs/definitions.md.
+
+    >>> import millstream as ms
+    >>> ms.Cuont
+    Traceback (most recent call last):
+    millstream.errors.UnknownName: 'millstream' has no 'Cuont'.
+    <BLANKLINE>
+    Hint: did you mean 'Count'?
+    """
+
+    code = "MS104"
 
     @classmethod
     def of(cls, thing: str, name: str, names: Iterable[str]) -> Self:
