@@ -90,13 +90,13 @@ def _float64(value: Any) -> float | None:
 
 
 def _string(value: Any) -> str:
-    if isinstance(value, str) and (value.isascii() or _encodes(value)):
+    if isinstance(value, str) and (value.isascii() or encodes(value)):
         return str(value)
     raise Unfit
 
 
-def _encodes(text: str) -> bool:
-    # JSON and Python can spell half of a surrogate pair, which no key and no file can hold.
+def encodes(text: str) -> bool:
+    """Say whether text is UTF-8: JSON and Python can spell half of a surrogate pair, which no key and no file holds."""
     try:
         text.encode()
     except UnicodeEncodeError:

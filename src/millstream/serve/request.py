@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from millstream.clock import to_micros
-from millstream.errors import MillstreamError, RequestError, nearest
-from millstream.instants import FIRST, LAST
+from millstream.buffer.values import Unfit, encodes, fit
+from millstream.errors import RequestError, nearest
+from millstream.instants import other_unit
 
 if TYPE_CHECKING:
     from millstream.definitions import FeatureView
@@ -22,15 +24,15 @@ _WHOLE = re.compile(r"[+-]?[0-9]{1,40}")
 _EXAMPLES = {"int64": 42, "float64": 9.5, "string": "text", "bool": True, "timestamp": "2026-01-31T12:00:00Z"}
 _EXPECTED = {
     "int64": "an integer of at most 64 bits, or null",
-    "float64": "a finite number, or null",
+    "float64": "a number, or null",
     "string": "a string, or null",
     "bool": "true or false, or null",
     "timestamp": "an ISO-8601 instant or microseconds since 1970 UTC, or null",
 }
 
 
-class _Unfit(Exception):
-    """A value is not of the type that its field declares."""
+_MOST = sys.float_info.max
+_LEAST = -_MOST
 
 
 @dataclass(frozen=True)
@@ -120,9 +122,11 @@ class RequestSchema:
     def _checked(self, place: int, name: str, kind: str, check: Callable[[Any], Any], given: Any) -> Any:
         try:
             return check(given)
-        except (_Unfit, MillstreamError, OverflowError):
+        except Unfit:
+            unit = other_unit(given) if kind == "timestamp" and type(given) is int else None
+            said = f"looks like {unit} since 1970, not microseconds" if unit else f"is not {_a(kind)}"
             raise RequestError(
-                f"Row {place}: field '{name}' of view '{self.view}' is not {_a(kind)}.",
+                f"Row {place}: field '{name}' of view '{self.view}' {said}.",
                 field=name,
                 given=_shown(given),
                 expected=_EXPECTED[kind],
@@ -130,7 +134,7 @@ class RequestSchema:
             ) from None
 
     def _instant(self, place: int, given: Any) -> int:
-        return int(self._checked(place, "at", "timestamp", _instant, given))
+        return int(self._checked(place, "at", "timestamp", _moment, given))
 
     def _undeclared(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
         known = self.types
@@ -179,50 +183,42 @@ class RequestSchema:
         return {name: _EXAMPLES[kind] for name, kind in self.types.items()}
 
 
-def _integer(given: Any) -> int:
-    if (type(given) is int or isinstance(given, np.integer)) and -(2**63) <= given < 2**63:
-        return int(given)
-    raise _Unfit
+def _integer(given: Any) -> int | None:
+    if type(given) is int and -(2**63) <= given < 2**63:
+        return given
+    found: int | None = fit(given, "int64")
+    return found
 
 
 def _number(given: Any) -> float | None:
-    if type(given) is float or type(given) is int or isinstance(given, np.integer | np.floating):
-        number = float(given)
-        if number != number:
-            return None
-        if abs(number) != float("inf"):
-            return number
-    raise _Unfit
-
-
-def _text(given: Any) -> str:
-    if isinstance(given, str) and (given.isascii() or _encodes(given)):
+    if type(given) is float and _LEAST <= given <= _MOST:
         return given
-    raise _Unfit
+    found: float | None = fit(given, "float64")
+    return found
 
 
-def _encodes(given: str) -> bool:
-    # JSON can spell half of a surrogate pair, which no key and no file can hold.
-    try:
-        given.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _text(given: Any) -> str | None:
+    if type(given) is str and given.isascii():
+        return given
+    found: str | None = fit(given, "string")
+    return found
 
 
-def _truth(given: Any) -> bool:
-    if isinstance(given, bool | np.bool_):
-        return bool(given)
-    raise _Unfit
+def _truth(given: Any) -> bool | None:
+    found: bool | None = fit(given, "bool")
+    return found
 
 
-def _instant(given: Any) -> int:
-    if isinstance(given, bool | float):
-        raise _Unfit
-    at = to_micros(given)
-    if FIRST <= at <= LAST:
-        return at
-    raise _Unfit
+def _instant(given: Any) -> int | None:
+    found: int | None = fit(given, "timestamp")
+    return found
+
+
+def _moment(given: Any) -> int:
+    at = _instant(given)
+    if at is None:
+        raise Unfit
+    return at
 
 
 _CHECKS: dict[str, Callable[[Any], Any]] = {
@@ -245,7 +241,8 @@ def _from_text(kind: str, text: str) -> Any:
 
 def _float(text: str) -> Any:
     try:
-        return float(text) if text.isascii() and "_" not in text else text
+        number = float(text) if text.isascii() and "_" not in text else math.nan
+        return number if math.isfinite(number) else text
     except ValueError:
         return text
 
@@ -257,5 +254,5 @@ def _a(kind: str) -> str:
 def _shown(given: Any) -> Any:
     if given is None or isinstance(given, bool | int | float):
         return given
-    text = given if isinstance(given, str) and _encodes(given) else repr(given)
+    text = given if isinstance(given, str) and encodes(given) else repr(given)
     return text if len(text) <= 200 else text[:197] + "..."

@@ -48,7 +48,7 @@ def test_events_are_partitioned_by_their_id_unless_told_otherwise():
         ({"available": "knwon"}, "unknown column 'knwon' in available", "'known'"),
         ({"deduplicate": "amount"}, "deduplicate 'amount' has type float64; expected int64 or string", ""),
         ({"partition_by": "nothing_like_it"}, "unknown column", "the columns are 'id', 'user_id'"),
-        ({"partitions": 0}, "partitions was given 0; expected 1 to 1024", "leave it out"),
+        ({"partitions": 0}, "partitions was given 0; expected a whole number from 1 to 1024", "leave it out"),
         ({"deduplicate": "id", "within": "8d"}, "no longer than retention, 7d", 'raise retention to "8d"'),
         ({"schema": {}}, "expected a mapping of column names to types", "schema="),
         ({"schema": {"at": "datetime"}}, "type of column 'at' was given 'datetime'", "'timestamp'"),
