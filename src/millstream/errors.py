@@ -372,6 +372,18 @@ class Forked(MillstreamError):
         )
 
 
+class CorruptLog(LogError):
+    """What the log's file holds does not read as what was written; nothing of it was used or overwritten."""
+
+    @classmethod
+    def at(cls, file: object, what: str) -> Self:
+        """A place in the log whose checksum does not match what is there, or where something is missing."""
+        return cls(
+            f"Log '{file}' is damaged: {what} does not read as what was written.",
+            "`millstream doctor` lists all that is damaged; then restore the project's folder from a copy.",
+        )
+
+
 class StoreError(MillstreamError):
     """A store cannot do what is asked of it.
 

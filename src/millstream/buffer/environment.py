@@ -15,8 +15,17 @@ import lmdb
 
 from millstream.buffer.durability import Durability, give_up, recover
 from millstream.buffer.gate import Gate, boot
-from millstream.errors import DiskFull, LogError
+from millstream.errors import CorruptLog, DiskFull, LogError
 
+_BROKEN = (
+    lmdb.InvalidError,
+    lmdb.CorruptedError,
+    lmdb.VersionMismatchError,
+    lmdb.PageNotFoundError,
+    lmdb.PanicError,
+    lmdb.CursorFullError,
+    lmdb.IncompatibleError,
+)
 _ROOM = 1 << 20  # with less than this left on the disk, an I/O error is a full disk
 _CHECK_READERS_EVERY = 256  # write transactions between two looks for readers whose process has died
 _READERS = 512
@@ -52,6 +61,7 @@ class Environment:
         if now and durable:
             recover(self.path, now)
         self._env = _opened(self.path, map_gib, durable, self_syncing=durable and not now)
+        self._table = self._env.open_db(None)
         self.file = file_at(self.path)
         try:
             if now and durable:
@@ -63,21 +73,41 @@ class Environment:
             raise
 
     @contextmanager
-    def begin(self, write: bool = False) -> Iterator[lmdb.Transaction]:
+    def begin(self, write: bool = False, *, wait: bool = True) -> Iterator[lmdb.Transaction]:
         """Open a transaction, undone if the block raises; values are views into the map: copy what outlives it.
 
-        What was written is durable after the block. Others wait while a write is open: prepare it before.
+        What was written is durable after the block, or soon, where that need not be waited for. Others wait while a
+        write is open: prepare it before.
         """
         self._refuse_misuse(write)
         try:
             if write:
-                with self._written() as transaction:
+                with self._written(wait) as transaction:
                     yield transaction
             else:
                 with self._transaction(write) as transaction:
                     yield transaction
         except lmdb.Error as error:
             raise self._translated(error, "written" if write else "read") from error
+
+    @property
+    def page_size(self) -> int:
+        """Bytes of a page."""
+        return int(self._env.stat()["psize"])
+
+    @property
+    def map_size(self) -> int:
+        """Bytes that it may grow to."""
+        return int(self._env.info()["map_size"])
+
+    def last_page(self) -> int:
+        """The number of the last page that was ever used."""
+        return int(self._env.info()["last_pgno"])
+
+    def pages(self, rows: lmdb.Transaction) -> int:
+        """How many pages hold something, as a transaction sees it."""
+        found = rows.stat(self._table)
+        return int(found["branch_pages"] + found["leaf_pages"] + found["overflow_pages"])
 
     def settle(self, transaction: int) -> None:
         """Return when all that a transaction has seen is durable, so that what is done with it cannot un-happen."""
@@ -86,7 +116,7 @@ class Environment:
                 self._durability.wait(transaction)
 
     @contextmanager
-    def _written(self) -> Iterator[lmdb.Transaction]:
+    def _written(self, wait: bool) -> Iterator[lmdb.Transaction]:
         """A write under the gate, and after it the wait for the disk."""
         durability = self._durability
         if durability is not None:
@@ -101,7 +131,8 @@ class Environment:
                     committed = self._env.info()["last_txnid"]
                 finally:
                     self._writing.now = False
-            self.settle(committed)
+            if wait:
+                self.settle(committed)
         finally:
             if durability is not None:
                 durability.done()
@@ -168,8 +199,8 @@ class Environment:
                 f"'{self.path}' has been made larger by another process than this one may read.",
                 "start this process again: it takes the new 'log_gib' when it starts.",
             )
-        if isinstance(error, lmdb.InvalidError | lmdb.CorruptedError | lmdb.VersionMismatchError):
-            return LogError(
+        if isinstance(error, _BROKEN):
+            return CorruptLog(
                 f"'{self.path}' does not hold a readable database ({error}).",
                 "restore the folder from a copy, or move it away.",
             )

@@ -194,7 +194,9 @@ def test_a_read_returns_only_what_is_durable(tmp_path: Path):
     log = open_log(tmp_path)
     log.create("events", 1)
     with held_back(log), log._env._gate.held(), log._env._transaction(True) as rows:
-        _Writer(rows, SimulatedClock(0)).append("events", 0, Batch(b"x", "bytes", 1))
+        work = _Writer(rows, SimulatedClock(0))
+        work.append("events", 0, Batch(b"x", "bytes", 1))
+        work.finish()
     newest = log._env._env.info()["last_txnid"]
     with open(tmp_path / "data.mdb", "rb") as data:
         assert newest_steady(data.fileno(), PAGE).transaction < newest

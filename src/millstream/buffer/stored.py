@@ -1,0 +1,244 @@
+"""The rows of the embedded log's table: how each is written, and checked whenever it is read.
+
+Rows of the one table, by the first byte of their key (numbers big-endian, so that keys sort by them):
+
+    f                                format of the table
+    n                                number of the next topic
+    t name                           topic: number, partitions
+    p topic partition                partition: first position kept, next position
+    r topic partition position       a batch: count, append time, encoding, checksum of the payload; the payload
+    s topic partition position part  a part of a large payload; the batch holds its size instead
+    c topic partition consumer       the consumer's position
+    d topic                          a dropped topic, rows of which are left
+
+No value is larger than a page, so that any free page will do for it: a log that is nearly full is not kept from what
+is free by being in pieces.
+
+What stands before the payload is *sealed*: a checksum of it and of the row's key follows it, so that a row that is
+found under another key than it was written under does not pass either. Rows of format 1 have no seal and no checksum;
+they are read as they are.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, cast
+
+import xxhash
+
+from millstream.buffer.log import Batch, Encoding, Records
+
+if TYPE_CHECKING:
+    import lmdb
+
+TOPIC = struct.Struct(">II")
+PARTITION_KEY = struct.Struct(">cII")
+ENDS = struct.Struct(">QQ")
+RECORD_KEY = struct.Struct(">cIIQ")
+POSITION = struct.Struct(">Q")
+PART_KEY = struct.Struct(">cIIQI")
+PART = 4080
+"""Bytes of a payload in one row: what fits into a page of 4 KiB beside its header."""
+NUMBER = struct.Struct(">I")
+_BEFORE = struct.Struct("<IqI")  # a batch in format 1: count, append time, encoding
+_HEAD = struct.Struct("<IqII")  # a batch: count, append time, encoding, checksum of the payload
+_FULL = struct.Struct("<IqIII")  # the same and its seal
+_SEAL = struct.Struct("<I")
+_CHECKED = 0x5EA1ED00  # added to the encoding of a checked batch; no flipped bit makes one of format 1 of it
+_IN_PARTS = 0x10  # added to the encoding as well
+_SIZE = struct.Struct("<Q")
+_ENCODINGS: tuple[Encoding, ...] = ("json", "arrow", "bytes")
+_SHORT = 0xFFFFFFFF
+_digest = xxhash.xxh3_64_intdigest
+
+
+class Damaged(Exception):
+    """A row does not read as what was written; says which."""
+
+
+def seal(key: bytes, value: bytes) -> bytes:
+    """A value as it is stored under a key."""
+    return value + _SEAL.pack(_digest(key + value) & _SHORT)
+
+
+def opened(key: bytes, stored: bytes | memoryview, size: int, what: str) -> bytes:
+    """The value of a stored row.
+
+    Raises:
+        Damaged: when it is not what was written under that key.
+    """
+    value = bytes(stored[:size])
+    if len(stored) == size:
+        return value  # of format 1
+    if len(stored) != size + _SEAL.size or seal(key, value) != bytes(stored):
+        raise Damaged(what)
+    return value
+
+
+def record_key(number: int, partition: int, position: int) -> bytes:
+    """The key of the batch that begins at a position."""
+    return RECORD_KEY.pack(b"r", number, partition, position)
+
+
+def put_batch(rows: lmdb.Transaction, place: tuple[int, int, int], batch: Batch, stamp: int) -> None:
+    """Write a batch; `place`: the number of its topic, its partition and its position."""
+    key, payload = record_key(*place), batch.payload
+    encoding = _CHECKED + _ENCODINGS.index(batch.encoding)
+    whole = len(payload) + _FULL.size <= PART
+    head = _HEAD.pack(batch.count, stamp, encoding if whole else encoding + _IN_PARTS, _digest(payload) & _SHORT)
+    sealed = head + _SEAL.pack(_digest(key + head) & _SHORT)
+    rows.put(key, sealed + (payload if whole else _SIZE.pack(len(payload))))
+    if not whole:
+        parts = range(0, len(payload), PART)
+        with rows.cursor() as cursor:
+            cursor.putmulti([(PART_KEY.pack(b"s", *place, n), payload[at : at + PART]) for n, at in enumerate(parts)])
+
+
+def _joined(rows: lmdb.Transaction, place: tuple[int, int, int], size: int, what: str) -> bytes:
+    """A payload from its parts."""
+    first, found, missing = PART_KEY.pack(b"s", *place, 0), list[memoryview](), size
+    with rows.cursor() as cursor:
+        if cursor.set_range(first) and bytes(cursor.key()) == first:
+            for part in cursor.iternext(keys=False, values=True):
+                found.append(cast("memoryview", part))
+                missing -= len(part)
+                if missing <= 0 or len(part) != PART:
+                    break
+        if missing != 0:
+            raise Damaged(f"{what}, position {place[2]}")
+        return b"".join(found)
+
+
+def _head(key: bytes, value: memoryview, what: str) -> tuple[int, int, int, int, int]:
+    """Of a stored batch: its count, append time, encoding, where its payload begins and its checksum, -1 in format 1."""
+    if len(value) >= _FULL.size:
+        count, appended, encoding, check, sealed = _FULL.unpack_from(value)
+        if encoding >= len(_ENCODINGS):
+            if sealed != _digest(key + bytes(value[: _HEAD.size])) & _SHORT:
+                raise _damaged(key, what)
+            encoding -= _CHECKED
+            if not 0 <= encoding & ~_IN_PARTS < len(_ENCODINGS):
+                raise _damaged(key, what)
+            return count, appended, encoding, _FULL.size, check
+    if len(value) < _BEFORE.size:
+        raise _damaged(key, what)
+    count, appended, encoding = _BEFORE.unpack_from(value)
+    if encoding >= len(_ENCODINGS):
+        raise _damaged(key, what)
+    return count, appended, encoding, _BEFORE.size, -1
+
+
+def _damaged(key: bytes, what: str) -> Damaged:
+    return Damaged(f"{what}, position {RECORD_KEY.unpack(key)[3]}" if len(key) == RECORD_KEY.size else what)
+
+
+def _stored(
+    rows: lmdb.Transaction, number: int, partition: int, position: int, following: int, what: str
+) -> Iterator[tuple[int, tuple[int, int, int, int, int], memoryview]]:
+    """Position, head and value of each batch from the one that holds a position to the last, which ends at `following`.
+
+    Raises:
+        Damaged: when one of them is not what was written, or is not there.
+    """
+    wanted, expected = record_key(number, partition, position), position
+    with rows.cursor() as cursor:
+        more = cursor.set_range(wanted)
+        if not (more and bytes(cursor.key()) == wanted):
+            more = cursor.prev() if more else cursor.last()
+        for name, raw in cursor.iternext() if more else ():
+            key, value = bytes(name), cast("memoryview", raw)
+            if key[:9] != wanted[:9] or len(key) != len(wanted):
+                break
+            at = int.from_bytes(key[9:], "big")
+            head = _head(key, value, what)
+            if at > expected or (at < expected and (expected != position or at + head[0] <= position)):
+                break
+            expected = at + head[0]
+            yield at, head, value
+            if expected >= following:
+                break
+    if expected != following:
+        raise Damaged(f"{what}, position {expected}")
+
+
+def read_batches(
+    rows: lmdb.Transaction, place: tuple[str, int, int], position: int, limit: int, following: int
+) -> list[Records]:
+    """Whole batches from a position on, until they hold `limit` records; `place`: topic, its number, partition.
+
+    Raises:
+        Damaged: when one of them is not what was written, or is not there.
+    """
+    topic, number, partition = place
+    what = f"topic '{topic}', partition {partition}"
+    found: list[Records] = []
+    held = 0
+    for at, (count, appended, encoding, begin, check), value in _stored(
+        rows, number, partition, position, following, what
+    ):
+        if encoding < _IN_PARTS:
+            payload = bytes(value[begin:])  # the one copy: the map's pages are used again after the transaction
+        else:
+            encoding -= _IN_PARTS
+            payload = _joined(rows, (number, partition, at), _SIZE.unpack_from(value, begin)[0], what)
+        if check >= 0 and _digest(payload) & _SHORT != check:
+            raise Damaged(f"{what}, position {at}")
+        skip = max(0, position - at)
+        found.append(Records(topic, partition, at, count, appended, _ENCODINGS[encoding], payload, skip))
+        held += count - skip
+        if held >= limit:
+            break
+    return found
+
+
+def trim_batches(
+    rows: lmdb.Transaction, place: tuple[str, int, int], ends: tuple[int, int], before: int, most: int
+) -> tuple[int, bool]:
+    """Delete batches that end at or before a position; the first position kept, and whether `most` were too few."""
+    topic, number, partition = place
+    kept, following = ends
+    gone: list[bytes] = []
+    for at, head, value in _stored(rows, number, partition, kept, following, f"topic '{topic}', partition {partition}"):
+        if at + head[0] > before or len(gone) >= most:
+            break
+        gone.append(record_key(number, partition, at))
+        if head[2] >= _IN_PARTS:
+            parts = -(-int(_SIZE.unpack_from(value, head[3])[0]) // PART)
+            gone += [PART_KEY.pack(b"s", number, partition, at, part) for part in range(parts)]
+        kept = at + head[0]
+    for key in gone:
+        rows.delete(key)
+    return kept, len(gone) >= most
+
+
+def topic_rows(rows: lmdb.Transaction) -> Iterator[tuple[str, tuple[int, int]]]:
+    """All topics, with their numbers and how many partitions they have."""
+    for key in prefixed(rows, b"t", None):
+        stored = rows.get(key)
+        name = key[1:].decode(errors="replace")
+        if stored is None:
+            raise Damaged(f"topic '{name}'")
+        yield name, cast("tuple[int, int]", TOPIC.unpack(opened(key, stored, TOPIC.size, f"topic '{name}'")))
+
+
+def prefixed(rows: lmdb.Transaction, prefix: bytes, limit: int | None) -> list[bytes]:
+    """Some of the keys that begin so, or all."""
+    found: list[bytes] = []
+    with rows.cursor() as cursor:
+        more = cursor.set_range(prefix)
+        while more and (limit is None or len(found) < limit) and bytes(cursor.key()[: len(prefix)]) == prefix:
+            key = bytes(cursor.key())
+            if found and key <= found[-1]:
+                raise Damaged("the order of its keys")
+            found.append(key)
+            more = cursor.next()
+    return found
+
+
+def delete_some(rows: lmdb.Transaction, prefix: bytes, limit: int) -> bool:
+    """Delete some of the rows whose keys begin so; whether there were any."""
+    keys = prefixed(rows, prefix, limit)
+    for key in keys:
+        rows.delete(key)
+    return bool(keys)
