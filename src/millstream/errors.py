@@ -373,7 +373,19 @@ class Forked(MillstreamError):
 
 
 class CorruptLog(LogError):
-    """What the log's file holds does not read as what was written; nothing of it was used or overwritten."""
+    """What the log's file holds does not read as what was written; nothing of it was used or overwritten.
+
+    Why: every record carries a checksum; a disk, a copy or another program has changed the file since.
+    Mend: `millstream doctor` reads all of the log and names each damaged place. Restore the project's folder from a copy.
+
+    >>> raise CorruptLog.at("data.mdb", "topic 'a', its ends")
+    Traceback (most recent call last):
+    millstream.errors.CorruptLog: Log 'data.mdb' is damaged: topic 'a', its ends does not read as what was written.
+    <BLANKLINE>
+    Hint: `millstream doctor` lists all that is damaged; then restore the project's folder from a copy.
+    """
+
+    code = "MS304"
 
     @classmethod
     def at(cls, file: object, what: str) -> Self:

@@ -25,7 +25,7 @@ from millstream.computing.stream import StreamComputer
 from millstream.errors import Fenced
 from millstream.fold.oracle import oracle
 from millstream.ingest.stream import StreamIngester
-from millstream.running.work import trim
+from millstream.running.trimming import trim
 from tests.properties.worlds import (
     BASE,
     DAY,

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 import millstream as ms
 from millstream.clock import FileClock
 from millstream.errors import NotFound
-from millstream.running.work import trim
+from millstream.running.trimming import trim
 from millstream.testing.simulation.declared import ACCOUNTS, Declared, changed
 from millstream.train.past import Stored
 from millstream.train.training_set import TrainingSet, training_set

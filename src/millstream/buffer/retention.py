@@ -9,7 +9,9 @@ from millstream.clock import Clock
 from millstream.definitions.source import EventStream
 
 
-def trim_consumed(log: OwnLog, stream: EventStream, consumers: Sequence[str], clock: Clock) -> int:
+def trim_consumed(
+    log: OwnLog, stream: EventStream, consumers: Sequence[str], clock: Clock, *, early: bool = False
+) -> int:
     """Trim what is older than a stream's retention and consumed by everybody.
 
     Nothing is trimmed from a partition while one of the consumers has committed nothing in it. For the sake of repeats,
@@ -20,6 +22,7 @@ def trim_consumed(log: OwnLog, stream: EventStream, consumers: Sequence[str], cl
         stream: the stream whose topic is trimmed.
         consumers: all who must have read it, the archive among them.
         clock: the clock that the log stamps with.
+        early: whether it goes as soon as it is consumed, because the log is nearly full.
 
     Returns:
         int: how many positions were trimmed.
@@ -28,7 +31,7 @@ def trim_consumed(log: OwnLog, stream: EventStream, consumers: Sequence[str], cl
     for partition, needed in enumerate(reached(log, stream.name, consumers)):
         if needed is None:
             continue
-        horizon = clock.now() - stream.retention
+        horizon = clock.now() + 1 if early else clock.now() - stream.retention
         slowest = log.read(stream.name, partition, needed, 1)
         if slowest and stream.deduplicate is not None:
             horizon = min(horizon, slowest[0].appended - stream.within)

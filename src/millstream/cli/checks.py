@@ -81,6 +81,7 @@ def _project(folder: Path) -> Iterator[Check]:
         return
     yield _check("definitions", lambda: _definitions(folder))
     yield _check("port", lambda: _port(Settings.load(folder)))
+    yield _check("log", lambda: _log(Settings.load(folder)))
     yield _check("stores", lambda: _stores(folder))
     yield _check("online store", lambda: _online(folder))
     yield _check("captures", lambda: _captures(folder))
@@ -102,6 +103,12 @@ def _port(settings: Settings) -> str:
         tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         tried.bind((settings.host, settings.port))
     return f"{settings.host}:{settings.port} is free"
+
+
+def _log(settings: Settings) -> str:
+    from millstream.buffer.inspection import inspect_log
+
+    return inspect_log(settings.data / "log", settings.log_gib)
 
 
 def _stores(folder: Path) -> str:

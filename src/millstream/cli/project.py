@@ -103,7 +103,7 @@ def _changes(changes: tuple[Change, ...] | list[Change]) -> list[object]:
 
 
 _SHOWN = {
-    "layers": ("name", "state", "rate", "lag", "age", "cpu"),
+    "layers": ("name", "state", "rate", "lag", "lag_s", "age", "cpu"),
     "groups": ("id", "state", "default", "lag", "age"),
     "models": ("name", "versions", "champion", "challenger", "state"),
     "streams": ("name", "partitions", "events", "dead"),

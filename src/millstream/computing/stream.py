@@ -184,7 +184,7 @@ class StreamComputer:
     def _lag(self, standing: Mapping[str, list[int | None]], ends: list[int]) -> int:
         mine = range(len(ends)) if self._partitions is None else [p for p in self._partitions if p < len(ends)]
         rows = ([row[p] for p in mine] for row in standing.values())
-        return max(sum(ends[p] - at for p, at in zip(mine, row, strict=True) if at is not None) for row in rows)
+        return max(sum(max(0, ends[p] - at) for p, at in zip(mine, row, strict=True) if at is not None) for row in rows)
 
     def _advance(
         self, reading: _Reading, shared: Shared, committed: dict[str, list[int | None]], ends: list[int]

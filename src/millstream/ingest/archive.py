@@ -78,7 +78,7 @@ class Archiver:
     def _archive(self, topic: str, table: str, read: Callable[[list[Records]], pa.Table], least: int) -> Archived:
         ends = [end for _, end in self._log.ends(topic)]
         told = self._log.committed(CONSUMER, topic)
-        waiting = sum(end - (known or 0) for end, known in zip(ends, told, strict=True))
+        waiting = sum(max(0, end - (known or 0)) for end, known in zip(ends, told, strict=True))
         if waiting < least:  # the archive itself need not be asked
             return Archived(lag=waiting)
         snapshot = self._offline.snapshot(table)

@@ -134,7 +134,7 @@ class BatchIngester:
         for shard, position in enumerate(positions):
             done += self._apply_online(version, shard, [run for run in runs if run.position >= position])
         self._tell(version, runs[-1].position + 1)
-        return done + BatchApplied(lag=following - runs[-1].position - 1)
+        return done + BatchApplied(lag=max(0, following - runs[-1].position - 1))
 
     def _offline_position(self, version: Version) -> tuple[int, int | None]:
         """The next run the offline table takes in, and the snapshot that says so."""

@@ -175,7 +175,7 @@ class StreamIngester:
             applied = self._apply(version, shard, records, begun, None if meta is None else meta.position)
         except Fenced:
             return Applied(fenced=1, lag=following - begun.position), None
-        return applied + Applied(lag=following - records[-1].end), records[-1].end
+        return applied + Applied(lag=max(0, following - records[-1].end)), records[-1].end
 
     def _first_meta(self, version: Version, shard: int, first: int) -> ShardMeta | None:
         """Where a shard that does not exist yet begins, or None when its history has to come first."""

@@ -63,6 +63,7 @@ class StatusLine:
             "now": to_datetime(project_clock(self._settings.data).now()).isoformat(timespec="seconds"),
             "computed_per_s": layers.get("compute", {}).get("rate", 0.0),
             "lag": layers.get("compute", {}).get("lag", 0),
+            "lag_s": layers.get("compute", {}).get("lag_s", 0.0),
             "scored_per_s": round(sum(tick["count"] for tick in recent) / seconds, 1),
             "p99_ms": recent[-1]["p99_ms"] if recent else None,
             "restarts": sum(restarts.values()),
@@ -80,7 +81,7 @@ def _sentence(facts: Mapping[str, Any]) -> str:
     parts = [
         facts["now"][:19].replace("T", " "),
         f"{facts['computed_per_s']:,.1f} events/s",
-        f"{facts['lag']:,} behind",
+        f"{facts['lag']:,} behind ({facts['lag_s']:,.0f} s)" if facts["lag"] else "0 behind",
         f"{facts['scored_per_s']:,.1f} scores/s",
     ]
     if facts["p99_ms"] is not None:

@@ -4,40 +4,39 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from millstream.errors import MillstreamError, StoreError
+from millstream.errors import MillstreamError
 from millstream.project import applying
 from millstream.project.wiring import Parts
 from millstream.running.layers import complain
+from millstream.running.trimming import computing_consumers, pressed, trim
 
 if TYPE_CHECKING:
     from millstream.running.layers import Work
-    from millstream.store.registry import GroupVersion
 
 T = TypeVar("T")
 ARCHIVE_EVERY = 5.0
 """Seconds between two looks at whether the archive lacks `ARCHIVE_FROM` records; what is less waits for the next sync."""
 ARCHIVE_FROM = 50_000
+PRESSED_EVERY = 10.0
+"""Seconds between two looks whether the log is nearly full."""
 VERIFY_EVERY = 60.0
 """Seconds between two verifications of what was served."""
 VERIFY_SAMPLE = 500
 """How many of the newest captures are verified."""
 BACKFILL_ENDS = 5.0
 """Seconds that a backfill beside the layer is waited for at its end."""
-DAY = 86_400_000_000
-"""How long (µs) deltas and runs stay in the buffer at least."""
-WEEK = 7 * DAY
-"""How long (µs) dead letters and captures stay in the buffer at least."""
 
 
 class Compute:
     """Stream computing."""
 
     def __init__(self, parts: Parts) -> None:
-        self._computer = parts.computer()
-        self.facts: dict[str, Any] = {"lag": 0, "dead": 0, "skipped": {}}
+        self._parts, self._computer = parts, parts.computer()
+        self._behind = Every(1.0, self._seconds)
+        self.facts: dict[str, Any] = {"lag": 0, "lag_s": 0.0, "dead": 0, "skipped": {}}
 
     def step(self) -> int:
         """One micro-batch of every stream."""
@@ -46,7 +45,22 @@ class Compute:
         self.facts["dead"] += done.dead
         for reason, count in done.skipped.items():
             self.facts["skipped"][reason] = self.facts["skipped"].get(reason, 0) + count
+        behind = self._behind.step()
+        self.facts["lag_s"] = self.facts["lag_s"] if behind is None else behind
         return done.records
+
+    def _seconds(self) -> float:
+        """How long the oldest event has waited that some reader has still before it."""
+        from millstream.buffer.lag import seconds_behind
+
+        parts = self._parts
+        versions = parts.registry.groups()
+        found = [
+            seconds_behind(parts.log, stream.name, parts.log.committed(reader, stream.name), parts.clock)
+            for stream in parts.registry.streams()
+            for reader in computing_consumers(stream, versions)
+        ]
+        return round(max(found, default=0.0), 1)
 
     def close(self) -> None:
         """Let go of the index of event ids."""
@@ -59,11 +73,12 @@ class Ingest:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._ingester, self._batch, self._archiver = parts.ingester(), parts.batch_ingester(), parts.archiver()
-        self._archive = Every(ARCHIVE_EVERY, lambda: self._archiver.step(ARCHIVE_FROM))
+        self._archive = Every(ARCHIVE_EVERY, self._archive_enough)
         self._archive_all = Every(parts.settings.sync_every / 1e6, self._archiver.step)
         self._age = Every(1.0, self._newest_age)
         self._damaged = Every(1.0, lambda: applying.rebuild_damaged(parts))
-        self.facts: dict[str, Any] = {"lag": 0, "age": None, "waiting": [], "archived": 0}
+        self._behind = Every(1.0, self._seconds)
+        self.facts: dict[str, Any] = {"lag": 0, "lag_s": 0.0, "age": None, "waiting": [], "archived": 0}
         self._stop = threading.Event()
         self._beside = threading.Thread(target=self._backfill, name="backfill", daemon=True)
         self._beside.start()
@@ -80,6 +95,8 @@ class Ingest:
         archived = [tried(failed, self._archive_all.step), tried(failed, self._archive.step)]
         tried(failed, self._damaged.step)
         self.facts["age"] = tried(failed, self._age.step) or self.facts["age"]
+        behind = tried(failed, self._behind.step)
+        self.facts["lag_s"] = self.facts["lag_s"] if behind is None else behind
         self.facts["archived"] += sum(one.rows for one in archived if one is not None)
         for error in failed:
             raise error
@@ -87,6 +104,24 @@ class Ingest:
         self.facts["lag"] = applied.lag + stored.lag
         self.facts["waiting"] = list(applied.waiting)
         return applied.records + stored.runs
+
+    def _archive_enough(self) -> Any:
+        """What fills a file; or all there is, for the sake of a log that is nearly full."""
+        return self._archiver.step(1 if pressed(self._parts) else ARCHIVE_FROM)
+
+    def _seconds(self) -> float:
+        """How long the oldest delta has waited that some shard has still to take in."""
+        from millstream.buffer.lag import seconds_behind
+        from millstream.computing.names import feature_topic
+
+        parts, topics = self._parts, self._parts.log.topics()
+        found = []
+        for version in parts.registry.groups():
+            if feature_topic(version.id) in topics:
+                metas = [parts.online.meta(version.states, shard) for shard in range(version.shards)]
+                positions = [0 if meta is None else meta.position for meta in metas]
+                found.append(seconds_behind(parts.log, feature_topic(version.id), positions, parts.clock))
+        return round(max(found, default=0.0), 1)
 
     def _newest_age(self) -> int | None:
         """The time (µs) since the newest arrival that any state holds."""
@@ -158,12 +193,13 @@ class Sync:
         self._parts = parts
         self._syncer = parts.syncer()
         self._due = 0
+        self._pressed = Every(PRESSED_EVERY, lambda: pressed(parts))
         self.facts: dict[str, Any] = {"lag": 0, "groups": {}}
 
     def step(self) -> int:
-        """Sync and trim when the interval has passed on the project's clock."""
+        """Sync and trim when the interval has passed on the project's clock, or the log is nearly full."""
         now = self._parts.clock.now()
-        if now < self._due:
+        if now < self._due and not self._pressed.step():
             return 0
         self.facts["trimmed"] = self.facts.get("trimmed", 0) + trim(self._parts)
         reports = self._syncer.step()
@@ -256,85 +292,6 @@ class Every:
         finally:
             now = time.monotonic()
             self._due = now + max(self._seconds, 10 * (now - began))
-
-
-def trim(parts: Parts) -> int:
-    """Let the log forget what is old and nobody needs any more; returns how many positions.
-
-    Events go when they are older than their retention, archived and computed. Deltas and runs go when they are
-    ingested and, for deltas, an earlier sync has seen them; not before a day or two syncs have passed, so that a store
-    which lost its last minutes finds them still there. Dead letters and captures go a week after they came, archived.
-    """
-    from millstream.buffer.retention import reached, trim_consumed, trim_older
-    from millstream.computing.names import computing_consumer
-    from millstream.computing.stream import CHECK
-    from millstream.definitions.feature_group import StreamFeatureGroup
-    from millstream.ingest.archive import CAPTURES, CONSUMER, DEAD
-
-    log, clock, versions = parts.log, parts.clock, parts.registry.groups()
-    trimmed = 0
-    for stream in parts.registry.streams():
-        readers = [
-            computing_consumer(one.id)
-            for one in versions
-            if isinstance(one.group, StreamFeatureGroup)
-            and stream.name in {source.name for source in one.group.sources}
-        ]
-        trimmed += trim_consumed(log, stream, [CONSUMER, CHECK, *readers], clock)
-    topics = log.topics()
-    for version in versions:
-        for topic, needed in _ingested(parts, version, topics):
-            trimmed += trim_older(log, topic, needed, max(DAY, 2 * parts.settings.sync_every), clock)
-    for topic in topics:
-        if topic.startswith((DEAD, CAPTURES)):
-            trimmed += trim_older(log, topic, reached(log, topic, [CONSUMER]), WEEK, clock)
-    return trimmed
-
-
-def _ingested(parts: Parts, version: GroupVersion, topics: Collection[str]) -> Iterator[tuple[str, list[int | None]]]:
-    """The topics of a group version, each with the positions that both stores are past; None while one is built."""
-    from millstream.buffer.staging import staging_topic
-    from millstream.computing.names import feature_topic
-    from millstream.definitions.feature_group import StreamFeatureGroup
-    from millstream.ingest.stream import ingestion_consumer
-
-    stored = _stored(parts, version)
-    beside = stored if version.beside is None else _stored(parts, version.beside)
-    if stored is None or beside is None:
-        return
-    stored = [min(both) for both in zip(stored, beside, strict=True)]
-    told = ingestion_consumer(version.id)
-    if (topic := staging_topic(version.id)) in topics:
-        yield topic, [_least(parts.log.committed(told, topic)[0], *stored)]
-    if (topic := feature_topic(version.id)) in topics:
-        rows = [parts.log.committed(told, topic), stored]
-        if isinstance(version.group, StreamFeatureGroup):
-            rows.append(_synced(parts, version))
-        yield topic, [_least(*row) for row in zip(*rows, strict=True)]
-
-
-def _stored(parts: Parts, version: GroupVersion) -> list[int] | None:
-    """By shard, the feature position that is applied; None while one is built or cannot be read."""
-    try:
-        metas = [parts.online.meta(version.states, shard) for shard in range(version.shards)]
-    except StoreError:
-        return None  # a shard that cannot be read will need what the buffer holds
-    stored = [meta.position for meta in metas if meta is not None and meta.backfilled]
-    return stored if len(stored) == version.shards else None
-
-
-def _synced(parts: Parts, version: GroupVersion) -> list[int | None]:
-    """By shard, the feature position that the last sync has seen."""
-    from millstream.store.history import positions_of
-    from millstream.store.sync import synced_table
-
-    snapshot = parts.offline.snapshot(synced_table(version.id))
-    synced = positions_of(snapshot.properties) if snapshot else {}
-    return [synced.get(shard) for shard in range(version.shards)]
-
-
-def _least(*positions: int | None) -> int | None:
-    return None if None in positions else min(at for at in positions if at is not None)
 
 
 WORKS: dict[str, Callable[[Parts], Work]] = {

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 LAYERS = ("compute", "ingest", "batch", "sync", "serve", "monitor")
 KEPT_SECONDS = 1.0
-_SHOWN = ("rate", "lag", "age")
+_SHOWN = ("rate", "lag", "lag_s", "age")
 
 
 class Status:

@@ -9,7 +9,7 @@ import pytest
 import millstream as ms
 from millstream.buffer.log import Batch
 from millstream.clock import FileClock, to_micros
-from millstream.running.work import DAY, WEEK, trim
+from millstream.running.trimming import DAY, WEEK, trim
 
 user = ms.Entity("user", keys={"user_id": "int64"})
 clicks = ms.EventStream("clicks", time="at", schema={"user_id": "int64", "at": "timestamp"}, partitions=1)
@@ -114,3 +114,19 @@ def test_what_a_store_that_is_built_anew_will_need_stays(project: ms.Project) ->
     assert [kept(project, topic) for topic in BUFFER[:2]] == before
     project.drain()
     assert project.features("all", [{"user_id": 1}]).to_pylist()[0]["level__tier"] == "gold"
+
+
+def test_of_a_log_that_is_nearly_full_what_is_used_goes_before_its_time(project: ms.Project, monkeypatch):
+    parts = project.parts
+    for _ in range(2):
+        parts.archiver().step()
+        parts.syncer().step()
+    assert trim(parts) == 0
+    monkeypatch.setattr(type(parts.log), "filled", lambda _: 0.9)
+    assert trim(parts) > 0
+    assert parts.log.ends("clicks") == [(2, 2)]
+    assert all(first == end for first, end in parts.log.ends("features.pace@1"))
+    assert project.features("all", [{"user_id": 1}]).to_pylist()[0]["pace__count_1h"] == 1
+    project.send("clicks", [{"user_id": 1, "at": "2026-01-01T11:59:00Z"}])
+    project.drain()
+    assert project.features("all", [{"user_id": 1}]).to_pylist()[0]["pace__count_1h"] == 2
