@@ -89,7 +89,7 @@ def test_a_state_reads_as_the_oracle_from_five_seconds_before_its_newest_arrival
     group: Any, events: list[Event], later: list[int], before: int
 ) -> None:
     states = States.from_bytes(states_of(group, events))
-    newest = [int(m) for m in states.newest_arrival]
+    newest = [int(m) for m in states.newest]
     for k in range(3):
         mine = oracle_events(events, k)
         start = newest[k] if newest[k] > -FAR else 0
@@ -128,6 +128,6 @@ def test_a_full_head_overflows_into_tiles_and_stays_a_function_of_the_set(
     half = n // 2
     assert merged(group, states_of(group, events[half:]), states_of(group, events[:half])) == whole
     states = States.from_bytes(whole)
-    newest = int(states.newest_arrival[0])
+    newest = int(states.newest[0])
     got = value(layout_of(group), states, np.full(3, newest, np.int64)).columns
     assert same(got, 0, oracle(group.columns, oracle_events(events, 0), newest, FAR)) == []

@@ -85,6 +85,7 @@ def _project(folder: Path) -> Iterator[Check]:
     yield _check("stores", lambda: _stores(folder))
     yield _check("online store", lambda: _online(folder))
     yield _check("captures", lambda: _captures(folder))
+    yield _check("clock", lambda: _clock(folder))
 
 
 def _definitions(folder: Path) -> str:
@@ -147,3 +148,23 @@ def _online(folder: Path) -> str:
     if failed:
         raise MillstreamError(failed[0] + (f" And {len(failed) - 1} more shards." if len(failed) > 1 else ""))
     return f"{states:,} states, each as it was written"
+
+
+def _clock(folder: Path) -> str:
+    """Whether the clock has reached the newest arrival that any state holds."""
+    from millstream.clock import to_datetime
+    from millstream.fold.layout import AHEAD
+    from millstream.project import Project
+
+    parts = Project(folder).parts
+    now, newest = parts.clock.now(), 0
+    for version in parts.registry.groups():
+        metas = [parts.online.meta(version.states, shard) for shard in range(version.shards)]
+        newest = max([newest, *(meta.newest_arrival for meta in metas if meta is not None)])
+    if newest > now + AHEAD:
+        raise MillstreamError(
+            f"events were taken at {to_datetime(newest):%Y-%m-%d %H:%M:%S}, which the clock, at "
+            f"{to_datetime(now):%Y-%m-%d %H:%M:%S}, has not reached: it was ahead then, or it is behind now.",
+            "set the clock right; `millstream backfill GROUP` computes anew what keys of those events had before.",
+        )
+    return f"{to_datetime(now):%Y-%m-%d %H:%M:%S} UTC"

@@ -24,11 +24,11 @@ def prepare_all(versions: Sequence[Version], stream: EventStream, table: pa.Tabl
     return list(prepare([version.group for version in versions], stream, table))
 
 
-def fold_keys(version: Version, prepared: Prepared | None) -> tuple[list[bytes], States]:
-    """The keys of some prepared events and the state that the events add to each."""
+def fold_keys(version: Version, prepared: Prepared | None, now: int | None = None) -> tuple[list[bytes], States]:
+    """The keys of some prepared events and the state that the events add to each; see `fold` for `now`."""
     if prepared is None or not len(prepared.times):
         return [], no_states()
-    return prepared.keys, fold(layout_of(version.group), prepared)
+    return prepared.keys, fold(layout_of(version.group), prepared, now)
 
 
 def by_shard(keys: list[bytes], states: States, shards: int) -> Iterator[tuple[list[bytes], States]]:

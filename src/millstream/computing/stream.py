@@ -218,7 +218,7 @@ class StreamComputer:
         records: list[tuple[str, int, bytes]] = []
         letters, reasons, total = list(dead), dict[str, Counter[str]](), 0
         for version, prepared in zip(versions, prepare_all(versions, batch.stream, batch.table), strict=True):
-            keys, states = fold_keys(version, prepared)
+            keys, states = fold_keys(version, prepared, self._clock.now())
             total += len(keys)
             if prepared is not None:
                 letters += group_letters(batch.stream, batch.table, version.id, prepared.dead)

@@ -9,7 +9,7 @@ from millstream.fold.deltas import Deltas, decode_deltas, encode_deltas
 from millstream.fold.keys import decode_key, encode_key, encode_keys, shard_of
 from millstream.fold.layout import HEAD_CAPACITY, HEAD_SPAN, STATE_VERSION, Layout, layout_of
 from millstream.fold.prepare import Prepared, aggregated, prepare
-from millstream.fold.states import States, Values, as_of, exact, fold, merge, value
+from millstream.fold.states import States, Values, as_of, exact, fold, merge, pruned, value
 from millstream.fold.warm import warm
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "layout_of",
     "merge",
     "prepare",
+    "pruned",
     "shard_of",
     "value",
     "warm",

@@ -20,6 +20,8 @@ STATE_VERSION = 1
 HEAD_SPAN = 5_000_000
 #: How many distinct instants of that span a state keeps apart.
 HEAD_CAPACITY = 64
+#: By how much (µs) an arrival may be ahead of the clock that it is held to: that of another machine.
+AHEAD = 300_000_000
 #: int64 numbers before the rows of a state: version, newest arrival, tiles, instants.
 HEADER = 4
 #: Where the tile that holds everything older than the longest window starts.

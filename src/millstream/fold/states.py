@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from millstream.errors import CorruptState
 from millstream.fold import kernels, past
-from millstream.fold.layout import HEADER, STATE_VERSION, Layout
+from millstream.fold.layout import AHEAD, HEADER, STATE_VERSION, Layout
 
 if TYPE_CHECKING:
     from millstream.fold.prepare import Prepared
@@ -77,9 +77,22 @@ class States:
             self.data[np.arange(offsets[-1]) + np.repeat(self.offsets[places] - offsets[:-1], sizes)], offsets
         )
 
+    def held_back(self, limit: int, to: int) -> States:
+        """The states, of which those that would prune by an instant (µs) beyond a limit prune by `to` instead.
+
+        Whoever prunes less has the same values, and more to read them from.
+        """
+        places = self.offsets[:-1][self.offsets[1:] > self.offsets[:-1]] + 1
+        beyond = places[self.data[places] > limit]
+        if not len(beyond):
+            return self
+        data = self.data.copy()
+        data[beyond] = to
+        return States(data, self.offsets, self.overflow)
+
     @property
-    def newest_arrival(self) -> np.ndarray:
-        """Per key, the newest arrival (µs) of an event in it; the lowest int64 for an empty state."""
+    def newest(self) -> np.ndarray:
+        """Per key, the instant (µs) by which its state was pruned; the lowest int64 for an empty state."""
         filled = self.offsets[1:] > self.offsets[:-1]
         result = np.full(len(self), np.iinfo(np.int64).min)
         result[filled] = self.data[self.offsets[:-1][filled] + 1]
@@ -122,10 +135,20 @@ def _texts(lanes: np.ndarray) -> np.ndarray:
     return np.asarray(pa.Array.from_buffers(pa.string(), len(lanes), buffers).to_numpy(zero_copy_only=False))
 
 
-def fold(layout: Layout, prepared: Prepared) -> States:
-    """Events to one state per key, aligned with `prepared.keys`."""
+def settled(events: Prepared, now: int | None = None) -> np.ndarray:
+    """Per event, the instant (µs) by which a state may let go of what is older: its arrival, or its own time if earlier.
+
+    An event that arrived while the clock was ahead must not prune what its key has of the time before. (The time itself
+    is not past when it happens, hence the microsecond.) One from beyond `now` prunes by `now`.
+    """
+    found: np.ndarray = np.minimum(events.arrivals, events.times + 1)
+    return found if now is None else np.where(found > now + AHEAD, now, found)
+
+
+def fold(layout: Layout, prepared: Prepared, now: int | None = None) -> States:
+    """Events to one state per key, aligned with `prepared.keys`; `now` (µs), where it is known, bounds what they prune."""
     result = kernels.fold(
-        prepared.codes, len(prepared.keys), prepared.times, prepared.arrivals, prepared.lanes.reshape(-1),
+        prepared.codes, len(prepared.keys), prepared.times, settled(prepared, now), prepared.lanes.reshape(-1),
         layout.ops, layout.levels, layout.meta,
     )  # fmt: skip
     return States(*result)
@@ -137,6 +160,16 @@ def merge(layout: Layout, left: States, right: States) -> States:
     return States(
         *kernels.merge(data, left.offsets, right.offsets + len(left.data), layout.ops, layout.levels, layout.meta)
     )
+
+
+def pruned(layout: Layout, states: States, newest: np.ndarray) -> States:
+    """States, pruned by the instants (µs) given for them where those are later; an empty one stays so."""
+    filled = states.offsets[1:] > states.offsets[:-1]
+    bare = np.zeros((len(states), HEADER), np.int64)
+    bare[:, 0], bare[:, 1] = STATE_VERSION, newest
+    offsets = np.zeros(len(states) + 1, np.int64)
+    np.cumsum(np.where(filled, HEADER, 0), out=offsets[1:])
+    return merge(layout, states, States(bare[filled].reshape(-1), offsets))
 
 
 def value(layout: Layout, states: States, at: np.ndarray, probes: np.ndarray | None = None) -> Values:
@@ -169,10 +202,11 @@ def as_of(
     queries, query_begins = kernels.by_key(query_codes, n_keys)
     order, event_begins = kernels.by_key(events.codes, n_keys)
     ordinal, at = np.ascontiguousarray(ordinal, np.int64), np.ascontiguousarray(at, np.int64)
+    settled_by = settled(events)
 
     def run(first: int, last: int) -> None:
         past.as_of(
-            order, event_begins, queries, query_begins, events.times, events.arrivals, available, events.lanes.reshape(-1),
+            order, event_begins, queries, query_begins, events.times, settled_by, available, events.lanes.reshape(-1),
             ordinal, at, layout.ops, layout.windows, layout.window_ops, layout.features, layout.levels, layout.meta, sweep,
             first, last, numbers, texts,
         )  # fmt: skip

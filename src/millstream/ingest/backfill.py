@@ -260,7 +260,7 @@ class _Filler:
             return 0
         (prepared,) = prepare([self._version.group], stream, chunk)
         self._newest = max(self._newest, int(chunk["_arrival"].to_numpy().max()))
-        keys, states = fold_keys(self._version, prepared)
+        keys, states = fold_keys(self._version, prepared, self._clock.now())
         for shard, (mine, part) in enumerate(by_shard(keys, states, self._version.shards)):
             if mine:
                 self._merge(shard, mine, part)

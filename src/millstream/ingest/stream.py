@@ -7,7 +7,7 @@ in one write. So a restart goes on from the store, never from what the log was t
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import msgspec
@@ -17,12 +17,14 @@ from millstream.clock import Clock
 from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatureGroup
 from millstream.errors import Fenced, StoreError
 from millstream.fold import Deltas, States, decode_deltas, layout_of, merge
+from millstream.fold.layout import AHEAD
 from millstream.ingest.combine import combine
 from millstream.store.online import OnlineStore, ShardMeta
 
 _LARGE = 8 << 20  # bytes of deltas to aim at in one write
 _MOST = 1024  # records in one write
 _DELAYS = 15  # writes whose delay a shard remembers
+_QUIET = 3_600_000_000  # µs; a shard that was quiet for longer waits for a second arrival before it prunes by the first
 _LIVE = 60_000_000  # µs; what arrived longer ago was loaded, or waited for a process that was down: not the usual delay
 
 
@@ -205,9 +207,11 @@ class StreamIngester:
         layout = layout_of(version.group)
         deltas = [decode_deltas(record.payload) for record in records]
         after = _after(version.id, shard, meta, deltas, records[-1].end, self._clock.now())
-        keys, added = combine(layout, deltas)
+        limit, to = _corroborated(meta, deltas, self._clock.now())
+        bounded = [replace(delta, states=delta.states.held_back(limit, to)) for delta in deltas]
+        keys, added = combine(layout, bounded)
         before, _ = self._online.read(version.states, shard, keys)  # had it moved on, the write would be refused
-        states = merge(layout, States.from_bytes(before), added).to_bytes()
+        states = merge(layout, States.from_bytes(before).held_back(limit, to), added).to_bytes()
         changed = [(key, new) for key, old, new in zip(keys, before, states, strict=True) if new != old]
         self._online.write(version.states, shard, changed, after, expected)
         return Applied(records=len(records), keys=len(keys), written=len(changed))
@@ -244,6 +248,18 @@ def _after(gv: str, shard: int, meta: ShardMeta, deltas: Sequence[Deltas], posit
     return msgspec.structs.replace(
         meta, position=position, applied=applied, newest_arrival=newest, applied_at=now, delays=delays
     )
+
+
+def _corroborated(meta: ShardMeta, deltas: Sequence[Deltas], now: int) -> tuple[int, int]:
+    """The instant (µs) beyond which nothing may prune states in this write, and the one to prune by instead.
+
+    The clock may have been ahead when an event was taken. So it takes a second record of deltas, or a write before, that
+    arrived as late less an hour; and what the clock has not reached now prunes by now.
+    """
+    *before, last = sorted(delta.newest_arrival for delta in deltas)
+    known = max([meta.newest_arrival, *before]) or last
+    limit, to = known + _QUIET, known
+    return (now + AHEAD, min(now, to)) if limit > now + AHEAD else (limit, to)
 
 
 def _gap(gv: str, shard: int, place: str, applied: int, begin: int) -> StoreError:

@@ -27,7 +27,7 @@ def test_states_come_back_from_their_bytes():
     again = States.from_bytes([None, *states.to_bytes(), b""])
     assert len(again) == 3
     assert again.to_bytes() == [b"", *states.to_bytes(), b""]
-    assert again.newest_arrival.tolist() == [np.iinfo(np.int64).min, 10 * HOUR, np.iinfo(np.int64).min]
+    assert again.newest.tolist() == [np.iinfo(np.int64).min, 10 * HOUR, np.iinfo(np.int64).min]
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-3], lambda b: b[:16], lambda b: b"\x07" + b[1:]])
