@@ -86,6 +86,7 @@ def _project(folder: Path) -> Iterator[Check]:
     yield _check("online store", lambda: _online(folder))
     yield _check("captures", lambda: _captures(folder))
     yield _check("clock", lambda: _clock(folder))
+    yield _check("operations", lambda: _operations(folder))
 
 
 def _definitions(folder: Path) -> str:
@@ -110,6 +111,23 @@ def _log(settings: Settings) -> str:
     from millstream.buffer.inspection import inspect_log
 
     return inspect_log(settings.data / "log", settings.log_gib)
+
+
+def _operations(folder: Path) -> str:
+    from millstream.project import Project
+    from millstream.project.applying import alone
+
+    project = Project(folder)
+    unfinished = project.parts.registry.operations.unfinished()
+    left = []
+    for one in unfinished:
+        with alone(project.parts, f"{one.kind} {one.subject}", wait=False) as nobody:
+            left += [str(one)] if nobody else []
+    if left:
+        raise MillstreamError(
+            f"unfinished: {'; '.join(left)}.", "`millstream backfill` finishes it, and so does `millstream up`."
+        )
+    return f"{len(unfinished)} under way" if unfinished else "all are finished"
 
 
 def _stores(folder: Path) -> str:

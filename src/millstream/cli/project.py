@@ -77,6 +77,8 @@ def status(folder: Folder = HERE, as_json: AsJson = False) -> None:
         for thing, names in _SHOWN.items():
             rows = [[_shown(name, one.get(name)) for name in names] for one in facts[thing]]
             table([thing.removesuffix("s"), *(_TITLES.get(name, name) for name in names[1:])], rows)
+        for one in facts["operations"]:
+            print(f"not finished: {one}")
 
     show(facts, as_json, tables)
 

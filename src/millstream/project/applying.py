@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import fcntl
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatureGroup
 from millstream.definitions.source import EventStream
-from millstream.errors import PlanError, StoreError
+from millstream.errors import MillstreamError, PlanError, StoreError
 from millstream.project.wiring import Parts
 
 if TYPE_CHECKING:
@@ -50,21 +52,80 @@ def apply(parts: Parts, planned: Plan, *, allow_breaking: bool, agreed: Agreed |
             f"Plan: it would remove {', '.join(gone)}, which is not declared any more.",
             "`millstream apply` asks and removes it, `millstream apply --yes` does not ask.",
         )
-    changes = parts.registry.apply(planned, allow_breaking=allow_breaking)
-    start(parts)
+    _check_topics(parts, planned)
+    with alone(parts, "apply definitions", wait=False):
+        changes = parts.registry.apply(planned, allow_breaking=allow_breaking)
+        start(parts)
     return changes
 
 
 def start(parts: Parts) -> None:
-    """Make the topics of all streams, and write the start markers of group versions that have none."""
+    """Make the topics of all streams, and write the start markers of group versions that have none.
+
+    It is the rest of an `apply`, done again by whoever finds that one has not come so far.
+
+    Raises:
+        MillstreamError: The first failure, once everything else has been started.
+    """
     from millstream.computing.start import start_version
 
-    streams = parts.registry.streams()
+    streams, topics = parts.registry.streams(), parts.log.topics()
+    known = {stream.name for stream in streams}
+    failed: list[MillstreamError] = []
     for stream in streams:
-        parts.log.create(stream.name, stream.partitions or parts.settings.partitions)
+        if stream.name not in topics:
+            with _kept(failed):
+                parts.log.create(stream.name, stream.partitions or parts.settings.partitions)
     for version in parts.registry.groups("new"):
-        if isinstance(version.group, StreamFeatureGroup):
-            start_version(parts.log, version, streams, parts.clock, at="end")  # type: ignore[arg-type]
+        if isinstance(version.group, StreamFeatureGroup) and known.issuperset(
+            one.name for one in version.group.sources
+        ):
+            with _kept(failed):
+                start_version(parts.log, version, streams, parts.clock, at="end")  # type: ignore[arg-type]
+    if failed:
+        raise failed[0]
+    parts.registry.operations.end("apply", "definitions")
+
+
+def settle(parts: Parts) -> None:
+    """Finish what commands that died have left to do, and strike off what is not to be done any more.
+
+    Raises:
+        MillstreamError: When an `apply` cannot be finished.
+    """
+    operations = parts.registry.operations
+    wanted = {one.id for one in unfinished(parts)}
+    for one in operations.unfinished():
+        if one.kind == "apply":
+            start(parts)
+        elif one.kind == "backfill" and one.subject not in wanted:
+            operations.end(one.kind, one.subject)
+
+
+@contextmanager
+def alone(parts: Parts, what: str, *, wait: bool) -> Iterator[bool]:
+    """Do something that no other process or thread of the project does meanwhile; the death of a process lets go.
+
+    Args:
+        parts: The project.
+        what: What is done, such as "backfill habits@1".
+        wait: Whether to wait for another one that does it.
+
+    Yields:
+        Whether nobody else does it.
+    """
+    folder = parts.settings.data / "operations"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / what.replace(" ", ".")).open("a") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            fcntl.flock(held, fcntl.LOCK_UN)
 
 
 def rebuild(parts: Parts, version: GroupVersion) -> GroupVersion:
@@ -80,6 +141,11 @@ def rebuild(parts: Parts, version: GroupVersion) -> GroupVersion:
     if not isinstance(version.group, StreamFeatureGroup) or not _read(parts, version):
         return version
     parts.registry.builds.begin(version.id)
+    return again(parts, version)
+
+
+def again(parts: Parts, version: GroupVersion) -> GroupVersion:
+    """A version as the registry has it now."""
     return parts.registry.group(version.group.name, version.version)
 
 
@@ -105,6 +171,7 @@ def backfill(parts: Parts, version: GroupVersion, *, progress: Advance | None = 
         version: The version, started; a build that is made beside it is what is filled, if there is one.
         progress: Called with how much is done and how much there is.
     """
+    parts.registry.operations.begin("backfill", version.id, "fold its history, then let it be read")
     if isinstance(version.group, StreamFeatureGroup):
         from millstream.ingest.backfill import backfill as fold_history
 
@@ -129,9 +196,17 @@ def finish(parts: Parts, version: GroupVersion) -> bool:
 
     A build that was made beside it is read from then on.
     """
+    done = _finished(parts, version)
+    if done:
+        parts.registry.operations.end("backfill", version.id)
+    return done
+
+
+def _finished(parts: Parts, version: GroupVersion) -> bool:
     from millstream.ingest.backfill import caught_up
     from millstream.ingest.backfill import finish as finished
 
+    version = again(parts, version)
     beside = version.beside
     if beside is not None:
         if not caught_up(beside, version, parts.online, parts.log):  # type: ignore[arg-type]
@@ -147,6 +222,29 @@ def finish(parts: Parts, version: GroupVersion) -> bool:
     parts.registry.set_state(version.id, "live")
     parts.registry.default(version.id)
     return True
+
+
+def _check_topics(parts: Parts, planned: Plan) -> None:
+    """Refuse what the log could not follow, before anything is written."""
+    from millstream.store.plan import closure
+
+    topics = parts.log.topics()
+    for stream in closure(planned.definitions).values():
+        made = topics.get(stream.name) if isinstance(stream, EventStream) else None
+        if made is not None and isinstance(stream, EventStream) and stream.partitions not in (None, made):
+            raise PlanError(
+                f"Stream '{stream.name}': partitions was given {stream.partitions}; its topic has {made}, which it keeps.",
+                f"declare partitions={made}, or a stream of another name.",
+            )
+
+
+@contextmanager
+def _kept(failed: list[MillstreamError]) -> Iterator[None]:
+    """Go on after a failure, which is added to those that there were."""
+    try:
+        yield
+    except MillstreamError as error:
+        failed.append(error)
 
 
 def _read(parts: Parts, version: GroupVersion) -> bool:

@@ -32,6 +32,8 @@ def append(parts: Parts, stream: str, rows: Any, *, history: bool) -> int:
     from millstream.buffer.frames import check_columns, taken
 
     definition = parts.registry.stream(stream)
+    if stream not in parts.log.topics():
+        applying.settle(parts)  # an `apply` has died before the log followed
     given = taken(f"Stream '{stream}'", rows)
     check_columns(f"Stream '{stream}'", given, definition.schema, _needed(parts, definition))
     encoded = encode_history if history else encode
@@ -230,7 +232,8 @@ class Drainer:
         anew = None if group is None else applying.rebuild(parts, parts.registry.group(group))
         versions = applying.unfinished(parts) if anew is None else [anew]
         for version in versions:
-            applying.backfill(parts, version, progress=progress)
+            with applying.alone(parts, f"backfill {version.id}", wait=True):
+                applying.backfill(parts, applying.again(parts, version), progress=progress)
         with suppress(StoreError):  # a damaged shard is an error until the build beside it is read
             self.drain()
         done = [version.id for version in versions if self._finished(version)]
@@ -257,6 +260,7 @@ class Drainer:
             return
         self.close()
         parts = self._parts
+        applying.settle(parts)
         self._computer, self._ingester = parts.computer(), parts.ingester()
         self._batch_computer, self._batch_ingester = parts.batch_computer(), parts.batch_ingester()
         self._archiver, self._syncer = parts.archiver(), parts.syncer()

@@ -118,15 +118,16 @@ class Parts:
         return ScheduledRuns(self.settings.folder, self.history(), tables)
 
     def computer(self) -> StreamComputer:
-        """Stream computing of every group version in use."""
+        """Stream computing of every group version in use, on the streams that have a topic."""
         from millstream.computing.stream import StreamComputer
         from millstream.definitions.feature_group import StreamFeatureGroup
 
+        topics = self.log.topics()
         versions = [one for one in self.registry.groups() if isinstance(one.group, StreamFeatureGroup)]
         settings = self.settings
         return StreamComputer(
             self.log,
-            self.registry.streams(),
+            [stream for stream in self.registry.streams() if stream.name in topics],
             versions,  # type: ignore[arg-type]
             self.clock,
             data=settings.data,

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from millstream.errors import MillstreamError
+from millstream.errors import DiskFull, MillstreamError
 from millstream.project import applying
 from millstream.project.wiring import Parts
 from millstream.running.layers import complain
@@ -34,6 +34,7 @@ class Compute:
     """Stream computing."""
 
     def __init__(self, parts: Parts) -> None:
+        settled(parts)
         self._parts, self._computer = parts, parts.computer()
         self._behind = Every(1.0, self._seconds)
         self.facts: dict[str, Any] = {"lag": 0, "lag_s": 0.0, "dead": 0, "skipped": {}}
@@ -142,11 +143,14 @@ class Ingest:
         """Bring new versions to where ingestion can go on, until none is left; a failure is tried again."""
         while not self._stop.is_set():
             try:
+                applying.settle(self._parts)
+                applying.start(self._parts)
                 for version in applying.unfinished(self._parts):
-                    self.facts["backfilling"] = version.id
-                    applying.start(self._parts)
-                    applying.backfill(self._parts, version)
-                    applying.finish(self._parts, version)
+                    with applying.alone(self._parts, f"backfill {version.id}", wait=False) as mine:
+                        if mine:
+                            self.facts["backfilling"] = version.id
+                            applying.backfill(self._parts, applying.again(self._parts, version))
+                            applying.finish(self._parts, version)
                 self.facts.pop("backfilling", None)
             except MillstreamError as error:
                 complain(error.message)
@@ -259,6 +263,16 @@ class Monitor:
                 examples = training_set(model, parts.past(), now=parts.clock.now())
                 decision = retrain(model, examples, parts.model_versions)
                 self.facts[f"retrain {model.name}"] = decision.reason
+
+
+def settled(parts: Parts) -> None:
+    """Finish what a command that died has left; what keeps one from it is said, and stops nothing else."""
+    try:
+        applying.settle(parts)
+    except DiskFull:
+        raise
+    except MillstreamError as error:
+        complain(error.message)
 
 
 def tried(failed: list[MillstreamError], step: Callable[[], T]) -> T | None:

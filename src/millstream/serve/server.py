@@ -64,7 +64,7 @@ class Service:
         self._shipper = CaptureShipper(self._journal, log)
         self._block = Block(metrics_folder(data))
         current = self.deployments.current
-        status = Status(name, data, clock, log, online, current, registry.groups)
+        status = Status(name, data, clock, log, online, current, registry.groups, registry.operations.unfinished)
         self.application = Application(current, Intake(log), self._journal, status, self._block, clock, Callers(hosts))
         self._stop = threading.Event()
         self._beside = threading.Thread(target=self._work_beside, name="serve-beside", daemon=True)

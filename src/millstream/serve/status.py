@@ -31,8 +31,8 @@ _SHOWN = ("rate", "lag", "lag_s", "age")
 class Status:
     """Puts together what the layers publish, what the store has applied and what the log holds.
 
-    `groups` returns the group versions there are. Facts are kept for a second, so any number of open pages costs one
-    look a second.
+    `groups` returns the group versions there are, `operations` the commands that are not finished. Facts are kept for a
+    second, so any number of open pages costs one look a second.
     """
 
     def __init__(
@@ -44,10 +44,11 @@ class Status:
         online: OnlineStore,
         catalogue: Callable[[], Catalogue],
         groups: Callable[[], list[GroupVersion]],
+        operations: Callable[[], Sequence[object]] = tuple,
     ) -> None:
         self._name, self._data, self._clock = name, data, clock
         self._log, self._online = log, online
-        self._catalogue, self._groups = catalogue, groups
+        self._catalogue, self._groups, self._operations = catalogue, groups, operations
         self._kept: tuple[float, dict[str, Any]] = (-KEPT_SECONDS, {})
         self._document = Path(__file__).with_name("status.html").read_bytes()
 
@@ -79,6 +80,7 @@ class Status:
             "recent": seen["recent"],
             "models": self._models(seen["counters"]),
             "groups": [self._group(version, topics, now) for version in self._groups()],
+            "operations": [str(one) for one in self._operations()],
             "streams": [self._stream(name, topics) for name in sorted(self._catalogue().streams)],
             "damaged_captures": damaged_captures(self._data / "journal"),
         }

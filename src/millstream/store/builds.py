@@ -72,7 +72,10 @@ class Builds:
         """Let the build that was made be read from now on, in one write. Raises `StoreError` when it is not there."""
         with self._database.writing() as connection:
             name, version = existing(connection, gv, in_use=True)
-            if _rows(connection, name, version).get(build) != BUILDING:
+            state = _rows(connection, name, version).get(build)
+            if state == READ:
+                return  # whoever else has finished it was first
+            if state != BUILDING:
                 raise StoreError(
                     f"Group version '{gv}': build {build} is not being made.",
                     f"run `millstream backfill {name}` again.",

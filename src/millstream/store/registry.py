@@ -17,6 +17,7 @@ from millstream.store import pinning, tables
 from millstream.store.builds import Builds, builds_of
 from millstream.store.current import CurrentDefinitions, read_definition
 from millstream.store.differences import Definition, Group
+from millstream.store.operations import Operations, note
 from millstream.store.plan import RETIRED, Change, GroupVersion, Key, Known, Plan, closure, compare
 
 __all__ = ["STATES", "Change", "GroupVersion", "Plan", "Registry"]
@@ -54,6 +55,7 @@ class Registry(CurrentDefinitions):
         super().__init__(url)
         self._shards = shards
         self.builds = Builds(self._database)
+        self.operations = Operations(self._database)
 
     def plan(self, definitions: Iterable[Any], complete: bool = False) -> Plan:
         """What applying the definitions, and all they refer to, would change; nothing is written.
@@ -69,6 +71,8 @@ class Registry(CurrentDefinitions):
 
     def apply(self, plan: Plan, allow_breaking: bool = False) -> list[Change]:
         """Do what a plan says, all of it or nothing, and return its changes.
+
+        That the log has still to follow is noted among `operations`.
 
         Raises `PlanError` when a change would break what is in use and `allow_breaking` is not given, and when the
         registry is no longer as the plan found it.
@@ -90,6 +94,7 @@ class Registry(CurrentDefinitions):
             for change in plan.changes:
                 if (change.thing, change.name) not in wanted:
                     _remove(connection, (change.thing, change.name))
+            note(connection, "apply", "definitions", "make the topics of streams, and start new group versions")
         return list(plan.changes)
 
     def groups(self, state: str | None = None) -> list[GroupVersion]:

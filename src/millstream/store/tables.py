@@ -57,6 +57,13 @@ builds = sa.Table(
     sa.Column("build", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("state", _text(16), nullable=False),
 )
+operations = sa.Table(
+    "registry_operations",
+    _metadata,
+    sa.Column("kind", _text(16), primary_key=True),
+    sa.Column("subject", _text(128), primary_key=True),
+    sa.Column("step", sa.Text, nullable=False),
+)
 view_revisions = sa.Table(
     "registry_view_revisions",
     _metadata,
@@ -144,14 +151,14 @@ class Database:
                 yield connection
 
     @contextmanager
-    def writing(self) -> Iterator[sa.Connection]:
-        """A transaction that no other writer is in; every one counts the revision up."""
+    def writing(self, *, counted: bool = True) -> Iterator[sa.Connection]:
+        """A transaction that no other writer is in; one that is `counted` makes readers of the registry read again."""
         with self._named():
             if not self._exists():
                 self._make()
             with self._engine.begin() as connection:
                 # The row is locked from here on, so what is read below is what every writer before has left.
-                step = sa.update(facts).where(facts.c.name == "revision").values(value=facts.c.value + 1)
+                step = sa.update(facts).where(facts.c.name == "revision").values(value=facts.c.value + int(counted))
                 connection.execute(step)
                 yield connection
 
