@@ -96,7 +96,7 @@ def test_an_apply_that_dies_stops_no_stream_and_is_finished_by_the_next_who_look
             "pace__count": 41, "pace__count_24h": 0, "seen__count": 1
         }  # fmt: skip
 
-    killed_everywhere(live, tmp_path, look, "apply", later, least=6)
+    killed_everywhere(live, tmp_path, look, "apply", later, least=6, every=2)
 
 
 def test_a_backfill_anew_that_dies_is_served_whole_and_goes_on(live: Path, tmp_path: Path) -> None:
