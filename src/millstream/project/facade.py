@@ -181,10 +181,10 @@ class Project:
         return self._drainer.drain()
 
     def sync(self) -> Mapping[str, int]:
-        """Archive what has come, ship captures, and bring the offline store up to the online one.
+        """Archive what has come, ship captures, bring the offline store up to the online one, and drop what is retired.
 
         Returns:
-            How many rows were archived and evaluated.
+            How many rows were archived and evaluated, and how many retired versions and replaced builds were dropped.
         """
         if "_scoring" in self.__dict__:
             self._scoring.ship()

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from millstream.errors import DiskFull, MillstreamError, NotFound, StoreError
 from millstream.project import applying
+from millstream.project.retiring import drop_unused
 from millstream.project.wiring import Parts
 
 if TYPE_CHECKING:
@@ -217,13 +218,14 @@ class Drainer:
         ]
 
     def sync(self) -> Mapping[str, int]:
-        """Archive everything that has come, then sync."""
+        """Archive everything that has come, sync, and drop what nobody reads any more."""
         self._renew()
         archived = 0
         while (step := self._archiver.step()).rows or step.fenced:
             archived += step.rows
         reports = self._syncer.step()
-        return {"archived": archived, "synced": sum(report.rows for report in reports)}
+        dropped = drop_unused(self._parts)
+        return {"archived": archived, "synced": sum(report.rows for report in reports), "dropped": dropped}
 
     def backfill(self, group: str | None, progress: Advance | None) -> list[str]:
         """Backfill one group anew, or all that are not live or whose states are being built anew; returns their ids."""

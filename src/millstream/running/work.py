@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from millstream.errors import DiskFull, MillstreamError
 from millstream.project import applying
+from millstream.project.retiring import drop_unused
 from millstream.project.wiring import Parts
 from millstream.running.layers import complain
 from millstream.running.trimming import computing_consumers, pressed, trim
@@ -191,7 +192,7 @@ class Batch:
 
 
 class Sync:
-    """Sync of the stores on its interval, and retention."""
+    """Sync of the stores on its interval, retention, and dropping of what nobody reads any more."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
@@ -207,6 +208,7 @@ class Sync:
             return 0
         self.facts["trimmed"] = self.facts.get("trimmed", 0) + trim(self._parts)
         reports = self._syncer.step()
+        self.facts["dropped"] = self.facts.get("dropped", 0) + drop_unused(self._parts)
         for one in reports:
             told = self.facts["groups"].setdefault(one.gv, {"compared": 0, "disagreeing": 0})
             told |= {"lag_s": one.lag / 1e6, "agreed_at": one.agreed_at}

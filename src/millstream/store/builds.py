@@ -15,30 +15,32 @@ import sqlalchemy as sa
 from millstream.errors import StoreError
 from millstream.store import tables
 from millstream.store.pinning import existing
-from millstream.store.plan import states_name
+from millstream.store.plan import RETIRED, states_name
 
-BUILDING, READ, REPLACED, LEAVING = "building", "read", "replaced", "leaving"
-_builds = tables.builds.c
+BUILDING, READ, REPLACED, LEAVING, DROPPED = "building", "read", "replaced", "leaving", "dropped"
+_builds, _versions = tables.builds.c, tables.group_versions.c
 
 
 @dataclass(frozen=True)
-class Replaced:
-    """A build that is not read any more.
+class Unused:
+    """States that nobody reads any more: a build that was replaced, or all builds of a retired group version.
 
     Attributes:
         gv: the group version.
-        build: its number.
-        leaving: whether that has been noted once before, so that nobody reads it still.
+        builds: their numbers.
+        whole: whether the version is retired, so that its topics and tables are unused too.
+        leaving: whether that was noted some time ago, so that nobody who read them before does so still.
     """
 
     gv: str
-    build: int
+    builds: tuple[int, ...]
+    whole: bool
     leaving: bool
 
     @property
-    def states(self) -> str:
-        """The name of its states in the online store."""
-        return states_name(self.gv, self.build)
+    def states(self) -> list[str]:
+        """The names of the builds in the online store."""
+        return [states_name(self.gv, build) for build in self.builds]
 
 
 class Builds:
@@ -72,7 +74,8 @@ class Builds:
         """Let the build that was made be read from now on, in one write. Raises `StoreError` when it is not there."""
         with self._database.writing() as connection:
             name, version = existing(connection, gv, in_use=True)
-            state = _rows(connection, name, version).get(build)
+            rows = _rows(connection, name, version)
+            state = rows.get(build)
             if state == READ:
                 return  # whoever else has finished it was first
             if state != BUILDING:
@@ -80,32 +83,48 @@ class Builds:
                     f"Group version '{gv}': build {build} is not being made.",
                     f"run `millstream backfill {name}` again.",
                 )
-            _move(connection, name, version, READ, REPLACED)
-            _move(connection, name, version, BUILDING, READ)
+            for before in (number for number, its in rows.items() if its == READ):
+                _move(connection, name, version, before, REPLACED)
+            _move(connection, name, version, build, READ)
 
-    def replaced(self) -> list[Replaced]:
-        """The builds that are not read any more and have not been dropped."""
-        query = sa.select(tables.builds).where(_builds.state.in_((REPLACED, LEAVING)))
+    def unused(self) -> list[Unused]:
+        """What nobody reads any more and has not been dropped."""
         with self._database.reading() as connection:
-            rows = [] if connection is None else connection.execute(query).all()
-        return [Replaced(f"{row.name}@{row.version}", row.build, row.state == LEAVING) for row in rows]
+            if connection is None:
+                return []
+            retired = sa.select(_versions.name, _versions.version).where(_versions.state == RETIRED)
+            found = {(row.name, row.version): dict[int, str]() for row in connection.execute(retired)}
+            single: list[Unused] = []
+            for row in connection.execute(sa.select(tables.builds).order_by(_builds.build)):
+                if (row.name, row.version) in found:
+                    found[row.name, row.version][row.build] = row.state
+                elif row.state in (REPLACED, LEAVING):
+                    single.append(Unused(f"{row.name}@{row.version}", (row.build,), False, row.state == LEAVING))
+        whole = [_retired(*version, rows) for version, rows in found.items() if set(rows.values()) != {DROPPED}]
+        return [*single, *whole]
 
-    def let_go(self, replaced: Replaced) -> None:
-        """Note that nobody should read a replaced build any more; the next time it can be dropped."""
-        self._note(replaced, tables.builds.update().values(state=LEAVING))
+    def let_go(self, unused: Unused) -> None:
+        """Note that nobody should read states any more; when this is found the next time they can be dropped."""
+        self._note(unused, LEAVING)
 
-    def dropped(self, replaced: Replaced) -> None:
-        """Note that a replaced build is gone from the online store."""
-        self._note(replaced, tables.builds.delete())
+    def dropped(self, unused: Unused) -> None:
+        """Note that states are gone from the online store."""
+        self._note(unused, DROPPED)
 
-    def _note(self, replaced: Replaced, change: sa.Update | sa.Delete) -> None:
-        name, _, version = replaced.gv.rpartition("@")
-        ours = sa.and_(
-            _builds.name == name, _builds.version == int(version), _builds.build == replaced.build,
-            _builds.state.in_((REPLACED, LEAVING)),
-        )  # fmt: skip
-        with self._database.writing() as connection:
-            connection.execute(change.where(ours))
+    def _note(self, unused: Unused, state: str) -> None:
+        name, _, version = unused.gv.rpartition("@")
+        with self._database.writing(counted=False) as connection:
+            known = _rows(connection, name, int(version))
+            for build in unused.builds:
+                if build not in known:
+                    _insert(connection, name, int(version), build, state)
+                elif unused.whole or known[build] in (REPLACED, LEAVING):
+                    _move(connection, name, int(version), build, state)
+
+
+def _retired(name: str, version: int, rows: Mapping[int, str]) -> Unused:
+    leaving = bool(rows) and set(rows.values()) <= {LEAVING, DROPPED}
+    return Unused(f"{name}@{version}", tuple(rows) or (1,), True, leaving)
 
 
 def builds_of(connection: sa.Connection) -> Mapping[str, tuple[int, int | None]]:
@@ -129,6 +148,6 @@ def _insert(connection: sa.Connection, name: str, version: int, build: int, stat
     connection.execute(tables.builds.insert().values(**row))
 
 
-def _move(connection: sa.Connection, name: str, version: int, before: str, after: str) -> None:
-    ours = tables.builds.update().where(_builds.name == name, _builds.version == version, _builds.state == before)
-    connection.execute(ours.values(state=after))
+def _move(connection: sa.Connection, name: str, version: int, build: int, state: str) -> None:
+    ours = sa.and_(_builds.name == name, _builds.version == version, _builds.build == build)
+    connection.execute(tables.builds.update().where(ours).values(state=state))

@@ -55,8 +55,9 @@ def retrain(model: Model, examples: TrainingSet, models: ModelVersions) -> Decis
     """Train a challenger and let it replace the champion unless the gate finds it worse.
 
     The gate compares both on the model's `Retrain.gate` metric by a paired bootstrap; the challenger fails when the
-    whole 95 % interval of the difference lies below 0. One that passes is fitted once more, to all matured rows.
-    Without a champion or a gate the new version is promoted as it is.
+    whole 95 % interval of the difference lies below 0, and when the rows cannot tell (a draw of them has one class).
+    One that passes is fitted once more, to all matured rows. Without a champion or a gate the new version is promoted
+    as it is.
 
     Args:
         model: the model; its `retrain` names the gate.
@@ -94,8 +95,10 @@ def _compare(
     theirs = champion.predictor.predict(champion.encoder.matrix(fold.test))
     found = difference(gate, labels, ours, theirs)
     metrics = fitting.measure(model, challenger, fold.test)
-    worse = found.high < 0
-    reason = f"{gate} {'worse' if worse else 'not worse'} than version {champion.version}: {found.value:+.4f} "
+    decided = bool(np.isfinite([found.value, found.low, found.high]).all())
+    worse = not decided or found.high < 0
+    outcome = ("worse" if worse else "not worse") if decided else "cannot be told to be better or worse"
+    reason = f"{gate} {outcome} than version {champion.version}: {found.value:+.4f} "
     reason += f"({found.low:+.4f} to {found.high:+.4f}) on {fold.test.num_rows:,} rows new to both"
     evidence = _evidence(gate, champion, found, fold)
     if worse:

@@ -369,7 +369,8 @@ def test_a_model_goes_from_training_to_rollback(shop: tuple[ms.Project, LiveEven
         project.rollback("fraud")
     assert project.deploy("fraud", 1) == 1
     assert project.rollback("fraud") == 2
-    assert project.status()["models"] == [{"name": "fraud", "versions": 2, "champion": 2, "challenger": None}]
+    facts = {"name": "fraud", "versions": 2, "champion": 2, "challenger": None, "state": "serving", "why": None}
+    assert project.status()["models"] == [facts]
 
 
 def test_what_is_scored_can_be_verified_compared_and_explained(shop: tuple[ms.Project, LiveEvents]) -> None:

@@ -379,14 +379,31 @@ def test_a_build_is_made_beside_the_one_that_is_read_and_cut_over_to(registry: R
 def test_a_replaced_build_goes_when_it_was_seen_as_such_before(registry: Registry) -> None:
     applied(registry)
     registry.builds.cut_over("habits@1", registry.builds.begin("habits@1"))
-    [one] = registry.builds.replaced()
-    assert (one.states, one.leaving) == ("habits@1", False)
+    [one] = registry.builds.unused()
+    assert (one.states, one.whole, one.leaving) == (["habits@1"], False, False)
     registry.builds.let_go(one)
-    [one] = registry.builds.replaced()
+    [one] = registry.builds.unused()
     assert one.leaving
     registry.builds.dropped(one)
-    assert registry.builds.replaced() == []
+    assert registry.builds.unused() == []
     assert registry.builds.begin("habits@1") == 3
+
+
+def test_all_builds_of_a_retired_version_go(registry: Registry) -> None:
+    applied(registry)
+    registry.builds.cut_over("habits@1", registry.builds.begin("habits@1"))
+    registry.builds.begin("habits@1")
+    applied(registry, drop=("model", "view", "habits", "kyc"))
+    found = {one.gv: one for one in registry.builds.unused()}
+    assert found["habits@1"].states == ["habits@1", "habits@1.2", "habits@1.3"]
+    assert found["kyc@1"].states == ["kyc@1"]
+    for one in found.values():
+        assert one.whole and not one.leaving
+        registry.builds.let_go(one)
+    for one in registry.builds.unused():
+        assert one.leaving
+        registry.builds.dropped(one)
+    assert registry.builds.unused() == []
 
 
 def test_a_damaged_file_is_one_sentence(tmp_path: Path) -> None:

@@ -116,6 +116,24 @@ def test_a_worse_challenger_is_kept_out_and_recorded(models, monkeypatch):
     assert [move["reason"].split(":")[0] for move in models.moves("offers")] == ["promoted", "failed", "kept"]
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning", "ignore:invalid value:RuntimeWarning")
+def test_a_gate_that_cannot_decide_promotes_nothing(models):
+    label = ms.Label(offers, "y", on="id", after="1d")
+    trainer = ms.LightGBM(objective="regression", rounds=5)
+    model = ms.Model(
+        "offers", view=view, examples=offers, label=label, trainer=trainer, retrain=ms.Retrain(gate="rmse")
+    )
+    retrain(model, examples(10), models)
+    table = examples(20, seed=2).table
+    beyond = table["_label"].to_numpy() * np.where(np.arange(4000) < 3200, 1.0, 1e200)  # whose squares are no numbers
+    kept = table.set_column(table.schema.get_field_index("_label"), "_label", pa.array(beyond))
+    decision = retrain(model, TrainingSet(kept, "offers", dict(view.dtypes), 20 * DAY), models)
+    assert not np.isfinite(decision.difference.value)
+    assert not decision.promoted
+    assert "cannot be told to be better or worse" in decision.reason
+    assert models.aliases("offers") == {"champion": 1, "challenger": 2}
+
+
 def test_too_few_new_rows_decide_nothing(models):
     model = a_model(ms.Retrain())
     retrain(model, examples(10), models)
