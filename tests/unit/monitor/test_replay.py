@@ -11,6 +11,7 @@ from tests.unit.monitor.shop import MINUTE, NOON, SECOND, Shop, holds, orders, p
 import millstream as ms
 from millstream.definitions.on_demand import OnDemandFeature
 from millstream.errors import NotFound, TrainingError
+from millstream.monitor.replay import cohorts
 from millstream.store.online import EARLY
 
 
@@ -256,3 +257,26 @@ def test_parity_tells_what_older_versions_served_from_merged_tiles(shop: Shop, m
     assert shop.served("spend__count_1h") == [2.0, 36.0]
     compared = shop.project.parity("risk")
     assert (compared.behind, compared.overflow, compared.unexplained) == (1, 1, 0)
+
+
+@pytest.mark.parametrize("archived", [False, True])
+def test_what_is_recomputed_needs_the_events_of_its_keys_alone(shop: Shop, archived: bool) -> None:
+    hourly = ms.StreamFeatureGroup("hourly", entity=user, source=orders, features=[ms.Count(over="1h")])
+    payee = ms.StreamFeatureGroup(
+        "payee", entity=user, source=orders, keys={"user_id": "payee_id"}, features=[ms.Count(over="5m")]
+    )
+    shop.begin(hourly, payee)
+    old = [{"user_id": 1, "payee_id": 1, "at": NOON - hours * 60 * MINUTE} for hours in range(2, 40)]
+    shop.project.load("orders", old)
+    crowd = [{"user_id": i, "payee_id": 500, "at": NOON - i} for i in range(100, 400)]
+    shop.project.send("orders", [*crowd, *({"user_id": 1, "payee_id": i, "at": NOON - i} for i in range(3))])
+    shop.project.drain()
+    if archived:
+        shop.project.sync()
+    shop.clock.advance(SECOND)
+    request = shop.score()["request_id"]
+    assert shop.served("hourly__count_1h") == [3.0]
+    holds(shop.project, 1)
+    assert shop.project.explain(request, "hourly__count_1h").events.num_rows == 3  # type: ignore[union-attr]
+    (replay,) = cohorts(shop.project.parts.captures("risk"), shop.project.parts.pasts())
+    assert replay.table(orders).num_rows == 3
