@@ -84,6 +84,7 @@ def _project(folder: Path) -> Iterator[Check]:
     yield _check("log", lambda: _log(Settings.load(folder)))
     yield _check("stores", lambda: _stores(folder))
     yield _check("online store", lambda: _online(folder))
+    yield _check("open files", lambda: _open_files(folder))
     yield _check("captures", lambda: _captures(folder))
     yield _check("clock", lambda: _clock(folder))
     yield _check("operations", lambda: _operations(folder))
@@ -186,3 +187,18 @@ def _clock(folder: Path) -> str:
             "set the clock right; `millstream backfill GROUP` computes anew what keys of those events had before.",
         )
     return f"{to_datetime(now):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _open_files(folder: Path) -> str:
+    """Whether a process that reads every shard can keep them all open."""
+    from millstream.project import Project
+    from millstream.store.lmdb_shard import DESCRIPTORS, most_open
+
+    shards = sum(version.shards for version in Project(folder).parts.registry.groups())
+    if shards > most_open():
+        raise MillstreamError(
+            f"{shards:,} shards of the online store take {DESCRIPTORS * shards:,} file descriptors, and a process keeps "
+            f"{most_open():,} shards open: those that are idle are closed, and opened again when they are read.",
+            f"allow each process {2 * DESCRIPTORS * shards + 256:,} open files: `ulimit -n`, LimitNOFILE of systemd.",
+        )
+    return f"{shards:,} shards, of which {most_open():,} can be open at once"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import resource
 import socket
 import sys
 import threading
@@ -21,6 +22,8 @@ LOOK = 1.0
 """Seconds between two looks for new definitions, and between two reports."""
 BEAT = 1.0
 """Seconds between two signs of life."""
+FILES = 65_536
+"""Files that a layer wants to be allowed to have open."""
 LAST_CALL = 15.0
 """Seconds that a layer has to stop once whoever supervises it is gone."""
 
@@ -68,7 +71,17 @@ def run_layer(settings: Settings, layer: str, stop: threading.Event) -> None:
             f"There is no layer '{layer}'.",
             f"did you mean '{guess}'?" if guess else f"the layers are {', '.join(loops)}.",
         )
+    _take_descriptors()
     loops[layer]()
+
+
+def _take_descriptors() -> None:
+    """Allow this process the open files that it may allow itself: each shard of the online store takes three."""
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if most == resource.RLIM_INFINITY else min(FILES, most)
+    if allowed not in (resource.RLIM_INFINITY, wanted) and allowed < wanted:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def stop_asked(*, standard_input_closes: bool = False) -> threading.Event:

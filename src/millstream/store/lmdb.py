@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count, islice
@@ -23,7 +24,7 @@ from millstream.buffer.environment import exclusive
 from millstream.errors import CorruptState, Fenced, Forked, MillstreamError
 from millstream.forks import forks
 from millstream.store.lmdb_check import CHECK, opened, refuse_damaged, refuse_hidden, sealed
-from millstream.store.lmdb_shard import Shard, failure, open_shard
+from millstream.store.lmdb_shard import Shard, failure, full, open_shard
 from millstream.store.online import ShardMeta
 
 _META = b"meta"
@@ -58,6 +59,7 @@ class LmdbOnlineStore:
         self._path = Path(path)
         self._map_gib, self._fsync = map_gib, fsync
         self._forks = forks()
+        _stores.add(self)
         self._shards: dict[tuple[str, int], Shard] = {}
         self._sweep()
 
@@ -193,7 +195,9 @@ class LmdbOnlineStore:
         if self._forks != forks():
             raise Forked.opened_before(self._path)
         handle = self._shards.get((gv, shard))
-        if handle is None and (self._path / gv / str(shard) / "data.mdb").exists():
+        if handle is not None:
+            handle.used = True
+        elif (self._path / gv / str(shard) / "data.mdb").exists():
             try:
                 with self._exclusive():
                     handle = self._found(gv, shard)
@@ -206,6 +210,7 @@ class LmdbOnlineStore:
         folder = self._path / gv / str(shard)
         if not (folder / "data.mdb").exists():
             return None
+        _make_room()
         handle = self._shards[gv, shard] = open_shard(folder, self._map_gib, self._fsync)
         return handle
 
@@ -218,6 +223,7 @@ class LmdbOnlineStore:
         with self._exclusive():
             folder = self._path / gv / str(shard)
             folder.mkdir(parents=True, exist_ok=True)
+            _make_room()
             handle = self._shards[gv, shard] = open_shard(folder, self._map_gib, self._fsync)
             return handle
 
@@ -264,6 +270,25 @@ class LmdbOnlineStore:
         """Remove what was taken away, by this process or by one that died before it could."""
         for leftover in self._path.glob(".dropped.*"):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+_stores: weakref.WeakSet[LmdbOnlineStore] = weakref.WeakSet()
+
+
+def _make_room() -> None:
+    """Let go of shards that nobody has read since the last time, when as many are open as may be; else of any."""
+    if not full():
+        return
+    for unused in (True, False):
+        for store in list(_stores):
+            for place, handle in list(store._shards.items()):
+                if unused and handle.used:
+                    handle.used = False
+                else:
+                    store._shards.pop(place, None)
+        del handle
+        if not full():
+            return
 
 
 def _mark_dropped(handle: Shard) -> None:

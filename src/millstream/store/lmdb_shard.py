@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import threading
 import weakref
 from collections import deque
@@ -20,6 +22,8 @@ from millstream.store.online import ShardMeta
 FORMAT = b"\xb2C"
 UNCHECKED = b"M1"  # the format of before, whose records have no checksum
 _READERS = 1024
+DESCRIPTORS = 3  # file descriptors of an open environment
+_MOST = 4096  # environments open at once, whatever the process may have: their maps are 64 TiB of addresses
 _BROKEN = (
     lmdb.InvalidError, lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError, lmdb.VersionMismatchError,
     lmdb.IncompatibleError, lmdb.CursorFullError,
@@ -69,12 +73,12 @@ def _states(env: lmdb.Environment) -> lmdb._Database:
 class Shard:
     """A handle on an open environment, which closes when the last reader lets go of its last handle, never under one."""
 
-    __slots__ = ("__weakref__", "checked", "env", "folder", "known", "main", "states")
+    __slots__ = ("__weakref__", "checked", "env", "folder", "known", "main", "states", "used")
 
     def __init__(self, folder: Path, file: _File) -> None:
         self.folder, self.env, self.main, self.states = folder, file.env, file.main, file.states
         self.known: tuple[bytes | None, ShardMeta | None] = (None, None)
-        self.checked = True
+        self.checked = self.used = True
         file.users += 1
         weakref.finalize(self, _let_go, file).atexit = False
 
@@ -181,6 +185,22 @@ def open_shard(folder: Path, map_gib: float, fsync: bool, *, trusted: bool = Fal
         _close_unused()
 
 
+def most_open() -> int:
+    """Return how many environments this process may have open: half of its file descriptors, which it needs for more.
+
+    >>> most_open() > 0
+    True
+    """
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return _MOST if allowed == resource.RLIM_INFINITY else min(_MOST, max(1, allowed // 2 // DESCRIPTORS))
+
+
+def full() -> bool:
+    """Return whether this process has as many environments open as it may."""
+    _close_unused()
+    return len(_files) >= most_open()
+
+
 def failure(place: Path, error: Exception) -> MillstreamError:
     """The sentence for what LMDB or the file system said."""
     if isinstance(error, lmdb.MapFullError):
@@ -192,6 +212,16 @@ def failure(place: Path, error: Exception) -> MillstreamError:
         return unreadable(place, error)
     if no_room(error, place):
         return DiskFull.writing(place)
+    if getattr(error, "errno", getattr(error, "code", None)) in (errno.EMFILE, errno.ENFILE):
+        return StoreError(
+            f"Online store '{place}' cannot be opened: this process has too many files open.",
+            "raise the limit (`ulimit -n`, LimitNOFILE of systemd); `millstream doctor` says how many are needed.",
+        )
+    if getattr(error, "errno", getattr(error, "code", None)) == errno.ENOMEM:
+        return StoreError(
+            f"Online store '{place}' cannot be opened: there is no address space left for its map.",
+            "raise the limit (`ulimit -v`), or open the store with a smaller `map_gib`.",
+        )
     if isinstance(error, lmdb.MapResizedError):
         return StoreError(
             f"Online store shard '{place}' has been made larger by another process than this one may read.",

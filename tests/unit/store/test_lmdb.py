@@ -359,3 +359,48 @@ def test_a_shard_that_is_there_and_cannot_be_opened_is_an_error(path: Path, monk
     monkeypatch.setattr(lmdb, "open", refused)
     with pytest.raises(StoreError, match="no more locks"):
         LmdbOnlineStore(path).read(GV, 0, [])
+
+
+def test_more_shards_than_a_process_may_open_files_are_opened_in_turns(path: Path) -> None:
+    program = (
+        "import os, resource, threading\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))\n"
+        "store, other = LmdbOnlineStore(sys.argv[1]), LmdbOnlineStore(sys.argv[1])\n"
+        "for group in range(100):\n"
+        "    for shard in range(2):\n"
+        "        value = b'%d %d' % (group, shard)\n"
+        "        store.write(f'g{group}@1', shard, [(b'a', value)], ShardMeta(position=1), None)\n"
+        "def read(one, groups):\n"
+        "    for group in groups:\n"
+        "        for shard in range(2):\n"
+        "            found = one.read(f'g{group}@1', shard, [b'a'])[0]\n"
+        "            assert found == [b'%d %d' % (group, shard)], (group, shard, found)\n"
+        "    done.append(one)\n"
+        "done = []\n"
+        "threads = [threading.Thread(target=read, args=(one, groups)) for one in (store, other)\n"
+        "           for groups in (range(100), range(99, -1, -1))]\n"
+        "for thread in threads: thread.start()\n"
+        "for thread in threads: thread.join()\n"
+        "opened = sum('.mdb' in os.readlink(f'/proc/self/fd/{n}') for n in os.listdir('/proc/self/fd')\n"
+        "             if os.path.islink(f'/proc/self/fd/{n}'))\n"
+        "print(len(done), opened <= 64 + 3)"
+    )
+    assert elsewhere(program, path) == "4 True\n"
+
+
+def test_too_many_open_files_are_one_sentence(path: Path) -> None:
+    written_elsewhere(path)
+    program = (
+        "import os, resource\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\n"
+        "store, held = LmdbOnlineStore(sys.argv[1]), []\n"
+        "while len(held) < 64:\n"
+        "    try: held.append(os.open('/dev/null', os.O_RDONLY))\n"
+        "    except OSError: break\n"
+        "os.close(held.pop()); os.close(held.pop())\n"
+        "try: store.meta('velocity@1', 0)\n"
+        "except StoreError as error: print(error.message)"
+    )
+    told = elsewhere(program, path)
+    assert "too many files open" in told
+    assert told.count("\n") == 1
