@@ -226,3 +226,19 @@ def test_a_training_set_is_split_or_refuses(project):
     assert found.split(gap=dt.timedelta(hours=1)).train.num_rows < found.split().train.num_rows
     assert len(found) == found.table.num_rows == 120
     assert found.columns == tuple(found.table.column_names)
+
+
+def test_an_instant_in_another_unit_is_refused_wherever_it_is_given(project):
+    for at in (1_795_680_000, 1_795_680_000_000, 1_795_680_000_000_000_000):
+        for call in (
+            lambda at=at: project.features("v", [{"user_id": 1}], at=at),
+            lambda at=at: project.score("m", [{"user_id": 1, "x": 1.0, "at": at}]),
+            lambda at=at: project.training_set("m", start=at),
+            lambda at=at: project.history("g", end=at),
+        ):
+            with pytest.raises(MillstreamError, match=r"looks like (milli|nano)?seconds"):
+                call()
+    assert project.send("events", [{"id": 1, "user_id": 1, "x": 1.0, "y": True, "at": 1_795_680_000}]) == 1
+    project.drain()
+    (reason,) = project.dead_letters("events", newest=1)["reason"].to_pylist()
+    assert "looks like seconds since the epoch" in reason

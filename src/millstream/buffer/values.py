@@ -43,6 +43,24 @@ def fit(value: Any, kind: str) -> Any:
     return None if is_missing(value) else _FITS[kind](value)
 
 
+def instant(argument: str, value: Any) -> int:
+    """Return an instant that an argument was given as microseconds, or raise `MillstreamError`.
+
+    >>> instant("at", "2024-01-01T00:00:00Z")
+    1704067200000000
+    """
+    try:
+        at = fit(value, "timestamp")
+    except Unfit:
+        at = None
+    if at is None:
+        unit = other_unit(value) if isinstance(value, int) and not isinstance(value, bool) else None
+        said = f"which looks like {unit} since 1970; expected" if unit else "expected"
+        hint = "write it as '2024-01-31T12:00:00Z' or a datetime; without a zone it is taken as UTC."
+        raise MillstreamError(f"{argument} was given {value!r}, {said} {EXPECTED['timestamp']}.", hint)
+    return int(at)
+
+
 def is_missing(value: Any) -> bool:
     """Say whether a value stands for null: None, NaN, an infinity, NaT, pandas' NA."""
     if value is None:

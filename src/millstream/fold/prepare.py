@@ -72,8 +72,8 @@ def aggregated(group: StreamFeatureGroup | BatchFeatureGroup, feature: WindowedF
 
     `table` holds rows that `prepare` keeps for the group.
     """
-    derive = tuple((group.derive or {}).items())
-    expression, where = (None if sql is None else _inline(sql, derive) for sql in (feature.expression, feature.where))
+    texts = (feature.expression, feature.where)
+    expression, where = (None if sql is None else _inline(sql, *_columns_of(group)) for sql in texts)
     columns, _ = _evaluate(table, dict.fromkeys(sql for sql in (expression, where) if sql))
     found = np.ones(table.num_rows, bool) if where is None else _flags(columns[where])
     return found if expression is None else found & _present(columns[expression])
@@ -123,32 +123,47 @@ def _plan_of(group: Any) -> _Plan:
 
 
 def _plan(group: Any) -> _Plan:
-    layout, derive = layout_of(group), tuple((group.derive or {}).items())
+    layout, (derive, columns) = layout_of(group), _columns_of(group)
 
     def inline(sql: str | None) -> str | None:
-        return None if sql is None else _inline(sql, derive)
+        return None if sql is None else _inline(sql, derive, columns)
 
     where = inline(group.where)
-    keys = tuple(_inline((group.keys or {}).get(name, name), derive) for name in group.entity.keys)
+    keys = tuple(_inline((group.keys or {}).get(name, name), derive, columns) for name in group.entity.keys)
     inputs = tuple((slot, inline(slot.expression), inline(slot.where)) for slot in layout.slots)
     every = [where, *keys, *(sql for _, expression, condition in inputs for sql in (expression, condition))]
     return _Plan(layout, where, keys, inputs, tuple(dict.fromkeys(sql for sql in every if sql)))
 
 
-def _inline(sql: str, derive: tuple[tuple[str, str], ...]) -> str:
-    """The expression with the derived columns written out, as DuckDB text."""
+def _columns_of(group: Any) -> tuple[tuple[tuple[str, str], ...], frozenset[str]]:
+    """The derived columns of a group, and the names of all that its expressions may read."""
+    derive = tuple((group.derive or {}).items())
+    names = {name for source in group.sources for name in source.schema or {}}
+    return derive, frozenset(names | {name for name, _ in derive})
+
+
+def _parsed(sql: str, columns: frozenset[str]) -> Any:
+    """An expression as SQLGlot has it; a column alone is that column, also where its name is a word of SQL's own."""
     import sqlglot
     from sqlglot import exp
 
-    parsed = sqlglot.parse_one(sql, read="duckdb")
+    bare = sql.strip()
+    return exp.column(bare, quoted=True) if bare in columns else sqlglot.parse_one(sql, read="duckdb")
+
+
+def _inline(sql: str, derive: tuple[tuple[str, str], ...], columns: frozenset[str]) -> str:
+    """The expression with the derived columns written out, as DuckDB text."""
+    from sqlglot import exp
+
+    parsed = _parsed(sql, columns)
     for name, definition in reversed(derive):
-        inner = exp.paren(sqlglot.parse_one(definition, read="duckdb"))
+        inner = exp.paren(_parsed(definition, columns))
         parsed = parsed.transform(
             lambda node, name=name, inner=inner: (
                 inner.copy() if isinstance(node, exp.Column) and node.name.lower() == name.lower() else node
             )
         )
-    return parsed.sql(dialect="duckdb")
+    return str(parsed.sql(dialect="duckdb"))
 
 
 _engines = threading.local()

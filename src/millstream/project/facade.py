@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from millstream.calls import checked_methods
-from millstream.clock import Clock, to_micros
+from millstream.clock import Clock
 from millstream.errors import NotFound
 from millstream.project.wiring import Parts
 from millstream.settings import FILE, Settings
@@ -221,9 +221,10 @@ class Project:
         Raises:
             RequestError: When a key is absent or of another type.
         """
+        from millstream.buffer.values import instant
         from millstream.project.moving import features
 
-        return features(self.parts, _name(view), keys, None if at is None else to_micros(at))
+        return features(self.parts, _name(view), keys, None if at is None else instant("at", at))
 
     def history(
         self, group: str | StreamFeatureGroup, start: Instant | None = None, end: Instant | None = None
@@ -238,9 +239,10 @@ class Project:
         Raises:
             NotFound: When there is no such group, or it has not been synced yet.
         """
+        from millstream.buffer.values import instant
         from millstream.project.moving import synced
 
-        bounds = [None if one is None else to_micros(one) for one in (start, end)]
+        bounds = [None if one is None else instant(name, one) for name, one in (("start", start), ("end", end))]
         return synced(self.parts, _name(group), *bounds)
 
     def dead_letters(self, stream: str | EventStream | Table, *, newest: int | None = None) -> pa.Table:
@@ -283,10 +285,11 @@ class Project:
         Returns:
             No example is lost; `.split()` keeps the matured ones, `.to_pandas()` gives a data frame.
         """
+        from millstream.buffer.values import instant
         from millstream.train.training_set import training_set
 
         definition = self.parts.registry.model(_name(model))
-        bounds = {name: to_micros(one) for name, one in (("start", start), ("end", end)) if one is not None}
+        bounds = {name: instant(name, one) for name, one in (("start", start), ("end", end)) if one is not None}
         return training_set(definition, self.parts.past(), now=self.clock.now(), **bounds)
 
     def train(self, model: str | Model, examples: TrainingSet | None = None) -> ModelVersion:

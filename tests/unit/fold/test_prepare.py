@@ -136,3 +136,36 @@ def test_groups_of_one_source_share_a_query_and_differ_in_what_they_keep():
 def test_no_rows_prepare_to_nothing():
     (found,) = prepare([group(derive={"x": "amount * 2"}, where="x > 0")], STREAM, table([]))
     assert found.keys == [] and found.lanes.shape == (0, layout_of(group()).n_lanes)
+
+
+@pytest.mark.parametrize(
+    "word", ["order", "desc", "from", "case", "map", "true", "null", "false", "select", "end", "cast"]
+)
+def test_a_column_may_be_named_like_a_word_of_sql(word):
+    stream = ms.EventStream(
+        "s", time="seen", deduplicate=word, schema={word: "int64", "y": "float64", "seen": "timestamp"}
+    )
+    group = ms.StreamFeatureGroup(
+        "g",
+        entity=ms.Entity("user", keys={word: "int64"}),
+        source=stream,
+        derive={"twice": word},
+        features=[ms.Sum(word), ms.Last(word), ms.Count(word), ms.Sum("twice"), ms.Max("twice + 1", name="more")],
+    )
+    found = ms.compute(
+        group, {stream: [{word: 2, "seen": "2026-01-01"}] * 2}, [{word: 2, "at": "2026-01-02"}]
+    ).to_pylist()
+    assert list(found[0].values())[2:] == [2.0, 2.0, 1, 2.0, 3.0]
+
+
+def test_a_derived_column_may_be_named_like_a_word_of_sql():
+    stream = ms.EventStream("s", time="seen", schema={"k": "int64", "x": "float64", "seen": "timestamp"})
+    group = ms.StreamFeatureGroup(
+        "g",
+        entity=ms.Entity("user", keys={"k": "int64"}),
+        source=stream,
+        derive={"from": "x * 2"},
+        features=[ms.Sum("from")],
+    )
+    found = ms.compute(group, {stream: [{"k": 1, "x": 2, "seen": "2026-01-01"}]}, [{"k": 1, "at": "2026-01-02"}])
+    assert found["g__from_sum"].to_pylist() == [4.0]

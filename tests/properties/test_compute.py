@@ -1,0 +1,131 @@
+"""`ms.compute` is the project: random definitions over random frames give the same values through both, to the bit."""
+
+import itertools
+import math
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import millstream as ms
+
+KEY = ms.Entity("key", keys={"k": "int64"})
+PAIR = ms.Entity("pair", keys={"k": "int64", "s": "string"})
+SCHEMA = {"id": "int64", "k": "int64", "x": "float64", "n": "int64", "s": "string", "b": "bool", "at": "timestamp"}
+BIG = 2**53 + 1
+NUMBERS = [0.0, -0.0, 1.5, -2.25, 3, 1e-9, 1e14, math.nan, math.inf, -math.inf, None, Decimal("2.5")]
+WHOLES = [0, 7, -7, BIG, -BIG, 2**63 - 1, -(2**63), 7.0, Decimal(8), None, math.nan]
+TEXTS = ["", "de", "é😀", "x" * 39, None, math.nan]
+TRUTHS = [True, False, None]
+KEYS = [1, 2, 2.0, Decimal(2), 2**63 - 1, None, math.nan]
+SPANS = ["10m", "1h", "30d", None]
+BEGINS = [
+    datetime(1965, 3, 1, tzinfo=UTC),
+    datetime(1969, 12, 31, 23, 30, tzinfo=UTC),
+    datetime(2024, 2, 28, tzinfo=UTC),
+]
+
+
+def aggregations() -> st.SearchStrategy[list[ms.Count]]:
+    def named(drawn: list[Any]) -> list[Any]:
+        return [
+            kind(*column, over=over, where=where, name=f"f{i}") for i, (kind, column, over, where) in enumerate(drawn)
+        ]
+
+    kinds = st.one_of(
+        st.tuples(
+            st.sampled_from([ms.Sum, ms.Mean, ms.Min, ms.Max]), st.sampled_from([("x",), ("abs(x) / 3",), ("b",)])
+        ),
+        st.tuples(st.sampled_from([ms.First, ms.Last]), st.sampled_from([("x",), ("s",), ("b",), ("upper(s)",)])),
+        st.tuples(st.just(ms.Count), st.sampled_from([(), ("x",), ("n",), ("s",)])),
+        st.tuples(st.just(ms.TimeSince), st.just(())),
+    )
+    wheres = st.sampled_from([None, "x > 0", "x is null", "n is not null", "b", "s <> ''", "abs(n % 7) = 0"])
+    one = st.tuples(kinds, st.sampled_from(SPANS), wheres).map(lambda drawn: (*drawn[0], *drawn[1:]))
+    return st.lists(one, min_size=1, max_size=6).map(named)
+
+
+def rows() -> st.SearchStrategy[list[dict[str, Any]]]:
+    row = st.fixed_dictionaries(
+        {
+            "k": st.sampled_from(KEYS),
+            "x": st.sampled_from(NUMBERS),
+            "n": st.sampled_from(WHOLES),
+            "s": st.sampled_from(TEXTS),
+            "b": st.sampled_from(TRUTHS),
+            "at": st.integers(0, 90 * 60_000_000),
+        }
+    )
+    return st.lists(row, max_size=25)
+
+
+def as_arrow(table: list[dict[str, Any]]) -> pa.Table:
+    """The rows as a frame of the types that databases hand out, where all values of a column have one."""
+    kinds = {"k": pa.decimal128(38, 0), "n": pa.decimal128(38, 0), "x": pa.float64(), "s": pa.string_view()}
+    columns = {}
+    for name in SCHEMA:
+        values = [row.get(name) for row in table]
+        plain = [
+            None if isinstance(value, float) and not math.isfinite(value) and name != "x" else value for value in values
+        ]
+        if name in ("k", "n"):
+            plain = [None if value is None else Decimal(int(value)) for value in plain]
+        if name == "x":
+            plain = [None if value is None else float(value) for value in plain]
+        if name == "at":
+            plain = [np.datetime64(value.replace(tzinfo=None), "us") for value in values]
+        columns[name] = pa.array(plain, kinds.get(name), from_pandas=False)
+    return pa.table(columns)
+
+
+FORMS = [
+    list,
+    as_arrow,
+    lambda table: pd.DataFrame(table, columns=list(SCHEMA), dtype=object),
+    lambda t: pl.from_arrow(as_arrow(t)),
+]
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    aggregations(), rows(), st.sampled_from(FORMS), st.sampled_from(FORMS), st.sampled_from(BEGINS), st.booleans(),
+    st.sampled_from([None, "x > 0"]), st.sampled_from(["0s", "5m"]),
+)  # fmt: skip
+def test_a_project_gives_what_compute_gives(
+    tmp_path_factory, features, drawn, form, other, begin, paired, where, delay
+):
+    entity = PAIR if paired else KEY
+    stream = ms.EventStream("events", time="at", delay=delay, deduplicate="id", schema=SCHEMA)
+    group = ms.StreamFeatureGroup("g", entity=entity, source=stream, features=features, where=where)
+    view = ms.FeatureView("v", request={"n": "int64", "x": "float64"}, features=[group])
+    table = [
+        {"id": i // 2 if i % 5 == 0 else i, **row, "at": begin + timedelta(microseconds=row["at"])}
+        for i, row in enumerate(drawn)
+    ]
+    at = begin + timedelta(hours=2)
+    asked = [
+        {"k": k, "s": s, "n": n, "x": x}
+        for (k, s), n, x in zip(
+            itertools.product([1, 2, 2**63 - 1, None], ["de", "", None]),
+            itertools.cycle([BIG, None]),
+            itertools.cycle(NUMBERS),
+        )
+    ]
+    computed = ms.compute(view, {stream: form(table)}, [row | {"at": at} for row in asked])
+    project = ms.Project(tmp_path_factory.mktemp("compute") / "p", create=True)
+    project.apply(view)
+    project.load("events", other(table))
+    project.drain()
+    project.backfill()
+    served = project.features("v", asked, at=at)
+    letters = project.dead_letters("events")["reason"].to_pylist()
+    project.close()
+    assert letters == []
+    assert served.to_pylist() == computed.select(served.column_names).to_pylist()
+    assert served.schema == computed.select(served.column_names).schema
