@@ -149,22 +149,35 @@ def test_the_numbers_of_numpy_are_numbers():
     assert type(group["x_last"].default(np.int64(2)).default_value) is int
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    made = ms.Project(tmp_path_factory.mktemp("public") / "p", create=True)
-    made.apply(model)
+def made(folder):
+    project = ms.Project(folder, create=True)
+    project.apply(model)
     begin = dt.datetime.now(dt.UTC) - dt.timedelta(days=3)
     rows = [
         {"id": i, "user_id": i % 7, "x": i % 5, "y": i % 3 == 0, "at": (begin + dt.timedelta(minutes=i)).isoformat()}
         for i in range(120)
     ]
-    made.load("events", rows)
-    made.drain()
-    made.backfill()
-    made.train("m")
-    made.deploy("m")
-    yield made
-    made.close()
+    project.load("events", rows)
+    project.drain()
+    project.backfill()
+    project.train("m")
+    project.deploy("m")
+    return project
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    found = made(tmp_path_factory.mktemp("public") / "p")
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def walked(tmp_path_factory):
+    """Another one, in which the walk may apply and send what it likes."""
+    found = made(tmp_path_factory.mktemp("walked") / "p")
+    yield found
+    found.close()
 
 
 #: For each method the arguments with which it works; the walk replaces one of them at a time.
@@ -183,8 +196,8 @@ SLOW = {
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_method_of_a_project_ends_in_a_value_or_an_error_of_its_own(project, name):
-    method = getattr(project, name)
+def test_a_method_of_a_project_ends_in_a_value_or_an_error_of_its_own(walked, name):
+    method = getattr(walked, name)
     for parameter in inspect.signature(method).parameters.values():
         if parameter.name in SLOW.get(name, ()):
             continue
@@ -242,3 +255,13 @@ def test_an_instant_in_another_unit_is_refused_wherever_it_is_given(project):
     project.drain()
     (reason,) = project.dead_letters("events", newest=1)["reason"].to_pylist()
     assert "looks like seconds since the epoch" in reason
+
+
+@pytest.mark.parametrize("frame", [pd.DataFrame, pl.DataFrame, pa.Table.from_pylist])
+def test_rows_of_requests_may_be_a_frame(project, frame):
+    rows = [{"user_id": 1, "x": 1.5}, {"user_id": None, "x": None}, {"user_id": 3, "x": math.nan}]
+    assert project.features("v", frame(rows)).equals(project.features("v", rows))
+    assert project.score("m", frame(rows))["score"].equals(project.score("m", rows)["score"])
+    assert project.features("v", {"user_id": 1}).num_rows == 1
+    with pytest.raises(MillstreamError, match="expected a TrainingSet"):
+        project.train("m", frame(rows))

@@ -40,6 +40,22 @@ def taken(thing: str, rows: Rows, error: type[MillstreamError] = LogError) -> pa
     return _plain(table)
 
 
+def as_dicts(thing: str, rows: Rows, error: type[MillstreamError] = LogError) -> Sequence[Any]:
+    """Return rows as dicts, whatever form they come in: for requests, which are judged row by row.
+
+    >>> as_dicts("View 'v'", pa.table({"user_id": [1, 2]}))
+    [{'user_id': 1}, {'user_id': 2}]
+    """
+    given = taken(thing, rows, error)
+    if not isinstance(given, pa.Table):
+        return given
+    try:
+        found: list[dict[str, Any]] = given.to_pylist()
+    except (OverflowError, ValueError) as failure:  # an instant, or text, that Python has not
+        raise error(f"{thing} was given a value that cannot be read: {failure}.", "mend the frame.") from failure
+    return found
+
+
 def check_columns(
     thing: str,
     given: pa.Table | Sequence[Any],

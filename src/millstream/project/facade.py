@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from millstream.calls import checked_methods
 from millstream.clock import Clock
-from millstream.errors import NotFound
+from millstream.errors import NotFound, TrainingError
 from millstream.project.wiring import Parts
 from millstream.settings import FILE, Settings
 
@@ -205,14 +205,12 @@ class Project:
         """
         return self._drainer.backfill(group, progress)
 
-    def features(
-        self, view: str | FeatureView, keys: Sequence[Mapping[str, Any]], at: Instant | None = None
-    ) -> pa.Table:
+    def features(self, view: str | FeatureView, keys: Rows, at: Instant | None = None) -> pa.Table:
         """The view's features from the online store, at an instant.
 
         Args:
             view: The view.
-            keys: Rows of entity keys; request fields may be left out and are null then.
+            keys: Rows of entity keys, as dicts or a table; request fields may be left out and are null then.
             at: The instant; now unless given.
 
         Returns:
@@ -303,8 +301,14 @@ class Project:
             TrainingError: When no example has matured, or all have the same label.
         """
         from millstream.train.fitting import train
+        from millstream.train.training_set import TrainingSet
 
         definition = self.parts.registry.model(_name(model))
+        if examples is not None and not isinstance(examples, TrainingSet):
+            raise TrainingError(
+                f"train was given examples of type '{type(examples).__name__}'; expected a TrainingSet.",
+                "pass what training_set(model) returns, or leave it out.",
+            )
         found = examples if examples is not None else self.training_set(definition)
         return train(definition, found, self.parts.model_versions)
 
@@ -358,12 +362,12 @@ class Project:
 
         return rollback(self.parts, _name(model))
 
-    def score(self, model: str | Model, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    def score(self, model: str | Model, rows: Rows) -> pa.Table:
         """Score requests with the champion, as serving does, and capture them.
 
         Args:
             model: The model.
-            rows: Entity keys and request fields; a row's `at` is now unless it says.
+            rows: Entity keys and request fields, as dicts or a table; a row's `at` is now unless it says.
 
         Returns:
             A row for each: request_id, score, version, at (µs), degraded.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -57,8 +57,9 @@ def _needed(parts: Parts, stream: EventStream) -> set[str]:
     return {stream.time, *(keys & set(stream.schema))}
 
 
-def features(parts: Parts, view: str, keys: Sequence[Mapping[str, Any]], at: int | None) -> pa.Table:
+def features(parts: Parts, view: str, keys: Any, at: int | None) -> pa.Table:
     """The columns of a view for rows of keys, now or at an instant (µs)."""
+    from millstream.buffer.frames import as_dicts
     from millstream.serve.reader import FeatureReader
     from millstream.serve.request import RequestSchema
     from millstream.store.online import PAST
@@ -67,7 +68,8 @@ def features(parts: Parts, view: str, keys: Sequence[Mapping[str, Any]], at: int
     definition = parts.registry.view(view)
     reader = FeatureReader(parts.online, definition, parts.versions(), parts.clock)
     instant = parts.clock.now() if at is None else at
-    rows = RequestSchema(definition, lenient=True).parse(keys, instant)
+    given = as_dicts(f"View '{view}'", keys, MillstreamError)
+    rows = RequestSchema(definition, lenient=True).parse(given, instant)
     read = reader.read(rows.values, rows.at)
     _refuse_unread(read)
     found = pa.table({name: typed(read.columns[name], kind) for name, kind in definition.dtypes.items()})

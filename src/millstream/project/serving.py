@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -121,10 +120,12 @@ class Scoring:
         self._journal: CaptureJournal | None = None
         self._shipper: CaptureShipper | None = None
 
-    def score(self, model: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    def score(self, model: str, rows: Any) -> pa.Table:
         """Score rows with the champion, and capture them."""
+        from millstream.buffer.frames import as_dicts
+
         scorer = self._scorer(model)
-        scored = scorer.score(rows)
+        scored = scorer.score(as_dicts(f"Model '{model}'", rows, MillstreamError))
         ids = [uuid.uuid4().hex for _ in scored]
         self._open().append(scorer.shape, [scorer.capture(*one) for one in zip(ids, scored, strict=True)])
         return pa.table(
