@@ -18,26 +18,18 @@ from millstream.buffer.events import DeadLetter, dead_batch
 from millstream.buffer.log import Batch, Log, TopicAdmin
 from millstream.buffer.staging import Run, batch_consumer, encode_run, staging_topic
 from millstream.clock import Clock
-from millstream.computing.guilty import query_failed, run_query
+from millstream.computing.guilty import run_query
+from millstream.computing.interval_runs import Result, looks, run_interval, waits
+from millstream.computing.query_shape import DATED, dated, interval_column, row_by_row, with_known
 from millstream.computing.staged import Staged, features_of, stage
 from millstream.computing.start import feature_topic
 from millstream.computing.table_fold import fold_events, stream_events, table_events
-from millstream.computing.tables import (
-    DATED,
-    KNOWN,
-    EventReader,
-    Tables,
-    dated,
-    interval_column,
-    row_by_row,
-    with_known,
-)
-from millstream.definitions.expressions import bind_interval
+from millstream.computing.tables import KNOWN, Asked, EventReader, Tables
 from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.definitions.schedule import last_tick, ticks
 from millstream.definitions.source import Source, Table
 from millstream.errors import Fenced, MillstreamError, NotFound
-from millstream.instants import micros
+from millstream.instants import FIRST, LAST, micros
 
 
 class Version(Protocol):
@@ -114,6 +106,7 @@ class BatchComputer:
         self._versions = {v.id: v for v in group_versions if isinstance(v.group, BatchFeatureGroup)}
         self._current = {table.name: table for table in tables}
         self._tables = Tables(Path(folder), history)
+        self._told: set[tuple[str, str, str]] = set()
 
     def due(self, now: int | None = None) -> list[Interval]:
         """The intervals that have ended by `now` (µs; the clock's) and did not run, by group version, oldest first.
@@ -151,16 +144,18 @@ class BatchComputer:
             MillstreamError: when the query fails, or its result does not fit the group.
         """
         version = self._version(interval.version)
-        if version.group.query is None:
+        group = version.group
+        if group.query is None:
             return self._fold(version, interval)
-        available = interval.end if interval.past else max(self._clock.now(), interval.end)
-        result, dead = self._query(version, interval)
-        staged = stage(_thing(version), version.group, _schema(version, result), result, interval.end, available)
-        self._append(version, interval, staged, available, dead)
-        return Ran(interval, staged.rows.num_rows, len(dead), staged.skipped)
+        sources, now = self._sources(group), self._clock.now()
+        complete = interval.end + waits(group, sources)
+        available = complete if interval.past else max(now, complete)
+        result = run_interval(self._tables, _thing(version), group, sources, interval.start, interval.end, now)
+        staged = stage(_thing(version), group, _schema(version, result.rows), result, interval.end, available)
+        return self._append(version, interval, staged, available, self._misfits(sources, now))
 
     def backfill(self, gv: str, start: int, end: int) -> list[Ran]:
-        """Run the intervals of a query that ended in `(start, end]` (µs), each as if it had run on time.
+        """Run the intervals of a query that were complete in `(start, end]` (µs), each as if it had run on time.
 
         What a run returned became available at its end. Where all runs together say no more than one query does,
         because the query looks at its rows one by one or at nothing that changes, one is made for all of them.
@@ -175,47 +170,49 @@ class BatchComputer:
                 f"{_thing(version)}: it folds a table, whose rows its next run takes in from the first one on.",
                 "run the batch layer; there is nothing to backfill.",
             )
-        ends = ticks(group, start, end)
+        wait = waits(group, self._sources(group))
+        ends = ticks(group, start - wait, end - wait)
         if not ends:
             return []
         first = last_tick(group, ends[0] - 1) or 0
         intervals = [Interval(gv, a, b, past=True) for a, b in zip([first, *ends], ends, strict=False)]
-        looks = bool(bind_interval(group.query)[1])
-        by = interval_column(group.query) if looks else None
-        if group.ttl is None and (by or not looks):
-            if not looks and not any(dated(source) for source in group.sources):
+        by = interval_column(group.query) if looks(group) else None
+        if group.ttl is None and (by or not looks(group)):
+            sources = self._sources(group)
+            if not looks(group) and not any(dated(source) for source in sources):
                 return [self.run(intervals[0])]
-            if group.time and row_by_row(group.query, group.sources) and isinstance(group.sources[0], Table):
+            if group.time and row_by_row(group.query, sources) and isinstance(sources[0], Table):
                 return [self._run_dated(version, np.array(ends), Interval(gv, first, ends[-1], past=True), by)]
         return [self.run(interval) for interval in intervals]
 
     def _run_dated(self, version: Version, ends: np.ndarray, interval: Interval, by: tuple[str, bool] | None) -> Ran:
         """Many past intervals by one query: each row became available with the first run that could see it.
 
-        Where each row belongs to one interval, `by` its column, only that run could: a row known later is in none.
+        That is the run of its interval, by the column `by`, or the first after the row could be known.
         """
-        group = version.group
+        group, now = version.group, self._clock.now()
         sources = self._sources(group)
+        complete = ends + waits(group, sources)
         query = with_known(group.query or "", by[0] if by else None)
-        try:
-            result = self._tables.query(query, sources, interval.start, interval.end, known=True)
-        except Exception as error:
-            raise query_failed(_thing(version), group.query or "", interval.start, interval.end, error) from error
-        known = np.asarray(micros(result[KNOWN])).astype(np.int64)
-        if by is None:
-            available = ends[np.searchsorted(ends, known)]
-        else:
-            moments = np.asarray(micros(result[DATED])).astype(np.int64)
-            available = ends[np.searchsorted(ends, moments, side="left" if by[1] else "right")]
-            seen = known <= available
-            result, available = result.filter(pa.array(seen)), available[seen]
+        asked = Asked(FIRST if by else interval.start, interval.end, until=int(complete[-1]), known=True)
+        result, dead = run_query(self._tables, _thing(version), query, sources, asked, now)
+        known = np.asarray(micros(result[KNOWN]).fill_null(LAST)).astype(np.int64)
+        place = np.searchsorted(complete, known)
+        if by is not None:
+            moments = np.asarray(micros(result[DATED]).fill_null(FIRST)).astype(np.int64)
+            place = np.maximum(place, np.searchsorted(ends, moments, side="left" if by[1] else "right"))
+            # What both could be known and happened before the first of these runs is what earlier ones returned.
+            seen = (known > interval.start + complete[0] - ends[0]) | ~_before(moments, interval.start, by[1])
+            result, known, place = result.filter(pa.array(seen)), known[seen], place[seen]
         plain = result.drop_columns([name for name in (KNOWN, DATED) if name in result.column_names])
-        staged = stage(_thing(version), group, _schema(version, plain), plain, interval.end, available)
-        self._append(version, interval, staged, interval.end, [])
-        return Ran(interval, staged.rows.num_rows, 0, staged.skipped)
+        found = Result(plain, known, dead)
+        staged = stage(_thing(version), group, _schema(version, plain), found, interval.end, complete[place])
+        return self._append(version, interval, staged, int(complete[-1]), self._misfits(sources, now))
 
     def _due(self, version: Version, now: int) -> list[Interval]:
         committed = self._committed(version)
+        if version.group.query is not None:
+            now -= waits(version.group, self._sources(version.group))
         if committed is None:
             end = last_tick(version.group, now)
             if end is None:
@@ -231,19 +228,27 @@ class BatchComputer:
             return None
         return self._log.committed(batch_consumer(version.id), topic)[0]
 
-    def _query(self, version: Version, interval: Interval) -> tuple[pa.Table, list[DeadLetter]]:
-        """The result of a group's query, and the rows on which it fails, if it looks at them one by one."""
-        group = version.group
-        between = interval.start, interval.end
-        return run_query(
-            self._tables, _thing(version), group.query or "", self._sources(group), *between, self._clock.now()
-        )
+    def _misfits(self, sources: Sequence[Source], now: int) -> list[DeadLetter]:
+        """Dead letters of the rows that are not what their table declares, each told once by this computer."""
+        found = [letter for source in sources for letter in self._tables.misfits(source, now)]
+        news = {(letter.stream, letter.reason, letter.payload): letter for letter in found}
+        fresh = [letter for told, letter in news.items() if told not in self._told]
+        self._told = set(news) | {told for told in self._told if told[0] not in {source.name for source in sources}}
+        return fresh
 
     def _append(
-        self, version: Version, interval: Interval, staged: Staged, available: int, dead: Sequence[DeadLetter]
-    ) -> None:
-        run = Run(interval.start, interval.end, available, version.group.time is None, staged.rows)
+        self, version: Version, interval: Interval, staged: Staged, available: int, misfits: Sequence[DeadLetter]
+    ) -> Ran:
+        dead = [*staged.dead, *misfits]
+        snapshot = version.group.time is None
+        if snapshot and dead and not staged.rows.num_rows:
+            raise MillstreamError(
+                f"{_thing(version)}: no row of the snapshot is left: {dead[0].reason}",
+                "mend the table or the query; the interval is run again, and what was served stays.",
+            )
+        run = Run(interval.start, interval.end, available, snapshot, staged.rows)
         self._write(version, interval, [Batch(encode_run(run), "bytes", 1)], dead, {})
+        return Ran(interval, staged.rows.num_rows, len(dead), staged.skipped)
 
     def _fold(self, version: Version, interval: Interval) -> Ran:
         if interval.past:
@@ -252,15 +257,17 @@ class BatchComputer:
         if isinstance(source, Table):
             told: dict[str, tuple[int | None, int]] = {}
             ranges = {f"{source.name}/0": (interval.start, interval.end)}
-            events = table_events(source, self._tables.rows(source, interval.end), interval.start, interval.end)
+            rows = self._tables.rows(source, Asked(interval.start, interval.end))
+            events = table_events(source, rows, interval.start, interval.end)
         else:
             told = self._unread(version, source)
             ranges = {place: (begin or 0, end) for place, (begin, end) in told.items()}
             events = stream_events(source, ranges, self._history)
         folded = fold_events(version, source, events, ranges, self._clock.now())
         batches = [Batch(record, "bytes", 1) for record in folded.records]
-        self._write(version, interval, batches, folded.dead, told)
-        return Ran(interval, folded.keys, len(folded.dead), folded.skipped)
+        dead = [*folded.dead, *self._misfits([source], self._clock.now())]
+        self._write(version, interval, batches, dead, told)
+        return Ran(interval, folded.keys, len(dead), folded.skipped)
 
     def _unread(self, version: Version, stream: Source) -> dict[str, tuple[int | None, int]]:
         """By "stream/partition", where a fold of a stream is (None: it has not begun), and where the stream ends."""
@@ -287,8 +294,8 @@ class BatchComputer:
         with self._log.transaction() as work:
             for number, batch in enumerate(batches):
                 work.append(topic, number, batch)
-            if dead:
-                work.append(_dead_topic(dead[0].stream), 0, dead_batch(dead))
+            for name in {letter.stream for letter in dead}:
+                work.append(_dead_topic(name), 0, dead_batch([one for one in dead if one.stream == name]))
             if not interval.past:
                 work.commit(consumer, topic, 0, committed, interval.end)
             for place, (begin, end) in positions.items():
@@ -306,10 +313,13 @@ class BatchComputer:
 
 def _together(version: Version, due: list[Interval]) -> list[Interval]:
     """Late intervals as one, where the runs before the last would say nothing that it does not."""
-    query = version.group.query
-    if len(due) < 2 or (query is not None and bind_interval(query)[1]):
+    if len(due) < 2 or looks(version.group):
         return due
     return [Interval(version.id, due[0].start, due[-1].end)]
+
+
+def _before(moments: np.ndarray, start: int, inclusive: bool) -> np.ndarray:
+    return moments <= start if inclusive else moments < start
 
 
 def _topic(version: Version) -> str:

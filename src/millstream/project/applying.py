@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatureGroup
-from millstream.definitions.source import EventStream
+from millstream.definitions.source import EventStream, Table
 from millstream.errors import MillstreamError, PlanError, StoreError
 from millstream.project.wiring import Parts
 
@@ -186,7 +186,7 @@ def backfill(parts: Parts, version: GroupVersion, *, progress: Advance | None = 
             anew=version.beside is not None,
         )
     elif version.group.query is not None:
-        began = earliest(parts)
+        began = _begins(parts, version.group)
         if began is not None:
             parts.batch_computer().backfill(version.id, began, parts.clock.now())
 
@@ -256,6 +256,18 @@ def _read(parts: Parts, version: GroupVersion) -> bool:
     return any(meta is not None and meta.backfilled for meta in metas)
 
 
+def _begins(parts: Parts, group: BatchFeatureGroup) -> int | None:
+    """Before the first row of its tables could be known, or the first event arrived: where the past of a query begins."""
+    from millstream.scheduled import ScheduledRuns
+
+    found = [earliest(parts), ScheduledRuns(parts.settings.folder, tables=_tables(parts)).first_known(group)]
+    return min((instant - 1 for instant in found if instant is not None), default=None)
+
+
+def _tables(parts: Parts) -> dict[str, Table]:
+    return {table.name: table for table in parts.registry.tables()}
+
+
 def earliest(parts: Parts) -> int | None:
     """About when the first event that is kept arrived (µs), or None without events."""
     import pyarrow.compute as pc
@@ -277,6 +289,7 @@ def earliest(parts: Parts) -> int | None:
 
 def _resolved(parts: Parts, definitions: list[Any]) -> list[Any]:
     """The definitions, and each batch group among them again with the types of its features."""
+    from millstream.computing.interval_runs import check_late
     from millstream.scheduled import ScheduledRuns
     from millstream.store.plan import closure
 
@@ -287,5 +300,8 @@ def _resolved(parts: Parts, definitions: list[Any]) -> list[Any]:
     ]
     reads_events = any(isinstance(source, EventStream) for group in groups for source in group.sources)
     scheduled = ScheduledRuns(parts.settings.folder, parts.history() if reads_events else None)
+    for group in closure(definitions).values():
+        if isinstance(group, BatchFeatureGroup) and group.query is not None:
+            check_late(group, group.sources)
     known = [group.resolved(scheduled.schema(group, parts.clock.now())) for group in groups]
     return [*definitions, *known]

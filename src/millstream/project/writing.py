@@ -18,6 +18,7 @@ def write(parts: Parts, group: str, rows: Any) -> int:
     """Stage rows of a batch group as if a run of its query had just returned them; returns how many."""
     from millstream.buffer.log import Batch
     from millstream.buffer.staging import Run, encode_run, staging_topic
+    from millstream.computing.interval_runs import Result
     from millstream.computing.staged import features_of, stage
     from millstream.definitions.feature_group import BatchFeatureGroup
 
@@ -38,7 +39,9 @@ def write(parts: Parts, group: str, rows: Any) -> int:
         return 0
     now = parts.clock.now()
     schema = version.schema or features_of(version.group, result)
-    staged = stage(f"Group '{group}'", version.group, schema, result, now, now)
+    staged = stage(f"Group '{group}'", version.group, schema, Result(result, None, []), now, now)
+    if staged.dead:
+        raise MillstreamError(staged.dead[0].reason.replace(" of its query", ""), "mend the row; nothing was written.")
     parts.log.create(staging_topic(version.id), 1)
     record = encode_run(Run(now, now, now, False, staged.rows))
     parts.log.append(staging_topic(version.id), 0, Batch(record, "bytes", 1))

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import millstream as ms
-from millstream.computing.tables import Tables
+from millstream.computing.tables import Asked, Tables
 from millstream.errors import MillstreamError
 
 HOUR = 3_600_000_000
@@ -32,7 +32,7 @@ def write(path: Path, rows: pa.Table, *, changed_at: int) -> None:
 
 
 def users(tables: Tables, source: ms.Table, end: int) -> list[tuple[int, str]]:
-    found = tables.query(QUERY, [source], 0, end)
+    found = tables.query(QUERY, [source], Asked(0, end))
     return list(zip(found["user_id"].to_pylist(), found["tier"].to_pylist(), strict=True))
 
 
@@ -43,7 +43,7 @@ def test_a_row_shows_once_it_could_be_known(tmp_path: Path) -> None:
     assert users(tables, source, 3 * HOUR) == [(1, "a"), (2, "b"), (3, "c")]
     assert users(tables, source, HOUR // 2) == [(1, "a")]
     assert users(tables, source, HOUR // 2 - 1) == []
-    known = tables.query("select user_id, _known from accounts", [source], 0, 3 * HOUR, known=True)
+    known = tables.query("select user_id, _known from accounts", [source], Asked(0, 3 * HOUR, known=True))
     assert known["_known"].cast(pa.int64()).to_pylist() == [HOUR // 2, 3 * HOUR // 2, 5 * HOUR // 2]
     assert users(tables, source, HOUR // 2) == [(1, "a")]
 
@@ -119,16 +119,16 @@ def test_a_query_joins_a_stream_as_it_had_arrived(tmp_path: Path) -> None:
     history = Events(events)
     tables = Tables(tmp_path, history)
     query = "select tier, count(*) as n from orders join accounts using (user_id) group by tier order by tier"
-    assert tables.query(query, [source, orders], 0, 20).to_pylist() == [{"tier": "a", "n": 2}]
+    assert tables.query(query, [source, orders], Asked(0, 20)).to_pylist() == [{"tier": "a", "n": 2}]
     history.events = events.slice(2)
-    assert tables.query(query, [source, orders], 0, 30).to_pylist() == [{"tier": "b", "n": 1}]
+    assert tables.query(query, [source, orders], Asked(0, 30)).to_pylist() == [{"tier": "b", "n": 1}]
 
 
 def test_the_interval_is_in_the_query(tmp_path: Path) -> None:
     write(tmp_path / "accounts.parquet", accounts({1: "a", 2: "b", 3: "c"}), changed_at=1)
     source = ms.Table("accounts", path="accounts.parquet", schema=SCHEMA)
     query = "select user_id from accounts where changed >= :start and changed < :end"
-    assert Tables(tmp_path).query(query, [source], HOUR, 2 * HOUR)["user_id"].to_pylist() == [2]
+    assert Tables(tmp_path).query(query, [source], Asked(HOUR, 2 * HOUR))["user_id"].to_pylist() == [2]
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_what_cannot_be_read_is_named_and_does_no_harm(tmp_path: Path, path: str
     (tmp_path / "broken.parquet").write_bytes(b"no such thing")
     tables = Tables(tmp_path)
     with pytest.raises(MillstreamError, match=said) as told:
-        tables.query(QUERY, [ms.Table("accounts", path=path, schema=SCHEMA)], 0, 1)
+        tables.query(QUERY, [ms.Table("accounts", path=path, schema=SCHEMA)], Asked(0, 1))
     assert told.value.hint
     write(tmp_path / "accounts.parquet", accounts({1: "a"}), changed_at=1)
     assert users(tables, ms.Table("accounts", path="accounts.parquet", schema=SCHEMA), 1) == [(1, "a")]
@@ -154,4 +154,4 @@ def test_a_column_that_the_file_lacks_is_named(tmp_path: Path) -> None:
     write(tmp_path / "accounts.parquet", accounts({1: "a"}), changed_at=1)
     source = ms.Table("accounts", path="accounts.parquet", schema={**SCHEMA, "seen": "timestamp"}, time="seen")
     with pytest.raises(MillstreamError, match=r"Table 'accounts' cannot be read: .*seen"):
-        Tables(tmp_path).query(QUERY, [source], 0, 1)
+        Tables(tmp_path).query(QUERY, [source], Asked(0, 1))

@@ -167,15 +167,25 @@ def test_a_result_with_two_columns_of_one_name_fails_in_one_sentence(make_world)
 
 
 def test_a_failing_query_is_due_again(make_world):
-    query = "select user_id, max(changed) as changed, max(tier) as tier, sum(tier::double) as credit from accounts"
-    world = make_world(dated_group(query=f"{query} group by user_id"))
-    world.write((1, "oops", 0.0, START - DAY))
+    query = "select user_id, max(changed) as changed, max(tier) as tier, sum(credit)::tinyint::double as credit"
+    world = make_world(dated_group(query=f"{query} from accounts group by user_id"))
+    world.write((1, "silver", 100.0, START - DAY), (1, "gold", 100.0, START - DAY))
     with pytest.raises(MillstreamError, match="its query fails for the interval from 2024-01-09") as raised:
         world.computer.step()
     assert "Hint: mend the tables" in str(raised.value)
-    world.write((1, "3", 0.0, START - DAY))
+    world.write((1, "gold", 3.0, START - DAY))
     world.run()
     assert world.both(1)["credit"] == 3.0
+
+
+def test_a_row_on_which_an_aggregate_fails_is_found_too(make_world):
+    query = "select user_id, max(changed) as changed, max(tier) as tier, sum(tier::double) as credit from accounts"
+    world = make_world(dated_group(query=f"{query} group by user_id"))
+    world.write((1, "1", 0.0, START - DAY), (1, "oops", 0.0, START - DAY), (2, "2", 0.0, START - DAY))
+    (ran,) = world.computer.step()
+    world.ingest()
+    assert (ran.rows, ran.dead) == (2, 1)
+    assert (world.both(1)["credit"], world.both(2)["credit"]) == (1.0, 2.0)
 
 
 def test_late_intervals_of_a_query_that_ignores_them_are_one_run(world):

@@ -8,7 +8,7 @@ import millstream as ms
 from millstream.buffer.events import encode
 from millstream.computing.batch import BatchComputer
 from millstream.computing.table_fold import table_events
-from millstream.computing.tables import Tables
+from millstream.computing.tables import Asked, Tables
 from millstream.fold import States, encode_key, fold, layout_of, prepare, shard_of, value
 from millstream.store.history import History
 
@@ -43,7 +43,7 @@ def test_each_row_counts_in_the_run_that_first_saw_it(make_world):
     world.folding.step()
     found, meta = state(world, 1)
     assert meta.applied == {"accounts/0": START + DAY}
-    rows = table_events(DATED, Tables(world.folder).rows(DATED, START + DAY), 0, START + DAY)
+    rows = table_events(DATED, Tables(world.folder).rows(DATED, Asked(START, START + DAY)), 0, START + DAY)
     (prepared,) = prepare([world.version.group], DATED, rows)
     assert counted(world) == 2
     assert fold(layout_of(world.version.group), prepared).to_bytes() == [found]

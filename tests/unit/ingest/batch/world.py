@@ -126,6 +126,13 @@ class World:
         key = encode_key(USER.keys, [user])
         return _plain(rows_as_of(self.version.schema, rows, [key], instant, self.version.group.ttl))
 
+    def trained_at(self, asked: list[tuple[int, int]]) -> list[dict[str, Any]]:
+        """What training reads for pairs of a user and an instant (µs)."""
+        rows = with_keys(USER.keys, self.offline.scan(batch_table(self.version.id)))
+        keys, at = [encode_key(USER.keys, [user]) for user, _ in asked], np.array([at for _, at in asked], np.int64)
+        columns = rows_as_of(self.version.schema, rows, keys, at, self.version.group.ttl)
+        return [_plain({name: column[[place]] for name, column in columns.items()}) for place in range(len(asked))]
+
     def both(self, user: int, at: int | None = None) -> dict[str, Any]:
         """What serving and training read, which must be the same."""
         served, trained = self.served(user, at), self.trained(user, at)
