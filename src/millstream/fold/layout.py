@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -24,6 +26,7 @@ HEAD_CAPACITY = 64
 AHEAD = 300_000_000
 #: int64 numbers before the rows of a state: version, newest arrival, tiles, instants.
 HEADER = 4
+_DAY = 86_400_000_000
 #: Where the tile that holds everything older than the longest window starts.
 LIFETIME = -(2**62)
 
@@ -67,12 +70,25 @@ class Layout:
     @property
     def state_bytes_max(self) -> int:
         """The worst-case bytes of one key's state: every tile of every level and a full head."""
-        rows, before = HEAD_CAPACITY + (1 if self.meta[1] else 0), 0
-        for i, (hop, span) in enumerate(self.levels):
-            coarser = self.levels[i + 1, 0] if i + 1 < len(self.levels) else hop
-            rows += int((span - before + coarser + HEAD_SPAN) // hop) + 2
-            before = span
+        rows = HEAD_CAPACITY + (1 if self.meta[1] else 0) + sum(tiles for _, tiles in self._tiles())
         return 8 * (HEADER + rows * (1 + self.n_lanes))
+
+    def state_bytes_at(self, per_day: float) -> int:
+        """About the bytes of one key's state at a rate of events a day that come by chance: of the tiles that hold any.
+
+        A tile of hop h is empty with the chance exp(-rate * h), the Poisson distribution's; the newest event is apart.
+        """
+        occupied = sum(tiles * -math.expm1(-per_day * hop / _DAY) for hop, tiles in self._tiles())
+        rows = 1 + (1 if self.meta[1] else 0) + occupied
+        return round(8 * (HEADER + rows * (1 + self.n_lanes)))
+
+    def _tiles(self) -> Iterator[tuple[int, int]]:
+        """For each level its hop (µs) and how many tiles of it a state may hold."""
+        before = 0
+        for i, (hop, span) in enumerate(self.levels.tolist()):
+            coarser = self.levels[i + 1, 0] if i + 1 < len(self.levels) else hop
+            yield hop, int((span - before + coarser + HEAD_SPAN) // hop) + 2
+            before = span
 
     def too_late_before(self, arrivals: np.ndarray) -> np.ndarray:
         """Per event, the event time (µs) below which it is too late for every window, by its arrival alone."""

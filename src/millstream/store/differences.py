@@ -20,6 +20,7 @@ Group = StreamFeatureGroup | BatchFeatureGroup
 _ABOUT = ("owner", "description", "tags")
 _DURATIONS = ("within", "delay", "future", "retention", "ttl", "after", "every", "window", "hop")
 _LISTED = 8
+_EXPECTED = 10  # events a day of a key, for which a plan says what its state takes
 
 
 def describe(definition: Definition) -> tuple[str, ...]:
@@ -124,7 +125,9 @@ def _group(group: Group) -> Iterator[str]:
     if group.columns:
         from millstream.fold.layout import layout_of
 
-        yield f"at most {layout_of(group).state_bytes_max:,} bytes per key"
+        layout = layout_of(group)
+        expected = f"about {layout.state_bytes_at(_EXPECTED):,} bytes per key at {_EXPECTED} events a day"
+        yield f"{expected}, at most {layout.state_bytes_max:,}"
 
 
 def _schedule(group: BatchFeatureGroup) -> str:
