@@ -14,7 +14,16 @@ from rich.table import Table
 from benchmarks.harness import FULL, QUICK, Claim, Scale
 
 #: Each is a module with `run(scale)`, which yields claims; the first paragraph of its text says what is compared.
-NAMES = ("log_append", "online_read", "point_in_time", "stream_computing", "ingestion", "state", "proof_memory")
+NAMES = (
+    "log_append",
+    "online_read",
+    "point_in_time",
+    "stream_computing",
+    "ingestion",
+    "sync_growth",
+    "state",
+    "proof_memory",
+)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -44,6 +44,8 @@ class Settings:
             the machine, and costs no wait for the disk.
         log_gib: most the log may grow to, in GiB; the space is taken as it is used.
         sync_every: microseconds between two syncs of the stores.
+        files_kept: microseconds that files of the offline store stay which no table names any more, for those who have
+            begun to read them.
         frozen_after: microseconds that a layer may give no sign of life before `millstream up` ends it and starts it again.
         host: the address the service listens on; loopback unless set.
         port: the port the service listens on.
@@ -74,6 +76,7 @@ class Settings:
     fsync: bool = True
     log_gib: float = 64.0
     sync_every: int = 600_000_000
+    files_kept: int = 600_000_000
     frozen_after: int = 30_000_000
     host: str = "127.0.0.1"
     port: int = 8787
@@ -261,6 +264,7 @@ _ROOT: dict[str, Callable[[Any], Any]] = {
     "fsync": _flag,
     "log_gib": _number(0.001, 65_536),
     "sync_every": _duration,
+    "files_kept": _duration,
     "frozen_after": _frozen_after,
     "host": _text,
     "port": _whole(0, 65_535),

@@ -85,6 +85,7 @@ def _project(folder: Path) -> Iterator[Check]:
     yield _check("stores", lambda: _stores(folder))
     yield _check("online store", lambda: _online(folder))
     yield _check("open files", lambda: _open_files(folder))
+    yield _check("offline store", lambda: _offline(folder))
     yield _check("captures", lambda: _captures(folder))
     yield _check("clock", lambda: _clock(folder))
     yield _check("operations", lambda: _operations(folder))
@@ -202,3 +203,27 @@ def _open_files(folder: Path) -> str:
             f"allow each process {2 * DESCRIPTORS * shards + 256:,} open files: `ulimit -n`, LimitNOFILE of systemd.",
         )
     return f"{shards:,} shards, of which {most_open():,} can be open at once"
+
+
+def _offline(folder: Path) -> str:
+    """Every file of the offline store against its sum, and how many there are."""
+    from millstream.clock import to_datetime
+    from millstream.project import Project
+
+    store = Project(folder).parts.offline
+    failed, every = list[str](), []
+    for table in store.tables():
+        try:
+            store.examine(table)
+            every.append(store.facts(table))
+        except MillstreamError as error:
+            failed.append(str(error))
+    if failed:
+        raise MillstreamError(failed[0] + (f" And {len(failed) - 1} more tables." if len(failed) > 1 else ""))
+    compacted = max((one.compacted_at for one in every if one.compacted_at is not None), default=None)
+    said = (
+        "none was compacted yet"
+        if compacted is None
+        else f"last compacted {to_datetime(compacted):%Y-%m-%d %H:%M:%S} UTC"
+    )
+    return f"{len(every)} tables, {sum(one.files for one in every):,} files, each as it was written; {said}"

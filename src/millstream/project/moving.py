@@ -13,6 +13,7 @@ import pyarrow as pa
 from millstream.errors import DiskFull, MillstreamError, NotFound, StoreError
 from millstream.project import applying
 from millstream.project.retiring import drop_unused
+from millstream.project.upkeep import tend
 from millstream.project.wiring import Parts
 
 if TYPE_CHECKING:
@@ -220,13 +221,14 @@ class Drainer:
         ]
 
     def sync(self) -> Mapping[str, int]:
-        """Archive everything that has come, sync, and drop what nobody reads any more."""
+        """Archive everything that has come, sync, drop what nobody reads any more, and see to the offline files."""
         self._renew()
         archived = 0
         while (step := self._archiver.step()).rows or step.fenced:
             archived += step.rows
         reports = self._syncer.step()
         dropped = drop_unused(self._parts)
+        tend(self._parts)
         return {"archived": archived, "synced": sum(report.rows for report in reports), "dropped": dropped}
 
     def backfill(self, group: str | None, progress: Advance | None) -> list[str]:

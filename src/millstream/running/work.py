@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from millstream.errors import DiskFull, MillstreamError
 from millstream.project import applying
 from millstream.project.retiring import drop_unused
+from millstream.project.upkeep import tend
 from millstream.project.wiring import Parts
 from millstream.running.layers import complain
 from millstream.running.trimming import computing_consumers, pressed, trim
@@ -192,7 +193,7 @@ class Batch:
 
 
 class Sync:
-    """Sync of the stores on its interval, retention, and dropping of what nobody reads any more."""
+    """Sync of the stores on its interval, retention, dropping of what nobody reads, and upkeep of the offline files."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
@@ -202,7 +203,7 @@ class Sync:
         self.facts: dict[str, Any] = {"lag": 0, "groups": {}}
 
     def step(self) -> int:
-        """Sync and trim when the interval has passed on the project's clock, or the log is nearly full."""
+        """Sync, compact and trim when the interval has passed on the project's clock, or the log is nearly full."""
         now = self._parts.clock.now()
         if now < self._due and not self._pressed.step():
             return 0
@@ -215,6 +216,10 @@ class Sync:
             if one.compared:
                 told |= {"compared": one.compared, "disagreeing": one.disagreeing}
         self._due = now + self._parts.settings.sync_every
+        tended = tend(self._parts)
+        self.facts["compacted"] = self.facts.get("compacted", 0) + tended.compacted
+        self.facts["deleted"] = self.facts.get("deleted", 0) + tended.deleted
+        self.facts["files"] = sum(self._parts.offline.facts(table).files for table in self._parts.offline.tables())
         return sum(one.rows for one in reports)
 
     def close(self) -> None:

@@ -33,7 +33,7 @@ class FileLedger:
     """
 
     def __init__(self, warehouse: str | Path) -> None:
-        self._warehouse = os.fspath(warehouse)
+        self._warehouse = os.path.abspath(warehouse)
         self._place = os.path.join(os.path.dirname(self._warehouse), _NAME)
 
     def covers(self, path: str) -> bool:
@@ -76,6 +76,8 @@ class FileLedger:
             CorruptState: the ledger is not what was written.
         """
         known: dict[str, tuple[int, int]] = {}
+        if not os.path.exists(self._place):  # a store that is only read is not written to
+            return known
         with self._open() as database:
             for some in _parts(paths):
                 marks = ",".join("?" * len(some))
@@ -97,12 +99,21 @@ class FileLedger:
                 "select path, since from unreferenced where path between ? and ?", [begin, f"{begin}~"]
             )
             known = dict(rows.fetchall())
+            known = {one: since for one, since in known.items() if since <= now}  # the clock may have been set back
             fresh = [(one, now) for one in short if one not in known]
             database.executemany("insert or replace into unreferenced values (?, ?)", fresh)
             database.executemany(
                 "delete from unreferenced where path = ?", [(one,) for one in known if one not in short]
             )
         return {path: known.get(one, now) for one, path in short.items()}
+
+    def oldest(self, table: str) -> int | None:
+        """Since when (µs) the file in a table's folder that has been named by nothing for longest is."""
+        begin = self._short(table) + os.sep
+        with self._open() as database:
+            query = "select min(since) from unreferenced where path between ? and ?"
+            (since,) = database.execute(query, [begin, f"{begin}~"]).fetchone()
+        return None if since is None else int(since)
 
     def forget(self, paths: Iterable[str]) -> None:
         """Drop what is known of files that are gone."""

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
 
-from millstream.errors import CorruptState, DiskFull, Fenced, MillstreamError, NotFound, StoreError
+from millstream.errors import Fenced, NotFound, StoreError
 from millstream.settings import sqlite_url
+from millstream.store.file_ledger import FileLedger
 from millstream.store.iceberg_commit import (
+    carried,
     identifier,
     landed,
     marked,
@@ -26,25 +26,28 @@ from millstream.store.iceberg_commit import (
     stage,
     storable,
     unsettled,
+    whole,
 )
-from millstream.store.iceberg_files import clear_out
+from millstream.store.iceberg_compact import AFTER, AT, data_files, due, replaced, small_files, written
+from millstream.store.iceberg_errors import clear, unreadable
+from millstream.store.iceberg_files import clear_out, named_files, sweep
 from millstream.store.iceberg_read import chosen, narrow
-from millstream.store.iceberg_tags import spared, tag_of
-from millstream.store.offline import ANY, Snapshot, Where
+from millstream.store.iceberg_tags import ended, let_go, names, tag_of, tagged
+from millstream.store.offline import ANY, Snapshot, TableFacts, Tended, Where
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
     from pyiceberg.table import DataScan, Table, Transaction
-    from pyiceberg.table.update.snapshot import ManageSnapshots
 
 _ATTEMPTS = 60
-_KEPT = 50  # PyIceberg copies the list of snapshots several times in each commit
+_FEW = 3
 _SETTINGS = {
     "commit.retry.num-retries": "0",
     "commit.manifest-merge.enabled": "true",
     "commit.manifest.min-count-to-merge": "50",
     "write.metadata.delete-after-commit.enabled": "true",
-    "write.metadata.previous-versions-max": "20",
+    "write.metadata.previous-versions-max": "10",
+    "write.parquet.row-group-limit": "65536",
 }
 
 
@@ -81,7 +84,7 @@ class IcebergOfflineStore:
         """Append rows and set properties in one commit; see `OfflineStore.append`."""
         mine = marked(table, properties or {})
         rows = storable(rows)
-        with self._clear(table):
+        with clear(self._folder, table):
             for _ in range(_ATTEMPTS):
                 found = self._found(table) or (self._made(table, rows) if expected in (ANY, None) else None)
                 before = None if found is None else newest(found)
@@ -89,14 +92,9 @@ class IcebergOfflineStore:
                 if found is None or expected not in (ANY, head):
                     given = None if isinstance(expected, str) else expected
                     raise Fenced.moved(f"table '{table}' (its snapshot)", given, head)
-                failure = _committed(stage(found, table, rows, mine))
-                found = self._load(table)
-                done = landed(found, mine)
-                if done is not None:
-                    self._let_go(found)
+                change = stage(whole(found, table), table, rows, mine)
+                if (done := self._landed(table, found, change, mine)) is not None:
                     return done
-                if failure is not None:
-                    raise failure
         raise _busy(table)
 
     def scan(
@@ -107,7 +105,7 @@ class IcebergOfflineStore:
         snapshot: int | None = None,
     ) -> pa.Table:
         """The rows of one snapshot; see `OfflineStore.scan`."""
-        with self._clear(table):
+        with clear(self._folder, table):
             rows = self._planned(table, columns, where, snapshot).to_arrow()
         return narrow(rows if columns is None else rows.select(list(columns)))
 
@@ -131,7 +129,7 @@ class IcebergOfflineStore:
         """
         from pyiceberg.io.pyarrow import ArrowScan
 
-        with self._clear(table):
+        with clear(self._folder, table):
             planned = self._planned(table, columns, where, snapshot)
             reader = ArrowScan(planned.table_metadata, planned.io, planned.projection(), planned.row_filter)
             for task in planned.plan_files():
@@ -140,7 +138,7 @@ class IcebergOfflineStore:
 
     def snapshot(self, table: str) -> Snapshot | None:
         """The newest snapshot, or None when nothing was ever appended."""
-        with self._clear(table):
+        with clear(self._folder, table):
             found = self._found(table)
             if found is not None and unsettled(found):
                 with suppress(Fenced):  # another process settles it
@@ -150,30 +148,81 @@ class IcebergOfflineStore:
 
     def pin(self, table: str, snapshot: int, by: str | int) -> None:
         """Tag a snapshot; see `Pinning.pin`."""
-        with self._clear(table):
+        with clear(self._folder, table):
             for _ in range(_ATTEMPTS):
                 found = self._load(table)
-                if found.snapshot_by_id(snapshot) is None:
+                change = tagged(found, snapshot, by)
+                if change is None:
                     raise NotFound.named(f"snapshot of '{table}'", str(snapshot), map(str, snapshot_ids(found)))
-                if self._done(found.manage_snapshots().create_tag(snapshot, tag_of(by, snapshot))):
+                if self._done(change.commit_transaction):
                     return
         raise _busy(table)
+
+    def pinned(self, table: str) -> set[str]:
+        """The names that pin a snapshot of a table; see `Pinning.pinned`."""
+        with clear(self._folder, table):
+            found = self._found(table)
+            return set() if found is None else names(found)
 
     def unpin(self, by: str) -> None:
         """Remove the tags of that name; see `Pinning.unpin`."""
         tag = tag_of(by, 0)
         for table in self.tables():
-            with self._clear(table):
+            with clear(self._folder, table):
                 for _ in range(_ATTEMPTS):
                     found = self._found(table)
-                    if found is None or tag not in found.refs() or self._done(found.manage_snapshots().remove_tag(tag)):
+                    if (
+                        found is None
+                        or tag not in found.refs()
+                        or self._done(found.manage_snapshots().remove_tag(tag).commit)
+                    ):
                         break
                 else:
                     raise _busy(table)
 
+    def tend(self, table: str, now: int, *, order: Sequence[str] = (), keep: int = 0) -> Tended:
+        """Compact and sweep a local table; see `Upkeep.tend`."""
+        if self._properties is not None:
+            return Tended()  # in a shared catalog, upkeep is its owner's
+        with clear(self._folder, table):
+            found = self._found(table)
+            if found is None:
+                return Tended()
+            for tag in ended(found, now):
+                self._done(
+                    found.manage_snapshots().remove_tag(tag).commit
+                )  # or next time, when another writer was first
+            compacted = self._compact(table, now, order)
+            oldest = FileLedger(self._folder / "warehouse").oldest(str(self._folder_of(table)))
+            if not compacted and (oldest is None or oldest + 2 * keep > now):  # else compaction comes in time for it
+                return Tended()
+            return Tended(compacted, sweep(self._load(table), self._folder_of(table), now, keep))
+
+    def facts(self, table: str) -> TableFacts:
+        """How many files a table has; see `Upkeep.facts`."""
+        with clear(self._folder, table):
+            found = self._load(table)
+            files = sum(len(names) for _, _, names in os.walk(self._folder_of(table)))
+            at = found.properties.get(AT)
+            return TableFacts(files, data_files(found), None if at is None else int(at))
+
+    def examine(self, table: str) -> int:
+        """Read every file that a table names and compare it with what was written; returns how many there are.
+
+        Raises:
+            StoreError: another program has changed the table so that it cannot be gone on with.
+            CorruptState: a file is not what was written.
+        """
+        with clear(self._folder, table):
+            found = whole(self._load(table), table)
+            named = named_files(found) - {entry.metadata_file for entry in found.metadata.metadata_log}
+            for location in sorted(named):
+                found.io.new_input(location).open().close()
+            return len(named)
+
     def tables(self) -> list[str]:
         """The names of all tables, sorted."""
-        with self._clear("*"):
+        with clear(self._folder, "*"):
             catalog = self._catalog()
             return sorted(name(place) for space in catalog.list_namespaces() for place in catalog.list_tables(space))
 
@@ -181,7 +230,7 @@ class IcebergOfflineStore:
         """Remove a table and its files; no such table is no error."""
         from pyiceberg.exceptions import NoSuchTableError
 
-        with self._clear(table):
+        with clear(self._folder, table):
             catalog, place = self._catalog(), identifier(table)
             with suppress(NoSuchTableError):
                 if self._properties is not None:
@@ -193,7 +242,7 @@ class IcebergOfflineStore:
         """What is to be read, once it is known to be there."""
         from pyiceberg.expressions import AlwaysTrue
 
-        found = self._load(table)
+        found = whole(self._load(table), table)
         names = found.schema().column_names
         for column in (*(columns or ()), *(column for column, *_ in where)):
             if column not in names:
@@ -242,12 +291,14 @@ class IcebergOfflineStore:
             return self._catalog().load_table(identifier(table))
         except NoSuchTableError as error:
             if self._properties is None and any(self._folder_of(table).glob("metadata/snap-*.avro")):
-                raise self._unreadable(table, "its rows are there, but 'catalog.db' does not name it") from error
+                raise unreadable(
+                    self._folder, table, "its rows are there, but 'catalog.db' does not name it"
+                ) from error
             return None
 
     def _folder_of(self, table: str) -> Path:
         """Where the files of a local table are."""
-        return self._folder.joinpath("warehouse", *identifier(table))
+        return self._folder.absolute().joinpath("warehouse", *identifier(table))
 
     def _load(self, table: str) -> Table:
         found = self._found(table)
@@ -269,21 +320,37 @@ class IcebergOfflineStore:
         except (TableAlreadyExistsError, IntegrityError):
             return self._load(table)
 
-    def _let_go(self, found: Table) -> None:
-        """Take the oldest snapshots off the list that each commit copies; their files stay, and `reach` finds them."""
-        if self._properties is not None or len(found.metadata.snapshots) < 2 * _KEPT:
-            return  # in a shared catalog, upkeep is its owner's
-        with suppress(Exception):  # the append is done; another one will see to this
-            old = [item for item in snapshot_ids(found)[:-_KEPT] if item not in spared(found)]
-            found.maintenance.expire_snapshots().by_ids(old).commit()
+    def _landed(self, table: str, found: Table, change: Transaction, mine: Mapping[str, str]) -> Snapshot | None:
+        """Commit rows; None when another writer was first."""
+        if self._properties is None:  # in a shared catalog, upkeep is its owner's
+            let_go(change, found)
+        done, failure = _committed(change)
+        landing = landed(done or self._load(table), mine)
+        if landing is None and failure is not None:
+            raise failure
+        return landing
 
-    def _done(self, change: ManageSnapshots) -> bool:
+    def _compact(self, table: str, now: int, order: Sequence[str]) -> int:
+        """Make small files into one; returns how many, or 0 when there is nothing to do or others commit all the time."""
+        for _ in range(_FEW):
+            found = self._found(table)
+            tasks = small_files(found) if found is not None and due(found) else []
+            if found is None or not tasks:
+                return 0
+            files = written(found, tasks, order)
+            after = {AFTER: str(data_files(found) - len(tasks) + len(files)), AT: str(now)}
+            mine = carried(found) | marked(table, after)
+            if self._landed(table, found, replaced(found, tasks, files, mine), mine) is not None:
+                return len(tasks)
+        return 0
+
+    def _done(self, commit: Callable[[], object]) -> bool:
         """Commit tags; False when another writer was first."""
         from pyiceberg.exceptions import CommitFailedException
         from sqlalchemy.exc import OperationalError
 
         try:
-            change.commit()
+            commit()
         except CommitFailedException:
             return False
         except OperationalError as error:
@@ -292,59 +359,23 @@ class IcebergOfflineStore:
             return False
         return True
 
-    @contextmanager
-    def _clear(self, table: str) -> Iterator[None]:
-        """Whatever goes wrong below comes out as one sentence about the table."""
-        from pyiceberg.exceptions import RESTError
-        from sqlalchemy.exc import OperationalError
 
-        try:
-            yield
-        except MillstreamError:
-            raise
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise DiskFull.writing(self._folder) from error
-            if isinstance(error, FileNotFoundError):
-                raise self._unreadable(table, error) from error
-            raise StoreError(f"Offline table '{table}' cannot be used: {_brief(error)}.") from error
-        except OperationalError as error:
-            if "full" in str(error.orig):
-                raise DiskFull.writing(self._folder) from error
-            raise StoreError(f"Offline table '{table}': its catalog cannot be used: {_brief(error.orig)}.") from error
-        except RESTError as error:
-            raise StoreError(f"Offline table '{table}': its catalog cannot be used: {_brief(error)}.") from error
-        except Exception as error:  # whatever a reader makes of what no writer wrote
-            raise self._unreadable(table, getattr(error, "orig", error)) from error
-
-    def _unreadable(self, table: str, error: object) -> CorruptState:
-        what = "catalog 'catalog.db'" if table == "*" or isinstance(error, sqlite3.Error) else f"table '{table}'"
-        return CorruptState(
-            f"Offline store '{self._folder}': its {what} does not read as what was written: {_brief(error)}.",
-            f"restore '{self._folder}' from a copy; the log still holds what its retention keeps.",
-        )
-
-
-def _committed(change: Transaction) -> Exception | None:
-    """Commit; what went wrong, other than that another writer was first, which is worth another attempt."""
+def _committed(change: Transaction) -> tuple[Table | None, Exception | None]:
+    """Commit; the table with it, or what went wrong, other than that another writer was first, which is tried again."""
     from pyiceberg.exceptions import CommitFailedException
     from sqlalchemy.exc import OperationalError
 
     try:
-        change.commit_transaction()
+        return change.commit_transaction(), None
     except CommitFailedException:
-        return None
+        return None, None
+    except ValueError as error:  # a snapshot that was to be let go of is gone already
+        return None, None if "does not exist" in str(error) else error
     except OperationalError as error:
-        return None if "locked" in str(error.orig) else error
+        return None, None if "locked" in str(error.orig) else error
     except Exception as error:  # the commit may have landed all the same: the caller looks for its mark
-        return error
-    return None
+        return None, error
 
 
 def _busy(table: str) -> StoreError:
     return StoreError(f"Offline table '{table}': {_ATTEMPTS} commits in a row met another writer's.", "try again.")
-
-
-def _brief(error: object) -> str:
-    """The first line of what a library said, without its full stop."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pyiceberg.table.snapshots import Snapshot as Listed
 
 COMMIT = "millstream.commit"
+_OURS = "millstream.upkeep."
+COLUMNS = "millstream.upkeep.columns"
 _VERSIONED = ("batch", "features")
 
 
@@ -67,9 +69,40 @@ def stage(found: Table, table: str, rows: pa.Table, mine: Mapping[str, str]) -> 
             evolved.union_by_name(added)
     schema = change.table_metadata.schema().as_arrow()
     properties = carried(found) | dict(mine)
-    change.set_properties(properties)
+    written = {
+        *_written(found),
+        *(change.table_metadata.schema().find_field(name).field_id for name in rows.column_names),
+    }
+    properties[COLUMNS] = ",".join(map(str, sorted(written)))
     change.append(_aligned(table, rows, schema), snapshot_properties=properties)
+    change.set_properties(properties)  # last: PyIceberg copies the metadata again and again once it is changed
     return change
+
+
+def whole(found: Table, table: str) -> Table:
+    """The table, if it still has the columns that were written.
+
+    Raises:
+        StoreError: another program has dropped or renamed one; its values would read as null.
+    """
+    called: dict[int, str] = {}
+    for schema in found.metadata.schemas:
+        for column in schema.fields:
+            called.setdefault(column.field_id, column.name)
+    today = {column.field_id: column.name for column in found.schema().fields}
+    for number in _written(found):
+        if today.get(number) != called.get(number):
+            how = "dropped" if number not in today else f"renamed to '{today[number]}'"
+            raise StoreError(
+                f"Offline table '{table}': another program has {how} its column '{called.get(number, number)}'.",
+                "rename it back, or register the metadata file of before the change in the catalog again.",
+            )
+    return found
+
+
+def _written(found: Table) -> list[int]:
+    """The columns that our commits have written, by Iceberg's number, which a name never takes over from another."""
+    return [int(number) for number in found.properties.get(COLUMNS, "").split(",") if number]
 
 
 def carried(found: Table) -> dict[str, str]:
@@ -135,21 +168,33 @@ def reach(found: Table, snapshot: int) -> bool:
     """Whether a snapshot can be read, putting one back on the loaded table's list that was taken off it."""
     if found.snapshot_by_id(snapshot) is not None:
         return True
+    if (again := off_the_list(found, snapshot)) is None:
+        return False
+    found.metadata = found.metadata.model_copy(update={"snapshots": [again, *found.metadata.snapshots]})
+    return True
+
+
+def off_the_list(found: Table, snapshot: int) -> Listed | None:
+    """A snapshot that is not listed any more while its files are still there; None for others."""
     from pyiceberg.table.snapshots import Snapshot as Listed
 
     from millstream.store.durable_files import local_path
 
     folder = local_path(found.location(), found.io.properties)
     for place in Path(folder).glob(f"metadata/snap-{snapshot}-*.avro") if folder is not None else ():
-        facts = {"snapshot-id": snapshot, "manifest-list": f"file://{place}", "timestamp-ms": 0, "sequence-number": 0}
-        again = Listed.model_validate(facts)
-        found.metadata = found.metadata.model_copy(update={"snapshots": [again, *found.metadata.snapshots]})
-        return True
-    return False
+        facts = {
+            "snapshot-id": snapshot,
+            "manifest-list": f"file://{place}",
+            "timestamp-ms": found.metadata.last_updated_ms,
+            "sequence-number": getattr(found.metadata, "last_sequence_number", 0),
+            "summary": {"operation": "append"},
+        }
+        return Listed.model_validate(facts)
+    return None
 
 
 def _shown(kept: Mapping[str, str]) -> dict[str, str]:
-    return {key: value for key, value in kept.items() if key.startswith(PREFIX) and key != COMMIT}
+    return {key: value for key, value in kept.items() if key != COMMIT and not key.startswith(_OURS)}
 
 
 def _aligned(table: str, rows: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -118,9 +118,57 @@ class Pinning(Protocol):
         """
         ...
 
+    def pinned(self, table: str) -> set[str]:
+        """The names that pin a snapshot of a table; none is no error. Called to find the pins that are missing."""
+        ...
+
     def unpin(self, by: str) -> None:
         """Let go of every snapshot that is pinned by that name, in all tables; none is no error.
 
         Called when what the name stands for is gone.
         """
+        ...
+
+
+@dataclass(frozen=True)
+class Tended:
+    """What upkeep of a table did: files that were made into fewer, and files deleted that nothing named any more."""
+
+    compacted: int = 0
+    deleted: int = 0
+
+    def __add__(self, other: Tended) -> Tended:
+        return Tended(self.compacted + other.compacted, self.deleted + other.deleted)
+
+
+@dataclass(frozen=True)
+class TableFacts:
+    """How many files a table has.
+
+    Args:
+        files: all files in its folder.
+        data_files: those with the rows of its newest snapshot.
+        compacted_at: when (µs) small ones were last made into few; None if never.
+    """
+
+    files: int
+    data_files: int
+    compacted_at: int | None = None
+
+
+@runtime_checkable
+class Upkeep(Protocol):
+    """An offline store whose tables are made of files that somebody must see to."""
+
+    def tend(self, table: str, now: int, *, order: Sequence[str] = (), keep: int = 0) -> Tended:
+        """Make many small files into few, and delete what nothing has named for `keep` (µs, by the clock of `now`).
+
+        Does nothing where nothing is to be done, which costs little. Rows and properties stay the same, pinned
+        snapshots stay readable, and any other writer may append meanwhile. The rows of one file are then in the order of
+        the columns `order`, those that the table has. Called after each sync.
+        """
+        ...
+
+    def facts(self, table: str) -> TableFacts:
+        """How many files a table has. Called by status and doctor."""
         ...

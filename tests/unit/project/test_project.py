@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.unit.store.test_other_engines import other_engine, rewrite_and_expire
 
 import millstream as ms
 from millstream.clock import FileClock, to_micros
@@ -371,6 +372,27 @@ def test_a_model_goes_from_training_to_rollback(shop: tuple[ms.Project, LiveEven
     assert project.rollback("fraud") == 2
     facts = {"name": "fraud", "versions": 2, "champion": 2, "challenger": None, "state": "serving", "why": None}
     assert project.status()["models"] == [facts]
+
+
+def test_what_a_model_learnt_from_outlives_expiry_by_another_engine(shop: tuple[ms.Project, LiveEvents]) -> None:
+    project, _ = shop
+    examples = project.training_set("fraud")
+    version = project.train("fraud", examples)
+    pinned = version.facts["pins"]["snapshots"]
+    store = project.parts.offline
+    before = {table: store.scan(table, snapshot=snapshot).num_rows for table, snapshot in pinned.items()}
+    assert before and pinned == examples.pins.snapshots
+    for table in pinned:
+        rewrite_and_expire(other_engine(project.settings.data, table))
+    assert {table: store.scan(table, snapshot=snapshot).num_rows for table, snapshot in pinned.items()} == before
+    for table in pinned:
+        names = set(other_engine(project.settings.data, table).refs())
+        assert f"millstream.pin.{version.id}" in names
+        assert any(name.startswith("millstream.until.") for name in names)
+    store.unpin(version.id)  # as an earlier version of Millstream left it
+    assert not any(version.id in store.pinned(table) for table in pinned)
+    ms.Project(project.settings.folder).sync()
+    assert all(version.id in store.pinned(table) for table in pinned)
 
 
 def test_what_is_scored_can_be_verified_compared_and_explained(shop: tuple[ms.Project, LiveEvents]) -> None:

@@ -75,7 +75,7 @@ def test_damage_is_one_sentence(store: IcebergOfflineStore, tmp_path: Path, lost
 def test_snapshots_off_the_list_are_read_as_those_on_it(
     store: IcebergOfflineStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("millstream.store.iceberg._KEPT", 3)
+    monkeypatch.setattr("millstream.store.iceberg_tags.KEPT", 3)
     ids = [store.append(EVENTS, rows(number)).id for number in range(8)]
     ids += [store.append(EVENTS, pa.table({"n": [8], "later": [True]})).id]
     [newest] = sorted(tmp_path.glob("warehouse/events/payments/metadata/*.metadata.json"))[-1:]

@@ -11,9 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.table import Table, Transaction
+from pyiceberg.types import StringType
 
 import millstream as ms
 from millstream.buffer.log import Batch
+from millstream.cli.checks import checked
 from millstream.clock import FileClock, to_micros
 from millstream.errors import Fenced, NotFound, StoreError
 from millstream.ingest.archive import archive_table
@@ -273,3 +275,45 @@ def test_a_pinned_snapshot_outlives_expiry_by_another_engine(store: IcebergOffli
     assert pinned.id not in {one.snapshot_id for one in other_engine(tmp_path, EVENTS).snapshots()}
     with pytest.raises(NotFound, match=str(other.id)):
         store.pin(EVENTS, other.id, "fraud@2")
+
+
+def drop_a_column(found: Table) -> None:
+    with found.update_schema(allow_incompatible_changes=True) as change:
+        change.delete_column("user_id")
+
+
+def drop_and_add_again(found: Table) -> None:
+    drop_a_column(found)
+    with found.update_schema() as change:
+        change.add_column("user_id", StringType())
+
+
+def rename_a_column(found: Table) -> None:
+    with found.update_schema() as change:
+        change.rename_column("user_id", "user")
+
+
+@pytest.mark.parametrize("change", [drop_a_column, drop_and_add_again, rename_a_column], ids=lambda one: one.__name__)
+def test_a_column_that_another_engine_took_away_is_named(site: Site, change: Callable[[Table], None]) -> None:
+    site.work()
+    change(other_engine(site.data, "events.clicks"))
+    site.project.send(clicks, [{"user_id": 1, "at": site.now}])
+    for use in (site.project.sync, lambda: site.project.parts.history().read("clicks")):
+        with pytest.raises(StoreError, match=r"'events\.clicks': another program has .* its column 'user_id'"):
+            use()
+    (found,) = [one for one in checked(site.folder) if one.name == "offline store"]
+    assert not found.fine and "'user_id'" in found.found
+
+
+def test_columns_of_another_engine_come_and_go(site: Site) -> None:
+    site.work()
+    found = other_engine(site.data, "events.clicks")
+    with found.update_schema() as change:
+        change.add_column("note", StringType())
+    site.work()
+    with found.refresh().update_schema(allow_incompatible_changes=True) as change:
+        change.delete_column("note")
+    site.work()
+    assert site.project.parts.history().read("clicks").num_rows == 9
+    (said,) = [one for one in checked(site.folder) if one.name == "offline store"]
+    assert said.fine and "files, each as it was written; none was compacted yet" in said.found
