@@ -396,6 +396,30 @@ class CorruptLog(LogError):
         )
 
 
+class SteppedBack(LogError):
+    """The log is older than what a store or the archive has read of it, or it is another log.
+
+    Why: the log's folder was restored from a copy, emptied or replaced, and the stores were not, or the other way round.
+    Mend: restore all parts of the project's folder from one copy; or run `millstream repair`, which begins a new epoch.
+
+    >>> raise SteppedBack.found("Archive of 'clicks'", "topic 'clicks', partition 0 ends at 3, before position 9")
+    Traceback (most recent call last):
+    millstream.errors.SteppedBack: Archive of 'clicks': topic 'clicks', partition 0 ends at 3, before position 9.
+    <BLANKLINE>
+    Hint: the log is older than what was read of it, or another one: restore it, or run `millstream repair`.
+    """
+
+    code = "MS305"
+
+    @classmethod
+    def found(cls, who: str, what: str) -> Self:
+        """How the log differs from the one that `who` has read."""
+        return cls(
+            f"{who}: {what}.",
+            "the log is older than what was read of it, or another one: restore it, or run `millstream repair`.",
+        )
+
+
 class StoreError(MillstreamError):
     """A store cannot do what is asked of it.
 

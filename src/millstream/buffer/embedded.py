@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import secrets
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _FORMAT, _FORMAT_BEFORE = b"2", b"1"  # before: nothing was sealed, and LMDB itself waited for the disk
 _AT_ONCE = 500  # rows removed in one write: others wait for milliseconds, and a page holds what has become free
+_SCHEDULES = b"batch/"  # the consumers whose positions are instants, see `batch_consumer`
 _LONGEST_NAME = 400  # bytes; LMDB's keys end at 511
 
 
@@ -117,6 +119,50 @@ class EmbeddedLog:
         with self._begin() as rows:
             return self._room.filled(rows)
 
+    def identity(self) -> str:
+        """Return what tells this log from any other, and its epoch, such as "5f0c1a77e2b94d03@1"."""
+        with self._begin() as rows:
+            value = rows.get(b"i")
+            if value is None:
+                raise Damaged("its identity")
+            return stored.opened(b"i", value, stored.IDENTITY, "its identity").decode().strip()
+
+    def fingerprint(self, topic: str, partition: int, position: int) -> int | None:
+        """Return the checksum of the batch that ends at a position: None where it was trimmed, -1 where none ends there."""
+        with self._begin() as rows:
+            number, partitions = _topic(rows, topic)
+            ends = _ends(rows, topic, number, partitions, partition)
+            return stored.check_before(rows, (topic, number, partition), ends, position)
+
+    def rebase(self, topic: str, partition: int, base: int, kept: Sequence[Records]) -> None:
+        """Begin a partition anew at a position beyond all that anybody knows, with some records of it.
+
+        Every consumer of it is moved there; the positions of schedules are instants, and stay.
+        """
+        with self._begin(write=True) as rows:
+            number, partitions = _topic(rows, topic)
+            _ends(rows, topic, number, partitions, partition)
+            for kind in (b"r", b"s"):
+                while stored.delete_some(rows, stored.PARTITION_KEY.pack(kind, number, partition), _AT_ONCE):
+                    pass
+            _put_ends(rows, number, partition, base, base)
+            for key in stored.prefixed(rows, stored.PARTITION_KEY.pack(b"c", number, partition), None):
+                if not key[stored.PARTITION_KEY.size :].startswith(_SCHEDULES):
+                    rows.put(key, stored.seal(key, stored.POSITION.pack(base)))
+            work = _Writer(rows, self._clock)
+            for one in kept:
+                work.append(topic, partition, Batch(one.payload, one.encoding, one.count), one.appended)
+            work.finish()
+
+    def renew(self, name: str | None = None) -> str:
+        """Begin a new epoch, under the name by which the stores know the log, and return the identity."""
+        with self._begin(write=True) as rows:
+            known, _, epoch = (
+                stored.opened(b"i", rows.get(b"i") or b"", stored.IDENTITY, "its identity").decode().partition("@")
+            )
+            _put_identity(rows, name or known, int(epoch) + 1)
+        return self.identity()
+
     def create(self, topic: str, partitions: int) -> None:
         """Make a topic unless it is there with as many partitions."""
         key = b"t" + _name(topic, "Topic")
@@ -206,11 +252,13 @@ class EmbeddedLog:
 
     def _check_format(self) -> None:
         with self._begin() as rows:
-            found = rows.get(b"f")
+            found, known = rows.get(b"f"), rows.get(b"i") is not None
             found = None if found is None else bytes(found)
-        if found in (None, _FORMAT_BEFORE):
+        if found in (None, _FORMAT_BEFORE) or (found == _FORMAT and not known):
             with self._begin(write=True) as rows:
                 rows.put(b"f", _FORMAT)
+                if rows.get(b"i") is None:
+                    _put_identity(rows, secrets.token_hex(8), 1)
         elif found is not None and found != _FORMAT:
             raise LogError(
                 f"Log '{self._env.path}' is in format {found.decode(errors='replace')}, not {_FORMAT.decode()}.",
@@ -303,6 +351,10 @@ def _ends(rows: lmdb.Transaction, topic: str, number: int, partitions: int, part
     if first > following:
         raise Damaged(what)
     return first, following
+
+
+def _put_identity(rows: lmdb.Transaction, name: str, epoch: int) -> None:
+    rows.put(b"i", stored.seal(b"i", f"{name}@{epoch}".encode().ljust(stored.IDENTITY)))
 
 
 def _put_ends(rows: lmdb.Transaction, number: int, partition: int, first: int, following: int) -> None:

@@ -10,6 +10,7 @@ Rows of the one table, by the first byte of their key (numbers big-endian, so th
     s topic partition position part  a part of a large payload; the batch holds its size instead
     c topic partition consumer       the consumer's position
     d topic                          a dropped topic, rows of which are left
+    i                                the log's identity and its epoch
 
 No value is larger than a page, so that any free page will do for it: a log that is nearly full is not kept from what
 is free by being in pieces.
@@ -41,6 +42,8 @@ PART_KEY = struct.Struct(">cIIQI")
 PART = 4080
 """Bytes of a payload in one row: what fits into a page of 4 KiB beside its header."""
 NUMBER = struct.Struct(">I")
+IDENTITY = 40
+"""Bytes of the log's identity and epoch."""
 _BEFORE = struct.Struct("<IqI")  # a batch in format 1: count, append time, encoding
 _HEAD = struct.Struct("<IqII")  # a batch: count, append time, encoding, checksum of the payload
 _FULL = struct.Struct("<IqIII")  # the same and its seal
@@ -190,6 +193,24 @@ def read_batches(
         if held >= limit:
             break
     return found
+
+
+def check_before(
+    rows: lmdb.Transaction, place: tuple[str, int, int], ends: tuple[int, int], position: int
+) -> int | None:
+    """The checksum of the batch that ends at a position: None where it is trimmed or of format 1, -1 where none ends."""
+    topic, number, partition = place
+    first, following = ends
+    if position <= first:
+        return None
+    if position > following:
+        return -1
+    what = f"topic '{topic}', partition {partition}"
+    for at, head, value in _stored(rows, number, partition, position - 1, following, what):
+        if at + head[0] != position:
+            return -1
+        return None if head[4] < 0 else int(_FULL.unpack_from(value)[4])
+    return -1
 
 
 def trim_batches(

@@ -7,6 +7,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -82,6 +83,7 @@ def _project(folder: Path) -> Iterator[Check]:
     yield _check("definitions", lambda: _definitions(folder))
     yield _check("port", lambda: _port(Settings.load(folder)))
     yield _check("log", lambda: _log(Settings.load(folder)))
+    yield _check("identity", lambda: _identity(folder))
     yield _check("stores", lambda: _stores(folder))
     yield _check("online store", lambda: _online(folder))
     yield _check("open files", lambda: _open_files(folder))
@@ -130,6 +132,17 @@ def _operations(folder: Path) -> str:
             f"unfinished: {'; '.join(left)}.", "`millstream backfill` finishes it, and so does `millstream up`."
         )
     return f"{len(unfinished)} under way" if unfinished else "all are finished"
+
+
+def _identity(folder: Path) -> str:
+    from millstream.errors import SteppedBack
+    from millstream.project import Project
+
+    with closing(Project(folder)) as project:
+        found = project.parts.stepped_back()
+        if found:
+            raise SteppedBack.found(f"{len(found)} parts of the project", " ".join(found).rstrip("."))
+        return f"log {project.parts.log.identity()}, which the stores and the archive were filled from"
 
 
 def _stores(folder: Path) -> str:

@@ -19,7 +19,7 @@ REASON, PAYLOAD = 66, 48  # characters shown
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
-    for command in (up, run, send, dead_letters, backfill):
+    for command in (up, run, send, dead_letters, backfill, repair):
         app.command()(command)
 
 
@@ -119,6 +119,33 @@ def backfill(
         filled = Project(folder).backfill(group, progress=advance)
     names = ", ".join(filled)
     show({"versions": filled}, as_json, f"Backfilled {names}." if names else "Nothing to backfill.")
+
+
+def repair(
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    folder: Folder = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Mend a project whose log is older than its stores, or another one: a new epoch, and states built anew."""
+    from contextlib import closing
+
+    from millstream.project import Project
+    from millstream.project.repairing import repair as repaired
+    from millstream.running.up import lock
+    from millstream.settings import Settings
+
+    with lock(Settings.load(folder)), closing(Project(folder)) as project:
+        found = project.parts.stepped_back()
+        if not found:
+            show({"found": []}, as_json, "The log, the stores and the archive agree; there is nothing to mend.")
+            return
+        if not yes:
+            typer.echo("\n".join(found), err=True)
+            typer.confirm("Begin a new epoch of the log and build the states anew from history?", abort=True, err=True)
+        done = repaired(project)
+    kept = ", ".join(f"{count:,} of '{topic}'" for topic, count in done.kept.items()) or "none"
+    told = f"Log {done.identity}: kept {kept} that the archive did not hold; built {', '.join(done.rebuilt) or 'nothing'} anew."
+    show({"found": done.found, "identity": done.identity, "kept": done.kept, "rebuilt": done.rebuilt}, as_json, told)
 
 
 def _start(text: str, width: int) -> str:

@@ -15,13 +15,14 @@ from typing import Protocol
 import msgspec
 import pyarrow as pa
 
+from millstream.buffer.agreement import mark, refuse_stepped_back
 from millstream.buffer.events import dead_letters, decode, refused
 from millstream.buffer.log import Log, Records, TopicAdmin
 from millstream.buffer.parse import into_rest
 from millstream.clock import Clock
 from millstream.definitions.source import EventStream
-from millstream.errors import Fenced
-from millstream.store.history import POSITIONS, archive_table, held, refused_table
+from millstream.errors import Fenced, SteppedBack
+from millstream.store.history import MARKS, POSITIONS, archive_table, held, marks_of, refused_table
 from millstream.store.offline import OfflineStore
 
 CONSUMER = "archive"
@@ -62,31 +63,61 @@ class Archiver:
     ) -> None:
         self._log, self._offline, self._clock, self._most = log, offline, clock, most
         self._streams = list(streams)
+        self._agreed: set[str] = set()
 
     def step(self, least: int = 1) -> Archived:
-        """Archive what has come since the last step, one commit for each table that lacks at least so many records."""
-        topics, total = self._log.topics(), Archived()
-        for stream in self._streams:
-            if stream.name in topics:
-                total += self._archive(stream.name, archive_table(stream.name), partial(self._events, stream), least)
-        for topic in topics:
-            for prefix, read in ((DEAD, letter_table), (CAPTURES, _captures)):
-                if topic.startswith(prefix):
-                    total += self._archive(topic, topic, read, least)
+        """Archive what has come since the last step, one commit for each table that lacks at least so many records.
+
+        Raises:
+            SteppedBack: when the log is older than the archive, or another one; raised after the others had their turn.
+        """
+        topics, total, failed = self._log.topics(), Archived(), list[SteppedBack]()
+        work: list[tuple[str, str, Callable[[list[Records]], pa.Table]]] = [
+            (stream.name, archive_table(stream.name), partial(self._events, stream))
+            for stream in self._streams
+            if stream.name in topics
+        ]
+        work += [(topic, topic, letter_table) for topic in topics if topic.startswith(DEAD)]
+        work += [(topic, topic, _captures) for topic in topics if topic.startswith(CAPTURES)]
+        for topic, table, read in work:
+            try:
+                total += self._archive(topic, table, read, least)
+            except SteppedBack as error:
+                failed.append(error)
+        if failed:
+            raise failed[0]
         return total
+
+    def _refuse_stepped_back(
+        self, topic: str, ends: list[int], positions: dict[int, int], marks: dict[int, str]
+    ) -> None:
+        """At the first look at an archive, and whenever the log ends before what the archive holds."""
+        if topic in self._agreed and all(positions.get(p, 0) <= end for p, end in enumerate(ends)):
+            return
+        for partition in range(len(ends)):
+            position = positions.get(partition, 0)
+            refuse_stepped_back(
+                f"Archive of '{topic}'", self._log, topic, partition, position, marks.get(partition, "")
+            )
+        self._agreed.add(topic)
 
     def _archive(self, topic: str, table: str, read: Callable[[list[Records]], pa.Table], least: int) -> Archived:
         ends = [end for _, end in self._log.ends(topic)]
         told = self._log.committed(CONSUMER, topic)
         waiting = sum(max(0, end - (known or 0)) for end, known in zip(ends, told, strict=True))
-        if waiting < least:  # the archive itself need not be asked
+        if waiting < least and topic in self._agreed:  # the archive itself need not be asked
             return Archived(lag=waiting)
         snapshot = self._offline.snapshot(table)
         positions = held(table, snapshot)
+        self._refuse_stepped_back(topic, ends, positions, marks_of(snapshot.properties) if snapshot else {})
+        if waiting < least:
+            return Archived(lag=waiting)
         found, after = self._take(topic, positions, len(ends))
         lag = sum(max(0, end - after[p]) for p, end in enumerate(ends))
         if after != {p: positions.get(p, 0) for p in range(len(ends))}:
+            marks = {str(p): mark(self._log, topic, p, end) for p, end in after.items()}
             properties = {POSITIONS: msgspec.json.encode({str(p): end for p, end in after.items()}).decode()}
+            properties[MARKS] = msgspec.json.encode(marks).decode()
             rows = self._fitted(table, read(found)) if snapshot else read(found)
             try:
                 self._offline.append(table, rows, properties, expected=snapshot.id if snapshot else None)

@@ -12,14 +12,15 @@ from typing import Protocol
 
 import msgspec
 
+from millstream.buffer.agreement import mark, refuse_stepped_back
 from millstream.buffer.log import Log, Records, TopicAdmin
 from millstream.clock import Clock
 from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatureGroup
-from millstream.errors import Fenced, StoreError
+from millstream.errors import Fenced, MillstreamError, SteppedBack, StoreError
 from millstream.fold import Deltas, States, decode_deltas, layout_of, merge
 from millstream.fold.layout import AHEAD
 from millstream.ingest.combine import combine
-from millstream.store.online import OnlineStore, ShardMeta
+from millstream.store.online import MARK, OnlineStore, ShardMeta
 
 _LARGE = 8 << 20  # bytes of deltas to aim at in one write
 _MOST = 1024  # records in one write
@@ -124,6 +125,7 @@ class StreamIngester:
         self._beside = [version for version in beside if version.group.columns]
         self._versions = [version for version in group_versions if version.group.columns] + self._beside
         self._limits: dict[tuple[str, int], int] = {}
+        self._agreed: set[tuple[str, int]] = set()
 
     def step(self) -> Applied:
         """Apply what the buffer holds, one write for each shard at most, and tell the log how far the store is.
@@ -133,9 +135,10 @@ class StreamIngester:
         Raises:
             CorruptState: when a shard or a delta cannot be read; nothing of it was overwritten.
             StoreError: when deltas that the store needs are not in the log any more.
+            SteppedBack: when the log is older than what the store has taken from it, or another one.
             DiskFull: when there is no room; nothing was written.
         """
-        total, moved, failures = Applied(), dict[tuple[str, int], int](), list[StoreError]()
+        total, moved, failures = Applied(), dict[tuple[str, int], int](), list[MillstreamError]()
         topics = self._log.topics()
         for version in self._versions:
             topic = _topic(version.id)
@@ -146,7 +149,7 @@ class StreamIngester:
                     continue
                 try:
                     applied, position = self._advance(version, shard, ends)
-                except StoreError as error:
+                except (StoreError, SteppedBack) as error:
                     failures.append(error)
                     continue
                 total += applied
@@ -170,7 +173,8 @@ class StreamIngester:
             return Applied(waiting=(version.id,), lag=following - first), None
         if begun.position < first:
             raise _lost(version.id, shard, begun.position, first)
-        if begun.position >= following:
+        self._refuse_stepped_back(version, shard, begun, following)
+        if begun.position == following:
             return Applied(), begun.position
         records = self._read(version.id, shard, begun.position)
         try:
@@ -178,6 +182,18 @@ class StreamIngester:
         except Fenced:
             return Applied(fenced=1, lag=following - begun.position), None
         return applied + Applied(lag=max(0, following - records[-1].end)), records[-1].end
+
+    def _refuse_stepped_back(self, version: Version, shard: int, meta: ShardMeta, following: int) -> None:
+        """At the first look at a shard, and whenever the log ends before what the shard has taken from it."""
+        if meta.position <= following and (version.states, shard) in self._agreed:
+            return
+        who = f"Group version '{version.id}', shard {shard}"
+        refuse_stepped_back(who, self._log, _topic(version.id), shard, meta.position, meta.extra.get(MARK, ""))
+        for place, position in meta.applied.items():
+            stream, _, partition = place.rpartition("/")
+            if stream in self._log.topics():
+                refuse_stepped_back(who, self._log, stream, int(partition), position)
+        self._agreed.add((version.states, shard))
 
     def _first_meta(self, version: Version, shard: int, first: int) -> ShardMeta | None:
         """Where a shard that does not exist yet begins, or None when its history has to come first."""
@@ -210,6 +226,8 @@ class StreamIngester:
         limit, to = _corroborated(meta, deltas, self._clock.now())
         bounded = [replace(delta, states=delta.states.held_back(limit, to)) for delta in deltas]
         keys, added = combine(layout, bounded)
+        kept = mark(self._log, _topic(version.id), shard, records[-1].end)
+        after = msgspec.structs.replace(after, extra={**after.extra, MARK: kept}) if kept else after
         before, _ = self._online.read(version.states, shard, keys)  # had it moved on, the write would be refused
         states = merge(layout, States.from_bytes(before).held_back(limit, to), added).to_bytes()
         changed = [(key, new) for key, old, new in zip(keys, before, states, strict=True) if new != old]

@@ -90,6 +90,13 @@ class Parts:
 
         return Registry(self.settings.registry_url, shards=self.settings.shards)
 
+    def stepped_back(self) -> list[str]:
+        """Where the stores and the archive are of a later or another log than the one there is."""
+        from millstream.store.agreement import archive_ahead, online_ahead
+
+        found = online_ahead(self.log, self.online, self.registry.groups())
+        return found + archive_ahead(self.log, self.offline, self.registry.streams())
+
     def revision(self) -> int:
         """A number that changes with the definitions and the states of group versions."""
         return self.registry.revision()

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from millstream.errors import DiskFull, MillstreamError
+from millstream.errors import DiskFull, MillstreamError, SteppedBack
 from millstream.project import applying
 from millstream.project.retiring import drop_unused
 from millstream.project.upkeep import tend
@@ -37,6 +37,8 @@ class Compute:
 
     def __init__(self, parts: Parts) -> None:
         settled(parts)
+        for found in parts.stepped_back():
+            raise SteppedBack.found("Computing waits", found.rstrip("."))
         self._parts, self._computer = parts, parts.computer()
         self._behind = Every(1.0, self._seconds)
         self.facts: dict[str, Any] = {"lag": 0, "lag_s": 0.0, "dead": 0, "skipped": {}}

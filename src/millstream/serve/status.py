@@ -15,6 +15,7 @@ from millstream.monitor.prometheus import exposition
 from millstream.monitor.usage import metrics_folder, snapshot
 from millstream.serve.capture import damaged_captures
 from millstream.serve.http import encode
+from millstream.store.agreement import online_ahead
 
 if TYPE_CHECKING:
     from millstream.clock import Clock
@@ -50,6 +51,7 @@ class Status:
         self._log, self._online = log, online
         self._catalogue, self._groups, self._operations = catalogue, groups, operations
         self._kept: tuple[float, dict[str, Any]] = (-KEPT_SECONDS, {})
+        self._looked: tuple[float, list[str]] = (-KEPT_SECONDS, [])
         self._document = Path(__file__).with_name("status.html").read_bytes()
 
     def facts(self) -> dict[str, Any]:
@@ -58,6 +60,16 @@ class Status:
         if now - self._kept[0] >= KEPT_SECONDS:
             self._kept = (now, self._look())
         return self._kept[1]
+
+    def stepped_back(self) -> list[str]:
+        """Return where the online store is of a later or another log than the one there is; looked at once a second."""
+        now = time.monotonic()
+        if now - self._looked[0] >= KEPT_SECONDS:
+            try:
+                self._looked = (now, online_ahead(self._log, self._online, self._groups()))
+            except MillstreamError as error:
+                self._looked = (now, [error.message])
+        return self._looked[1]
 
     def metrics(self) -> str:
         """Return the counters, latencies and layers as Prometheus text."""
@@ -81,6 +93,7 @@ class Status:
             "models": self._models(seen["counters"]),
             "groups": [self._group(version, topics, now) for version in self._groups()],
             "operations": [str(one) for one in self._operations()],
+            "stepped_back": self.stepped_back(),
             "streams": [self._stream(name, topics) for name in sorted(self._catalogue().streams)],
             "damaged_captures": damaged_captures(self._data / "journal"),
         }

@@ -19,6 +19,8 @@ from millstream.store.selection import Archive, Wanted, chosen, union_of
 
 #: The snapshot property by which an archive says, by partition, the first position that it does not hold.
 POSITIONS = "millstream.positions"
+#: The property by which it says, by partition, which log that was: see `millstream.buffer.agreement`.
+MARKS = "millstream.log"
 _RECORDS = 200_000
 _LOOKED_AT = 50_000
 _ORDER = [("_partition", "ascending"), ("_position", "ascending")]
@@ -38,6 +40,11 @@ def refused_table(stream: str) -> str:
 def positions_of(properties: Mapping[str, str]) -> dict[int, int]:
     """By partition, the first position that an archive's snapshot does not hold."""
     return {int(p): end for p, end in msgspec.json.decode(properties.get(POSITIONS, "{}"), type=dict[str, int]).items()}
+
+
+def marks_of(properties: Mapping[str, str]) -> dict[int, str]:
+    """By partition, the mark of the log that an archive was filled from."""
+    return {int(p): kept for p, kept in msgspec.json.decode(properties.get(MARKS, "{}"), type=dict[str, str]).items()}
 
 
 def held(table: str, snapshot: Snapshot | None) -> dict[int, int]:

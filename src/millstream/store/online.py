@@ -16,6 +16,10 @@ PAST = frozenset({EARLY, LET_GO})
 """The reasons for which a value is not read online that history can tell."""
 
 
+MARK = "log"
+"""The fact of a shard that tells which log it was filled from: see `millstream.buffer.agreement`."""
+
+
 class ShardMeta(msgspec.Struct, frozen=True, kw_only=True):
     """What a shard of a group version has applied; written in the same transaction as the states it describes.
 

@@ -1,0 +1,69 @@
+"""Whether a log is still the one that a store or an archive was filled from, and no older than it was then.
+
+A log that was restored from a copy, emptied or replaced has other records at positions that a store knows, or none. So
+whoever keeps a position keeps a *mark* with it: the log's identity and the checksum of the record before the position.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from millstream.buffer.log import Log
+from millstream.errors import SteppedBack
+
+
+@runtime_checkable
+class Identified(Protocol):
+    """A log that can say which one it is."""
+
+    def identity(self) -> str:
+        """Return what tells this log from any other, and its epoch; the same at every call until it is repaired."""
+        ...
+
+    def fingerprint(self, topic: str, partition: int, position: int) -> int | None:
+        """Return the checksum of the batch that ends at a position: None where that is unknown, -1 where none ends."""
+        ...
+
+
+def mark(log: Log, topic: str, partition: int, position: int) -> str:
+    """Return what to keep with a position; empty where the log cannot tell."""
+    if not isinstance(log, Identified):
+        return ""
+    check = log.fingerprint(topic, partition, position)
+    return log.identity().partition("@")[0] + ("" if check is None else f" {position} {check}")
+
+
+def disagreement(log: Log, topic: str, partition: int, position: int, kept: str = "") -> str | None:
+    """Return how a log differs from the one that a position was kept of, or None when it does not.
+
+    Args:
+        log: the log.
+        topic: the topic the position is of.
+        partition: its partition.
+        position: the next position to read.
+        kept: the mark that was kept with it; without one only the end of the log is looked at.
+    """
+    place = f"topic '{topic}', partition {partition}"
+    following = log.ends(topic)[partition][1]
+    if position > following:
+        return f"{place} ends at {following}, before position {position}, which was read"
+    if not kept or not isinstance(log, Identified):
+        return None
+    known, _, rest = kept.partition(" ")
+    if known != log.identity().partition("@")[0]:
+        return f"{place} is in log '{log.identity()}', not in the one that was read, '{known}'"
+    at, _, check = rest.partition(" ")
+    if check and int(at) == position and log.fingerprint(topic, partition, position) not in (None, int(check)):
+        return f"{place} has another record before position {position} than the one that was read"
+    return None
+
+
+def refuse_stepped_back(who: str, log: Log, topic: str, partition: int, position: int, kept: str = "") -> None:
+    """Raise when a log is not the one that a position was kept of.
+
+    Raises:
+        SteppedBack: when it is older, or another one.
+    """
+    found = disagreement(log, topic, partition, position, kept)
+    if found is not None:
+        raise SteppedBack.found(who, found)
