@@ -76,8 +76,11 @@ def _shards(log: ListedLog, online: OnlineStore, version: GroupVersion, topics: 
             what = disagreement(log, topic, shard, meta.position, meta.extra.get(MARK, ""))
             if what is not None:
                 yield what
+        streams = {one.name for one in version.group.sources if isinstance(one, EventStream)}
         for place, position in meta.applied.items():
             stream, _, partition = place.rpartition("/")
+            if stream not in streams:
+                continue  # a table, whose positions are instants
             if stream in topics and int(partition) < topics[stream]:
                 what = disagreement(log, stream, int(partition), position)
             else:

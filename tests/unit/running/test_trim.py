@@ -122,6 +122,7 @@ def test_of_a_log_that_is_nearly_full_what_is_used_goes_before_its_time(project:
         parts.archiver().step()
         parts.syncer().step()
     assert trim(parts) == 0
+    assert parts.stepped_back() == []
     monkeypatch.setattr(type(parts.log), "filled", lambda _: 0.9)
     assert trim(parts) > 0
     assert parts.log.ends("clicks") == [(2, 2)]
@@ -130,3 +131,4 @@ def test_of_a_log_that_is_nearly_full_what_is_used_goes_before_its_time(project:
     project.send("clicks", [{"user_id": 1, "at": "2026-01-01T11:59:00Z"}])
     project.drain()
     assert project.features("all", [{"user_id": 1}]).to_pylist()[0]["pace__count_1h"] == 2
+    assert parts.stepped_back() == []
