@@ -14,7 +14,7 @@ from millstream.cli.app import main
 
 Called = Callable[..., tuple[int, str, str]]
 PROJECT = ["init", "plan", "apply", "status", "doctor"]
-PIPELINE = ["up", "run", "send", "dead-letters", "backfill"]
+PIPELINE = ["up", "run", "send", "dead-letters", "backfill", "repair"]
 MODELS = ["train", "deploy", "rollback", "score", "verify", "parity", "explain"]
 COMMANDS = [*PROJECT, *PIPELINE, *MODELS]
 
@@ -100,7 +100,9 @@ def test_init_answers_in_json(tmp_path: Path, call: Called) -> None:
     assert Path(json.loads(out)["folder"]) == tmp_path / "shop"
 
 
-@pytest.mark.parametrize("command", ["plan", "apply", "status", "up", "run compute", "backfill", "train m", "verify"])
+@pytest.mark.parametrize(
+    "command", ["plan", "apply", "status", "up", "run compute", "backfill", "repair", "train m", "verify"]
+)
 def test_a_folder_without_settings_is_one_sentence(tmp_path: Path, call: Called, command: str) -> None:
     code, out, err = call(*command.split(), "-C", tmp_path)
     assert (code, out) == (1, "")
