@@ -75,13 +75,16 @@ def send(
     from millstream.project import Project
 
     project = Project(folder)
-    sent = 0
+    sent = dead = 0
     with progress("sending", as_json) as advance:
         for rows in _batches(source):
-            sent += project.load(stream, rows) if history else project.send(stream, rows)
+            appended = project.load(stream, rows) if history else project.send(stream, rows)
+            sent, dead = sent + appended, dead + getattr(appended, "dead", 0)
             advance(sent, None)
     project.parts.registry.stream(stream)  # an unknown one is refused even if there was nothing to send
-    show({"stream": stream, "events": sent}, as_json, f"Sent {sent:,} events to '{stream}'.")
+    told = f"; {dead:,} of them are dead letters" if dead else ""
+    facts = {"stream": stream, "events": sent} | ({"dead": dead} if history else {})
+    show(facts, as_json, f"Sent {sent:,} events to '{stream}'{told}.")
 
 
 def dead_letters(

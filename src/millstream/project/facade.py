@@ -149,7 +149,7 @@ class Project:
             rows: Dicts, or a table.
 
         Returns:
-            How many events were appended.
+            How many events were appended; its `dead` says how many of them will be dead letters, which is logged too.
         """
         from millstream.project.moving import append
 
@@ -176,7 +176,7 @@ class Project:
         """Compute and ingest in this process until the buffer is empty.
 
         Returns:
-            How many events, deltas and batch runs were handled.
+            How many events, deltas and batch runs were handled, and how many dead letters came of it.
         """
         return self._drainer.drain()
 
@@ -300,6 +300,7 @@ class Project:
         Raises:
             TrainingError: When no example has matured, or all have the same label.
         """
+        from millstream.project import refused
         from millstream.train.fitting import train
         from millstream.train.training_set import TrainingSet
 
@@ -310,7 +311,10 @@ class Project:
                 "pass what training_set(model) returns, or leave it out.",
             )
         found = examples if examples is not None else self.training_set(definition)
-        return train(definition, found, self.parts.model_versions)
+        try:
+            return train(definition, found, self.parts.model_versions)
+        except TrainingError as error:
+            raise refused.explained(self.parts, definition, error) from error
 
     def register(
         self, model: str | Model, fitted: Any, *, dictionaries: Mapping[str, Sequence[str]] | None = None

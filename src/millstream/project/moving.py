@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from millstream.errors import DiskFull, MillstreamError, NotFound, StoreError
 from millstream.project import applying
+from millstream.project.refused import looked_at, warn
 from millstream.project.retiring import drop_unused
 from millstream.project.upkeep import tend
 from millstream.project.wiring import Parts
@@ -47,6 +48,8 @@ def append(parts: Parts, stream: str, rows: Any, *, history: bool) -> int:
     with parts.log.transaction() as work:
         for partition, batch in placed:
             work.append(stream, partition, batch)
+    if history:
+        return looked_at(definition, placed, parts.clock.now())
     return sum(batch.count for _, batch in placed)
 
 
@@ -175,6 +178,8 @@ class Drainer:
             raise MillstreamError(
                 "The buffer is not empty after a thousand steps: it is being filled.", "stop what sends, or use `up`."
             )
+        if total["dead"]:
+            warn(self._parts)
         for error in failed.values():
             raise error
         return dict(total)
@@ -190,6 +195,7 @@ class Drainer:
         stored = self._tried(failed, "restated", self._batch_ingester.step)
         return {
             "events": computed.records,
+            "dead": computed.dead,
             "fenced": computed.fenced + (ingested.fenced if ingested else 0) + (stored.fenced if stored else 0),
             "runs": len(runs or []),
             "deltas": ingested.records if ingested else 0,
@@ -244,6 +250,8 @@ class Drainer:
             self.drain()
         done = [version.id for version in versions if self._finished(version)]
         self.drain()
+        if done:
+            warn(self._parts)
         return done
 
     def _finished(self, version: GroupVersion) -> bool:
