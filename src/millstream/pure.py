@@ -175,7 +175,7 @@ def _decoded(stream: EventStream, frame: Frame, needed: set[str]) -> pa.Table:
     All time is over when they are loaded, so that any may have arrived.
     """
     given = taken(f"Stream '{stream.name}'", frame, MillstreamError)
-    check_columns(f"Stream '{stream.name}'", given, stream.schema, needed, MillstreamError)
+    check_columns(f"Stream '{stream.name}'", given, stream.schema, lambda: needed, MillstreamError)
     records, position = [], 0
     for batch in encode_history(stream, given):
         records.append(Records(stream.name, 0, position, batch.count, LAST, batch.encoding, batch.payload))
@@ -201,7 +201,7 @@ def _written(table: Table, frame: Frame, folder: Path) -> Table:
     thing = f"Table '{table.name}'"
     schema = dict(table.schema or {})
     given = taken(thing, frame, MillstreamError)
-    check_columns(thing, given, schema, [name for name in (table.time, table.available) if name], MillstreamError)
+    check_columns(thing, given, schema, lambda: filter(None, (table.time, table.available)), MillstreamError)
     rows = _columns(thing, given, schema)
     for name, kind in schema.items():
         if name not in rows.column_names:

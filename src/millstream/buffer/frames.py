@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
 from itertools import chain
 from typing import Any
@@ -60,7 +60,7 @@ def check_columns(
     thing: str,
     given: pa.Table | Sequence[Any],
     schema: Mapping[str, str],
-    needed: Iterable[str],
+    needed: Callable[[], Iterable[str]],
     error: type[MillstreamError] = LogError,
 ) -> None:
     """Refuse rows of which none has a column that is needed: it is misspelt, or was left out of the frame.
@@ -72,7 +72,7 @@ def check_columns(
         thing: what the rows are given to.
         given: the rows, as `taken` returned them.
         schema: the columns that they may have.
-        needed: those of them without which a row counts for nothing: its time, and the keys that are made of it.
+        needed: gives those of them without which a row counts for nothing: its time, and the keys that are made of it.
     """
     framed = isinstance(given, pa.Table)
     if not len(given) or not (framed or all(isinstance(row, Mapping) for row in given)):
@@ -80,7 +80,7 @@ def check_columns(
     names = set(given.column_names if isinstance(given, pa.Table) else chain.from_iterable(given))
     absent = [name for name in schema if name not in names]
     unknown = sorted(str(name) for name in names if name not in schema) if absent else []
-    must = set(needed)
+    must = set(needed()) if absent else ()
     for name in absent:
         close = max(unknown, key=lambda other, name=name: _likeness(name, other), default=None)  # type: ignore[misc]
         if close is not None and _likeness(name, close) < _ALIKE:

@@ -38,7 +38,7 @@ def append(parts: Parts, stream: str, rows: Any, *, history: bool) -> int:
     if stream not in parts.log.topics():
         applying.settle(parts)  # an `apply` has died before the log followed
     given = taken(f"Stream '{stream}'", rows)
-    check_columns(f"Stream '{stream}'", given, definition.schema, _needed(parts, definition))
+    check_columns(f"Stream '{stream}'", given, definition.schema, lambda: _needed(parts, definition))
     encoded = encode_history if history else encode
     placed = [
         (partition, batch)
