@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from millstream.errors import MillstreamError, RequestError
-from millstream.instants import FIRST, LAST, beyond
+from millstream.instants import beyond
 
 if TYPE_CHECKING:
     from millstream.project.wiring import Parts
@@ -88,18 +88,16 @@ def _from_dicts(group: str, rows: Sequence[Any], instants: Sequence[str]) -> pa.
 
 def _instants(group: str, name: str, values: Sequence[Any]) -> pa.Array:
     from millstream.buffer.columns import INSTANT
-    from millstream.clock import to_micros
+    from millstream.buffer.values import EXPECTED, Unfit, fit, reason
 
     found: list[int | None] = []
     for value in values:
         try:
-            missing = value is None or value != value  # pandas' NaT and NaN are not themselves
-            found.append(None if missing else to_micros(value))
-        except (MillstreamError, OverflowError) as error:
-            raise _wrong(group, name, value, "ISO-8601 text, a datetime or whole microseconds") from error
-    outside = next((at for at in found if at is not None and not FIRST <= at <= LAST), None)
-    if outside is not None:
-        raise _wrong(group, name, outside, "an instant of the years 1 to 9999")
+            found.append(fit(value, "timestamp"))
+        except Unfit:
+            why = reason(name, "timestamp", value)
+            said = why if "looks like" in why else EXPECTED["timestamp"]
+            raise _wrong(group, name, value, said) from None
     return pa.array(found, pa.int64()).cast(INSTANT)
 
 

@@ -119,6 +119,9 @@ def test_an_instant_that_no_engine_can_hold_stops_nothing(project: ms.Project) -
         rows = {"user_id": [3], "born": given} if isinstance(given, pa.Array) else [{"user_id": 3, "born": given}]
         with pytest.raises(RequestError, match="expected an instant of the years 1 to 9999"):
             project.write("born", pa.table(rows) if isinstance(rows, dict) else rows)
+    with pytest.raises(RequestError, match="looks like seconds"):
+        project.write("born", [{"user_id": 3, "born": NOON // 1_000_000}])
+    assert project.write("born", []) == project.write("born", pa.table(rows).slice(1)) == 0
 
 
 def test_training_assumes_the_delay_that_ingestion_measured(project: ms.Project) -> None:
