@@ -23,6 +23,7 @@ from millstream.fold import Prepared, as_of, encode_keys, exact, layout_of, prep
 from millstream.fold.kernels import by_key
 from millstream.fold.layout import HEAD_SPAN
 from millstream.fold.rows import rows_as_of, with_keys
+from millstream.fold.states import settled
 from millstream.instants import FIRST, micros
 from millstream.store.online import EARLY
 from millstream.train.past import needed
@@ -238,12 +239,13 @@ class Replay:
         group, events, available = reading.version.group, self.events(reading.version), self.available(reading)
         keys = encode_keys(group.entity.keys, [self._key(name, only) for _, name in reading.read.keys])
         order, begins = by_key(events.codes, len(events.keys))
+        settling = settled(events)
         places = {key: place for place, key in enumerate(events.keys)}
         result = np.zeros(len(only), bool)
         for row, key in enumerate(keys.to_pylist()):
             if key in places:
                 mine = order[begins[places[key]] : begins[places[key] + 1]]
-                held = events.arrivals[mine[available[mine] <= reading.ordinals[only[row]]]]
+                held = settling[mine[available[mine] <= reading.ordinals[only[row]]]]
                 result[row] = len(held) > 0 and self.at[only[row]] < held.max() - HEAD_SPAN
         return result
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from millstream.definitions.source import EventStream
 from millstream.errors import DiskFull, MillstreamError, NotFound, StoreError
 from millstream.project import applying
 from millstream.project.refused import looked_at, warn
@@ -18,7 +19,7 @@ from millstream.project.upkeep import tend
 from millstream.project.wiring import Parts
 
 if TYPE_CHECKING:
-    from millstream.definitions.source import EventStream
+    from millstream.definitions.feature_view import GroupRead
     from millstream.project.applying import Advance
     from millstream.serve.reader import FeatureReader, Read
     from millstream.serve.request import Rows
@@ -77,8 +78,21 @@ def features(parts: Parts, view: str, keys: Any, at: int | None) -> pa.Table:
     read = reader.read(rows.values, rows.at)
     _refuse_unread(read)
     found = pa.table({name: typed(read.columns[name], kind) for name, kind in definition.dtypes.items()})
-    past = sorted({row for facts in read.facts.values() for row, fact in enumerate(facts) if fact.fallback in PAST})
-    return _looked_back(parts, reader, rows, found, past) if past else found
+    newest = parts.clock.now()
+    past = {
+        row
+        for one in definition.groups
+        for row, fact in enumerate(read.facts[one.name])
+        if fact.fallback in PAST
+        or (fact.age is not None and rows.at[row] < newest - fact.age and _declares(reader, one))
+    }
+    return _looked_back(parts, reader, rows, found, sorted(past)) if past else found
+
+
+def _declares(reader: FeatureReader, read: GroupRead) -> bool:
+    """Whether a group counts history that declares when it was known: a state does not tell which of it was known by when."""
+    sources = reader.versions[read.group.name].group.sources
+    return any(isinstance(source, EventStream) and (source.delay or source.available) for source in sources)
 
 
 def _looked_back(parts: Parts, reader: FeatureReader, rows: Rows, found: pa.Table, past: list[int]) -> pa.Table:

@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
-from tests.unit.serve.world import HOUR, NOW, SECOND, SHARDS, VERSIONS, habits, user, velocity, view
+from tests.unit.serve.world import HOUR, NOW, SECOND, SHARDS, VERSIONS, habits, payments, user, velocity, view
 
 from millstream.clock import SimulatedClock
 from millstream.errors import StoreError
-from millstream.fold import States, encode_key, layout_of, shard_of, value
+from millstream.fold import States, encode_key, fold, layout_of, prepare, shard_of, value
 from millstream.serve.reader import FeatureReader
+from millstream.serve.vector import Vector
 from millstream.store.lmdb import LmdbOnlineStore
-from millstream.store.online import ShardMeta
+from millstream.store.online import EARLY, ShardMeta
 
 
 def asked(users: Sequence[int | None], payee: int | None = 2) -> dict[str, list[Any]]:
@@ -165,3 +167,38 @@ def test_a_batch_row_that_no_run_confirms_expires(reader: FeatureReader, online:
     online.write("kyc@1", shard_of(key, SHARDS), [], meta, 4)
     assert reader.read(asked([4]), later).columns["kyc__tier"].tolist() == ["t1"]
     assert reader.read(asked([4, 6, 8]), np.repeat(later, 3)).columns["kyc__tier"][0] == "t1"
+
+
+def test_an_instant_before_what_a_state_tells_apart_reads_as_null_and_says_so(
+    reader: FeatureReader, online: LmdbOnlineStore
+) -> None:
+    users = list(range(25))
+    newest = {}
+    for u in users:
+        key = encode_key(user.keys, [u])
+        state = online.read("velocity@1", shard_of(key, SHARDS), [key])[0][0]
+        newest[u] = int(States.from_bytes([state]).newest[0]) if state else None
+    for before in (0, 4 * SECOND, 5 * SECOND, 5 * SECOND + 1, HOUR):
+        instants = np.array([NOW if newest[u] is None else newest[u] - before for u in users], np.int64)
+        read = reader.read(asked(users, None), instants)
+        for place, u in enumerate(users):
+            early = newest[u] is not None and before > 5 * SECOND
+            assert (read.facts["velocity"][place].fallback == EARLY) == early
+            assert np.isnan(read.columns["velocity__count_1h"][place]) == early
+
+
+def test_a_head_that_is_full_is_exact_from_its_oldest_instant_on() -> None:
+    layout = layout_of(velocity)
+    for many, exact in ((63, NOW - 5 * SECOND - 999), (64, NOW - 64 * 1_000), (200, NOW - 64 * 1_000)):
+        times = NOW - np.arange(many, 0, -1) * 1_000
+        table = pa.table({
+            "payment_id": [""] * many, "user_id": [1] * many, "device_id": [""] * many, "amount": [1.0] * many,
+            "country": [""] * many, "paid_at": pa.array(times, pa.timestamp("us", tz="UTC")), "_partition": [0] * many,
+            "_position": np.arange(many), "_arrival": np.full(many, NOW),
+        })  # fmt: skip
+        (state,) = fold(layout, prepare([velocity], payments, table)[0]).to_bytes()
+        for nudge in (-1, 0):
+            (columns,), early = Vector([layout]).read([[state]], np.array([exact + nudge]))
+            assert (early is not None) == (nudge < 0)
+            if nudge == 0:
+                assert columns["count_1h"].tolist() == [int((times < exact).sum())]
