@@ -26,6 +26,7 @@ from millstream.buffer.events import decode
 from millstream.buffer.gate import boot
 from millstream.buffer.log import Log
 from millstream.definitions.source import EventStream
+from millstream.errors import CorruptLog
 
 _Ints = npt.NDArray[np.int64]
 _OCCURRENCE = struct.Struct("<qq")  # position, append time
@@ -106,11 +107,31 @@ class RepeatIndex:
                 shutil.rmtree(stale, ignore_errors=True)
         # Without fsync a process may die at any moment, but not the machine: then the folder of the last boot is not
         # used again.
-        self._env = open_environment(Path(path) / f"boot-{now or 'any'}", map_gib, durable=not now)
+        self._folder, self._map_gib, self._durable = Path(path) / f"boot-{now or 'any'}", map_gib, not now
+        try:
+            self._env = open_environment(self._folder, map_gib, durable=self._durable)
+        except CorruptLog:
+            shutil.rmtree(self._folder)
+            self._env = open_environment(self._folder, map_gib, durable=self._durable)
         self._sweeps: dict[bytes, tuple[bytes, int]] = {}
 
     def mark(self, table: pa.Table, stream: EventStream, partition: int) -> Mask:
-        """Say which events of one partition have an id that occurred before the table; then remember the table's."""
+        """Say which events of one partition have an id that occurred before the table; then remember the table's.
+
+        An index that is damaged is begun anew, from the log.
+        """
+        try:
+            return self._mark(table, stream, partition)
+        except (CorruptLog, struct.error) as error:
+            if isinstance(error, CorruptLog) and str(self._folder) not in error.message:
+                raise  # it is the log itself
+        self._env.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._env = open_environment(self._folder, self._map_gib, durable=self._durable)
+        self._sweeps.clear()
+        return self._mark(table, stream, partition)
+
+    def _mark(self, table: pa.Table, stream: EventStream, partition: int) -> Mask:
         appended = table["_appended"].to_numpy()
         oldest = int(appended.min()) - stream.within
         prefix = f"{stream.name}\0{stream.deduplicate} {stream.within}\0{partition}\0".encode()

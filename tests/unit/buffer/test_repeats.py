@@ -192,3 +192,24 @@ def test_an_index_behind_a_trimmed_log_goes_on_from_where_the_log_begins(tmp_pat
     append(log, 0, ["a", "d", "a"])
     log.trim("clicks", 0, 3)
     assert mark(decode(STREAM, log.read("clicks", 0, 3, 10)).table, STREAM, index).tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize("open_meanwhile", [False, True])
+def test_a_damaged_index_is_begun_anew_from_the_log(log: EmbeddedLog, tmp_path: Path, open_meanwhile: bool):
+    append(log, 0, [f"id-{number}" for number in range(2_000)])
+    index = RepeatIndex(tmp_path / "index", log, map_gib=1)
+    mark(history(log), STREAM, index)
+    (data,) = (tmp_path / "index").glob("*/data.mdb")
+    if not open_meanwhile:
+        index.close()
+    content = bytearray(data.read_bytes())
+    for page in range(2 if open_meanwhile else 0, len(content) // 4096):
+        content[page * 4096 + 10 : page * 4096 + 12] = b"\x08\x00"  # no page but the first two is of this kind
+        if page < 2:
+            content[page * 4096 + 16] ^= 1
+    data.write_bytes(content)
+    if not open_meanwhile:
+        index = RepeatIndex(tmp_path / "index", log, map_gib=1)
+    append(log, 0, ["id-7", "new"])
+    assert mark(decode(STREAM, log.read("clicks", 0, 2_000, 9)).table, STREAM, index).tolist() == [True, False]
+    index.close()
