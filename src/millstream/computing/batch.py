@@ -62,12 +62,16 @@ class AdminLog(Log, TopicAdmin, Protocol):
 
 @dataclass(frozen=True)
 class Interval:
-    """A scheduled interval `(start, end]` of a group version, in µs; one that is `past` does not move the schedule."""
+    """A scheduled interval `(start, end]` of a group version, in µs.
+
+    One that is `past` does not move the schedule; one that is `again` moves it back, because the clock went back.
+    """
 
     version: str
     start: int
     end: int
     past: bool = False
+    again: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,7 @@ class BatchComputer:
         """The intervals that have ended by `now` (µs; the clock's) and did not run, by group version, oldest first.
 
         A query that never ran begins with its newest interval (`backfill` runs earlier ones), a fold with all of time.
+        So does a query whose schedule is ahead, because the clock was.
         """
         instant = self._clock.now() if now is None else now
         return [interval for version in self._versions.values() for interval in self._due(version, instant)]
@@ -213,12 +218,13 @@ class BatchComputer:
         committed = self._committed(version)
         if version.group.query is not None:
             now -= waits(version.group, self._sources(version.group))
-        if committed is None:
+        again = committed is not None and committed > now and version.group.query is not None
+        if committed is None or again:
             end = last_tick(version.group, now)
             if end is None:
                 return []
             start = 0 if version.group.query is None else last_tick(version.group, end - 1) or 0
-            return [Interval(version.id, start, end)]
+            return [Interval(version.id, start, end, again=again)]
         ends = ticks(version.group, committed, now)
         return [Interval(version.id, a, b) for a, b in zip([committed, *ends], ends, strict=False)]
 
@@ -287,7 +293,8 @@ class BatchComputer:
         topic, consumer = _topic(version), batch_consumer(version.id)
         self._log.create(topic, len(batches))
         committed = self._log.committed(consumer, topic)[0]
-        if not interval.past and committed not in (None, interval.start):
+        ahead = interval.again and committed is not None and committed > self._clock.now()
+        if not interval.past and not ahead and committed not in (None, interval.start):
             raise Fenced.moved(f"the schedule of '{version.id}'", interval.start, committed)
         for name in {letter.stream for letter in dead}:
             self._log.create(_dead_topic(name), self._log.topics().get(_dead_topic(name), 1))

@@ -196,7 +196,9 @@ def _check_volatile(thing: str, argument: str, sql: str, columns: Mapping[str, s
     for i, token in enumerate(tokens):
         name = token.text.lower()
         called = i + 1 < len(tokens) and tokens[i + 1].text == "("
-        bare = name in _WITHOUT_PARENTHESES and name not in known and token.token_type.name != "STRING"
+        bare = (
+            name in _WITHOUT_PARENTHESES and name not in known and token.token_type.name not in ("STRING", "IDENTIFIER")
+        )
         if bare or (called and name in volatile):
             reason = f"uses {name}, which does not depend on the row alone, so a replay would give another value"
             raise DefinitionError.bad_sql(thing, argument, sql, reason, hint)

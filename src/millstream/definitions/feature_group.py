@@ -197,6 +197,10 @@ class BatchFeatureGroup(Readable):
             if self.time:
                 require_column(thing, types, self.time, "time", ("timestamp",))
         features = tuple(name for name in names if name not in dated)
+        for name in features:
+            if name.lower() in ("event_time", "available_time"):
+                rule = "a row's own times are kept under that name"
+                raise DefinitionError.bad_name(thing, name, rule, f"{name}_of_row")
         if names and not features:
             raise DefinitionError.expected(thing, "query", query, "columns beside the keys and the time")
         freeze(self, sources=sources, keys=mapping, derive=FrozenMapping(), columns=(), _names=features)

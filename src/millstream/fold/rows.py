@@ -28,6 +28,8 @@ ROW_SPAN = HEAD_SPAN
 #: `Row.confirmed` of a row that the newest run returned: its confirmation is the one recorded for the whole shard.
 ACTIVE = -(2**63)
 
+#: The column of encoded keys beside the features, which may have any name that does not begin with an underscore.
+KEY = "_key"
 _MAGIC = b"MSR" + bytes([ROWS_VERSION])
 _ROW = struct.Struct("<qqqI")
 _TIME = struct.Struct("<q")
@@ -265,12 +267,12 @@ def _column(kind: str, values: Sequence[Any]) -> np.ndarray:
 
 
 def with_keys(types: Mapping[str, str], rows: pa.Table) -> pa.Table:
-    """Rows of an offline table of a batch group with the column `key` that `rows_as_of` reads.
+    """Rows of an offline table of a batch group with the column `_key` that `rows_as_of` reads.
 
     `types` are the entity's join keys. Rows with a null key, which mark runs, are left out.
     """
     keys = encode_keys(types, [rows[name] for name in types])
-    table = rows.append_column("key", keys)
+    table = rows.append_column(KEY, keys)
     return table.filter(keys.is_valid()) if keys.null_count else table
 
 
@@ -283,11 +285,11 @@ def rows_as_of(
 ) -> dict[str, np.ndarray]:
     """The values of (key, instant) pairs from every row ever stated, as feature columns.
 
-    `rows` has `key` (binary; see `with_keys`), `event_time`, `available_time` and the features; `_deleted` marks
+    `rows` has `_key` (binary; see `with_keys`), `event_time`, `available_time` and the features; `_deleted` marks
     tombstones. Rows of equal times count in the order of `_run` if there is one, else of the table. With `ttl` (µs), a
     row counts for so long after the last time it was stated. Null is NaN, or None for strings.
 
-    >>> rows = pa.table({"key": [b"a", b"a"], "event_time": [1, 5], "available_time": [2, 9], "limit": [10, 20]})
+    >>> rows = pa.table({"_key": [b"a", b"a"], "event_time": [1, 5], "available_time": [2, 9], "limit": [10, 20]})
     >>> rows_as_of({"limit": "int64"}, rows, [b"a", b"a", b"b"], np.array([8, 9, 9]))["limit"].tolist()
     [10.0, 20.0, nan]
     """
@@ -316,7 +318,7 @@ def latest_visible(rows: pa.Table, keys: Sequence[bytes] | pa.Array, at: np.ndar
     asked = keys if isinstance(keys, pa.Array | pa.ChunkedArray) else pa.array(keys, pa.binary())
     if rows.num_rows == 0 or len(asked) == 0:
         return np.full(len(asked), -1, np.int64)
-    known, codes = _codes(rows["key"])
+    known, codes = _codes(rows[KEY])
     queries = np.asarray(pc.index_in(asked, value_set=known).fill_null(-1)).astype(np.int64)
     event, available = (np.asarray(micros(rows[name])).astype(np.int64) for name in ("event_time", "available_time"))
     run = np.asarray(rows["_run"]) if "_run" in rows.column_names else np.zeros(len(codes), np.int64)

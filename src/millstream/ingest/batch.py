@@ -245,5 +245,5 @@ def _after(version: Version, meta: ShardMeta, run: KeyedRun, confirmed: Confirme
         newest_arrival=max(meta.newest_arrival, run.run.available),
         applied_at=now,
         backfilled=True,
-        extra={**meta.extra, **confirmed.after(run)},
+        extra={**meta.extra, **confirmed.after(run, now)},
     )

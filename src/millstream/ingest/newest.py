@@ -34,19 +34,21 @@ class Confirmed:
         """What the meta of a shard records."""
         return cls(*(int(extra[name]) if name in extra else None for name in ("confirmed", "end", "before")))
 
-    def after(self, run: KeyedRun) -> dict[str, str]:
+    def after(self, run: KeyedRun, now: int) -> dict[str, str]:
         """What the meta records once a run is in."""
         facts = run.run
-        if self.supersedes(run) or (not facts.snapshot and self.available and facts.available <= self.available):
+        if self.supersedes(run, now) or (not facts.snapshot and self.available and facts.available <= self.available):
             return {}
         found = {"confirmed": str(facts.available)}
         if facts.snapshot:
             found["end"] = str(facts.end)
         return found if self.available is None else {**found, "before": str(self.available)}
 
-    def supersedes(self, run: KeyedRun) -> bool:
-        """Whether a snapshot says nothing new, because a newer one is in."""
-        return self.end is not None and (run.run.end, run.run.available) < (self.end, self.available or 0)
+    def supersedes(self, run: KeyedRun, now: int) -> bool:
+        """Whether a snapshot says nothing new, because a newer one is in: not one from when the clock was ahead."""
+        if self.end is None or self.end > now:
+            return False
+        return (run.run.end, run.run.available) < (self.end, self.available or 0)
 
 
 def rows_by_key(run: KeyedRun, places: np.ndarray, now: int) -> dict[bytes, list[Row]]:
@@ -132,12 +134,12 @@ def snapshot_changes(
     now: int,
 ) -> Items:
     """The states that a run which says everything there is changes: keys with other values, and keys that vanished."""
-    if confirmed.supersedes(run):
+    if confirmed.supersedes(run, now):
         return []
     changed: Items = []
     for key, rows in fresh.items():
         known = split_rows(before[key])
-        if not known or known[0].values != rows[0].values:
+        if not known or known[0].values != rows[0].values or known[0].visible > rows[0].visible:
             changed.append((key, join_rows(union(known, rows, now))))
     gone = Row(run.run.end, run.run.available, ACTIVE, b"")
     for key, state in others:

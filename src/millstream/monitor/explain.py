@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.errors import RequestError, nearest
 from millstream.fold import aggregated, encode_keys, prepare
-from millstream.fold.rows import in_force, with_keys
+from millstream.fold.rows import KEY, in_force, with_keys
 from millstream.instants import micros
 from millstream.monitor.replay import Pasts, Reading, Replay, cohorts
 from millstream.monitor.verify import served_columns
@@ -137,7 +137,7 @@ def _stated(replay: Replay, reading: Reading, keys: pa.Array, ttl: int | None) -
     rows = replay.past.rows(reading.version.id)
     rows = rows.filter(pc.less(rows["_run"], int(replay.runs_applied(reading)[0]))) if rows.num_rows else rows
     rows = with_keys(reading.version.group.entity.keys, rows)
-    return rows.take(in_force(rows, keys, replay.at, ttl).drop_null()).drop_columns(["key"])
+    return rows.take(in_force(rows, keys, replay.at, ttl).drop_null()).drop_columns([KEY])
 
 
 def _span(column: WindowedFeature, at: int) -> tuple[int, int]:

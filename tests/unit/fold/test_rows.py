@@ -28,7 +28,7 @@ def test_values_of_every_type_read_alike_from_a_state_and_from_rows():
     values = {"i": 7, "f": -0.0, "s": "é", "b": True, "t": 1_700_000_000_000_000}
     state = encode_row(FULL, 5, 5, values)
     rows = pa.table({
-        "key": pa.array([b"a"], pa.binary()), "event_time": [5], "available_time": [5],
+        "_key": pa.array([b"a"], pa.binary()), "event_time": [5], "available_time": [5],
         "i": [7], "f": [-0.0], "s": ["é"], "b": [True],
         "t": pa.array([1_700_000_000_000_000], pa.timestamp("us", "UTC")),
     })  # fmt: skip
@@ -74,7 +74,7 @@ def test_instants_of_any_unit(unit):
 
 
 def test_no_rows_and_no_keys():
-    empty = pa.table({"key": pa.array([], pa.binary()), "event_time": pa.array([], pa.int64()),
+    empty = pa.table({"_key": pa.array([], pa.binary()), "event_time": pa.array([], pa.int64()),
                       "available_time": pa.array([], pa.int64()), "x": pa.array([], pa.int64()),
                       "tier": pa.array([], pa.string())})  # fmt: skip
     found = rows_as_of(SCHEMA, empty, [b"a"], np.array([1]))
@@ -100,7 +100,7 @@ def by_definition(rows, key, at, ttl):
 def test_rows_are_read_by_the_rule(rows, ttl):
     columns = list(zip(*rows, strict=True)) or [[], [], [], []]
     table = pa.table({
-        "key": pa.array(columns[0], pa.binary()), "event_time": pa.array(columns[1], pa.int64()),
+        "_key": pa.array(columns[0], pa.binary()), "event_time": pa.array(columns[1], pa.int64()),
         "available_time": pa.array(columns[2], pa.int64()), "x": pa.array(columns[3], pa.int64()),
     })  # fmt: skip
     asked = [(key, at) for key in (b"a", b"b", b"c") for at in range(9)]

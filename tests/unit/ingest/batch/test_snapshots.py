@@ -1,7 +1,7 @@
 """Batch groups whose runs are snapshots: a key that vanished becomes null."""
 
 import pytest
-from tests.unit.ingest.batch.world import DAY, START, snapshot_group
+from tests.unit.ingest.batch.world import DAY, HOUR, START, dated_group, snapshot_group
 
 from millstream.computing.batch import Interval
 
@@ -72,3 +72,23 @@ def test_ttl_of_a_snapshot_counts_from_the_last_run(make_world):
     last = shots.clock.now()
     assert shots.both(1, last + 30 * 3_600_000_000)["tier"] == "gold"
     assert shots.both(1, last + 30 * 3_600_000_000 + 1)["tier"] is None
+
+
+@pytest.mark.parametrize("make", [snapshot_group, dated_group])
+def test_a_schedule_follows_the_clock_back(make_world, make):
+    world = make_world(make(every="1h"))
+    world.write((1, "gold", 5.0, START - DAY))
+    world.run()
+    world.clock.set(START + 5 * DAY)
+    world.run()
+    world.clock.set(START + 2 * HOUR)
+    world.write((1, "silver", 6.0, START - HOUR))
+    for _ in range(3):
+        world.run()
+        assert world.both(1) == {"tier": "silver", "credit": 6.0}
+        world.clock.advance(HOUR)
+    world.write((1, "silver", 7.0, START - HOUR), (2, "new", 1.0, START - HOUR))
+    world.run()
+    assert world.both(2) == {"tier": "new", "credit": 1.0}
+    assert world.both(1)["credit"] == 7.0
+    assert world.computer.due() == []

@@ -63,7 +63,8 @@ def dated_group(**options: Any) -> ms.BatchFeatureGroup:
 def snapshot_group(**options: Any) -> ms.BatchFeatureGroup:
     """Rows that say everything there is at the end of an interval."""
     query = "select user_id, tier, credit from accounts"
-    return ms.BatchFeatureGroup("kyc", entity=USER, every="24h", sources=[PLAIN], query=query, **options)
+    settings = {"every": "24h", "sources": [PLAIN], "query": query} | options
+    return ms.BatchFeatureGroup("kyc", entity=USER, **settings)
 
 
 @dataclass
