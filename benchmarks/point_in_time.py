@@ -29,6 +29,19 @@ GROUP = ms.StreamFeatureGroup(
               ms.Mean("amount", over=list(WINDOWS), hop="1s"), ms.Max("amount", over=list(WINDOWS), hop="1s")],
 )  # fmt: skip
 
+FIRST_DAY = 1_522_540_800 * SECOND
+SPANS = (1, 7, 30)
+BUYER, SHOP = ms.Entity("buyer", keys={"buyer": "int64"}), ms.Entity("shop", keys={"shop": "int64"})
+SALES = ms.EventStream("sales", time="at", schema={
+    "buyer": "int64", "shop": "int64", "amount": "float64", "fraud": "float64", "at": "timestamp"})  # fmt: skip
+_OVER = [f"{days}d" for days in SPANS]
+SHORT = ms.FeatureView("short", request={}, features=[
+    ms.StreamFeatureGroup("buyers", entity=BUYER, source=SALES, features=[
+        ms.Count(over=_OVER, hop="1s"), ms.Mean("amount", over=_OVER, hop="1s")]),
+    ms.StreamFeatureGroup("shops", entity=SHOP, source=SALES, features=[
+        ms.Count(over=_OVER, hop="1s", delay="7d"), ms.Mean("fraud", over=_OVER, hop="1s", delay="7d")]),
+])  # fmt: skip
+
 
 def run(scale: Scale) -> Iterator[Claim]:
     """Twelve features of as many examples as events: many users with few events each, then few with many."""
@@ -54,6 +67,56 @@ def run(scale: Scale) -> Iterator[Claim]:
             scale.repeats,
         )
         yield Claim("the same, arriving up to an hour late", "s", *found, peer="" if skew else "DuckDB join")
+    yield _short_histories(scale)
+
+
+def _short_histories(scale: Scale) -> Claim:
+    """Six features of a buyer and six, a week late, of a shop, through `ms.compute`: every event is an example too."""
+    rows = scale.of(1_750_000, least=2_000)
+    rng = np.random.default_rng(3)
+    times = np.sort(rng.integers(0, 183 * 86_400, rows)) * SECOND + FIRST_DAY
+    sales = pa.table({
+        "buyer": rng.integers(0, max(2, rows // 350), rows),
+        "shop": rng.integers(0, max(2, rows // 175), rows),
+        "amount": np.round(rng.lognormal(3, 1, rows), 2),
+        "fraud": (rng.random(rows) < 0.01).astype(float),
+        "at": pa.array(times, pa.timestamp("us", "UTC")),
+    })  # fmt: skip
+    examples = sales.select(["buyer", "shop", "at"])
+
+    def ours() -> pa.Table:
+        return ms.compute(SHORT, {SALES: sales}, examples).select([*SHORT.columns])
+
+    def theirs() -> pa.Table:
+        import duckdb
+
+        with duckdb.connect(config={"threads": os.cpu_count() or 1}) as connection:
+            connection.register("sales", sales)
+            return connection.sql(_short_frames()).to_arrow_table()
+
+    mine, other = ours(), theirs()
+    for name in mine.column_names:
+        left, right = (table[name].cast(pa.float64()).to_numpy() for table in (mine, other))
+        np.testing.assert_allclose(left, right, rtol=1e-9, atol=0, equal_nan=True, err_msg=name)
+    found = in_turns(lambda: seconds(ours), lambda: seconds(theirs), scale.repeats)
+    what = f"12 features of two keys, {rows:,} events and examples, 350 events a key"
+    return Claim(what, "s", *found, peer="DuckDB RANGE windows", target=4)
+
+
+def _short_frames() -> str:
+    day = 86_400 * SECOND
+    frames, columns = [], []
+    for group, key, value, delay in (("buyers", "buyer", "amount", 0), ("shops", "shop", "fraud", 7)):
+        for days in SPANS:
+            name = f"{group}{days}"
+            bounds = f"between {(days + delay) * day} preceding and {delay * day + 1} preceding"
+            frames.append(f"{name} as (partition by {key} order by moment range {bounds})")
+            columns.append(f"count(*) over {name} as {group}__count_{days}d")
+            columns.append(f"avg({value}) over {name} as {group}__{value}_mean_{days}d")
+    return f"""
+        with numbered as (select *, epoch_us("at") as moment, row_number() over () as place from sales),
+        valued as (select place, {", ".join(columns)} from numbered window {", ".join(frames)})
+        select * exclude (place) from valued order by place"""
 
 
 def _whole_seconds(events: pa.Table) -> pa.Table:

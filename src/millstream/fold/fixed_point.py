@@ -91,15 +91,20 @@ def to_fixed(number):
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _rounded(head, below, sticky, exponent):
     """`head` (not 0) followed by the bits of `below` and of `sticky`, as the nearest float64, times 2**exponent."""
-    shift = 0
-    while head < np.uint64(1 << 63):
-        head <<= _U1
-        shift += 1
+    shift, step = 0, 32
+    for _ in range(6):
+        if head >> np.uint64(64 - step) == _U0:
+            head <<= np.uint64(step)
+            shift += step
+        step >>= 1
     if shift > 0:
         head |= below >> np.uint64(64 - shift)
         below <<= np.uint64(shift)
     if (below | sticky) != _U0:
         head |= _U1
+    power = np.int64(exponent - shift + 1023)
+    if 64 < power < 1920:
+        return np.float64(head) * _float_of(power << 52)
     return np.ldexp(np.float64(head), exponent - shift)
 
 
@@ -135,6 +140,8 @@ def sum_of(low, middle, high):
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _divided(limb, rest, divisor):
     """(rest * 2**64 + limb) / divisor as (quotient, next rest), for a rest below a divisor below 2**32."""
+    if rest == _U0 and limb < divisor:
+        return _U0, limb
     half = np.uint64(32)
     upper = (rest << half) | (limb >> half)
     lower = ((upper % divisor) << half) | (limb & np.uint64(0xFFFFFFFF))
