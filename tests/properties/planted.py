@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +12,6 @@ import pyarrow.compute as pc
 import pytest
 
 from millstream.buffer import embedded, repeats
-from millstream.buffer.log import Batch
 from millstream.computing import stream as computing
 from millstream.errors import DiskFull
 from millstream.ingest import archive, backfill, stream
@@ -21,6 +19,7 @@ from millstream.project import applying, captured, moving, serving
 from millstream.serve import capture, reader
 from millstream.store import history, iceberg, lmdb, sync
 from millstream.store.offline import ANY
+from millstream.train import versions
 
 Patch = pytest.MonkeyPatch
 FAULTS: dict[str, Callable[[Patch], None]] = {}
@@ -262,16 +261,15 @@ def retention_does_not_wait_for_the_archive(patch: Patch) -> None:
         found = real(self, consumer, topic)
         return [end for _, end in self.ends(topic)] if consumer == archive.CONSUMER else found
 
-    patch.setattr("millstream.buffer.retention.Log.committed", committed, raising=False)
     patch.setattr(embedded.EmbeddedLog, "committed", committed)
 
 
 @fault
-def retention_trims_one_too_far(patch: Patch) -> None:
-    from millstream.buffer import retention
-
-    real = retention._younger
-    patch.setattr(retention, "_younger", lambda *given: real(*given) + 1)
+def retention_trims_a_batch_too_many(patch: Patch) -> None:
+    real = embedded.EmbeddedLog.trim
+    patch.setattr(
+        embedded.EmbeddedLog, "trim", lambda self, topic, part, before: real(self, topic, part, before and before + 6)
+    )
 
 
 @fault
@@ -315,13 +313,7 @@ def a_capture_names_older_positions(patch: Patch) -> None:
     def shard(self: Any, lookup: Any, number: int, keys: Any, now: int) -> Any:
         states, fact, meta = real(self, lookup, number, keys, now)
         kept = self.__dict__.setdefault("_planted", {}).setdefault((lookup.gv, number), fact)
-        return (
-            states,
-            dataclasses.replace(fact, positions=kept.positions)
-            if dataclasses.is_dataclass(fact)
-            else (msgspec.structs.replace(fact, positions=kept.positions)),
-            meta,
-        )
+        return states, msgspec.structs.replace(fact, positions=kept.positions), meta
 
     patch.setattr(reader.FeatureReader, "_shard", shard)
 
@@ -371,6 +363,16 @@ def a_rollback_goes_to_the_oldest_version(patch: Patch) -> None:
 
 
 @fault
+def the_newest_version_is_served_instead_of_the_champion(patch: Patch) -> None:
+    real = versions.ModelVersions.load
+
+    def load(self: Any, model: str, which: str | int = "champion") -> Any:
+        return real(self, model, max(one.version for one in self.versions(model)))
+
+    patch.setattr(versions.ModelVersions, "load", load)
+
+
+@fault
 def string_columns_are_scored_as_missing(patch: Patch) -> None:
     real = reader.column_of
 
@@ -379,6 +381,3 @@ def string_columns_are_scored_as_missing(patch: Patch) -> None:
         return np.array([None] * len(found), object) if kind == "string" else found
 
     patch.setattr(reader, "column_of", column_of)
-
-
-_ = Batch

@@ -30,8 +30,9 @@ class Action:
     Attributes:
         name: What, as the world calls it.
         given: With what.
-        fate: What its writes meet: None, or the number of a write and "before", "after" or "meanwhile".
-        turn: For "meanwhile", what happens then.
+        fate: What its writes meet: None, or the number of a write and "before", "after" or "meanwhile"; or that of a read
+            and "between".
+        turn: For "meanwhile" and "between", what happens then.
     """
 
     name: str
@@ -42,7 +43,7 @@ class Action:
     def __str__(self) -> str:
         said = f"{self.name}({', '.join(map(repr, self.given))})"
         if self.fate is not None:
-            said += f" [write {self.fate[0]}: {self.fate[1]}{f' {self.turn}' if self.turn else ''}]"
+            said += f" [{self.fate[1]} {self.fate[0]}{f': {self.turn}' if self.turn else ''}]"
         return said
 
 
@@ -56,13 +57,17 @@ def _action(random: Random) -> Action:
     given = _MADE[name](random) if name in _MADE else ()
     if name in _UNHARMED or random.random() > 0.3:
         return Action(name, given)
-    fate = (random.choice((0, 0, 0, 1, 1, 2, 3, 4, 6, 9)), random.choice(("before", "after", "after", "meanwhile")))
-    return Action(name, given, fate, _turn(random) if fate[1] == "meanwhile" else None)
+    kind = random.choice(("before", "after", "after", "meanwhile", "between"))
+    number = random.randrange(25) if kind == "between" else random.choice((0, 0, 0, 1, 1, 2, 3, 4, 6, 9))
+    return Action(name, given, (number, kind), _turn(random, name, given) if kind in ("meanwhile", "between") else None)
 
 
-def _turn(random: Random) -> Action:
-    """What somebody else does between two writes of a step."""
-    name = random.choice(("layer", "layer", "layer", "send", "score", "read", "wake"))
+def _turn(random: Random, name: str, given: tuple[Any, ...]) -> Action:
+    """What somebody else does in the midst of a step: as often as not, the same."""
+    if name == "layer" and random.random() < 0.5:
+        return Action(name, (given[0], False))
+    others = ("layer", "layer", "layer", "score", "reads", "wake")
+    name = random.choice(others if name in ("send", "retry", "burst") else (*others, "send"))
     return Action(name, _MADE[name](random))
 
 
@@ -109,16 +114,17 @@ def _change(random: Random) -> tuple[Any, ...]:
 
 
 _WEIGHTS = {
-    "send": 20, "retry": 4, "layer": 50, "score": 12, "read": 6, "advance": 11, "jump": 0.7, "table": 3, "change": 3,
-    "anew": 2, "deploy": 2, "rollback": 1.5, "trim": 1.5, "zombie": 2, "wake": 4, "fill": 1.2, "room": 3,
-    "forget": 1, "restart": 1.5, "check": 0.7, "burst": 0.7,
+    "send": 20, "retry": 4, "layer": 50, "score": 12, "reads": 6, "advance": 11, "jump": 0.7, "table": 3, "change": 3,
+    "anew": 2, "deploy": 2, "rollback": 1.5, "trim": 1, "season": 0.5, "zombie": 2, "wake": 4, "fill": 1.2, "room": 3,
+    "forget": 1, "restart": 1.5, "damage": 0.3, "lose_power": 0.3, "served": 0.7, "burst": 0.7,
 }  # fmt: skip
 _MADE: dict[str, Callable[[Random], tuple[Any, ...]]] = {
     "send": _send,
     "layer": _layer,
     "score": _score,
-    "read": lambda _: (),
+    "reads": lambda _: (),
     "advance": lambda random: (random.choice(_GAPS),),
+    "season": lambda random: (random.choice((3 * HOUR, DAY, 2 * DAY)),),
     "jump": lambda random: (random.choice(_JUMPS),),
     "table": _table,
     "change": _change,
@@ -127,7 +133,21 @@ _MADE: dict[str, Callable[[Random], tuple[Any, ...]]] = {
     "wake": lambda random: (random.randrange(4), *_layer(random)[:1]),
     "fill": lambda random: (random.choice(DISKS),),
     "restart": lambda random: (random.choice((None, *PROCESSES)),),
+    "damage": lambda random: (random.choice(("g", "o")), random.randrange(2)),
     "burst": lambda random: (random.randint(50, 90),),
 }
 #: What writes nothing itself, or what nothing in the project could be blamed for.
-_UNHARMED = {"read", "advance", "jump", "table", "zombie", "fill", "room", "forget", "restart", "check"}
+_UNHARMED = {
+    "reads",
+    "advance",
+    "jump",
+    "table",
+    "zombie",
+    "fill",
+    "room",
+    "forget",
+    "restart",
+    "served",
+    "damage",
+    "lose_power",
+}

@@ -31,16 +31,16 @@ class Killed(BaseException):
 
 @dataclass
 class Fate:
-    """What happens at one write of a step.
+    """What happens at one write, or read, of a step.
 
     Args:
-        write: Which write, counted from 0; a step that writes less often meets no fate.
-        kind: "before" (it dies and the write is not done), "after" (it dies right after it) or "meanwhile" (the write
-            is done, then somebody else has a turn, then it goes on).
+        number: Which write, counted from 0; a step that writes less often meets no fate.
+        kind: "before" (it dies and the write is not done), "after" (it dies right after it), "meanwhile" (the write is
+            done, then somebody else has a turn, then it goes on) or "between" (the same, before a read of LMDB).
         turn: What somebody else does.
     """
 
-    write: int
+    number: int
     kind: str
     turn: Callable[[], None] | None = None
 
@@ -118,6 +118,15 @@ class Disk:
         if not self.writing:
             self.between()
 
+    def read(self) -> None:
+        """A read of LMDB begins: before it, somebody else may have a turn."""
+        fate = self._fate
+        if fate is not None and fate.kind == "between" and not self.writing:
+            self._seen += 1
+            if self._seen > fate.number:
+                self._fate, self._due = None, fate.turn
+        self.between()
+
     def between(self) -> None:
         """Give somebody else the turn that is due, now that nothing is locked."""
         if self._due is None or self.writing or threading.get_ident() != self._thread:
@@ -130,8 +139,10 @@ class Disk:
     def _met(self) -> Fate | None:
         """The fate of the write that is about to be done, if it is the one."""
         fate, number = self._fate, self._seen
+        if fate is None or fate.kind == "between":
+            return None
         self._seen += 1
-        if fate is None or number < fate.write:
+        if number < fate.number:
             return None
         if fate.kind == "meanwhile" and threading.get_ident() != self._thread:
             return None  # a library's own thread; the next write of this one will do
@@ -215,7 +226,7 @@ class _Environment:
         """Begin a transaction; one that writes is watched."""
         if options.get("write"):
             return _Transaction(self._env.begin(*given, **options), self._disk, self._place)
-        self._disk.between()
+        self._disk.read()
         return self._env.begin(*given, **options)
 
     def __getattr__(self, name: str) -> Any:

@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 
 from millstream.clock import SimulatedClock
-from millstream.testing.simulation import truth
+from millstream.project.facade import Project
+from millstream.testing.simulation import layers, operators, producers, truth
 from millstream.testing.simulation.actions import HOUR, MINUTE, SECOND
 from millstream.testing.simulation.declared import Declared
 from millstream.testing.simulation.world import World
@@ -23,12 +24,12 @@ def begin(folder: Path, shape: Declared) -> World:
     (folder / ".millstream").mkdir(parents=True)
     (folder / "millstream.toml").write_text(SETTINGS)
     world = World(folder, shape, SimulatedClock(START))
-    world.table([(1, 1.0, "DE", -MINUTE)])
-    world.apply()
+    producers.table(world, [(1, 1.0, "DE", -MINUTE)])
+    operators.apply(world)
     world.process("ingest").step("backfill")  # no query runs yet: offline tables name the folder they are in
-    world.deploy()
+    operators.deploy(world)
     world.clock.advance(SECOND)
-    world.end()
+    world.kill()
     return world
 
 
@@ -49,18 +50,29 @@ def work(world: World) -> None:
     raise AssertionError(f"the pipeline comes to rest: after {ROUNDS} rounds, {dict(zip(ROUND, done, strict=True))}")
 
 
+def mend(world: World) -> None:
+    """The operator builds anew what is damaged, as the error says."""
+    for group in sorted(world.damaged):
+        project = Project(world.folder)
+        project.parts = world.process("operator").parts
+        project.backfill(group)
+        world.bury(world.process("operator"))
+    world.damaged.clear()
+
+
 def settle(world: World) -> str:
     """Disturb nothing any more, let all be done, and hold everything to the truth."""
     world.disk.full.clear()
     world.disk.meet(None)
     while world.zombies:
-        world.wake(0, "")
+        layers.wake(world, 0, "")
         world.bury(world.zombies[0])
-    work(world)
+    world.end_seconds()
+    mend(world)
     while world.waiting:
-        world.retry()
+        producers.retry(world)
     if world.undone:
-        world.apply()
+        operators.apply(world)
     newest = max((one.arrival for some in world.ledger.landed.values() for one in some), default=0)
     world.clock.set(max(world.clock.now(), newest) + HOUR)
     work(world)

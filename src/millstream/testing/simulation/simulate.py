@@ -16,6 +16,7 @@ from unittest.mock import patch
 
 from millstream.errors import MillstreamError
 from millstream.testing.simulation.actions import Action, drawn
+from millstream.testing.simulation.acts import do
 from millstream.testing.simulation.declared import Declared
 from millstream.testing.simulation.settle import begin, copied, settle
 from millstream.testing.simulation.world import World
@@ -88,7 +89,9 @@ def simulate(seed: int, *, steps: int = STEPS, keep: Collection[int] | None = No
     random = Random(f"chance of {seed}")
     trace = Trace(seed)
     with _world(_shape(seed), random) as world:
-        for number, action in enumerate(actions_of(seed, steps)):
+        actions = actions_of(seed, steps)
+        world.precarious = any(action.name == "lose_power" for action in actions)
+        for number, action in enumerate(actions):
             if keep is None or number in keep:
                 _do(world, trace, number, action)
         _do(world, trace, steps, None)
@@ -107,7 +110,7 @@ def _shape(seed: int) -> int:
 def _do(world: World, trace: Trace, number: int, action: Action | None) -> None:
     """One action, or at last the settling of it all."""
     try:
-        outcome = world.do(action) if action else settle(world)
+        outcome = do(world, action) if action else settle(world)
     except AssertionError as error:
         raise Broken(trace.seed, number, action, str(error)) from error
     except Exception as error:
@@ -128,7 +131,7 @@ def _world(shape: int, random: Random) -> Iterator[World]:
             try:
                 yield world
             finally:
-                world.end()
+                world.kill()
 
 
 @cache

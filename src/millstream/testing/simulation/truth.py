@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from millstream.definitions.source import EventStream
-from millstream.errors import MillstreamError, NotFound
-from millstream.project import applying, moving, serving
+from millstream.errors import DiskFull, MillstreamError
+from millstream.project import applying, moving
 from millstream.pure import compute
 from millstream.testing.simulation import stored
 
@@ -21,6 +21,26 @@ UNMENDED: frozenset[str] = frozenset({"a second rollback goes forward again"})
 """Defects that are known and not mended yet: what meets one of them is not held against a seed."""
 
 
+def score(world: World, drawn: Sequence[tuple[Any, ...]]) -> str:
+    """Requests; their moment is now unless they say."""
+    now = world.clock.now()
+    rows = [
+        {"k": k, "other": other, "amount": amount, "note": note, **({} if at is None else {"at": now + at})}
+        for k, other, amount, note, at in drawn
+    ]
+    try:
+        scored = world.process("serve").scoring.score("model", rows)
+    except DiskFull:
+        raise
+    except MillstreamError as error:
+        assert world.excused, f"scoring goes on: {error.message}"
+        return f"refused: {type(error).__name__}"
+    version = scored["version"].to_pylist()[0]
+    assert version == world.champion(), f"the champion answers: version {version}, not {world.champion()}"
+    world.scores |= dict(zip(scored["request_id"].to_pylist(), scored["score"].to_pylist(), strict=True))
+    return f"scored {scored['score'].to_pylist()} degraded {scored['degraded'].to_pylist()}"
+
+
 def reads(world: World) -> str:
     """What a reader gets now is what `ms.compute` makes of exactly the events that the store says were applied."""
     parts, now = world.process("serve").parts, world.clock.now()
@@ -28,7 +48,7 @@ def reads(world: World) -> str:
     try:
         read = moving.features(parts, "view", asked, now)
     except MillstreamError as error:
-        assert world.undone or world.disk.full, f"reading goes on: {error.message}"
+        assert world.excused, f"reading goes on: {error.message}"
         return f"refused: {type(error).__name__}"
     versions, held = parts.versions(), 0
     for one in parts.registry.view("view").groups:
@@ -56,26 +76,6 @@ def served(world: World) -> str:
     compared = scoring.parity("model", None)
     assert compared.unexplained == 0, f"parity is clean: {compared.shown}"
     return f"verified {verified.requests}"
-
-
-def rolled_back(world: World) -> str:
-    """A rollback walks the history of what was champion, and lands on one that was there before."""
-    before = world.champions
-    if world.rolled and "a second rollback goes forward again" in UNMENDED:
-        return "left out"
-    world.rolled = True
-    try:
-        landed = serving.rollback(world.operator().parts, "model")
-    except NotFound:
-        assert len(before) < 2, f"a rollback finds the champion before: {before}"
-        return "nothing before"
-    finally:
-        now = world.champion()
-        if now is not None and now != before[-1]:
-            assert now in before[:-1], f"a rollback walks back: {before} and then {now}"
-            world.champions = before[: len(before) - 1 - before[:-1][::-1].index(now)]
-    assert landed == world.champions[-1] and len(world.champions) < len(before), f"a rollback goes back: {before}"
-    return f"version {landed}"
 
 
 def settled(world: World) -> str:

@@ -52,6 +52,13 @@ def test_somebody_else_has_a_turn_when_the_log_is_free_again(disk: Disk):
     log.close()
 
 
+def test_somebody_else_has_a_turn_before_a_read(disk: Disk):
+    log = opened(disk)
+    disk.meet(Fate(1, "between", lambda: log.append("orders", 0, ONE) and None))
+    assert [log.ends("orders") for _ in range(3)] == [[(0, 0)], [(0, 1)], [(0, 1)]]
+    log.close()
+
+
 def test_a_full_disk_is_one_place_and_there_can_be_room_again(disk: Disk):
     log = opened(disk)
     disk.full.add("log")

@@ -1,0 +1,90 @@
+"""What producers do: they send what happened, and send again what nobody acknowledged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from millstream.definitions.source import EventStream
+from millstream.errors import DiskFull
+from millstream.project import moving
+from millstream.testing.simulation.declared import ACCOUNTS
+from millstream.testing.simulation.disk import Killed
+from millstream.testing.simulation.ledger import INSTANT, WRONG
+
+if TYPE_CHECKING:
+    from millstream.testing.simulation.world import World
+
+
+def send(world: World, stream: str, drawn: Sequence[tuple[Any, ...]], heard: bool) -> str:
+    """Events that arrive now; an id says what else an event holds. The acknowledgement is heard, or lost."""
+    return _append(world, stream, [_event(world, *one) for one in drawn], heard)
+
+
+def burst(world: World, size: int) -> str:
+    """More events of one key within three seconds than its state keeps apart."""
+    rows = [_event(world, 1_000 + i, 1, 2, 0.1 * i, "DE", True, i * 40_000) for i in range(size)]
+    return _append(world, "events", rows, True)
+
+
+def retry(world: World) -> str:
+    """A producer that heard nothing sends again."""
+    if not world.waiting:
+        return "nothing"
+    return _append(world, *world.waiting.pop(0), True)
+
+
+def table(world: World, drawn: Sequence[tuple[Any, ...]]) -> str:
+    """Rows that could not be known before: ten minutes after their time is after the last run."""
+    now = world.clock.now()
+    world.accounts += [{"k": k, "x": x, "s": s, "at": now + late} for k, x, s, late in drawn]
+    kinds = {"k": pa.int64(), "x": pa.float64(), "s": pa.string(), "at": INSTANT}
+    written = {name: pa.array([one[name] for one in world.accounts], kind) for name, kind in kinds.items()}
+    pq.write_table(pa.table(written), world.folder / ACCOUNTS.path)
+    return ""
+
+
+def _event(world: World, number: int, k: Any, other: Any, x: Any, s: Any, ok: Any, late: int) -> dict[str, Any]:
+    now = world.clock.now()
+    fresh = {"id": f"{'w' if x == WRONG else 'e'}{number}", "k": k, "other": other, "x": x, "s": s, "ok": ok,
+             "at": now - late}  # fmt: skip
+    return {**world.events.setdefault(fresh["id"], fresh), "seen": now}
+
+
+def _append(world: World, stream: str, rows: list[dict[str, Any]], heard: bool) -> str:
+    parts = world.process("producer").parts
+    declared = {one.name: one for one in parts.registry.streams()}
+    if stream not in declared or not rows:
+        return "no such stream"
+    definition = declared[stream]
+    again = definition.deduplicate is not None
+    ends = [end for _, end in parts.log.ends(stream)]
+    try:
+        moving.append(parts, stream, rows, history=False)
+    except (Killed, DiskFull):
+        if again:
+            world.waiting.append((stream, rows))
+        raise
+    finally:
+        _landed(world, definition, rows, ends)
+    if not heard and again:
+        world.waiting.append((stream, rows))
+        return "acknowledgement lost"
+    world.ledger.acknowledge(stream, rows)
+    return f"acknowledged {len(rows)}"
+
+
+def _landed(world: World, stream: EventStream, rows: list[dict[str, Any]], ends: list[int]) -> None:
+    """Note what is in the log, whether or not anybody was told: it is all there, or nothing is."""
+    parts = world.process("witness").parts
+    after = [end for _, end in parts.log.ends(stream.name)]
+    came = sum(after) - sum(ends)
+    assert came in (0, len(rows)), f"an append is whole or nothing: {came} of {len(rows)} rows of '{stream.name}'"
+    if came:
+        world.ledger.land(stream, rows, world.clock.now(), ends)
+        if stream.partition_by is None:
+            grown = next(p for p, (was, now) in enumerate(zip(ends, after, strict=True)) if now > was)
+            world.ledger.place(stream.name, len(rows), grown, ends[grown])
