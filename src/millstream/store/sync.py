@@ -19,7 +19,7 @@ from millstream.buffer.columns import ARROW_TYPES, INSTANT
 from millstream.buffer.log import Log
 from millstream.clock import Clock
 from millstream.definitions.feature_group import StreamFeatureGroup
-from millstream.errors import Fenced, LogError
+from millstream.errors import Fenced, LogError, StoreError
 from millstream.fold import States, decode_deltas, decode_key, fold, layout_of, merge, prepare, pruned, value
 from millstream.store.history import POSITIONS, History, positions_of
 from millstream.store.offline import OfflineStore
@@ -104,17 +104,33 @@ class Syncer:
         self._turns = {one.id: _Turn() for one in self._versions}
 
     def step(self, *, agree: bool = True) -> list[SyncReport]:
-        """Sync every group version once; `agree` says whether samples are held to history too."""
-        reports = []
+        """Sync every group version once; `agree` says whether samples are held to history too.
+
+        One whose shards cannot be read does not keep the others waiting: its error is raised after they are done.
+
+        Raises:
+            StoreError: The first failure.
+        """
+        reports: list[SyncReport] = []
+        failures: list[StoreError] = []
         for version in self._versions:
-            metas = {shard: self._online.meta(version.states, shard) for shard in range(version.shards)}
-            ready = {shard: meta for shard, meta in metas.items() if meta is not None and meta.backfilled}
-            if len(ready) == version.shards:
-                report = self._sync(version, ready)
-                compared, wrong = self._agreement(version) if agree and self._due(version, ready) else (0, 0)
-                at = self._turns[version.id].at
-                reports.append(replace(report, compared=compared, disagreeing=wrong, agreed_at=at))
+            try:
+                reports += self._step(version, agree)
+            except StoreError as error:
+                failures.append(error)
+        for failure in failures:
+            raise failure
         return reports
+
+    def _step(self, version: GroupVersion, agree: bool) -> list[SyncReport]:
+        """What syncing one group version did; nothing while its history is being computed."""
+        metas = {shard: self._online.meta(version.states, shard) for shard in range(version.shards)}
+        ready = {shard: meta for shard, meta in metas.items() if meta is not None and meta.backfilled}
+        if len(ready) < version.shards:
+            return []
+        report = self._sync(version, ready)
+        compared, wrong = self._agreement(version) if agree and self._due(version, ready) else (0, 0)
+        return [replace(report, compared=compared, disagreeing=wrong, agreed_at=self._turns[version.id].at)]
 
     def _sync(self, version: GroupVersion, metas: dict[int, ShardMeta]) -> SyncReport:
         table, now = synced_table(version.id), self._clock.now()

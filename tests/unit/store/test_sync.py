@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from tests.unit.computing.chain import BASE, PAYMENTS, VELOCITY, Chain, Version, expected_states, payments
 
+from millstream.errors import CorruptState
 from millstream.fold import States, decode_key, layout_of, value
 from millstream.ingest.archive import Archiver
 from millstream.store.history import History
@@ -47,6 +48,18 @@ def test_the_values_are_those_of_the_states_at_the_instant(chain):
         assert row["device_last"] == values["device_last"][0]
         applied = {f"payments/{p}": end for p, (_, end) in enumerate(chain.log.ends("payments"))}
         assert msgspec.json.decode(row["positions"]) == applied
+
+
+def test_a_group_that_cannot_be_read_does_not_keep_the_others_waiting(chain):
+    send(chain, 60)
+    damaged = Version(VELOCITY, 2)
+    place = chain.folder / "online" / damaged.id / "0" / "data.mdb"
+    place.parent.mkdir(parents=True)
+    place.write_bytes(bytes(64 * 1024))
+    versions = [damaged, Version(VELOCITY)]
+    with pytest.raises(CorruptState, match="velocity@2"):
+        Syncer(chain.log, chain.online, chain.offline, chain.history, versions, chain.clock).step()
+    assert chain.offline.scan(synced_table(GV)).num_rows > 1
 
 
 def test_only_what_changed_is_synced_again(chain):

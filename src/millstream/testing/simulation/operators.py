@@ -47,7 +47,7 @@ def deploy(world: World) -> str:
     view, versions = project.parts.registry.model("model").view, project.parts.versions()
     if not all(c.feature in versions[r.group.name].schema for r in view.groups for c in r.columns):
         return "not yet"
-    booster, dictionaries = fitted(view)
+    booster, dictionaries = fitted(view, len(world.champions))
     project.register("model", booster, dictionaries=dictionaries)
     try:
         version = project.deploy("model")
