@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from millstream.errors import CorruptState
+from millstream.buffer.environment import exclusive, no_room
+from millstream.errors import CorruptState, DiskFull
 from millstream.train.encoding import Encoder
 from millstream.train.trainers import Artefact
 
@@ -36,19 +37,27 @@ def keep(folder: Path, artefact: Artefact, matrix: Floats, scores: Floats) -> st
     """
     files = _files(artefact, matrix, scores)
     digest = _digest(files)
-    folder.mkdir(parents=True, exist_ok=True)
-    if (folder / digest).exists():
-        return digest
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with exclusive(folder):
+            for left in folder.glob(".*"):
+                shutil.rmtree(left)  # by a process that died while it wrote
+            if not (folder / digest).exists():
+                _write_aside(folder, digest, files)
+    except OSError as error:
+        if no_room(error, folder):
+            raise DiskFull.writing(folder) from error
+        raise
+    return digest
+
+
+def _write_aside(folder: Path, digest: str, files: Mapping[str, bytes]) -> None:
     aside = Path(tempfile.mkdtemp(prefix=".", dir=folder))
     for name, content in files.items():
         _write(aside / name, content)
     _sync(aside)
-    try:
-        aside.rename(folder / digest)
-    except OSError:  # another process kept the very same artefact first
-        shutil.rmtree(aside)
+    aside.rename(folder / digest)
     _sync(folder)
-    return digest
 
 
 def read(folder: Path, digest: str, thing: str) -> tuple[Artefact, Floats, Floats]:

@@ -55,7 +55,8 @@ def drawn(random: Random, steps: int) -> list[Action]:
 def _action(random: Random) -> Action:
     name = random.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
     given = _MADE[name](random) if name in _MADE else ()
-    if name in _UNHARMED or random.random() > 0.3:
+    often = 0.7 if given[:1] in (("archive",), ("sync",)) else 0.3
+    if name in _UNHARMED or random.random() > often:
         return Action(name, given)
     kind = random.choice(("before", "after", "after", "meanwhile", "between"))
     number = random.randrange(25) if kind == "between" else random.choice((0, 0, 0, 1, 1, 2, 3, 4, 6, 9))

@@ -73,6 +73,8 @@ def settle(world: World) -> str:
         producers.retry(world)
     if world.undone:
         operators.apply(world)
+    if world.half_kept():
+        operators.deploy(world)  # the operator does again what did not come to its end
     newest = max((one.arrival for some in world.ledger.landed.values() for one in some), default=0)
     world.clock.set(max(world.clock.now(), newest) + HOUR)
     work(world)

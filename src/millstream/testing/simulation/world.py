@@ -82,6 +82,10 @@ class World:
         """Whether there is an archive at all."""
         return (self.settings.data / "offline" / "warehouse" / "events").exists()
 
+    def half_kept(self) -> bool:
+        """Whether somebody died while a model was written."""
+        return any((self.settings.data / "models").glob("*/.*"))
+
     @property
     def excused(self) -> bool:
         """Whether something may be refused now: a command was not finished, a disk is full, a file is damaged."""
