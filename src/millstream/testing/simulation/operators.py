@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from millstream.errors import NotFound
+from millstream.errors import MillstreamError, NotFound
 from millstream.project import applying, serving
 from millstream.project.facade import Project
-from millstream.testing.simulation import truth
 from millstream.testing.simulation.declared import changed
 from millstream.testing.simulation.models import fitted
 
 if TYPE_CHECKING:
+    from millstream.project.wiring import Parts
     from millstream.testing.simulation.world import World
 
 
@@ -52,27 +52,39 @@ def deploy(world: World) -> str:
     try:
         version = project.deploy("model")
     finally:
-        champion, world.rolled = world.champion(), False
+        champion = world.champion()
         if champion is not None and world.champions[-1:] != [champion]:
             world.champions.append(champion)
     return f"version {version}"
 
 
 def rollback(world: World) -> str:
-    """A rollback walks the history of what was champion, and lands on one that was there before."""
-    before = world.champions
-    if world.rolled and "a second rollback goes forward again" in truth.UNMENDED:
-        return "left out"
-    world.rolled = True
+    """A rollback walks the history of what was champion, and lands on the newest before it that can serve."""
+    before, parts = world.champions, world.process("operator").parts
     try:
-        landed = serving.rollback(world.process("operator").parts, "model")
+        landed = serving.rollback(parts, "model")
     except NotFound:
-        assert len(before) < 2, f"a rollback finds the champion before: {before}"
+        fit = [version for version in before[:-1] if _serves(parts, version)]
+        assert not fit, f"a rollback finds the champion before: of {before}, {fit} can serve"
         return "nothing before"
     finally:
         now = world.champion()
         if now is not None and now != before[-1]:
             assert now in before[:-1], f"a rollback walks back: {before} and then {now}"
-            world.champions = before[: len(before) - 1 - before[:-1][::-1].index(now)]
+            place = len(before) - 2 - before[:-1][::-1].index(now)
+            passed = [
+                version for version in before[place + 1 : -1] if version != before[-1] and _serves(parts, version)
+            ]
+            assert not passed, f"a rollback walks back: {before} and then {now}, past {passed}"
+            world.champions = before[: place + 1]
     assert landed == world.champions[-1] and len(world.champions) < len(before), f"a rollback goes back: {before}"
     return f"version {landed}"
+
+
+def _serves(parts: Parts, version: int) -> bool:
+    try:
+        scorer = parts.scorer("model", version)
+        scorer.score([scorer.schema.example()])
+    except MillstreamError:
+        return False
+    return True

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from millstream.testing.simulation.world import World
 
 KEYS = (0, 1, 2, 3)
-UNMENDED: frozenset[str] = frozenset({"a second rollback goes forward again"})
-"""Defects that are known and not mended yet: what meets one of them is not held against a seed."""
 
 
 def score(world: World, drawn: Sequence[tuple[Any, ...]]) -> str:

@@ -32,7 +32,6 @@ class World:
         undone: A change that the operator's command did not live to finish.
         damaged: The groups of which a file is damaged.
         jumped: Whether the clock was ever set wrong.
-        rolled: Whether the champion is one that was rolled back to.
         zombies: Processes that are taken for dead.
         events: By id, what else an event holds.
         precarious: Whether the power will fail, so that what it may take is worth remembering.
@@ -51,7 +50,6 @@ class World:
     undone: bool = False
     damaged: set[str] = field(default_factory=set)
     jumped: bool = False
-    rolled: bool = False
     zombies: list[Process] = field(default_factory=list)
     events: dict[str, dict[str, Any]] = field(default_factory=dict)
     precarious: bool = False
