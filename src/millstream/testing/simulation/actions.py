@@ -12,7 +12,7 @@ LAYERS = ("compute", "ingest", "batch", "archive", "sync", "backfill", "ship")
 PROCESSES = ("compute", "ingest", "batch", "sync", "serve", "monitor")
 DISKS = ("log", "online", "repeats", "registry", "catalog", "warehouse", "journal", "models")
 
-_KEYS = (0, 1, 2, 3, None)
+_KEYS = (1, 2, 4, 5, None)  # two in each shard
 _AMOUNTS = (None, 0.1, 0.2, 1.0, -3.5, 1e9 + 0.01, 12.34, -0.0)
 _TEXTS = (None, "DE", "FR", "é", "")
 _LATES = (0, 0, 0, 1, SECOND, 4 * SECOND, MINUTE, 20 * MINUTE, 3 * HOUR, 2 * DAY,

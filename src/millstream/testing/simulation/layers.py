@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from millstream.errors import DiskFull, MillstreamError
+from millstream.errors import DiskFull, Fenced, MillstreamError
 from millstream.testing.simulation import machine
 from millstream.testing.simulation.process import RUNS
 
@@ -21,6 +21,8 @@ def layer(world: World, name: str, stale: bool = False) -> str:
         return f"{process.step(name, look=not stale)}"
     except DiskFull:
         raise
+    except Fenced:
+        return "fenced: another was first"
     except MillstreamError as error:
         assert stale or world.excused, f"{name} goes on: {error.message}"
         return f"refused: {type(error).__name__}"

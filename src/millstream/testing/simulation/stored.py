@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from millstream.testing.simulation.ledger import Landed
     from millstream.testing.simulation.world import World
 
-KEYS = (0, 1, 2, 3)
+KEYS = (1, 2, 4, 5)
 IN_TIME = 3_000_000_000
 """Lateness (µs) at which an event still counts in some window of every group."""
 
