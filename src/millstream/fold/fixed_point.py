@@ -53,6 +53,34 @@ def _float_of(context, bits):
     return signature, generate
 
 
+@intrinsic
+def _leading_zeros(context, number):
+    """How many bits of an unsigned number, not 0, are 0 before its first 1."""
+    signature = types.uint64(types.uint64)
+
+    def generate(context, builder, signature, arguments):
+        return builder.ctlz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return signature, generate
+
+
+@intrinsic
+def _fused(context, left, right, plus):
+    """left * right + plus, rounded once."""
+    signature = types.float64(types.float64, types.float64, types.float64)
+
+    def generate(context, builder, signature, arguments):
+        return builder.fma(*arguments)
+
+    return signature, generate
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def _power_of_two(exponent):
+    """2.0**exponent, for exponents of normal numbers."""
+    return _float_of((np.int64(exponent) + 1023) << 52)
+
+
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def sortable(number):
     """A float64 as an int64 of the same order (-0.0 becomes 0.0)."""
@@ -89,23 +117,22 @@ def to_fixed(number):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def _normalised(head, below):
+    """Two limbs shifted up until the first bit of `head` (not 0) is 1, and by how many bits."""
+    shift = _leading_zeros(head)
+    if shift > _U0:
+        head = (head << shift) | (below >> (np.uint64(64) - shift))
+        below <<= shift
+    return head, below, np.int64(shift)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _rounded(head, below, sticky, exponent):
     """`head` (not 0) followed by the bits of `below` and of `sticky`, as the nearest float64, times 2**exponent."""
-    shift, step = 0, 32
-    for _ in range(6):
-        if head >> np.uint64(64 - step) == _U0:
-            head <<= np.uint64(step)
-            shift += step
-        step >>= 1
-    if shift > 0:
-        head |= below >> np.uint64(64 - shift)
-        below <<= np.uint64(shift)
+    head, below, shift = _normalised(head, below)
     if (below | sticky) != _U0:
         head |= _U1
-    power = np.int64(exponent - shift + 1023)
-    if 64 < power < 1920:
-        return np.float64(head) * _float_of(power << 52)
-    return np.ldexp(np.float64(head), exponent - shift)
+    return np.float64(head) * _power_of_two(exponent - shift)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
@@ -140,12 +167,26 @@ def sum_of(low, middle, high):
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _divided(limb, rest, divisor):
     """(rest * 2**64 + limb) / divisor as (quotient, next rest), for a rest below a divisor below 2**32."""
-    if rest == _U0 and limb < divisor:
-        return _U0, limb
     half = np.uint64(32)
     upper = (rest << half) | (limb >> half)
     lower = ((upper % divisor) << half) | (limb & np.uint64(0xFFFFFFFF))
     return ((upper // divisor) << half) | (lower // divisor), lower % divisor
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def _quotient(head, below, divisor):
+    """(head + below / 2**64) / divisor as a float64, and whether it is surely the nearest one.
+
+    The upper 106 bits are divided as two floats. What is left out, and what the second division rounds, is below
+    2**-98 of the result; where adding or taking away so much gives the same float64, that is the nearest one.
+    """
+    upper = np.float64(head >> np.uint64(11))
+    lower = np.float64(((head & np.uint64(0x7FF)) << np.uint64(42)) | (below >> np.uint64(22))) * _power_of_two(-53)
+    quotient = upper / divisor
+    more = (_fused(-quotient, divisor, upper) + lower) / divisor
+    slack = quotient * _power_of_two(-98)
+    result = quotient + (more + slack)
+    return result * 2048.0, result == quotient + (more - slack)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
@@ -154,7 +195,21 @@ def mean_of(count, low, middle, high):
     if count >= 1 << 32:
         return sum_of(low, middle, high) / np.float64(count)
     a, b, c = _magnitude(low, middle, high)
-    n = np.uint64(count)
+    head, below, exponent = c, b, 128 - FRACTION_BITS
+    if c == _U0:
+        head, below, exponent = b, a, 64 - FRACTION_BITS
+    if head != _U0:
+        head, below, shift = _normalised(head, below)
+        result, sure = _quotient(head, below, np.float64(count))
+        if sure:
+            result *= _power_of_two(exponent - shift)
+            return -result if high < 0 else result
+    return _mean_by_limbs(np.uint64(count), a, b, c, high < 0)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def _mean_by_limbs(n, a, b, c, negative):
+    """The same by long division, which is sure of every bit."""
     q3, rest = _divided(c, _U0, n)
     q2, rest = _divided(b, rest, n)
     q1, rest = _divided(a, rest, n)
@@ -168,7 +223,7 @@ def mean_of(count, low, middle, high):
     if q3 == _U0:
         return 0.0
     result = _rounded(q3, q2, q1 | q0 | sticky, exponent)
-    return -result if high < 0 else result
+    return -result if negative else result
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)

@@ -200,6 +200,14 @@ def _ascending(values):
     return True
 
 
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def _ascending_by(first, then):
+    for i in range(1, first.size):
+        if first[i] < first[i - 1] or (first[i] == first[i - 1] and then[i] < then[i - 1]):
+            return False
+    return True
+
+
 @njit(cache=True, nogil=True, error_model="numpy")
 def _rows(lanes, events, size):
     """The lanes of the given events, one after another."""
@@ -223,18 +231,24 @@ def as_of(events, event_begins, queries, query_begins, times, arrivals, availabl
     edges, ends = np.zeros(max(levels.shape[0], 1), np.int64), np.zeros((3, ops.shape[0]), np.int64)
     scratch, queues = np.empty(0, np.int64), np.empty((2, ops.shape[0], 0), np.int64)
     for k in range(first, last):
-        asked = in_order(in_order(queries[query_begins[k] : query_begins[k + 1]], at), ordinal)
+        asked = queries[query_begins[k] : query_begins[k + 1]]
         if asked.size == 0:
             continue
         mine, by, moments = events[event_begins[k] : event_begins[k + 1]], ordinal[asked], at[asked]
+        if not _ascending_by(by, moments):
+            asked = in_order(in_order(asked, at), ordinal)
+            by, moments = ordinal[asked], at[asked]
         found, strings = np.empty((asked.size, meta[2]), np.float64), np.empty((asked.size, meta[3]), np.int64)
         if not sweep and _ascending(moments):
-            mine = in_order(mine, times)
+            passed = times[mine]
+            if not _ascending(passed):
+                mine = in_order(mine, times)
+                passed = times[mine]
             open_from = available[mine]
             known = in_order(np.arange(0 if _ascending(open_from) else mine.size), open_from)
             if queues.shape[2] < mine.size:
                 queues = np.empty((2, ops.shape[0], 2 * mine.size), np.int64)
-            _slide(times[mine], open_from, known, _rows(lanes, mine, meta[0]), by, moments, ops, windows, window_ops,
+            _slide(passed, open_from, known, _rows(lanes, mine, meta[0]), by, moments, ops, windows, window_ops,
                    features, meta, (found, strings, acc), queues[0], queues[1], ends)  # fmt: skip
         else:
             mine = in_order(mine, available)
@@ -243,9 +257,10 @@ def as_of(events, event_begins, queries, query_begins, times, arrivals, availabl
                 scratch = np.empty(2 * need, np.int64)
             _sweep(times[mine], arrivals[mine], available[mine], _rows(lanes, mine, meta[0]), by, moments, ops, windows,
                    features, levels, meta, (found, strings, bounds, acc, edges), scratch)  # fmt: skip
-        for i in range(asked.size):
-            for j in range(meta[2]):
+        for j in range(meta[2]):
+            for i in range(asked.size):
                 numbers[asked[i], j] = found[i, j]
+        for i in range(asked.size):
             for j in range(meta[3]):
                 texts[asked[i], j] = strings[i, j]
 

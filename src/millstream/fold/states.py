@@ -197,7 +197,9 @@ def as_of(
     For a point-in-time join, availability and ordinal are instants (µs); for a recomputation by log position they are
     ranks of positions. With `sweep`, every key goes through the states that serving would have held.
     """
-    numbers, texts = _empty(layout, len(at))
+    # Column by column, which is how they are read; every row is written.
+    numbers = np.empty((len(at), int(layout.meta[2])), np.float64, order="F")
+    texts = np.zeros((len(at), int(layout.meta[3])), np.int64)
     query_codes, n_keys = _codes(keys, events.keys)
     queries, query_begins = kernels.by_key(query_codes, n_keys)
     order, event_begins = kernels.by_key(events.codes, n_keys)
