@@ -8,7 +8,7 @@ import pytest
 
 from millstream.testing import simulate
 from millstream.testing.simulation.simulate import SHAPES
-from tests.properties.planted import FAULTS
+from tests.properties.planted import ELUSIVE, FAULTS
 
 BUDGET = 60
 """Seeds within which a fault has to be found."""
@@ -29,3 +29,8 @@ def test_a_planted_fault_is_found(
             print(f"found by seed {seed}: {str(error)[:200]}")
             return
     pytest.fail(f"{BUDGET} seeds did not find that {fault.replace('_', ' ')}")
+
+
+def test_at_least_twenty_faults_are_found_and_the_elusive_ones_are_counted() -> None:
+    assert len(FAULTS) >= 20
+    assert len(ELUSIVE) <= 10
