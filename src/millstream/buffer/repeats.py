@@ -242,18 +242,37 @@ def _remember(rows: lmdb.Transaction, prefix: bytes, stream: EventStream, table:
     fresh = {key: packed[at : at + size] for key, at in zip(keys, range(0, len(packed), size), strict=True)}
     row_of = dict(zip(keys, places.tolist(), strict=True))
     slot = {int(code): place for place, code in enumerate(order)} if len(valid) > len(order) else {}
+    again: dict[bytes, dict[int, int]] = {}
     for row in np.setdiff1d(valid, places).tolist():  # an id that occurs more than once here
-        fresh[keys[slot[int(codes[row])]]] += _OCCURRENCE.pack(positions[row], appended[row])
+        again.setdefault(keys[slot[int(codes[row])]], {})[int(positions[row])] = int(appended[row])
     for key, value in _found(rows, keys):
         occurred = dict(_OCCURRENCE.iter_unpack(value))
         row = row_of[key]
         earlier = [position for position in occurred if position < positions[row]]
         before[row] = occurred[max(earlier)] if earlier else -1
-        merged = occurred | dict(_OCCURRENCE.iter_unpack(fresh[key]))
-        fresh[key] = b"".join(_OCCURRENCE.pack(*pair) for pair in sorted(merged.items()))
+        again[key] = occurred | again.get(key, {})
+    _, since = _covered(rows, prefix) or (0, 0)
+    for key, more in again.items():
+        occurred = more | dict(_OCCURRENCE.iter_unpack(fresh[key]))
+        kept = _needed(sorted(occurred.items()), stream.within, since)
+        fresh[key] = b"".join(_OCCURRENCE.pack(*pair) for pair in kept)
     with rows.cursor() as cursor:
         cursor.putmulti(fresh.items())
     return before
+
+
+def _needed(occurred: list[tuple[int, int]], within: int, since: int) -> list[tuple[int, int]]:
+    """The occurrences (position, append time) of one id without which some answer would be another.
+
+    What lies before `since` repeats nothing any more. One between two others is not needed where the later one repeats
+    the earlier one as well, so an id that never stops keeps about two occurrences for each `within`.
+    """
+    recent = [pair for pair in occurred if pair[1] >= since]
+    kept = recent[:1]
+    for (position, time), (_, following) in zip(recent[1:], recent[2:], strict=False):
+        if following - time > within or following - kept[-1][1] > within:
+            kept.append((position, time))
+    return kept + recent[1:][-1:]
 
 
 def _found(rows: lmdb.Transaction, keys: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:

@@ -171,6 +171,21 @@ def test_the_index_forgets_what_can_no_longer_be_repeated(log, clock, tmp_path):
     assert 10 * 50 <= kept <= 28 * 50
 
 
+def test_an_id_that_never_stops_takes_no_more_room_with_time(log, clock, tmp_path):
+    index = RepeatIndex(tmp_path / "index", log, map_gib=1)
+    position, sizes = 0, []
+    for _ in range(120):
+        append(log, 0, ["none"] * 40)
+        mark(decode(STREAM, log.read("clicks", 0, position, 40)).table, STREAM, index)
+        position += 40
+        clock.advance(SECOND)
+        with index._env.begin() as rows:
+            sizes.append(sum(len(value) for key, value in rows.cursor() if bytes(key).startswith(b"i")))
+    assert max(sizes) <= 16 * 12, "the position and the time of about two occurrences for each of a few spans"
+    again = decode(STREAM, log.read("clicks", 0, position - 400, 400)).table
+    assert mark(again, STREAM, index).all()
+
+
 def test_numbers_are_ids_as_well(log, tmp_path):
     stream = EventStream(
         "clicks", time="at", deduplicate="id", schema={"id": "int64", "at": "timestamp"}, future="1000d"
