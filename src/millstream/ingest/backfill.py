@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 import pyarrow as pa
@@ -24,8 +24,10 @@ from millstream.computing.start import Version as Started
 from millstream.definitions.source import EventStream
 from millstream.errors import CorruptState, StoreError
 from millstream.fold import States, layout_of, merge, prepare
+from millstream.ingest.combine import combine
 from millstream.store.online import OnlineStore, ShardMeta
 
+_KEY = 64  # bytes that a key takes in memory beside its own
 _FOLDED = "folded"  # a fact of a shard that holds the whole history, while others may not yet
 
 
@@ -90,6 +92,7 @@ def backfill(
     *,
     anew: bool = False,
     rows: int = 200_000,
+    held: int = 64 << 20,
 ) -> Backfilled:
     """Fold all history before a version's start markers into its online states, so that ingestion can go on from there.
 
@@ -106,6 +109,8 @@ def backfill(
         progress: is called with the events folded so far and about how many there are.
         anew: whether it is a build beside one that is read: of all history, up to where computing is now.
         rows: events to fold at once.
+        held: bytes of keys and states to gather in memory before they are written (64 MiB): keys come in any order,
+            so a write meets nearly every page that a shard has, and few large ones keep the time per key the same.
 
     Returns:
         Backfilled: what was done by this call.
@@ -126,7 +131,7 @@ def backfill(
     if all(meta is not None and (meta.backfilled or _FOLDED in meta.extra) for meta in shards):
         _open_shards(version, online)
         return Backfilled()
-    filler = _Filler(version, online, log, clock, handover)
+    filler = _Filler(version, online, log, clock, handover, held)
     events, dead, total = 0, 0, sum(handover.applied.values())
     for stream in _streams(version):
         for chunk in history.chunks(stream, handover.before(stream.name), rows=rows):
@@ -236,17 +241,33 @@ def _open_shards(version: Version, online: OnlineStore) -> None:
             online.write(version.states, shard, [], opened, meta.position)
 
 
+class _Part(NamedTuple):
+    """What a chunk adds to the states of some keys of a shard."""
+
+    keys: list[bytes]
+    states: States
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it takes in memory."""
+        return 8 * int(self.states.offsets[-1]) + sum(map(len, self.keys)) + _KEY * len(self.keys)
+
+
 class _Filler:
-    """One attempt: empties the shards, then adds chunk after chunk.
+    """One attempt: empties the shards, then adds chunk after chunk, many in one write.
 
     Until the end a shard's position is negative and tells the attempt and the write, so whoever else writes is refused.
     """
 
-    def __init__(self, version: Version, online: OnlineStore, log: AdminLog, clock: Clock, handover: Handover) -> None:
+    def __init__(
+        self, version: Version, online: OnlineStore, log: AdminLog, clock: Clock, handover: Handover, most: int
+    ) -> None:
         self._version, self._online, self._log, self._clock, self._handover = version, online, log, clock, handover
         self._attempt = self._next_attempt()
         self._writes = 0
         self._newest = 0
+        self._parts: list[list[_Part]] = [[] for _ in range(version.shards)]
+        self._held, self._most = 0, most
         online.drop(version.states)
         self._at: list[int | None] = [None] * version.shards
         for shard in range(version.shards):
@@ -263,13 +284,17 @@ class _Filler:
         keys, states = fold_keys(self._version, prepared, self._clock.now())
         for shard, (mine, part) in enumerate(by_shard(keys, states, self._version.shards)):
             if mine:
-                self._merge(shard, mine, part)
+                self._parts[shard].append(_Part(mine, part))
+                self._held += self._parts[shard][-1].size
+        if self._held >= self._most:
+            self._flush()
         letters = group_letters(stream, chunk, self._version.id, prepared.dead)
         self._bury(stream.name, letters)
         return len(letters)
 
     def close(self) -> None:
         """Say of every shard that it is complete and where its deltas continue."""
+        self._flush()
         for shard, position in enumerate(self._handover.positions):
             meta = ShardMeta(
                 position=position, applied=self._handover.applied, newest_arrival=self._newest,
@@ -285,10 +310,18 @@ class _Filler:
             work.commit(consumer, topic, 0, last, (last or 0) + 1)
         return (last or 0) + 1
 
-    def _merge(self, shard: int, keys: list[bytes], added: States) -> None:
-        before, _ = self._online.read(self._version.states, shard, keys)
-        states = merge(layout_of(self._version.group), States.from_bytes(before), added)
-        self._put(shard, list(zip(keys, states.to_bytes(), strict=True)))
+    def _flush(self) -> None:
+        """Merge what was gathered into the shards."""
+        layout = layout_of(self._version.group)
+        for shard, parts in enumerate(self._parts):
+            if not parts:
+                continue
+            keys, added = combine(layout, parts)
+            parts.clear()
+            before, _ = self._online.read(self._version.states, shard, keys)
+            states = merge(layout, States.from_bytes(before), added)
+            self._put(shard, list(zip(keys, states.to_bytes(), strict=True)))
+        self._held = 0
 
     def _put(self, shard: int, items: list[tuple[bytes, bytes]]) -> None:
         position = -(self._attempt << 32 | self._writes) - 1

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from millstream.fold import Deltas, Layout, States, merge
+from millstream.fold import Layout, States, merge
 
 
-def combine(layout: Layout, records: Sequence[Deltas]) -> tuple[list[bytes], States]:
+class Keyed(Protocol):
+    """What is combined: sorted keys, each once, and the state of each."""
+
+    @property
+    def keys(self) -> list[bytes]:
+        """The keys."""
+        ...
+
+    @property
+    def states(self) -> States:
+        """Their states, in the order of the keys."""
+        ...
+
+
+def combine(layout: Layout, records: Sequence[Keyed]) -> tuple[list[bytes], States]:
     """The distinct keys of some records whose keys are sorted, sorted too, and each one's merged state.
 
     Equal keys are merged two and two, so a key that occurs n times is copied log2(n) times.

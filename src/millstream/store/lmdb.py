@@ -302,11 +302,14 @@ def _mark_dropped(handle: Shard) -> None:
 def _found(txn: lmdb.Transaction[bytes], handle: Shard, keys: Sequence[bytes]) -> list[bytes | None]:
     """The states of some keys; most of the time of a read is spent here."""
     get, checked, states = txn.get, handle.checked, list[bytes | None]()
+    cursor: lmdb.Cursor[bytes] | None = None
     for key in keys:
         place = key if 0 < len(key) <= _LONGEST else _stored(key)
         state = get(place)
         if state is None:
-            refuse_hidden(txn.cursor(handle.states), place, checked)
+            if cursor is None:
+                cursor = txn.cursor(handle.states)
+            refuse_hidden(cursor, place, checked)
         elif checked:
             check, state = state[:CHECK], state[CHECK:]
             if check != xxh3_64_digest(state, xxh3_64_intdigest(place)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -49,8 +50,8 @@ class Registry:
 
 
 def run(chain: Chain, version: Version, history: Any = None, **options: Any) -> Any:
-    history = history or LogHistory(chain.log)
-    return backfill(version, history, chain.online, chain.log, Registry(), chain.clock, rows=20, **options)
+    history, options = history or LogHistory(chain.log), {"rows": 20, "held": 0, **options}
+    return backfill(version, history, chain.online, chain.log, Registry(), chain.clock, **options)
 
 
 @settings(max_examples=25, deadline=None)
@@ -148,6 +149,34 @@ def test_death_at_any_write_is_made_good(tmp_path: Path) -> None:
         chain.drain()
         assert chain.states(chain.versions[0]) == expected_states(chain, chain.versions[0])
     raise AssertionError("the backfill never ended")
+
+
+class Counted:
+    """A store that counts the writes of states to each shard."""
+
+    def __init__(self, online: Any) -> None:
+        self._online, self.writes = online, Counter[int]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._online, name)
+
+    def write(self, gv: str, shard: int, items: Any, *more: Any) -> None:
+        self.writes[shard] += bool(items)
+        self._online.write(gv, shard, items, *more)
+
+
+@pytest.mark.parametrize(("held", "most"), [(64 << 20, 1), (10_000, 9), (0, 30)])
+def test_the_states_of_many_chunks_are_written_at_once(tmp_path: Path, held: int, most: int) -> None:
+    chain = Chain(tmp_path)
+    version = chain.versions[0]
+    chain.send(PAYMENTS, payments(600))
+    chain.start("end")
+    online, chain.online = chain.online, Counted(chain.online)
+    run(chain, version, held=held)
+    writes, chain.online = chain.online.writes, online
+    assert max(writes.values()) <= most
+    assert most == 1 or max(writes.values()) > most // 3
+    assert chain.states(version) == expected_states(chain, version)
 
 
 @pytest.mark.parametrize("second_dies", [False, True])
