@@ -12,6 +12,7 @@ import shutil
 import struct
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
+from itertools import pairwise
 from pathlib import Path
 
 import lmdb
@@ -269,7 +270,7 @@ def _needed(occurred: list[tuple[int, int]], within: int, since: int) -> list[tu
     """
     recent = [pair for pair in occurred if pair[1] >= since]
     kept = recent[:1]
-    for (position, time), (_, following) in zip(recent[1:], recent[2:], strict=False):
+    for (position, time), (_, following) in pairwise(recent[1:]):
         if following - time > within or following - kept[-1][1] > within:
             kept.append((position, time))
     return kept + recent[1:][-1:]
