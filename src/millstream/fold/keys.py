@@ -107,3 +107,27 @@ def _fixed_width(numbers: np.ndarray, width: int, valid: np.ndarray | None) -> p
 def shard_of(key: bytes, shards: int) -> int:
     """The shard that holds a key: CRC-32 of its bytes, modulo the number of shards."""
     return zlib.crc32(key) % shards if shards > 1 else 0
+
+
+def shards_of(keys: pa.Array, shards: int) -> np.ndarray:
+    """The shard of each encoded key, as `shard_of` gives it.
+
+    >>> shards_of(pa.array([b"a", b"b"], pa.binary()), 4).tolist() == [shard_of(b"a", 4), shard_of(b"b", 4)]
+    True
+    """
+    if shards == 1:
+        return np.zeros(len(keys), np.int64)
+    return np.fromiter(map(zlib.crc32, keys.to_pylist()), np.int64, len(keys)) % shards
+
+
+def key_codes(keys: pa.Array) -> np.ndarray:
+    """A number for each encoded key, the same for equal ones only; of a lone int64 they are in the order of the keys.
+
+    >>> key_codes(pa.array([b"b", b"a", b"b"], pa.binary())).tolist()
+    [0, 1, 0]
+    """
+    sizes = np.asarray(pc.binary_length(keys))
+    if len(keys) and (sizes == 8).all():
+        begin = int(np.frombuffer(keys.buffers()[1], np.int32)[keys.offset])
+        return np.frombuffer(keys.buffers()[2], ">u8", len(keys), begin).astype(np.uint64)
+    return np.asarray(keys.dictionary_encode().indices).astype(np.uint64)

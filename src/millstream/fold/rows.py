@@ -30,10 +30,9 @@ ACTIVE = -(2**63)
 
 #: The column of encoded keys beside the features, which may have any name that does not begin with an underscore.
 KEY = "_key"
-_MAGIC = b"MSR" + bytes([ROWS_VERSION])
+#: What every state of a batch group begins with.
+MAGIC = b"MSR" + bytes([ROWS_VERSION])
 _ROW = struct.Struct("<qqqI")
-_TIME = struct.Struct("<q")
-_CONFIRMED = slice(len(_MAGIC) + 16, len(_MAGIC) + 24)
 _VALUES = msgspec.msgpack.Encoder()
 _READ = msgspec.msgpack.Decoder(list)
 _EARLIEST = np.iinfo(np.int64).min
@@ -96,7 +95,7 @@ def _plain(kind: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def join_rows(rows: Iterable[Row]) -> bytes:
     """The bytes of a state with these rows, newest first."""
-    parts = [_MAGIC]
+    parts = [MAGIC]
     for row in rows:
         parts.append(_ROW.pack(row.event_time, row.available_time, row.confirmed, len(row.values)))
         parts.append(row.values)
@@ -107,9 +106,9 @@ def split_rows(state: bytes | None) -> list[Row]:
     """The rows of a state, newest first; None is no row. Raises `CorruptState` for bytes of another format."""
     if not state:
         return []
-    if state[:4] != _MAGIC:
+    if state[:4] != MAGIC:
         raise CorruptState(
-            f"State of a batch group: it begins with {state[:4]!r}, expected {_MAGIC!r}.",
+            f"State of a batch group: it begins with {state[:4]!r}, expected {MAGIC!r}.",
             "run the group again with this version of Millstream.",
         )
     rows, at = [], 4
@@ -172,16 +171,6 @@ def _reachable(ascending: list[Row], now: int | None) -> list[Row]:
         if now is not None and row.visible <= now - ROW_SPAN:
             break
     return kept
-
-
-def holds_only(state: bytes | None, row: Row) -> bool:
-    """Whether a state is this one row, whenever it became available: the quick way to see that nothing changed."""
-    return (
-        state is not None
-        and state[: len(_MAGIC) + 8] == _MAGIC + _TIME.pack(row.event_time)
-        and state[_CONFIRMED] == _TIME.pack(row.confirmed)
-        and state[len(_MAGIC) + _ROW.size :] == row.values
-    )
 
 
 def newest_visible(rows: Sequence[Row], at: int) -> Row | None:

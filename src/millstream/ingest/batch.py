@@ -14,18 +14,19 @@ from typing import Protocol
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from millstream.buffer.log import Log, TopicAdmin
 from millstream.buffer.staging import staging_topic
 from millstream.clock import Clock
 from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.errors import Fenced, StoreError
-from millstream.ingest.newest import Confirmed, Items, dated_changes, rows_by_key, snapshot_changes
+from millstream.ingest.newest import Confirmed, Fresh, Items, dated_changes, fresh_rows, snapshot_changes
 from millstream.ingest.restate import Shape, Snapshots, dated_rows
-from millstream.ingest.runs import KeyedRun, Version, read_runs, schema_of
+from millstream.ingest.runs import KeyedRun, Version, read_runs, run_at, schema_of
 from millstream.ingest.stream import ingestion_consumer
 from millstream.store.history import POSITIONS, held
-from millstream.store.offline import STATED, OfflineStore, Where
+from millstream.store.offline import STATED, BatchReads, OfflineStore, Where
 from millstream.store.online import OnlineStore, ShardMeta
 
 _PAGE = 10_000
@@ -131,8 +132,9 @@ class BatchIngester:
         runs = read_runs(self._log, version, behind)
         if due:
             done += self._state_offline(version, [run for run in runs if run.position >= stored])
+        at_hand = {run.position: run for run in runs}
         for shard, position in enumerate(positions):
-            done += self._apply_online(version, shard, [run for run in runs if run.position >= position])
+            done += self._apply_online(version, shard, [run for run in runs if run.position >= position], at_hand)
         self._tell(version, runs[-1].position + 1)
         return done + BatchApplied(lag=max(0, following - runs[-1].position - 1))
 
@@ -165,60 +167,92 @@ class BatchIngester:
         shape = Shape(group.entity.keys, schema_of(version, runs[0].run.rows))
         all_rows = group.ttl is not None
         if group.time is None:
-            known = Snapshots(shape, self._prior(version, shape, snapshot))
+            begin = min((run.run.end, run.run.available) for run in runs)
+            known = Snapshots(shape, self._prior(version, shape, snapshot), begin)
             return pa.concat_tables([known.add(run, all_rows=all_rows) for run in runs])
-        earliest = min((np.min(np.asarray(run.run.rows["event_time"])) for run in runs if run.keys), default=None)
-        where = [] if earliest is None else [("event_time", ">=", int(earliest))]
-        if all_rows or not where:
+        times = [pc.min_max(run.run.rows["event_time"]) for run in runs if len(run.keys)]
+        if all_rows or not times:
             snapshot = None
-        return dated_rows(shape, self._prior(version, shape, snapshot, where), runs, all_rows=all_rows)
+        where = [("event_time", ">=", min(one["min"].as_py() for one in times))] if times else []
+        where += [("event_time", "<=", max(one["max"].as_py() for one in times))] if times else []
+        prior = [shape.nothing, *self._prior(version, shape, snapshot, where)]
+        return dated_rows(shape, pa.concat_tables(prior), runs, all_rows=all_rows)
 
-    def _prior(self, version: Version, shape: Shape, snapshot: int | None, where: Where = ()) -> pa.Table:
-        """What the offline table says already."""
-        empty = shape.table({"event_time": pa.array([], pa.int64())})
+    def _prior(self, version: Version, shape: Shape, snapshot: int | None, where: Where = ()) -> Iterator[pa.Table]:
+        """What the offline table says already, some rows at a time."""
         if snapshot is None:
-            return empty
-        rows = self._offline.scan(batch_table(version.id), empty.column_names, [*STATED, *where], snapshot)
-        return rows.cast(empty.schema)
+            return
+        schema = shape.nothing.schema
+        asked = (batch_table(version.id), schema.names, [*STATED, *where], snapshot)
+        if isinstance(self._offline, BatchReads):
+            for batch in self._offline.batches(*asked):
+                yield pa.Table.from_batches([batch]).cast(schema)
+        else:
+            yield self._offline.scan(*asked).cast(schema)
 
-    def _apply_online(self, version: Version, shard: int, runs: Sequence[KeyedRun]) -> BatchApplied:
+    def _apply_online(
+        self, version: Version, shard: int, runs: Sequence[KeyedRun], at_hand: dict[int, KeyedRun]
+    ) -> BatchApplied:
         done = BatchApplied()
         for run in runs:
             try:
-                done += BatchApplied(written=self._apply_run(version, shard, run))
+                done += BatchApplied(written=self._apply_run(version, shard, run, at_hand))
             except Fenced:
                 return done + BatchApplied(fenced=1)
         return done
 
-    def _apply_run(self, version: Version, shard: int, run: KeyedRun) -> int:
+    def _apply_run(self, version: Version, shard: int, run: KeyedRun, at_hand: dict[int, KeyedRun]) -> int:
         """Write the states of one shard that one run changes, with the position of the next."""
         now = self._clock.now()
-        fresh = rows_by_key(run, np.flatnonzero(run.shards == shard), now)
-        states, meta = self._online.read(version.states, shard, list(fresh))
+        fresh = fresh_rows(run, np.flatnonzero(run.shards == shard), now)
+        before, meta = self._online.read(version.states, shard, fresh.keys)
         if meta is not None and meta.position != run.position:
             raise Fenced.moved(f"shard {shard} of '{version.id}'", run.position, meta.position)
-        before = dict(zip(fresh, states, strict=True))
         confirmed = Confirmed.of({} if meta is None else meta.extra)
-        others = self._others(version, shard, before) if meta is not None else iter(())
         if run.run.snapshot:
+            others = self._others(version, shard, fresh) if meta is not None else iter(())
             changed: Items = snapshot_changes(run, fresh, before, others, confirmed, now)
         else:
-            changed = dated_changes(run, fresh, before, others, confirmed, version.group.ttl, now)
+            others = self._confirmed_before(version, shard, fresh, confirmed, at_hand) if meta is not None else iter(())
+            changed = dated_changes(fresh, before, others, confirmed, run.run.available, version.group.ttl, now)
         after = _after(version, meta or ShardMeta(epoch=1), run, confirmed, now)
         self._online.write(version.states, shard, changed, after, None if meta is None else meta.position)
         return len(changed)
 
-    def _others(
-        self, version: Version, shard: int, without: dict[bytes, bytes | None]
-    ) -> Iterator[tuple[bytes, bytes]]:
-        """The states of a shard, page by page, but for some keys."""
-        after: bytes | None = None
+    def _others(self, version: Version, shard: int, fresh: Fresh) -> Iterator[Items]:
+        """The states of a shard, page by page, but for those of fresh rows."""
+        present, after = set(fresh.keys), None
         while True:
             page = self._online.scan(version.states, shard, after, _PAGE)
-            yield from (item for item in page if item[0] not in without)
+            yield [item for item in page if item[0] not in present]
             if len(page) < _PAGE:
                 return
             after = page[-1][0]
+
+    def _confirmed_before(
+        self, version: Version, shard: int, fresh: Fresh, confirmed: Confirmed, at_hand: dict[int, KeyedRun]
+    ) -> Iterator[Items]:
+        """States of a shard, but for those of fresh rows: at least all that the run before this one returned.
+
+        Those are the keys of that run, if the log still has it; a shard that does not say which it was is read whole.
+        """
+        run = None if confirmed.by is None else self._run_at(version, confirmed.by, at_hand)
+        if run is None:
+            yield from self._others(version, shard, fresh)
+            return
+        keys = run.keys.filter(pa.array(run.shards == shard)).unique().to_pylist()
+        present = set(fresh.keys)
+        keys = sorted(key for key in keys if key not in present)
+        for begin in range(0, len(keys), _PAGE):
+            page = keys[begin : begin + _PAGE]
+            states, _ = self._online.read(version.states, shard, page)
+            yield [(key, state) for key, state in zip(page, states, strict=True) if state is not None]
+
+    def _run_at(self, version: Version, position: int, at_hand: dict[int, KeyedRun]) -> KeyedRun | None:
+        """The run at a position, read once for all shards, or None when the log has it no more."""
+        if position not in at_hand and (run := run_at(self._log, version, position)) is not None:
+            at_hand[position] = run
+        return at_hand.get(position)
 
     def _tell(self, version: Version, position: int) -> None:
         """Tell the log how far both stores are: information, and a bound for retention."""

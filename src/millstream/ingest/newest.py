@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from millstream.fold.rows import ACTIVE, ROW_SPAN, Row, holds_only, join_rows, split_rows, union
+from millstream.fold.lone_rows import LoneRows, joined, lone_rows, same_rows
+from millstream.fold.rows import ACTIVE, ROW_SPAN, Row, join_rows, split_rows, union
 from millstream.ingest.runs import KeyedRun
 
 Items = list[tuple[bytes, bytes]]
@@ -22,24 +25,29 @@ Items = list[tuple[bytes, bytes]]
 class Confirmed:
     """The newest run that a shard has taken in: when it became available, and for snapshots its end (µs).
 
-    `before` is when the run before it did: reads of just before the newest one go by that.
+    `before` is when the run before it did: reads of just before the newest one go by that. `by` is the position of the
+    last run of dated rows whose rows count as confirmed: no other key can have such rows.
     """
 
     available: int | None = None
     end: int | None = None
     before: int | None = None
+    by: int | None = None
 
     @classmethod
     def of(cls, extra: Mapping[str, str]) -> Confirmed:
         """What the meta of a shard records."""
-        return cls(*(int(extra[name]) if name in extra else None for name in ("confirmed", "end", "before")))
+        names = ("confirmed", "end", "before", "confirmed_by")
+        return cls(*(int(extra[name]) if name in extra else None for name in names))
 
     def after(self, run: KeyedRun, now: int) -> dict[str, str]:
         """What the meta records once a run is in."""
         facts = run.run
+        late = self.available is not None and facts.available < self.available
+        by = {} if facts.snapshot or late else {"confirmed_by": str(run.position)}
         if self.supersedes(run, now) or (not facts.snapshot and self.available and facts.available <= self.available):
-            return {}
-        found = {"confirmed": str(facts.available)}
+            return by
+        found = {"confirmed": str(facts.available), **by}
         if facts.snapshot:
             found["end"] = str(facts.end)
         return found if self.available is None else {**found, "before": str(self.available)}
@@ -51,46 +59,64 @@ class Confirmed:
         return (run.run.end, run.run.available) < (self.end, self.available or 0)
 
 
-def rows_by_key(run: KeyedRun, places: np.ndarray, now: int) -> dict[bytes, list[Row]]:
+@dataclass(frozen=True, eq=False)
+class Fresh:
+    """The rows of a run in one shard: `lone` has those of the first keys, one each, `several` all those of the others."""
+
+    keys: list[bytes]
+    lone: LoneRows
+    several: Mapping[bytes, list[Row]]
+
+
+def fresh_rows(run: KeyedRun, places: np.ndarray, now: int) -> Fresh:
     """The rows of a run at some places, by key, less those that no read from now (µs) on can need."""
-    event = np.asarray(run.run.rows["event_time"])[places]
-    available = np.asarray(run.run.rows["available_time"])[places]
-    found: dict[bytes, list[Row]] = defaultdict(list)
-    settled: dict[bytes, Row] = {}
-    for place, event_time, available_time in zip(places.tolist(), event.tolist(), available.tolist(), strict=True):
-        key, row = run.keys[place], Row(event_time, available_time, ACTIVE, run.values[place])
-        if row.visible > now - ROW_SPAN:
-            found[key].append(row)
-        elif key not in settled or settled[key][:2] <= row[:2]:
-            settled[key] = row
-    for key, row in settled.items():
-        found[key].append(row)
-    return found
+    codes = run.codes[places]
+    times = [np.asarray(run.run.rows[name])[places] for name in ("event_time", "available_time")]
+    order = np.lexsort((times[1], times[0], codes))
+    settled = (np.maximum(*times) <= now - ROW_SPAN)[order]
+    passed = order[settled]
+    newest = np.r_[codes[passed][1:] != codes[passed][:-1], True][: len(passed)]
+    kept = np.r_[np.sort(order[~settled]), passed[newest]]
+    kept = kept[np.argsort(codes[kept], kind="stable")]
+    begins = np.flatnonzero(np.r_[True, codes[kept][1:] != codes[kept][:-1]][: len(kept)])
+    counts = np.diff(np.r_[begins, len(kept)])
+    rows = LoneRows(times[0], times[1], np.full(len(places), ACTIVE), run.values.take(places))
+    several: dict[bytes, list[Row]] = defaultdict(list)
+    crowd = kept[np.repeat(counts > 1, counts)]
+    for key, row in zip(run.keys.take(places[crowd]).to_pylist(), rows.take(crowd).rows(), strict=True):
+        several[key].append(row)
+    single = kept[begins[counts == 1]]
+    return Fresh([*run.keys.take(places[single]).to_pylist(), *several], rows.take(single), several)
 
 
 def dated_changes(
-    run: KeyedRun,
-    fresh: Mapping[bytes, list[Row]],
-    before: Mapping[bytes, bytes | None],
-    others: Iterable[tuple[bytes, bytes]],
+    fresh: Fresh,
+    before: Sequence[bytes | None],
+    others: Iterable[Items],
     confirmed: Confirmed,
+    available: int,
     ttl: int | None,
     now: int,
 ) -> Items:
     """The states that a run with rows dated by themselves changes.
 
-    `fresh` are its rows by key, `before` the states of those keys, `others` the states of all other keys of the shard,
-    looked at only with a `ttl` (µs).
+    `fresh` are its rows, `before` the states of their keys, `others` the states of all other keys that the run before it
+    confirmed, looked at only with a `ttl` (µs); the run became `available` (µs).
     """
-    last, available = confirmed.available, run.run.available
+    last = confirmed.available
     late = last is not None and available < last
-    changed: Items = []
-    for key, rows in fresh.items():
-        state = before[key]
-        if len(rows) == 1 and not late and (state is None or holds_only(state, rows[0])):
-            if state is None:
-                changed.append((key, join_rows(rows)))
-            continue
+    places, old, absent, crowd = _beside(fresh, before)
+    new = fresh.lone
+    if late and ttl is not None:
+        new = replace(new, confirmed=np.full(len(new), available))
+    changed = _begun(fresh, new, absent)
+    mine = new.take(places)
+    same = same_rows(old, mine)
+    confirmation = old.confirmed if ttl is None else _confirmation(old, same, last, available, late)
+    moved, states = joined(old, confirmation, mine, now)
+    unless = np.zeros(len(places), bool) if late else same & (old.confirmed == ACTIVE)
+    changed += [(fresh.keys[places[at]], state) for at, state in zip(moved, states, strict=True) if not unless[at]]
+    for key, rows, state in crowd:
         known = split_rows(state)
         if ttl is not None:
             added = [row._replace(confirmed=available) for row in rows] if late else rows
@@ -100,8 +126,42 @@ def dated_changes(
         if after != known:
             changed.append((key, join_rows(after)))
     if ttl is not None and last is not None and not late:
-        changed += _left_out(others, last)
+        for page in others:
+            changed += _left_out(page, last)
     return changed
+
+
+def _beside(
+    fresh: Fresh, before: Sequence[bytes | None]
+) -> tuple[np.ndarray, LoneRows, np.ndarray, list[tuple[bytes, list[Row], bytes | None]]]:
+    """How fresh rows meet the states of their keys.
+
+    The places among the lone ones whose state is one row too, and those rows; the places of those without a state; and
+    all else, key by key.
+    """
+    known = before[: len(fresh.lone)]
+    places, old = lone_rows(known)
+    absent = np.flatnonzero(np.fromiter((state is None for state in known), bool, len(known)))
+    rest = np.setdiff1d(np.arange(len(known)), np.r_[places, absent], assume_unique=True)
+    rows = fresh.lone.take(rest).rows()
+    crowd: list[tuple[bytes, list[Row], bytes | None]]
+    crowd = [(fresh.keys[at], [row], known[at]) for at, row in zip(rest.tolist(), rows, strict=True)]
+    crowd += [(key, fresh.several[key], before[at]) for at, key in enumerate(fresh.keys[len(known) :], len(known))]
+    return places, old, absent, crowd
+
+
+def _begun(fresh: Fresh, rows: LoneRows, absent: np.ndarray) -> Items:
+    """The states of keys that had none."""
+    return list(zip([fresh.keys[at] for at in absent.tolist()], rows.take(absent).states(), strict=True))
+
+
+def _confirmation(old: LoneRows, again: np.ndarray, last: int | None, available: int, late: bool) -> np.ndarray:
+    """`_reconfirmed` of many rows: when each was last confirmed, after a run that returned it `again` or did not."""
+    active = old.confirmed == ACTIVE
+    if late:
+        return np.where(again & ~active, np.maximum(old.confirmed, available), old.confirmed)
+    dropped = old.confirmed if last is None else np.where(active, last, old.confirmed)
+    return np.where(again, ACTIVE, dropped)
 
 
 def _reconfirmed(row: Row, returned: Sequence[Row], last: int | None, available: int, late: bool) -> Row:
@@ -114,36 +174,66 @@ def _reconfirmed(row: Row, returned: Sequence[Row], last: int | None, available:
     return row if late or last is None or row.confirmed != ACTIVE else row._replace(confirmed=last)
 
 
-def _left_out(others: Iterable[tuple[bytes, bytes]], last: int) -> Items:
+def _left_out(page: Items, last: int) -> Items:
     """The keys that the last run confirmed and this one did not return, each with that time."""
-    changed: Items = []
-    for key, state in others:
-        rows = split_rows(state)
-        after = [row._replace(confirmed=last) if row.confirmed == ACTIVE else row for row in rows]
-        if after != rows:
+    places, rows, crowd = _apart(page)
+    active = rows.confirmed == ACTIVE
+    ended = replace(rows, confirmed=np.where(active, last, rows.confirmed)).take(np.flatnonzero(active))
+    keys = [page[at][0] for at in places[active].tolist()]
+    changed = list(zip(keys, ended.states(), strict=True))
+    for key, known in crowd:
+        after = [row._replace(confirmed=last) if row.confirmed == ACTIVE else row for row in known]
+        if after != known:
             changed.append((key, join_rows(after)))
     return changed
 
 
 def snapshot_changes(
     run: KeyedRun,
-    fresh: Mapping[bytes, list[Row]],
-    before: Mapping[bytes, bytes | None],
-    others: Iterable[tuple[bytes, bytes]],
+    fresh: Fresh,
+    before: Sequence[bytes | None],
+    others: Iterable[Items],
     confirmed: Confirmed,
     now: int,
 ) -> Items:
     """The states that a run which says everything there is changes: keys with other values, and keys that vanished."""
     if confirmed.supersedes(run, now):
         return []
-    changed: Items = []
-    for key, rows in fresh.items():
-        known = split_rows(before[key])
+    places, old, absent, crowd = _beside(fresh, before)
+    changed = _begun(fresh, fresh.lone, absent)
+    new = fresh.lone.take(places)
+    told = np.asarray(pc.equal(old.values, new.values)).astype(bool) & (old.visible <= new.visible)
+    changed += _joined([fresh.keys[at] for at in places.tolist()], old, new, ~told, now)
+    for key, rows, state in crowd:
+        known = split_rows(state)
         if not known or known[0].values != rows[0].values or known[0].visible > rows[0].visible:
             changed.append((key, join_rows(union(known, rows, now))))
-    gone = Row(run.run.end, run.run.available, ACTIVE, b"")
-    for key, state in others:
-        known = split_rows(state)
-        if known and known[0].values:
-            changed.append((key, join_rows(union(known, [gone], now))))
+    for page in others:
+        changed += _vanished(page, Row(run.run.end, run.run.available, ACTIVE, b""), now)
     return changed
+
+
+def _vanished(page: Items, gone: Row, now: int) -> Items:
+    """The keys that had values and have none any more."""
+    places, old, crowd = _apart(page)
+    event_time, available_time, confirmed = (np.full(len(old), part) for part in gone[:3])
+    new = LoneRows(event_time, available_time, confirmed, pa.array([b""] * len(old), pa.large_binary()))
+    valued = np.asarray(pc.binary_length(old.values)) > 0
+    changed = _joined([page[at][0] for at in places.tolist()], old, new, valued, now)
+    return changed + [(key, join_rows(union(known, [gone], now))) for key, known in crowd if known[0].values]
+
+
+def _joined(keys: Sequence[bytes], old: LoneRows, new: LoneRows, which: np.ndarray, now: int) -> Items:
+    """The states that change when some of the new rows come beside the old ones."""
+    asked = np.flatnonzero(which)
+    rows = old.take(asked)
+    moved, states = joined(rows, rows.confirmed, new.take(asked), now)
+    return list(zip([keys[at] for at in asked[moved].tolist()], states, strict=True))
+
+
+def _apart(page: Items) -> tuple[np.ndarray, LoneRows, list[tuple[bytes, list[Row]]]]:
+    """The places of a page's states of one row, those rows, and the rows of each other key."""
+    places, rows = lone_rows([state for _, state in page])
+    rest = np.setdiff1d(np.arange(len(page)), places, assume_unique=True)
+    crowd = [(page[at][0], split_rows(page[at][1])) for at in rest.tolist()]
+    return places, rows, [(key, known) for key, known in crowd if known]

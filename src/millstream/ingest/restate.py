@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from millstream.buffer.columns import ARROW_TYPES
-from millstream.fold.keys import decode_key, encode_keys
+from millstream.fold.keys import encode_keys, key_codes
 from millstream.fold.rows import pack_columns
 from millstream.ingest.runs import KeyedRun
 
@@ -37,6 +37,11 @@ class Shape:
         arrays = [_array(columns[name], kind) if name in columns else pa.nulls(rows, kind) for name, kind in fields]
         return pa.table(arrays, pa.schema(fields))
 
+    @property
+    def nothing(self) -> pa.Table:
+        """No rows."""
+        return self.table({"event_time": pa.array([], pa.int64())})
+
     def stated(self, run: KeyedRun, places: Sequence[int] | np.ndarray | None = None) -> pa.Table:
         """Rows of a run, all or those at some places, as they are kept."""
         rows = run.run.rows if places is None else run.run.rows.take(pa.array(places, pa.int64()))
@@ -44,24 +49,19 @@ class Shape:
         own = {name: rows[name] for name in rows.column_names}
         return self.table(own | {"_deleted": np.zeros(count, bool), "_run": np.full(count, run.position)})
 
-    def values(self, packed: Sequence[Packed], position: int) -> pa.Table:
-        """Rows from packed ones."""
-        keys = [decode_key(self.keys, key) for key, *_ in packed]
-        values = [_UNPACK.decode(value) if value else [None] * len(self.features) for _, value, *_ in packed]
-        columns: dict[str, Sequence[object]] = {name: [key[i] for key in keys] for i, name in enumerate(self.keys)}
-        columns |= {name: [value[i] for value in values] for i, name in enumerate(self.features)}
-        columns |= {"event_time": [row[2] for row in packed], "available_time": [row[3] for row in packed]}
-        return self.table(columns | {"_deleted": [not row[1] for row in packed], "_run": [position] * len(packed)})
+    def restated(
+        self, keys: pa.Table, features: pa.Table, deleted: pa.Array, times: Sequence[int], run: int
+    ) -> pa.Table:
+        """Rows of some keys at the same event and available time (µs), with features that were stated before."""
+        count = keys.num_rows
+        columns = {name: keys[name] for name in self.keys} | {name: features[name] for name in self.features}
+        columns |= {name: np.full(count, at) for name, at in zip(("event_time", "available_time"), times, strict=True)}
+        return self.table(columns | {"_deleted": deleted, "_run": np.full(count, run)})
 
     def mark(self, run: KeyedRun) -> pa.Table:
         """The row that says that a run happened."""
         times = {"event_time": [run.run.end], "available_time": [run.run.available]}
         return self.table(times | {"_deleted": [False], "_run": [run.position]})
-
-
-#: A key, its packed values (empty for a tombstone), event time and available time.
-Packed = tuple[bytes, bytes, int, int]
-_UNPACK = msgspec.msgpack.Decoder(list)
 
 
 def _array(values: Sequence[object] | pa.Array | np.ndarray, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
@@ -101,97 +101,134 @@ def _fresh(shape: Shape, known: pa.Table, runs: Sequence[KeyedRun]) -> pa.Table:
     """The rows of runs in the order of their availability that say something else than what was in force."""
     added = pa.concat_tables([shape.stated(run) for run in runs])
     both = pa.concat_tables([known.select(added.column_names).cast(added.schema), added])
-    keys = _codes(encode_keys(shape.keys, [both[name] for name in shape.keys]))
-    values = _codes(pa.array(pack_columns(shape.features, both), pa.binary()))
+    keys = key_codes(encode_keys(shape.keys, [both[name] for name in shape.keys]))
     event, available, run = (np.asarray(both[name]) for name in ("event_time", "available_time", "_run"))
     order = np.lexsort((run, available, event, keys))
-    columns = [column[order] for column in (keys, event, values)]
-    again = np.logical_and.reduce([column[1:] == column[:-1] for column in columns])
+    values = pa.array(pack_columns(shape.features, both), pa.large_binary()).take(pa.array(order))
+    again = np.asarray(pc.equal(values[1:], values[:-1])).astype(bool)
+    for column in (keys[order], event[order]):
+        again &= column[1:] == column[:-1]
     restated = np.zeros(len(order), bool)
     restated[order[1:][again]] = True
     return added.take(pa.array(np.flatnonzero(~restated[known.num_rows :])))
 
 
-def _codes(column: pa.Array) -> np.ndarray:
-    return np.asarray(column.dictionary_encode().indices).astype(np.int64)
-
-
 class Snapshots:
-    """The snapshots of a group as the offline table tells them, to find what a further one adds.
+    """The snapshots of a group as the offline table tells them, to find what further ones add.
 
     Runs usually come in the order of their ends. With one that comes late, what the run after it said by leaving it
     as it was has to be said.
+
+    Args:
+        shape: the columns of the table.
+        prior: its rows, some at a time; of those of before `begin` only the newest of each key is kept.
+        begin: the event and available time (µs) of the run to come that ranks lowest.
     """
 
-    def __init__(self, shape: Shape, prior: pa.Table) -> None:
-        self._shape = shape
-        keyed = np.asarray(prior[next(iter(shape.keys))].is_valid()).astype(bool)
-        rows = prior.filter(pa.array(keyed))
-        keys = encode_keys(shape.keys, [rows[name] for name in shape.keys]).to_pylist()
-        deleted = rows["_deleted"].to_pylist()
-        packed = pack_columns(shape.features, rows)
-        values = [b"" if gone else value for value, gone in zip(packed, deleted, strict=True)]
-        times = [rows[name].to_pylist() for name in ("event_time", "available_time", "_run")]
-        self._rows = sorted(zip(*times, keys, values, strict=True))
-        marks = prior.filter(pa.array(~keyed))
-        self._marks = set(zip(marks["event_time"].to_pylist(), marks["available_time"].to_pylist(), strict=True))
-        self._latest = _in_force(self._rows)
+    def __init__(self, shape: Shape, prior: Iterable[pa.Table], begin: tuple[int, int]) -> None:
+        self._shape, self._begin = shape, begin
+        self._marks: set[tuple[int, int]] = set()
+        self._rows = self._keyed(shape.nothing)
+        waiting: list[pa.Table] = []
+        for some in prior:
+            waiting.append(self._keyed(some))
+            if sum(map(len, waiting)) > len(self._rows):
+                self._take_in(waiting)
+        self._take_in(waiting)
 
     def add(self, run: KeyedRun, *, all_rows: bool) -> pa.Table:
         """What a run adds: rows, tombstones of keys that vanished, and its mark."""
         times = (run.run.end, run.run.available)
-        later = sorted(mark for mark in self._marks if mark > times)
-        before = self._as_of(times) if later else self._latest
-        present = set(run.keys)
-        fresh = list(zip(run.keys, run.values, strict=True))
-        changed = [i for i, (key, value) in enumerate(fresh) if not _says(before.get(key, _NOTHING), value, times)]
-        vanished = [key for key in before if key not in present and not _says(before[key], b"", times)]
-        touched = {run.keys[i]: run.values[i] for i in changed} | dict.fromkeys(vanished, b"")
-        packed = [(key, b"", *times) for key in vanished] + self._still_in_force(touched, later)
-        rows = self._shape.stated(run, None if all_rows else changed)
-        self._note(run, touched, packed)
-        return pa.concat_tables([rows, self._shape.values(packed, run.position), self._shape.mark(run)])
+        before = self._rows.take(self._in_force(times))
+        found = pc.index_in(run.keys, value_set=_flat(before[_KEY]))
+        visible = np.maximum(*(np.asarray(before[name]) for name in _TIMES))
+        known = np.asarray(found.is_valid())
+        told = np.asarray(pc.equal(_flat(before[_VALUE]).take(found), run.values).fill_null(False)).astype(bool)
+        told[known] &= visible[np.asarray(found.drop_null())] <= max(times)
+        changed = np.flatnonzero(~told)
+        gone = np.ones(len(before), bool)
+        gone[np.asarray(found.drop_null())] = False
+        gone &= (np.asarray(pc.binary_length(_flat(before[_VALUE]))) > 0) | (visible > max(times))
+        vanished = self._gone(before.filter(pa.array(gone)), times, run.position)
+        stated = self._shape.stated(run)
+        fresh = _with(stated, run.keys, run.values).take(pa.array(changed))
+        following = self._still_in_force(pa.concat_tables([fresh, vanished]), times, run.position)
+        self._marks.add(times)
+        self._rows = pa.concat_tables([self._rows, fresh, vanished, *following])
+        rows = [stated if all_rows else fresh, vanished, *following]
+        return pa.concat_tables([*(table.select(stated.column_names) for table in rows), self._shape.mark(run)])
 
-    def _as_of(self, times: tuple[int, int]) -> dict[bytes, tuple[bytes, int]]:
-        return _in_force(row for row in self._rows if row[:2] <= times)
+    def _keyed(self, rows: pa.Table) -> pa.Table:
+        """Rows with their encoded keys and packed values, which are empty for a tombstone; marks are noted."""
+        keys = encode_keys(self._shape.keys, [rows[name] for name in self._shape.keys])
+        marks = rows.filter(keys.is_null())
+        self._marks |= set(zip(*(marks[name].to_pylist() for name in _TIMES), strict=True))
+        rows, keys = rows.filter(keys.is_valid()), keys.drop_null()
+        values = pa.array(pack_columns(self._shape.features, rows), pa.large_binary())
+        nothing = pa.scalar(b"", pa.large_binary())
+        return _with(rows, keys, pc.if_else(_flat(rows["_deleted"]).fill_null(False), nothing, values))
 
-    def _still_in_force(self, touched: Iterable[bytes], later: Sequence[tuple[int, int]]) -> list[Packed]:
+    def _take_in(self, waiting: list[pa.Table]) -> None:
+        """Keep of some more rows what runs from the first one on may ask for."""
+        self._rows = pa.concat_tables([self._rows, *waiting])
+        waiting.clear()
+        newer = np.flatnonzero(~self._until(self._begin))
+        self._rows = self._rows.take(pa.array(np.r_[np.asarray(self._in_force(self._begin)), newer])).combine_chunks()
+
+    def _until(self, times: tuple[int, int]) -> np.ndarray:
+        """Whether each row is of these times or before."""
+        event, available = (np.asarray(self._rows[name]) for name in _TIMES)
+        until: np.ndarray = (event < times[0]) | ((event == times[0]) & (available <= times[1]))
+        return until
+
+    def _in_force(self, times: tuple[int, int]) -> pa.Array:
+        """The places of the newest row of each key as of these times."""
+        places = np.flatnonzero(self._until(times))
+        codes = key_codes(_flat(self._rows[_KEY]))[places]
+        event, available, run = (np.asarray(self._rows[name])[places] for name in (*_TIMES, "_run"))
+        order = np.lexsort((run, available, event, codes))
+        last = np.r_[codes[order][1:] != codes[order][:-1], True][: len(order)]
+        return pa.array(places[order[last]])
+
+    def _gone(self, rows: pa.Table, times: tuple[int, int], run: int) -> pa.Table:
+        """Tombstones of the keys of some rows."""
+        return self._restated(rows, pa.nulls(len(rows), pa.int64()), times, run)
+
+    def _restated(self, keys: pa.Table, places: pa.Array, times: tuple[int, int], run: int) -> pa.Table:
+        """Rows that say of some keys what is at these places, and nothing where there is no place."""
+        said = self._rows.take(places)
+        deleted = _flat(said["_deleted"]).fill_null(True)
+        rows = self._shape.restated(keys, said, deleted, times, run)
+        nothing = pa.scalar(b"", pa.large_binary())
+        return _with(rows, _flat(keys[_KEY]), _flat(said[_VALUE]).fill_null(nothing))
+
+    def _still_in_force(self, touched: pa.Table, times: tuple[int, int], run: int) -> list[pa.Table]:
         """Rows that say, at the runs that rank after a late one, what they said by leaving it as it was.
 
         The next run is enough, but for one after it that could be known before it.
         """
-        found: list[Packed] = []
+        found: list[pa.Table] = []
         lowest: int | None = None
-        for end, known in later:
+        for end, known in sorted(mark for mark in self._marks if mark > times):
             if lowest is not None and max(end, known) >= lowest:
                 continue
-            lowest, before = max(end, known), self._as_of((end, known))
-            stated = {row[3] for row in self._rows if row[:2] == (end, known)}
-            found += [(key, before.get(key, _NOTHING)[0], end, known) for key in touched if key not in stated]
+            lowest = max(end, known)
+            at = (pc.equal(self._rows[name], time) for name, time in zip(_TIMES, (end, known), strict=True))
+            stated = self._rows[_KEY].filter(pc.and_(*at))
+            keys = touched.filter(pc.invert(pc.is_in(touched[_KEY], value_set=_flat(stated))))
+            places = self._in_force((end, known))
+            said = pc.index_in(keys[_KEY], value_set=_flat(self._rows[_KEY]).take(places))
+            found.append(self._restated(keys, places.take(_flat(said)), (end, known), run))
         return found
 
-    def _note(self, run: KeyedRun, touched: Mapping[bytes, bytes], packed: Iterable[Packed]) -> None:
-        times = (run.run.end, run.run.available)
-        newest = not self._marks or times >= max(self._marks)
-        self._marks.add(times)
-        self._rows += [(*times, run.position, key, value) for key, value in touched.items()]
-        if newest:
-            self._latest.update({key: (value, max(times)) for key, value in touched.items()})
-            return
-        self._rows += [(*stated, run.position, key, value) for key, value, *stated in packed if tuple(stated) != times]
-        self._rows.sort()
-        self._latest = _in_force(self._rows)
+
+_KEY, _VALUE = "_key", "_value"
+_TIMES = ("event_time", "available_time")
 
 
-#: What is in force for a key that was never stated: no values, visible since ever.
-_NOTHING = (b"", -(2**63))
+def _with(rows: pa.Table, keys: pa.Array, values: pa.Array) -> pa.Table:
+    return rows.append_column(_KEY, keys).append_column(_VALUE, values)
 
 
-def _in_force(rows: Iterable[tuple[int, int, int, bytes, bytes]]) -> dict[bytes, tuple[bytes, int]]:
-    """By key, the values of its newest row and when that could be known; `rows` are ascending."""
-    return {key: (value, max(event, available)) for event, available, _, key, value in rows}
-
-
-def _says(stated: tuple[bytes, int], value: bytes, times: tuple[int, int]) -> bool:
-    """Whether what is in force says these values already, to everyone who could know the run."""
-    return stated[0] == value and stated[1] <= max(times)
+def _flat(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column

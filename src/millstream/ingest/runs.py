@@ -12,8 +12,8 @@ import pyarrow as pa
 from millstream.buffer.log import Log
 from millstream.buffer.staging import Run, decode_run, staging_topic
 from millstream.definitions.feature_group import BatchFeatureGroup
-from millstream.errors import StoreError
-from millstream.fold.keys import encode_keys, shard_of
+from millstream.errors import CorruptState, LogError, StoreError
+from millstream.fold.keys import encode_keys, key_codes, shards_of
 from millstream.fold.rows import pack_columns
 
 _ROWS = 1_000_000  # rows taken in one step, unless one run alone has more
@@ -51,12 +51,16 @@ class Version(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class KeyedRun:
-    """A run at its position in the staging topic; `keys`, `values` and `shards` are those of its rows."""
+    """A run at its position in the staging topic, with the key and the packed values of each of its rows.
+
+    Equal keys have equal `codes`, and no others; `shards` says which shard holds a key.
+    """
 
     position: int
     run: Run
-    keys: list[bytes]
-    values: list[bytes]
+    keys: pa.Array
+    values: pa.Array
+    codes: np.ndarray
     shards: np.ndarray
 
 
@@ -82,11 +86,23 @@ def read_runs(log: Log, version: Version, position: int) -> list[KeyedRun]:
     return found
 
 
+def run_at(log: Log, version: Version, position: int) -> KeyedRun | None:
+    """The run at a position that has been taken in, or None when the log holds it no more."""
+    topic = staging_topic(version.id)
+    try:
+        records = log.read(topic, 0, position, 1)
+    except (LogError, CorruptState):  # trimmed, or damaged: what it said is in the states too
+        return None
+    if not records or records[0].position != position:
+        return None
+    return _keyed(version, position, decode_run(records[0].payload))
+
+
 def _keyed(version: Version, position: int, run: Run) -> KeyedRun:
     types = version.group.entity.keys
-    keys = encode_keys(types, [run.rows[name] for name in types]).to_pylist()
-    shards = np.fromiter((shard_of(key, version.shards) for key in keys), np.int64, len(keys))
-    return KeyedRun(position, run, keys, pack_columns(schema_of(version, run.rows), run.rows), shards)
+    keys = encode_keys(types, [run.rows[name] for name in types])
+    values = pa.array(pack_columns(schema_of(version, run.rows), run.rows), pa.large_binary())
+    return KeyedRun(position, run, keys, values, key_codes(keys), shards_of(keys, version.shards))
 
 
 def schema_of(version: Version, rows: pa.Table) -> Mapping[str, str]:
