@@ -20,6 +20,7 @@ NAMES = (
     "point_in_time",
     "stream_computing",
     "ingestion",
+    "batch_ingestion",
     "sync_growth",
     "state",
     "proof_memory",

@@ -40,7 +40,11 @@ class LoneRows:
 
     def take(self, places: np.ndarray) -> LoneRows:
         """The rows at some places."""
-        event_time, available_time, confirmed = self.event_time[places], self.available_time[places], self.confirmed[places]
+        event_time, available_time, confirmed = (
+            self.event_time[places],
+            self.available_time[places],
+            self.confirmed[places],
+        )
         return LoneRows(event_time, available_time, confirmed, self.values.take(pa.array(places)))
 
     def rows(self) -> list[Row]:
@@ -117,8 +121,9 @@ def joined(old: LoneRows, confirmed: np.ndarray, new: LoneRows, now: int) -> tup
 
 def same_rows(old: LoneRows, new: LoneRows) -> np.ndarray:
     """Where two rows have the same event time and values, whenever they became available."""
-    same: np.ndarray = np.asarray(pc.equal(old.values, new.values)).astype(bool)
-    return same & (old.event_time == new.event_time)
+    values = np.asarray(pc.equal(old.values, new.values)).astype(bool)
+    same: np.ndarray = values & (old.event_time == new.event_time)
+    return same
 
 
 def _restated(old: LoneRows, confirmed: np.ndarray, new: LoneRows, same: np.ndarray) -> LoneRows:

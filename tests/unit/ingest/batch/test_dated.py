@@ -136,6 +136,26 @@ def test_confirmation_writes_no_state(make_world):
     assert world.both(1)["tier"] == "gold"
 
 
+def test_what_a_run_leaves_out_is_found_by_the_run_before_it_or_in_the_whole_shard(make_world):
+    world = make_world(dated_group(ttl="30h"))
+    scans = []
+    scan = world.online.scan
+    world.online.scan = lambda *given: scans.append(given) or scan(*given)
+    known = [(user, "gold", 5.0, START - DAY) for user in range(1, 9)]
+    for day, rows in enumerate((known, known[1:], known[2:], known[:2], known[1:3])):
+        world.write(*rows)
+        world.computer.step()
+        if day == 4:
+            world.log.trim(staging_topic("kyc@1"), 0, 4)
+        world.ingest()
+        assert bool(scans) == (day == 4)
+        first = world.clock.now()
+        for user in range(1, 9):
+            for at in (first, first + 6 * HOUR, first + 6 * HOUR + 1, first + 30 * HOUR, first + 30 * HOUR + 1):
+                world.both(user, at)
+        world.next_day()
+
+
 def test_a_guilty_row_becomes_a_dead_letter_and_the_rest_goes_on(make_world):
     world = make_world(dated_group(query="select user_id, changed, tier, tier::double as credit from accounts"))
     world.write((1, "1.5", 0.0, START - DAY), (2, "oops", 0.0, START - DAY), (3, "2.5", 0.0, START - DAY))

@@ -43,6 +43,9 @@ class Tables:
         rows = pa.concat_tables(self.parts[table])
         return rows.select(columns) if columns else rows
 
+    def batches(self, table, columns=None, where=None, snapshot=None):
+        yield from self.scan(table, columns, where, snapshot).to_batches(max_chunksize=3)
+
     def snapshot(self, table):
         return self.commits.get(table)
 
@@ -107,7 +110,7 @@ def agreeing(rows, runs):
 @example(False, False, LATE, [True] * 8)
 def test_both_stores_say_what_the_runs_said(snapshot, expires, drawn, restarts):
     ttl = 5 * HOUR if expires else None
-    options = {"ttl": ttl} if ttl else {}
+    options = {"ttl": "5h"} if ttl else {}
     group = snapshot_group(**options) if snapshot else dated_group(**options)
     folder = Path(tempfile.mkdtemp())
     try:
