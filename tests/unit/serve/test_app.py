@@ -151,7 +151,7 @@ def test_a_score_is_given_when_it_cannot_be_captured(served: Served, monkeypatch
         (b'{"rows": [1]}', 400, "rows[0]"),
         (b"{}", 400, "user_id"),
         (json.dumps({**ROW, "amount": "12"}).encode(), 400, "amount"),
-        (json.dumps({**ROW, "user_id": 4.0}).encode(), 400, "user_id"),
+        (json.dumps({**ROW, "user_id": 4.5}).encode(), 400, "user_id"),
         (json.dumps({**ROW, "device_id": "\ud800"}).encode(), 400, ("device_id", "body")),
         (json.dumps({**ROW, "at": "soon"}).encode(), 400, "at"),
         (json.dumps({"rows": [ROW] * 10_001}).encode(), 413, "rows"),
