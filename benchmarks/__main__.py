@@ -24,6 +24,7 @@ NAMES = (
     "sync_growth",
     "state",
     "proof_memory",
+    "memory",
 )
 
 
