@@ -6,7 +6,7 @@ numbers per column, and the profiles of two spans add up to that of both.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +21,11 @@ QUANTILES = 20
 CATEGORIES = 50
 ENOUGH = 500
 HOUR = 3_600_000_000
+DAY = 24 * HOUR
+HOURS = 168
+"""How many hours are kept as they are; those before are added up by day."""
+DAYS = 400
+"""How many of those days are kept."""
 OTHER = "(other)"
 
 PROFILE = pa.schema(
@@ -139,7 +144,7 @@ class Captures(Protocol):
 
 
 class Profiler:
-    """Keeps the profile of one model's captures, hour by hour, in `{folder}/{model}.arrow`.
+    """Keeps the profile of one model's captures, hour by hour for a week and then day by day, in `{folder}/{model}.arrow`.
 
     The file holds the position it has read up to, so a restart counts nothing twice. Bins are frozen from
     `reference`, if given, else from the first 500 captures; a column that appears later is frozen when it does.
@@ -180,10 +185,44 @@ class Profiler:
             )
             for hour in np.unique(hours)
         ]
-        self._profile = combine([self._profile, *parts])
+        self._profile = _thinned(_added_to(self._profile, parts))
         self._position = records[-1].end
         _write(self._path, self._profile, self._position)
         return rows
+
+
+def _added_to(kept: pa.Table, parts: Sequence[pa.Table]) -> pa.Table:
+    """A profile and some spans more; only what it has of those spans is taken apart."""
+    touched = _starts_in(kept, {start for part in parts for start in part["start"].to_pylist()})
+    return _ordered([kept.filter(pa.array(~touched)), combine([kept.filter(pa.array(touched)), *parts])])
+
+
+def _thinned(kept: pa.Table) -> pa.Table:
+    """A profile with no more than so many hours, the newest, and so many days before them; by count, not by the clock."""
+    starts = np.asarray(kept["start"])
+    long = np.asarray(kept["end"]) - starts > HOUR
+    hours = np.unique(starts[~long])
+    if len(hours) <= HOURS:
+        return kept
+    old = ~long & (starts < hours[-HOURS])
+    begin = starts[old] // DAY * DAY
+    days = kept.filter(pa.array(old))
+    for name, instants in (("start", begin), ("end", begin + DAY)):
+        days = days.set_column(days.column_names.index(name), name, pa.array(instants))
+    days = _added_to(kept.filter(pa.array(long)), [days])
+    newest = set(np.unique(np.asarray(days["start"]))[-DAYS:].tolist())
+    return _ordered([days.filter(pa.array(_starts_in(days, newest))), kept.filter(pa.array(~long & ~old))])
+
+
+def _starts_in(kept: pa.Table, starts: Collection[int]) -> np.ndarray:
+    return np.isin(np.asarray(kept["start"]), np.fromiter(starts, np.int64, len(starts)))
+
+
+def _ordered(parts: Sequence[pa.Table]) -> pa.Table:
+    """The rows of some profiles, the oldest spans first."""
+    rows = pa.concat_tables(parts)
+    order = np.argsort(np.asarray(rows["start"]), kind="stable")
+    return rows.take(pa.array(order)).combine_chunks()
 
 
 def _added(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, Any]:

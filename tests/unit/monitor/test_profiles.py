@@ -8,7 +8,7 @@ import pytest
 
 from millstream.buffer.embedded import EmbeddedLog
 from millstream.clock import SimulatedClock
-from millstream.monitor.profiles import HOUR, Profiler, bins_of, combine, freeze, profile
+from millstream.monitor.profiles import DAYS, HOUR, HOURS, Profiler, bins_of, combine, freeze, profile
 from millstream.serve.capture import CaptureJournal, CaptureShape, CaptureShipper
 
 SHAPE = CaptureShape("fraud", "1", "fraud", "a1", (("user_id", "int64"), ("country", "string"), ("g__sum", "float64")))
@@ -76,4 +76,38 @@ def test_a_profiler_counts_each_capture_once_across_restarts(tmp_path: Path) -> 
     assert rows[1]["counts"][-1] == 90  # all beyond what the bins were frozen from
     assert bins_of(profiler.table()) == frozen
     assert {row["column"] for row in profiler.table().to_pylist()} == {"_score", "user_id", "country", "g__sum"}
+    log.close()
+
+
+def test_a_profile_keeps_hours_of_a_week_and_days_before_it(tmp_path: Path) -> None:
+    log = EmbeddedLog(tmp_path / "log", SimulatedClock(5), map_gib=1)
+    journal = CaptureJournal(tmp_path / "journal")
+    shipper = CaptureShipper(journal, log)
+    profiler = Profiler(log, tmp_path / "profiles", "fraud")
+    for hour in range(0, HOURS + 72, 12):  # twelve hours at a time, some captures in each
+        rows = [row for one in range(hour, hour + 12) for row in served(hour, 50, one)]
+        journal.append(SHAPE, rows)
+        shipper.step()
+        assert profiler.step() == 600
+    rows = [row for row in profiler.table().to_pylist() if row["column"] == "g__sum"]
+    spans = [(row["start"] // HOUR, (row["end"] - row["start"]) // HOUR) for row in rows]
+    assert spans == [(0, 24), (24, 24), (48, 24), *((hour, 1) for hour in range(72, HOURS + 72))]
+    assert [row["rows"] for row in rows] == [24 * 50] * 3 + [50] * HOURS
+    assert all(sum(row["counts"]) == row["rows"] - row["nulls"] for row in rows)
+    assert profiler.table().equals(Profiler(log, tmp_path / "profiles", "fraud").table())
+    log.close()
+
+
+def test_of_many_days_the_newest_are_kept(tmp_path: Path) -> None:
+    log = EmbeddedLog(tmp_path / "log", SimulatedClock(5), map_gib=1)
+    journal = CaptureJournal(tmp_path / "journal")
+    hours = range(0, (DAYS + HOURS + 30) * 24, 24)
+    journal.append(SHAPE, [row for hour in hours for row in served(0, 2, hour)])
+    CaptureShipper(journal, log).step()
+    profiler = Profiler(log, tmp_path / "profiles", "fraud")
+    assert profiler.step() == 2 * len(hours)
+    rows = [row for row in profiler.table().to_pylist() if row["column"] == "_score"]
+    assert len(rows) == DAYS + HOURS
+    assert rows[0]["start"] // HOUR == hours[30]
+    assert rows[-1]["start"] // HOUR == hours[-1]
     log.close()
