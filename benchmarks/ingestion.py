@@ -14,13 +14,15 @@ from itertools import count
 from pathlib import Path
 
 import lmdb
+import numpy as np
+import pyarrow as pa
 
 import millstream as ms
 from benchmarks.harness import Claim, Scale, in_turns, seconds
 from benchmarks.world import NOW, PAYMENTS, USER, payments
 from millstream.buffer.embedded import EmbeddedLog
 from millstream.buffer.events import encode
-from millstream.clock import SimulatedClock
+from millstream.clock import FileClock, SimulatedClock
 from millstream.computing.start import start_version
 from millstream.computing.stream import StreamComputer
 from millstream.fold import decode_deltas
@@ -97,19 +99,22 @@ class Deltas:
 
     def put(self, writes: Sequence[tuple[int, Items]]) -> float:
         """Put the same states with LMDB alone, as durably; the seconds it took."""
-        path = self._folder / f"raw{next(self._runs)}"
-        path.mkdir()
-        with ExitStack() as stack:
-            options = {"map_size": 16 << 30, "metasync": False}
-            shards = range(self._version.shards)
-            files = [stack.enter_context(lmdb.open(str(path / str(shard)), **options)) for shard in shards]
+        return put(self._folder / f"raw{next(self._runs)}", self._version.shards, writes)
 
-            def work() -> None:
-                for shard, items in writes:
-                    with files[shard].begin(write=True) as rows, rows.cursor() as cursor:
-                        cursor.putmulti(items)
 
-            return seconds(work)
+def put(path: Path, shards: int, writes: Sequence[tuple[int, Items]]) -> float:
+    """Put states with LMDB alone, into as many files, as durably; the seconds it took."""
+    path.mkdir()
+    with ExitStack() as stack:
+        options = {"map_size": 16 << 30, "metasync": False}
+        files = [stack.enter_context(lmdb.open(str(path / str(shard)), **options)) for shard in range(shards)]
+
+        def work() -> None:
+            for shard, items in writes:
+                with files[shard].begin(write=True) as rows, rows.cursor() as cursor:
+                    cursor.putmulti(items)
+
+        return seconds(work)
 
 
 def run(scale: Scale) -> Iterator[Claim]:
@@ -135,6 +140,11 @@ def run(scale: Scale) -> Iterator[Claim]:
     for keys in (125_000, 1_000_000):
         with tempfile.TemporaryDirectory() as folder:
             yield _distinct(Path(folder), scale.of(keys, least=200))
+    for keys in (1_000, 125_000, 1_000_000):
+        with tempfile.TemporaryDirectory() as folder:
+            claim = _filled(Path(folder), scale.of(keys, least=200))
+        if keys > 1_000:  # the first loads the libraries
+            yield claim
 
 
 def _distinct(folder: Path, keys: int) -> Claim:
@@ -145,6 +155,25 @@ def _distinct(folder: Path, keys: int) -> Claim:
     ours = [deltas.keys / deltas.ingest(LmdbOnlineStore(deltas.place()), 1)]
     theirs = [deltas.keys / deltas.put([write for write in recorded.writes if write[1]])]
     return Claim(f"{keys:,} distinct keys", "keys/s", ours, theirs, "raw LMDB, micro-batch by micro-batch", "higher")
+
+
+def _filled(folder: Path, keys: int) -> Claim:
+    """A backfill of one event for each of so many keys, beside raw LMDB putting the states it ends with, once."""
+    data = folder / ".millstream"
+    data.mkdir()
+    FileClock(data / "clock.json").set(NOW, rate=0.0)
+    project = ms.Project(folder, create=True)
+    project.apply(PAYMENTS)
+    users = pa.array(np.random.default_rng(1).permutation(keys))
+    project.load(PAYMENTS, payments(keys, 1, days=1.0).set_column(1, "user_id", users))
+    project.apply(ms.FeatureView("spending", request={}, features=[GROUP]))
+    taken = seconds(project.backfill)
+    (version,), online = project.parts.registry.groups(), project.parts.online
+    items = [online.scan(version.states, shard, limit=keys) for shard in range(version.shards)]
+    project.close()
+    assert sum(map(len, items)) == keys
+    raw = put(folder / "raw", version.shards, list(enumerate(items)))
+    return Claim(f"backfill of {keys:,} keys", "keys/s", [keys / taken], [keys / raw], "raw LMDB, in one go", "higher")
 
 
 def _drain(ingester: StreamIngester) -> None:
