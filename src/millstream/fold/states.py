@@ -80,10 +80,11 @@ class States:
     def held_back(self, limit: int, to: int) -> States:
         """The states, of which those that would prune by an instant (µs) beyond a limit prune by `to` instead.
 
-        Whoever prunes less has the same values, and more to read them from.
+        Whoever prunes less has the same values, and more to read them from. One that has merged events into tiles stays
+        as it is: it does not tell what happened before that instant, and must not be read as if it did.
         """
         places = self.offsets[:-1][self.offsets[1:] > self.offsets[:-1]] + 1
-        beyond = places[self.data[places] > limit]
+        beyond = places[(self.data[places] > limit) & (self.data[places + 1] == 0)]
         if not len(beyond):
             return self
         data = self.data.copy()

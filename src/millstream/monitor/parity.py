@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from millstream.definitions.feature_group import BatchFeatureGroup
-from millstream.monitor.replay import Pasts, Reading, Replay, cohorts, column_values, differs, pieces
+from millstream.monitor.replay import Pasts, Reading, Replay, cohorts, column_values, defaulted, differs, pieces
 from millstream.monitor.verify import SHOWN, Mismatch, served_columns, shown_value
 from millstream.train.point_in_time import AT, Past, columns_of, join
 
@@ -124,20 +124,13 @@ def _split_reading(replay: Replay, reading: Reading, trained: pa.Table, reasons:
     for column in columns:
         name, default = column.column, column.default
         out = _reasons_of(reasons, name, len(replay.at))
-        by_rule, by_state = _defaulted(rule[name], default), _defaulted(state[name], default)
+        by_rule, by_state = defaulted(rule[name], default), defaulted(state[name], default)
         off = wrong[name][only]
         same_state, same_rule = ~differs(served[name][only], by_state), ~differs(served[name][only], by_rule)
         out[only[off & same_rule]] = LATENCY
         out[only[off & ~same_rule & same_state & ~early]] = OVERFLOW
         out[only[off & ~same_rule & same_state & early]] = BEHIND
         out[only[off & ~same_rule & ~same_state]] = UNEXPLAINED
-
-
-def _defaulted(values: np.ndarray, default: object) -> np.ndarray:
-    if default is None:
-        return values
-    missing = np.array([v is None for v in values]) if values.dtype == object else np.isnan(values)
-    return np.where(missing, np.array(default, values.dtype), values)
 
 
 def _inherit(

@@ -137,9 +137,33 @@ class Replay:
         """The view's columns for every capture, as serving must have seen them."""
         found: Columns = {}
         for reading in self.readings:
-            found |= columns_of(reading.read, self.values(reading), len(self.at))
+            found |= self._told(reading, columns_of(reading.read, self.values(reading), len(self.at)))
         found |= {name: column_values(self.captures[name]) for name in self.view.request}
         return self.view.assemble(found, len(self.at), self.at)
+
+    def _told(self, reading: Reading, found: Columns) -> Columns:
+        """A group's columns, by the plain rule where they are not what was served.
+
+        Ingestion holds back what would prune a state by an arrival that nothing corroborates: such a state tells what
+        happened before it, while the states made of the events alone have merged that.
+        """
+        group = reading.version.group
+        if isinstance(group, BatchFeatureGroup) and group.query is not None:
+            return found
+        others = np.zeros(len(self.at), bool)
+        for column in reading.read.columns:
+            served = column_values(self.captures[column.column])
+            others |= differs(served, defaulted(found[column.column], column.default))
+        only = np.flatnonzero(others & self.whole)
+        if not len(only):
+            return found
+        rule = columns_of(reading.read, self.values(reading, by_rule=True, only=only), len(only))
+        # All of a row comes from one state: it tells the whole row by the rule, or none of it.
+        right = np.ones(len(only), bool)
+        for column in reading.read.columns:
+            served = column_values(self.captures[column.column])[only]
+            right &= ~differs(served, defaulted(rule[column.column], column.default))
+        return {name: put(values, only[right], rule[name][right]) for name, values in found.items()}
 
     def values(self, reading: Reading, *, by_rule: bool = False, only: np.ndarray | None = None) -> Columns:
         """The group's features for the captures (or those numbered `only`), through states, or by the plain rule."""
@@ -297,6 +321,14 @@ def column_values(column: pa.ChunkedArray) -> np.ndarray:
     if pa.types.is_timestamp(column.type) or pa.types.is_integer(column.type):
         return of_arrow(column.cast(pa.int64()))
     return np.array(column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), np.float64)
+
+
+def defaulted(values: np.ndarray, default: object) -> np.ndarray:
+    """A column of a group with its default where it is null."""
+    if default is None:
+        return values
+    missing = np.array([v is None for v in values]) if values.dtype == object else np.isnan(values)
+    return np.where(missing, np.array(default, values.dtype), values)
 
 
 def differs(left: np.ndarray, right: np.ndarray) -> np.ndarray:

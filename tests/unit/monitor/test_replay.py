@@ -259,6 +259,54 @@ def test_parity_tells_what_older_versions_served_from_merged_tiles(shop: Shop, m
     assert (compared.behind, compared.overflow, compared.unexplained) == (1, 1, 0)
 
 
+HOURLY = ms.StreamFeatureGroup(
+    "hourly",
+    entity=user,
+    source=orders,
+    features=[ms.Count(over="1h"), ms.Sum("amount", over="1h"), ms.First("amount")],
+)
+
+
+def order(shop: Shop, *befores: int) -> None:
+    """Orders of user 1, from so many µs ago; they are applied."""
+    sent = [{"user_id": 1, "amount": 2.0, "at": shop.clock.now() - before} for before in befores]
+    shop.project.send("orders", sent)
+    shop.project.drain()
+
+
+def test_a_score_from_before_a_quiet_hour_verifies(shop: Shop) -> None:
+    shop.begin(HOURLY)
+    order(shop, 0)
+    shop.clock.advance(180 * MINUTE)
+    order(shop, 0)
+    assert not shop.score(NOON + MINUTE)["degraded"]  # nothing corroborates yet that it is three hours later
+    assert shop.served("hourly__count_1h") == [1.0]
+    holds(shop.project, 1)
+
+
+def test_a_score_after_the_clock_was_a_day_ahead_and_set_back_verifies(shop: Shop) -> None:
+    shop.begin(HOURLY)
+    order(shop, 0)
+    shop.clock.set(NOON + 24 * 60 * MINUTE, rate=0.0)
+    order(shop, 0)
+    shop.clock.set(NOON + SECOND, rate=0.0)
+    assert not shop.score()["degraded"]
+    assert (shop.served("hourly__count_1h"), shop.served("hourly__amount_first")) == ([1.0], [2.0])
+    holds(shop.project, 1)
+
+
+def test_a_score_amid_a_crowd_after_a_quiet_hour_is_degraded(shop: Shop) -> None:
+    shop.begin(HOURLY)
+    order(shop, 0)
+    shop.clock.advance(180 * MINUTE)
+    order(shop, *(30_000 * i for i in range(100)))  # more instants than an exact head keeps
+    now = shop.clock.now()
+    assert [shop.score(now - before)["degraded"] for before in (2_900_000, SECOND)] == [True, False]
+    assert shop.served("hourly__count_1h")[1] == 66.0
+    verified = shop.project.verify()
+    assert (verified.requests, verified.mismatches, verified.degraded) == (1, 0, 1)
+
+
 @pytest.mark.parametrize("archived", [False, True])
 def test_what_is_recomputed_needs_the_events_of_its_keys_alone(shop: Shop, archived: bool) -> None:
     hourly = ms.StreamFeatureGroup("hourly", entity=user, source=orders, features=[ms.Count(over="1h")])
