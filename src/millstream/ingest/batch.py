@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Protocol
 
 import msgspec
@@ -21,7 +22,18 @@ from millstream.buffer.staging import staging_topic
 from millstream.clock import Clock
 from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.errors import Fenced, StoreError
-from millstream.ingest.newest import Confirmed, Fresh, Items, dated_changes, fresh_rows, snapshot_changes
+from millstream.fold.rows import ACTIVE, Row
+from millstream.ingest.late_snapshot import late_snapshot_changes
+from millstream.ingest.newest import (
+    Confirmed,
+    Fresh,
+    Items,
+    Times,
+    dated_changes,
+    fresh_rows,
+    snapshot_changes,
+    times_of,
+)
 from millstream.ingest.restate import Shape, Snapshots, dated_rows
 from millstream.ingest.runs import KeyedRun, Version, read_runs, run_at, schema_of
 from millstream.ingest.stream import ingestion_consumer
@@ -209,9 +221,11 @@ class BatchIngester:
         if meta is not None and meta.position != run.position:
             raise Fenced.moved(f"shard {shard} of '{version.id}'", run.position, meta.position)
         confirmed = Confirmed.of({} if meta is None else meta.extra)
-        if run.run.snapshot:
-            others = self._others(version, shard, fresh) if meta is not None else iter(())
-            changed: Items = snapshot_changes(run, fresh, before, others, confirmed, now)
+        if run.run.snapshot and (following := confirmed.following(run)) is not None:
+            changed: Items = self._late_snapshot(version, shard, run, confirmed, following, now)
+        elif run.run.snapshot:
+            others = self._others(version, shard, fresh.keys) if meta is not None else iter(())
+            changed = snapshot_changes(run, fresh, before, others, now)
         else:
             others = self._confirmed_before(version, shard, fresh, confirmed, at_hand) if meta is not None else iter(())
             changed = dated_changes(fresh, before, others, confirmed, run.run.available, version.group.ttl, now)
@@ -219,9 +233,24 @@ class BatchIngester:
         self._online.write(version.states, shard, changed, after, None if meta is None else meta.position)
         return len(changed)
 
-    def _others(self, version: Version, shard: int, fresh: Fresh) -> Iterator[Items]:
-        """The states of a shard, page by page, but for those of fresh rows."""
-        present, after = set(fresh.keys), None
+    def _late_snapshot(
+        self, version: Version, shard: int, run: KeyedRun, confirmed: Confirmed, following: Times, now: int
+    ) -> Items:
+        """The states of a shard that a snapshot changes which comes after one that ranks before it."""
+        if confirmed.hides(run, now):
+            return []
+        own = version.group.ttl is not None and confirmed.supersedes(run, now)
+        gone = Row(*times_of(run), run.run.available if own else ACTIVE, b"")
+        places = np.flatnonzero(run.shards == shard)
+        values = run.values.take(places).to_pylist()
+        rows = zip(run.keys.take(places).to_pylist(), values, strict=True)
+        said = {key: gone._replace(values=value) for key, value in rows}
+        states = chain.from_iterable(self._others(version, shard, ()))
+        return late_snapshot_changes(said, gone, states, following, now)
+
+    def _others(self, version: Version, shard: int, without: Iterable[bytes]) -> Iterator[Items]:
+        """The states of a shard, page by page, but for those of some keys."""
+        present, after = set(without), None
         while True:
             page = self._online.scan(version.states, shard, after, _PAGE)
             yield [item for item in page if item[0] not in present]
@@ -238,7 +267,7 @@ class BatchIngester:
         """
         run = None if confirmed.by is None else self._run_at(version, confirmed.by, at_hand)
         if run is None:
-            yield from self._others(version, shard, fresh)
+            yield from self._others(version, shard, fresh.keys)
             return
         keys = run.keys.filter(pa.array(run.shards == shard)).unique().to_pylist()
         present = set(fresh.keys)

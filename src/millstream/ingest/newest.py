@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,6 +20,8 @@ from millstream.fold.rows import ACTIVE, ROW_SPAN, Row, join_rows, split_rows, u
 from millstream.ingest.runs import KeyedRun
 
 Items = list[tuple[bytes, bytes]]
+#: The event time and the available time (µs) by which rows and runs rank.
+Times = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -26,28 +29,36 @@ class Confirmed:
     """The newest run that a shard has taken in: when it became available, and for snapshots its end (µs).
 
     `before` is when the run before it did: reads of just before the newest one go by that. `by` is the position of the
-    last run of dated rows whose rows count as confirmed: no other key can have such rows.
+    last run of dated rows whose rows count as confirmed: no other key can have such rows. `runs` are the times of the
+    snapshots that a read from the last write on may see, newest first: one that comes late may belong between them.
     """
 
     available: int | None = None
     end: int | None = None
     before: int | None = None
     by: int | None = None
+    runs: tuple[Times, ...] = ()
 
     @classmethod
     def of(cls, extra: Mapping[str, str]) -> Confirmed:
         """What the meta of a shard records."""
         names = ("confirmed", "end", "before", "confirmed_by")
-        return cls(*(int(extra[name]) if name in extra else None for name in names))
+        available, end, before, by = (int(extra[name]) if name in extra else None for name in names)
+        runs: tuple[Times, ...] = () if end is None else ((end, available or 0),)
+        if "runs" in extra:
+            runs = msgspec.json.decode(extra["runs"], type=tuple[Times, ...])
+        return cls(available, end, before, by, runs)
 
     def after(self, run: KeyedRun, now: int) -> dict[str, str]:
         """What the meta records once a run is in."""
         facts = run.run
         late = self.available is not None and facts.available < self.available
-        by = {} if facts.snapshot or late else {"confirmed_by": str(run.position)}
+        always = {} if facts.snapshot or late else {"confirmed_by": str(run.position)}
+        if facts.snapshot:
+            always["runs"] = msgspec.json.encode(self._seen(run, now)).decode()
         if self.supersedes(run, now) or (not facts.snapshot and self.available and facts.available <= self.available):
-            return by
-        found = {"confirmed": str(facts.available), **by}
+            return always
+        found = {"confirmed": str(facts.available), **always}
         if facts.snapshot:
             found["end"] = str(facts.end)
         return found if self.available is None else {**found, "before": str(self.available)}
@@ -56,7 +67,31 @@ class Confirmed:
         """Whether a snapshot says nothing new, because a newer one is in: not one from when the clock was ahead."""
         if self.end is None or self.end > now:
             return False
-        return (run.run.end, run.run.available) < (self.end, self.available or 0)
+        return times_of(run) < (self.end, self.available or 0)
+
+    def following(self, run: KeyedRun) -> Times | None:
+        """The times of the snapshot that ranks next after one that comes late; None for the newest."""
+        return min((times for times in self.runs if times > times_of(run)), default=None)
+
+    def hides(self, run: KeyedRun, now: int) -> bool:
+        """Whether no read from `ROW_SPAN` before `now` (µs) on sees a snapshot, because newer ones are in."""
+        return times_of(run) not in self._seen(run, now)
+
+    def _seen(self, run: KeyedRun, now: int) -> list[Times]:
+        """The runs that such a read may see once one more is in."""
+        kept: list[Times] = []
+        for times in sorted({*self.runs, times_of(run)}, reverse=True):
+            if kept and max(times) >= max(kept[-1]):
+                continue
+            kept.append(times)
+            if max(times) <= now - ROW_SPAN:
+                break
+        return kept
+
+
+def times_of(run: KeyedRun) -> Times:
+    """The times by which a run ranks."""
+    return run.run.end, run.run.available
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,12 +228,12 @@ def snapshot_changes(
     fresh: Fresh,
     before: Sequence[bytes | None],
     others: Iterable[Items],
-    confirmed: Confirmed,
     now: int,
 ) -> Items:
-    """The states that a run which says everything there is changes: keys with other values, and keys that vanished."""
-    if confirmed.supersedes(run, now):
-        return []
+    """The states that a run which says everything there is changes: keys with other values, and keys that vanished.
+
+    It is the newest one; of another one `late_snapshot_changes` tells.
+    """
     places, old, absent, crowd = _beside(fresh, before)
     changed = _begun(fresh, fresh.lone, absent)
     new = fresh.lone.take(places)

@@ -1,9 +1,14 @@
 """Batch groups whose runs are snapshots: a key that vanished becomes null."""
 
+from random import Random
+
 import pytest
 from tests.unit.ingest.batch.world import DAY, HOUR, START, dated_group, snapshot_group
 
 from millstream.computing.batch import Interval
+from millstream.fold.rows import ROW_SPAN
+
+SECOND = 1_000_000
 
 
 @pytest.fixture
@@ -51,6 +56,81 @@ def test_a_past_run_fits_in_between_what_is_there(shots):
     shots.ingest()
     assert [shots.both(user)["tier"] for user in (1, 2, 3)] == ["live", None, "live"]
     assert [shots.trained(user, START)["tier"] for user in (1, 2, 3)] == ["past", "past", None]
+
+
+def of_each_hour(end, *rows):
+    """A past run of the hour before `end`, once these rows are written."""
+    return rows, Interval("kyc@1", end - HOUR, end, past=True)
+
+
+PAST = {
+    "the same interval": [of_each_hour(START, (1, "past", 1.0, START), (3, "past", 3.0, START))],
+    "what is said again": [of_each_hour(START, (1, "live", 1.0, START), (3, "past", 3.0, START))],
+    "several": [
+        of_each_hour(START - 2 * HOUR, (1, "older", 1.0, START), (4, "older", 4.0, START)),
+        of_each_hour(START - HOUR, (1, "old", 1.0, START), (2, "old", 2.0, START)),
+        of_each_hour(START, (1, "old", 1.0, START), (3, "past", 3.0, START)),
+    ],
+    "several, the newest first": [
+        of_each_hour(START, (1, "old", 1.0, START)),
+        of_each_hour(START - HOUR, (1, "older", 1.0, START), (2, "older", 2.0, START)),
+    ],
+}
+
+
+@pytest.mark.parametrize("past", PAST)
+@pytest.mark.parametrize("ttl", [None, "24h"])
+@pytest.mark.parametrize("before", [True, False])
+def test_reads_just_before_a_live_run_see_past_runs_that_came_after_it(make_world, past, ttl, before):
+    shots = make_world(snapshot_group(every="1h", ttl=ttl))
+    shots.clock.set(START - 3 * HOUR + SECOND)
+    if before:
+        shots.write((1, "first", 1.0, START), (2, "live", 2.0, START))
+        shots.run()
+    shots.clock.set(START + 30 * SECOND)
+    shots.write((1, "live", 1.0, START), (2, "live", 2.0, START))
+    shots.run()
+    for rows, interval in PAST[past]:
+        shots.write(*rows)
+        shots.computer.run(interval)
+    shots.ingest()
+    now = shots.clock.now()
+    for at in (now - 4 * SECOND, now - 1, now, now + SECOND):
+        for user in (1, 2, 3, 4):
+            shots.both(user, at)
+    assert shots.both(1)["tier"] == "live"
+    assert shots.both(1, now - 1)["tier"] == PAST[past][-1 if past != "several, the newest first" else 0][0][0][1]
+    shots.clock.advance(HOUR)
+    shots.run()
+    for user in (1, 2, 3, 4):
+        shots.both(user)
+
+
+def test_a_past_run_that_no_read_can_see_writes_nothing_online(shots):
+    shots.write((1, "live", 1.0, START))
+    shots.run()
+    shots.clock.advance(6 * SECOND)
+    shots.write((1, "past", 1.0, START), (2, "past", 2.0, START))
+    shots.computer.run(Interval("kyc@1", START - DAY, START, past=True))
+    assert shots.ingest() == 0
+    assert shots.both(1)["tier"] == "live"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_snapshots_in_any_order_are_served_as_they_are_trained_on(make_world, seed):
+    random = Random(seed)
+    shots = make_world(snapshot_group(every="1h"))
+    for _ in range(8):
+        shots.clock.advance(random.choice([SECOND // 2, 2 * SECOND, 2 * SECOND, 7 * SECOND, HOUR]))
+        shots.write(*((user, random.choice("ab"), 1.0, START) for user in range(4) if random.random() < 0.6))
+        end = shots.clock.now() // HOUR * HOUR - HOUR * random.randrange(3)
+        shots.computer.step()
+        if random.random() < 0.7:
+            shots.computer.run(Interval("kyc@1", end - HOUR, end, past=True))
+        shots.ingest()
+        moments = [shots.clock.now() - ago for ago in (0, 1, SECOND, 3 * SECOND, ROW_SPAN - 1)]
+        asked = [(user, at) for at in moments for user in range(4)]
+        assert [shots.served(user, at) for user, at in asked] == shots.trained_at(asked)
 
 
 def test_backfill_of_a_table_without_times_is_one_run(shots):
