@@ -94,3 +94,32 @@ def test_the_layer_of_ingestion_builds_damaged_states_again_by_itself(project: m
     finally:
         layer.close()
     assert right(project)
+
+
+def test_backfill_builds_a_damaged_version_again_that_only_a_model_reads(tmp_path: Path) -> None:
+    made = ms.Project(tmp_path / "shop", create=True)
+    newer = ms.StreamFeatureGroup("pace", entity=user, source=payments, features=[ms.Count()])
+    child = os.fork()
+    if child == 0:
+        filled = ms.Project(tmp_path / "shop")
+        filled.apply(view)
+        filled.load(payments, EVENTS)
+        filled.drain()
+        filled.backfill()
+        filled.parts.registry.pin("model@1", ["pace@1"])
+        changed = ms.FeatureView("pace", request={}, features=[newer])
+        filled.apply(changed, allow_breaking=True)
+        filled.drain()
+        filled.backfill()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    damage(made)
+    registry = made.parts.registry
+    assert registry.group("pace").id == "pace@2"
+    with pytest.raises(StoreError):
+        [made.parts.online.examine(registry.group("pace", 1).states, shard) for shard in range(4)]
+    assert made.backfill("pace") == ["pace@2", "pace@1"]
+    version = registry.group("pace", 1)
+    assert (version.state, version.default, version.building) == ("live", False, None)
+    assert sum(made.parts.online.examine(version.states, shard) for shard in range(version.shards)) == 40
+    assert registry.group("pace").id == "pace@2"

@@ -144,6 +144,33 @@ def rebuild(parts: Parts, version: GroupVersion) -> GroupVersion:
     return again(parts, version)
 
 
+def anew(parts: Parts, group: str) -> list[GroupVersion]:
+    """Let the version of a group that is read by default be built anew, and all others whose states are damaged.
+
+    Args:
+        parts: The project.
+        group: The name of the group.
+
+    Returns:
+        The versions as the registry has them then, the default one first.
+
+    Raises:
+        NotFound: When there is no such group.
+    """
+    default = parts.registry.group(group)
+    others = [one for one in parts.registry.groups() if one.group.name == group and one.id != default.id]
+    return [rebuild(parts, one) for one in (default, *(one for one in others if _damaged(parts, one)))]
+
+
+def _damaged(parts: Parts, version: GroupVersion) -> bool:
+    try:
+        for shard in range(version.shards):
+            parts.online.meta(version.states, shard)
+    except StoreError:
+        return True
+    return version.states in parts.online.damaged()
+
+
 def again(parts: Parts, version: GroupVersion) -> GroupVersion:
     """A version as the registry has it now."""
     return parts.registry.group(version.group.name, version.version)

@@ -194,7 +194,8 @@ class Project:
         """Compute what came before new group versions, and go on until they are read by default.
 
         Args:
-            group: A group to compute anew; without it, all versions that have not been computed.
+            group: A group to compute anew: its default version, and others whose states are damaged. Without it, all
+                versions that have not been computed.
             progress: Called with how much is done and how much there is.
 
         Returns:

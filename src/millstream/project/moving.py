@@ -255,8 +255,7 @@ class Drainer:
         """Backfill one group anew, or all that are not live or whose states are being built anew; returns their ids."""
         parts = self._parts
         applying.start(parts)
-        anew = None if group is None else applying.rebuild(parts, parts.registry.group(group))
-        versions = applying.unfinished(parts) if anew is None else [anew]
+        versions = applying.unfinished(parts) if group is None else applying.anew(parts, group)
         for version in versions:
             with applying.alone(parts, f"backfill {version.id}", wait=True):
                 applying.backfill(parts, applying.again(parts, version), progress=progress)
