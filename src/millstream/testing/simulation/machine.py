@@ -72,9 +72,9 @@ def lose_power(world: World) -> str:
 
 
 def damage(world: World, group: str, shard: int) -> str:
-    """The first pages of a shard of a group are not what was written; nobody has it open."""
-    states = world.process("witness").parts.registry.group(group).states  # no command builds another version anew
-    path = world.settings.data / "online" / states / str(shard) / "data.mdb"
+    """The first pages of a shard of a group, in a version in use, are not what was written; nobody has it open."""
+    used = [one for one in world.process("witness").parts.registry.groups() if one.group.name == group]
+    path = world.settings.data / "online" / used[shard % len(used)].states / str(shard) / "data.mdb"
     if not path.exists():
         return "no such file"
     world.kill()
