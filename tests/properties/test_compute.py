@@ -65,11 +65,11 @@ def rows() -> st.SearchStrategy[list[dict[str, Any]]]:
     return st.lists(row, max_size=25)
 
 
-def as_arrow(table: list[dict[str, Any]]) -> pa.Table:
+def as_arrow(table: list[dict[str, Any]], schema: dict[str, str] = SCHEMA) -> pa.Table:
     """The rows as a frame of the types that databases hand out, where all values of a column have one."""
     kinds = {"k": pa.decimal128(38, 0), "n": pa.decimal128(38, 0), "x": pa.float64(), "s": pa.string_view()}
     columns = {}
-    for name in SCHEMA:
+    for name, kind in schema.items():
         values = [row.get(name) for row in table]
         plain = [
             None if isinstance(value, float) and not math.isfinite(value) and name != "x" else value for value in values
@@ -78,7 +78,7 @@ def as_arrow(table: list[dict[str, Any]]) -> pa.Table:
             plain = [None if value is None else Decimal(int(value)) for value in plain]
         if name == "x":
             plain = [None if value is None else float(value) for value in plain]
-        if name == "at":
+        if kind == "timestamp":
             plain = [np.datetime64(value.replace(tzinfo=None), "us") for value in values]
         columns[name] = pa.array(plain, kinds.get(name), from_pandas=False)
     return pa.table(columns)
