@@ -17,7 +17,7 @@ demo: setup ## Set up and run the flights demo: a year of real flights through t
 	@$(BIN)/millstream demo flights
 
 test: setup-test check ## Set up and run every check and test
-	$(BIN)/python -m pytest -n 2 $(TESTS)
+	$(BIN)/python -m pytest -n 2 -m "not planted" $(TESTS)
 
 check: setup-test ## Lint and type-check
 	$(BIN)/ruff check .
@@ -25,7 +25,8 @@ check: setup-test ## Lint and type-check
 	$(BIN)/mypy
 
 SEEDS := 10000
-simulate: setup-test ## Simulate the whole pipeline in the hands of 10,000 seeds (SEEDS=n for another number)
+simulate: setup-test ## Simulate the pipeline by 10,000 seeds (SEEDS=n for others), and let it find planted faults
+	$(BIN)/python -m pytest -n 2 -m planted tests/properties
 	$(BIN)/python -m millstream.testing.simulation $(SEEDS)
 
 bench: setup-test ## Measure the claims, each beside a peer
