@@ -32,6 +32,6 @@ def test_a_planted_fault_is_found(
     pytest.fail(f"{BUDGET} seeds did not find that {fault.replace('_', ' ')}")
 
 
-def test_at_least_twenty_faults_are_found_and_the_elusive_ones_are_counted() -> None:
+def test_at_least_twenty_faults_are_planted_and_few_are_left_out() -> None:
     assert len(FAULTS) >= 20
     assert len(ELUSIVE) <= 10
