@@ -10,7 +10,7 @@ from millstream.testing import simulate
 from millstream.testing.simulation.simulate import SHAPES
 from tests.properties.planted import ELUSIVE, FAULTS
 
-pytestmark = pytest.mark.planted
+pytestmark = [pytest.mark.planted, pytest.mark.timeout(7200)]
 BUDGET = 60
 """Seeds within which a fault has to be found."""
 

@@ -58,7 +58,7 @@ def _outcome(world: World, action: Action) -> str:
     except Killed as where:
         for process in world.acting:
             world.bury(process)
-        return f"died writing {where}"
+        return f"died {where}"
     except DiskFull as error:
         assert world.disk.full, f"there is room, and yet: {error.message}"
         return "no room"

@@ -8,6 +8,7 @@ syncs of files. Each is a place where a process may end right before or right af
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import sqlite3
 import threading
@@ -26,7 +27,7 @@ PLACES = ("log", "online", "repeats", "registry", "catalog", "warehouse", "journ
 
 
 class Killed(BaseException):
-    """The process that was writing is dead: nothing of its memory is left, and nobody catches this but its world."""
+    """The process that was writing, or waiting, is dead: its memory is gone; nobody catches this but its world."""
 
 
 @dataclass
@@ -107,13 +108,13 @@ class Disk:
             raise refuse()
         fate = self._met()
         if fate is not None and fate.kind == "before":
-            raise Killed(place)
+            raise Killed(f"writing {place}")
         yield
         self._writes.append(place)
         if fate is None:
             return
         if fate.kind == "after":
-            raise Killed(place)
+            raise Killed(f"writing {place}")
         self._due = fate.turn
         if not self.writing:
             self.between()
@@ -173,6 +174,7 @@ class Disk:
             patch.object(os, "rename", self._moving(os.rename)),
             patch.object(os, "write", self._writing(os.write)),
             patch.object(os, "fsync", self._writing(os.fsync)),
+            patch.object(fcntl, "flock", self._locking(fcntl.flock)),
         ):
             yield self
 
@@ -195,6 +197,20 @@ class Disk:
                 return real(descriptor, *given)
 
         return write
+
+    def _locking(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        """Who has a turn in the middle of another's step would wait for what that one holds until it is ended."""
+
+        def lock(descriptor: Any, how: int) -> None:
+            if how & (fcntl.LOCK_UN | fcntl.LOCK_NB) or threading.get_ident() != self._thread:
+                real(descriptor, how)
+                return
+            try:
+                real(descriptor, how | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Killed("waiting for a lock") from None
+
+        return lock
 
     def _opened(self, descriptor: int) -> str | None:
         with suppress(OSError):
