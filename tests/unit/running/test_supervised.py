@@ -86,7 +86,10 @@ def test_a_layer_that_works_or_waits_is_left_alone(layer: Supervised, said: list
 def left_behind(settings: Settings) -> subprocess.Popen[bytes]:
     """A layer whose supervisor is gone, without a way to notice."""
     command = [sys.executable, "-m", "millstream", "run", "batch", "--project", str(settings.folder)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while "batch" not in psutil.Process(process.pid).cmdline():  # for a moment it still has that of the tests
+        time.sleep(0.001)
+    return process
 
 
 @pytest.mark.parametrize("frozen", [False, True])
