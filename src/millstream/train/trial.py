@@ -6,6 +6,7 @@ beyond its memory. So the text is checked first, and then loaded and asked for s
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from millstream.errors import MillstreamError, TrainingError
 
 _SECONDS = 120
 _MEMORY = 16 << 30  # bytes of address space: a file may ask for any number of leaves
+_TRIED: set[tuple[str, str]] = set()  # what has passed in this process: kinds and digests of texts
 _HINT = "register what Booster.model_to_string() gave, whole and unchanged."
 
 
@@ -30,6 +32,14 @@ def try_out(kind: str, text: str) -> None:
     Raises:
         TrainingError: the text is no such model, is not whole, or makes its library crash or hang.
     """
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+    if (kind, digest) in _TRIED:
+        return
+    _try_apart(kind, text)
+    _TRIED.add((kind, digest))
+
+
+def _try_apart(kind: str, text: str) -> None:
     if kind == "lightgbm":
         _check_text(text)
     try:
