@@ -20,14 +20,15 @@ import millstream as ms
 from benchmarks.harness import Claim, Scale, in_turns, seconds
 from benchmarks.ingestion import Items, Recording
 from benchmarks.world import NOW, USER
-from millstream.buffer.embedded import EmbeddedLog
+from millstream.buffer.embedded.log import EmbeddedLog
 from millstream.buffer.log import Batch
-from millstream.buffer.staging import Run, encode_run, staging_topic
+from millstream.buffer.staging import Run, encode_run
+from millstream.buffer.topics import staging_topic
 from millstream.clock import SimulatedClock
+from millstream.definitions.group_version import GroupVersion
 from millstream.ingest.batch import BatchIngester
-from millstream.store.iceberg import IcebergOfflineStore
-from millstream.store.lmdb import LmdbOnlineStore
-from millstream.store.plan import GroupVersion
+from millstream.store.iceberg.store import IcebergOfflineStore
+from millstream.store.lmdb.store import LmdbOnlineStore
 
 DAY = 86_400_000_000
 COLUMNS = {"user_id": "int64", "tier": "string", "credit": "float64", "changed": "timestamp"}

@@ -20,16 +20,16 @@ import pyarrow as pa
 import millstream as ms
 from benchmarks.harness import Claim, Scale, in_turns, seconds
 from benchmarks.world import NOW, PAYMENTS, USER, payments
-from millstream.buffer.embedded import EmbeddedLog
-from millstream.buffer.events import encode
+from millstream.buffer.codec.events import encode
+from millstream.buffer.embedded.log import EmbeddedLog
 from millstream.clock import FileClock, SimulatedClock
-from millstream.computing.start import start_version
+from millstream.computing.start_markers import start_version
 from millstream.computing.stream import StreamComputer
+from millstream.definitions.group_version import GroupVersion
 from millstream.fold import decode_deltas
 from millstream.ingest.stream import StreamIngester
-from millstream.store.lmdb import LmdbOnlineStore
+from millstream.store.lmdb.store import LmdbOnlineStore
 from millstream.store.online import ShardMeta
-from millstream.store.plan import GroupVersion
 
 OVER = ["1h", "24h"]
 FEATURES = [ms.Count(over=OVER), ms.Sum("amount", over=OVER), ms.Max("amount", over=OVER)]

@@ -16,7 +16,7 @@ from pathlib import Path
 import lmdb
 
 from benchmarks.harness import Claim, Scale, in_turns
-from millstream.buffer.embedded import EmbeddedLog
+from millstream.buffer.embedded.log import EmbeddedLog
 from millstream.buffer.log import Batch
 from millstream.clock import SimulatedClock
 

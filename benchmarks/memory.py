@@ -24,7 +24,7 @@ import millstream as ms
 from benchmarks.harness import Claim, Scale
 from benchmarks.world import DAY, NOW, SCHEMA, SECOND, USER, payments
 from millstream.clock import FileClock
-from millstream.running.trimming import trim
+from millstream.ingest.retention import trim
 
 EACH, RATE, USERS = 5_000, 1_000, 2_000
 ARCHIVE = 10  # micro-batches between two commits to the archive

@@ -23,11 +23,11 @@ from benchmarks.harness import Claim, Scale, in_turns
 from benchmarks.peers import Peer, peer
 from benchmarks.world import NOW, PAYMENTS, USER, arrived, payments, serving_groups
 from millstream.clock import SimulatedClock
+from millstream.definitions.group_version import GroupVersion
 from millstream.fold import encode_key, fold, layout_of, prepare, shard_of
 from millstream.serve.reader import FeatureReader
-from millstream.store.lmdb import LmdbOnlineStore
+from millstream.store.lmdb.store import LmdbOnlineStore
 from millstream.store.online import ShardMeta
-from millstream.store.plan import GroupVersion
 
 EVENTS_OF_A_USER = 60
 DAYS = 30

@@ -22,14 +22,14 @@ import millstream as ms
 from benchmarks.harness import Claim, Scale, in_turns, seconds
 from benchmarks.peers import Peer, peer
 from benchmarks.world import NOW, PAYMENTS, SCHEMA, USER, payments
-from millstream.buffer.embedded import EmbeddedLog
-from millstream.buffer.events import encode
+from millstream.buffer.codec.events import encode
+from millstream.buffer.embedded.log import EmbeddedLog
+from millstream.buffer.topics import feature_topic
 from millstream.clock import SimulatedClock
-from millstream.computing.names import feature_topic
-from millstream.computing.start import start_version
+from millstream.computing.start_markers import start_version
 from millstream.computing.stream import StreamComputer
 from millstream.definitions import EventStream
-from millstream.store.plan import GroupVersion
+from millstream.definitions.group_version import GroupVersion
 
 PARTITIONS = 4
 BATCH = 1_000  # events that a producer sends at once

@@ -35,7 +35,7 @@ COMMAND = re.compile(r"(?<![\w./-])(?<!import )millstream ((?:[a-z][a-z-]*)(?: [
 SECONDS = 120
 #: Modules whose docstrings are the reference.
 REFERENCE = [
-    "millstream.buffer.events",
+    "millstream.buffer.codec.events",
     "millstream.buffer.repeats",
     "millstream.cli.error_pages",
     "millstream.clock",
@@ -50,8 +50,8 @@ REFERENCE = [
     "millstream.definitions.source",
     "millstream.definitions.windows",
     "millstream.errors",
-    "millstream.project.facade",
-    "millstream.pure",
+    "millstream.project.project",
+    "millstream.project.compute",
     "millstream.settings",
     "millstream.testing.generators",
 ]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from millstream.definitions.source import EventStream, Table
     from millstream.errors import MillstreamError
     from millstream.project import Project
-    from millstream.pure import compute
+    from millstream.project.compute import compute
 
 __version__ = "0.1.0"
 
@@ -31,7 +31,11 @@ _HOMES = {
     "source": ("EventStream", "Table"),
 }
 _LAZY = {name: f"millstream.definitions.{home}" for home, names in _HOMES.items() for name in names}
-_LAZY |= {"MillstreamError": "millstream.errors", "Project": "millstream.project", "compute": "millstream.pure"}
+_LAZY |= {
+    "MillstreamError": "millstream.errors",
+    "Project": "millstream.project",
+    "compute": "millstream.project.compute",
+}
 
 __all__ = [
     "BatchFeatureGroup",

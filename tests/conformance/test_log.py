@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from millstream.buffer.embedded import EmbeddedLog
+from millstream.buffer.embedded.log import EmbeddedLog
 from millstream.clock import SimulatedClock
 from millstream.testing.log_suite import LogConformance
 
@@ -19,7 +19,7 @@ class TestEmbeddedLog(LogConformance):
     @pytest.fixture
     def opening(self, tmp_path: Path) -> str:
         return (
-            "from millstream.buffer.embedded import EmbeddedLog\n"
+            "from millstream.buffer.embedded.log import EmbeddedLog\n"
             "from millstream.clock import SystemClock\n"
             f"log = EmbeddedLog({str(tmp_path / 'log')!r}, SystemClock(), map_gib=1)\n"
         )

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 
-from millstream.store.iceberg import IcebergOfflineStore
+from millstream.store.iceberg.store import IcebergOfflineStore
 from millstream.testing.offline_suite import Factory, OfflineStoreConformance
 
 

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 
-from millstream.store.lmdb import LmdbOnlineStore
+from millstream.store.lmdb.store import LmdbOnlineStore
 from millstream.testing.online_suite import Factory, OnlineStoreConformance
 
 

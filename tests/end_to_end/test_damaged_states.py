@@ -12,7 +12,7 @@ import pytest
 import millstream as ms
 from millstream.cli.checks import checked
 from millstream.errors import StoreError
-from millstream.project import applying
+from millstream.project import apply as applying
 from millstream.running.work import Ingest
 
 user = ms.Entity("user", keys={"user_id": "int64"})

@@ -132,7 +132,7 @@ def test_the_parent_goes_on_after_its_children(project: ms.Project) -> None:
 def test_a_child_that_ends_by_itself_takes_nothing_from_its_parent(tmp_path: Path) -> None:
     program = (
         "import os, sys\n"
-        "from millstream.store.lmdb import LmdbOnlineStore\n"
+        "from millstream.store.lmdb.store import LmdbOnlineStore\n"
         "from millstream.store.online import ShardMeta\n"
         "store = LmdbOnlineStore(sys.argv[1])\n"
         "store.write('pace@1', 0, [(b'a', b'1')], ShardMeta(position=1), None)\n"

@@ -11,13 +11,19 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 
-from millstream.buffer import embedded, repeats
+from millstream.buffer import repeats
+from millstream.buffer.embedded import log as embedded
 from millstream.computing import stream as computing
 from millstream.errors import DiskFull
-from millstream.ingest import archive, backfill, stream
-from millstream.project import applying, captured, moving, serving
+from millstream.history import captures as captured
+from millstream.history import events as history
+from millstream.ingest import archive, backfill, stream, sync
+from millstream.project import apply as applying
+from millstream.project import drain as moving
+from millstream.project import serving
 from millstream.serve import capture, reader
-from millstream.store import history, iceberg, lmdb, sync
+from millstream.store.iceberg import store as iceberg
+from millstream.store.lmdb import store as lmdb
 from millstream.store.offline import ANY
 from millstream.train import versions
 
@@ -307,7 +313,7 @@ def a_run_is_stated_twice(patch: Patch) -> None:
 
 @fault
 def a_read_counts_its_own_instant(patch: Patch) -> None:
-    from millstream.serve.vector import Vector
+    from millstream.fold.views import Vector
 
     real = Vector.read
     patch.setattr(Vector, "read", lambda self, states, at: real(self, states, at + 1))

@@ -24,8 +24,8 @@ from millstream.clock import SimulatedClock
 from millstream.computing.stream import StreamComputer
 from millstream.errors import Fenced
 from millstream.fold.oracle import oracle
+from millstream.ingest.retention import trim
 from millstream.ingest.stream import StreamIngester
-from millstream.running.trimming import trim
 from tests.properties.worlds import (
     BASE,
     DAY,

@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 import millstream as ms
 from millstream.clock import FileClock
 from millstream.errors import NotFound
-from millstream.running.trimming import trim
+from millstream.ingest.retention import trim
 from millstream.testing.simulation.declared import ACCOUNTS, Declared, changed
-from millstream.train.past import Stored
+from millstream.train.stored_history import Stored
 from millstream.train.training_set import TrainingSet, training_set
 from tests.properties.declarations import changes, declared
 from tests.properties.worlds import BASE, DAY, HOUR, MINUTE, SECOND

@@ -22,7 +22,7 @@ def seconds_behind(log: Log, topic: str, positions: Sequence[int | None], clock:
 
     Example:
         >>> import pathlib, tempfile
-        >>> from millstream.buffer.embedded import EmbeddedLog
+        >>> from millstream.buffer.embedded.log import EmbeddedLog
         >>> from millstream.buffer.log import Batch
         >>> from millstream.clock import SimulatedClock
         >>> clock = SimulatedClock(0)

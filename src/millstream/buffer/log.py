@@ -159,3 +159,12 @@ class TopicAdmin(Protocol):
 
 class OwnLog(Log, TopicAdmin, Protocol):
     """A log whose topics are ours to make and trim."""
+
+
+@runtime_checkable
+class Limited(Protocol):
+    """A log with room for so much and no more."""
+
+    def filled(self) -> float:
+        """Return the share of its room that is taken, from 0 to 1; called by retention, which forgets early near 1."""
+        ...

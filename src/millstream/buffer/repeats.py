@@ -21,10 +21,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from millstream.buffer.columns import Mask
-from millstream.buffer.environment import open_environment
-from millstream.buffer.events import decode
-from millstream.buffer.gate import boot
+from millstream.buffer.codec.events import decode
+from millstream.buffer.codec.types import Mask
+from millstream.buffer.embedded.environment import open_environment
+from millstream.buffer.embedded.gate import boot
 from millstream.buffer.log import Log
 from millstream.definitions.source import EventStream
 from millstream.errors import CorruptLog

@@ -38,24 +38,6 @@ class Run:
     rows: pa.Table
 
 
-def staging_topic(version: str) -> str:
-    """The topic, of one partition, that holds the runs of a batch group version.
-
-    >>> staging_topic("kyc@1")
-    'staging.kyc@1'
-    """
-    return f"staging.{version}"
-
-
-def batch_consumer(version: str) -> str:
-    """The consumer whose position, the end of the last scheduled interval that ran (µs), is where the next begins.
-
-    >>> batch_consumer("kyc@1")
-    'batch/kyc@1'
-    """
-    return f"batch/{version}"
-
-
 def encode_run(run: Run) -> bytes:
     """A run as an Arrow IPC stream, with its facts in the metadata of the schema.
 

@@ -112,14 +112,14 @@ def _port(settings: Settings) -> str:
 
 
 def _log(settings: Settings) -> str:
-    from millstream.buffer.inspection import inspect_log
+    from millstream.buffer.embedded.inspection import inspect_log
 
     return inspect_log(settings.data / "log", settings.log_gib)
 
 
 def _operations(folder: Path) -> str:
     from millstream.project import Project
-    from millstream.project.applying import alone
+    from millstream.project.apply import alone
 
     project = Project(folder)
     unfinished = project.parts.registry.operations.unfinished()
@@ -206,7 +206,7 @@ def _clock(folder: Path) -> str:
 def _open_files(folder: Path) -> str:
     """Whether a process that reads every shard can keep them all open."""
     from millstream.project import Project
-    from millstream.store.lmdb_shard import DESCRIPTORS, most_open
+    from millstream.store.lmdb.shards import DESCRIPTORS, most_open
 
     shards = sum(version.shards for version in Project(folder).parts.registry.groups())
     if shards > most_open():

@@ -133,7 +133,7 @@ def repair(
     from contextlib import closing
 
     from millstream.project import Project
-    from millstream.project.repairing import repair as repaired
+    from millstream.project.repair import repair as repaired
     from millstream.running.up import lock
     from millstream.settings import Settings
 

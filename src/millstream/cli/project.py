@@ -10,7 +10,7 @@ import typer
 from millstream.cli.output import HERE, AsJson, Folder, plain, show, table
 
 if TYPE_CHECKING:
-    from millstream.store.registry import Change, Plan
+    from millstream.registry.definitions import Change, Plan
 
 Breaking = Annotated[bool, typer.Option("--allow-breaking", help="Also do what breaks a reader or a model.")]
 

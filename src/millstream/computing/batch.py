@@ -9,55 +9,27 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from millstream.buffer.events import DeadLetter, dead_batch
-from millstream.buffer.log import Batch, Log, TopicAdmin
-from millstream.buffer.staging import Run, batch_consumer, encode_run, staging_topic
+from millstream.buffer.codec.events import DeadLetter, dead_batch
+from millstream.buffer.log import Batch, OwnLog
+from millstream.buffer.staging import Run, encode_run
+from millstream.buffer.topics import batch_consumer, dead_topic, feature_topic, staging_topic
 from millstream.clock import Clock
-from millstream.computing.guilty import run_query
 from millstream.computing.interval_runs import Result, looks, run_interval, waits
 from millstream.computing.query_shape import DATED, dated, interval_column, row_by_row, with_known
-from millstream.computing.staged import Staged, features_of, stage
-from millstream.computing.start import feature_topic
+from millstream.computing.row_failures import run_query
+from millstream.computing.run_rows import Staged, features_of, stage
 from millstream.computing.table_fold import fold_events, stream_events, table_events
 from millstream.computing.tables import KNOWN, Asked, EventReader, Tables
 from millstream.definitions.feature_group import BatchFeatureGroup
+from millstream.definitions.group_version import BatchGroupVersion
 from millstream.definitions.schedule import last_tick, ticks
 from millstream.definitions.source import Source, Table
 from millstream.errors import Fenced, MillstreamError, NotFound
-from millstream.instants import FIRST, LAST, micros
-
-
-class Version(Protocol):
-    """What batch computing asks of a group version."""
-
-    @property
-    def id(self) -> str:
-        """The name of the group version, such as "kyc@1"."""
-        ...
-
-    @property
-    def group(self) -> BatchFeatureGroup:
-        """What is computed."""
-        ...
-
-    @property
-    def shards(self) -> int:
-        """How many partitions its feature topic has, if it folds a table."""
-        ...
-
-    @property
-    def schema(self) -> Mapping[str, str]:
-        """The type of each feature."""
-        ...
-
-
-class AdminLog(Log, TopicAdmin, Protocol):
-    """A log whose topics Millstream makes itself."""
+from millstream.fold.instants import FIRST, LAST, micros
 
 
 @dataclass(frozen=True)
@@ -98,8 +70,8 @@ class BatchComputer:
 
     def __init__(
         self,
-        log: AdminLog,
-        group_versions: Iterable[Version],
+        log: OwnLog,
+        group_versions: Iterable[BatchGroupVersion],
         clock: Clock,
         *,
         tables: Iterable[Table] = (),
@@ -190,7 +162,9 @@ class BatchComputer:
                 return [self._run_dated(version, np.array(ends), Interval(gv, first, ends[-1], past=True), by)]
         return [self.run(interval) for interval in intervals]
 
-    def _run_dated(self, version: Version, ends: np.ndarray, interval: Interval, by: tuple[str, bool] | None) -> Ran:
+    def _run_dated(
+        self, version: BatchGroupVersion, ends: np.ndarray, interval: Interval, by: tuple[str, bool] | None
+    ) -> Ran:
         """Many past intervals by one query: each row became available with the first run that could see it.
 
         That is the run of its interval, by the column `by`, or the first after the row could be known.
@@ -214,7 +188,7 @@ class BatchComputer:
         staged = stage(_thing(version), group, _schema(version, plain), found, interval.end, complete[place])
         return self._append(version, interval, staged, int(complete[-1]), self._misfits(sources, now))
 
-    def _due(self, version: Version, now: int) -> list[Interval]:
+    def _due(self, version: BatchGroupVersion, now: int) -> list[Interval]:
         committed = self._committed(version)
         if version.group.query is not None:
             now -= waits(version.group, self._sources(version.group))
@@ -228,7 +202,7 @@ class BatchComputer:
         ends = ticks(version.group, committed, now)
         return [Interval(version.id, a, b) for a, b in zip([committed, *ends], ends, strict=False)]
 
-    def _committed(self, version: Version) -> int | None:
+    def _committed(self, version: BatchGroupVersion) -> int | None:
         topic = _topic(version)
         if topic not in self._log.topics():
             return None
@@ -243,7 +217,12 @@ class BatchComputer:
         return fresh
 
     def _append(
-        self, version: Version, interval: Interval, staged: Staged, available: int, misfits: Sequence[DeadLetter]
+        self,
+        version: BatchGroupVersion,
+        interval: Interval,
+        staged: Staged,
+        available: int,
+        misfits: Sequence[DeadLetter],
     ) -> Ran:
         dead = [*staged.dead, *misfits]
         snapshot = version.group.time is None
@@ -256,7 +235,7 @@ class BatchComputer:
         self._write(version, interval, [Batch(encode_run(run), "bytes", 1)], dead, {})
         return Ran(interval, staged.rows.num_rows, len(dead), staged.skipped)
 
-    def _fold(self, version: Version, interval: Interval) -> Ran:
+    def _fold(self, version: BatchGroupVersion, interval: Interval) -> Ran:
         if interval.past:
             raise MillstreamError(f"{_thing(version)}: a fold has no past runs.", "run the batch layer.")
         (source,) = self._sources(version.group)
@@ -275,7 +254,7 @@ class BatchComputer:
         self._write(version, interval, batches, dead, told)
         return Ran(interval, folded.keys, len(dead), folded.skipped)
 
-    def _unread(self, version: Version, stream: Source) -> dict[str, tuple[int | None, int]]:
+    def _unread(self, version: BatchGroupVersion, stream: Source) -> dict[str, tuple[int | None, int]]:
         """By "stream/partition", where a fold of a stream is (None: it has not begun), and where the stream ends."""
         told = self._log.committed(batch_consumer(version.id), stream.name)
         ends = self._log.ends(stream.name)
@@ -283,7 +262,7 @@ class BatchComputer:
 
     def _write(
         self,
-        version: Version,
+        version: BatchGroupVersion,
         interval: Interval,
         batches: Sequence[Batch],
         dead: Sequence[DeadLetter],
@@ -297,12 +276,12 @@ class BatchComputer:
         if not interval.past and not ahead and committed not in (None, interval.start):
             raise Fenced.moved(f"the schedule of '{version.id}'", interval.start, committed)
         for name in {letter.stream for letter in dead}:
-            self._log.create(_dead_topic(name), self._log.topics().get(_dead_topic(name), 1))
+            self._log.create(dead_topic(name), self._log.topics().get(dead_topic(name), 1))
         with self._log.transaction() as work:
             for number, batch in enumerate(batches):
                 work.append(topic, number, batch)
             for name in {letter.stream for letter in dead}:
-                work.append(_dead_topic(name), 0, dead_batch([one for one in dead if one.stream == name]))
+                work.append(dead_topic(name), 0, dead_batch([one for one in dead if one.stream == name]))
             if not interval.past:
                 work.commit(consumer, topic, 0, committed, interval.end)
             for place, (begin, end) in positions.items():
@@ -312,13 +291,13 @@ class BatchComputer:
     def _sources(self, group: BatchFeatureGroup) -> list[Source]:
         return [self._current.get(source.name, source) for source in group.sources]
 
-    def _version(self, gv: str) -> Version:
+    def _version(self, gv: str) -> BatchGroupVersion:
         if gv not in self._versions:
             raise NotFound.named("batch group version", gv, self._versions)
         return self._versions[gv]
 
 
-def _together(version: Version, due: list[Interval]) -> list[Interval]:
+def _together(version: BatchGroupVersion, due: list[Interval]) -> list[Interval]:
     """Late intervals as one, where the runs before the last would say nothing that it does not."""
     if len(due) < 2 or looks(version.group):
         return due
@@ -329,17 +308,13 @@ def _before(moments: np.ndarray, start: int, inclusive: bool) -> np.ndarray:
     return moments <= start if inclusive else moments < start
 
 
-def _topic(version: Version) -> str:
+def _topic(version: BatchGroupVersion) -> str:
     return feature_topic(version.id) if version.group.query is None else staging_topic(version.id)
 
 
-def _dead_topic(source: str) -> str:
-    return f"dead.{source}"
-
-
-def _schema(version: Version, result: pa.Table) -> Mapping[str, str]:
+def _schema(version: BatchGroupVersion, result: pa.Table) -> Mapping[str, str]:
     return version.schema or features_of(version.group, result)
 
 
-def _thing(version: Version) -> str:
+def _thing(version: BatchGroupVersion) -> str:
     return f"Group version '{version.id}'"

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from millstream.computing.start import Version, no_states
+from millstream.computing.start_markers import no_states
+from millstream.definitions.group_version import StreamGroupVersion
 from millstream.definitions.source import EventStream
 from millstream.fold import Prepared, States, encode_deltas, fold, layout_of, prepare, shard_of
 
@@ -17,14 +18,16 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def prepare_all(versions: Sequence[Version], stream: EventStream, table: pa.Table) -> list[Prepared | None]:
+def prepare_all(versions: Sequence[StreamGroupVersion], stream: EventStream, table: pa.Table) -> list[Prepared | None]:
     """What each group version folds of the events, from one query for all; None where there is no event."""
     if not table.num_rows or not versions:
         return [None] * len(versions)
     return list(prepare([version.group for version in versions], stream, table))
 
 
-def fold_keys(version: Version, prepared: Prepared | None, now: int | None = None) -> tuple[list[bytes], States]:
+def fold_keys(
+    version: StreamGroupVersion, prepared: Prepared | None, now: int | None = None
+) -> tuple[list[bytes], States]:
     """The keys of some prepared events and the state that the events add to each; see `fold` for `now`."""
     if prepared is None or not len(prepared.times):
         return [], no_states()

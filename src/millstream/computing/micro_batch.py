@@ -10,10 +10,10 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from millstream.buffer.events import DeadLetter, decode
+from millstream.buffer.codec.events import DeadLetter, decode
 from millstream.buffer.log import Log, Records
-from millstream.computing.front import Span
-from millstream.computing.start import NO_ARRIVAL
+from millstream.computing.shared_reads import Span
+from millstream.computing.start_markers import NO_ARRIVAL
 from millstream.definitions.source import EventStream
 
 

@@ -13,20 +13,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from millstream.buffer.events import DeadLetter, dead_batch
-from millstream.buffer.log import Batch
+from millstream.buffer.codec.events import DeadLetter, dead_batch
+from millstream.buffer.log import Batch, OwnLog
 from millstream.buffer.repeats import RepeatIndex, mark
+from millstream.buffer.topics import CHECK, computing_consumer, dead_topic, feature_topic
 from millstream.clock import Clock
 from millstream.computing.deltas import delta_records, fold_keys, prepare_all
-from millstream.computing.front import Front, Shared
 from millstream.computing.micro_batch import MicroBatch, group_letters, read_micro_batch
-from millstream.computing.names import computing_consumer, dead_topic, feature_topic
-from millstream.computing.start import AdminLog, Version
+from millstream.computing.shared_reads import Front, Shared
+from millstream.definitions.group_version import StreamGroupVersion
 from millstream.definitions.source import EventStream
 from millstream.errors import Fenced
 
 #: Reads every record of a stream, from its first, and writes the dead letters of what does not fit the stream.
-CHECK = "check"
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class _Reading:
     """Who reads a stream by one definition of it: the check, which goes by that of now, and group versions."""
 
     stream: EventStream
-    versions: Mapping[str, Version]
+    versions: Mapping[str, StreamGroupVersion]
     checks: bool
 
     @property
@@ -106,9 +105,9 @@ class StreamComputer:
 
     def __init__(
         self,
-        log: AdminLog,
+        log: OwnLog,
         streams: Iterable[EventStream],
-        group_versions: Iterable[Version],
+        group_versions: Iterable[StreamGroupVersion],
         clock: Clock,
         *,
         data: Path,
@@ -214,7 +213,7 @@ class StreamComputer:
             self._indexes[name] = RepeatIndex(self._folder / name, self._log)
         return batch.without(mark(batch.table, batch.stream, self._indexes[name]))
 
-    def _outputs(self, batch: MicroBatch, versions: list[Version], dead: list[DeadLetter]) -> _Output:
+    def _outputs(self, batch: MicroBatch, versions: list[StreamGroupVersion], dead: list[DeadLetter]) -> _Output:
         records: list[tuple[str, int, bytes]] = []
         letters, reasons, total = list(dead), dict[str, Counter[str]](), 0
         for version, prepared in zip(versions, prepare_all(versions, batch.stream, batch.table), strict=True):
@@ -256,9 +255,9 @@ class StreamComputer:
             self.counters.setdefault(name, Counter()).update(reasons)
 
 
-def _readings(stream: EventStream, versions: Sequence[Version]) -> list[_Reading]:
+def _readings(stream: EventStream, versions: Sequence[StreamGroupVersion]) -> list[_Reading]:
     """Who reads a stream by its definition of now, then who reads it by each earlier one."""
-    by_definition: dict[EventStream, dict[str, Version]] = {stream: {}}
+    by_definition: dict[EventStream, dict[str, StreamGroupVersion]] = {stream: {}}
     for version in versions:
         for source in version.group.sources:
             if isinstance(source, EventStream) and source.name == stream.name:

@@ -10,17 +10,17 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from millstream.buffer.columns import ARROW_TYPES
-from millstream.buffer.events import DeadLetter
+from millstream.buffer.codec.events import DeadLetter
+from millstream.buffer.codec.types import ARROW_TYPES
 from millstream.computing.deltas import delta_records, fold_keys
-from millstream.computing.start import NO_ARRIVAL
+from millstream.computing.start_markers import NO_ARRIVAL
+from millstream.definitions.group_version import BatchGroupVersion
 from millstream.definitions.source import EventStream, Source, Table
 from millstream.errors import MillstreamError
 from millstream.fold import prepare
-from millstream.instants import micros
+from millstream.fold.instants import micros
 
 if TYPE_CHECKING:
-    from millstream.computing.batch import Version
     from millstream.computing.tables import EventReader
 
 
@@ -35,7 +35,7 @@ class Folded:
 
 
 def fold_events(
-    version: Version, source: Source, events: pa.Table, ranges: Mapping[str, tuple[int, int]], now: int
+    version: BatchGroupVersion, source: Source, events: pa.Table, ranges: Mapping[str, tuple[int, int]], now: int
 ) -> Folded:
     """Fold events that cover `ranges` of positions by "source/partition"; `now` (µs) stamps the records."""
     (prepared,) = prepare([version.group], source, events) if events.num_rows else (None,)

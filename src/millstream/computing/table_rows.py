@@ -16,11 +16,11 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from millstream.buffer.columns import ARROW_TYPES, from_arrow
-from millstream.buffer.events import DeadLetter
+from millstream.buffer.codec.events import DeadLetter
+from millstream.buffer.codec.types import ARROW_TYPES, from_arrow
 from millstream.definitions.source import Table
 from millstream.errors import MillstreamError
-from millstream.instants import FIRST, LAST
+from millstream.fold.instants import FIRST, LAST
 
 #: Parquet files up to this many bytes are kept in memory between runs.
 IN_MEMORY = 32 << 20

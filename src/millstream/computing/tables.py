@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from millstream.buffer.events import DeadLetter
+from millstream.buffer.codec.events import DeadLetter
 from millstream.clock import to_datetime
 from millstream.computing.table_rows import IN_MEMORY, Rows, converted, in_file, missing, typed
 from millstream.definitions.expressions import bind_interval

@@ -265,7 +265,7 @@ def _functions(features: Iterable[OnDemandFeature], dtypes: Mapping[str, str]) -
 def _with_default(column: np.ndarray, entry: ViewColumn) -> np.ndarray:
     import numpy as np
 
-    from millstream.whole import WHOLE, as_column, put
+    from millstream.definitions.whole_numbers import WHOLE, as_column, put
 
     missing = is_null(column)
     default = as_column([entry.default], entry.dtype) if entry.dtype in WHOLE else None

@@ -18,11 +18,11 @@ from millstream.definitions.sandbox import connect, ends_connection, lock
 from millstream.errors import MillstreamError
 from millstream.fold import lanes, lift
 from millstream.fold.fixed_point import LIMIT
+from millstream.fold.instants import micros
 from millstream.fold.keys import encode_keys, narrowed
 from millstream.fold.layout import Layout, Slot, layout_of
 from millstream.fold.row_errors import first_line, halved, is_query_error, is_row_error
 from millstream.forks import leave_alone
-from millstream.instants import micros
 
 if TYPE_CHECKING:
     from millstream.definitions import BatchFeatureGroup, EventStream, StreamFeatureGroup, Table

@@ -15,11 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from millstream.definitions.whole_numbers import WHOLE, as_column, of_arrow
 from millstream.errors import CorruptState
+from millstream.fold.instants import micros
 from millstream.fold.keys import encode_keys
 from millstream.fold.layout import HEAD_SPAN
-from millstream.instants import micros
-from millstream.whole import WHOLE, as_column, of_arrow
 
 #: The version of the format of batch states; another one is refused, never guessed at.
 ROWS_VERSION = 1

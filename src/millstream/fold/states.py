@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream.errors import CorruptState
-from millstream.fold import kernels, past
+from millstream.fold import as_of as past
+from millstream.fold import kernels
 from millstream.fold.layout import AHEAD, HEADER, STATE_VERSION, Layout
 
 if TYPE_CHECKING:

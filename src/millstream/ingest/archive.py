@@ -10,27 +10,21 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import msgspec
 import pyarrow as pa
 
 from millstream.buffer.agreement import mark, refuse_stepped_back
-from millstream.buffer.events import dead_letters, decode, refused
-from millstream.buffer.log import Log, Records, TopicAdmin
-from millstream.buffer.parse import into_rest
+from millstream.buffer.codec.events import decode, refused
+from millstream.buffer.codec.read import into_rest
+from millstream.buffer.log import OwnLog, Records
+from millstream.buffer.topics import ARCHIVE, CAPTURES, DEAD, event_table, refused_table
 from millstream.clock import Clock
 from millstream.definitions.source import EventStream
 from millstream.errors import Fenced, SteppedBack
-from millstream.store.history import MARKS, POSITIONS, archive_table, held, marks_of, refused_table
+from millstream.history.dead_letters import letter_table
+from millstream.history.events import MARKS, POSITIONS, held, marks_of
 from millstream.store.offline import OfflineStore
-
-CONSUMER = "archive"
-DEAD, CAPTURES = "dead.", "captures."
-
-
-class AdminLog(Log, TopicAdmin, Protocol):
-    """A log whose topics can be listed."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +53,7 @@ class Archiver:
     """
 
     def __init__(
-        self, log: AdminLog, offline: OfflineStore, streams: Sequence[EventStream], clock: Clock, *, most: int = 500_000
+        self, log: OwnLog, offline: OfflineStore, streams: Sequence[EventStream], clock: Clock, *, most: int = 500_000
     ) -> None:
         self._log, self._offline, self._clock, self._most = log, offline, clock, most
         self._streams = list(streams)
@@ -73,7 +67,7 @@ class Archiver:
         """
         topics, total, failed = self._log.topics(), Archived(), list[SteppedBack]()
         work: list[tuple[str, str, Callable[[list[Records]], pa.Table]]] = [
-            (stream.name, archive_table(stream.name), partial(self._events, stream))
+            (stream.name, event_table(stream.name), partial(self._events, stream))
             for stream in self._streams
             if stream.name in topics
         ]
@@ -103,7 +97,7 @@ class Archiver:
 
     def _archive(self, topic: str, table: str, read: Callable[[list[Records]], pa.Table], least: int) -> Archived:
         ends = [end for _, end in self._log.ends(topic)]
-        told = self._log.committed(CONSUMER, topic)
+        told = self._log.committed(ARCHIVE, topic)
         waiting = sum(max(0, end - (known or 0)) for end, known in zip(ends, told, strict=True))
         if waiting < least and topic in self._agreed:  # the archive itself need not be asked
             return Archived(lag=waiting)
@@ -158,17 +152,9 @@ class Archiver:
             with self._log.transaction() as work:
                 for partition, position in after.items():
                     if told[partition] != position:
-                        work.commit(CONSUMER, topic, partition, told[partition], position)
+                        work.commit(ARCHIVE, topic, partition, told[partition], position)
         except Fenced:
             return  # another archiver has told it something newer
-
-
-def letter_table(records: Sequence[Records]) -> pa.Table:
-    """Return dead letters, from the records of their topic, as the archive keeps them: `arrival` is in microseconds."""
-    rows = [msgspec.structs.asdict(letter) for letter in dead_letters(records)]
-    kinds = {"stream": pa.string(), "partition": pa.int32(), "position": pa.int64(), "reason": pa.string(),
-             "payload": pa.string(), "arrival": pa.int64()}  # fmt: skip
-    return pa.Table.from_pylist(rows, schema=pa.schema(kinds))
 
 
 def _captures(records: list[Records]) -> pa.Table:

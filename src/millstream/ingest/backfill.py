@@ -14,13 +14,14 @@ from typing import NamedTuple, Protocol
 import msgspec
 import pyarrow as pa
 
-from millstream.buffer.events import DeadLetter, dead_batch
+from millstream.buffer.codec.events import DeadLetter, dead_batch
+from millstream.buffer.log import OwnLog
+from millstream.buffer.topics import backfill_consumer, dead_topic, feature_topic, goal_consumer, letters_consumer
 from millstream.clock import Clock
 from millstream.computing.deltas import by_shard, fold_keys
 from millstream.computing.micro_batch import group_letters
-from millstream.computing.names import dead_topic, feature_topic
-from millstream.computing.start import AdminLog, computed_positions, start_markers
-from millstream.computing.start import Version as Started
+from millstream.computing.start_markers import computed_positions, start_markers
+from millstream.definitions.group_version import StreamGroupVersion
 from millstream.definitions.source import EventStream
 from millstream.errors import CorruptState, StoreError
 from millstream.fold import States, layout_of, merge, prepare
@@ -29,15 +30,6 @@ from millstream.store.online import OnlineStore, ShardMeta
 
 _KEY = 64  # bytes that a key takes in memory beside its own
 _FOLDED = "folded"  # a fact of a shard that holds the whole history, while others may not yet
-
-
-class Version(Started, Protocol):
-    """What backfill asks of a group version."""
-
-    @property
-    def states(self) -> str:
-        """The name of the states it fills in the online store."""
-        ...
 
 
 class History(Protocol):
@@ -82,10 +74,10 @@ class Handover:
 
 
 def backfill(
-    version: Version,
+    version: StreamGroupVersion,
     history: History,
     online: OnlineStore,
-    log: AdminLog,
+    log: OwnLog,
     registry: Lifecycle,
     clock: Clock,
     progress: Callable[[int, int], None] | None = None,
@@ -144,7 +136,7 @@ def backfill(
     return Backfilled(events, dead)
 
 
-def finish(version: Version, online: OnlineStore, log: AdminLog, registry: Lifecycle) -> bool:
+def finish(version: StreamGroupVersion, online: OnlineStore, log: OwnLog, registry: Lifecycle) -> bool:
     """Make a new version live and the default, once the store holds all that had arrived when this was first asked.
 
     Called again and again after `backfill`, while computing and ingestion go on.
@@ -163,7 +155,7 @@ def finish(version: Version, online: OnlineStore, log: AdminLog, registry: Lifec
     return True
 
 
-def caught_up(version: Version, read: Version, online: OnlineStore, log: AdminLog) -> bool:
+def caught_up(version: StreamGroupVersion, read: StreamGroupVersion, online: OnlineStore, log: OwnLog) -> bool:
     """Whether a build made beside the one that is read holds all that that one holds, or all there is if it is damaged.
 
     Called again and again after `backfill`, while computing and ingestion go on.
@@ -180,7 +172,7 @@ def caught_up(version: Version, read: Version, online: OnlineStore, log: AdminLo
     return True
 
 
-def _filled(version: Version, online: OnlineStore, log: AdminLog) -> list[ShardMeta | None]:
+def _filled(version: StreamGroupVersion, online: OnlineStore, log: OwnLog) -> list[ShardMeta | None]:
     """What the shards hold, None for one that has to be filled anew: it cannot be read, or its next deltas are gone."""
     found: list[ShardMeta | None] = []
     for shard, (first, _) in enumerate(log.ends(feature_topic(version.id))):
@@ -192,11 +184,11 @@ def _filled(version: Version, online: OnlineStore, log: AdminLog) -> list[ShardM
     return found
 
 
-def _streams(version: Version) -> list[EventStream]:
+def _streams(version: StreamGroupVersion) -> list[EventStream]:
     return [source for source in version.group.sources if isinstance(source, EventStream)]
 
 
-def _handover(log: AdminLog, version: Version, anew: bool) -> Handover:
+def _handover(log: OwnLog, version: StreamGroupVersion, anew: bool) -> Handover:
     """The start markers with the beginning of the feature topic; anew, or once that is trimmed, where computing is."""
     names = [stream.name for stream in _streams(version)]
     markers = start_markers(log, version.id, names)
@@ -215,9 +207,9 @@ def _handover(log: AdminLog, version: Version, anew: bool) -> Handover:
             return Handover(before, tuple(following for _, following in ends))
 
 
-def _goal(log: AdminLog, version: Version) -> dict[str, int]:
+def _goal(log: OwnLog, version: StreamGroupVersion) -> dict[str, int]:
     """The ends of the sources when this was first asked, kept in the log."""
-    consumer = f"goal/{version.id}"
+    consumer = goal_consumer(version.id)
     goal = {}
     for stream in _streams(version):
         kept = log.committed(consumer, stream.name)
@@ -231,7 +223,7 @@ def _goal(log: AdminLog, version: Version) -> dict[str, int]:
     return goal
 
 
-def _open_shards(version: Version, online: OnlineStore) -> None:
+def _open_shards(version: StreamGroupVersion, online: OnlineStore) -> None:
     """Let ingestion have the shards, all of which are complete."""
     for shard in range(version.shards):
         meta = online.meta(version.states, shard)
@@ -260,7 +252,7 @@ class _Filler:
     """
 
     def __init__(
-        self, version: Version, online: OnlineStore, log: AdminLog, clock: Clock, handover: Handover, most: int
+        self, version: StreamGroupVersion, online: OnlineStore, log: OwnLog, clock: Clock, handover: Handover, most: int
     ) -> None:
         self._version, self._online, self._log, self._clock, self._handover = version, online, log, clock, handover
         self._attempt = self._next_attempt()
@@ -304,7 +296,7 @@ class _Filler:
 
     def _next_attempt(self) -> int:
         """The number of this attempt, taken from the log, which gives each once."""
-        topic, consumer = feature_topic(self._version.id), f"backfill/{self._version.id}"
+        topic, consumer = feature_topic(self._version.id), backfill_consumer(self._version.id)
         last = self._log.committed(consumer, topic)[0]
         with self._log.transaction() as work:
             work.commit(consumer, topic, 0, last, (last or 0) + 1)
@@ -334,7 +326,7 @@ class _Filler:
         """Write dead letters, except those of an attempt before: how far they are written is kept in the log."""
         if not letters:
             return
-        consumer = f"letters/{self._version.id}"
+        consumer = letters_consumer(self._version.id)
         written = self._log.committed(consumer, stream)
         fresh: dict[int, list[DeadLetter]] = {}
         for letter in letters:

@@ -10,21 +10,22 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Protocol
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from millstream.buffer.log import Log, TopicAdmin
-from millstream.buffer.staging import staging_topic
+from millstream.buffer.log import OwnLog
+from millstream.buffer.topics import batch_table, ingestion_consumer, staging_topic
 from millstream.clock import Clock
 from millstream.definitions.feature_group import BatchFeatureGroup
+from millstream.definitions.group_version import BatchGroupVersion
 from millstream.errors import Fenced, StoreError
 from millstream.fold.rows import ACTIVE, Row
-from millstream.ingest.late_snapshot import late_snapshot_changes
-from millstream.ingest.newest import (
+from millstream.history.events import POSITIONS, held
+from millstream.ingest.batch_offline import Shape, Snapshots, dated_rows
+from millstream.ingest.batch_online import (
     Confirmed,
     Fresh,
     Items,
@@ -34,18 +35,12 @@ from millstream.ingest.newest import (
     snapshot_changes,
     times_of,
 )
-from millstream.ingest.restate import Shape, Snapshots, dated_rows
-from millstream.ingest.runs import KeyedRun, Version, read_runs, run_at, schema_of
-from millstream.ingest.stream import ingestion_consumer
-from millstream.store.history import POSITIONS, held
+from millstream.ingest.late_snapshot import late_snapshot_changes
+from millstream.ingest.staged_runs import KeyedRun, read_runs, run_at, schema_of
 from millstream.store.offline import STATED, BatchReads, OfflineStore, Where
 from millstream.store.online import OnlineStore, ShardMeta
 
 _PAGE = 10_000
-
-
-class AdminLog(Log, TopicAdmin, Protocol):
-    """A log whose topics can be listed."""
 
 
 @dataclass(frozen=True)
@@ -68,15 +63,6 @@ class BatchApplied:
         )
 
 
-def batch_table(version: str) -> str:
-    """The offline table that holds every restatement of a batch group version.
-
-    >>> batch_table("kyc@1")
-    'batch.kyc@1'
-    """
-    return f"batch.{version}"
-
-
 class BatchIngester:
     """Applies the runs of batch groups to the stores; any number may run, one at a time gets a shard or a table.
 
@@ -92,10 +78,10 @@ class BatchIngester:
 
     def __init__(
         self,
-        log: AdminLog,
+        log: OwnLog,
         online: OnlineStore,
         offline: OfflineStore,
-        group_versions: Iterable[Version],
+        group_versions: Iterable[BatchGroupVersion],
         clock: Clock,
         *,
         bite: int = 1,
@@ -130,7 +116,7 @@ class BatchIngester:
             raise failures[0]
         return total
 
-    def _advance(self, version: Version, bite: int) -> BatchApplied:
+    def _advance(self, version: BatchGroupVersion, bite: int) -> BatchApplied:
         following = self._log.ends(staging_topic(version.id))[0][1]
         if version.id not in self._stored:
             self._stored[version.id] = self._offline_position(version)[0]
@@ -150,13 +136,13 @@ class BatchIngester:
         self._tell(version, runs[-1].position + 1)
         return done + BatchApplied(lag=max(0, following - runs[-1].position - 1))
 
-    def _offline_position(self, version: Version) -> tuple[int, int | None]:
+    def _offline_position(self, version: BatchGroupVersion) -> tuple[int, int | None]:
         """The next run the offline table takes in, and the snapshot that says so."""
         table = batch_table(version.id)
         found = self._offline.snapshot(table)
         return held(table, found).get(0, 0), found.id if found else None
 
-    def _state_offline(self, version: Version, runs: Sequence[KeyedRun]) -> BatchApplied:
+    def _state_offline(self, version: BatchGroupVersion, runs: Sequence[KeyedRun]) -> BatchApplied:
         """Append what some runs add offline, in one commit that also says which run comes next."""
         if not runs:
             return BatchApplied()
@@ -174,7 +160,7 @@ class BatchIngester:
         self._stored[version.id] = runs[-1].position + 1
         return BatchApplied(runs=len(runs), rows=added.num_rows - len(runs))
 
-    def _restatements(self, version: Version, runs: Sequence[KeyedRun], snapshot: int | None) -> pa.Table:
+    def _restatements(self, version: BatchGroupVersion, runs: Sequence[KeyedRun], snapshot: int | None) -> pa.Table:
         group = version.group
         shape = Shape(group.entity.keys, schema_of(version, runs[0].run.rows))
         all_rows = group.ttl is not None
@@ -190,7 +176,9 @@ class BatchIngester:
         prior = [shape.nothing, *self._prior(version, shape, snapshot, where)]
         return dated_rows(shape, pa.concat_tables(prior), runs, all_rows=all_rows)
 
-    def _prior(self, version: Version, shape: Shape, snapshot: int | None, where: Where = ()) -> Iterator[pa.Table]:
+    def _prior(
+        self, version: BatchGroupVersion, shape: Shape, snapshot: int | None, where: Where = ()
+    ) -> Iterator[pa.Table]:
         """What the offline table says already, some rows at a time."""
         if snapshot is None:
             return
@@ -203,7 +191,7 @@ class BatchIngester:
             yield self._offline.scan(*asked).cast(schema)
 
     def _apply_online(
-        self, version: Version, shard: int, runs: Sequence[KeyedRun], at_hand: dict[int, KeyedRun]
+        self, version: BatchGroupVersion, shard: int, runs: Sequence[KeyedRun], at_hand: dict[int, KeyedRun]
     ) -> BatchApplied:
         done = BatchApplied()
         for run in runs:
@@ -213,7 +201,7 @@ class BatchIngester:
                 return done + BatchApplied(fenced=1)
         return done
 
-    def _apply_run(self, version: Version, shard: int, run: KeyedRun, at_hand: dict[int, KeyedRun]) -> int:
+    def _apply_run(self, version: BatchGroupVersion, shard: int, run: KeyedRun, at_hand: dict[int, KeyedRun]) -> int:
         """Write the states of one shard that one run changes, with the position of the next."""
         now = self._clock.now()
         fresh = fresh_rows(run, np.flatnonzero(run.shards == shard), now)
@@ -234,7 +222,7 @@ class BatchIngester:
         return len(changed)
 
     def _late_snapshot(
-        self, version: Version, shard: int, run: KeyedRun, confirmed: Confirmed, following: Times, now: int
+        self, version: BatchGroupVersion, shard: int, run: KeyedRun, confirmed: Confirmed, following: Times, now: int
     ) -> Items:
         """The states of a shard that a snapshot changes which comes after one that ranks before it."""
         if confirmed.hides(run, now):
@@ -248,7 +236,7 @@ class BatchIngester:
         states = chain.from_iterable(self._others(version, shard, ()))
         return late_snapshot_changes(said, gone, states, following, now)
 
-    def _others(self, version: Version, shard: int, without: Iterable[bytes]) -> Iterator[Items]:
+    def _others(self, version: BatchGroupVersion, shard: int, without: Iterable[bytes]) -> Iterator[Items]:
         """The states of a shard, page by page, but for those of some keys."""
         present, after = set(without), None
         while True:
@@ -259,7 +247,7 @@ class BatchIngester:
             after = page[-1][0]
 
     def _confirmed_before(
-        self, version: Version, shard: int, fresh: Fresh, confirmed: Confirmed, at_hand: dict[int, KeyedRun]
+        self, version: BatchGroupVersion, shard: int, fresh: Fresh, confirmed: Confirmed, at_hand: dict[int, KeyedRun]
     ) -> Iterator[Items]:
         """States of a shard, but for those of fresh rows: at least all that the run before this one returned.
 
@@ -277,13 +265,13 @@ class BatchIngester:
             states, _ = self._online.read(version.states, shard, page)
             yield [(key, state) for key, state in zip(page, states, strict=True) if state is not None]
 
-    def _run_at(self, version: Version, position: int, at_hand: dict[int, KeyedRun]) -> KeyedRun | None:
+    def _run_at(self, version: BatchGroupVersion, position: int, at_hand: dict[int, KeyedRun]) -> KeyedRun | None:
         """The run at a position, read once for all shards, or None when the log has it no more."""
         if position not in at_hand and (run := run_at(self._log, version, position)) is not None:
             at_hand[position] = run
         return at_hand.get(position)
 
-    def _tell(self, version: Version, position: int) -> None:
+    def _tell(self, version: BatchGroupVersion, position: int) -> None:
         """Tell the log how far both stores are: information, and a bound for retention."""
         metas = [self._online.meta(version.states, shard) for shard in range(version.shards)]
         reached = min([self._stored[version.id], *(0 if meta is None else meta.position for meta in metas)])
@@ -298,7 +286,7 @@ class BatchIngester:
             return
 
 
-def _after(version: Version, meta: ShardMeta, run: KeyedRun, confirmed: Confirmed, now: int) -> ShardMeta:
+def _after(version: BatchGroupVersion, meta: ShardMeta, run: KeyedRun, confirmed: Confirmed, now: int) -> ShardMeta:
     """The meta of a shard once a run is in."""
     following = run.position + 1
     return msgspec.structs.replace(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from millstream.fold.rows import ACTIVE, Row, join_rows, split_rows, union
-from millstream.ingest.newest import Items, Times
+from millstream.ingest.batch_online import Items, Times
 
 
 def late_snapshot_changes(

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import msgspec
 
 from millstream.buffer.agreement import mark, refuse_stepped_back
-from millstream.buffer.log import Log, Records, TopicAdmin
+from millstream.buffer.log import OwnLog, Records
+from millstream.buffer.topics import feature_topic, ingestion_consumer
 from millstream.clock import Clock
-from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatureGroup
+from millstream.definitions.feature_group import StreamFeatureGroup
+from millstream.definitions.group_version import Group, GroupVersion
 from millstream.errors import Fenced, MillstreamError, SteppedBack, StoreError
 from millstream.fold import Deltas, States, decode_deltas, layout_of, merge
 from millstream.fold.layout import AHEAD
@@ -27,34 +28,6 @@ _MOST = 1024  # records in one write
 _DELAYS = 15  # writes whose delay a shard remembers
 _QUIET = 3_600_000_000  # µs; a shard that was quiet for longer waits for a second arrival before it prunes by the first
 _LIVE = 60_000_000  # µs; what arrived longer ago was loaded, or waited for a process that was down: not the usual delay
-
-
-class Version(Protocol):
-    """What ingestion asks of a group version."""
-
-    @property
-    def id(self) -> str:
-        """The name of the group version, such as "habits@1"."""
-        ...
-
-    @property
-    def states(self) -> str:
-        """The name of its states in the online store."""
-        ...
-
-    @property
-    def group(self) -> StreamFeatureGroup | BatchFeatureGroup:
-        """What the states are of."""
-        ...
-
-    @property
-    def shards(self) -> int:
-        """How many partitions its feature topic and its store have."""
-        ...
-
-
-class AdminLog(Log, TopicAdmin, Protocol):
-    """A log whose topics can be listed."""
 
 
 @dataclass(frozen=True)
@@ -88,15 +61,6 @@ class Applied:
         )
 
 
-def ingestion_consumer(version: str) -> str:
-    """The consumer by which ingestion tells the log how far it is: information, and a bound for retention.
-
-    >>> ingestion_consumer("habits@1")
-    'ingest/habits@1'
-    """
-    return f"ingest/{version}"
-
-
 class StreamIngester:
     """Applies the deltas of group versions to their online states; any number may run, one at a time gets a shard.
 
@@ -113,12 +77,12 @@ class StreamIngester:
 
     def __init__(
         self,
-        log: AdminLog,
+        log: OwnLog,
         online: OnlineStore,
-        group_versions: Iterable[Version],
+        group_versions: Iterable[GroupVersion[Group]],
         clock: Clock,
         *,
-        beside: Iterable[Version] = (),
+        beside: Iterable[GroupVersion[Group]] = (),
         shards: Collection[int] | None = None,
     ) -> None:
         self._log, self._online, self._clock, self._shards = log, online, clock, shards
@@ -141,7 +105,7 @@ class StreamIngester:
         total, moved, failures = Applied(), dict[tuple[str, int], int](), list[MillstreamError]()
         topics = self._log.topics()
         for version in self._versions:
-            topic = _topic(version.id)
+            topic = feature_topic(version.id)
             if topic not in topics:
                 continue
             for shard, ends in enumerate(self._log.ends(topic)):
@@ -160,7 +124,7 @@ class StreamIngester:
             raise failures[0]
         return total
 
-    def _advance(self, version: Version, shard: int, ends: tuple[int, int]) -> tuple[Applied, int | None]:
+    def _advance(self, version: GroupVersion[Group], shard: int, ends: tuple[int, int]) -> tuple[Applied, int | None]:
         """Apply some records to one shard; also its position after that."""
         first, following = ends
         meta = self._online.meta(version.states, shard)
@@ -183,23 +147,23 @@ class StreamIngester:
             return Applied(fenced=1, lag=following - begun.position), None
         return applied + Applied(lag=max(0, following - records[-1].end)), records[-1].end
 
-    def _refuse_stepped_back(self, version: Version, shard: int, meta: ShardMeta, following: int) -> None:
+    def _refuse_stepped_back(self, version: GroupVersion[Group], shard: int, meta: ShardMeta, following: int) -> None:
         """At the first look at a shard, and whenever the log ends before what the shard has taken from it."""
         if meta.position <= following and (version.states, shard) in self._agreed:
             return
         who = f"Group version '{version.id}', shard {shard}"
-        refuse_stepped_back(who, self._log, _topic(version.id), shard, meta.position, meta.extra.get(MARK, ""))
+        refuse_stepped_back(who, self._log, feature_topic(version.id), shard, meta.position, meta.extra.get(MARK, ""))
         for place, position in meta.applied.items():
             stream, _, partition = place.rpartition("/")
             if stream in self._log.topics():
                 refuse_stepped_back(who, self._log, stream, int(partition), position)
         self._agreed.add((version.states, shard))
 
-    def _first_meta(self, version: Version, shard: int, first: int) -> ShardMeta | None:
+    def _first_meta(self, version: GroupVersion[Group], shard: int, first: int) -> ShardMeta | None:
         """Where a shard that does not exist yet begins, or None when its history has to come first."""
         if first > 0:
             return None
-        (record,) = self._log.read(_topic(version.id), shard, first, 1)[:1]
+        (record,) = self._log.read(feature_topic(version.id), shard, first, 1)[:1]
         starts = decode_deltas(record.payload).ranges.values()
         if isinstance(version.group, StreamFeatureGroup) and any(start > 0 for start, _ in starts):
             return None
@@ -208,7 +172,7 @@ class StreamIngester:
     def _read(self, gv: str, shard: int, position: int) -> list[Records]:
         """Records for one write: as many as were about right the last time, and more next time if they were small."""
         limit = self._limits.get((gv, shard), 16)
-        records = self._log.read(_topic(gv), shard, position, limit)
+        records = self._log.read(feature_topic(gv), shard, position, limit)
         size = sum(len(record.payload) for record in records)
         if size > _LARGE:
             self._limits[gv, shard] = max(1, limit // 2)
@@ -217,7 +181,12 @@ class StreamIngester:
         return records
 
     def _apply(
-        self, version: Version, shard: int, records: Sequence[Records], meta: ShardMeta, expected: int | None
+        self,
+        version: GroupVersion[Group],
+        shard: int,
+        records: Sequence[Records],
+        meta: ShardMeta,
+        expected: int | None,
     ) -> Applied:
         """Merge some delta records into the states and write what changed, with the positions."""
         layout = layout_of(version.group)
@@ -226,7 +195,7 @@ class StreamIngester:
         limit, to = _corroborated(meta, deltas, self._clock.now())
         bounded = [replace(delta, states=delta.states.held_back(limit, to)) for delta in deltas]
         keys, added = combine(layout, bounded)
-        kept = mark(self._log, _topic(version.id), shard, records[-1].end)
+        kept = mark(self._log, feature_topic(version.id), shard, records[-1].end)
         after = msgspec.structs.replace(after, extra={**after.extra, MARK: kept}) if kept else after
         before, _ = self._online.read(version.states, shard, keys)  # had it moved on, the write would be refused
         states = merge(layout, States.from_bytes(before).held_back(limit, to), added).to_bytes()
@@ -238,18 +207,14 @@ class StreamIngester:
         """Tell the log how far the store is, after the fact; if another worker tells it too, either will do."""
         if not moved:
             return
-        told = {gv: self._log.committed(ingestion_consumer(gv), _topic(gv)) for gv, _ in moved}
+        told = {gv: self._log.committed(ingestion_consumer(gv), feature_topic(gv)) for gv, _ in moved}
         try:
             with self._log.transaction() as work:
                 for (gv, shard), position in moved.items():
                     if (told[gv][shard] or 0) < position:
-                        work.commit(ingestion_consumer(gv), _topic(gv), shard, told[gv][shard], position)
+                        work.commit(ingestion_consumer(gv), feature_topic(gv), shard, told[gv][shard], position)
         except Fenced:
             return
-
-
-def _topic(version: str) -> str:
-    return f"features.{version}"
 
 
 def _after(gv: str, shard: int, meta: ShardMeta, deltas: Sequence[Deltas], position: int, now: int) -> ShardMeta:

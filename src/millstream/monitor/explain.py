@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.errors import RequestError, nearest
 from millstream.fold import aggregated, encode_keys, prepare
+from millstream.fold.instants import micros
 from millstream.fold.rows import KEY, in_force, with_keys
-from millstream.instants import micros
 from millstream.monitor.replay import Pasts, Reading, Replay, cohorts
 from millstream.monitor.verify import served_columns
 from millstream.train.encoding import typed_value

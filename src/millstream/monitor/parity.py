@@ -16,9 +16,9 @@ from millstream.monitor.verify import SHOWN, Mismatch, served_columns, shown_val
 from millstream.train.point_in_time import AT, Past, columns_of, join
 
 if TYPE_CHECKING:
+    from millstream.definitions.group_version import GroupVersion
     from millstream.definitions.source import EventStream
-    from millstream.store.registry import GroupVersion
-    from millstream.store.selection import Wanted
+    from millstream.history.selection import Wanted
 
 LATENCY, OVERFLOW, BEHIND, UNEXPLAINED = "latency", "overflow", "behind", "unexplained"
 _REASONS = (LATENCY, OVERFLOW, BEHIND, UNEXPLAINED)  # each graver than those before it

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream.buffer.log import Records
+from millstream.buffer.topics import capture_topic
 
 QUANTILES = 20
 CATEGORIES = 50
@@ -151,7 +152,7 @@ class Profiler:
     """
 
     def __init__(self, log: Captures, folder: Path, model: str, *, reference: pa.Table | None = None) -> None:
-        self._log, self._topic = log, f"captures.{model}"
+        self._log, self._topic = log, capture_topic(model)
         self._path = folder / f"{model}.arrow"
         self._profile, self._position = _opened(self._path)
         self._bins = {one.column: one for one in bins_of(self._profile)}

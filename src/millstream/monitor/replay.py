@@ -19,23 +19,23 @@ import pyarrow.compute as pc
 
 from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.definitions.source import EventStream, Table
+from millstream.definitions.whole_numbers import floats, of_arrow, put
 from millstream.fold import Prepared, as_of, encode_keys, exact, layout_of, prepare, shard_of
+from millstream.fold.instants import FIRST, micros
 from millstream.fold.kernels import by_key
 from millstream.fold.layout import HEAD_SPAN
 from millstream.fold.rows import rows_as_of, with_keys
 from millstream.fold.states import settled
-from millstream.instants import FIRST, micros
 from millstream.store.online import EARLY
-from millstream.train.past import needed
 from millstream.train.point_in_time import columns_of, union
-from millstream.whole import floats, of_arrow, put
+from millstream.train.stored_history import needed
 
 if TYPE_CHECKING:
     from millstream.definitions import FeatureView
     from millstream.definitions.feature_view import GroupRead
+    from millstream.definitions.group_version import GroupVersion
     from millstream.definitions.source import Source
-    from millstream.store.registry import GroupVersion
-    from millstream.store.selection import Wanted
+    from millstream.history.selection import Wanted
 
 PIECE = 20_000
 """How many captures are recomputed at once."""

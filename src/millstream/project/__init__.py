@@ -1,5 +1,5 @@
 """A project: its parts joined, and everything it does from one object."""
 
-from millstream.project.facade import Project
+from millstream.project.project import Project
 
 __all__ = ["Project"]

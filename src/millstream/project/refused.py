@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from millstream.buffer.log import Batch
     from millstream.definitions.model import Model
     from millstream.definitions.source import EventStream
-    from millstream.project.wiring import Parts
+    from millstream.project.parts import Parts
 
 _logger = logging.getLogger("millstream.project")
 _ROWS = 1_000
@@ -36,7 +36,7 @@ class Appended(int):
 
 def looked_at(stream: EventStream, placed: Sequence[tuple[int, Batch]], now: int) -> Appended:
     """What was appended, with how many of it are dead letters, as computing will find; warns when all are."""
-    from millstream.buffer.events import decode
+    from millstream.buffer.codec.events import decode
     from millstream.buffer.log import Records
 
     count, dead, reason = 0, 0, ""
@@ -70,7 +70,7 @@ def explained(parts: Parts, model: Model, error: TrainingError) -> TrainingError
 
 
 def _barren(parts: Parts, stream: EventStream) -> str | None:
-    from millstream.computing.names import dead_topic
+    from millstream.buffer.topics import dead_topic
 
     topics = parts.log.topics()
     if stream.name not in topics or dead_topic(stream.name) not in topics:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from millstream.errors import Forked, MillstreamError, NotFound, ServeError
-from millstream.project.wiring import Parts
+from millstream.project.parts import Parts
 
 if TYPE_CHECKING:
     from millstream.monitor.explain import Explanation
@@ -122,7 +122,7 @@ class Scoring:
 
     def score(self, model: str, rows: Any) -> pa.Table:
         """Score rows with the champion, and capture them."""
-        from millstream.buffer.frames import as_dicts
+        from millstream.buffer.codec.frames import as_dicts
 
         scorer = self._scorer(model)
         scored = scorer.score(as_dicts(f"Model '{model}'", rows, MillstreamError))
@@ -167,8 +167,8 @@ class Scoring:
 
     def explain(self, request_id: str, feature: str | None) -> Explanation:
         """What one captured request was answered from."""
+        from millstream.history.captures import capture_of
         from millstream.monitor.explain import explain
-        from millstream.project.captured import capture_of
 
         self.ship()
         for model in self._parts.registry.models():

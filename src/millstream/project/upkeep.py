@@ -9,7 +9,7 @@ from weakref import WeakSet
 from millstream.errors import MillstreamError, NotFound
 
 if TYPE_CHECKING:
-    from millstream.project.wiring import Parts
+    from millstream.project.parts import Parts
     from millstream.store.offline import Tended
 
 #: The order of the rows of a file, by kind of table: what is read together lies together.

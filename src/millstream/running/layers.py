@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from millstream.errors import DiskFull, Fenced, MillstreamError, ProjectError, StoreError, nearest
-from millstream.project.wiring import Parts
+from millstream.project.parts import Parts
 from millstream.running.stopping import stop_on_signals
 from millstream.settings import Settings
 
@@ -133,7 +133,7 @@ class Meter:
 
     def publish(self, facts: Mapping[str, Any]) -> None:
         """Say now how the layer is; a disk with no room for that does not stop the layer."""
-        from millstream.monitor.usage import publish
+        from millstream.usage.layers import publish
 
         with suppress(OSError):
             publish(self._data, self._layer, facts)

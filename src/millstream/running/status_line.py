@@ -53,7 +53,7 @@ class StatusLine:
             _print(_sentence(facts))
 
     def _facts(self, restarts: Mapping[str, int]) -> dict[str, Any]:
-        from millstream.monitor.usage import snapshot
+        from millstream.usage.layers import snapshot
 
         seen = snapshot(self._settings.data)
         layers = {name: one["facts"] for name, one in seen["layers"].items()}

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from millstream.buffer.environment import no_room
+from millstream.buffer.embedded.environment import no_room
 from millstream.clock import FileClock, project_clock
 from millstream.errors import DiskFull, MillstreamError, ProjectError, ServeError
 from millstream.running.leftovers import end_leftovers, note

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from millstream.errors import DiskFull, MillstreamError, SteppedBack
-from millstream.project import applying
-from millstream.project.retiring import drop_unused
+from millstream.ingest.retention import computing_consumers, pressed, trim
+from millstream.project import apply as applying
+from millstream.project.parts import Parts
+from millstream.project.retire import drop_unused
 from millstream.project.upkeep import tend
-from millstream.project.wiring import Parts
 from millstream.running.layers import complain
-from millstream.running.trimming import computing_consumers, pressed, trim
 
 if TYPE_CHECKING:
     from millstream.running.layers import Work
@@ -117,7 +117,7 @@ class Ingest:
     def _seconds(self) -> float:
         """How long the oldest delta has waited that some shard has still to take in."""
         from millstream.buffer.lag import seconds_behind
-        from millstream.computing.names import feature_topic
+        from millstream.buffer.topics import feature_topic
 
         parts, topics = self._parts, self._parts.log.topics()
         found = []

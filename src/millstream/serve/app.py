@@ -45,8 +45,8 @@ from millstream.train.encoding import typed_value
 
 if TYPE_CHECKING:
     from millstream.clock import Clock
-    from millstream.monitor.blocks import Block
     from millstream.serve.status import Status
+    from millstream.usage.blocks import Block
 
 BODY_LIMIT = 16 * 2**20
 ROWS_LIMIT = 10_000

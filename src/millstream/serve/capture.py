@@ -25,21 +25,15 @@ from zlib import crc32
 import msgspec
 
 from millstream.buffer.log import Batch
+from millstream.buffer.topics import capture_topic
 from millstream.errors import CorruptState, DiskFull, Forked, MillstreamError
 from millstream.forks import forks
+from millstream.history.captures import FIXED
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _logger = logging.getLogger("millstream.serve")
-
-FIXED = {
-    "_groups": "json", "_request_id": "string", "_model": "string", "_version": "string", "_view": "string",
-    "_revision": "string", "_at": "int64", "_received_at": "int64", "_score": "float64", "_degraded": "bool", "_rest": "string",
-}  # fmt: skip
-"""Columns of every capture: instants in µs; `_groups` says, as JSON, which versions, positions and ages were read;
-`_revision` is that of the view;
-`_rest` holds, as JSON, the fields of the request that the view does not declare."""
 
 
 DAMAGED = ".unreadable"
@@ -203,7 +197,7 @@ class CaptureShipper:
     def _ship(self, path: Path) -> int:
         read = _read(path)
         if read.table is not None and read.table.num_rows:
-            topic = f"captures.{read.model}"
+            topic = capture_topic(read.model)
             self._log.create(topic, 1)
             self._log.append(topic, 0, _arrow(read.table))
         if read.damage is None:

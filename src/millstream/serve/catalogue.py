@@ -20,10 +20,11 @@ from millstream.serve.scorer import Scorer
 if TYPE_CHECKING:
     from millstream.clock import Clock
     from millstream.definitions.feature_view import FeatureView
+    from millstream.definitions.group_version import GroupVersion
     from millstream.definitions.model import Model
     from millstream.definitions.source import EventStream
+    from millstream.registry.definitions import Registry
     from millstream.store.online import OnlineStore
-    from millstream.store.registry import GroupVersion, Registry
     from millstream.train.versions import LoadedModel, ModelVersions
 
 _logger = logging.getLogger("millstream.serve")

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from millstream.buffer.events import encode, encode_lines, partition_of
+from millstream.buffer.codec.events import encode, encode_lines, partition_of
 from millstream.buffer.log import Batch, Log
 from millstream.definitions import EventStream
 from millstream.errors import DiskFull, MillstreamError, RequestError

@@ -14,17 +14,17 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from millstream.definitions.whole_numbers import as_column, objects
 from millstream.errors import CorruptState, StoreError
 from millstream.fold import encode_key, layout_of, shard_of
 from millstream.fold.rows import forgotten, row_at, rows_at, split_rows
-from millstream.serve.vector import Vector, readable
+from millstream.fold.views import Vector, readable
 from millstream.store.online import EARLY, LET_GO, OnlineStore, ShardMeta
-from millstream.whole import as_column, objects
 
 if TYPE_CHECKING:
     from millstream.clock import Clock
     from millstream.definitions.feature_view import FeatureView, ViewColumn
-    from millstream.store.registry import GroupVersion
+    from millstream.definitions.group_version import GroupVersion
 
 Columns = dict[str, NDArray[Any]]
 UNREADABLE, CORRUPT = "the store cannot be read", "the state of the key is corrupt"
@@ -202,7 +202,8 @@ _NOTHING = msgspec.Raw(b"{}")
 def column_of(values: Sequence[Any], kind: str) -> NDArray[Any]:
     """Return values of a schema type as a view takes them: strings as objects with None, else float64 with NaN.
 
-    A column with a whole number that float64 has not keeps its numbers as objects too; see `millstream.whole`.
+    A column with a whole number that float64 has not keeps its numbers as objects too; see
+    `millstream.definitions.whole_numbers`.
     """
     if kind == "string":
         return objects(values)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from millstream.buffer.values import Unfit, encodes, fit
+from millstream.buffer.codec.values import Unfit, encodes, fit
 from millstream.errors import RequestError, nearest
-from millstream.instants import other_unit
+from millstream.fold.instants import other_unit
 
 if TYPE_CHECKING:
     from millstream.definitions import FeatureView

@@ -10,11 +10,11 @@ import msgspec
 import numpy as np
 
 from millstream.definitions.serialise import revision_of
+from millstream.definitions.whole_numbers import floats
 from millstream.errors import ServeError
 from millstream.serve.capture import CaptureShape
 from millstream.serve.reader import FeatureReader, GroupFacts
 from millstream.serve.request import RequestSchema
-from millstream.whole import floats
 
 if TYPE_CHECKING:
     from millstream.clock import Clock

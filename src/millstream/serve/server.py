@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from millstream.errors import MillstreamError, ServeError
-from millstream.monitor.blocks import Block
-from millstream.monitor.usage import metrics_folder
 from millstream.serve.app import Application
 from millstream.serve.callers import Callers
 from millstream.serve.capture import CaptureJournal, CaptureShipper
@@ -24,11 +22,13 @@ from millstream.serve.catalogue import Deployments
 from millstream.serve.connection import Connection
 from millstream.serve.intake import Intake, IntakeLog
 from millstream.serve.status import Status
+from millstream.usage.blocks import Block
+from millstream.usage.layers import metrics_folder
 
 if TYPE_CHECKING:
     from millstream.clock import Clock
+    from millstream.registry.definitions import Registry
     from millstream.store.online import OnlineStore
-    from millstream.store.registry import Registry
     from millstream.train.versions import ModelVersions
 
 EVERY = 1.0

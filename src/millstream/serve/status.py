@@ -7,22 +7,23 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from millstream.buffer.topics import dead_topic, feature_topic
 from millstream.clock import to_datetime
 from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.errors import MillstreamError
-from millstream.monitor.blocks import read_blocks
-from millstream.monitor.prometheus import exposition
-from millstream.monitor.usage import metrics_folder, snapshot
+from millstream.history.agreement import online_ahead
 from millstream.serve.capture import damaged_captures
 from millstream.serve.http import encode
-from millstream.store.agreement import online_ahead
+from millstream.usage.blocks import read_blocks
+from millstream.usage.layers import metrics_folder, snapshot
+from millstream.usage.prometheus import exposition
 
 if TYPE_CHECKING:
     from millstream.clock import Clock
+    from millstream.definitions.group_version import GroupVersion
     from millstream.serve.catalogue import Catalogue
     from millstream.serve.intake import IntakeLog
     from millstream.store.online import OnlineStore, ShardMeta
-    from millstream.store.registry import GroupVersion
 
 LAYERS = ("compute", "ingest", "batch", "sync", "serve", "monitor")
 KEPT_SECONDS = 1.0
@@ -118,7 +119,7 @@ class Status:
         there = [meta for meta in metas if meta is not None]
         newest = max((meta.newest_arrival for meta in there), default=0)
         written = max((meta.applied_at for meta in there), default=0)
-        topic = f"features.{version.id}"
+        topic = feature_topic(version.id)
         folded = topic in topics
         ends = self._log.ends(topic) if folded else []
         lag = sum(max(end - (meta.position if meta else 0), 0) for (_, end), meta in zip(ends, metas, strict=False))
@@ -141,7 +142,7 @@ class Status:
 
     def _stream(self, name: str, topics: Mapping[str, int]) -> dict[str, Any]:
         ends = self._log.ends(name) if name in topics else []
-        dead = self._log.ends(f"dead.{name}") if f"dead.{name}" in topics else []
+        dead = self._log.ends(dead_topic(name)) if dead_topic(name) in topics else []
         return {
             "name": name,
             "partitions": len(ends),

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from millstream.buffer.environment import exclusive, no_room
+from millstream.buffer.embedded.environment import exclusive, no_room
 from millstream.errors import CorruptState, DiskFull
 from millstream.train.encoding import Encoder
 from millstream.train.trainers import Artefact

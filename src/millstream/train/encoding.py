@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from millstream.clock import to_datetime
 from millstream.errors import TrainingError, nearest
-from millstream.instants import FIRST, LAST
+from millstream.fold.instants import FIRST, LAST
 
 Floats = NDArray[np.float64]
 Values = Any  # a NumPy array, an Arrow array or a chunked one
@@ -163,7 +163,7 @@ def typed_value(value: float | int | str | None, kind: str) -> Any:
         return value
     if value != value:
         return None
-    if isinstance(value, int):  # beyond 2**53, see `millstream.whole`
+    if isinstance(value, int):  # beyond 2**53, see `millstream.definitions.whole_numbers`
         return to_datetime(value) if kind == "timestamp" and FIRST <= value <= LAST else value
     if kind == "bool" and value in (0.0, 1.0):
         return bool(value)

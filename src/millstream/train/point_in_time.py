@@ -14,18 +14,18 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from millstream.buffer.columns import from_arrow
-from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatureGroup
+from millstream.buffer.codec.types import from_arrow
+from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.definitions.feature_view import FeatureView, GroupRead
+from millstream.definitions.group_version import Group
 from millstream.definitions.source import Source
+from millstream.definitions.whole_numbers import of_arrow
 from millstream.errors import TrainingError, nearest
 from millstream.fold import Prepared, as_of, encode_keys, layout_of, prepare
+from millstream.fold.instants import FIRST
 from millstream.fold.rows import rows_as_of, with_keys
-from millstream.instants import FIRST
 from millstream.train.encoding import numbers, typed
-from millstream.whole import of_arrow
 
-Group = StreamFeatureGroup | BatchFeatureGroup
 Columns = dict[str, NDArray[Any]]
 Instants = NDArray[np.int64]
 _Read = Callable[[pa.Array], Columns]  # from encoded keys, one per example, to the group's features

@@ -16,15 +16,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from millstream.buffer.columns import INSTANT
+from millstream.buffer.codec.types import INSTANT
 from millstream.calls import checked_methods
 from millstream.clock import to_datetime, to_micros
 from millstream.definitions.feature_view import FeatureView
 from millstream.definitions.model import Label, Model
 from millstream.errors import TrainingError
 from millstream.train.encoding import numbers
-from millstream.train.past import Pins, Stored
 from millstream.train.point_in_time import AT, join
+from millstream.train.stored_history import Pins, Stored
 
 LABEL, LABEL_AT, MATURED = "_label", "_label_at", "_matured"
 

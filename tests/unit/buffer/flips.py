@@ -12,7 +12,7 @@ import signal
 import sys
 from pathlib import Path
 
-from millstream.buffer.embedded import EmbeddedLog
+from millstream.buffer.embedded.log import EmbeddedLog
 from millstream.clock import SimulatedClock
 from millstream.errors import MillstreamError
 

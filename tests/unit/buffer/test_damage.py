@@ -9,8 +9,8 @@ import lmdb
 import pytest
 from tests.unit.buffer import flips
 
-from millstream.buffer import stored
-from millstream.buffer.embedded import EmbeddedLog
+from millstream.buffer.embedded import rows as stored
+from millstream.buffer.embedded.log import EmbeddedLog
 from millstream.buffer.log import Batch
 from millstream.clock import SimulatedClock
 from millstream.errors import CorruptLog

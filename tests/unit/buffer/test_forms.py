@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from millstream.buffer.events import decode, encode, encode_history, encode_lines, partition_of
-from millstream.buffer.frames import check_columns, taken
+from millstream.buffer.codec.events import decode, encode, encode_history, encode_lines, partition_of
+from millstream.buffer.codec.frames import check_columns, taken
 from millstream.buffer.log import Records
 from millstream.definitions.source import EventStream
 from millstream.errors import LogError

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from millstream.buffer.embedded import EmbeddedLog
-from millstream.buffer.events import decode, encode_lines
+from millstream.buffer.codec.events import decode, encode_lines
+from millstream.buffer.embedded.log import EmbeddedLog
 from millstream.buffer.repeats import RepeatIndex, mark, repeats
 from millstream.clock import SimulatedClock
 from millstream.definitions.source import EventStream

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from millstream.buffer.embedded import EmbeddedLog
+from millstream.buffer.embedded.log import EmbeddedLog
 from millstream.buffer.log import Batch
 from millstream.buffer.retention import reached, trim_consumed, trim_older
 from millstream.clock import SimulatedClock

@@ -11,16 +11,16 @@ import numpy as np
 import pyarrow as pa
 
 import millstream as ms
-from millstream.buffer.embedded import EmbeddedLog
-from millstream.buffer.events import decode, encode, partition_of
+from millstream.buffer.codec.events import decode, encode, partition_of
+from millstream.buffer.embedded.log import EmbeddedLog
 from millstream.buffer.repeats import repeats
 from millstream.clock import SimulatedClock
-from millstream.computing.start import start_version
+from millstream.computing.start_markers import start_version
 from millstream.computing.stream import StreamComputer
+from millstream.definitions.group_version import states_name
 from millstream.fold import States, fold, layout_of, merge, prepare, shard_of
 from millstream.ingest.stream import StreamIngester
-from millstream.store.lmdb import LmdbOnlineStore
-from millstream.store.plan import states_name
+from millstream.store.lmdb.store import LmdbOnlineStore
 
 SECOND, HOUR = 1_000_000, 3_600_000_000
 BASE = 1_700_000_000_000_000

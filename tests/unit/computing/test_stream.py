@@ -29,8 +29,8 @@ from tests.unit.computing.chain import (
 )
 
 import millstream as ms
-from millstream.buffer.events import dead_letters
-from millstream.computing.names import dead_topic, feature_topic
+from millstream.buffer.codec.events import dead_letters
+from millstream.buffer.topics import dead_topic, feature_topic
 from millstream.computing.stream import StreamComputer
 from millstream.errors import LogError
 from millstream.fold import decode_deltas, layout_of

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from millstream.errors import CorruptState
+from millstream.fold.instants import micros
 from millstream.fold.rows import (
     ROW_SPAN,
     encode_row,
@@ -18,7 +19,6 @@ from millstream.fold.rows import (
     split_rows,
     with_keys,
 )
-from millstream.instants import micros
 
 SCHEMA = {"x": "int64", "tier": "string"}
 FULL = {"i": "int64", "f": "float64", "s": "string", "b": "bool", "t": "timestamp"}

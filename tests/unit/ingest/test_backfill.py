@@ -30,7 +30,7 @@ from tests.unit.computing.chain import (
 )
 
 import millstream as ms
-from millstream.buffer.events import dead_letters
+from millstream.buffer.codec.events import dead_letters
 from millstream.errors import Fenced, StoreError
 from millstream.ingest.backfill import backfill, caught_up, finish
 

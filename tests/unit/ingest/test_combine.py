@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.computing.chain import PAYMENTS, VELOCITY, payments
 
-from millstream.buffer.events import decode, encode
+from millstream.buffer.codec.events import decode, encode
 from millstream.buffer.log import Records
 from millstream.computing.deltas import by_shard
 from millstream.fold import Deltas, States, fold, layout_of, merge, prepare

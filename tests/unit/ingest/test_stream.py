@@ -24,7 +24,7 @@ from tests.unit.computing.chain import (
 
 from millstream.errors import CorruptState, StoreError
 from millstream.ingest.stream import StreamIngester
-from millstream.store.lmdb import LmdbOnlineStore
+from millstream.store.lmdb.store import LmdbOnlineStore
 
 actions = st.lists(
     st.sampled_from(["send", "send", "ingest", "ingest", "restart", "save", "lose", "rival"]), min_size=4, max_size=16

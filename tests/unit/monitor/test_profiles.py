@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from millstream.buffer.embedded import EmbeddedLog
+from millstream.buffer.embedded.log import EmbeddedLog
 from millstream.clock import SimulatedClock
 from millstream.monitor.profiles import DAYS, HOUR, HOURS, Profiler, bins_of, combine, freeze, profile
 from millstream.serve.capture import CaptureJournal, CaptureShape, CaptureShipper

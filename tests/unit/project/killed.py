@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import millstream as ms
-from millstream.buffer.embedded import EmbeddedLog
-from millstream.store.iceberg import IcebergOfflineStore
-from millstream.store.lmdb import LmdbOnlineStore
-from millstream.store.tables import Database
+from millstream.buffer.embedded.log import EmbeddedLog
+from millstream.registry.tables import Database
+from millstream.store.iceberg.store import IcebergOfflineStore
+from millstream.store.lmdb.store import LmdbOnlineStore
 
 WRITES = (
     (Database, ("writing",)),
@@ -46,10 +46,10 @@ def _counted(method: Callable[..., Any], left: list[int]) -> Callable[..., Any]:
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
     [
-        "tests.unit.project.killed", "millstream.project.applying", "millstream.project.moving", "pyiceberg.catalog.sql",
+        "tests.unit.project.killed", "millstream.project.apply", "millstream.project.drain", "pyiceberg.catalog.sql",
         "millstream.project.serving", "millstream.ingest.backfill", "millstream.computing.stream", "lightgbm",
         "millstream.serve.scorer", "millstream.train.fitting", "millstream.computing.batch", "millstream.ingest.archive",
-        "millstream.store.sync", "millstream.store.registry", "millstream.train.versions", "millstream.fold.kernels",
+        "millstream.ingest.sync", "millstream.registry.definitions", "millstream.train.versions", "millstream.fold.kernels",
     ]
 )  # fmt: skip
 

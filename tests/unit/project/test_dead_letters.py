@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import millstream as ms
-from millstream.buffer.events import DeadLetter, dead_batch
+from millstream.buffer.codec.events import DeadLetter, dead_batch
 from millstream.cli.app import main
 from millstream.clock import FileClock, to_micros
 from millstream.errors import LogError, NotFound
-from millstream.running.trimming import WEEK, trim
+from millstream.ingest.retention import WEEK, trim
 
 user = ms.Entity("user", keys={"user_id": "int64"})
 clicks = ms.EventStream("clicks", time="at", schema={"user_id": "int64", "at": "timestamp"}, partitions=2)

@@ -17,11 +17,11 @@ import pytest
 import millstream as ms
 from millstream.clock import FileClock, to_micros
 from millstream.errors import DiskFull, Fenced, ProjectError, StoreError
-from millstream.monitor.usage import snapshot
-from millstream.project.wiring import Parts
+from millstream.project.parts import Parts
 from millstream.running.layers import _loop, _Renewed, _step, run_layer
 from millstream.running.work import Batch, Every, Ingest
 from millstream.settings import Settings
+from millstream.usage.layers import snapshot
 
 user = ms.Entity("user", keys={"user_id": "int64"})
 clicks = ms.EventStream("clicks", time="at", schema={"user_id": "int64", "at": "timestamp"})

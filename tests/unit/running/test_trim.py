@@ -9,7 +9,7 @@ import pytest
 import millstream as ms
 from millstream.buffer.log import Batch
 from millstream.clock import FileClock, to_micros
-from millstream.running.trimming import DAY, WEEK, trim
+from millstream.ingest.retention import DAY, WEEK, trim
 
 user = ms.Entity("user", keys={"user_id": "int64"})
 clicks = ms.EventStream("clicks", time="at", schema={"user_id": "int64", "at": "timestamp"}, partitions=1)

@@ -8,7 +8,7 @@ from tests.unit.serve.world import NOW, VERSIONS, fill, model, trained, view
 from millstream.clock import SimulatedClock
 from millstream.serve.reader import FeatureReader
 from millstream.serve.scorer import Scorer
-from millstream.store.lmdb import LmdbOnlineStore
+from millstream.store.lmdb.store import LmdbOnlineStore
 from millstream.train.versions import LoadedModel
 
 

@@ -5,11 +5,11 @@ import sys
 import threading
 from pathlib import Path
 
-from millstream.buffer.embedded import EmbeddedLog
+from millstream.buffer.embedded.log import EmbeddedLog
 from millstream.clock import SystemClock
+from millstream.registry.definitions import Registry
 from millstream.serve.server import Service, listen, run
-from millstream.store.lmdb import LmdbOnlineStore
-from millstream.store.registry import Registry
+from millstream.store.lmdb.store import LmdbOnlineStore
 from millstream.train.versions import ModelVersions
 
 

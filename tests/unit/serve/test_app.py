@@ -14,15 +14,15 @@ import pyarrow as pa
 import pytest
 from tests.unit.serve.world import NOW, SHARDS, artefact, disputes, fill, model, payments, view
 
-from millstream.buffer.embedded import EmbeddedLog
-from millstream.buffer.events import decode
+from millstream.buffer.codec.events import decode
+from millstream.buffer.embedded.log import EmbeddedLog
 from millstream.clock import SimulatedClock
-from millstream.monitor.usage import publish
+from millstream.registry import pinning
+from millstream.registry.definitions import Registry
 from millstream.serve.server import Service
-from millstream.store import pinning
-from millstream.store.lmdb import LmdbOnlineStore
-from millstream.store.registry import Registry
+from millstream.store.lmdb.store import LmdbOnlineStore
 from millstream.train.versions import ModelVersions
+from millstream.usage.layers import publish
 
 ROW = {"user_id": 4, "payee_id": 2, "device_id": "d1", "amount": 12.5, "country": "de", "payment_id": "p1"}
 

@@ -14,9 +14,9 @@ from tests.unit.serve.world import HOUR, NOW, SECOND, SHARDS, VERSIONS, habits, 
 from millstream.clock import SimulatedClock
 from millstream.errors import StoreError
 from millstream.fold import States, encode_key, fold, layout_of, prepare, shard_of, value
+from millstream.fold.views import Vector
 from millstream.serve.reader import FeatureReader
-from millstream.serve.vector import Vector
-from millstream.store.lmdb import LmdbOnlineStore
+from millstream.store.lmdb.store import LmdbOnlineStore
 from millstream.store.online import EARLY, ShardMeta
 
 

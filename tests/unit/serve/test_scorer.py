@@ -64,7 +64,7 @@ def test_a_capture_holds_keys_fields_label_key_and_every_column(scorer: Scorer, 
 def test_degradation_is_said_in_the_answer_and_in_the_capture(
     loaded: LoadedModel, clock: SimulatedClock, tmp_path: object
 ) -> None:
-    from millstream.store.lmdb import LmdbOnlineStore
+    from millstream.store.lmdb.store import LmdbOnlineStore
 
     reader = FeatureReader(LmdbOnlineStore(tmp_path), view, VERSIONS, clock)  # type: ignore[arg-type]
     scorer = Scorer(model, loaded, reader, clock)

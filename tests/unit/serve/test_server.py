@@ -19,13 +19,13 @@ import pyarrow as pa
 import pytest
 from tests.unit.serve.world import SHARDS, artefact, disputes, fill, model, payments
 
-from millstream.buffer.embedded import EmbeddedLog
+from millstream.buffer.embedded.log import EmbeddedLog
 from millstream.clock import SystemClock
 from millstream.errors import ServeError
+from millstream.registry.definitions import Registry
 from millstream.serve.capture import CaptureJournal, CaptureShipper
 from millstream.serve.server import listen
-from millstream.store.lmdb import LmdbOnlineStore
-from millstream.store.registry import Registry
+from millstream.store.lmdb.store import LmdbOnlineStore
 from millstream.train.versions import ModelVersions
 
 ROW = {"user_id": 4, "payee_id": 2, "device_id": "d1", "amount": 12.5, "country": "de"}

@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 
 import millstream as ms
+from millstream.definitions.group_version import GroupVersion
 from millstream.fold import encode_key, fold, layout_of, prepare, shard_of
 from millstream.fold.rows import encode_row
-from millstream.store.lmdb import LmdbOnlineStore
+from millstream.store.lmdb.store import LmdbOnlineStore
 from millstream.store.online import ShardMeta
-from millstream.store.registry import GroupVersion
 from millstream.train.trainers import Artefact, LightGBMTrainer
 from millstream.train.versions import LoadedModel, ModelVersion
 

@@ -13,8 +13,8 @@ import lmdb
 import pytest
 
 from millstream.errors import CorruptState, MillstreamError
-from millstream.store import lmdb_check
-from millstream.store.lmdb import LmdbOnlineStore
+from millstream.store.lmdb import check as lmdb_check
+from millstream.store.lmdb.store import LmdbOnlineStore
 from millstream.store.online import ShardMeta
 
 GV = "velocity@1"

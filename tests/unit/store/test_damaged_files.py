@@ -11,8 +11,8 @@ from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.manifest import clear_manifest_cache
 
 from millstream.errors import CorruptState, MillstreamError
-from millstream.store.file_ledger import FileLedger
-from millstream.store.iceberg import IcebergOfflineStore
+from millstream.store.iceberg.file_ledger import FileLedger
+from millstream.store.iceberg.store import IcebergOfflineStore
 
 EVENTS = "events.payments"
 FLIPS = 40

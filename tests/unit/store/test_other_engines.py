@@ -15,11 +15,11 @@ from pyiceberg.types import StringType
 
 import millstream as ms
 from millstream.buffer.log import Batch
+from millstream.buffer.topics import event_table
 from millstream.cli.checks import checked
 from millstream.clock import FileClock, to_micros
 from millstream.errors import Fenced, NotFound, StoreError
-from millstream.ingest.archive import archive_table
-from millstream.store.iceberg import IcebergOfflineStore
+from millstream.store.iceberg.store import IcebergOfflineStore
 
 NOON = to_micros("2026-01-01T12:00:00Z")
 DAY = 86_400_000_000
@@ -179,7 +179,7 @@ def store(tmp_path: Path) -> IcebergOfflineStore:
     return IcebergOfflineStore(tmp_path / "offline")
 
 
-EVENTS = archive_table("payments")
+EVENTS = event_table("payments")
 
 
 def numbers(*these: int) -> pa.Table:

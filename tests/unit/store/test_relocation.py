@@ -11,7 +11,7 @@ import pytest
 from pyiceberg.table import StaticTable
 
 import millstream as ms
-from millstream.store.iceberg import IcebergOfflineStore
+from millstream.store.iceberg.store import IcebergOfflineStore
 
 EVENTS = "events.payments"
 
@@ -66,7 +66,7 @@ def test_a_copy_never_reads_or_writes_the_original(tmp_path: Path) -> None:
 def test_snapshots_off_the_list_are_found_in_the_folder_of_today(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("millstream.store.iceberg_tags.KEPT", 2)
+    monkeypatch.setattr("millstream.store.iceberg.tags.KEPT", 2)
     store = IcebergOfflineStore(tmp_path / "a")
     first = store.append(EVENTS, rows(0))
     for number in range(1, 6):

@@ -15,7 +15,7 @@ from pyiceberg.table import Transaction
 from tests.unit.store.test_other_engines import other_engine, rewrite_and_expire
 
 from millstream.errors import CorruptState, Fenced, NotFound
-from millstream.store.iceberg import IcebergOfflineStore
+from millstream.store.iceberg.store import IcebergOfflineStore
 from millstream.store.offline import Tended
 
 EVENTS = "events.payments"
@@ -40,8 +40,8 @@ def files(folder: Path, pattern: str = "*") -> list[Path]:
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compaction after four files, and three snapshots that stay listed."""
-    monkeypatch.setattr("millstream.store.iceberg_compact.FILES", 4)
-    monkeypatch.setattr("millstream.store.iceberg_tags.KEPT", 3)
+    monkeypatch.setattr("millstream.store.iceberg.compaction.FILES", 4)
+    monkeypatch.setattr("millstream.store.iceberg.tags.KEPT", 3)
 
 
 @pytest.fixture
@@ -271,7 +271,8 @@ def test_killed_at_any_moment_rows_are_there_once_and_what_it_left_goes(
 
 
 def _append_and_tend(folder: Path, pipe: Connection) -> None:
-    from millstream.store import iceberg_compact, iceberg_tags
+    from millstream.store.iceberg import compaction as iceberg_compact
+    from millstream.store.iceberg import tags as iceberg_tags
 
     iceberg_compact.FILES, iceberg_tags.KEPT = 4, 3
     store = IcebergOfflineStore(folder)

@@ -8,8 +8,8 @@ import millstream as ms
 from millstream.clock import SimulatedClock, to_micros
 from millstream.errors import TrainingError
 from millstream.train import fitting
-from millstream.train.past import Pins
 from millstream.train.retrain import due, retrain
+from millstream.train.stored_history import Pins
 from millstream.train.training_set import TrainingSet
 from millstream.train.versions import ModelVersions
 

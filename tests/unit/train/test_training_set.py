@@ -7,11 +7,11 @@ import pyarrow as pa
 import pytest
 
 import millstream as ms
-from millstream.buffer.events import decode, encode_history
+from millstream.buffer.codec.events import decode, encode_history
 from millstream.buffer.log import Records
 from millstream.errors import TrainingError
-from millstream.store.iceberg import IcebergOfflineStore
-from millstream.train.past import Pins, Stored
+from millstream.store.iceberg.store import IcebergOfflineStore
+from millstream.train.stored_history import Pins, Stored
 from millstream.train.training_set import TrainingSet, training_set
 
 DAY = 86_400_000_000

@@ -12,7 +12,7 @@ from millstream.definitions.feature_group import StreamFeatureGroup
 from millstream.fold import States, as_of, layout_of, prepare, value
 
 if TYPE_CHECKING:
-    from millstream.project.wiring import Parts
+    from millstream.project.parts import Parts
 
 _PAGE = 100_000
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from millstream.definitions import FeatureView, Model
     from millstream.fold import Prepared
-    from millstream.train.past import Stored
+    from millstream.train.stored_history import Stored
     from millstream.train.trainers import Artefact
     from millstream.train.training_set import TrainingSet
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from millstream.buffer.encoding import encode
+from millstream.buffer.codec.write import encode
 from millstream.clock import to_micros
 from millstream.serve.capture import CaptureJournal, CaptureShipper
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from millstream.buffer.events import partition_of
+from millstream.buffer.codec.events import partition_of
 from millstream.definitions.source import EventStream
 from millstream.testing.simulation.declared import EVENT
 

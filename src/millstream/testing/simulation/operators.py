@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from millstream.errors import MillstreamError, NotFound
-from millstream.project import applying, serving
-from millstream.project.facade import Project
+from millstream.project import apply as applying
+from millstream.project import serving
+from millstream.project.project import Project
 from millstream.testing.simulation.declared import changed
 from millstream.testing.simulation.models import fitted
 
 if TYPE_CHECKING:
-    from millstream.project.wiring import Parts
+    from millstream.project.parts import Parts
     from millstream.testing.simulation.world import World
 
 

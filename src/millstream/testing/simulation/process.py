@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from millstream.clock import Clock
-from millstream.project import applying
+from millstream.project import apply as applying
+from millstream.project.parts import Parts
 from millstream.project.serving import Scoring
-from millstream.project.wiring import Parts
 from millstream.running.work import trim
 from millstream.settings import Settings
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from millstream.definitions.source import EventStream
 from millstream.errors import DiskFull
-from millstream.project import moving
+from millstream.project import drain as moving
 from millstream.testing.simulation.declared import ACCOUNTS
 from millstream.testing.simulation.disk import Killed
 from millstream.testing.simulation.ledger import INSTANT, WRONG

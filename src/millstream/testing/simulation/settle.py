@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from millstream.clock import SimulatedClock
-from millstream.project.facade import Project
+from millstream.project.project import Project
 from millstream.testing.simulation import layers, operators, producers, truth
 from millstream.testing.simulation.actions import HOUR, MINUTE, SECOND
 from millstream.testing.simulation.declared import Declared

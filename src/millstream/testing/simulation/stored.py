@@ -6,13 +6,12 @@ import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from millstream.buffer.topics import batch_table, feature_table
 from millstream.definitions.feature_group import StreamFeatureGroup
 from millstream.definitions.source import EventStream
-from millstream.ingest.batch import batch_table
-from millstream.store.sync import synced_table
 
 if TYPE_CHECKING:
-    from millstream.store.registry import GroupVersion
+    from millstream.definitions.group_version import GroupVersion
     from millstream.testing.simulation.ledger import Landed
     from millstream.testing.simulation.world import World
 
@@ -27,7 +26,7 @@ def synced(world: World) -> None:
     for version in parts.versions().values():
         if not isinstance(version.group, StreamFeatureGroup) or version.group.where is not None:
             continue
-        table = synced_table(version.id)
+        table = feature_table(version.id)
         if parts.offline.snapshot(table) is None:
             continue
         rows = sorted(parts.offline.scan(table).to_pylist(), key=lambda row: row["at"])

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from millstream.definitions.source import EventStream
 from millstream.errors import DiskFull, MillstreamError, StoreError
-from millstream.project import applying, moving
-from millstream.pure import compute
+from millstream.project import apply as applying
+from millstream.project import drain as moving
+from millstream.project.compute import compute
 from millstream.testing.simulation import stored
 
 if TYPE_CHECKING:
-    from millstream.store.registry import GroupVersion
+    from millstream.definitions.group_version import GroupVersion
     from millstream.testing.simulation.world import World
 
 KEYS = (1, 2, 4, 5)

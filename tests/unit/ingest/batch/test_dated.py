@@ -4,7 +4,7 @@ import pytest
 from tests.unit.ingest.batch.world import DAY, HOUR, START, dated_group
 
 import millstream as ms
-from millstream.buffer.staging import batch_consumer, staging_topic
+from millstream.buffer.topics import batch_consumer, staging_topic
 from millstream.errors import Fenced, MillstreamError
 
 

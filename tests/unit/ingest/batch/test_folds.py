@@ -5,12 +5,12 @@ import pytest
 from tests.unit.ingest.batch.world import DATED, DAY, HOUR, START, USER
 
 import millstream as ms
-from millstream.buffer.events import encode
+from millstream.buffer.codec.events import encode
 from millstream.computing.batch import BatchComputer
 from millstream.computing.table_fold import table_events
 from millstream.computing.tables import Asked, Tables
 from millstream.fold import States, encode_key, fold, layout_of, prepare, pruned, shard_of, value
-from millstream.store.history import History
+from millstream.history.events import History
 
 PAYMENTS = ms.EventStream("payments", time="at", schema={"user_id": "int64", "credit": "float64", "at": "timestamp"})
 FEATURES = [ms.Count(over="7d"), ms.Sum("credit", over="7d"), ms.Last("credit")]

@@ -10,7 +10,7 @@ import pytest
 from tests.unit.ingest.batch.test_stated import said, staged
 from tests.unit.ingest.batch.world import HOUR, START, World
 
-from millstream.buffer.staging import staging_topic
+from millstream.buffer.topics import staging_topic
 
 WORKER = """
 import sys

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from tests.unit.ingest.batch.world import DAY, START, Version, World, dated_group, snapshot_group
 
 from millstream.buffer.log import Batch
-from millstream.buffer.staging import Run, encode_run, staging_topic
+from millstream.buffer.staging import Run, encode_run
+from millstream.buffer.topics import staging_topic
 from millstream.fold.rows import ROW_SPAN
 from millstream.store.offline import Snapshot
 

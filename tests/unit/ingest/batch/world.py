@@ -11,16 +11,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import millstream as ms
-from millstream.buffer.embedded import EmbeddedLog
+from millstream.buffer.embedded.log import EmbeddedLog
+from millstream.buffer.topics import batch_table
 from millstream.clock import SimulatedClock, to_micros
 from millstream.computing.batch import BatchComputer
+from millstream.definitions.group_version import states_name
 from millstream.fold import encode_key, shard_of
 from millstream.fold.rows import rows_as_of, rows_at, with_keys
-from millstream.ingest.batch import BatchIngester, batch_table
+from millstream.ingest.batch import BatchIngester
 from millstream.ingest.stream import StreamIngester
-from millstream.store.iceberg import IcebergOfflineStore
-from millstream.store.lmdb import LmdbOnlineStore
-from millstream.store.plan import states_name
+from millstream.store.iceberg.store import IcebergOfflineStore
+from millstream.store.lmdb.store import LmdbOnlineStore
 
 DAY = 86_400_000_000
 HOUR = 3_600_000_000

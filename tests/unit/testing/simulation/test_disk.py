@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from millstream.buffer.embedded import EmbeddedLog
+from millstream.buffer.embedded.log import EmbeddedLog
 from millstream.buffer.log import Batch
 from millstream.clock import SimulatedClock
 from millstream.errors import DiskFull
-from millstream.store.registry import Registry
+from millstream.registry.definitions import Registry
 from millstream.testing.simulation.declared import KEY
 from millstream.testing.simulation.disk import Disk, Fate, Killed
 

@@ -1,0 +1,152 @@
+"""One value from outside, judged for the type of its column: the rules that `columns` applies to whole columns.
+
+A row decides the same in whatever form it comes, so both must say the same of every value.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+
+from millstream.clock import to_micros
+from millstream.errors import MillstreamError
+from millstream.fold.instants import FIRST, LAST, other_unit
+
+EXPECTED = {
+    "int64": "a whole number of 64 bits",
+    "float64": "a number",
+    "string": "text",
+    "bool": "true or false",
+    "timestamp": "an instant of the years 1 to 9999 (ISO-8601, or microseconds since the epoch)",
+}
+_DIGITS = 19  # of the largest int64
+
+
+class Unfit(Exception):
+    """A value is not of the type that its column declares."""
+
+
+def fit(value: Any, kind: str) -> Any:
+    """Return a value as a column of that type holds it, None for null; raises `Unfit` for one of another type.
+
+    NaN, infinities and the missing values of NumPy and pandas are null in every column. A whole number may be written
+    as a float or a decimal. Instants become microseconds.
+
+    >>> fit(7.0, "int64"), fit(float("inf"), "float64"), fit("2024-01-01T00:00:00Z", "timestamp")
+    (7, None, 1704067200000000)
+    """
+    return None if is_missing(value) else _FITS[kind](value)
+
+
+def instant(argument: str, value: Any) -> int:
+    """Return an instant that an argument was given as microseconds, or raise `MillstreamError`.
+
+    >>> instant("at", "2024-01-01T00:00:00Z")
+    1704067200000000
+    """
+    try:
+        at = fit(value, "timestamp")
+    except Unfit:
+        at = None
+    if at is None:
+        unit = other_unit(value) if isinstance(value, int) and not isinstance(value, bool) else None
+        said = f"which looks like {unit} since 1970; expected" if unit else "expected"
+        hint = "write it as '2024-01-31T12:00:00Z' or a datetime; without a zone it is taken as UTC."
+        raise MillstreamError(f"{argument} was given {value!r}, {said} {EXPECTED['timestamp']}.", hint)
+    return int(at)
+
+
+def is_missing(value: Any) -> bool:
+    """Say whether a value stands for null: None, NaN, an infinity, NaT, pandas' NA."""
+    if value is None:
+        return True
+    if isinstance(value, float | np.floating):
+        return not math.isfinite(value)
+    if isinstance(value, Decimal):
+        return not value.is_finite()
+    if isinstance(value, np.datetime64):
+        return bool(np.isnat(value))
+    return type(value).__name__ in ("NaTType", "NAType")
+
+
+def reason(name: str, kind: str, value: Any = None) -> str:
+    """Say why a value of a column makes its row a dead letter."""
+    number = value if isinstance(value, int | float | Decimal) and not isinstance(value, bool) else None
+    unit = other_unit(int(number)) if kind == "timestamp" and number is not None and math.isfinite(number) else None
+    if unit is None:
+        return f"Wrong type: column '{name}' does not hold {EXPECTED[kind]}."
+    return (
+        f"Wrong unit: column '{name}' holds {number}, which looks like {unit} since the epoch; "
+        "expected microseconds or ISO-8601."
+    )
+
+
+def _int64(value: Any) -> int:
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if isinstance(value, float | np.floating):
+        whole = value == math.floor(value)
+    elif isinstance(value, Decimal):
+        whole = value.adjusted() < _DIGITS and value == value.to_integral_value()
+    if whole and -(2**63) <= (number := int(value)) < 2**63:
+        return number
+    raise Unfit
+
+
+def _float64(value: Any) -> float | None:
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | Decimal | np.integer | np.floating):
+        raise Unfit
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number beyond every float is as infinite as 1e400
+        return None
+    return number + 0.0 if math.isfinite(number) else None
+
+
+def _string(value: Any) -> str:
+    if isinstance(value, str) and (value.isascii() or encodes(value)):
+        return str(value)
+    raise Unfit
+
+
+def encodes(text: str) -> bool:
+    """Say whether text is UTF-8: JSON and Python can spell half of a surrogate pair, which no key and no file holds."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _bool(value: Any) -> bool:
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    raise Unfit
+
+
+def _timestamp(value: Any) -> int:
+    if isinstance(value, str | date | np.datetime64):
+        try:
+            at = to_micros(value)
+        except (MillstreamError, OverflowError, ValueError):
+            raise Unfit from None
+    else:
+        at = _int64(value)
+        if other_unit(at):
+            raise Unfit
+    if FIRST <= at <= LAST:
+        return at
+    raise Unfit
+
+
+_FITS: dict[str, Callable[[Any], Any]] = {
+    "int64": _int64,
+    "float64": _float64,
+    "string": _string,
+    "bool": _bool,
+    "timestamp": _timestamp,
+}

@@ -1,0 +1,240 @@
+"""From a producer's rows to batches for the log.
+
+Dicts are stored as they were given, so that a wrong one can become a dead letter with its own text; data frames are
+stored as Arrow.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from decimal import Decimal
+from itertools import chain, count
+from typing import Any
+from uuid import UUID
+from zlib import crc32
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from millstream.buffer.codec.frames import Rows, taken
+from millstream.buffer.codec.read import parse_json
+from millstream.buffer.codec.types import from_arrow
+from millstream.buffer.codec.values import Unfit, fit, is_missing
+from millstream.buffer.log import Batch
+from millstream.definitions.source import EventStream
+from millstream.errors import LogError
+
+BATCH_ROWS = 50_000
+_ENCODER = msgspec.json.Encoder(decimal_format="number")
+_PLAIN = {str, int, float, bool, type(None)}  # what JSON says as it is: NaN and infinities are null, as in a frame
+
+
+def encode(stream: EventStream, rows: Rows) -> list[Batch]:
+    """Make batches of events for the log.
+
+    Args:
+        stream: the stream they are sent to.
+        rows: dicts, or an Arrow table, a pandas or Polars frame, or anything with `__arrow_c_stream__`.
+
+    Returns:
+        list[Batch]: of at most 50,000 events each; none for no rows.
+
+    Raises:
+        LogError: when the rows are neither, or declare an arrival, which only loaded history may.
+
+    Example:
+        >>> from millstream.buffer.codec.write import encode
+        >>> from millstream.definitions.source import EventStream
+        >>> clicks = EventStream("clicks", time="at", schema={"at": "timestamp"})
+        >>> encode(clicks, [{"at": "2024-01-01"}])
+        [Batch(payload=b'{"at":"2024-01-01"}', encoding='json', count=1)]
+    """
+    given = taken(_thing(stream), rows)
+    if not isinstance(given, pa.Table):
+        return list(_json_batches(given))
+    if "_arrival" in given.column_names:
+        raise LogError(
+            f"Stream '{stream.name}': column '_arrival' is Millstream's own; live events arrive when they are taken.",
+            "rename the column, or load the rows as history.",
+        )
+    return list(_arrow_batches(given))
+
+
+def encode_history(stream: EventStream, rows: Rows) -> list[Batch]:
+    """Make batches of loaded history, whose arrival is declared rather than stamped.
+
+    The arrival is the stream's `available` column, where it is not null; else the event time plus the stream's `delay`.
+    A column `_arrival` (microseconds) in a frame goes before both. Arguments, result and errors are those of `encode`.
+    """
+    table = taken(_thing(stream), rows)
+    wrong: list[Batch] = []
+    if not isinstance(table, pa.Table):
+        lines = [line for batch in _json_batches(table) for line in batch.payload.split(b"\n")]
+        parsed = parse_json(stream, lines)
+        table = parsed.table
+        wrong = list(_line_batches([lines[row] for row, _ in parsed.bad]))
+    if "_arrival" not in table.column_names:
+        table = table.append_column("_arrival", _arrival(stream, table))
+    if not pa.types.is_integer(table["_arrival"].type):
+        raise LogError(
+            f"Stream '{stream.name}': column '_arrival' was given {table['_arrival'].type}; expected int64, microseconds.",
+            "leave it out for the stream's own rule, or cast it.",
+        )
+    return [*_arrow_batches(table), *wrong]
+
+
+def encode_lines(payload: bytes) -> list[Batch]:
+    """Make batches of newline-delimited JSON as it came, without blank lines; what is no JSON becomes a dead letter."""
+    return list(_line_batches([line for line in payload.split(b"\n") if line.strip()]))
+
+
+def partition_of(stream: EventStream, rows: Rows, partitions: int) -> list[tuple[int, Rows]]:
+    """Divide rows among the partitions of a stream's topic, keeping their order.
+
+    Equal values of the stream's `partition_by` go to the same partition, whatever form the rows come in; without one,
+    all rows go together to one partition after another.
+
+    Returns:
+        list[tuple[int, rows]]: partition and rows, dicts or an Arrow table, for each partition that gets any.
+    """
+    given = taken(_thing(stream), rows)
+    if len(given) == 0:
+        return []
+    if partitions == 1:
+        return [(0, given)]
+    if stream.partition_by is None:
+        return [(next(_rotation) % partitions, given)]
+    if isinstance(given, pa.Table):
+        column = _key_bytes(given, stream.partition_by, stream.schema[stream.partition_by])
+        codes = np.array([crc32(value or b"") for value in column], np.int64) % partitions
+        return [(int(code), given.filter(pa.array(codes == code))) for code in np.unique(codes)]
+    divided: dict[int, list[Any]] = {}
+    kind = stream.schema[stream.partition_by]
+    for row in given:
+        value = row.get(stream.partition_by) if isinstance(row, Mapping) else None
+        divided.setdefault(crc32(_key_text(value, kind)) % partitions, []).append(row)
+    return sorted(divided.items())
+
+
+_rotation = count(os.getpid())  # so that many short-lived producers do not all begin with the same partition
+
+
+def _key_text(value: Any, kind: str) -> bytes:
+    """A partition key as the bytes that are hashed: the same for a value in a dict and in a frame."""
+    with suppress(Unfit):  # its event becomes a dead letter, wherever that lies
+        value = fit(value, kind)
+    if value is None:
+        return b""
+    if isinstance(value, bool):
+        return b"true" if value else b"false"
+    return str(value).encode(errors="replace")
+
+
+def _key_bytes(table: pa.Table, column: str, kind: str) -> list[bytes | None]:
+    if column not in table.column_names:
+        return [None] * len(table)
+    values, _ = from_arrow(table[column].combine_chunks(), kind)
+    if kind not in ("int64", "string"):
+        values = values.cast(pa.int64()) if kind == "timestamp" else values
+        return [_key_text(value, kind) for value in values.to_pylist()]
+    texts: list[bytes | None] = pc.cast(pc.cast(values, pa.string()), pa.binary()).to_pylist()
+    return texts
+
+
+def _thing(stream: EventStream) -> str:
+    return f"Stream '{stream.name}'"
+
+
+def _arrow_batches(table: pa.Table) -> Iterator[Batch]:
+    for start in range(0, len(table), BATCH_ROWS):
+        part = table.slice(start, BATCH_ROWS).combine_chunks()
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, part.schema) as writer:
+            writer.write_table(part)
+        yield Batch(sink.getvalue().to_pybytes(), "arrow", len(part))
+
+
+def _json_batches(rows: Sequence[Any]) -> Iterator[Batch]:
+    for start in range(0, len(rows), BATCH_ROWS):
+        part = rows[start : start + BATCH_ROWS]
+        try:
+            if not set(map(type, chain.from_iterable(map(dict.values, part)))) <= _PLAIN:
+                raise TypeError("values that JSON would write otherwise than a frame holds them")
+            payload = _ENCODER.encode_lines(part).rstrip(b"\n")
+        except (TypeError, ValueError, RecursionError):
+            payload = b"\n".join(map(_line, part))
+        yield Batch(payload, "json", len(part))
+
+
+def _line_batches(lines: Sequence[bytes]) -> Iterator[Batch]:
+    for start in range(0, len(lines), BATCH_ROWS):
+        part = lines[start : start + BATCH_ROWS]
+        yield Batch(b"\n".join(part), "json", len(part))
+
+
+def _line(row: Any) -> bytes:
+    """Encode one row whatever it holds; what JSON cannot say is said as text, to become a dead letter."""
+    try:
+        return _ENCODER.encode(_sayable(row))
+    except (TypeError, ValueError, RecursionError):
+        pass
+    try:
+        return json.dumps(row, default=_sayable).encode()  # keeps half a surrogate pair, as what it is
+    except (TypeError, ValueError, RecursionError):
+        return json.dumps(_shown(row)).encode()
+
+
+def _shown(row: Any) -> str:
+    try:
+        return repr(row)
+    except Exception as error:  # a row may hold anything, such as a number too long to be written
+        return f"a {type(row).__name__} that cannot be shown: {error}"
+
+
+def _sayable(value: Any) -> Any:
+    """Values of NumPy, pandas and Python as JSON has them; anything else as an object, which no column takes."""
+    if type(value) in _PLAIN:
+        return value
+    if isinstance(value, Mapping):
+        return {_name(key): _sayable(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_sayable(one) for one in value]
+    if is_missing(value):
+        return None
+    if isinstance(value, np.datetime64):
+        return str(value.astype("datetime64[us]") if _in_years(value) else value)
+    if isinstance(value, np.generic):
+        return _sayable(value.item()) if type(value.item()) is not type(value) else float(value)
+    if isinstance(value, str | int | float | Decimal | UUID):
+        return str(value) if isinstance(value, str | UUID) else value
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    return {"unreadable": _shown(value)}
+
+
+def _name(key: Any) -> str:
+    if isinstance(key, str | int | float):
+        return str(key)
+    raise TypeError("a key that is no text")
+
+
+def _in_years(instant: np.datetime64) -> bool:
+    return bool(-1969 <= instant.astype("datetime64[Y]").astype(np.int64) <= 8029)
+
+
+def _arrival(stream: EventStream, table: pa.Table) -> pa.Array:
+    """The declared arrival of each row in microseconds; null where its event time is wrong, as decoding will find."""
+    arrival = pc.add(_micros(table, stream.time), stream.delay)
+    return arrival if stream.available is None else pc.coalesce(_micros(table, stream.available), arrival)
+
+
+def _micros(table: pa.Table, column: str) -> pa.Array:
+    if column not in table.column_names:
+        return pa.nulls(len(table), pa.int64())
+    instants, _ = from_arrow(table[column].combine_chunks(), "timestamp")
+    return instants.cast(pa.int64())

@@ -1,0 +1,405 @@
+"""The embedded log: every topic in one LMDB environment, shared by all processes of a machine."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from millstream.buffer.embedded import rows as stored
+from millstream.buffer.embedded.environment import open_environment
+from millstream.buffer.embedded.room import Room
+from millstream.buffer.embedded.rows import Damaged
+from millstream.buffer.log import Batch, Records
+from millstream.clock import Clock
+from millstream.errors import CorruptLog, Fenced, LogError, MillstreamError, nearest
+
+if TYPE_CHECKING:
+    import lmdb
+
+_FORMAT, _FORMAT_BEFORE = b"2", b"1"  # before: nothing was sealed, and LMDB itself waited for the disk
+_AT_ONCE = 500  # rows removed in one write: others wait for milliseconds, and a page holds what has become free
+_SCHEDULES = b"batch/"  # the consumers whose positions are instants, see `batch_consumer`
+_LONGEST_NAME = 400  # bytes; LMDB's keys end at 511
+
+
+class EmbeddedLog:
+    """A durable log in one LMDB environment; see the protocols `Log` and `TopicAdmin`.
+
+    Any number of processes append and read at once; appends are on disk when acknowledged, many by one wait for it (see
+    `millstream.buffer.embedded.durability`). Open it once in each process and never use it across a fork.
+
+    Args:
+        path: the log's folder; made if it is missing.
+        clock: what appends are stamped with.
+        map_gib: most it may grow to, in GiB; disk is taken as it is used.
+        fsync: whether an acknowledgement waits for the disk; without, it outlives any process but not the machine.
+
+    Raises:
+        LogError: when the folder holds something else.
+        DiskFull: when there is no room for a new log.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from millstream.buffer.embedded.log import EmbeddedLog
+        >>> from millstream.buffer.log import Batch
+        >>> from millstream.clock import SimulatedClock
+        >>> log = EmbeddedLog(pathlib.Path(tempfile.mkdtemp()), SimulatedClock(7), map_gib=1)
+        >>> log.create("payments", 2)
+        >>> log.append("payments", 1, Batch(b'{"amount": 5}', "json", 1))
+        0
+        >>> [(r.position, r.appended, r.payload) for r in log.read("payments", 1, 0, 10)]
+        [(0, 7, b'{"amount": 5}')]
+        >>> log.ends("payments")
+        [(0, 0), (0, 1)]
+        >>> with log.transaction() as work:
+        ...     work.commit("compute", "payments", 1, None, 1)
+        >>> log.committed("compute", "payments")
+        [None, 1]
+        >>> log.close()
+    """
+
+    def __init__(self, path: Path | str, clock: Clock, map_gib: float = 64, *, fsync: bool = True) -> None:
+        self._clock = clock
+        self._env = open_environment(Path(path), map_gib, durable=fsync)
+        self._room = Room(self._env)
+        self._open = True
+        try:
+            self._check_format()
+        except MillstreamError:
+            self.close()
+            raise
+
+    def append(self, topic: str, partition: int, batch: Batch, arrival: int | None = None) -> int:
+        """Append a batch, durably, and return the position of its first record."""
+        with self.transaction() as work:
+            return work.append(topic, partition, batch, arrival)
+
+    def read(self, topic: str, partition: int, position: int, limit: int) -> list[Records]:
+        """Return whole stored batches from a position on, until they hold `limit` records."""
+        found: list[Records] = []
+        with self._begin() as rows:
+            number, partitions = _topic(rows, topic)
+            first, following = _ends(rows, topic, number, partitions, partition)
+            if position < first:
+                raise _trimmed(topic, partition, position, first)
+            if position < following:
+                found = stored.read_batches(rows, (topic, number, partition), position, limit, following)
+            seen = rows.id()
+        if found:
+            self._env.settle(seen)
+        return found
+
+    def ends(self, topic: str) -> list[tuple[int, int]]:
+        """Return each partition's first position kept and next position."""
+        with self._begin() as rows:
+            number, partitions = _topic(rows, topic)
+            return [_ends(rows, topic, number, partitions, partition) for partition in range(partitions)]
+
+    def committed(self, consumer: str, topic: str) -> list[int | None]:
+        """Return each partition's committed position of a consumer."""
+        with self._begin() as rows:
+            number, partitions = _topic(rows, topic)
+            return [_committed(rows, consumer, topic, number, partition) for partition in range(partitions)]
+
+    @contextmanager
+    def transaction(self) -> Iterator[_Writer]:
+        """Open a transaction of appends and commits: one LMDB transaction; other writers wait until it ends."""
+        with self._begin(write=True) as rows:
+            work = _Writer(rows, self._clock)
+            yield work
+            work.finish()
+            if work.appended:
+                self._room.check(rows, consumer=work.committed, size=work.appended)
+
+    def filled(self) -> float:
+        """Return how full the log is for producers, from 0 to 1: the map, or the disk where that has less room."""
+        with self._begin() as rows:
+            return self._room.filled(rows)
+
+    def identity(self) -> str:
+        """Return what tells this log from any other, and its epoch, such as "5f0c1a77e2b94d03@1"."""
+        with self._begin() as rows:
+            value = rows.get(b"i")
+            if value is None:
+                raise Damaged("its identity")
+            return stored.opened(b"i", value, stored.IDENTITY, "its identity").decode().strip()
+
+    def fingerprint(self, topic: str, partition: int, position: int) -> int | None:
+        """Return the checksum of the batch that ends at a position: None where it was trimmed, -1 where none ends there."""
+        with self._begin() as rows:
+            number, partitions = _topic(rows, topic)
+            ends = _ends(rows, topic, number, partitions, partition)
+            return stored.check_before(rows, (topic, number, partition), ends, position)
+
+    def rebase(self, topic: str, partition: int, base: int, kept: Sequence[Records]) -> None:
+        """Begin a partition anew at a position beyond all that anybody knows, with some records of it.
+
+        Every consumer of it is moved there; the positions of schedules are instants, and stay.
+        """
+        with self._begin(write=True) as rows:
+            number, partitions = _topic(rows, topic)
+            _ends(rows, topic, number, partitions, partition)
+            for kind in (b"r", b"s"):
+                while stored.delete_some(rows, stored.PARTITION_KEY.pack(kind, number, partition), _AT_ONCE):
+                    pass
+            _put_ends(rows, number, partition, base, base)
+            for key in stored.prefixed(rows, stored.PARTITION_KEY.pack(b"c", number, partition), None):
+                if not key[stored.PARTITION_KEY.size :].startswith(_SCHEDULES):
+                    rows.put(key, stored.seal(key, stored.POSITION.pack(base)))
+            work = _Writer(rows, self._clock)
+            for one in kept:
+                work.append(topic, partition, Batch(one.payload, one.encoding, one.count), one.appended)
+            work.finish()
+
+    def renew(self, name: str | None = None) -> str:
+        """Begin a new epoch, under the name by which the stores know the log, and return the identity."""
+        with self._begin(write=True) as rows:
+            known, _, epoch = (
+                stored.opened(b"i", rows.get(b"i") or b"", stored.IDENTITY, "its identity").decode().partition("@")
+            )
+            _put_identity(rows, name or known, int(epoch) + 1)
+        return self.identity()
+
+    def create(self, topic: str, partitions: int) -> None:
+        """Make a topic unless it is there with as many partitions."""
+        key = b"t" + _name(topic, "Topic")
+        with self._begin() as rows:  # most often it is there, and nobody has to wait
+            there = _find_topic(rows, topic)
+        if there is not None:
+            _same_partitions(topic, there[1], partitions)
+            return
+        with self._begin(write=True) as rows:
+            there = _find_topic(rows, topic)
+            if there is not None:
+                _same_partitions(topic, there[1], partitions)
+                return
+            if partitions < 1:
+                raise LogError(
+                    f"Topic '{topic}': {partitions} partitions; expected at least 1.", "use 4 unless you know better."
+                )
+            next_ = rows.get(b"n")
+            number = 0 if next_ is None else stored.NUMBER.unpack(stored.opened(b"n", next_, 4, "its topics"))[0]
+            # numbers are never used again, so nothing of a dropped topic revives
+            rows.put(b"n", stored.seal(b"n", stored.NUMBER.pack(number + 1)))
+            rows.put(key, stored.seal(key, stored.TOPIC.pack(number, partitions)))
+            for partition in range(partitions):
+                _put_ends(rows, number, partition, 0, 0)
+
+    def topics(self) -> dict[str, int]:
+        """Return all topics with their numbers of partitions."""
+        with self._begin() as rows:
+            return {name: partitions for name, (_, partitions) in stored.topic_rows(rows)}
+
+    def trim(self, topic: str, partition: int, before: int) -> int:
+        """Drop whole batches that end at or before a position and return the first position kept."""
+        while True:
+            with self._begin(write=True, wait=False) as rows:
+                number, partitions = _topic(rows, topic)
+                first, following = _ends(rows, topic, number, partitions, partition)
+                place = topic, number, partition
+                kept, more = stored.trim_batches(rows, place, (first, following), before, _AT_ONCE)
+                if kept != first:
+                    _put_ends(rows, number, partition, kept, following)
+            if not more:
+                break
+        self._settle()
+        return kept
+
+    def drop(self, topic: str) -> None:
+        """Drop a topic, its records and the positions committed in it."""
+        with self._begin(write=True) as rows:
+            there = _find_topic(rows, topic)
+            if there is not None:
+                rows.put(b"d" + stored.NUMBER.pack(there[0]), b"")
+                rows.delete(b"t" + _name(topic, "Topic"))
+        self._remove_dropped()
+
+    def _remove_dropped(self) -> None:
+        """Remove the rows of dropped topics, those too whose dropper died; their numbers are never used again."""
+        while True:
+            with self._begin() as rows:
+                if not stored.prefixed(rows, b"d", 1):
+                    break
+            with self._begin(write=True, wait=False) as rows:
+                for key in stored.prefixed(rows, b"d", 1):
+                    if not any(stored.delete_some(rows, kind + key[1:], _AT_ONCE) for kind in (b"p", b"r", b"s", b"c")):
+                        rows.delete(key)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Return when all that was committed before is durable."""
+        with self._begin() as rows:
+            seen = rows.id()
+        self._env.settle(seen)
+
+    def close(self) -> None:
+        """Let go of the log; what was acknowledged is on disk already. A second call does nothing."""
+        if self._open:
+            self._open = False
+            self._env.close()
+
+    @contextmanager
+    def _begin(self, write: bool = False, *, wait: bool = True) -> Iterator[lmdb.Transaction]:
+        """Open a transaction of the environment; what is damaged is named."""
+        try:
+            with self._env.begin(write, wait=wait) as rows:
+                yield rows
+        except Damaged as error:
+            raise CorruptLog.at(self._env.path / "data.mdb", str(error)) from None
+
+    def _check_format(self) -> None:
+        with self._begin() as rows:
+            found, known = rows.get(b"f"), rows.get(b"i") is not None
+            found = None if found is None else bytes(found)
+        if found in (None, _FORMAT_BEFORE) or (found == _FORMAT and not known):
+            with self._begin(write=True) as rows:
+                rows.put(b"f", _FORMAT)
+                if rows.get(b"i") is None:
+                    _put_identity(rows, secrets.token_hex(8), 1)
+        elif found is not None and found != _FORMAT:
+            raise LogError(
+                f"Log '{self._env.path}' is in format {found.decode(errors='replace')}, not {_FORMAT.decode()}.",
+                "open it with the version of Millstream that wrote it.",
+            )
+
+
+class _Writer:
+    """Appends and commits within one write transaction."""
+
+    def __init__(self, rows: lmdb.Transaction, clock: Clock) -> None:
+        self._rows = rows
+        self._clock = clock
+        self.appended = 0
+        self.committed = False
+        self._topics: dict[str, tuple[int, int]] = {}
+        self._ends: dict[tuple[str, int], tuple[int, int]] = {}
+
+    def append(self, topic: str, partition: int, batch: Batch, arrival: int | None = None) -> int:
+        """Append a batch and return the position of its first record."""
+        if batch.count < 1:
+            raise LogError(
+                f"Topic '{topic}': the batch holds {batch.count} records; expected at least 1.",
+                "append nothing instead.",
+            )
+        number, (first, position) = self._place(topic, partition)
+        stamp = self._clock.now() if arrival is None else arrival
+        stored.put_batch(self._rows, (number, partition, position), batch, stamp)
+        self._ends[topic, partition] = first, position + batch.count
+        self.appended += len(batch.payload)
+        return position
+
+    def commit(self, consumer: str, topic: str, partition: int, expected: int | None, position: int) -> None:
+        """Move a consumer's position from `expected` to `position`, or refuse."""
+        number, _ = self._place(topic, partition)
+        found = _committed(self._rows, consumer, topic, number, partition)
+        if found != expected:
+            raise _fenced(consumer, topic, partition, expected, found)
+        key = _commit_key(number, partition, consumer)
+        self._rows.put(key, stored.seal(key, stored.POSITION.pack(position)))
+        self.committed = True
+
+    def finish(self) -> None:
+        """Write where the partitions end that were appended to; called at the end of the transaction."""
+        for (topic, partition), (first, following) in self._ends.items():
+            _put_ends(self._rows, self._topics[topic][0], partition, first, following)
+
+    def _place(self, topic: str, partition: int) -> tuple[int, tuple[int, int]]:
+        """The number of a topic and the ends of a partition as this transaction has left them."""
+        known = self._topics.get(topic)
+        if known is None:
+            known = self._topics[topic] = _topic(self._rows, topic)
+        ends = self._ends.get((topic, partition))
+        if ends is None:
+            ends = _ends(self._rows, topic, *known, partition)
+        return known[0], ends
+
+
+def _find_topic(rows: lmdb.Transaction, topic: str) -> tuple[int, int] | None:
+    """The number and the partitions of a topic, or None."""
+    key = b"t" + _name(topic, "Topic")
+    value = rows.get(key)
+    if value is None:
+        return None
+    read = stored.opened(key, value, stored.TOPIC.size, f"topic '{topic}'")
+    return cast("tuple[int, int]", stored.TOPIC.unpack(read))
+
+
+def _topic(rows: lmdb.Transaction, topic: str) -> tuple[int, int]:
+    """The number and the partitions of a topic that must be there."""
+    found = _find_topic(rows, topic)
+    if found is None:
+        close = nearest(topic, [name for name, _ in stored.topic_rows(rows)])
+        raise LogError(
+            f"Topic '{topic}' is not in the log.",
+            f"did you mean '{close}'?" if close else "apply the definitions first.",
+        )
+    return found
+
+
+def _ends(rows: lmdb.Transaction, topic: str, number: int, partitions: int, partition: int) -> tuple[int, int]:
+    if not 0 <= partition < partitions:
+        raise LogError(f"Topic '{topic}' has no partition {partition}.", f"its partitions are 0 to {partitions - 1}.")
+    what = f"topic '{topic}', partition {partition}, its ends"
+    key = stored.PARTITION_KEY.pack(b"p", number, partition)
+    value = rows.get(key)
+    if value is None:
+        raise Damaged(what)
+    first, following = stored.ENDS.unpack(stored.opened(key, value, stored.ENDS.size, what))
+    if first > following:
+        raise Damaged(what)
+    return first, following
+
+
+def _put_identity(rows: lmdb.Transaction, name: str, epoch: int) -> None:
+    rows.put(b"i", stored.seal(b"i", f"{name}@{epoch}".encode().ljust(stored.IDENTITY)))
+
+
+def _put_ends(rows: lmdb.Transaction, number: int, partition: int, first: int, following: int) -> None:
+    key = stored.PARTITION_KEY.pack(b"p", number, partition)
+    rows.put(key, stored.seal(key, stored.ENDS.pack(first, following)))
+
+
+def _commit_key(number: int, partition: int, consumer: str) -> bytes:
+    return stored.PARTITION_KEY.pack(b"c", number, partition) + _name(consumer, "Consumer")
+
+
+def _committed(rows: lmdb.Transaction, consumer: str, topic: str, number: int, partition: int) -> int | None:
+    key = _commit_key(number, partition, consumer)
+    value = rows.get(key)
+    if value is None:
+        return None
+    what = f"topic '{topic}', partition {partition}, the position of '{consumer}'"
+    return int(stored.POSITION.unpack(stored.opened(key, value, stored.POSITION.size, what))[0])
+
+
+def _name(name: str, kind: str) -> bytes:
+    encoded = name.encode()
+    if not 0 < len(encoded) <= _LONGEST_NAME:
+        raise LogError(f"{kind} '{name[:40]}' has a name of {len(encoded)} bytes.", f"use 1 to {_LONGEST_NAME} bytes.")
+    return encoded
+
+
+def _same_partitions(topic: str, stored: int, wanted: int) -> None:
+    if stored != wanted:
+        raise LogError(
+            f"Topic '{topic}' has {stored} partitions, not {wanted}; the number is fixed for life.",
+            f"keep partitions={stored}, or declare a stream by another name.",
+        )
+
+
+def _trimmed(topic: str, partition: int, position: int, first: int) -> LogError:
+    return LogError(
+        f"Topic '{topic}', partition {partition}: position {position} has been trimmed; the first kept is {first}.",
+        f"read from {first} on, and what comes before it from the archive.",
+    )
+
+
+def _fenced(consumer: str, topic: str, partition: int, expected: int | None, found: int | None) -> Fenced:
+    return Fenced(
+        f"Consumer '{consumer}' on topic '{topic}', partition {partition}, is at {found}, not at {expected}: "
+        "another worker has gone on.",
+        "discard this batch and read again from the committed position.",
+    )

@@ -1,0 +1,336 @@
+"""From what a folder declares to group versions that are computed: plan, apply, start, backfill."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from millstream.buffer.topics import event_table
+from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatureGroup
+from millstream.definitions.source import EventStream, Table
+from millstream.errors import MillstreamError, PlanError, StoreError
+from millstream.project.parts import Parts
+
+if TYPE_CHECKING:
+    from millstream.definitions.group_version import GroupVersion
+    from millstream.registry.definitions import Change, Plan
+
+Agreed = Callable[["Plan"], bool]
+Advance = Callable[[int, int | None], None]
+
+
+def plan(parts: Parts, definitions: Iterable[Any], *, complete: bool) -> Plan:
+    """What applying definitions would change, with the types of batch groups read from their tables.
+
+    Args:
+        parts: The project.
+        definitions: What is wanted.
+        complete: Whether that is all there is.
+
+    Raises:
+        PlanError: When two definitions of one name differ.
+        MillstreamError: When a table that a query reads cannot be read.
+    """
+    return parts.registry.plan(_resolved(parts, list(definitions)), complete=complete)
+
+
+def apply(parts: Parts, planned: Plan, *, allow_breaking: bool, agreed: Agreed | None) -> list[Change]:
+    """Do what a plan says and start what is new: topics, and the start markers of group versions.
+
+    Args:
+        parts: The project.
+        planned: The plan.
+        allow_breaking: Whether to do what breaks what is in use.
+        agreed: Asked before anything is removed.
+
+    Raises:
+        PlanError: When something would be removed and nobody agreed, or a change breaks what is in use.
+    """
+    gone = [f"{one.thing} '{one.name}'" for one in planned.changes if one.kind == "remove"]
+    if gone and not (agreed and agreed(planned)):
+        raise PlanError(
+            f"Plan: it would remove {', '.join(gone)}, which is not declared any more.",
+            "`millstream apply` asks and removes it, `millstream apply --yes` does not ask.",
+        )
+    _check_topics(parts, planned)
+    with alone(parts, "apply definitions", wait=False):
+        changes = parts.registry.apply(planned, allow_breaking=allow_breaking)
+        start(parts)
+    return changes
+
+
+def start(parts: Parts) -> None:
+    """Make the topics of all streams, and write the start markers of group versions that have none.
+
+    It is the rest of an `apply`, done again by whoever finds that one has not come so far.
+
+    Raises:
+        MillstreamError: The first failure, once everything else has been started.
+    """
+    from millstream.computing.start_markers import start_version
+
+    streams, topics = parts.registry.streams(), parts.log.topics()
+    known = {stream.name for stream in streams}
+    failed: list[MillstreamError] = []
+    for stream in streams:
+        if stream.name not in topics:
+            with _kept(failed):
+                parts.log.create(stream.name, stream.partitions or parts.settings.partitions)
+    for version in parts.registry.groups("new"):
+        if isinstance(version.group, StreamFeatureGroup) and known.issuperset(
+            one.name for one in version.group.sources
+        ):
+            with _kept(failed):
+                start_version(parts.log, version, streams, parts.clock, at="end")
+    if failed:
+        raise failed[0]
+    parts.registry.operations.end("apply", "definitions")
+
+
+def settle(parts: Parts) -> None:
+    """Finish what commands that died have left to do, and strike off what is not to be done any more.
+
+    Raises:
+        MillstreamError: When an `apply` cannot be finished.
+    """
+    operations = parts.registry.operations
+    wanted = {one.id for one in unfinished(parts)}
+    for one in operations.unfinished():
+        if one.kind == "apply":
+            start(parts)
+        elif one.kind == "backfill" and one.subject not in wanted:
+            operations.end(one.kind, one.subject)
+
+
+@contextmanager
+def alone(parts: Parts, what: str, *, wait: bool) -> Iterator[bool]:
+    """Do something that no other process or thread of the project does meanwhile; the death of a process lets go.
+
+    Args:
+        parts: The project.
+        what: What is done, such as "backfill habits@1".
+        wait: Whether to wait for another one that does it.
+
+    Yields:
+        Whether nobody else does it.
+    """
+    folder = parts.settings.data / "operations"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / what.replace(" ", ".")).open("a") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            fcntl.flock(held, fcntl.LOCK_UN)
+
+
+def rebuild(parts: Parts, version: GroupVersion) -> GroupVersion:
+    """Let the states of a version be built anew, beside those that are read, if there are any that are.
+
+    Args:
+        parts: The project.
+        version: The version.
+
+    Returns:
+        The version as the registry has it then.
+    """
+    if not isinstance(version.group, StreamFeatureGroup) or not _read(parts, version):
+        return version
+    parts.registry.builds.begin(version.id)
+    return again(parts, version)
+
+
+def anew(parts: Parts, group: str) -> list[GroupVersion]:
+    """Let the version of a group that is read by default be built anew, and all others whose states are damaged.
+
+    Args:
+        parts: The project.
+        group: The name of the group.
+
+    Returns:
+        The versions as the registry has them then, the default one first.
+
+    Raises:
+        NotFound: When there is no such group.
+    """
+    default = parts.registry.group(group)
+    others = [one for one in parts.registry.groups() if one.group.name == group and one.id != default.id]
+    return [rebuild(parts, one) for one in (default, *(one for one in others if _damaged(parts, one)))]
+
+
+def _damaged(parts: Parts, version: GroupVersion) -> bool:
+    try:
+        for shard in range(version.shards):
+            parts.online.meta(version.states, shard)
+    except StoreError:
+        return True
+    return version.states in parts.online.damaged()
+
+
+def again(parts: Parts, version: GroupVersion) -> GroupVersion:
+    """A version as the registry has it now."""
+    return parts.registry.group(version.group.name, version.version)
+
+
+def rebuild_damaged(parts: Parts) -> list[str]:
+    """Let the states of which somebody has read damage be built anew; returns the group versions that are from now on."""
+    damaged = parts.online.damaged()
+    found = (
+        [one for one in parts.registry.groups() if one.states in damaged and one.building is None] if damaged else []
+    )
+    return [one.id for one in found if rebuild(parts, one).building is not None]
+
+
+def unfinished(parts: Parts) -> list[GroupVersion]:
+    """The versions that are not live yet, and those whose states are being built anew."""
+    return [one for one in parts.registry.groups() if one.state in ("new", "backfilling") or one.building is not None]
+
+
+def backfill(parts: Parts, version: GroupVersion, *, progress: Advance | None = None) -> None:
+    """Fold, or query, what came before a group version began; it becomes the default once ingestion has caught up.
+
+    Args:
+        parts: The project.
+        version: The version, started; a build that is made beside it is what is filled, if there is one.
+        progress: Called with how much is done and how much there is.
+    """
+    parts.registry.operations.begin("backfill", version.id, "fold its history, then let it be read")
+    if isinstance(version.group, StreamFeatureGroup):
+        from millstream.ingest.backfill import backfill as fold_history
+
+        fold_history(
+            version.beside or version,
+            parts.history(),
+            parts.online,
+            parts.log,
+            parts.registry,
+            parts.clock,
+            progress,
+            anew=version.beside is not None,
+        )
+    elif version.group.query is not None:
+        began = _begins(parts, version.group)
+        if began is not None:
+            parts.batch_computer().backfill(version.id, began, parts.clock.now())
+
+
+def finish(parts: Parts, version: GroupVersion) -> bool:
+    """Make a version live and the default if everything before now is in its store; returns whether it is.
+
+    A build that was made beside it is read from then on.
+    """
+    done = _finished(parts, version)
+    if done:
+        parts.registry.operations.end("backfill", version.id)
+    return done
+
+
+def _finished(parts: Parts, version: GroupVersion) -> bool:
+    from millstream.ingest.backfill import caught_up
+    from millstream.ingest.backfill import finish as finished
+
+    version = again(parts, version)
+    beside = version.beside
+    if beside is not None:
+        if not caught_up(beside, version, parts.online, parts.log):
+            return False
+        parts.registry.builds.cut_over(version.id, beside.build)
+        if version.state == "live":
+            return True
+        version = beside
+    if isinstance(version.group, StreamFeatureGroup):
+        return finished(version, parts.online, parts.log, parts.registry)
+    if any(parts.online.meta(version.states, shard) is None for shard in range(version.shards)):
+        return False
+    parts.registry.set_state(version.id, "live")
+    parts.registry.default(version.id)
+    return True
+
+
+def _check_topics(parts: Parts, planned: Plan) -> None:
+    """Refuse what the log could not follow, before anything is written."""
+    from millstream.registry.plan import closure
+
+    topics = parts.log.topics()
+    for stream in closure(planned.definitions).values():
+        made = topics.get(stream.name) if isinstance(stream, EventStream) else None
+        if made is not None and isinstance(stream, EventStream) and stream.partitions not in (None, made):
+            raise PlanError(
+                f"Stream '{stream.name}': partitions was given {stream.partitions}; its topic has {made}, which it keeps.",
+                f"declare partitions={made}, or a stream of another name.",
+            )
+
+
+@contextmanager
+def _kept(failed: list[MillstreamError]) -> Iterator[None]:
+    """Go on after a failure, which is added to those that there were."""
+    try:
+        yield
+    except MillstreamError as error:
+        failed.append(error)
+
+
+def _read(parts: Parts, version: GroupVersion) -> bool:
+    """Whether readers may find states of a version: some that are whole, or that were before they were damaged."""
+    try:
+        metas = [parts.online.meta(version.states, shard) for shard in range(version.shards)]
+    except StoreError:
+        return True
+    return any(meta is not None and meta.backfilled for meta in metas)
+
+
+def _begins(parts: Parts, group: BatchFeatureGroup) -> int | None:
+    """Before the first row of its tables could be known, or the first event arrived: where the past of a query begins."""
+    from millstream.computing.past_runs import ScheduledRuns
+
+    found = [earliest(parts), ScheduledRuns(parts.settings.folder, tables=_tables(parts)).first_known(group)]
+    return min((instant - 1 for instant in found if instant is not None), default=None)
+
+
+def _tables(parts: Parts) -> dict[str, Table]:
+    return {table.name: table for table in parts.registry.tables()}
+
+
+def earliest(parts: Parts) -> int | None:
+    """About when the first event that is kept arrived (µs), or None without events."""
+    import pyarrow.compute as pc
+
+    from millstream.buffer.codec.events import decode
+
+    found: list[int] = []
+    for stream in parts.registry.streams():
+        table = event_table(stream.name)
+        if parts.offline.snapshot(table) is not None:
+            arrivals = (batch.column(0) for batch in parts.offline.batches(table, ["_arrival"]))
+            found += [int(pc.min(one).as_py()) for one in arrivals if one.null_count < len(one)]
+        for partition, (first, following) in enumerate(parts.log.ends(stream.name)):
+            records = parts.log.read(stream.name, partition, first, 1) if first < following else []
+            if records:
+                found += decode(stream, records).table["_arrival"].to_pylist()[:1]
+    return min(found, default=None)
+
+
+def _resolved(parts: Parts, definitions: list[Any]) -> list[Any]:
+    """The definitions, and each batch group among them again with the types of its features."""
+    from millstream.computing.interval_runs import check_late
+    from millstream.computing.past_runs import ScheduledRuns
+    from millstream.registry.plan import closure
+
+    groups = [
+        one
+        for one in closure(definitions).values()
+        if isinstance(one, BatchFeatureGroup) and one.query is not None and not one.schema_of_features
+    ]
+    reads_events = any(isinstance(source, EventStream) for group in groups for source in group.sources)
+    scheduled = ScheduledRuns(parts.settings.folder, parts.history() if reads_events else None)
+    for group in closure(definitions).values():
+        if isinstance(group, BatchFeatureGroup) and group.query is not None:
+            check_late(group, group.sources)
+    known = [group.resolved(scheduled.schema(group, parts.clock.now())) for group in groups]
+    return [*definitions, *known]

@@ -1,0 +1,292 @@
+"""Moving rows through a project in one process: append, compute, ingest, archive, read back."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from millstream.definitions.source import EventStream
+from millstream.errors import DiskFull, MillstreamError, NotFound, StoreError
+from millstream.project import apply as applying
+from millstream.project.parts import Parts
+from millstream.project.refused import looked_at, warn
+from millstream.project.retire import drop_unused
+from millstream.project.upkeep import tend
+
+if TYPE_CHECKING:
+    from millstream.definitions.feature_view import GroupRead
+    from millstream.definitions.group_version import GroupVersion
+    from millstream.project.apply import Advance
+    from millstream.serve.reader import FeatureReader, Read
+    from millstream.serve.request import Rows
+
+T = TypeVar("T")
+FEW = 1_000
+"""Steps without an end to the buffer after which draining gives up: somebody else keeps filling it."""
+
+
+def append(parts: Parts, stream: str, rows: Any, *, history: bool) -> int:
+    """Append rows to a stream in one transaction; returns how many."""
+    from millstream.buffer.codec.events import encode, encode_history, partition_of
+    from millstream.buffer.codec.frames import check_columns, taken
+
+    definition = parts.registry.stream(stream)
+    if stream not in parts.log.topics():
+        applying.settle(parts)  # an `apply` has died before the log followed
+    given = taken(f"Stream '{stream}'", rows)
+    check_columns(f"Stream '{stream}'", given, definition.schema, lambda: _needed(parts, definition))
+    encoded = encode_history if history else encode
+    placed = [
+        (partition, batch)
+        for partition, part in partition_of(definition, given, len(parts.log.ends(stream)))
+        for batch in encoded(definition, part)
+    ]
+    with parts.log.transaction() as work:
+        for partition, batch in placed:
+            work.append(stream, partition, batch)
+    if history:
+        return looked_at(definition, placed, parts.clock.now())
+    return sum(batch.count for _, batch in placed)
+
+
+def _needed(parts: Parts, stream: EventStream) -> set[str]:
+    """The columns of a stream without which its events count for nothing: its time, and the keys of its groups."""
+    groups = [version.group for version in parts.registry.groups()]
+    reading = [group for group in groups if group.columns and any(one.name == stream.name for one in group.sources)]
+    keys = {column for group in reading for column in group.keys.values()}
+    return {stream.time, *(keys & set(stream.schema))}
+
+
+def features(parts: Parts, view: str, keys: Any, at: int | None) -> pa.Table:
+    """The columns of a view for rows of keys, now or at an instant (µs)."""
+    from millstream.buffer.codec.frames import as_dicts
+    from millstream.serve.reader import FeatureReader
+    from millstream.serve.request import RequestSchema
+    from millstream.store.online import PAST
+    from millstream.train.encoding import typed
+
+    definition = parts.registry.view(view)
+    reader = FeatureReader(parts.online, definition, parts.versions(), parts.clock)
+    instant = parts.clock.now() if at is None else at
+    given = as_dicts(f"View '{view}'", keys, MillstreamError)
+    rows = RequestSchema(definition, lenient=True).parse(given, instant)
+    read = reader.read(rows.values, rows.at)
+    _refuse_unread(read)
+    found = pa.table({name: typed(read.columns[name], kind) for name, kind in definition.dtypes.items()})
+    newest = parts.clock.now()
+    past = {
+        row
+        for one in definition.groups
+        for row, fact in enumerate(read.facts[one.name])
+        if fact.fallback in PAST
+        or (fact.age is not None and rows.at[row] < newest - fact.age and _declares(reader, one))
+    }
+    return _looked_back(parts, reader, rows, found, sorted(past)) if past else found
+
+
+def _declares(reader: FeatureReader, read: GroupRead) -> bool:
+    """Whether a group counts history that declares when it was known: a state does not tell which of it was known by when."""
+    sources = reader.versions[read.group.name].group.sources
+    return any(isinstance(source, EventStream) and (source.delay or source.available) for source in sources)
+
+
+def _looked_back(parts: Parts, reader: FeatureReader, rows: Rows, found: pa.Table, past: list[int]) -> pa.Table:
+    """What was read online, with the rows that only history tells read from there."""
+    from millstream.buffer.codec.types import ARROW_TYPES
+    from millstream.train.point_in_time import AT, join
+    from millstream.train.stored_history import LookedBack, needed
+
+    view, versions = reader.view, reader.versions
+    kinds = {**view.entity_keys, **view.request}
+    examples = pa.table({name: pa.array(rows.values[name], ARROW_TYPES[kind]) for name, kind in kinds.items()})
+    examples = examples.append_column(AT, pa.array(rows.at)).take(past)
+    wanted = needed(((versions[one.group.name].group, [one]) for one in view.groups), examples)
+    stored = LookedBack(parts.history(), parts.offline, versions, scheduled=parts.scheduled(), wanted=wanted)
+    told = join(view, examples, stored).select(found.column_names).cast(found.schema)
+    places = np.arange(found.num_rows)
+    places[past] = found.num_rows + np.arange(len(past))
+    return pa.concat_tables([found, told]).take(places)
+
+
+def _refuse_unread(read: Read) -> None:
+    """Raise for what could not be read: in a table of features, null would mean that there is nothing."""
+    from millstream.serve.reader import CORRUPT, UNREADABLE
+
+    for fact in (fact for facts in read.facts.values() for fact in facts):
+        if fact.fallback is not None and fact.fallback.startswith((UNREADABLE, CORRUPT)):
+            group = fact.version.partition("@")[0]
+            raise StoreError(
+                f"Group version '{fact.version}', shard {fact.shard}: {fact.fallback}.",
+                f"run `millstream doctor`; `millstream backfill {group}` builds damaged states again from history.",
+            )
+
+
+def synced(parts: Parts, group: str, start: int | None, end: int | None) -> pa.Table:
+    """What sync wrote of a group's default version, between two instants (µs)."""
+    from millstream.buffer.topics import feature_table
+    from millstream.definitions.feature_group import StreamFeatureGroup
+
+    version = parts.registry.group(group)
+    if not isinstance(version.group, StreamFeatureGroup):
+        raise NotFound(
+            f"Group '{group}' is not synced: only the values of stream groups are.",
+            field="group",
+            given=group,
+            expected="a StreamFeatureGroup",
+            hint=f"what a query returned is in the offline table 'batch.{version.id}'.",
+        )
+    table = feature_table(version.id)
+    if parts.offline.snapshot(table) is None:
+        raise _not_synced(parts, group)
+    bounds = [("at", sign, bound) for sign, bound in ((">=", start), ("<", end)) if bound is not None]
+    return parts.offline.scan(table, where=bounds)
+
+
+def _not_synced(parts: Parts, group: str) -> NotFound:
+    from millstream.buffer.topics import feature_table
+
+    names = dict.fromkeys(one.group.name for one in parts.registry.groups())
+    known = [name for name in names if parts.offline.snapshot(feature_table(parts.registry.group(name).id))]
+    return NotFound(
+        f"Group '{group}' has not been synced yet, so nothing is in its history.",
+        field="group",
+        given=group,
+        expected=f"a synced group: {', '.join(known)}" if known else "a synced group; there is none yet",
+        hint="wait for the next sync, or call `project.sync()`"
+        + (f"; synced are {', '.join(known)}." if known else "."),
+    )
+
+
+class Drainer:
+    """Computes and ingests in this process, with the parts made anew when the registry has changed.
+
+    Args:
+        parts: The project.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._revision: int | None = None
+
+    def drain(self) -> Mapping[str, int]:
+        """Compute and ingest until nothing is left.
+
+        Raises:
+            MillstreamError: The first failure of a batch group or a shard, once all that can be done is done.
+        """
+        self._renew()
+        total: Counter[str] = Counter()
+        failed: dict[str, MillstreamError] = {}
+        for _ in range(FEW):
+            before = self._ingested() if failed else None
+            done = self._step(failed)
+            total.update(done)
+            if not any(done.values()) and (not failed or before == self._ingested()):
+                break
+        else:
+            raise MillstreamError(
+                "The buffer is not empty after a thousand steps: it is being filled.", "stop what sends, or use `up`."
+            )
+        if total["dead"]:
+            warn(self._parts)
+        for error in failed.values():
+            raise error
+        return dict(total)
+
+    def _step(self, failed: dict[str, MillstreamError]) -> dict[str, int]:
+        """Let each part do what there is; of one that fails the error is kept, and the others go on.
+
+        Batch computing that failed is not tried again: its other groups have had their turn.
+        """
+        computed = self._computer.step()
+        runs = self._tried(failed, "runs", self._batch_computer.step) if "runs" not in failed else None
+        ingested = self._tried(failed, "deltas", self._ingester.step)
+        stored = self._tried(failed, "restated", self._batch_ingester.step)
+        return {
+            "events": computed.records,
+            "dead": computed.dead,
+            "fenced": computed.fenced + (ingested.fenced if ingested else 0) + (stored.fenced if stored else 0),
+            "runs": len(runs or []),
+            "deltas": ingested.records if ingested else 0,
+            "restated": stored.runs + stored.written if stored else 0,
+        }
+
+    def _tried(self, failed: dict[str, MillstreamError], name: str, step: Callable[[], T]) -> T | None:
+        try:
+            return step()
+        except DiskFull:
+            raise
+        except MillstreamError as error:
+            failed.setdefault(name, error)
+            return None
+
+    def _ingested(self) -> list[list[int | None]]:
+        """How far ingestion is, as it told the log: a step that fails has moved it where it could."""
+        from millstream.buffer.topics import feature_topic, ingestion_consumer, staging_topic
+
+        log, versions = self._parts.log, self._parts.registry.groups()
+        topics = log.topics()
+        return [
+            log.committed(ingestion_consumer(one.id), topic)
+            for one in versions
+            for topic in (feature_topic(one.id), staging_topic(one.id))
+            if topic in topics
+        ]
+
+    def sync(self) -> Mapping[str, int]:
+        """Archive everything that has come, sync, drop what nobody reads any more, and see to the offline files."""
+        self._renew()
+        archived = 0
+        while (step := self._archiver.step()).rows or step.fenced:
+            archived += step.rows
+        reports = self._syncer.step()
+        dropped = drop_unused(self._parts)
+        tend(self._parts)
+        return {"archived": archived, "synced": sum(report.rows for report in reports), "dropped": dropped}
+
+    def backfill(self, group: str | None, progress: Advance | None) -> list[str]:
+        """Backfill one group anew, or all that are not live or whose states are being built anew; returns their ids."""
+        parts = self._parts
+        applying.start(parts)
+        versions = applying.unfinished(parts) if group is None else applying.anew(parts, group)
+        for version in versions:
+            with applying.alone(parts, f"backfill {version.id}", wait=True):
+                applying.backfill(parts, applying.again(parts, version), progress=progress)
+        with suppress(StoreError):  # a damaged shard is an error until the build beside it is read
+            self.drain()
+        done = [version.id for version in versions if self._finished(version)]
+        self.drain()
+        if done:
+            warn(self._parts)
+        return done
+
+    def _finished(self, version: GroupVersion) -> bool:
+        done = applying.finish(self._parts, version)
+        if not done:
+            with suppress(StoreError):
+                self.drain()
+            done = applying.finish(self._parts, version)
+        return done
+
+    def close(self) -> None:
+        """Let go of what is open."""
+        if self._revision is not None:
+            self._computer.close()
+            self._revision = None
+
+    def _renew(self) -> None:
+        revision = self._parts.registry.revision()
+        if revision == self._revision:
+            return
+        self.close()
+        parts = self._parts
+        applying.settle(parts)
+        self._computer, self._ingester = parts.computer(), parts.ingester()
+        self._batch_computer, self._batch_ingester = parts.batch_computer(), parts.batch_ingester()
+        self._archiver, self._syncer = parts.archiver(), parts.syncer()
+        self._revision = revision

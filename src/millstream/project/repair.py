@@ -1,0 +1,189 @@
+"""Mending a project whose log is older than its stores, or another one: a new epoch of the log, and states built anew.
+
+What the archive holds stays, and what the log holds beyond it is kept: it goes to positions that nobody knows yet, so
+that no position ever means two things. Done again after a crash it comes to the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+import pyarrow as pa
+
+from millstream.buffer.agreement import disagreement
+from millstream.errors import StoreError
+from millstream.project.parts import Parts
+
+if TYPE_CHECKING:
+    from millstream.buffer.log import Records
+    from millstream.project.project import Project
+    from millstream.store.offline import Snapshot
+    from millstream.store.online import ShardMeta
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """What was done.
+
+    Args:
+        identity: the log's identity with its new epoch; empty when there was nothing to mend.
+        found: what was found.
+        kept: by stream, how many records of the log the archive did not hold, and were kept.
+        rebuilt: the group versions whose states were built anew from history.
+    """
+
+    identity: str
+    found: list[str]
+    kept: dict[str, int]
+    rebuilt: list[str]
+
+
+def repair(project: Project) -> Repaired:
+    """Mend a project whose log is older than its stores, or another one; nothing else may run on it meanwhile.
+
+    Args:
+        project: the project.
+
+    Returns:
+        Repaired: what was done.
+    """
+    from millstream.definitions.feature_group import StreamFeatureGroup
+    from millstream.project import apply as applying
+
+    parts = project.parts
+    applying.start(parts)
+    found = parts.stepped_back()
+    if not found:
+        return Repaired("", [], {}, [])
+    name = _known_name(parts)
+    kept: dict[str, int] = {}
+    bases: dict[str, int] = {}
+    for topic, table, empty in _archived(parts):
+        for partition, base, records in _places(parts, topic, table):
+            parts.log.rebase(topic, partition, base, records)
+            bases[f"{topic}/{partition}"] = base
+            kept[topic] = kept.get(topic, 0) + sum(one.count - one.skip for one in records)
+        _move_archive(parts, topic, table, empty, bases)
+    groups = [one for one in parts.registry.groups() if isinstance(one.group, StreamFeatureGroup)]
+    for version in groups:
+        _move_states(parts, version.id, version.states, version.shards, bases)
+    identity = parts.log.renew(name)
+    rebuilt = [gv for version in groups if version.default for gv in project.backfill(version.group.name)]
+    return Repaired(identity, found, {topic: count for topic, count in kept.items() if count}, rebuilt)
+
+
+def _archived(parts: Parts) -> Iterator[tuple[str, str, pa.Table | None]]:
+    """The topics that have an archive: with its table, and what it is when it is empty, where that is known."""
+    from millstream.buffer.codec.types import event_schema
+    from millstream.buffer.topics import CAPTURES, DEAD, event_table
+    from millstream.history.dead_letters import letter_table
+
+    topics = parts.log.topics()
+    for stream in parts.registry.streams():
+        if stream.name in topics:
+            yield stream.name, event_table(stream.name), event_schema(stream).empty_table()
+    for topic in topics:
+        if topic.startswith(DEAD):
+            yield topic, topic, letter_table([])
+        elif topic.startswith(CAPTURES):
+            yield topic, topic, None
+
+
+def _places(parts: Parts, topic: str, table: str) -> Iterator[tuple[int, int, list[Records]]]:
+    """Each partition, the position at which it begins anew, and the records of it that the archive does not hold."""
+    from millstream.history.events import marks_of, positions_of
+
+    snapshot = parts.offline.snapshot(table)
+    positions = positions_of(snapshot.properties) if snapshot else {}
+    marks = marks_of(snapshot.properties) if snapshot else {}
+    applied = [meta.applied for meta in _metas(parts)]
+    for partition, (first, following) in enumerate(parts.log.ends(topic)):
+        archived, mark = positions.get(partition, 0), marks.get(partition, "")
+        base = max(archived, following, *(one.get(f"{topic}/{partition}", 0) for one in applied), 0)
+        if disagreement(parts.log, topic, partition, archived, mark) is None:
+            begin = max(first, archived)
+        elif mark.partition(" ")[0] == parts.log.identity().partition("@")[0]:
+            begin = _parted(parts, topic, table, partition)
+        else:
+            begin = first
+        yield partition, base, parts.log.read(topic, partition, begin, following - begin) if begin < following else []
+
+
+def _parted(parts: Parts, topic: str, table: str, partition: int) -> int:
+    """The position from which on a log that was restored holds other records than the archive."""
+    from millstream.buffer.codec.events import decode
+
+    first, following = parts.log.ends(topic)[partition]
+    streams = {stream.name: stream for stream in parts.registry.streams()}
+    if topic not in streams:
+        return first  # a letter or a capture may be kept twice, but none is lost
+    where = [("_partition", "=", partition), ("_position", ">=", first), ("_position", "<", following)]
+    archive = parts.offline.scan(table, where=where)
+    known = {row["_position"]: row for row in archive.to_pylist()}
+    position = first
+    while position < following:
+        records = parts.log.read(topic, partition, position, 1)
+        for row in decode(streams[topic], records).table.to_pylist():
+            there = known.get(row["_position"])
+            if there is None or any(there.get(name) != value for name, value in row.items() if name in there):
+                return position
+        position = records[-1].end
+    return following
+
+
+def _move_archive(parts: Parts, topic: str, table: str, empty: pa.Table | None, bases: dict[str, int]) -> None:
+    """Let an archive go on where its topic begins anew."""
+    from millstream.history.events import MARKS, POSITIONS
+
+    snapshot: Snapshot | None = parts.offline.snapshot(table)
+    if snapshot is None and empty is None:
+        return
+    rows = empty if empty is not None else parts.offline.scan(table).slice(0, 0)
+    positions = {place.rpartition("/")[2]: base for place, base in bases.items() if place.rpartition("/")[0] == topic}
+    properties = {POSITIONS: msgspec.json.encode(positions).decode(), MARKS: "{}"}
+    parts.offline.append(table, rows, properties, expected=snapshot.id if snapshot else None)
+
+
+def _move_states(parts: Parts, gv: str, states: str, shards: int, bases: dict[str, int]) -> None:
+    """Let the states of a version go on where its deltas will, until they are built anew."""
+    from millstream.buffer.topics import feature_topic
+    from millstream.store.online import MARK
+
+    topic = feature_topic(gv)
+    for shard in range(shards):
+        try:
+            meta = parts.online.meta(states, shard)
+        except StoreError:
+            meta = None
+        base = max(parts.log.ends(topic)[shard][1], meta.position if meta else 0)
+        parts.log.rebase(topic, shard, base, [])
+        if meta is None:
+            continue
+        applied = {place: bases.get(place, position) for place, position in meta.applied.items()}
+        extra = {name: fact for name, fact in meta.extra.items() if name != MARK}
+        moved = msgspec.structs.replace(meta, position=base, applied=applied, extra=extra)
+        parts.online.write(states, shard, [], moved, meta.position)
+
+
+def _metas(parts: Parts) -> list[ShardMeta]:
+    found = []
+    for version in parts.registry.groups():
+        for shard in range(version.shards):
+            try:
+                meta = parts.online.meta(version.states, shard)
+            except StoreError:
+                continue
+            if meta is not None:
+                found.append(meta)
+    return found
+
+
+def _known_name(parts: Parts) -> str | None:
+    """The name by which the stores know the log, if one of them does."""
+    from millstream.store.online import MARK
+
+    names = [meta.extra[MARK].partition(" ")[0] for meta in _metas(parts) if meta.extra.get(MARK)]
+    return names[0] if names else None

@@ -1,0 +1,111 @@
+"""The definitions that hold now, as every layer reads them from the registry."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from typing import Any
+
+import sqlalchemy as sa
+
+from millstream.definitions.feature_view import FeatureView
+from millstream.definitions.model import Model
+from millstream.definitions.serialise import from_dict
+from millstream.definitions.source import EventStream, Table
+from millstream.errors import CorruptState, MillstreamError, NotFound
+from millstream.registry import tables
+from millstream.registry.tables import Database
+
+
+class CurrentDefinitions:
+    """The streams, tables, views and models of a registry, as they were last applied.
+
+    Args:
+        url: an SQLAlchemy URL.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._database = Database(url)
+
+    def revision(self) -> int:
+        """A number that grows with every change of the registry, so that a reader knows when to read again."""
+        with self._database.reading() as connection:
+            if connection is None:
+                return 0
+            found = sa.select(tables.facts.c.value).where(tables.facts.c.name == "revision")
+            return int(connection.execute(found).scalar_one())
+
+    def streams(self) -> list[EventStream]:
+        """The event streams, by name."""
+        return self._all("stream")
+
+    def tables(self) -> list[Table]:
+        """The tables, by name."""
+        return self._all("table")
+
+    def views(self) -> list[FeatureView]:
+        """The feature views, by name."""
+        return self._all("view")
+
+    def models(self) -> list[Model]:
+        """The models, by name."""
+        return self._all("model")
+
+    def stream(self, name: str) -> EventStream:
+        """An event stream; raises `NotFound` when there is none of that name."""
+        found: EventStream = self._one("stream", name)
+        return found
+
+    def view(self, name: str, revision: str | None = None) -> FeatureView:
+        """A feature view, as it is now or as an earlier revision had it; raises `NotFound` when there is none."""
+        found: FeatureView = self._one("view", name) if revision is None else self._earlier(name, revision)
+        return found
+
+    def model(self, name: str) -> Model:
+        """A model; raises `NotFound` when there is none of that name."""
+        found: Model = self._one("model", name)
+        return found
+
+    def _earlier(self, name: str, revision: str) -> FeatureView:
+        held = tables.view_revisions.c
+        query = sa.select(held.revision, held.body).where(held.name == name)
+        with self._database.reading() as connection:
+            rows = [] if connection is None else connection.execute(query).all()
+        bodies = {row.revision: row.body for row in rows}
+        if revision not in bodies:
+            raise NotFound.named(f"revision of view '{name}'", revision, bodies)
+        found: FeatureView = read_definition(self._database.name, f"view '{name}'", bodies[revision])
+        return found
+
+    def _all(self, thing: str) -> list[Any]:
+        query = sa.select(tables.definitions).where(tables.definitions.c.thing == thing)
+        with self._database.reading() as connection:
+            rows = [] if connection is None else connection.execute(query.order_by(tables.definitions.c.name)).all()
+        return [read_definition(self._database.name, f"{thing} '{row.name}'", row.body) for row in rows]
+
+    def _one(self, thing: str, name: str) -> Any:
+        held = tables.definitions.c
+        with self._database.reading() as connection:
+            rows = [] if connection is None else connection.execute(
+                sa.select(held.name, held.body).where(held.thing == thing).order_by(held.name)
+            ).all()  # fmt: skip
+        bodies = {row.name: row.body for row in rows}
+        if name not in bodies:
+            raise NotFound.named(thing, name, bodies)
+        return read_definition(self._database.name, f"{thing} '{name}'", bodies[name])
+
+
+def read_definition(registry: str, what: str, body: str) -> Any:
+    """The definition that was written as `body`; raises `CorruptState` when it is none."""
+    try:
+        return _parsed(body)
+    except (ValueError, TypeError, KeyError, AttributeError, MillstreamError) as error:
+        reason = error.message if isinstance(error, MillstreamError) else str(error)
+        message = f"Registry '{registry}': {what} does not read as what was written: {reason.rstrip('.')}."
+        raise CorruptState(message, "restore the registry from a copy; nothing in it was changed.") from error
+
+
+@lru_cache(maxsize=1024)
+def _parsed(body: str) -> Any:
+    """Building a definition checks its SQL again, so each text is read once."""
+    return from_dict(json.loads(body))

@@ -1,0 +1,335 @@
+"""The registry's tables, in any database SQLAlchemy reaches, and the transactions that keep them right."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.pool import NullPool
+
+from millstream.errors import CorruptState, DiskFull, MillstreamError, StoreError
+from millstream.forks import forks, leave_alone
+from millstream.registry.secrets import shown_text, shown_url, without_secrets
+
+FORMAT = 2
+_BEFORE = 1  # a format that lacks some tables, and is brought to this one when it is opened
+_ROOM = 1 << 20  # with less than this left on the disk, a failed write is a full disk
+_PATIENCE = 10  # seconds to wait for a server that does not answer; libpq alone waits for minutes
+_DISK_FULL, _NO_SUCH = "53100", ("42P01", "42703", "XX")  # PostgreSQL's names of errors: no such table, column; damage
+_metadata = sa.MetaData()
+
+
+def _text(length: int) -> sa.String:
+    """Text of at most a length, in the same order in every database: a server sorts by its language's rules otherwise."""
+    return sa.String(length).with_variant(sa.String(length, collation="C"), "postgresql")
+
+
+definitions = sa.Table(
+    "registry_definitions",
+    _metadata,
+    sa.Column("thing", _text(32), primary_key=True),
+    sa.Column("name", _text(64), primary_key=True),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("version", sa.Integer),  # of a feature group: the version that was last asked for
+)
+group_versions = sa.Table(
+    "registry_group_versions",
+    _metadata,
+    sa.Column("name", _text(64), primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("fingerprint", _text(64), nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("state", _text(16), nullable=False),
+    sa.Column("is_default", sa.Boolean, nullable=False),
+    sa.Column("shards", sa.Integer, nullable=False),
+)
+builds = sa.Table(
+    "registry_builds",  # a group version without a row here has the one build it began with
+    _metadata,
+    sa.Column("name", _text(64), primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("build", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("state", _text(16), nullable=False),
+)
+operations = sa.Table(
+    "registry_operations",
+    _metadata,
+    sa.Column("kind", _text(16), primary_key=True),
+    sa.Column("subject", _text(128), primary_key=True),
+    sa.Column("step", sa.Text, nullable=False),
+)
+view_revisions = sa.Table(
+    "registry_view_revisions",
+    _metadata,
+    sa.Column("name", _text(64), primary_key=True),
+    sa.Column("revision", _text(16), primary_key=True),
+    sa.Column("body", sa.Text, nullable=False),
+)
+pins = sa.Table(
+    "registry_pins",
+    _metadata,
+    sa.Column("model_version", _text(128), primary_key=True),
+    sa.Column("group_name", _text(64), primary_key=True),
+    sa.Column("group_version", sa.Integer, primary_key=True),
+)
+facts = sa.Table(
+    "registry_facts",
+    _metadata,
+    sa.Column("name", _text(32), primary_key=True),
+    sa.Column("value", sa.Integer, nullable=False),
+)
+model_versions = sa.Table(
+    "model_versions",
+    _metadata,
+    sa.Column("model", _text(255), primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("digest", _text(64), nullable=False),
+    sa.Column("registered", sa.BigInteger, nullable=False),
+    sa.Column("record", sa.Text, nullable=False),
+)
+model_aliases = sa.Table(
+    "model_aliases",
+    _metadata,
+    sa.Column("model", _text(255), primary_key=True),
+    sa.Column("alias", _text(255), primary_key=True),
+    sa.Column("version", sa.Integer, nullable=False),
+)
+model_moves = sa.Table(
+    "model_alias_moves",
+    _metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("model", _text(255), nullable=False),
+    sa.Column("alias", _text(255), nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("previous", sa.Integer),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+)
+
+
+class Database:
+    """The registry's database: reads that see nothing where nothing was made yet, and writes one at a time.
+
+    Safe for any number of threads and processes; what is open is not carried across a fork.
+
+    Args:
+        url: an SQLAlchemy URL, such as "sqlite:///registry.db" or "postgresql://host/millstream".
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            self._url = sa.make_url(url)
+        except (sa.exc.ArgumentError, ValueError):
+            # What does not parse may hold a password anywhere, and so may the error that says so.
+            raise _no_url(shown_text(url)) from None
+        self._made = False
+        self._opened: tuple[int, sa.Engine] | None = None
+
+    @property
+    def name(self) -> str:
+        """The database as a message names it, without a password."""
+        return self._file or shown_url(self._url)
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection | None]:
+        """A connection that sees one state; None when the registry has not been made."""
+        with self._named():
+            if not self._exists():
+                yield None
+                return
+            with self._engine.connect() as connection:
+                if self._backend == "sqlite":
+                    connection.exec_driver_sql("begin")  # its driver begins with the first write, and each read alone
+                elif self._backend == "postgresql":
+                    connection.execution_options(isolation_level="REPEATABLE READ")
+                yield connection
+
+    @contextmanager
+    def writing(self, *, counted: bool = True) -> Iterator[sa.Connection]:
+        """A transaction that no other writer is in; one that is `counted` makes readers of the registry read again."""
+        with self._named():
+            if not self._exists():
+                self._make()
+            with self._engine.begin() as connection:
+                # The row is locked from here on, so what is read below is what every writer before has left.
+                step = sa.update(facts).where(facts.c.name == "revision").values(value=facts.c.value + int(counted))
+                connection.execute(step)
+                yield connection
+
+    def make(self) -> None:
+        """Make the tables that are not there yet, whatever other processes make at the same moment."""
+        with self._named():
+            self._make()
+
+    @property
+    def _backend(self) -> str:
+        return self._url.get_backend_name()
+
+    @property
+    def _file(self) -> str | None:
+        """The path of a SQLite file."""
+        return self._url.database if self._backend == "sqlite" else None
+
+    @property
+    def _engine(self) -> sa.Engine:
+        pid = os.getpid()
+        if self._opened is None or self._opened[0] != pid:
+            if self._opened is not None:
+                self._opened[1].dispose(close=False)  # its connections are the parent's
+            self._opened = (pid, _engine(self._url))
+        return self._opened[1]
+
+    def _exists(self) -> bool:
+        if not self._made and not (self._file and not Path(self._file).exists()):
+            made = sa.inspect(self._engine).has_table(facts.name)
+            if made and self._format() == _BEFORE:
+                self._renew()
+            self._made = made and self._format() == FORMAT
+        return self._made
+
+    def _renew(self) -> None:
+        """Add the tables that the format before did not have."""
+        _create_all(self._engine)
+        with self._engine.begin() as connection:
+            connection.execute(sa.update(facts).where(facts.c.name == "format").values(value=FORMAT))
+
+    def _format(self) -> int | None:
+        with self._engine.connect() as connection:
+            found = connection.execute(sa.select(facts.c.value).where(facts.c.name == "format")).scalar()
+        if found not in (None, FORMAT, _BEFORE):
+            raise CorruptState(
+                f"Registry '{self.name}': its format {found} is not the one read here, {FORMAT}.",
+                "use the Millstream version that wrote it.",
+            )
+        return found
+
+    def _make(self) -> None:
+        if self._file:
+            Path(self._file).parent.mkdir(parents=True, exist_ok=True)
+        _create_all(self._engine)
+        for name, value in (("revision", 0), ("format", FORMAT)):
+            with suppress(sa.exc.IntegrityError), self._engine.begin() as connection:
+                connection.execute(sa.insert(facts).values(name=name, value=value))
+        self._made = True
+
+    def _no_room(self, error: sa.exc.DBAPIError) -> bool:
+        """Whether the disk is full, which SQLite may call an I/O error."""
+        if self._file is None:
+            return _code(error) == _DISK_FULL
+        folder = Path(self._file).parent
+        return "full" in str(error.orig) or (folder.exists() and shutil.disk_usage(folder).free < _ROOM)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Whatever goes wrong below comes out as one sentence about the registry."""
+        try:
+            yield
+        except MillstreamError:
+            raise
+        except sa.exc.ArgumentError:
+            raise _no_url(self.name) from None  # it may show the URL
+        except ImportError as error:
+            library = error.name or "psycopg"
+            hint = f"pip install {library if self._backend != 'postgresql' else repr('millstream[postgres]')}"
+            raise StoreError(f"Registry '{self.name}' needs the library '{library}'.", hint) from error
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise DiskFull.writing(self.name) from error
+            hint = "the project's data folder must be a folder that can be written."
+            raise StoreError(f"Registry '{self.name}' cannot be opened: {error.strerror}.", hint) from error
+        except sa.exc.DBAPIError as error:
+            plain = without_secrets(str(error), self._url) == str(error)
+            raise self._failed(error) from (error if plain else None)
+
+    def _failed(self, error: sa.exc.DBAPIError) -> MillstreamError:
+        if self._no_room(error):
+            return DiskFull.writing(self.name)
+        if isinstance(error, sa.exc.DatabaseError) and _damaged(error, self._backend):
+            hint = f"restore '{self.name}' from a copy; nothing in it was changed."
+            message = f"Registry '{self.name}' does not read as what was written: {self._said(error)}."
+            return CorruptState(message, hint)
+        hint = "check that its database runs and its folder can be written."
+        if self._file is None:
+            hint = "check that its server runs and lets this user in; PGPASSWORD or ~/.pgpass can hold the password."
+        return StoreError(f"Registry '{self.name}' cannot be used: {self._said(error)}.", hint)
+
+    def _said(self, error: sa.exc.DBAPIError) -> str:
+        return without_secrets(_brief(error), self._url)
+
+
+def _create_all(engine: sa.Engine) -> None:
+    """Make the tables that are not there yet, whatever other processes make the same ones at the same moment."""
+    for _ in _metadata.tables:  # each failure means that another process has made one more of them
+        try:
+            return _metadata.create_all(engine)
+        except (sa.exc.OperationalError, sa.exc.ProgrammingError, sa.exc.IntegrityError):
+            continue
+    _metadata.create_all(engine)
+
+
+def _engine(url: sa.URL) -> sa.Engine:
+    if url.get_backend_name() != "sqlite":
+        return _server(url)
+    engine = sa.create_engine(url, poolclass=NullPool)  # nothing stays open, so nothing is carried across a fork
+
+    @sa.event.listens_for(engine, "connect")
+    def _many_processes(connection: Any, _record: object) -> None:
+        connection.execute("pragma busy_timeout = 30000")
+        connection.execute("pragma journal_mode = wal")
+
+    return engine
+
+
+def _server(url: sa.URL) -> sa.Engine:
+    """The engine of a server; PostgreSQL is reached by psycopg unless the URL names another driver."""
+    given: dict[str, Any] = {}
+    if url.get_backend_name() == "postgresql":
+        given["isolation_level"] = "READ COMMITTED"  # the server's default may be one that refuses to wait
+        url = url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
+        if "psycopg" in url.drivername and "connect_timeout" not in url.query and "PGCONNECT_TIMEOUT" not in os.environ:
+            given["connect_args"] = {"connect_timeout": _PATIENCE}
+    engine = sa.create_engine(url, pool_pre_ping=True, **given)
+    _keep_to_process(engine)
+    return engine
+
+
+def _keep_to_process(engine: sa.Engine) -> None:
+    """Let a forked process make connections of its own: what it said on its parent's would end up in both."""
+
+    @sa.event.listens_for(engine, "connect")
+    def _opened(_connection: Any, record: Any) -> None:
+        record.info["forks"] = forks()
+
+    @sa.event.listens_for(engine, "checkout")
+    def _taken(connection: Any, record: Any, proxy: Any) -> None:
+        if record.info["forks"] != forks():
+            leave_alone(connection)
+            record.dbapi_connection = proxy.dbapi_connection = None
+            raise sa.exc.DisconnectionError("opened before a fork")
+
+
+def _no_url(shown: str) -> StoreError:
+    hint = "set `registry_url` to a URL such as 'sqlite:///registry.db' or 'postgresql://host/millstream'."
+    return StoreError(f"Registry '{shown}' is not an SQLAlchemy URL.", hint)
+
+
+def _damaged(error: sa.exc.DatabaseError, backend: str) -> bool:
+    """Whether what is stored is at fault, rather than the server, its disk or a right that is not given."""
+    if backend == "sqlite":
+        return not isinstance(error, sa.exc.OperationalError)
+    return _code(error).startswith(_NO_SUCH)
+
+
+def _code(error: sa.exc.DBAPIError) -> str:
+    """The five characters by which a server names an error, "" without any."""
+    return getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None) or ""
+
+
+def _brief(error: sa.exc.DBAPIError) -> str:
+    return (str(error.orig).strip() or "no reason given").splitlines()[0].rstrip(".")

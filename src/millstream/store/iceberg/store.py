@@ -1,0 +1,381 @@
+"""The offline store on Iceberg tables: a SQLite catalog and a local folder, or any PyIceberg catalog by setting."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import pyarrow as pa
+
+from millstream.errors import Fenced, NotFound, StoreError
+from millstream.settings import sqlite_url
+from millstream.store.iceberg.commit import (
+    carried,
+    identifier,
+    landed,
+    marked,
+    name,
+    newest,
+    reach,
+    snapshot_ids,
+    stage,
+    storable,
+    unsettled,
+    whole,
+)
+from millstream.store.iceberg.compaction import AFTER, AT, data_files, due, replaced, small_files, written
+from millstream.store.iceberg.errors import clear, unreadable
+from millstream.store.iceberg.file_ledger import FileLedger
+from millstream.store.iceberg.files import clear_out, named_files, sweep
+from millstream.store.iceberg.read import chosen, narrow
+from millstream.store.iceberg.tags import ended, let_go, names, tag_of, tagged
+from millstream.store.offline import ANY, Snapshot, TableFacts, Tended, Where
+
+if TYPE_CHECKING:
+    from pyiceberg.catalog import Catalog
+    from pyiceberg.table import DataScan, Table, Transaction
+
+_ATTEMPTS = 60
+_FEW = 3
+_SETTINGS = {
+    "commit.retry.num-retries": "0",
+    "commit.manifest-merge.enabled": "true",
+    "commit.manifest.min-count-to-merge": "50",
+    "write.metadata.delete-after-commit.enabled": "true",
+    "write.metadata.previous-versions-max": "10",
+    "write.parquet.row-group-limit": "65536",
+}
+
+
+class IcebergOfflineStore:
+    """The offline store of a project: Iceberg tables, which other engines can read and write beside it.
+
+    Args:
+        folder: where the catalog (`catalog.db`) and the tables (`warehouse/`) are kept.
+        catalog: PyIceberg catalog properties, in place of the local ones; `folder` is then not used.
+
+    Raises:
+        CorruptState: when the catalog or a table cannot be read as what was written.
+
+    >>> import tempfile
+    >>> store = IcebergOfflineStore(tempfile.mkdtemp())
+    >>> first = store.append("events.payments", pa.table({"amount": [5.0]}), {"millstream.positions": "[1]"})
+    >>> store.scan("events.payments").to_pydict(), store.snapshot("events.payments").properties
+    ({'amount': [5.0]}, {'millstream.positions': '[1]'})
+    """
+
+    def __init__(self, folder: str | Path, catalog: Mapping[str, str] | None = None) -> None:
+        self._folder = Path(folder)
+        self._properties = catalog
+        self._opened: tuple[int, Catalog] | None = None
+        self._lock = threading.Lock()
+
+    def append(
+        self,
+        table: str,
+        rows: pa.Table,
+        properties: Mapping[str, str] | None = None,
+        expected: int | Literal["any"] | None = ANY,
+    ) -> Snapshot:
+        """Append rows and set properties in one commit; see `OfflineStore.append`."""
+        mine = marked(table, properties or {})
+        rows = storable(rows)
+        with clear(self._folder, table):
+            for _ in range(_ATTEMPTS):
+                found = self._found(table) or (self._made(table, rows) if expected in (ANY, None) else None)
+                before = None if found is None else newest(found)
+                head = None if before is None else before.id
+                if found is None or expected not in (ANY, head):
+                    given = None if isinstance(expected, str) else expected
+                    raise Fenced.moved(f"table '{table}' (its snapshot)", given, head)
+                change = stage(whole(found, table), table, rows, mine)
+                if (done := self._landed(table, found, change, mine)) is not None:
+                    return done
+        raise _busy(table)
+
+    def scan(
+        self,
+        table: str,
+        columns: Sequence[str] | None = None,
+        where: Where = (),
+        snapshot: int | None = None,
+    ) -> pa.Table:
+        """The rows of one snapshot; see `OfflineStore.scan`."""
+        with clear(self._folder, table):
+            rows = self._planned(table, columns, where, snapshot).to_arrow()
+        return narrow(rows if columns is None else rows.select(list(columns)))
+
+    def batches(
+        self,
+        table: str,
+        columns: Sequence[str] | None = None,
+        where: Where = (),
+        snapshot: int | None = None,
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows of one snapshot, those of one file at a time in memory; see `BatchReads.batches`.
+
+        Files and parts of files whose statistics say that they have no such row are not read.
+
+        >>> import tempfile
+        >>> store = IcebergOfflineStore(tempfile.mkdtemp())
+        >>> _ = store.append("events.payments", pa.table({"user_id": [1, 2, 3], "at": [10, 20, 30]}))
+        >>> found = store.batches("events.payments", ["user_id"], [("user_id", "in", [1, 3]), ("at", "<", 30)])
+        >>> [batch.to_pydict() for batch in found]
+        [{'user_id': [1]}]
+        """
+        from pyiceberg.io.pyarrow import ArrowScan
+
+        with clear(self._folder, table):
+            planned = self._planned(table, columns, where, snapshot)
+            reader = ArrowScan(planned.table_metadata, planned.io, planned.projection(), planned.row_filter)
+            for task in planned.plan_files():
+                for batch in reader.to_record_batches([task]):
+                    yield narrow(batch if columns is None else batch.select(list(columns)))
+
+    def snapshot(self, table: str) -> Snapshot | None:
+        """The newest snapshot, or None when nothing was ever appended."""
+        with clear(self._folder, table):
+            found = self._found(table)
+            if found is not None and unsettled(found):
+                with suppress(Fenced):  # another process settles it
+                    self.append(table, pa.table({}), {}, found.metadata.current_snapshot_id)
+                found = self._load(table)
+            return None if found is None else newest(found)
+
+    def pin(self, table: str, snapshot: int, by: str | int) -> None:
+        """Tag a snapshot; see `Pinning.pin`."""
+        with clear(self._folder, table):
+            for _ in range(_ATTEMPTS):
+                found = self._load(table)
+                change = tagged(found, snapshot, by)
+                if change is None:
+                    raise NotFound.named(f"snapshot of '{table}'", str(snapshot), map(str, snapshot_ids(found)))
+                if self._done(change.commit_transaction):
+                    return
+        raise _busy(table)
+
+    def pinned(self, table: str) -> set[str]:
+        """The names that pin a snapshot of a table; see `Pinning.pinned`."""
+        with clear(self._folder, table):
+            found = self._found(table)
+            return set() if found is None else names(found)
+
+    def unpin(self, by: str) -> None:
+        """Remove the tags of that name; see `Pinning.unpin`."""
+        tag = tag_of(by, 0)
+        for table in self.tables():
+            with clear(self._folder, table):
+                for _ in range(_ATTEMPTS):
+                    found = self._found(table)
+                    if (
+                        found is None
+                        or tag not in found.refs()
+                        or self._done(found.manage_snapshots().remove_tag(tag).commit)
+                    ):
+                        break
+                else:
+                    raise _busy(table)
+
+    def tend(self, table: str, now: int, *, order: Sequence[str] = (), keep: int = 0) -> Tended:
+        """Compact and sweep a local table; see `Upkeep.tend`."""
+        if self._properties is not None:
+            return Tended()  # in a shared catalog, upkeep is its owner's
+        with clear(self._folder, table):
+            found = self._found(table)
+            if found is None:
+                return Tended()
+            for tag in ended(found, now):
+                self._done(
+                    found.manage_snapshots().remove_tag(tag).commit
+                )  # or next time, when another writer was first
+            compacted = self._compact(table, now, order)
+            oldest = FileLedger(self._folder / "warehouse").oldest(str(self._folder_of(table)))
+            if not compacted and (oldest is None or oldest + 2 * keep > now):  # else compaction comes in time for it
+                return Tended()
+            return Tended(compacted, sweep(self._load(table), self._folder_of(table), now, keep))
+
+    def facts(self, table: str) -> TableFacts:
+        """How many files a table has; see `Upkeep.facts`."""
+        with clear(self._folder, table):
+            found = self._load(table)
+            files = sum(len(names) for _, _, names in os.walk(self._folder_of(table)))
+            at = found.properties.get(AT)
+            return TableFacts(files, data_files(found), None if at is None else int(at))
+
+    def examine(self, table: str) -> int:
+        """Read every file that a table names and compare it with what was written; returns how many there are.
+
+        Raises:
+            StoreError: another program has changed the table so that it cannot be gone on with.
+            CorruptState: a file is not what was written.
+        """
+        with clear(self._folder, table):
+            found = whole(self._load(table), table)
+            named = named_files(found) - {entry.metadata_file for entry in found.metadata.metadata_log}
+            for location in sorted(named):
+                found.io.new_input(location).open().close()
+            return len(named)
+
+    def tables(self) -> list[str]:
+        """The names of all tables, sorted."""
+        with clear(self._folder, "*"):
+            catalog = self._catalog()
+            return sorted(name(place) for space in catalog.list_namespaces() for place in catalog.list_tables(space))
+
+    def drop(self, table: str) -> None:
+        """Remove a table and its files; no such table is no error."""
+        from pyiceberg.exceptions import NoSuchTableError
+
+        with clear(self._folder, table):
+            catalog, place = self._catalog(), identifier(table)
+            with suppress(NoSuchTableError):
+                if self._properties is not None:
+                    catalog.purge_table(place)
+                else:
+                    clear_out(self._folder_of(table), lambda: catalog.drop_table(place))
+
+    def _planned(self, table: str, columns: Sequence[str] | None, where: Where, snapshot: int | None) -> DataScan:
+        """What is to be read, once it is known to be there."""
+        from pyiceberg.expressions import AlwaysTrue
+
+        found = whole(self._load(table), table)
+        names = found.schema().column_names
+        for column in (*(columns or ()), *(column for column, *_ in where)):
+            if column not in names:
+                raise NotFound.named(f"column of '{table}'", column, names)
+        if snapshot is not None and not reach(found, snapshot):
+            raise NotFound.named(f"snapshot of '{table}'", str(snapshot), map(str, snapshot_ids(found)))
+        return found.scan(
+            row_filter=chosen(table, where, found) if where else AlwaysTrue(),
+            selected_fields=tuple(columns) if columns is not None else ("*",),
+            snapshot_id=snapshot,
+        )
+
+    def _catalog(self) -> Catalog:
+        """The open catalog; a forked child opens its own."""
+        with self._lock:
+            if self._opened is None or self._opened[0] != os.getpid():
+                self._opened = (os.getpid(), self._open())
+            return self._opened[1]
+
+    def _open(self) -> Catalog:
+        from pyiceberg.catalog import load_catalog
+        from sqlalchemy.exc import OperationalError
+
+        from millstream.store.iceberg.durable_files import places
+
+        if self._properties is not None:
+            return load_catalog("millstream", **self._properties)
+        warehouse = self._folder.absolute() / "warehouse"
+        warehouse.mkdir(parents=True, exist_ok=True)
+        local = {
+            "type": "sql",
+            "uri": f"{sqlite_url(self._folder.absolute() / 'catalog.db')}?timeout=60",
+            "warehouse": f"file://{warehouse}",
+            "py-io-impl": "millstream.store.iceberg.durable_files.DurableFileIO",
+            **places(warehouse, self._folder.absolute() / "catalog.db"),
+        }
+        try:
+            return load_catalog("millstream", **local)
+        except OperationalError:  # another process made the catalog's tables at the same moment
+            return load_catalog("millstream", **local)
+
+    def _found(self, table: str) -> Table | None:
+        from pyiceberg.exceptions import NoSuchTableError
+
+        try:
+            return self._catalog().load_table(identifier(table))
+        except NoSuchTableError as error:
+            if self._properties is None and any(self._folder_of(table).glob("metadata/snap-*.avro")):
+                raise unreadable(
+                    self._folder, table, "its rows are there, but 'catalog.db' does not name it"
+                ) from error
+            return None
+
+    def _folder_of(self, table: str) -> Path:
+        """Where the files of a local table are."""
+        return self._folder.absolute().joinpath("warehouse", *identifier(table))
+
+    def _load(self, table: str) -> Table:
+        found = self._found(table)
+        if found is None:
+            raise NotFound.named("table", table, self.tables())
+        return found
+
+    def _made(self, table: str, rows: pa.Table) -> Table:
+        """The table, made from the schema of its first rows unless another writer has made it since."""
+        from pyiceberg.exceptions import NamespaceAlreadyExistsError, TableAlreadyExistsError
+        from sqlalchemy.exc import IntegrityError
+
+        place = identifier(table)
+        catalog = self._catalog()
+        with suppress(NamespaceAlreadyExistsError, IntegrityError):
+            catalog.create_namespace(place[0])
+        try:
+            return catalog.create_table(place, schema=rows.schema, properties=_SETTINGS)
+        except (TableAlreadyExistsError, IntegrityError):
+            return self._load(table)
+
+    def _landed(self, table: str, found: Table, change: Transaction, mine: Mapping[str, str]) -> Snapshot | None:
+        """Commit rows; None when another writer was first."""
+        if self._properties is None:  # in a shared catalog, upkeep is its owner's
+            let_go(change, found)
+        done, failure = _committed(change)
+        landing = landed(done or self._load(table), mine)
+        if landing is None and failure is not None:
+            raise failure
+        return landing
+
+    def _compact(self, table: str, now: int, order: Sequence[str]) -> int:
+        """Make small files into one; returns how many, or 0 when there is nothing to do or others commit all the time."""
+        for _ in range(_FEW):
+            found = self._found(table)
+            tasks = small_files(found) if found is not None and due(found) else []
+            if found is None or not tasks:
+                return 0
+            files = written(found, tasks, order)
+            after = {AFTER: str(data_files(found) - len(tasks) + len(files)), AT: str(now)}
+            mine = carried(found) | marked(table, after)
+            if self._landed(table, found, replaced(found, tasks, files, mine), mine) is not None:
+                return len(tasks)
+        return 0
+
+    def _done(self, commit: Callable[[], object]) -> bool:
+        """Commit tags; False when another writer was first."""
+        from pyiceberg.exceptions import CommitFailedException
+        from sqlalchemy.exc import OperationalError
+
+        try:
+            commit()
+        except CommitFailedException:
+            return False
+        except OperationalError as error:
+            if "locked" not in str(error.orig):
+                raise
+            return False
+        return True
+
+
+def _committed(change: Transaction) -> tuple[Table | None, Exception | None]:
+    """Commit; the table with it, or what went wrong, other than that another writer was first, which is tried again."""
+    from pyiceberg.exceptions import CommitFailedException
+    from sqlalchemy.exc import OperationalError
+
+    try:
+        return change.commit_transaction(), None
+    except CommitFailedException:
+        return None, None
+    except ValueError as error:  # a snapshot that was to be let go of is gone already
+        return None, None if "does not exist" in str(error) else error
+    except OperationalError as error:
+        return None, None if "locked" in str(error.orig) else error
+    except Exception as error:  # the commit may have landed all the same: the caller looks for its mark
+        return None, error
+
+
+def _busy(table: str) -> StoreError:
+    return StoreError(f"Offline table '{table}': {_ATTEMPTS} commits in a row met another writer's.", "try again.")

@@ -1,0 +1,70 @@
+"""The snapshots of an Iceberg table that stay: the newest, and those that a pin names, which is an Iceberg tag.
+
+Expiry spares what a tag names, by whichever engine it is done.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from millstream.store.iceberg.commit import off_the_list
+
+if TYPE_CHECKING:
+    from pyiceberg.table import Table, Transaction
+
+KEPT = 10
+"""Snapshots that stay listed: PyIceberg copies the list several times in each commit."""
+_PINNED = "millstream.pin."
+_UNTIL = "millstream.until."
+
+
+def tag_of(pin: int | str, snapshot: int) -> str:
+    """The tag of a pin: of one with a name, or of one that is let go at an instant (µs)."""
+    return f"{_UNTIL}{pin}.{snapshot}" if isinstance(pin, int) else f"{_PINNED}{pin}"
+
+
+def tagged(found: Table, snapshot: int, by: str | int) -> Transaction | None:
+    """A commit that pins a snapshot, listing it again if it was let go of; None when there is none any more."""
+    from pyiceberg.table.update import AddSnapshotUpdate, AssertRefSnapshotId
+    from pyiceberg.table.update.snapshot import ManageSnapshots
+
+    change = found.transaction()
+    if found.snapshot_by_id(snapshot) is None:
+        again = off_the_list(found, snapshot)
+        if again is None:
+            return None
+        as_it_is = AssertRefSnapshotId.model_validate(
+            {"ref": "main", "snapshot-id": found.metadata.current_snapshot_id}
+        )
+        change._stage((AddSnapshotUpdate(snapshot=again),), (as_it_is,))
+    ManageSnapshots(change).create_tag(snapshot, tag_of(by, snapshot)).commit()
+    return change
+
+
+def names(found: Table) -> set[str]:
+    """The names by which snapshots are pinned."""
+    return {tag.removeprefix(_PINNED) for tag in found.refs() if tag.startswith(_PINNED)}
+
+
+def ended(found: Table, now: int) -> list[str]:
+    """The tags whose instant is past."""
+    dated = [tag for tag in found.refs() if tag.startswith(_UNTIL)]
+    return [tag for tag in dated if int(tag.removeprefix(_UNTIL).partition(".")[0]) <= now]
+
+
+def spared(found: Table) -> set[int]:
+    """The snapshots that tags and branches name, ours and those of other engines."""
+    return {ref.snapshot_id for ref in found.refs().values()}
+
+
+def let_go(change: Transaction, found: Table) -> None:
+    """Take the oldest snapshots off the list in the same commit; their files stay until they are swept."""
+    from pyiceberg.table.update.snapshot import ExpireSnapshots
+
+    from millstream.store.iceberg.unpinned import AssertUnpinned
+
+    kept = spared(found)
+    old = [item.snapshot_id for item in found.metadata.snapshots[:-KEPT] if item.snapshot_id not in kept]
+    if old:
+        ExpireSnapshots(change).by_ids(old).commit()
+        change._stage((), (AssertUnpinned(snapshot_ids=old),))  # type: ignore[arg-type]

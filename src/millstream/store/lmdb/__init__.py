@@ -1,0 +1,1 @@
+"""The embedded online store: one LMDB environment per group version and shard."""

@@ -1,0 +1,164 @@
+"""What each layer says about itself, and what the scoring processes have counted, put together for any reader."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from millstream.usage.blocks import TICK_SECONDS, TICKS, Histogram, Totals, read_blocks
+
+if TYPE_CHECKING:
+    import psutil
+
+SILENT_AFTER = 10.0
+
+
+def run_folder(data: Path) -> Path:
+    """Return the folder in which the layers of a project publish what they do."""
+    return data / "run"
+
+
+def metrics_folder(data: Path) -> Path:
+    """Return the folder of the scoring processes' counters."""
+    return data / "run" / "metrics"
+
+
+def publish(data: Path, layer: str, facts: Mapping[str, Any]) -> None:
+    """Say what this process of a layer is doing: call it about once a second; the last word replaces the one before.
+
+    Readers see it in `snapshot`. By convention `rate` is records a second, `lag` records behind, `age` microseconds
+    since the newest arrival handled; anything else that JSON can hold is passed on as it is. CPU and memory of the
+    process are added.
+
+    >>> import tempfile
+    >>> data = Path(tempfile.mkdtemp())
+    >>> publish(data, "compute", {"rate": 1200.0, "lag": 0})
+    >>> snapshot(data)["layers"]["compute"]["state"]
+    'up'
+    """
+    folder = run_folder(data)
+    folder.mkdir(parents=True, exist_ok=True)
+    process = _process(os.getpid())
+    usage = {"pid": process.pid, "born": process.create_time(), "published": time.monotonic()}
+    usage |= {"cpu": process.cpu_percent(None) / 100, "rss": process.memory_info().rss}
+    path = folder / f"layer-{layer}-{process.pid}.json"
+    if not path.exists():
+        _remove_ended(folder, layer)
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps({"layer": layer, "usage": usage, "facts": dict(facts)}))
+    fresh.replace(path)
+
+
+def snapshot(data: Path) -> dict[str, Any]:
+    """Return what every layer last published and what the scoring processes have counted, ready for JSON.
+
+    A layer's state is `up`, `silent` (its process lives but has published nothing for ten seconds) or `down`.
+    `latency` holds count, mean, p50 and p99 in milliseconds for each kind of request; `recent` the last fifteen
+    minutes of scoring in ticks of ten seconds, oldest first.
+    """
+    totals = read_blocks(metrics_folder(data))
+    return {
+        "layers": _layers(run_folder(data)),
+        "counters": totals.counters,
+        "latency": {name: _latency(histogram) for name, histogram in sorted(totals.histograms.items())},
+        "recent": _recent(totals),
+    }
+
+
+@lru_cache(maxsize=1)
+def _process(pid: int) -> psutil.Process:
+    # Kept, because the share of CPU is measured since the last call on the same object; by pid, for a fork has its own.
+    import psutil
+
+    return psutil.Process(pid)
+
+
+def _alive(usage: Mapping[str, Any]) -> bool:
+    import psutil
+
+    try:
+        process = psutil.Process(usage["pid"])
+        same = abs(process.create_time() - usage["born"]) < 1
+        return bool(same and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
+def _remove_ended(folder: Path, layer: str) -> None:
+    for path in folder.glob(f"layer-{layer}-*.json"):
+        said = _read(path)
+        if said is None or not _alive(said["usage"]):
+            path.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        said: dict[str, Any] = json.loads(path.read_bytes())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    return said
+
+
+def _layers(folder: Path) -> dict[str, Any]:
+    layers: dict[str, Any] = {}
+    now = time.monotonic()
+    said = [one for path in sorted(folder.glob("layer-*.json")) if (one := _read(path))]
+    for one in sorted(said, key=lambda one: one["usage"]["published"]):
+        usage = one["usage"]
+        seconds = max(now - usage["published"], 0.0)
+        alive = _alive(usage)
+        process = {"pid": usage["pid"], "alive": alive, "published_s": round(seconds, 1)}
+        process |= {"cpu": usage["cpu"] if alive else 0.0, "rss": usage["rss"] if alive else 0}
+        layer = layers.setdefault(one["layer"], {"processes": []})
+        layer["processes"] = [p for p in layer["processes"] if p["alive"]] + [process]
+        layer["facts"] = one["facts"]
+    for layer in layers.values():
+        layer["state"] = _state(layer["processes"])
+        layer["cpu"] = round(sum(p["cpu"] for p in layer["processes"]), 3)
+        layer["rss"] = sum(p["rss"] for p in layer["processes"])
+    return layers
+
+
+def _state(processes: list[dict[str, Any]]) -> str:
+    alive = [p for p in processes if p["alive"]]
+    if not alive:
+        return "down"
+    return "up" if min(p["published_s"] for p in alive) <= SILENT_AFTER else "silent"
+
+
+def _milliseconds(microseconds: float | None) -> float | None:
+    return None if microseconds is None else round(microseconds / 1000, 4)
+
+
+def _latency(histogram: Histogram) -> dict[str, Any]:
+    count = histogram.count
+    return {
+        "count": count,
+        "mean_ms": _milliseconds(histogram.total / count) if count else None,
+        "p50_ms": _milliseconds(histogram.quantile(0.5)),
+        "p99_ms": _milliseconds(histogram.quantile(0.99)),
+    }
+
+
+def _recent(totals: Totals) -> list[dict[str, Any]]:
+    current = int(time.monotonic()) // TICK_SECONDS
+    recent = []
+    for number in range(current - TICKS + 1, current + 1):
+        tick = totals.ticks.get(number)
+        count = tick.latency.count if tick else 0
+        recent.append(
+            {
+                "seconds_ago": (current - number) * TICK_SECONDS,
+                "seconds": TICK_SECONDS if number < current else max(int(time.monotonic()) % TICK_SECONDS, 1),
+                "count": count,
+                "failed": tick.failures if tick else 0,
+                "p50_ms": _milliseconds(tick.latency.quantile(0.5)) if tick else None,
+                "p99_ms": _milliseconds(tick.latency.quantile(0.99)) if tick else None,
+            }
+        )
+    return recent
