@@ -2,7 +2,7 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-TESTS := $(wildcard tests/test_architecture.py tests/unit tests/conformance tests/test_docs.py tests/properties tests/end_to_end)
+TESTS := $(wildcard tests/test_architecture.py tests/unit tests/conformance tests/test_docs.py tests/end_to_end tests/properties)
 TOO_OLD := Millstream needs Python 3.11 or newer: none of python3, python3.11, python3.12, python3.13, python3.14 is.
 
 .DEFAULT_GOAL := help
@@ -17,7 +17,7 @@ demo: setup ## Set up and run the flights demo: a year of real flights through t
 	@$(BIN)/millstream demo flights
 
 test: setup-test check ## Set up and run every check and test
-	$(BIN)/python -m pytest -n 2 -m "not planted" $(TESTS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not planted" $(TESTS)
 
 check: setup-test ## Lint and type-check
 	$(BIN)/ruff check .
