@@ -14,7 +14,7 @@ SOURCE = ROOT / "src" / "millstream"
 MODULES = sorted(SOURCE.rglob("*.py"))
 #: From the bottom to the top: no part imports one that stands after it.
 FLOORS = (
-    "errors", "clock", "forks", "calls", "definitions", "settings", "fold", "buffer", "sources", "engines", "usage",
+    "errors", "clock", "forks", "calls", "engines", "definitions", "settings", "fold", "buffer", "sources", "usage",
     "store", "registry", "history", "computing", "ingest", "train", "serve", "monitor", "project",
 )  # fmt: skip
 #: What a part must not import though it stands before it: layers know the gap between them, and not each other.
@@ -108,6 +108,20 @@ def test_nothing_is_pickled(module):
         "joblib",
         "shelve",
     } == set()
+
+
+@pytest.mark.parametrize("module", MODULES, ids=place)
+def test_one_file_imports_duckdb(module):
+    names = {name for name in imports(module) if name.split(".")[0] == "duckdb"}
+    assert not names or place(module) == "engines/duckdb/connection.py"
+
+
+@pytest.mark.parametrize("module", MODULES, ids=place)
+def test_whoever_asks_an_engine_asks_it_as_every_engine_can_be_asked(module):
+    """What of DuckDB is known outside its folder is what has its protocols."""
+    behind = {"millstream.engines.duckdb.connection", "millstream.engines.duckdb.views"}
+    if not place(module).startswith("engines/duckdb/"):
+        assert behind & set(imports(module)) == set()
 
 
 def test_names_say_what_a_module_is_for():

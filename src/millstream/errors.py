@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Self
 
@@ -16,6 +17,16 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
     by_fold = {candidate.casefold(): candidate for candidate in names}
     found = difflib.get_close_matches(name.casefold(), by_fold, n=1, cutoff=0.5)
     return by_fold[found[0]] if found else None
+
+
+def first_line(error: object) -> str:
+    """The first line of what a library said, without colours and without its full stop.
+
+    >>> first_line(ValueError("Invalid Input Error: no number.\\nLINE 1: ..."))
+    'Invalid Input Error: no number'
+    """
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()
+    return lines[0].rstrip(". ") if lines else type(error).__name__
 
 
 def _choices(names: Iterable[str], limit: int = 12) -> str:

@@ -23,11 +23,12 @@ from millstream.computing.query_shape import DATED, dated, interval_column, row_
 from millstream.computing.row_failures import run_query
 from millstream.computing.run_rows import Staged, features_of, stage
 from millstream.computing.table_fold import fold_events, stream_events, table_events
-from millstream.computing.tables import KNOWN, Asked, EventReader, Tables
+from millstream.computing.tables import EventReader, Tables
 from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.definitions.group_version import BatchGroupVersion
 from millstream.definitions.schedule import last_tick, ticks
 from millstream.definitions.source import Source, Table
+from millstream.engines.engine import KNOWN, Asked
 from millstream.errors import Fenced, MillstreamError, NotFound
 from millstream.fold.instants import FIRST, LAST, micros
 

@@ -17,11 +17,12 @@ import pyarrow.compute as pc
 from millstream.buffer.codec.events import DeadLetter
 from millstream.computing.query_shape import compares_only, interval_column, row_by_row, with_known
 from millstream.computing.row_failures import run_query
-from millstream.computing.tables import KNOWN, Asked, Tables
+from millstream.computing.tables import Tables
 from millstream.definitions.expressions import bind_interval
 from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.definitions.schedule import last_tick, ticks
 from millstream.definitions.source import EventStream, Source, Table
+from millstream.engines.engine import KNOWN, Asked
 from millstream.errors import PlanError
 from millstream.fold.instants import FIRST, micros
 

@@ -14,10 +14,11 @@ from millstream.computing.interval_runs import Result, check_late, looks, run_in
 from millstream.computing.query_shape import dated
 from millstream.computing.run_rows import features_of, stage
 from millstream.computing.table_fold import table_events
-from millstream.computing.tables import Asked, EventReader, Tables
+from millstream.computing.tables import EventReader, Tables
 from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.definitions.schedule import last_tick, next_tick, ticks
 from millstream.definitions.source import Source, Table
+from millstream.engines.engine import Asked
 from millstream.fold.keys import encode_keys
 
 Instants = NDArray[np.int64]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from millstream.computing.tables import KNOWN
 from millstream.definitions.expressions import bind_interval
 from millstream.definitions.source import EventStream, Source
+from millstream.engines.engine import KNOWN
 
 #: The column that carries the instant by which a query takes rows into its interval.
 DATED = "_dated"

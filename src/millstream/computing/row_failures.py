@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from millstream.buffer.codec.events import DeadLetter
 from millstream.clock import to_datetime
 from millstream.computing.table_rows import payload
-from millstream.computing.tables import Asked, Tables
+from millstream.computing.tables import Tables
 from millstream.definitions.source import Source
-from millstream.errors import MillstreamError
-from millstream.fold.row_errors import first_line, halved, is_row_error
+from millstream.engines.engine import Asked
+from millstream.errors import MillstreamError, first_line
+from millstream.fold.row_errors import halved
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,7 +35,7 @@ def run_query(
     except MillstreamError:
         raise
     except Exception as error:
-        if not is_row_error(error):
+        if tables.engine.fault(error) == "machine":
             raise query_failed(thing, query, asked, error) from error
         failure = error
     instead: dict[str, pa.Table] = {}
@@ -72,16 +73,16 @@ def _guilty(
     try:
         run(0, 0)
     except Exception as error:
-        if not is_row_error(error):
+        if tables.engine.fault(error) == "machine":
             raise
         return {}
     try:
         run(0, rows.num_rows)
         return {}
     except Exception as error:
-        if not is_row_error(error):
+        if tables.engine.fault(error) == "machine":
             raise
-    return halved(rows.num_rows, run)[1]
+    return halved(rows.num_rows, run, tables.engine.fault)[1]
 
 
 def _without(rows: pa.Table, guilty: dict[int, Exception]) -> pa.Table:

@@ -1,7 +1,7 @@
 """The rows of a table as it declares them: one conversion for every file, frame and database they may come from.
 
 A row with a value that its column's type does not take is no row of the table. What is small is read into memory and
-converted there; what is not stays where it is, and DuckDB converts it as it reads, by SQL that says the same.
+converted there; what is not stays where it is, and the engine converts it as it reads, to the same.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ import pyarrow as pa
 from millstream.buffer.codec.events import DeadLetter
 from millstream.buffer.codec.types import ARROW_TYPES, from_arrow
 from millstream.definitions.source import Table
-from millstream.errors import MillstreamError
-from millstream.fold.instants import FIRST, LAST
 
 #: Parquet files up to this many bytes are kept in memory between runs.
 IN_MEMORY = 32 << 20
@@ -93,45 +91,6 @@ def _in_file(table: Table, path: Path, changed: int, size: int) -> Rows:
     return typed(table, pq.read_table(path))
 
 
-def converted(table: Table, types: Mapping[str, str]) -> tuple[str, str] | None:
-    """SQL for the columns of a stored table as it declares them, and for whether a row fits; by DuckDB's `types`.
-
-    None where a type is one that only Arrow's conversion takes: such a table is read into memory.
-    """
-    wanted = {name.lower(): (name, kind) for name, kind in declared(table).items()}
-    columns, fits = [], ["true"]
-    for stored, sql_type in types.items():
-        quoted = '"' + stored.replace('"', '""') + '"'
-        if stored.lower() not in wanted:
-            columns.append(quoted)
-            continue
-        name, kind = wanted[stored.lower()]
-        pair = _conversion(kind, sql_type.upper(), quoted)
-        if pair is None:
-            return None
-        columns.append(f'{pair[0]} as "{name}"')
-        fits += [pair[1]] if pair[1] else []
-    return ", ".join(columns), " and ".join(f"coalesce({one}, true)" for one in fits)
-
-
-_WHOLE = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"}
-
-
-def _conversion(kind: str, sql_type: str, quoted: str) -> tuple[str, str] | None:
-    """SQL for a value of a type as one of another, and for whether it can be one ("": always)."""
-    if kind == "int64" and sql_type in _WHOLE:
-        return f"{quoted}::bigint", ""
-    if kind == "float64" and (sql_type in _WHOLE or sql_type in ("FLOAT", "DOUBLE")):
-        value = f"{quoted}::double"
-        return f"case when isfinite({value}) then {value} end", ""
-    if (kind, sql_type) in (("string", "VARCHAR"), ("bool", "BOOLEAN")):
-        return quoted, ""
-    if kind == "timestamp" and sql_type in ("TIMESTAMP", "TIMESTAMP WITH TIME ZONE"):
-        value = f"{quoted}::timestamptz"
-        return value, f"{value} between make_timestamptz({FIRST}) and make_timestamptz({LAST})"
-    return None
-
-
 def _column(column: pa.ChunkedArray, kind: str) -> tuple[pa.ChunkedArray, np.ndarray | None]:
     pieces, masks = [], []
     for chunk in column.chunks:
@@ -162,11 +121,3 @@ def _plain(value: pa.Scalar) -> Any:
     except (ValueError, OverflowError):  # an instant that Python cannot hold, or bytes that are no text
         counted = pa.types.is_temporal(value.type)
         return value.cast(pa.int64()).as_py() if counted else f"{value.type} of other bytes"
-
-
-def missing(table: Table, path: Path) -> MillstreamError:
-    """There is no file where a table's path says."""
-    return MillstreamError(
-        f"Table '{table.name}': there is no '{path}'.",
-        "paths of tables start from the project's folder; write the file there.",
-    )

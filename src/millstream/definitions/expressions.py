@@ -1,57 +1,27 @@
 """SQL in definitions: parsed, checked against the source's columns and typed when a definition is built.
 
-SQLGlot parses and DuckDB types, against an empty table of the source's types. Both are loaded by the first expression
+SQLGlot parses and an engine types, against an empty table of the source's types. Both are loaded by the first expression
 that is more than a column's name.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import threading
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise, permutations
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from millstream.definitions.sandbox import SYSTEM_FUNCTIONS, TABLE_FUNCTIONS, connect, ends_connection, lock
 from millstream.definitions.schema import Schema
-from millstream.errors import DefinitionError
-from millstream.forks import leave_alone
+from millstream.engines.duckdb.dialect import DIALECT
+from millstream.engines.engine import Refused
+from millstream.errors import DefinitionError, first_line
 
 if TYPE_CHECKING:
     from sqlglot import exp
 
-SQL_TYPES = {
-    "int64": "BIGINT",
-    "float64": "DOUBLE",
-    "string": "VARCHAR",
-    "bool": "BOOLEAN",
-    "timestamp": "TIMESTAMP WITH TIME ZONE",
-}
-_WHOLE = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT"}
-_WHOLE |= {f"U{name}" for name in _WHOLE}
 _BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_WITHOUT_PARENTHESES = frozenset({
-    "current_catalog", "current_date", "current_role", "current_schema", "current_time", "current_timestamp",
-    "current_user", "localtime", "localtimestamp", "session_user", "user",
-})  # fmt: skip
-#: Functions that DuckDB does not list as volatile: the age of one instant is its distance from today.
-_ALSO_VOLATILE = frozenset({"age"}) | SYSTEM_FUNCTIONS
-_UNKNOWN = re.compile(r'(?:Referenced column|does not have a column named) "([^"]+)"')
-_lock = threading.Lock()
-_connections: list[Any] = []
-
-
-def _connect_anew() -> None:
-    """In a child process: another thread of its parent may have held the lock, and it is not there to let go."""
-    global _lock
-    _lock = threading.Lock()
-    leave_alone(list(_connections))
-    _connections.clear()
-
-
-os.register_at_fork(after_in_child=_connect_anew)
 
 
 def is_column(sql: str) -> bool:
@@ -73,15 +43,15 @@ def type_of(thing: str, argument: str, sql: str, columns: Mapping[str, str], hin
     if is_column(text) and text in columns:
         return columns[text]
     _check_expression(thing, argument, text, columns)
-    described = _run(f"describe select ({text}) as x from ({_empty(columns)}) where ({text}) is not null")
-    if isinstance(described, str):
-        raise _refusal(thing, argument, text, described, columns)
-    sql_type = described[0][1]
-    found = _our_type(sql_type)
-    if found is None:
+    row = f"select ({text}) as x from events where ({text}) is not null"
+    try:
+        [column] = DIALECT.describe(row, {"events": columns})
+    except Refused as refused:
+        raise _refusal(thing, argument, text, refused, columns) from None
+    if column.kind is None:
         casts = "cast it to bigint, double, varchar, boolean or timestamptz."
-        raise DefinitionError.wrong_type(thing, f"{argument} `{text}`", sql_type.lower(), "a column type", casts)
-    return found
+        raise DefinitionError.wrong_type(thing, f"{argument} `{text}`", column.said.lower(), "a column type", casts)
+    return column.kind
 
 
 def references(sql: str) -> frozenset[str]:
@@ -112,16 +82,17 @@ def query_schema(thing: str, query: str, tables: Mapping[str, Schema | None]) ->
     if any(schema is None for schema in tables.values()):
         return None, () if parsed.is_star else tuple(parsed.named_selects)
     known = {name: schema for name, schema in tables.items() if schema is not None}
-    rows = _describe_query(query, known)
-    if isinstance(rows, str):
+    try:
+        described = DIALECT.describe(bind_interval(query.strip().rstrip(";"))[0], known)
+    except Refused as refused:
         columns = {column: kind for schema in known.values() for column, kind in schema.items()}
-        raise _refusal(thing, "query", query, rows, columns)
+        raise _refusal(thing, "query", query, refused, columns) from None
     types = {}
-    for name, sql_type, *_ in rows:
-        found = _our_type(sql_type)
-        if found is None:
-            raise DefinitionError.wrong_type(thing, f"query column '{name}'", sql_type.lower(), "a column type")
-        types[name] = found
+    for column in described:
+        if column.kind is None:
+            what = f"query column '{column.name}'"
+            raise DefinitionError.wrong_type(thing, what, column.said.lower(), "a column type")
+        types[column.name] = column.kind
     return Schema(types), tuple(types)
 
 
@@ -150,7 +121,7 @@ def _check_expression(thing: str, argument: str, sql: str, columns: Mapping[str,
     try:
         tokens, parsed = _tokens(sql), _parse(sql)
     except SqlglotError as error:
-        raise DefinitionError.bad_sql(thing, argument, sql, f"does not parse: {_first_line(error)}") from None
+        raise DefinitionError.bad_sql(thing, argument, sql, f"does not parse: {first_line(error)}") from None
     if any(token.text.lower() == "select" for token in tokens) or parsed.find(exp.Query):
         hint = "read another source in a feature group of its own."
         raise DefinitionError.bad_sql(thing, argument, sql, "is a subquery; an expression sees one row", hint)
@@ -184,22 +155,19 @@ def _check_literals(thing: str, argument: str, parsed: exp.Expr, columns: Mappin
             if not (isinstance(column, exp.Column) and isinstance(literal, exp.Literal) and literal.is_string):
                 continue
             kind = types[column.name.lower()]
-            value = literal.this.replace("'", "''")
-            if _run(f"select try_cast('{value}' as {SQL_TYPES[kind]})") == [(None,)]:
+            if not DIALECT.takes(kind, literal.this):
                 what = f"'{literal.this}', which {argument} compares with '{column.name}',"
                 raise DefinitionError.wrong_type(thing, what, "string", kind)
 
 
 def _check_volatile(thing: str, argument: str, sql: str, columns: Mapping[str, str], hint: str) -> None:
-    tokens, volatile = _tokens(sql), _volatile_functions()
+    tokens, words = _tokens(sql), DIALECT.words()
     known = {name.lower() for name in columns}
     for i, token in enumerate(tokens):
         name = token.text.lower()
         called = i + 1 < len(tokens) and tokens[i + 1].text == "("
-        bare = (
-            name in _WITHOUT_PARENTHESES and name not in known and token.token_type.name not in ("STRING", "IDENTIFIER")
-        )
-        if bare or (called and name in volatile):
+        bare = name in words.bare and name not in known and token.token_type.name not in ("STRING", "IDENTIFIER")
+        if bare or (called and name in words.volatile):
             reason = f"uses {name}, which does not depend on the row alone, so a replay would give another value"
             raise DefinitionError.bad_sql(thing, argument, sql, reason, hint)
 
@@ -211,7 +179,7 @@ def _parse_query(thing: str, query: str, tables: Mapping[str, Schema | None]) ->
     try:
         statements = [statement for statement in sqlglot.parse(query, read="duckdb") if statement is not None]
     except sqlglot.errors.SqlglotError as error:
-        raise DefinitionError.bad_sql(thing, "query", query, f"does not parse: {_first_line(error)}") from None
+        raise DefinitionError.bad_sql(thing, "query", query, f"does not parse: {first_line(error)}") from None
     if len(statements) != 1 or not isinstance(statements[0], exp.Query):
         raise DefinitionError.bad_sql(thing, "query", query, "is not one SELECT", "write one SELECT over the sources.")
     parsed = statements[0]
@@ -226,27 +194,19 @@ def _parse_query(thing: str, query: str, tables: Mapping[str, Schema | None]) ->
 
 def _check_statement(thing: str, query: str, parsed: exp.Query, columns: Mapping[str, str]) -> None:
     """Refuse what is more than one SELECT, or something else somewhere inside: one that a parser does not see in full."""
-    import duckdb
     from sqlglot import exp
 
     named = (exp.Attach, exp.Command, exp.Copy, exp.Describe, exp.Detach, exp.Pragma, exp.Set, exp.Show, exp.Summarize)
     other = next((node for node in parsed.find_all(*named, exp.DML, exp.DDL) if not isinstance(node, exp.Query)), None)
-    found = _statements(bind_interval(query)[0])
-    if isinstance(found, str):
-        raise _refusal(thing, "query", query, found, columns)
-    if other is not None or found != [duckdb.StatementType.SELECT]:
+    refused = Refused("") if other is not None else None
+    try:
+        DIALECT.check(bind_interval(query)[0])
+    except Refused as error:
+        refused = error
+    if refused is not None and str(refused):
+        raise _refusal(thing, "query", query, refused, columns)
+    if refused is not None:
         raise DefinitionError.bad_sql(thing, "query", query, "is not one SELECT", "write one SELECT over the sources.")
-
-
-def _statements(sql: str) -> list[Any] | str:
-    """The kinds of statements that DuckDB sees, or its reason against them."""
-    import duckdb
-
-    with _lock:
-        try:
-            return [statement.type for statement in _connection().extract_statements(sql)]
-        except duckdb.Error as error:
-            return str(error)
 
 
 def _check_tables(thing: str, parsed: exp.Query, tables: Mapping[str, Schema | None]) -> None:
@@ -267,7 +227,7 @@ def _check_tables(thing: str, parsed: exp.Query, tables: Mapping[str, Schema | N
             else table.name.lower()
         )
         elsewhere = table.args.get("db") is not None or table.args.get("catalog") is not None
-        if elsewhere or named not in (TABLE_FUNCTIONS if called else known):
+        if elsewhere or named not in (DIALECT.words().tables if called else known):
             raise DefinitionError.unknown_choice(thing, "a table of the query", table.sql(dialect="duckdb"), tables)
 
 
@@ -281,98 +241,29 @@ def _check_names(thing: str, names: Sequence[str]) -> None:
         seen.add(name.lower())
 
 
-def _describe_query(query: str, tables: Mapping[str, Schema]) -> list[tuple[Any, ...]] | str:
-    bound, used = bind_interval(query.strip().rstrip(";"))
-    for name in used:
-        bound = bound.replace(f"${name}", "timestamptz '2000-01-01 00:00:00+00'")
-    sources = ", ".join(f'"{name}" as ({_empty(schema)})' for name, schema in tables.items())
-    return _run(f"describe with {sources} select * from ({bound}) as q")
+_ONE_ROW: Mapping[str, tuple[str, str | None]] = MappingProxyType({
+    "aggregate": ("aggregates rows; an expression sees one row", "use ms.Sum, ms.Count and so on."),
+    "window": ("is a window function; an expression sees one row", "use an aggregation with over=."),
+    "rows": ("makes several rows of one; an expression sees one row", None),
+})  # fmt: skip
 
 
-@lru_cache(maxsize=4096)
-def _run(sql: str) -> list[tuple[Any, ...]] | str:
-    """The rows of a statement, or DuckDB's reason against it."""
-    import duckdb
-
-    with _lock:
-        try:
-            rows: list[tuple[Any, ...]] = _connection().execute(sql).fetchall()
-            return rows
-        except duckdb.Error as error:
-            if ends_connection(error):
-                _connections.clear()
-            return str(error)
-
-
-def _connection() -> Any:
-    """This process's connection for checks: no files, one thread, UTC. Never used across a fork."""
-    if not _connections:
-        _connections.append(lock(connect(threads=1)))
-    return _connections[0]
-
-
-def _empty(columns: Mapping[str, str]) -> str:
-    return "select " + ", ".join(f'null::{SQL_TYPES[kind]} as "{name}"' for name, kind in columns.items()) + " limit 0"
-
-
-@lru_cache(maxsize=1)
-def _volatile_functions() -> frozenset[str]:
-    """Functions of DuckDB whose value is not fixed by their arguments, and the macros that call them."""
-    with _lock:
-        listed = _connection().execute(
-            "select lower(function_name), stability, lower(macro_definition) from duckdb_functions()"
-        )
-        rows = listed.fetchall()
-    volatile = set(_WITHOUT_PARENTHESES)
-    volatile |= {name for name, stability, _ in rows if stability in ("VOLATILE", "CONSISTENT_WITHIN_QUERY")}
-    volatile |= {name for name, _, macro in rows if macro and volatile & set(_BARE.findall(macro))}
-    return frozenset(volatile - {"user"}) | _ALSO_VOLATILE
-
-
-@lru_cache(maxsize=1)
-def _keywords() -> frozenset[str]:
-    """The words that cannot be a column's name without double quotes."""
-    rows = _run("select keyword_name from duckdb_keywords() where keyword_category in ('reserved', 'type_function')")
-    return frozenset(row[0] for row in rows)
-
-
-def _refusal(thing: str, argument: str, sql: str, error: str, columns: Mapping[str, str]) -> DefinitionError:
-    """DuckDB's error as ours, naming the rule that was broken."""
-    unknown = _UNKNOWN.search(error)
-    if unknown:
-        return DefinitionError.unknown_column(thing, unknown[1], columns, argument)
-    for word, reason, hint in (
-        ("cannot contain aggregates", "aggregates rows; an expression sees one row", "use ms.Sum, ms.Count and so on."),
-        ("window function", "is a window function; an expression sees one row", "use an aggregation with over=."),
-        ("UNNEST", "makes several rows of one; an expression sees one row", None),
-    ):
-        if word in error:
-            return DefinitionError.bad_sql(thing, argument, sql, reason, hint)
+def _refusal(thing: str, argument: str, sql: str, refused: Refused, columns: Mapping[str, str]) -> DefinitionError:
+    """The engine's reason as ours, naming the rule that was broken."""
+    if refused.because == "column":
+        return DefinitionError.unknown_column(thing, refused.column, columns, argument)
+    if refused.because in _ONE_ROW:
+        return DefinitionError.bad_sql(thing, argument, sql, *_ONE_ROW[refused.because])
     hint = None
-    if "syntax error" in error:
+    if refused.because == "syntax":
         keyword = next((token.text for token in _tokens(sql) if _needs_quotes(token, columns)), None)
         hint = keyword and f"'{keyword}' is a word of SQL's own; as a column, write \"{keyword}\" in double quotes."
-    return DefinitionError.bad_sql(thing, argument, sql, f"is refused by DuckDB: {_first_line(error)}", hint)
+    return DefinitionError.bad_sql(thing, argument, sql, f"is refused by DuckDB: {first_line(refused)}", hint)
 
 
 def _needs_quotes(token: Any, columns: Mapping[str, str]) -> bool:
     quoted = token.token_type.name in ("IDENTIFIER", "STRING")
-    return not quoted and token.text.lower() in _keywords() & {name.lower() for name in columns}
-
-
-def _first_line(error: object) -> str:
-    return re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().split("\n")[0].rstrip(". ")
-
-
-def _our_type(sql_type: str) -> str | None:
-    for name, known in SQL_TYPES.items():
-        if sql_type == known:
-            return name
-    if sql_type in _WHOLE:
-        return "int64"
-    if sql_type == "FLOAT" or sql_type.startswith("DECIMAL"):
-        return "float64"
-    return "timestamp" if sql_type == "DATE" or sql_type.startswith("TIMESTAMP") else None
+    return not quoted and token.text.lower() in DIALECT.words().reserved & {name.lower() for name in columns}
 
 
 @lru_cache(maxsize=4096)

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-FIRST, LAST = -62_135_596_800_000_000, 253_402_300_799_999_999
-"""The first and the last instant (µs) of the years 1 to 9999: ISO-8601 and other engines go no further."""
+from millstream.engines.engine import FIRST, LAST
+
 _MICROS = {"us": 1, "ms": 1_000, "s": 1_000_000, "day": 86_400_000_000}
 
 _YEAR_2000, _YEAR_2100 = 946_684_800, 4_102_444_800  # in seconds

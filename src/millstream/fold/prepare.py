@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,19 +12,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from millstream.definitions.sandbox import connect, ends_connection, lock
-from millstream.errors import MillstreamError
+from millstream.engines.duckdb.engine import DuckDB
+from millstream.errors import MillstreamError, first_line
 from millstream.fold import lanes, lift
 from millstream.fold.fixed_point import LIMIT
 from millstream.fold.instants import micros
 from millstream.fold.keys import encode_keys, narrowed
 from millstream.fold.layout import Layout, Slot, layout_of
-from millstream.fold.row_errors import first_line, halved, is_query_error, is_row_error
-from millstream.forks import leave_alone
+from millstream.fold.row_errors import halved
 
 if TYPE_CHECKING:
     from millstream.definitions import BatchFeatureGroup, EventStream, StreamFeatureGroup, Table
     from millstream.definitions.windows import WindowedFeature
+    from millstream.engines.engine import BatchEngine
 
 _EMPTY = {lanes.LEAST: lanes.EMPTY_LEAST, lanes.GREATEST: lanes.EMPTY_GREATEST, lanes.ADD: np.int64(0)}
 
@@ -166,24 +164,8 @@ def _inline(sql: str, derive: tuple[tuple[str, str], ...], columns: frozenset[st
     return str(parsed.sql(dialect="duckdb"))
 
 
-_engines = threading.local()
-
-
-def _connect_anew() -> None:
-    """In a child process: whatever a thread of its parent was doing, the parent's connection is not used."""
-    global _engines
-    leave_alone(_engines.__dict__.get("connection"))
-    _engines = threading.local()
-
-
-os.register_at_fork(after_in_child=_connect_anew)
-
-
-def _engine() -> Any:
-    """This thread's DuckDB connection: one thread, so that rows keep their order and small batches stay cheap."""
-    if not hasattr(_engines, "connection"):
-        _engines.connection = lock(connect(threads=1))
-    return _engines.connection
+#: Whatever engine runs queries, micro-batches are transformed by the one that expressions were checked by.
+_engine: BatchEngine = DuckDB()
 
 
 def _evaluate(table: pa.Table, wanted: Iterable[str]) -> tuple[dict[str, pa.ChunkedArray], dict[str, dict[int, str]]]:
@@ -195,8 +177,8 @@ def _evaluate(table: pa.Table, wanted: Iterable[str]) -> tuple[dict[str, pa.Chun
         return columns, failed
     try:
         columns.update(zip(computed, _query(table, computed).columns, strict=True))
-    except Exception as error:  # DuckDB raises many types; each expression is then tried alone to find the guilty one
-        if not is_row_error(error):
+    except Exception as error:  # of any type; each expression is then tried alone to find the guilty one
+        if _engine.fault(error) == "machine":
             raise _not_evaluated(computed[0], error) from error
         for sql in computed:
             columns[sql], failed[sql] = _split(table, sql)
@@ -210,24 +192,9 @@ def _not_evaluated(sql: str, error: Exception) -> MillstreamError:
     )
 
 
-def _query(table: pa.Table, expressions: list[str], *, again: bool = True) -> pa.Table:
-    """The values of expressions; where that ends the connection, on another one, once more."""
-    engine = _engine()
-    selected = ", ".join(f"({sql}) as c{i}" for i, sql in enumerate(expressions))
-    try:
-        engine.register("events", _read_by(table, tuple(expressions)))
-        found = engine.sql(f"select {selected} from events").to_arrow_table()
-    except Exception as error:
-        if not ends_connection(error):
-            engine.unregister("events")
-            raise
-        del _engines.connection
-        if not again:
-            raise
-    else:
-        engine.unregister("events")
-        return found
-    return _query(table, expressions, again=False)
+def _query(table: pa.Table, expressions: list[str]) -> pa.Table:
+    """The values of expressions."""
+    return _engine.evaluate(expressions, _read_by(table, tuple(expressions)))
 
 
 @lru_cache(maxsize=1_024)
@@ -253,7 +220,7 @@ def _split(table: pa.Table, sql: str) -> tuple[pa.ChunkedArray, dict[int, str]]:
         kind = _query(table.slice(0, 0), [sql]).schema.field(0).type
         found, guilty = halved(table.num_rows, lambda first, size: _query(table.slice(first, size), [sql]).column(0))
     except Exception as error:
-        if is_query_error(error) or not is_row_error(error):
+        if _engine.fault(error) in ("query", "machine"):
             raise _not_evaluated(sql, error) from error
         kind, found, guilty = pa.null(), [], dict.fromkeys(range(table.num_rows), error)  # it needs no row to fail
     pieces = {first: column.chunks for first, _, column in found} | {row: [pa.nulls(1, kind)] for row in guilty}

@@ -1,43 +1,25 @@
-"""Whose fault it is that a query failed: a row's, the query's own, or the machine's; and which rows are guilty."""
+"""Which rows are guilty where a query fails on some."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TypeVar
 
+from millstream.engines.duckdb.engine import DuckDB
+from millstream.engines.engine import Fault
+
 Result = TypeVar("Result")
+_fault = DuckDB().fault
 
 
-def is_row_error(error: BaseException) -> bool:
-    """Whether a query that can be run at all may have failed because of a value in some row.
-
-    Engines raise errors of every class for what they find in a row, internal ones and those of other libraries among
-    them; so all count but those of the machine: memory, disks, interruptions.
-    """
-    import duckdb
-    import pyarrow as pa
-
-    if isinstance(error, duckdb.OutOfMemoryException | MemoryError):
-        return True  # a row may ask for more than there is; `halved` finds out
-    if isinstance(error, duckdb.OperationalError | duckdb.InterruptException | duckdb.PermissionException | OSError):
-        return False
-    kinds = (duckdb.Error, pa.ArrowException, UnicodeError, ArithmeticError, ValueError, TypeError, RuntimeError)
-    return isinstance(error, kinds)
-
-
-def is_query_error(error: BaseException) -> bool:
-    """Whether a query that failed without any row does not fit what it reads, or the engine."""
-    import duckdb
-
-    kinds = (duckdb.BinderException, duckdb.CatalogException, duckdb.ParserException, duckdb.SyntaxException)
-    return isinstance(error, kinds)
-
-
-def halved(rows: int, run: Callable[[int, int], Result]) -> tuple[list[tuple[int, int, Result]], dict[int, Exception]]:
+def halved(
+    rows: int, run: Callable[[int, int], Result], fault: Callable[[BaseException], Fault] = _fault
+) -> tuple[list[tuple[int, int, Result]], dict[int, Exception]]:
     """What `run(first, size)` gives for ranges that together hold each row on which it does not fail, and the others.
 
     Each range on which it fails is halved, until each guilty row stands alone. Where rows run out of memory and none of
-    the others can be run either, it is the machine that has too little.
+    the others can be run either, it is the machine that has too little. `fault` says whose fault an error of the engine
+    is; DuckDB's unless given.
 
     Raises:
         Exception: what `run` raised that is no row's fault.
@@ -54,29 +36,13 @@ def halved(rows: int, run: Callable[[int, int], Result]) -> tuple[list[tuple[int
         try:
             found.append((first, size, run(first, size)))
         except Exception as error:
-            if not is_row_error(error):
+            if fault(error) == "machine":
                 raise
             if size == 1:
                 guilty[first] = error
             else:
                 waiting += [(first + size // 2, size - size // 2), (first, size // 2)]
-    short = next((error for error in guilty.values() if _is_memory(error)), None)
+    short = next((error for error in guilty.values() if fault(error) == "memory"), None)
     if short is not None and not found:
         raise short
     return found, guilty
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what an engine said.
-
-    >>> first_line(ValueError("Invalid Input Error: no number.\\nLINE 1: ..."))
-    'Invalid Input Error: no number'
-    """
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
-
-
-def _is_memory(error: BaseException) -> bool:
-    import duckdb
-
-    return isinstance(error, duckdb.OutOfMemoryException | MemoryError)

@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import millstream as ms
-from millstream.computing import tables as stored
-from millstream.computing.tables import Asked, Tables
+from millstream.computing.tables import Tables
+from millstream.engines.duckdb import engine
+from millstream.engines.engine import Asked
 from millstream.errors import MillstreamError
 
 USER = ms.Entity("user", keys={"user_id": "int64"})
@@ -134,5 +135,5 @@ def test_the_connection_of_a_thread_is_replaced_when_it_has_ended(tmp_path):
     table = kept(rows_with("n", pa.array([1])), tmp_path, "file")
     tables = Tables(tmp_path)
     assert tables.query("select n from t", [table], Asked(0, END)).num_rows == 1
-    stored._shown_here().engine.close()
+    engine._views().connection.close()
     assert tables.query("select n from t", [table], Asked(0, END)).num_rows == 1

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import millstream as ms
-from millstream.computing.tables import Asked, Tables
+from millstream.computing.tables import Tables
+from millstream.engines.engine import Asked
 from millstream.errors import MillstreamError
 
 HOUR = 3_600_000_000

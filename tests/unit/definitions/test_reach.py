@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 import millstream as ms
-from millstream.definitions.sandbox import connect, lock
+from millstream.engines.duckdb.connection import connect, lock
 from millstream.errors import DefinitionError
 
 USER = ms.Entity("user", keys={"user_id": "int64"})

@@ -10,10 +10,11 @@ import pyarrow as pa
 import pytest
 
 import millstream as ms
+from millstream.engines.duckdb import engine
+from millstream.engines.duckdb.engine import DuckDB
 from millstream.errors import MillstreamError
 from millstream.fold import prepare
-from millstream.fold.prepare import _engine
-from millstream.fold.row_errors import halved, is_row_error
+from millstream.fold.row_errors import halved
 
 SCHEMA = {
     "user_id": "int64",
@@ -120,23 +121,25 @@ def test_an_expression_that_fails_without_a_row_makes_dead_letters_of_all():
 def test_a_connection_that_has_ended_is_replaced():
     group = groups("n + 1")[0]
     (before,) = prepare([group], STREAM, table(HEALTHY))
-    _engine().close()
+    engine._evaluating().close()
     (after,) = prepare([group], STREAM, table(HEALTHY))
     assert lanes(after) == lanes(before)
 
 
 @pytest.mark.parametrize(
-    ("error", "is_a_rows"),
+    ("error", "whose"),
     [
-        (duckdb.ConversionException("x"), True), (duckdb.FatalException("x"), True), (duckdb.InternalException("x"), True),
-        (duckdb.OutOfRangeException("x"), True), (UnicodeDecodeError("utf-8", b"x", 0, 1, "x"), True),
-        (pa.ArrowInvalid("x"), True), (OverflowError("x"), True), (RuntimeError("x"), True),
-        (duckdb.IOException("x"), False), (duckdb.InterruptException("x"), False), (duckdb.PermissionException("x"), False),
-        (FileNotFoundError("x"), False), (KeyboardInterrupt(), False), (duckdb.ConnectionException("x"), False),
+        (duckdb.ConversionException("x"), "row"), (duckdb.FatalException("x"), "row"), (duckdb.InternalException("x"), "row"),
+        (duckdb.OutOfRangeException("x"), "row"), (UnicodeDecodeError("utf-8", b"x", 0, 1, "x"), "row"),
+        (pa.ArrowInvalid("x"), "row"), (OverflowError("x"), "row"), (RuntimeError("x"), "row"),
+        (duckdb.IOException("x"), "machine"), (duckdb.InterruptException("x"), "machine"),
+        (duckdb.PermissionException("x"), "machine"),
+        (duckdb.BinderException("x"), "query"), (duckdb.OutOfMemoryException("x"), "memory"), (MemoryError("x"), "memory"),
+        (FileNotFoundError("x"), "machine"), (KeyboardInterrupt(), "machine"), (duckdb.ConnectionException("x"), "machine"),
     ],
 )  # fmt: skip
-def test_what_the_machine_fails_at_is_no_rows_fault(error, is_a_rows):
-    assert is_row_error(error) is is_a_rows
+def test_what_the_machine_fails_at_is_no_rows_fault(error, whose):
+    assert DuckDB().fault(error) == whose
 
 
 def test_rows_that_ask_for_too_much_memory_are_told_from_a_machine_that_has_none():

@@ -8,7 +8,8 @@ import millstream as ms
 from millstream.buffer.codec.events import encode
 from millstream.computing.batch import BatchComputer
 from millstream.computing.table_fold import table_events
-from millstream.computing.tables import Asked, Tables
+from millstream.computing.tables import Tables
+from millstream.engines.engine import Asked
 from millstream.fold import States, encode_key, fold, layout_of, prepare, pruned, shard_of, value
 from millstream.history.events import History
 

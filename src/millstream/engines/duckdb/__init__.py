@@ -1,0 +1,1 @@
+"""DuckDB: the embedded batch engine, in whose SQL definitions are written."""
