@@ -17,7 +17,7 @@ from millstream.buffer.repeats import repeats
 from millstream.clock import SimulatedClock
 from millstream.computing.start_markers import start_version
 from millstream.computing.stream import StreamComputer
-from millstream.definitions.group_version import states_name
+from millstream.definitions.group_version import GroupVersion
 from millstream.fold import States, fold, layout_of, merge, prepare, shard_of
 from millstream.ingest.stream import StreamIngester
 from millstream.store.lmdb.store import LmdbOnlineStore
@@ -50,22 +50,9 @@ DEVICES = ms.StreamFeatureGroup("devices", entity=DEVICE, source=PAYMENTS, featu
 ACTIVITY = ms.StreamFeatureGroup("activity", entity=USER, source=[PAYMENTS, LOGINS], features=FEATURES)
 
 
-@dataclass(frozen=True)
-class Version:
-    """A group version as the registry gives it."""
-
-    group: Any
-    version: int = 1
-    shards: int = 2
-    build: int = 1
-
-    @property
-    def id(self) -> str:
-        return f"{self.group.name}@{self.version}"
-
-    @property
-    def states(self) -> str:
-        return states_name(self.id, self.build)
+def version_of(group: Any, version: int = 1, **options: Any) -> GroupVersion:
+    """A group version as the registry gives it, of two shards."""
+    return GroupVersion(group, version, **{"shards": 2, **options})
 
 
 @dataclass
@@ -74,7 +61,7 @@ class Chain:
 
     folder: Path
     streams: Sequence[Any] = (PAYMENTS,)
-    versions: Sequence[Version] = (Version(VELOCITY),)
+    versions: Sequence[GroupVersion] = (version_of(VELOCITY),)
     clock: Any = field(default_factory=lambda: SimulatedClock(BASE))
 
     def __post_init__(self) -> None:
@@ -106,7 +93,7 @@ class Chain:
         while ingester.step().records:
             pass
 
-    def states(self, version: Version) -> dict[bytes, bytes]:
+    def states(self, version: GroupVersion) -> dict[bytes, bytes]:
         return {k: v for shard in range(version.shards) for k, v in self.online.scan(version.states, shard)}
 
 
@@ -156,7 +143,7 @@ def events(log: Any, stream: Any, upto: Mapping[int, int] | None = None) -> pa.T
     return table
 
 
-def expected_states(chain: Chain, version: Version) -> dict[bytes, bytes]:
+def expected_states(chain: Chain, version: GroupVersion) -> dict[bytes, bytes]:
     """The state of every key from one fold of all events."""
     layout, found = layout_of(version.group), dict[bytes, bytes]()
     for stream in version.group.sources:
@@ -168,7 +155,7 @@ def expected_states(chain: Chain, version: Version) -> dict[bytes, bytes]:
     return found
 
 
-def in_right_shard(chain: Chain, version: Version) -> bool:
+def in_right_shard(chain: Chain, version: GroupVersion) -> bool:
     """Whether every stored key is in the shard of its hash."""
     return all(
         shard_of(key, version.shards) == shard

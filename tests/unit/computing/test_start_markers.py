@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.unit.computing.chain import ACTIVITY, DEVICES, PARTITIONS, PAYMENTS, VELOCITY, Chain, Version, payments
+from tests.unit.computing.chain import ACTIVITY, DEVICES, PARTITIONS, PAYMENTS, VELOCITY, Chain, payments, version_of
 
 from millstream.computing.start_markers import computed_positions, start_markers, start_version
 from millstream.errors import LogError
@@ -47,7 +47,7 @@ def test_committed_starts_where_the_other_versions_are(tmp_path: Path) -> None:
     chain.send(PAYMENTS, payments(30))
     chain.computer().step()
     chain.send(PAYMENTS, payments(30, first=30))
-    markers = start_version(chain.log, Version(DEVICES), [PAYMENTS], chain.clock, "committed")
+    markers = start_version(chain.log, version_of(DEVICES), [PAYMENTS], chain.clock, "committed")
     assert markers == computed_positions(chain.log, "velocity@1", ["payments"])
     assert sum(markers.values()) == 30
 
@@ -55,13 +55,13 @@ def test_committed_starts_where_the_other_versions_are(tmp_path: Path) -> None:
 def test_committed_is_the_end_where_nothing_is_computed(tmp_path: Path) -> None:
     chain = Chain(tmp_path)
     chain.send(PAYMENTS, payments(30))
-    markers = start_version(chain.log, Version(DEVICES), [PAYMENTS], chain.clock, "committed")
+    markers = start_version(chain.log, version_of(DEVICES), [PAYMENTS], chain.clock, "committed")
     assert sum(markers.values()) == 30
 
 
 def test_an_unknown_place_or_source_is_an_error(tmp_path: Path) -> None:
     chain = Chain(tmp_path)
     with pytest.raises(LogError, match="middle"):
-        start_version(chain.log, Version(VELOCITY), [PAYMENTS], chain.clock, "middle")  # type: ignore[arg-type]
+        start_version(chain.log, version_of(VELOCITY), [PAYMENTS], chain.clock, "middle")  # type: ignore[arg-type]
     with pytest.raises(LogError, match="'logins' is not one of the streams"):
-        start_version(chain.log, Version(ACTIVITY), [PAYMENTS], chain.clock)
+        start_version(chain.log, version_of(ACTIVITY), [PAYMENTS], chain.clock)

@@ -22,27 +22,28 @@ from tests.unit.computing.chain import (
     USER,
     VELOCITY,
     Chain,
-    Version,
     events,
     expected_states,
     payments,
+    version_of,
 )
 
 import millstream as ms
 from millstream.buffer.codec.events import dead_letters
 from millstream.buffer.topics import dead_topic, feature_topic
 from millstream.computing.stream import StreamComputer
+from millstream.definitions.group_version import GroupVersion
 from millstream.errors import LogError
 from millstream.fold import decode_deltas, layout_of
 from millstream.ingest.combine import combine
 
 
-def deltas(chain: Chain, version: Version) -> list[Any]:
+def deltas(chain: Chain, version: GroupVersion) -> list[Any]:
     topic = feature_topic(version.id)
     return [decode_deltas(r.payload) for s in range(version.shards) for r in chain.log.read(topic, s, 0, 10**6)]
 
 
-def delta_states(chain: Chain, version: Version) -> dict[bytes, bytes]:
+def delta_states(chain: Chain, version: GroupVersion) -> dict[bytes, bytes]:
     """The states that all deltas of a version add up to."""
     keys, states = combine(layout_of(version.group), deltas(chain, version))
     return dict(zip(keys, states.to_bytes(), strict=True))
@@ -76,7 +77,7 @@ actions = st.lists(st.sampled_from(ACTIONS), min_size=4, max_size=16)
 @given(actions, st.integers(1, 40), st.integers(0, 10_000))
 def test_cuts_restarts_and_rivals_change_nothing(todo: list[str], micro_batch: int, seed: int) -> None:
     folder = Path(tempfile.mkdtemp())
-    chain = Chain(folder, versions=(Version(VELOCITY), Version(DEVICES, shards=1)))
+    chain = Chain(folder, versions=(version_of(VELOCITY), version_of(DEVICES, shards=1)))
     chain.start()
     computer, sent = chain.computer(micro_batch=micro_batch), 0
     for number, action in enumerate(todo):
@@ -130,7 +131,7 @@ def test_workers_share_the_partitions(tmp_path: Path) -> None:
 
 
 def test_every_batch_appends_one_record_to_each_feature_partition(tmp_path: Path) -> None:
-    chain = Chain(tmp_path, versions=(Version(VELOCITY, shards=3),))
+    chain = Chain(tmp_path, versions=(version_of(VELOCITY, shards=3),))
     chain.start()
     chain.send(PAYMENTS, payments(1))
     chain.computer().step()
@@ -141,7 +142,7 @@ def test_every_batch_appends_one_record_to_each_feature_partition(tmp_path: Path
 
 
 def test_versions_at_the_same_place_share_one_reading(tmp_path: Path) -> None:
-    chain = Chain(tmp_path, versions=(Version(VELOCITY), Version(DEVICES), Version(VELOCITY, version=2)))
+    chain = Chain(tmp_path, versions=(version_of(VELOCITY), version_of(DEVICES), version_of(VELOCITY, version=2)))
     chain.start()
     chain.send(PAYMENTS, payments(50))
     reads: list[str] = []
@@ -159,12 +160,12 @@ def test_versions_at_the_same_place_share_one_reading(tmp_path: Path) -> None:
 
 
 def test_a_version_that_starts_behind_catches_up_and_joins(tmp_path: Path) -> None:
-    chain = Chain(tmp_path, versions=(Version(VELOCITY),))
+    chain = Chain(tmp_path, versions=(version_of(VELOCITY),))
     chain.start()
     for number in range(6):
         chain.send(PAYMENTS, payments(30, number, first=30 * number))
     chain.computer().step()
-    chain.versions = (Version(VELOCITY), Version(DEVICES))
+    chain.versions = (version_of(VELOCITY), version_of(DEVICES))
     chain.start()
     with chain.computer(micro_batch=60) as computer:
         chain.send(PAYMENTS, payments(30, 9, first=180))
@@ -177,7 +178,7 @@ def test_a_version_that_starts_behind_catches_up_and_joins(tmp_path: Path) -> No
 
 
 def test_a_union_has_ranges_of_each_stream(tmp_path: Path) -> None:
-    chain = Chain(tmp_path, streams=(PAYMENTS, LOGINS), versions=(Version(ACTIVITY, shards=1),))
+    chain = Chain(tmp_path, streams=(PAYMENTS, LOGINS), versions=(version_of(ACTIVITY, shards=1),))
     chain.start()
     chain.send(PAYMENTS, payments(30))
     chain.send(LOGINS, [{k: v for k, v in row.items() if k != "id"} for row in payments(30, 1)])
@@ -216,11 +217,11 @@ def test_a_stream_that_no_group_reads_is_checked_too(tmp_path: Path) -> None:
 
 
 def test_dead_letters_of_a_stream_are_written_once_for_all_versions(tmp_path: Path) -> None:
-    chain = Chain(tmp_path, versions=(Version(VELOCITY),))
+    chain = Chain(tmp_path, versions=(version_of(VELOCITY),))
     chain.start()
     chain.send(PAYMENTS, [{"id": "x", "user_id": "seven", "at": BASE}, *payments(2)])
     chain.computer().step()
-    chain.versions = (Version(VELOCITY), Version(DEVICES))
+    chain.versions = (version_of(VELOCITY), version_of(DEVICES))
     chain.start()
     chain.drain()
     assert len(letters(chain, "payments")) == 1
@@ -231,7 +232,7 @@ def test_a_row_that_a_group_cannot_fold_is_a_dead_letter_of_that_group(tmp_path:
         "strict", entity=USER, source=PAYMENTS, derive={"n": "cast(device as bigint)"}, features=[ms.Max("n")]
     )
     huge = ms.StreamFeatureGroup("huge", entity=USER, source=PAYMENTS, features=[ms.Sum("amount", over="1h")])
-    chain = Chain(tmp_path, versions=(Version(strict), Version(huge)))
+    chain = Chain(tmp_path, versions=(version_of(strict), version_of(huge)))
     chain.start()
     rows = [
         {"id": "a", "user_id": 1, "device": "5", "amount": 1.0, "at": BASE},

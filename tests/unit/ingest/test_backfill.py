@@ -23,14 +23,15 @@ from tests.unit.computing.chain import (
     VELOCITY,
     Chain,
     LogHistory,
-    Version,
     expected_states,
     in_right_shard,
     payments,
+    version_of,
 )
 
 import millstream as ms
 from millstream.buffer.codec.events import dead_letters
+from millstream.definitions.group_version import GroupVersion
 from millstream.errors import Fenced, StoreError
 from millstream.ingest.backfill import backfill, caught_up, finish
 
@@ -49,7 +50,7 @@ class Registry:
         self.defaults.append(gv)
 
 
-def run(chain: Chain, version: Version, history: Any = None, **options: Any) -> Any:
+def run(chain: Chain, version: GroupVersion, history: Any = None, **options: Any) -> Any:
     history, options = history or LogHistory(chain.log), {"rows": 20, "held": 0, **options}
     return backfill(version, history, chain.online, chain.log, Registry(), chain.clock, **options)
 
@@ -60,7 +61,7 @@ def run(chain: Chain, version: Version, history: Any = None, **options: Any) -> 
 )
 def test_history_and_deltas_meet_exactly(before: int, after: int, kills: list[int], seed: int, union: bool) -> None:
     folder = Path(tempfile.mkdtemp())
-    version = Version(ACTIVITY if union else VELOCITY)
+    version = version_of(ACTIVITY if union else VELOCITY)
     chain = Chain(folder, streams=(PAYMENTS, LOGINS), versions=(version,))
 
     def send(n: int, first: int) -> None:
@@ -299,7 +300,7 @@ def test_rows_that_fail_are_dead_letters_once_though_the_backfill_is_repeated(tm
     strict = ms.StreamFeatureGroup(
         "strict", entity=USER, source=PAYMENTS, derive={"n": "cast(device as bigint)"}, features=[ms.Max("n")]
     )
-    chain = Chain(tmp_path, versions=(Version(strict),))
+    chain = Chain(tmp_path, versions=(version_of(strict),))
     rows = [{"id": f"{i}", "user_id": i, "device": "x" if i % 9 == 0 else "7", "at": BASE} for i in range(90)]
     chain.send(PAYMENTS, rows)
     chain.start("end")

@@ -16,10 +16,10 @@ from tests.unit.computing.chain import (
     PAYMENTS,
     VELOCITY,
     Chain,
-    Version,
     expected_states,
     in_right_shard,
     payments,
+    version_of,
 )
 
 from millstream.errors import CorruptState, StoreError
@@ -35,7 +35,7 @@ actions = st.lists(
 @given(actions, st.integers(0, 10_000))
 def test_restarts_and_a_store_that_lost_its_last_writes_change_nothing(todo: list[str], seed: int) -> None:
     folder = Path(tempfile.mkdtemp())
-    chain = Chain(folder, versions=(Version(VELOCITY), Version(DEVICES, shards=1)))
+    chain = Chain(folder, versions=(version_of(VELOCITY), version_of(DEVICES, shards=1)))
     chain.start()
     computer, ingester, sent = chain.computer(micro_batch=9), chain.ingester(), 0
     for number, action in enumerate(todo):
@@ -91,7 +91,7 @@ def test_a_rival_that_was_faster_leaves_nothing_to_do(tmp_path: Path) -> None:
 
 
 def test_the_store_says_what_it_has_applied_and_the_log_is_told(tmp_path: Path) -> None:
-    chain = Chain(tmp_path, versions=(Version(VELOCITY, shards=1),))
+    chain = Chain(tmp_path, versions=(version_of(VELOCITY, shards=1),))
     chain.start()
     chain.send(PAYMENTS, payments(60))
     chain.drain()
@@ -137,7 +137,7 @@ def test_a_version_that_began_in_the_middle_waits(tmp_path: Path) -> None:
 
 
 def test_workers_share_the_shards(tmp_path: Path) -> None:
-    chain = Chain(tmp_path, versions=(Version(VELOCITY, shards=4),))
+    chain = Chain(tmp_path, versions=(version_of(VELOCITY, shards=4),))
     chain.start()
     chain.send(PAYMENTS, payments(60))
     chain.computer().step()
@@ -146,7 +146,7 @@ def test_workers_share_the_shards(tmp_path: Path) -> None:
 
 
 def test_many_small_batches_are_applied_in_few_writes(tmp_path: Path) -> None:
-    chain = Chain(tmp_path, versions=(Version(VELOCITY, shards=1),))
+    chain = Chain(tmp_path, versions=(version_of(VELOCITY, shards=1),))
     chain.start()
     computer = chain.computer()
     for number in range(60):
@@ -160,7 +160,7 @@ def test_many_small_batches_are_applied_in_few_writes(tmp_path: Path) -> None:
 
 
 def test_a_missing_delta_is_refused(tmp_path: Path) -> None:
-    chain = Chain(tmp_path, versions=(Version(VELOCITY, shards=1),))
+    chain = Chain(tmp_path, versions=(version_of(VELOCITY, shards=1),))
     chain.start()
     for number in range(3):
         chain.send(PAYMENTS, payments(30, number, first=30 * number))
@@ -174,7 +174,7 @@ def test_a_missing_delta_is_refused(tmp_path: Path) -> None:
 
 
 def test_deltas_that_were_trimmed_too_early_are_an_error(tmp_path: Path) -> None:
-    chain = Chain(tmp_path, versions=(Version(VELOCITY, shards=1),))
+    chain = Chain(tmp_path, versions=(version_of(VELOCITY, shards=1),))
     chain.start()
     chain.send(PAYMENTS, payments(30))
     chain.drain()
@@ -187,7 +187,7 @@ def test_deltas_that_were_trimmed_too_early_are_an_error(tmp_path: Path) -> None
 
 
 def test_a_damaged_shard_does_not_keep_the_others_waiting(tmp_path: Path) -> None:
-    chain = Chain(tmp_path, versions=(Version(VELOCITY, shards=1), Version(DEVICES)))
+    chain = Chain(tmp_path, versions=(version_of(VELOCITY, shards=1), version_of(DEVICES)))
     chain.start()
     chain.send(PAYMENTS, payments(30))
     chain.drain()

@@ -3,7 +3,7 @@
 import msgspec
 import numpy as np
 import pytest
-from tests.unit.computing.chain import BASE, PAYMENTS, VELOCITY, Chain, Version, expected_states, payments
+from tests.unit.computing.chain import BASE, PAYMENTS, VELOCITY, Chain, expected_states, payments, version_of
 
 from millstream.buffer.topics import feature_table
 from millstream.errors import CorruptState
@@ -26,7 +26,7 @@ def chain(tmp_path):
 
 
 def syncer(chain, **options):
-    return Syncer(chain.log, chain.online, chain.offline, chain.history, [Version(VELOCITY)], chain.clock, **options)
+    return Syncer(chain.log, chain.online, chain.offline, chain.history, [version_of(VELOCITY)], chain.clock, **options)
 
 
 def send(chain, number, first=0):
@@ -38,7 +38,7 @@ def test_the_values_are_those_of_the_states_at_the_instant(chain):
     send(chain, 60)
     (report,) = syncer(chain).step()
     rows = chain.offline.scan(feature_table(GV)).to_pylist()
-    states = expected_states(chain, Version(VELOCITY))
+    states = expected_states(chain, version_of(VELOCITY))
     assert report.rows == len(rows) == len(states)
     found = {row["user_id"]: row for row in rows}
     layout = layout_of(VELOCITY)
@@ -53,11 +53,11 @@ def test_the_values_are_those_of_the_states_at_the_instant(chain):
 
 def test_a_group_that_cannot_be_read_does_not_keep_the_others_waiting(chain):
     send(chain, 60)
-    damaged = Version(VELOCITY, 2)
+    damaged = version_of(VELOCITY, 2)
     place = chain.folder / "online" / damaged.id / "0" / "data.mdb"
     place.parent.mkdir(parents=True)
     place.write_bytes(bytes(64 * 1024))
-    versions = [damaged, Version(VELOCITY)]
+    versions = [damaged, version_of(VELOCITY)]
     with pytest.raises(CorruptState, match="velocity@2"):
         Syncer(chain.log, chain.online, chain.offline, chain.history, versions, chain.clock).step()
     assert chain.offline.scan(feature_table(GV)).num_rows > 1
@@ -114,7 +114,7 @@ def test_two_syncs_at_once_append_once(chain):
     chain.offline.snapshot = other_first
     (report,) = syncer(chain).step(agree=False)
     assert report.fenced
-    assert chain.offline.scan(feature_table(GV)).num_rows == len(chain.states(Version(VELOCITY)))
+    assert chain.offline.scan(feature_table(GV)).num_rows == len(chain.states(version_of(VELOCITY)))
 
 
 def test_deltas_that_were_trimmed_mean_everything_is_synced(chain):

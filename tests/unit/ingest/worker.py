@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.unit.computing.chain import ACTIVITY, LOGINS, PAYMENTS, VELOCITY, Chain, LogHistory, Version
+from tests.unit.computing.chain import ACTIVITY, LOGINS, PAYMENTS, VELOCITY, Chain, LogHistory, version_of
 
 from millstream.ingest.backfill import backfill
 
-VERSIONS = (Version(VELOCITY), Version(ACTIVITY, shards=3))
+VERSIONS = (version_of(VELOCITY), version_of(ACTIVITY, shards=3))
 
 
 def chain_in(folder: str) -> Chain:

@@ -1,7 +1,5 @@
 """Training sets: every example kept, only what was known, matured labels only, repeatable from their pins."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -9,6 +7,7 @@ import pytest
 import millstream as ms
 from millstream.buffer.codec.events import decode, encode_history
 from millstream.buffer.log import Records
+from millstream.definitions.group_version import GroupVersion
 from millstream.errors import TrainingError
 from millstream.store.iceberg.store import IcebergOfflineStore
 from millstream.train.stored_history import Pins, Stored
@@ -46,21 +45,7 @@ def a_model(absent=False, **more):
     )
 
 
-@dataclass(frozen=True)
-class Version:
-    group: object
-    number: int = 1
-
-    @property
-    def id(self):
-        return f"{self.group.name}@{self.number}"
-
-    @property
-    def schema(self):
-        return self.group.schema_of_features
-
-
-VERSIONS = {"spend": Version(spend), "kyc": Version(kyc)}
+VERSIONS = {"spend": GroupVersion(spend, 1), "kyc": GroupVersion(kyc, 1)}
 
 
 class Events:
@@ -201,7 +186,7 @@ def test_pins_make_it_again_whatever_has_arrived_since(events, offline):
     assert training_set(a_model(), Stored(events, offline, VERSIONS), now=60 * DAY).table.num_rows == 6
     with pytest.raises(TrainingError, match="'spend@2' was given, but 'spend@1' is pinned"):
         training_set(
-            a_model(), Stored(events, offline, VERSIONS | {"spend": Version(spend, 2)}, pins=pins), now=60 * DAY
+            a_model(), Stored(events, offline, VERSIONS | {"spend": GroupVersion(spend, 2)}, pins=pins), now=60 * DAY
         )
 
 
@@ -229,7 +214,7 @@ def test_captures_are_examples_at_their_captured_instant(events, offline):
 
 def test_a_group_without_a_version_is_named(events, offline):
     with pytest.raises(TrainingError, match="'kyc' has no version to train on"):
-        training_set(a_model(), Stored(events, offline, {"spend": Version(spend)}), now=DAY)
+        training_set(a_model(), Stored(events, offline, {"spend": GroupVersion(spend, 1)}), now=DAY)
 
 
 def made(at, matured=None):

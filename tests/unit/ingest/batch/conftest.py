@@ -2,7 +2,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from tests.unit.ingest.batch.world import Version, World
+from tests.unit.ingest.batch.world import World, version_of
 
 
 @pytest.fixture
@@ -12,7 +12,7 @@ def make_world(tmp_path: Path):
     def make(group) -> World:
         folder = tmp_path / str(next(numbers))
         folder.mkdir()
-        return World(folder, Version(group))
+        return World(folder, version_of(group))
 
     return make
 

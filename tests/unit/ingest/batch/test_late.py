@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.unit.ingest.batch.world import DAY, HOUR, START, USER, Version, World
+from tests.unit.ingest.batch.world import DAY, HOUR, START, USER, World, version_of
 
 import millstream as ms
 from millstream.computing.interval_runs import check_late
@@ -143,7 +143,7 @@ def test_times_of_random_rows_and_lags_agree_with_the_pure_function(make_world):
             (int(user), f"t{user}", float(place), int(at), int(late))
             for place, (user, at, late) in enumerate(zip(rng.integers(0, 6, 60), moments, known, strict=True))
         ]
-        world = World(make_world(definition).folder, Version(definition))
+        world = World(make_world(definition).folder, version_of(definition))
         write(world, rows)
         world.computer.backfill(world.version.id, START - 12 * DAY, world.clock.now())
         world.ingest()

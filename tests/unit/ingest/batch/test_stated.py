@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tests.unit.ingest.batch.world import DAY, START, Version, World, dated_group, snapshot_group
+from tests.unit.ingest.batch.world import DAY, START, World, dated_group, snapshot_group, version_of
 
 from millstream.buffer.log import Batch
 from millstream.buffer.staging import Run, encode_run
@@ -115,7 +115,7 @@ def test_both_stores_say_what_the_runs_said(snapshot, expires, drawn, restarts):
     group = snapshot_group(**options) if snapshot else dated_group(**options)
     folder = Path(tempfile.mkdtemp())
     try:
-        world, runs, now = World(folder, Version(group), offline=Tables()), [], START
+        world, runs, now = World(folder, version_of(group), offline=Tables()), [], START
         world.log.create(staging_topic("kyc@1"), 1)
         for (wait, hour, past, rows), restart in zip(drawn, restarts, strict=False):
             now += wait * HOUR

@@ -15,7 +15,7 @@ from millstream.buffer.embedded.log import EmbeddedLog
 from millstream.buffer.topics import batch_table
 from millstream.clock import SimulatedClock, to_micros
 from millstream.computing.batch import BatchComputer
-from millstream.definitions.group_version import states_name
+from millstream.definitions.group_version import GroupVersion
 from millstream.fold import encode_key, shard_of
 from millstream.fold.rows import rows_as_of, rows_at, with_keys
 from millstream.ingest.batch import BatchIngester
@@ -32,26 +32,9 @@ DATED = ms.Table("accounts", path="accounts.parquet", time="changed", schema=COL
 PLAIN = ms.Table("accounts", path="accounts.parquet", schema=COLUMNS)
 
 
-@dataclass(frozen=True)
-class Version:
-    """A group version as the registry gives it."""
-
-    group: Any
-    version: int = 1
-    shards: int = 2
-    build: int = 1
-
-    @property
-    def id(self) -> str:
-        return f"{self.group.name}@{self.version}"
-
-    @property
-    def states(self) -> str:
-        return states_name(self.id, self.build)
-
-    @property
-    def schema(self) -> Any:
-        return self.group.schema_of_features
+def version_of(group: Any, version: int = 1, **options: Any) -> GroupVersion:
+    """A group version as the registry gives it, of two shards."""
+    return GroupVersion(group, version, **{"shards": 2, **options})
 
 
 def dated_group(**options: Any) -> ms.BatchFeatureGroup:
@@ -73,7 +56,7 @@ class World:
     """A project folder with its log, stores and clock, and the layers over them."""
 
     folder: Path
-    version: Version = field(default_factory=lambda: Version(dated_group()))
+    version: GroupVersion = field(default_factory=lambda: version_of(dated_group()))
     offline: Any = None
     clock: SimulatedClock = field(default_factory=lambda: SimulatedClock(START + HOUR))
 
