@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,40 +23,10 @@ from millstream.computing.micro_batch import MicroBatch, group_letters, read_mic
 from millstream.computing.shared_reads import Front, Shared
 from millstream.definitions.group_version import StreamGroupVersion
 from millstream.definitions.source import EventStream
+from millstream.engines.stream import Progress
 from millstream.errors import Fenced
 
 #: Reads every record of a stream, from its first, and writes the dead letters of what does not fit the stream.
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What one step did.
-
-    Args:
-        records: records read, each counted once however many group versions took it.
-        dead: dead letters written.
-        skipped: by reason, what did not count, summed over group versions.
-        keys: states written to the feature topics.
-        fenced: micro-batches discarded because another worker had gone on.
-        lag: records that the hindmost reader of each stream has still before it, in all.
-    """
-
-    records: int = 0
-    dead: int = 0
-    skipped: Mapping[str, int] = field(default_factory=dict)
-    keys: int = 0
-    fenced: int = 0
-    lag: int = 0
-
-    def __add__(self, other: Progress) -> Progress:
-        return Progress(
-            records=self.records + other.records,
-            dead=self.dead + other.dead,
-            skipped=dict(Counter(self.skipped) + Counter(other.skipped)),
-            keys=self.keys + other.keys,
-            fenced=self.fenced + other.fenced,
-            lag=self.lag + other.lag,
-        )
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from millstream.buffer.embedded.log import EmbeddedLog
     from millstream.computing.batch import BatchComputer
     from millstream.computing.past_runs import ScheduledRuns
-    from millstream.computing.stream import StreamComputer
     from millstream.definitions.feature_view import FeatureView
     from millstream.definitions.group_version import GroupVersion
     from millstream.definitions.source import EventStream, Source, Table
+    from millstream.engines.stream import StreamEngine
     from millstream.history.events import History
     from millstream.history.selection import Wanted
     from millstream.ingest.archive import Archiver
@@ -126,7 +126,7 @@ class Parts:
         tables = {table.name: table for table in self.registry.tables()}
         return ScheduledRuns(self.settings.folder, self.history(), tables)
 
-    def computer(self) -> StreamComputer:
+    def computer(self) -> StreamEngine:
         """Stream computing of every group version in use, on the streams that have a topic."""
         from millstream.computing.stream import StreamComputer
         from millstream.definitions.feature_group import StreamFeatureGroup
