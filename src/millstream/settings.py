@@ -27,6 +27,13 @@ class Generator:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TablePlace:
+    """Where a table is: Parquet files, a folder of them, or `bank.duckdb#accounts`, relative to the project's folder."""
+
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """What a project runs with; built by `Settings.load`, or by hand in tests.
 
@@ -54,6 +61,7 @@ class Settings:
         registry_url: the registry's database, as an SQLAlchemy URL; a SQLite file in `data` unless set. The path of a
             SQLite file is relative to the folder.
         generator: made events, for trying a project out.
+        tables: by name, where a table is; where its definition says unless set.
 
     Example:
         >>> import tempfile, pathlib
@@ -84,6 +92,7 @@ class Settings:
     capture_sample: float = 1.0
     registry_url: str = field(default="", repr=False)  # it may hold a password
     generator: Generator = field(default_factory=Generator)
+    tables: Mapping[str, TablePlace] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         folder = Path(self.folder).resolve()
@@ -109,6 +118,11 @@ class Settings:
                 f"set `data` in '{settings.folder / FILE}' to a folder of its own, and copy the data there.",
             )
         return settings
+
+    @property
+    def table_paths(self) -> dict[str, str]:
+        """By name, where the tables are of which the settings say it."""
+        return {name: place.path for name, place in self.tables.items()}
 
     def own(self) -> None:
         """Note in a data folder outside the project's own that it belongs to this project, wherever that has moved."""
@@ -242,9 +256,15 @@ def _frozen_after(value: Any) -> int:
     return given
 
 
-def _generator(value: Any) -> Mapping[str, Any]:
+def _section(value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise ValueError("a table")
+    return value
+
+
+def _sections(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(one, Mapping) for one in value.values()):
+        raise ValueError('tables such as [tables.accounts], with path = "accounts.parquet"')
     return value
 
 
@@ -271,8 +291,10 @@ _ROOT: dict[str, Callable[[Any], Any]] = {
     "hosts": _texts,
     "capture_sample": _number(0, 1),
     "registry_url": _text,
-    "generator": _generator,
+    "generator": _section,
+    "tables": _sections,
 }
+_TABLE: dict[str, Callable[[Any], Any]] = {"path": _text}
 
 
 def _known(
@@ -296,7 +318,19 @@ def _known(
             ) from error
     if "generator" in settings:
         settings["generator"] = Generator(**_known(settings["generator"], _GENERATOR, path, "generator."))
+    if "tables" in settings:
+        settings["tables"] = {name: _place(name, given, path) for name, given in settings["tables"].items()}
     return settings
+
+
+def _place(name: str, given: Mapping[str, Any], path: Path) -> TablePlace:
+    checked = _known(given, _TABLE, path, f"tables.{name}.")
+    if "path" not in checked:
+        raise ProjectError(
+            f"Settings '{path}': 'tables.{name}' does not say where the table is.",
+            f'write path = "{name}.parquet" below [tables.{name}].',
+        )
+    return TablePlace(**checked)
 
 
 def _shown(key: str, value: Any) -> str:

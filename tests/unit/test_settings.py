@@ -35,11 +35,14 @@ def test_what_the_file_says_holds(tmp_path: Path):
         sync_every = "15m"
         log_gib = 0.5
         registry_url = "postgresql://miller:hunter2@db/registry"
+        [tables.accounts]
+        path = "bank.duckdb#accounts"
         [generator]
         enabled = true
         rate = 200
         """,
     )
+    assert settings.table_paths == {"accounts": "bank.duckdb#accounts"}
     assert settings.name == "fraud"
     assert settings.data == tmp_path.resolve() / "state"
     assert settings.partitions == 8
@@ -84,6 +87,11 @@ def test_a_misspelt_setting_names_the_nearest(tmp_path: Path):
         ('data = "\\u0000"', "without NUL"),
         ("generator = 5", "table"),
         ("[generator]\nenabled = 1", "true or false"),
+        ("tables = 5", r"tables such as \[tables.accounts\]"),
+        ("tables.accounts = 'a.parquet'", r"tables such as \[tables.accounts\]"),
+        ("[tables.accounts]", "'tables.accounts' does not say where the table is"),
+        ("[tables.accounts]\npath = 1", "'tables.accounts.path' is 1; it must be text"),
+        ("[tables.accounts]\npaths = 'a'", "'tables.accounts.paths' is not a setting"),
     ],
 )
 def test_a_wrong_value_says_what_is_expected(tmp_path: Path, line: str, expected: str):

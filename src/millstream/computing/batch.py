@@ -67,6 +67,7 @@ class BatchComputer:
         tables: the current tables; a group's own definition holds where one is not among them.
         history: the events of streams that queries read.
         folder: what the paths of tables start from.
+        paths: by name, where a table is; where its definition says unless given.
     """
 
     def __init__(
@@ -78,11 +79,12 @@ class BatchComputer:
         tables: Iterable[Table] = (),
         history: EventReader | None = None,
         folder: Path | str = ".",
+        paths: Mapping[str, str] | None = None,
     ) -> None:
         self._log, self._clock, self._history = log, clock, history
         self._versions = {v.id: v for v in group_versions if isinstance(v.group, BatchFeatureGroup)}
         self._current = {table.name: table for table in tables}
-        self._tables = Tables(Path(folder), history)
+        self._tables = Tables(Path(folder), history, paths=paths)
         self._told: set[tuple[str, str, str]] = set()
 
     def due(self, now: int | None = None) -> list[Interval]:

@@ -34,12 +34,18 @@ class ScheduledRuns:
         folder: what the paths of tables start from.
         history: the events of streams that queries read.
         tables: by name, a table to read in place of the one a group declares.
+        paths: by name, where a table is; where its definition says unless given.
     """
 
     def __init__(
-        self, folder: Path, history: EventReader | None = None, tables: Mapping[str, Table] | None = None
+        self,
+        folder: Path,
+        history: EventReader | None = None,
+        tables: Mapping[str, Table] | None = None,
+        *,
+        paths: Mapping[str, str] | None = None,
     ) -> None:
-        self._tables, self._instead = Tables(folder, history), dict(tables or {})
+        self._tables, self._instead = Tables(folder, history, paths=paths), dict(tables or {})
 
     def events(self, table: Table) -> pa.Table:
         """Return all rows of a table as events, with `_partition`, `_position` and `_arrival`."""

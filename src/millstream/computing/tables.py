@@ -40,11 +40,19 @@ class Tables:
     Args:
         folder: what relative paths start from.
         history: the events of streams.
+        paths: by name, where a table is; where its definition says unless given.
         engine: what runs the queries; DuckDB in this process unless given.
     """
 
-    def __init__(self, folder: Path, history: EventReader | None = None, engine: BatchEngine | None = None) -> None:
-        self._folder, self._history = folder, history
+    def __init__(
+        self,
+        folder: Path,
+        history: EventReader | None = None,
+        *,
+        paths: Mapping[str, str] | None = None,
+        engine: BatchEngine | None = None,
+    ) -> None:
+        self._folder, self._history, self._paths = folder, history, dict(paths or {})
         self.engine = DuckDB() if engine is None else engine
 
     def query(
@@ -78,7 +86,7 @@ class Tables:
         if isinstance(source, EventStream):
             return []
         if not self._stays(source):
-            return in_file(source, self._path(source)).letters(source.name, now)
+            return in_file(source, self._place(source)[0]).letters(source.name, now)
         stored = self.engine.misfits(QuerySource(source.name, stored=self._stored(source)))
         return [] if stored is None else typed(source, stored).letters(source.name, now)
 
@@ -100,7 +108,7 @@ class Tables:
         if self._stays(source):
             return QuerySource(source.name, stored=self._stored(source), known=_known(source))
         try:
-            rows = in_file(source, self._path(source)).table
+            rows = in_file(source, self._place(source)[0]).table
         except MillstreamError:
             raise
         except Exception as error:
@@ -109,15 +117,23 @@ class Tables:
 
     def _stays(self, source: Table) -> bool:
         """Whether a table is read where it is stored, because it is not a small file of Parquet."""
-        path = self._path(source)
-        return "#" in source.path or not (path.is_file() and path.stat().st_size <= IN_MEMORY)
+        path, inner = self._place(source)
+        return bool(inner) or not (path.is_file() and path.stat().st_size <= IN_MEMORY)
 
     def _stored(self, source: Table) -> Stored:
-        inner = source.path.partition("#")[2]
-        return Stored(self._path(source), inner, declared(source), lambda rows: typed(source, rows).table)
+        path, inner = self._place(source)
+        return Stored(path, inner, declared(source), lambda rows: typed(source, rows).table)
 
-    def _path(self, source: Table) -> Path:
-        return self._folder / source.path.partition("#")[0]
+    def _place(self, source: Table) -> tuple[Path, str]:
+        """Where a table is: its file, folder or pattern, and its name within it if that is a database."""
+        given = self._paths.get(source.name, source.path)
+        if given is None:
+            raise MillstreamError(
+                f"Table '{source.name}': nothing says where it is.",
+                f'say it in millstream.toml: `[tables.{source.name}]`, then `path = "{source.name}.parquet"`.',
+            )
+        path, _, inner = given.partition("#")
+        return self._folder / path, inner
 
     def _events(self, stream: EventStream, asked: Asked) -> pa.Table:
         import pyarrow as pa

@@ -66,7 +66,7 @@ def fingerprint(definition: Any) -> str:
     """Return a hash of what changes the values of a definition, as hexadecimal text.
 
     Owner, description and tags do not count, nor do columns of a source that a group does not read, nor how long and in
-    how many partitions the log keeps a stream.
+    how many partitions the log keeps a stream, nor where a table is.
 
     >>> user = Entity("user", keys={"user_id": "int64"})
     >>> fingerprint(user) == fingerprint(Entity("user", keys={"user_id": "int64"}, owner="risk"))
@@ -145,9 +145,9 @@ def _essence(value: Any) -> Any:
 
 def _source_essence(source: Source, read: frozenset[str]) -> dict[str, Any]:
     columns = sorted((name, kind) for name, kind in (source.schema or {}).items() if name.lower() in read)
-    about = ("name", "time", "deduplicate", "within", "future")
+    about: tuple[str, ...] = ("name", "time", "deduplicate", "within", "future")
     if isinstance(source, Table):
-        about = ("name", "path", "time", "available", "delay")
+        about = ("name", "time", "available", "delay")
     return {_KIND: type(source).__name__, **{name: getattr(source, name) for name in about}, "columns": columns}
 
 

@@ -109,17 +109,20 @@ class EventStream:
 class Table:
     """Rows that are read as a whole: a Parquet file or folder, or a table of a DuckDB file.
 
-    `path` is where they are, relative to the project folder: `accounts.parquet`, `rows/*.parquet` or
-    `bank.duckdb#accounts`. `time` names the timestamp column that dates a row; a reader could know a row at its
-    `available` column, else `delay` after its time. `schema` may be left out for tables that queries read: then `plan`
-    reads it. Raises `DefinitionError` when a column is missing from a declared schema.
+    Where they are, the project's settings say: `[tables.accounts] path = "accounts.parquet"`. `path` is the short form of
+    that, for a table of which they say nothing; it is relative to the project folder: `accounts.parquet`,
+    `rows/*.parquet` or `bank.duckdb#accounts`. A table that moves is the same table: no value is computed anew.
+
+    `time` names the timestamp column that dates a row; a reader could know a row at its `available` column, else `delay`
+    after its time. `schema` may be left out for tables that queries read: then `plan` reads it. Raises `DefinitionError`
+    when a column is missing from a declared schema.
 
     >>> Table("accounts", path="accounts.parquet", time="updated_at", delay="1h").delay
     3600000000
     """
 
     name: str
-    path: str
+    path: str | None
     time: str | None
     available: str | None
     delay: int
@@ -132,7 +135,7 @@ class Table:
         self,
         name: str,
         *,
-        path: str | PathLike[str],
+        path: str | PathLike[str] | None = None,
         time: str | None = None,
         available: str | None = None,
         delay: Duration = "0s",
@@ -149,7 +152,7 @@ class Table:
             elif column is not None and not isinstance(column, str):
                 raise DefinitionError.expected(thing, argument, column, "the name of a column")
         path = fspath(path) if isinstance(path, PathLike) else path
-        if not isinstance(path, str) or not path:
+        if path is not None and (not isinstance(path, str) or not path):
             raise DefinitionError.expected(thing, "path", path, "a path", f'write path="{name}.parquet".')
         freeze(self, name=name, path=path, time=time, available=available, schema=columns)
         freeze(self, delay=micros(delay, thing, "delay"), **check_about(thing, owner, description, tags))

@@ -289,7 +289,9 @@ def _begins(parts: Parts, group: BatchFeatureGroup) -> int | None:
     """Before the first row of its tables could be known, or the first event arrived: where the past of a query begins."""
     from millstream.computing.past_runs import ScheduledRuns
 
-    found = [earliest(parts), ScheduledRuns(parts.settings.folder, tables=_tables(parts)).first_known(group)]
+    settings = parts.settings
+    scheduled = ScheduledRuns(settings.folder, tables=_tables(parts), paths=settings.table_paths)
+    found = [earliest(parts), scheduled.first_known(group)]
     return min((instant - 1 for instant in found if instant is not None), default=None)
 
 
@@ -328,7 +330,8 @@ def _resolved(parts: Parts, definitions: list[Any]) -> list[Any]:
         if isinstance(one, BatchFeatureGroup) and one.query is not None and not one.schema_of_features
     ]
     reads_events = any(isinstance(source, EventStream) for group in groups for source in group.sources)
-    scheduled = ScheduledRuns(parts.settings.folder, parts.history() if reads_events else None)
+    history = parts.history() if reads_events else None
+    scheduled = ScheduledRuns(parts.settings.folder, history, paths=parts.settings.table_paths)
     for group in closure(definitions).values():
         if isinstance(group, BatchFeatureGroup) and group.query is not None:
             check_late(group, group.sources)

@@ -124,7 +124,7 @@ class Parts:
         from millstream.computing.past_runs import ScheduledRuns
 
         tables = {table.name: table for table in self.registry.tables()}
-        return ScheduledRuns(self.settings.folder, self.history(), tables)
+        return ScheduledRuns(self.settings.folder, self.history(), tables, paths=self.settings.table_paths)
 
     def computer(self) -> StreamEngine:
         """Stream computing of every group version in use, on the streams that have a topic."""
@@ -154,6 +154,7 @@ class Parts:
             tables=self.registry.tables(),
             history=self.history(),
             folder=self.settings.folder,
+            paths=self.settings.table_paths,
         )
 
     def ingester(self) -> StreamIngester:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from millstream.definitions.feature_view import FeatureView
 from millstream.definitions.model import Model
-from millstream.definitions.serialise import from_dict
+from millstream.definitions.serialise import from_dict, revision_of
 from millstream.definitions.source import EventStream, Table
 from millstream.errors import CorruptState, MillstreamError, NotFound
 from millstream.registry import tables
@@ -71,10 +71,12 @@ class CurrentDefinitions:
         query = sa.select(held.revision, held.body).where(held.name == name)
         with self._database.reading() as connection:
             rows = [] if connection is None else connection.execute(query).all()
-        bodies = {row.revision: row.body for row in rows}
-        if revision not in bodies:
-            raise NotFound.named(f"revision of view '{name}'", revision, bodies)
-        found: FeatureView = read_definition(self._database.name, f"view '{name}'", bodies[revision])
+        kept = {row.revision: read_definition(self._database.name, f"view '{name}'", row.body) for row in rows}
+        found: FeatureView | None = kept.get(revision)
+        if found is None:  # an earlier release may have given it another mark
+            found = next((view for view in kept.values() if revision_of(view) == revision), None)
+        if found is None:
+            raise NotFound.named(f"revision of view '{name}'", revision, kept)
         return found
 
     def _all(self, thing: str) -> list[Any]:

@@ -113,7 +113,7 @@ def _stream(stream: EventStream) -> Iterator[str]:
 
 
 def _table(table: Table) -> Iterator[str]:
-    yield f"path: {table.path}"
+    yield f"path: {table.path or 'as the settings say'}"
 
 
 def _group(group: Group) -> Iterator[str]:

@@ -120,7 +120,8 @@ class Known:
         mark = fingerprint(group)
         for version, its in reversed(self.versions.get(group.name, ())):
             same = not group.schema_of_features or version.schema in ({}, dict(group.schema_of_features))
-            if version.state != RETIRED and its == mark and same:
+            # What an earlier release counted among what changes values, such as where a table is, does not count now.
+            if version.state != RETIRED and same and mark in (its, fingerprint(version.group)):
                 return version.version, False
         return max((version.version for version, _ in self.versions.get(group.name, ())), default=0) + 1, True
 

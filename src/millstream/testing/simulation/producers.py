@@ -43,7 +43,7 @@ def table(world: World, drawn: Sequence[tuple[Any, ...]]) -> str:
     world.accounts += [{"k": k, "x": x, "s": s, "at": now + late} for k, x, s, late in drawn]
     kinds = {"k": pa.int64(), "x": pa.float64(), "s": pa.string(), "at": INSTANT}
     written = {name: pa.array([one[name] for one in world.accounts], kind) for name, kind in kinds.items()}
-    pq.write_table(pa.table(written), world.folder / ACCOUNTS.path)
+    pq.write_table(pa.table(written), world.folder / str(ACCOUNTS.path))
     return ""
 
 
