@@ -159,7 +159,7 @@ def together(*work: Callable[[threading.Event], None]) -> Iterator[threading.Eve
         except BaseException as error:
             failures.append(error)
 
-    threads = [threading.Thread(target=guarded, args=[one]) for one in work]
+    threads = [threading.Thread(target=guarded, args=[one], daemon=True) for one in work]
     for thread in threads:
         thread.start()
     try:
@@ -167,6 +167,7 @@ def together(*work: Callable[[threading.Event], None]) -> Iterator[threading.Eve
     finally:
         stop.set()
         for thread in threads:
-            thread.join()
+            thread.join(120)
     if failures:
         raise failures[0]
+    assert not any(thread.is_alive() for thread in threads), "some of it does not stop"

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import millstream as ms
@@ -123,3 +125,34 @@ def test_backfill_builds_a_damaged_version_again_that_only_a_model_reads(tmp_pat
     assert (version.state, version.default, version.building) == ("live", False, None)
     assert sum(made.parts.online.examine(version.states, shard) for shard in range(version.shards)) == 40
     assert registry.group("pace").id == "pace@2"
+
+
+def test_damaged_states_of_a_query_are_built_again_from_what_its_runs_stated(tmp_path: Path) -> None:
+    plans = ms.Table("plans", path="plans.parquet", time="seen", schema={"user_id": "int64", "plan": "string",
+                                                                     "seen": "timestamp"})  # fmt: skip
+    tier = ms.BatchFeatureGroup(
+        "pace", entity=user, sources=[plans], every="1h", time="seen", query="select user_id, plan, seen from plans"
+    )
+    asked = ms.FeatureView("pace", request={}, features=[tier])
+    made = ms.Project(tmp_path / "shop", create=True)
+    table = tmp_path / "shop" / "plans.parquet"
+    child = os.fork()
+    if child == 0:
+        seen = pa.array(["2026-01-01T10:00:00Z"] * 40).cast(pa.timestamp("us", "UTC"))
+        columns = {"user_id": list(range(40)), "plan": [f"plan {n % 3}" for n in range(40)], "seen": seen}
+        pq.write_table(pa.table(columns), table)
+        filled = ms.Project(tmp_path / "shop")
+        filled.apply(asked)
+        filled.drain()
+        filled.backfill()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    damage(made)
+    table.unlink()  # what it said is known
+    with pytest.raises(StoreError, match="backfill pace"):
+        made.features(asked, KEYS)
+    assert applying.rebuild_damaged(made.parts) == ["pace@1"]
+    made.backfill()
+    assert made.features(asked, KEYS)["pace__plan"].to_pylist() == [f"plan {n % 3}" for n in range(40)]
+    assert {check.name: check.fine for check in checked(made.settings.folder)}["online store"]
+    assert made.parts.registry.group("pace").states == "pace@1.2"

@@ -129,7 +129,7 @@ def repair(
     folder: Folder = HERE,
     as_json: AsJson = False,
 ) -> None:
-    """Mend a project whose log is older than its stores, or another one: a new epoch, and states built anew."""
+    """Mend a project whose log or registry is older than its stores, or another one: a new epoch, states built anew."""
     from contextlib import closing
 
     from millstream.project import Project
@@ -140,15 +140,22 @@ def repair(
     with lock(Settings.load(folder)), closing(Project(folder)) as project:
         found = project.parts.stepped_back()
         if not found:
-            show({"found": []}, as_json, "The log, the stores and the archive agree; there is nothing to mend.")
+            show(
+                {"found": []},
+                as_json,
+                "The registry, the log, the stores and the archive agree; there is nothing to mend.",
+            )
             return
         if not yes:
             typer.echo("\n".join(found), err=True)
-            typer.confirm("Begin a new epoch of the log and build the states anew from history?", abort=True, err=True)
+            typer.confirm("Go on with what there is, and build the states anew from history?", abort=True, err=True)
         done = repaired(project)
     kept = ", ".join(f"{count:,} of '{topic}'" for topic, count in done.kept.items()) or "none"
     told = f"Log {done.identity}: kept {kept} that the archive did not hold; built {', '.join(done.rebuilt) or 'nothing'} anew."
-    show({"found": done.found, "identity": done.identity, "kept": done.kept, "rebuilt": done.rebuilt}, as_json, told)
+    if done.dropped:
+        told += f" The registry does not know {', '.join(done.dropped)}: what the stores held of it is dropped."
+    facts = {"found": done.found, "identity": done.identity, "kept": done.kept}
+    show({**facts, "rebuilt": done.rebuilt, "dropped": done.dropped}, as_json, told)
 
 
 def _start(text: str, width: int) -> str:

@@ -7,7 +7,8 @@ from typing import Protocol
 
 from millstream.buffer.agreement import disagreement
 from millstream.buffer.log import Log
-from millstream.buffer.topics import event_table, feature_topic
+from millstream.buffer.topics import batch_table, event_table, feature_topic, staging_topic
+from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.definitions.group_version import GroupVersion
 from millstream.definitions.source import EventStream
 from millstream.errors import MillstreamError
@@ -44,28 +45,41 @@ def archive_ahead(log: ListedLog, offline: OfflineStore, streams: Iterable[Event
             continue
         marks = marks_of(snapshot.properties)
         for partition, position in positions_of(snapshot.properties).items():
-            if position and stream.name not in topics:
-                what: str | None = f"topic '{stream.name}' is not in the log"
-            else:
-                what = (
-                    disagreement(log, stream.name, partition, position, marks.get(partition, "")) if position else None
-                )
+            kept = marks.get(partition, "")
+            what = _kept(log, topics, stream.name, partition, position, kept) if position else None
             if what is not None:
                 found.append(f"Archive of '{stream.name}': {what}.")
                 break
     return found
 
 
-def _differs(log: ListedLog, topic: str, partition: int, position: int, kept: str) -> str | None:
-    """How a log differs from the one that an archive was filled from, or what neither of them holds."""
-    first = log.ends(topic)[partition][0]
-    if position < first:
-        return f"it ends at {position} and topic '{topic}', partition {partition} begins at {first}: what is between is lost"
-    return disagreement(log, topic, partition, position, kept) if position else None
+def stated_ahead(log: ListedLog, offline: OfflineStore, versions: Iterable[GroupVersion]) -> list[str]:
+    """Return, for each version of a query whose offline table is of a later or another log, how the log differs."""
+    topics, found = log.topics(), []
+    for version in versions:
+        snapshot = offline.snapshot(batch_table(version.id))
+        position = positions_of(snapshot.properties).get(0, 0) if snapshot else 0
+        if snapshot is None or not position:
+            continue
+        topic = staging_topic(version.id)
+        what = _kept(log, topics, topic, 0, position, marks_of(snapshot.properties).get(0, ""))
+        if what is not None:
+            found.append(f"Offline table of '{version.id}': {what}.")
+    return found
+
+
+def _kept(
+    log: ListedLog, topics: dict[str, int], topic: str, partition: int, position: int, kept: str = ""
+) -> str | None:
+    """How a log differs from the one that a position was kept of, where the topic may be gone altogether."""
+    if topic in topics and partition < topics[topic]:
+        return disagreement(log, topic, partition, position, kept)
+    return f"topic '{topic}' is not in the log" if position else None
 
 
 def _shards(log: ListedLog, online: OnlineStore, version: GroupVersion, topics: dict[str, int]) -> Iterator[str]:
-    topic = feature_topic(version.id)
+    stated = isinstance(version.group, BatchFeatureGroup) and version.group.query is not None
+    streams = {one.name for one in version.group.sources if isinstance(one, EventStream)}
     for shard in range(version.shards):
         try:
             meta = online.meta(version.states, shard)
@@ -73,18 +87,10 @@ def _shards(log: ListedLog, online: OnlineStore, version: GroupVersion, topics: 
             continue  # a shard that cannot be read is told of elsewhere
         if meta is None or not meta.backfilled or meta.position < 0:
             continue
-        if topic in topics and shard < topics[topic]:
-            what = disagreement(log, topic, shard, meta.position, meta.extra.get(MARK, ""))
-            if what is not None:
-                yield what
-        streams = {one.name for one in version.group.sources if isinstance(one, EventStream)}
-        for place, position in meta.applied.items():
-            stream, _, partition = place.rpartition("/")
-            if stream not in streams:
-                continue  # a table, whose positions are instants
-            if stream in topics and int(partition) < topics[stream]:
-                what = disagreement(log, stream, int(partition), position)
-            else:
-                what = f"topic '{stream}' is not in the log" if position else None
-            if what is not None:
-                yield what
+        place = (staging_topic(version.id), 0) if stated else (feature_topic(version.id), shard)
+        looks = [_kept(log, topics, *place, meta.position, meta.extra.get(MARK, ""))]
+        for applied, position in meta.applied.items():
+            stream, _, partition = applied.rpartition("/")
+            if stream in streams and not stated:  # else a table, whose positions are instants
+                looks.append(_kept(log, topics, stream, int(partition), position))
+        yield from (what for what in looks if what is not None)

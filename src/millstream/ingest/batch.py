@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 import msgspec
@@ -16,14 +17,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from millstream.buffer.agreement import mark, refuse_stepped_back
 from millstream.buffer.log import OwnLog
 from millstream.buffer.topics import batch_table, ingestion_consumer, staging_topic
 from millstream.clock import Clock
 from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.definitions.group_version import BatchGroupVersion
-from millstream.errors import Fenced, StoreError
+from millstream.errors import Fenced, MillstreamError, SteppedBack, StoreError
 from millstream.fold.rows import ACTIVE, Row
-from millstream.history.events import POSITIONS, held
+from millstream.history.events import MARKS, POSITIONS, held, marks_of
 from millstream.ingest.batch_offline import Shape, Snapshots, dated_rows
 from millstream.ingest.batch_online import (
     Confirmed,
@@ -36,9 +38,10 @@ from millstream.ingest.batch_online import (
     times_of,
 )
 from millstream.ingest.late_snapshot import late_snapshot_changes
+from millstream.ingest.pruning import pruning
 from millstream.ingest.staged_runs import KeyedRun, read_runs, run_at, schema_of
 from millstream.store.offline import STATED, BatchReads, OfflineStore, Where
-from millstream.store.online import OnlineStore, ShardMeta
+from millstream.store.online import MARK, OnlineStore, ShardMeta
 
 _PAGE = 10_000
 
@@ -72,6 +75,7 @@ class BatchIngester:
         offline: the offline store.
         group_versions: the versions to ingest; those that fold (`StreamIngester` has them) are left alone.
         clock: stamps what is written.
+        beside: the builds of states that are made beside those of versions that are read; who makes each begins it.
         bite: runs of a group that wait before the offline store takes them in, in one commit; more than one makes
             fewer files where runs are frequent. `flush` does not wait.
     """
@@ -84,12 +88,17 @@ class BatchIngester:
         group_versions: Iterable[BatchGroupVersion],
         clock: Clock,
         *,
+        beside: Iterable[BatchGroupVersion] = (),
         bite: int = 1,
     ) -> None:
         self._bite = bite
         self._log, self._online, self._offline, self._clock = log, online, offline, clock
-        self._versions = [v for v in group_versions if isinstance(v.group, BatchFeatureGroup) and not v.group.columns]
+        self._versions, self._beside = (
+            [v for v in some if isinstance(v.group, BatchFeatureGroup) and not v.group.columns]
+            for some in (group_versions, beside)
+        )
         self._stored: dict[str, int] = {}
+        self._agreed: set[str] = set()
 
     def flush(self) -> BatchApplied:
         """Apply all that the buffer holds to both stores, however few runs wait."""
@@ -103,14 +112,18 @@ class BatchIngester:
 
         Raises:
             StoreError: the first failure, after all groups had their turn; nothing of it was written.
+            SteppedBack: when the log is older than what the stores have taken from it, or another one.
         """
-        total, failures, topics = BatchApplied(), list[StoreError](), self._log.topics()
-        for version in self._versions:
+        total, failures, topics = BatchApplied(), list[MillstreamError](), self._log.topics()
+        due = self._bite if bite is None else bite
+        work = [(one, partial(self._advance, one, due)) for one in self._versions]
+        work += [(one, partial(self._advance_beside, one)) for one in self._beside]
+        for version, advance in work:
             if staging_topic(version.id) not in topics:
                 continue
             try:
-                total += self._advance(version, self._bite if bite is None else bite)
-            except StoreError as error:
+                total += advance()
+            except (StoreError, SteppedBack) as error:
                 failures.append(error)
         if failures:
             raise failures[0]
@@ -123,6 +136,8 @@ class BatchIngester:
         metas = [self._online.meta(version.states, shard) for shard in range(version.shards)]
         positions = [0 if meta is None else meta.position for meta in metas]
         done, stored = BatchApplied(), self._stored[version.id]
+        if version.id not in self._agreed or max(*positions, stored) > following:
+            self._refuse_stepped_back(version, metas)
         due = following - stored >= bite
         behind = min([*positions, stored] if due else positions)
         if behind >= following:
@@ -134,6 +149,31 @@ class BatchIngester:
         for shard, position in enumerate(positions):
             done += self._apply_online(version, shard, [run for run in runs if run.position >= position], at_hand)
         self._tell(version, runs[-1].position + 1)
+        return done + BatchApplied(lag=max(0, following - runs[-1].position - 1))
+
+    def _refuse_stepped_back(self, version: BatchGroupVersion, metas: Sequence[ShardMeta | None]) -> None:
+        """At the first look at a version, and whenever the log ends before what a store has taken from it."""
+        who, topic = f"Group version '{version.id}'", staging_topic(version.id)
+        found = self._offline.snapshot(batch_table(version.id))
+        if found is not None:
+            kept = marks_of(found.properties).get(0, "")
+            refuse_stepped_back(who, self._log, topic, 0, held(batch_table(version.id), found).get(0, 0), kept)
+        for meta in metas:
+            if meta is not None and meta.position >= 0:
+                refuse_stepped_back(who, self._log, topic, 0, meta.position, meta.extra.get(MARK, ""))
+        self._agreed.add(version.id)
+
+    def _advance_beside(self, version: BatchGroupVersion) -> BatchApplied:
+        """Bring states that nobody reads yet, once they are whole, to where the others are."""
+        metas = [self._online.meta(version.states, shard) for shard in range(version.shards)]
+        positions = [meta.position for meta in metas if meta is not None and meta.backfilled]
+        following = self._log.ends(staging_topic(version.id))[0][1]
+        if len(positions) < version.shards or min(positions) >= following:
+            return BatchApplied()
+        done, runs = BatchApplied(), read_runs(self._log, version, min(positions))
+        at_hand = {run.position: run for run in runs}
+        for shard, position in enumerate(positions):
+            done += self._apply_online(version, shard, [run for run in runs if run.position >= position], at_hand)
         return done + BatchApplied(lag=max(0, following - runs[-1].position - 1))
 
     def _offline_position(self, version: BatchGroupVersion) -> tuple[int, int | None]:
@@ -152,12 +192,14 @@ class BatchIngester:
         if not runs:
             return BatchApplied()
         added = self._restatements(version, runs, snapshot)
-        properties = {POSITIONS: json.dumps({"0": runs[-1].position + 1})}
+        following = runs[-1].position + 1
+        kept = mark(self._log, staging_topic(version.id), 0, following)
+        properties = {POSITIONS: json.dumps({"0": following}), MARKS: json.dumps({"0": kept} if kept else {})}
         try:
             self._offline.append(batch_table(version.id), added, properties, snapshot)
         except Fenced:
             return BatchApplied(fenced=1)
-        self._stored[version.id] = runs[-1].position + 1
+        self._stored[version.id] = following
         return BatchApplied(runs=len(runs), rows=added.num_rows - len(runs))
 
     def _restatements(self, version: BatchGroupVersion, runs: Sequence[KeyedRun], snapshot: int | None) -> pa.Table:
@@ -204,37 +246,42 @@ class BatchIngester:
     def _apply_run(self, version: BatchGroupVersion, shard: int, run: KeyedRun, at_hand: dict[int, KeyedRun]) -> int:
         """Write the states of one shard that one run changes, with the position of the next."""
         now = self._clock.now()
-        fresh = fresh_rows(run, np.flatnonzero(run.shards == shard), now)
+        by, pruned = pruning(self._online.meta(version.states, shard), now)
+        fresh = fresh_rows(run, np.flatnonzero(run.shards == shard), by)
         before, meta = self._online.read(version.states, shard, fresh.keys)
         if meta is not None and meta.position != run.position:
             raise Fenced.moved(f"shard {shard} of '{version.id}'", run.position, meta.position)
         confirmed = Confirmed.of({} if meta is None else meta.extra)
         if run.run.snapshot and (following := confirmed.following(run)) is not None:
-            changed: Items = self._late_snapshot(version, shard, run, confirmed, following, now)
+            own = version.group.ttl is not None and confirmed.supersedes(run, now)
+            hidden = confirmed.hides(run, by)
+            changed: Items = [] if hidden else self._late_snapshot(version, shard, run, own, following, by)
         elif run.run.snapshot:
             others = self._others(version, shard, fresh.keys) if meta is not None else iter(())
-            changed = snapshot_changes(run, fresh, before, others, now)
+            changed = snapshot_changes(run, fresh, before, others, by)
         else:
             others = self._confirmed_before(version, shard, fresh, confirmed, at_hand) if meta is not None else iter(())
-            changed = dated_changes(fresh, before, others, confirmed, run.run.available, version.group.ttl, now)
-        after = _after(version, meta or ShardMeta(epoch=1), run, confirmed, now)
+            changed = dated_changes(fresh, before, others, confirmed, run.run.available, version.group.ttl, by)
+        kept = mark(self._log, staging_topic(version.id), 0, run.position + 1)
+        facts = {**confirmed.after(run, now, by), **pruned, MARK: kept or None}
+        after = _after(version, meta or ShardMeta(epoch=1), run, facts, now)
         self._online.write(version.states, shard, changed, after, None if meta is None else meta.position)
         return len(changed)
 
     def _late_snapshot(
-        self, version: BatchGroupVersion, shard: int, run: KeyedRun, confirmed: Confirmed, following: Times, now: int
+        self, version: BatchGroupVersion, shard: int, run: KeyedRun, own: bool, following: Times, by: int
     ) -> Items:
-        """The states of a shard that a snapshot changes which comes after one that ranks before it."""
-        if confirmed.hides(run, now):
-            return []
-        own = version.group.ttl is not None and confirmed.supersedes(run, now)
+        """The states of a shard that a snapshot changes which comes after one that ranks before it.
+
+        `own` says that its rows were confirmed by nothing but itself, `by` by which instant (µs) states are pruned.
+        """
         gone = Row(*times_of(run), run.run.available if own else ACTIVE, b"")
         places = np.flatnonzero(run.shards == shard)
         values = run.values.take(places).to_pylist()
         rows = zip(run.keys.take(places).to_pylist(), values, strict=True)
         said = {key: gone._replace(values=value) for key, value in rows}
         states = chain.from_iterable(self._others(version, shard, ()))
-        return late_snapshot_changes(said, gone, states, following, now)
+        return late_snapshot_changes(said, gone, states, following, by)
 
     def _others(self, version: BatchGroupVersion, shard: int, without: Iterable[bytes]) -> Iterator[Items]:
         """The states of a shard, page by page, but for those of some keys."""
@@ -286,15 +333,17 @@ class BatchIngester:
             return
 
 
-def _after(version: BatchGroupVersion, meta: ShardMeta, run: KeyedRun, confirmed: Confirmed, now: int) -> ShardMeta:
-    """The meta of a shard once a run is in."""
+def _after(
+    version: BatchGroupVersion, meta: ShardMeta, run: KeyedRun, facts: dict[str, str | None], now: int
+) -> ShardMeta:
+    """The meta of a shard once a run is in; a fact that is None is no longer kept."""
     following = run.position + 1
     return msgspec.structs.replace(
         meta,
         position=following,
         applied={f"{staging_topic(version.id)}/0": following},
         newest_arrival=max(meta.newest_arrival, run.run.available),
-        applied_at=now,
+        applied_at=max(meta.applied_at, now),
         backfilled=True,
-        extra={**meta.extra, **confirmed.after(run, now)},
+        extra={name: fact for name, fact in {**meta.extra, **facts}.items() if fact is not None},
     )

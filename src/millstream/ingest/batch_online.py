@@ -49,13 +49,13 @@ class Confirmed:
             runs = msgspec.json.decode(extra["runs"], type=tuple[Times, ...])
         return cls(available, end, before, by, runs)
 
-    def after(self, run: KeyedRun, now: int) -> dict[str, str]:
-        """What the meta records once a run is in."""
+    def after(self, run: KeyedRun, now: int, by: int) -> dict[str, str]:
+        """What the meta records once a run is in, at `now`, with states pruned `by` an instant (µs)."""
         facts = run.run
         late = self.available is not None and facts.available < self.available
         always = {} if facts.snapshot or late else {"confirmed_by": str(run.position)}
         if facts.snapshot:
-            always["runs"] = msgspec.json.encode(self._seen(run, now)).decode()
+            always["runs"] = msgspec.json.encode(self._seen(run, by)).decode()
         if self.supersedes(run, now) or (not facts.snapshot and self.available and facts.available <= self.available):
             return always
         found = {"confirmed": str(facts.available), **always}
@@ -73,18 +73,18 @@ class Confirmed:
         """The times of the snapshot that ranks next after one that comes late; None for the newest."""
         return min((times for times in self.runs if times > times_of(run)), default=None)
 
-    def hides(self, run: KeyedRun, now: int) -> bool:
-        """Whether no read from `ROW_SPAN` before `now` (µs) on sees a snapshot, because newer ones are in."""
-        return times_of(run) not in self._seen(run, now)
+    def hides(self, run: KeyedRun, by: int) -> bool:
+        """Whether no read from `ROW_SPAN` before an instant (µs) on sees a snapshot, because newer ones are in."""
+        return times_of(run) not in self._seen(run, by)
 
-    def _seen(self, run: KeyedRun, now: int) -> list[Times]:
+    def _seen(self, run: KeyedRun, by: int) -> list[Times]:
         """The runs that such a read may see once one more is in."""
         kept: list[Times] = []
         for times in sorted({*self.runs, times_of(run)}, reverse=True):
             if kept and max(times) >= max(kept[-1]):
                 continue
             kept.append(times)
-            if max(times) <= now - ROW_SPAN:
+            if max(times) <= by - ROW_SPAN:
                 break
         return kept
 
@@ -103,8 +103,11 @@ class Fresh:
     several: Mapping[bytes, list[Row]]
 
 
-def fresh_rows(run: KeyedRun, places: np.ndarray, now: int) -> Fresh:
-    """The rows of a run at some places, by key, less those that no read from now (µs) on can need."""
+def fresh_rows(run: KeyedRun, places: np.ndarray, now: int, confirmed: np.ndarray | None = None) -> Fresh:
+    """The rows of a run at some places, by key, less those that no read from now (µs) on can need.
+
+    `confirmed` is when each was last confirmed, where that is not told by the newest run.
+    """
     codes = run.codes[places]
     times = [np.asarray(run.run.rows[name])[places] for name in ("event_time", "available_time")]
     order = np.lexsort((times[1], times[0], codes))
@@ -115,7 +118,8 @@ def fresh_rows(run: KeyedRun, places: np.ndarray, now: int) -> Fresh:
     kept = kept[np.argsort(codes[kept], kind="stable")]
     begins = np.flatnonzero(np.r_[True, codes[kept][1:] != codes[kept][:-1]][: len(kept)])
     counts = np.diff(np.r_[begins, len(kept)])
-    rows = LoneRows(times[0], times[1], np.full(len(places), ACTIVE), run.values.take(places))
+    active = np.full(len(places), ACTIVE) if confirmed is None else confirmed[places]
+    rows = LoneRows(times[0], times[1], active, run.values.take(places))
     several: dict[bytes, list[Row]] = defaultdict(list)
     crowd = kept[np.repeat(counts > 1, counts)]
     for key, row in zip(run.keys.take(places[crowd]).to_pylist(), rows.take(crowd).rows(), strict=True):

@@ -229,8 +229,9 @@ def _after(gv: str, shard: int, meta: ShardMeta, deltas: Sequence[Deltas], posit
             applied[place] = end
         newest = max(newest, delta.newest_arrival)
     return msgspec.structs.replace(
-        meta, position=position, applied=applied, newest_arrival=newest, applied_at=now, delays=delays
-    )
+        meta, position=position, applied=applied, newest_arrival=newest, delays=delays,
+        applied_at=max(meta.applied_at, now),
+    )  # fmt: skip
 
 
 def _corroborated(meta: ShardMeta, deltas: Sequence[Deltas], now: int) -> tuple[int, int]:

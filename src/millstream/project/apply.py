@@ -11,6 +11,7 @@ from millstream.buffer.topics import event_table
 from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatureGroup
 from millstream.definitions.source import EventStream, Table
 from millstream.errors import MillstreamError, PlanError, StoreError
+from millstream.history.registered import refuse_registry_behind
 from millstream.project.parts import Parts
 
 if TYPE_CHECKING:
@@ -55,9 +56,11 @@ def apply(parts: Parts, planned: Plan, *, allow_breaking: bool, agreed: Agreed |
             "`millstream apply` asks and removes it, `millstream apply --yes` does not ask.",
         )
     _check_topics(parts, planned)
+    refuse_registry_behind(parts.log, parts.registry)
     with alone(parts, "apply definitions", wait=False):
         changes = parts.registry.apply(planned, allow_breaking=allow_breaking)
         start(parts)
+        parts.revision()
     return changes
 
 
@@ -133,6 +136,8 @@ def alone(parts: Parts, what: str, *, wait: bool) -> Iterator[bool]:
 def rebuild(parts: Parts, version: GroupVersion) -> GroupVersion:
     """Let the states of a version be built anew, beside those that are read, if there are any that are.
 
+    Those of a query are built from what its runs stated, so where they are sound there is nothing to build.
+
     Args:
         parts: The project.
         version: The version.
@@ -140,10 +145,16 @@ def rebuild(parts: Parts, version: GroupVersion) -> GroupVersion:
     Returns:
         The version as the registry has it then.
     """
-    if not isinstance(version.group, StreamFeatureGroup) or not _read(parts, version):
+    if not _rebuildable(parts, version):
         return version
     parts.registry.builds.begin(version.id)
     return again(parts, version)
+
+
+def _rebuildable(parts: Parts, version: GroupVersion) -> bool:
+    if isinstance(version.group, StreamFeatureGroup):
+        return _read(parts, version)
+    return version.group.query is not None and _damaged(parts, version)
 
 
 def anew(parts: Parts, group: str) -> list[GroupVersion]:
@@ -214,6 +225,10 @@ def backfill(parts: Parts, version: GroupVersion, *, progress: Advance | None = 
             progress,
             anew=version.beside is not None,
         )
+    elif version.beside is not None:
+        from millstream.ingest.rebuilt import rebuild_states
+
+        rebuild_states(version.beside, parts.online, parts.offline, parts.log, parts.clock)
     elif version.group.query is not None:
         began = _begins(parts, version.group)
         if began is not None:
@@ -234,11 +249,13 @@ def finish(parts: Parts, version: GroupVersion) -> bool:
 def _finished(parts: Parts, version: GroupVersion) -> bool:
     from millstream.ingest.backfill import caught_up
     from millstream.ingest.backfill import finish as finished
+    from millstream.ingest.rebuilt import states_caught_up
 
     version = again(parts, version)
     beside = version.beside
     if beside is not None:
-        if not caught_up(beside, version, parts.online, parts.log):
+        reached = caught_up if isinstance(version.group, StreamFeatureGroup) else states_caught_up
+        if not reached(beside, version, parts.online, parts.log):
             return False
         parts.registry.builds.cut_over(version.id, beside.build)
         if version.state == "live":

@@ -34,12 +34,17 @@ def append(parts: Parts, stream: str, rows: Any, *, history: bool) -> int:
     """Append rows to a stream in one transaction; returns how many."""
     from millstream.buffer.codec.events import encode, encode_history, partition_of
     from millstream.buffer.codec.frames import check_columns, taken
+    from millstream.serve.catalogue import needed_columns
 
     definition = parts.registry.stream(stream)
     if stream not in parts.log.topics():
         applying.settle(parts)  # an `apply` has died before the log followed
     given = taken(f"Stream '{stream}'", rows)
-    check_columns(f"Stream '{stream}'", given, definition.schema, lambda: _needed(parts, definition))
+
+    def needed() -> set[str]:
+        return needed_columns(definition, parts.registry.groups())
+
+    check_columns(f"Stream '{stream}'", given, definition.schema, needed)
     encoded = encode_history if history else encode
     placed = [
         (partition, batch)
@@ -52,14 +57,6 @@ def append(parts: Parts, stream: str, rows: Any, *, history: bool) -> int:
     if history:
         return looked_at(definition, placed, parts.clock.now())
     return sum(batch.count for _, batch in placed)
-
-
-def _needed(parts: Parts, stream: EventStream) -> set[str]:
-    """The columns of a stream without which its events count for nothing: its time, and the keys of its groups."""
-    groups = [version.group for version in parts.registry.groups()]
-    reading = [group for group in groups if group.columns and any(one.name == stream.name for one in group.sources)]
-    keys = {column for group in reading for column in group.keys.values()}
-    return {stream.time, *(keys & set(stream.schema))}
 
 
 def features(parts: Parts, view: str, keys: Any, at: int | None) -> pa.Table:
@@ -252,6 +249,7 @@ class Drainer:
     def backfill(self, group: str | None, progress: Advance | None) -> list[str]:
         """Backfill one group anew, or all that are not live or whose states are being built anew; returns their ids."""
         parts = self._parts
+        parts.revision()
         applying.start(parts)
         versions = applying.unfinished(parts) if group is None else applying.anew(parts, group)
         for version in versions:
@@ -280,7 +278,7 @@ class Drainer:
             self._revision = None
 
     def _renew(self) -> None:
-        revision = self._parts.registry.revision()
+        revision = self._parts.revision()
         if revision == self._revision:
             return
         self.close()

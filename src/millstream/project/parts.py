@@ -94,14 +94,29 @@ class Parts:
 
     def stepped_back(self) -> list[str]:
         """Where the stores and the archive are of a later or another log than the one there is."""
-        from millstream.history.agreement import archive_ahead, online_ahead
+        from millstream.history.agreement import archive_ahead, online_ahead, stated_ahead
+        from millstream.history.registered import registry_behind
 
-        found = online_ahead(self.log, self.online, self.registry.groups())
-        return found + archive_ahead(self.log, self.offline, self.registry.streams())
+        versions = self.registry.groups()
+        found = online_ahead(self.log, self.online, versions)
+        found += archive_ahead(self.log, self.offline, self.registry.streams())
+        found += stated_ahead(self.log, self.offline, versions)
+        behind = None if found else registry_behind(self.log, self.registry)  # another log knows no registry
+        return found if behind is None else [f"Registry: {behind}."]
 
     def revision(self) -> int:
-        """A number that changes with the definitions and the states of group versions."""
-        return self.registry.revision()
+        """A number that changes with the definitions and the states of group versions; who asks goes by them.
+
+        Raises:
+            SteppedBack: When the registry is older than the one that was gone by, or another one.
+        """
+        from millstream.errors import SteppedBack
+        from millstream.history.registered import HINT, note_registry
+
+        try:
+            return note_registry(self.log, self.registry)
+        except SteppedBack:
+            raise SteppedBack(" ".join(self.stepped_back()), HINT) from None
 
     @cached_property
     def model_versions(self) -> ModelVersions:
@@ -169,7 +184,17 @@ class Parts:
         """Ingestion of what queries put into the buffer, into the offline store `bite` runs at a time."""
         from millstream.ingest.batch import BatchIngester
 
-        return BatchIngester(self.log, self.online, self.offline, self.registry.groups(), self.clock, bite=bite)
+        versions = self.registry.groups()
+        beside = [one.beside for one in versions if one.beside is not None]
+        return BatchIngester(
+            self.log,
+            self.online,
+            self.offline,
+            versions,
+            self.clock,
+            beside=beside,
+            bite=bite,
+        )
 
     def archiver(self) -> Archiver:
         """The archive of events, dead letters and captures."""

@@ -1,4 +1,4 @@
-"""Mending a project whose log is older than its stores, or another one: a new epoch of the log, and states built anew.
+"""Mending a project whose log or registry is older than its stores, or another one: a new epoch, and states built anew.
 
 What the archive holds stays, and what the log holds beyond it is kept: it goes to positions that nobody knows yet, so
 that no position ever means two things. Done again after a crash it comes to the same.
@@ -7,7 +7,7 @@ that no position ever means two things. Done again after a crash it comes to the
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -19,6 +19,7 @@ from millstream.project.parts import Parts
 
 if TYPE_CHECKING:
     from millstream.buffer.log import Records
+    from millstream.definitions.group_version import BatchGroupVersion
     from millstream.project.project import Project
     from millstream.store.offline import Snapshot
     from millstream.store.online import ShardMeta
@@ -31,18 +32,20 @@ class Repaired:
     Args:
         identity: the log's identity with its new epoch; empty when there was nothing to mend.
         found: what was found.
-        kept: by stream, how many records of the log the archive did not hold, and were kept.
+        kept: by topic, how many records of the log the archive did not hold, and were kept.
         rebuilt: the group versions whose states were built anew from history.
+        dropped: the group versions that the registry does not know, and whose states were dropped.
     """
 
     identity: str
     found: list[str]
     kept: dict[str, int]
     rebuilt: list[str]
+    dropped: list[str] = field(default_factory=list)
 
 
 def repair(project: Project) -> Repaired:
-    """Mend a project whose log is older than its stores, or another one; nothing else may run on it meanwhile.
+    """Mend a project whose log or registry is older than its stores, or another one; nothing else may run meanwhile.
 
     Args:
         project: the project.
@@ -52,12 +55,30 @@ def repair(project: Project) -> Repaired:
     """
     from millstream.definitions.feature_group import StreamFeatureGroup
     from millstream.project import apply as applying
+    from millstream.project.reregistering import go_on
 
     parts = project.parts
     applying.start(parts)
     found = parts.stepped_back()
     if not found:
         return Repaired("", [], {}, [])
+    kept, rebuilt = dict[str, int](), list[str]()
+    if any(not one.startswith("Registry: ") for one in found):
+        kept, rebuilt = _log_mended(parts)
+    dropped = go_on(parts)
+    applying.start(parts)
+    groups = [one for one in parts.registry.groups() if isinstance(one.group, StreamFeatureGroup)]
+    rebuilt += [gv for version in groups if version.default for gv in project.backfill(version.group.name)]
+    identity = parts.log.identity()
+    return Repaired(identity, found, {topic: count for topic, count in kept.items() if count}, rebuilt, dropped)
+
+
+def _log_mended(parts: Parts) -> tuple[dict[str, int], list[str]]:
+    """Let the log go on where nobody has been; what was kept of it, and the states of queries that were built anew."""
+    from millstream.buffer.topics import staging_topic
+    from millstream.definitions.feature_group import StreamFeatureGroup
+    from millstream.project.restaging import restage
+
     name = _known_name(parts)
     kept: dict[str, int] = {}
     bases: dict[str, int] = {}
@@ -67,12 +88,22 @@ def repair(project: Project) -> Repaired:
             bases[f"{topic}/{partition}"] = base
             kept[topic] = kept.get(topic, 0) + sum(one.count - one.skip for one in records)
         _move_archive(parts, topic, table, empty, bases)
-    groups = [one for one in parts.registry.groups() if isinstance(one.group, StreamFeatureGroup)]
-    for version in groups:
-        _move_states(parts, version.id, version.states, version.shards, bases)
-    identity = parts.log.renew(name)
-    rebuilt = [gv for version in groups if version.default for gv in project.backfill(version.group.name)]
-    return Repaired(identity, found, {topic: count for topic, count in kept.items() if count}, rebuilt)
+    for version in parts.registry.groups():
+        if isinstance(version.group, StreamFeatureGroup):
+            _move_states(parts, version.id, version.states, version.shards, bases)
+    rebuilt = []
+    for version in _queries(parts):
+        kept[staging_topic(version.id)], built = restage(parts, version)
+        rebuilt += [version.id] if built else []
+    parts.log.renew(name)
+    return kept, rebuilt
+
+
+def _queries(parts: Parts) -> list[BatchGroupVersion]:
+    from millstream.definitions.feature_group import BatchFeatureGroup
+
+    versions = parts.registry.groups()
+    return [one for one in versions if isinstance(one.group, BatchFeatureGroup) and one.group.query is not None]
 
 
 def _archived(parts: Parts) -> Iterator[tuple[str, str, pa.Table | None]]:

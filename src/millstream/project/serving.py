@@ -88,6 +88,7 @@ def status(parts: Parts) -> dict[str, Any]:
         lambda: catalogue,
         registry.groups,
         registry.operations.unfinished,
+        registry,
     )
     facts = {name: fact for name, fact in shown.facts().items() if name != "recent"}
     return {**facts, "models": [_model_facts(parts, name) for name in models]}

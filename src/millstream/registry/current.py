@@ -35,6 +35,15 @@ class CurrentDefinitions:
             found = sa.select(tables.facts.c.value).where(tables.facts.c.name == "revision")
             return int(connection.execute(found).scalar_one())
 
+    def identity(self) -> int:
+        """A number that tells the registry from any other; 0 while it has not been made."""
+        with self._database.reading() as connection:
+            if connection is None:
+                return 0
+            found = sa.select(tables.facts.c.value).where(tables.facts.c.name == "identity")
+            known = connection.execute(found).scalar()
+        return self._database.identify() if known is None else int(known)
+
     def streams(self) -> list[EventStream]:
         """The event streams, by name."""
         return self._all("stream")

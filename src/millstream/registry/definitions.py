@@ -24,7 +24,8 @@ from millstream.registry.plan import Change, Key, Known, Plan, closure, compare
 __all__ = ["STATES", "Change", "GroupVersion", "Plan", "Registry"]
 
 STATES = ("new", "backfilling", "live", RETIRED)
-_held, _versions = tables.definitions.c, tables.group_versions.c
+_FLOOR = "version_floor"
+_held, _versions, _facts = tables.definitions.c, tables.group_versions.c, tables.facts.c
 
 
 class Registry(CurrentDefinitions):
@@ -128,6 +129,22 @@ class Registry(CurrentDefinitions):
             _make_default(connection, name, version)
             pinning.retire_unused(connection, name)
 
+    def go_on(self, revision: int, floor: int) -> None:
+        """Go on in place of a registry that is lost: from a revision that it had, with no version number that it gave.
+
+        Args:
+            revision: the newest revision that anybody has gone by.
+            floor: the greatest number of a group version that stores hold something of.
+        """
+        with self._database.writing() as connection:
+            own = sa.select(_facts.value).where(_facts.name == "revision")
+            before = int(connection.execute(own).scalar_one())
+            newer = tables.facts.update().where(_facts.name == "revision")
+            connection.execute(newer.values(value=max(before, revision + 1)))
+            known = connection.execute(sa.select(_facts.value).where(_facts.name == _FLOOR)).scalar()
+            connection.execute(tables.facts.delete().where(_facts.name == _FLOOR))
+            connection.execute(tables.facts.insert().values(name=_FLOOR, value=max(known or 0, floor)))
+
     def set_state(self, gv: str, state: str) -> None:
         """Note where a version is: "new", "backfilling", "live" or "retired".
 
@@ -206,6 +223,7 @@ class Registry(CurrentDefinitions):
             {name: tuple(found) for name, found in versions.items()},
             pinning.pinned(connection),
             pinning.read_columns(connection),
+            connection.execute(sa.select(_facts.value).where(_facts.name == _FLOOR)).scalar() or 0,
         )
 
     def _read_versions(self, name: str | None = None) -> list[tuple[GroupVersion, str]]:

@@ -107,13 +107,15 @@ class Plan:
 class Known:
     """What the registry holds: definitions, all group versions with their fingerprints, and pins by group version.
 
-    `columns` are those that each model version reads, None where that was not recorded.
+    `columns` are those that each model version reads, None where that was not recorded; `floor` is the greatest number
+    of a version that is taken without being known here.
     """
 
     definitions: Mapping[Key, Definition]
     versions: Mapping[str, tuple[tuple[GroupVersion, str], ...]]
     pins: Mapping[str, tuple[str, ...]]
     columns: Mapping[str, tuple[str, ...] | None]
+    floor: int = 0
 
     def current(self, group: Group) -> tuple[int, bool]:
         """The version a definition comes to, and whether it has to be made."""
@@ -123,7 +125,7 @@ class Known:
             # What an earlier release counted among what changes values, such as where a table is, does not count now.
             if version.state != RETIRED and same and mark in (its, fingerprint(version.group)):
                 return version.version, False
-        return max((version.version for version, _ in self.versions.get(group.name, ())), default=0) + 1, True
+        return max((self.floor, *(one.version for one, _ in self.versions.get(group.name, ())))) + 1, True
 
     def pinned(self, name: str) -> list[str]:
         """Model versions that pin a version of the group, as sentences."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -213,10 +214,18 @@ class Database:
         if self._file:
             Path(self._file).parent.mkdir(parents=True, exist_ok=True)
         _create_all(self._engine)
-        for name, value in (("revision", 0), ("format", FORMAT)):
+        for name, value in (("revision", 0), ("format", FORMAT), ("identity", _identity())):
             with suppress(sa.exc.IntegrityError), self._engine.begin() as connection:
                 connection.execute(sa.insert(facts).values(name=name, value=value))
         self._made = True
+
+    def identify(self) -> int:
+        """Give an identity to a registry that was made before there were any, and return it."""
+        with self._named():
+            with suppress(sa.exc.IntegrityError), self._engine.begin() as connection:
+                connection.execute(sa.insert(facts).values(name="identity", value=_identity()))
+            with self._engine.connect() as connection:
+                return int(connection.execute(sa.select(facts.c.value).where(facts.c.name == "identity")).scalar_one())
 
     def _no_room(self, error: sa.exc.DBAPIError) -> bool:
         """Whether the disk is full, which SQLite may call an I/O error."""
@@ -261,6 +270,11 @@ class Database:
 
     def _said(self, error: sa.exc.DBAPIError) -> str:
         return without_secrets(_brief(error), self._url)
+
+
+def _identity() -> int:
+    """A number by chance, as large as an integer of any database may be."""
+    return secrets.randbelow(2**31 - 1) + 1
 
 
 def _create_all(engine: sa.Engine) -> None:

@@ -217,7 +217,8 @@ class Application:
     async def _take(self, request: Request, stream: Any) -> Answer:
         body = await request.body()
         lines = b"ndjson" in (kind := request.header(b"content-type")) or b"jsonl" in kind
-        positions = await self._intake.take(stream, body, lines=lines)
+        needed = self._catalogue().needed.get(stream.name, ())
+        positions = await self._intake.take(stream, body, lines=lines, needed=needed)
         accepted = sum(part["count"] for part in positions)
         self._block.count(f'events{{stream="{stream.name}"}}', accepted)
         facts = {"request_id": request.id, "stream": stream.name, "accepted": accepted, "positions": positions}
@@ -231,7 +232,9 @@ class Application:
         facts = {"ready": catalogue.ready, "missing": catalogue.missing}
         if damaged := damaged_captures(self._journal.folder):
             facts["damaged_captures"] = damaged  # they hold nobody up
-        return Answer(200 if catalogue.ready else 503, encode(facts))
+        if stepped_back := self._status.stepped_back():
+            facts |= {"ready": False, "stepped_back": stepped_back}  # what is served does not get newer
+        return Answer(200 if facts["ready"] else 503, encode(facts))
 
     async def _metrics(self, request: Request) -> Answer:
         return Answer(200, self._status.metrics().encode(), TEXT)

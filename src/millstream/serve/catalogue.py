@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -47,7 +47,8 @@ class Catalogue:
     """Everything that is served at one time.
 
     `missing` says why a model ("model fraud") or a view ("view fraud") cannot answer; `ready` is false while something
-    that is deployed cannot. `stopped` are the models that have a champion, and nothing that can answer.
+    that is deployed cannot. `stopped` are the models that have a champion, and nothing that can answer. `needed` has, by
+    stream, the columns without which its events count for nothing.
     """
 
     models: Mapping[str, Model]
@@ -58,6 +59,7 @@ class Catalogue:
     openapi: bytes
     ready: bool = True
     stopped: tuple[str, ...] = ()
+    needed: Mapping[str, set[str]] = field(default_factory=dict)
 
     def scorer(self, model: str) -> Scorer:
         """Return the scorer of a model; raises `NotFound`, or `ServeError` while it has no version to answer with."""
@@ -152,7 +154,8 @@ class Deployments:
         document = openapi(self._name, schemas, views, columns, streams.values())
         failing = [name for name, version in champions.items() if version and f"model {name}" in missing]
         stopped = tuple(name for name in failing if name not in scorers)
-        return Catalogue(models, scorers, lookups, streams, missing, encode(document), not failing, stopped)
+        needed = {name: needed_columns(stream, every) for name, stream in streams.items()}
+        return Catalogue(models, scorers, lookups, streams, missing, encode(document), not failing, stopped, needed)
 
     def _scorer(
         self, model: Model, champion: int | None, every: Sequence[GroupVersion], missing: dict[str, str]
@@ -198,6 +201,14 @@ class Deployments:
         except MillstreamError as error:
             missing[f"view {view.name}"] = error.message
             return None
+
+
+def needed_columns(stream: EventStream, versions: Iterable[GroupVersion]) -> set[str]:
+    """Return the columns of a stream without which its events count for nothing: its time, and the keys of its groups."""
+    groups = [version.group for version in versions]
+    reading = [group for group in groups if group.columns and any(one.name == stream.name for one in group.sources)]
+    keys = {column for group in reading for column in group.keys.values()}
+    return {stream.time, *(keys & set(stream.schema))}
 
 
 def versions_of(view: FeatureView, every: Sequence[GroupVersion], pins: Sequence[str]) -> dict[str, GroupVersion]:

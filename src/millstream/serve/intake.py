@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -12,9 +12,10 @@ from typing import Any, Protocol
 import msgspec
 
 from millstream.buffer.codec.events import encode, encode_lines, partition_of
+from millstream.buffer.codec.frames import check_columns
 from millstream.buffer.log import Batch, Log
 from millstream.definitions import EventStream
-from millstream.errors import DiskFull, MillstreamError, RequestError
+from millstream.errors import DiskFull, LogError, MillstreamError, RequestError
 from millstream.serve.http import LARGE, decode, decode_in_pieces
 
 Placed = list[tuple[str, int, Batch]]
@@ -53,18 +54,21 @@ class Intake:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="intake")
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="intake-read")
 
-    async def take(self, stream: EventStream, body: bytes, *, lines: bool) -> list[dict[str, int]]:
+    async def take(
+        self, stream: EventStream, body: bytes, *, lines: bool, needed: Iterable[str] = ()
+    ) -> list[dict[str, int]]:
         """Append the events of a body and return, for each partition, the first position and the count of its part.
 
         A body is one JSON object, an array, or JSON lines (`lines` says that it must be read so). Events are checked
         when they are computed: a wrong one becomes a dead letter there. Raises `RequestError` when the body is neither,
-        `DiskFull` when nothing was appended for want of room.
+        or none of its events has one of the `needed` columns and another looks like it misspelt; `DiskFull` when nothing
+        was appended for want of room.
         """
         if len(body) > LARGE:
-            work = partial(self._placed, stream, body, decode_in_pieces, lines=lines)
+            work = partial(self._placed, stream, body, decode_in_pieces, lines=lines, needed=needed)
             placed = await asyncio.get_running_loop().run_in_executor(self._reader, work)
         else:
-            placed = self._placed(stream, body, decode, lines=lines)
+            placed = self._placed(stream, body, decode, lines=lines, needed=needed)
         if not placed:
             return []
         future: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
@@ -82,9 +86,18 @@ class Intake:
         self._reader.shutdown(wait=True)
         self._thread.shutdown(wait=True)
 
-    def _placed(self, stream: EventStream, body: bytes, decode: Callable[[bytes], Any], *, lines: bool) -> Placed:
+    def _placed(
+        self,
+        stream: EventStream,
+        body: bytes,
+        decode: Callable[[bytes], Any],
+        *,
+        lines: bool,
+        needed: Iterable[str],
+    ) -> Placed:
         partitions = self._log.topics().get(stream.name, 1)
         rows = None if lines else _rows(body, decode)
+        _refuse_misspelt(stream, body, rows, set(needed))
         if rows is not None:
             parts = partition_of(stream, rows, partitions)
             return [(stream.name, at, batch) for at, part in parts for batch in encode(stream, part)]
@@ -145,13 +158,32 @@ def _rows(body: bytes, decode: Callable[[bytes], Any]) -> Sequence[Any] | None:
     )
 
 
+def _refuse_misspelt(stream: EventStream, body: bytes, rows: Sequence[Any] | None, needed: set[str]) -> None:
+    """Raise `RequestError` where `send` would refuse the rows; as a rule the first one shows that it would not."""
+    given = iter(rows) if rows is not None else (_line(line) for line in body.split(b"\n") if line.strip())
+    first = next(given, None)
+    if first is None or (isinstance(first, Mapping) and needed <= first.keys()):
+        return
+    try:
+        check_columns(f"Stream '{stream.name}'", [first, *given], stream.schema, lambda: needed, warn=False)
+    except LogError as error:
+        expected = f"events with the columns {', '.join(sorted(needed))}"
+        shown = first if isinstance(first, Mapping) else None
+        raise RequestError(error.message, field="body", given=shown, expected=expected, hint=error.hint) from None
+
+
+def _line(line: bytes) -> Any:
+    """What a line holds; None when it is no JSON."""
+    try:
+        return msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
 def _keyed(stream: EventStream, line: bytes) -> Mapping[str, Any]:
     """A line beside the field that decides its partition, as far as the line can be read."""
     if stream.partition_by is None:
         return {"line of the body": line}
-    try:
-        found = msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        found = None
+    found = _line(line)
     value = found.get(stream.partition_by) if isinstance(found, dict) else None
     return {stream.partition_by: value, "line of the body": line}

@@ -19,7 +19,7 @@ from millstream.errors import CorruptState, StoreError
 from millstream.fold import encode_key, layout_of, shard_of
 from millstream.fold.rows import forgotten, row_at, rows_at, split_rows
 from millstream.fold.views import Vector, readable
-from millstream.store.online import EARLY, LET_GO, OnlineStore, ShardMeta
+from millstream.store.online import EARLY, LET_GO, OnlineStore, ShardMeta, pruned_by
 
 if TYPE_CHECKING:
     from millstream.clock import Clock
@@ -193,7 +193,7 @@ class FeatureReader:
         if known is None or known[0] is not meta:
             known = self._positions[gv, shard] = (meta, msgspec.Raw(msgspec.json.encode(meta.applied)))
         age = now - meta.newest_arrival if meta.newest_arrival else None
-        return states, GroupFacts(gv, shard, known[1], age, now - meta.applied_at), meta
+        return states, GroupFacts(gv, shard, known[1], age, max(0, now - meta.applied_at)), meta
 
 
 _NOTHING = msgspec.Raw(b"{}")
@@ -298,7 +298,7 @@ def _let_go(lookup: _Lookup, found: _Found, at: NDArray[np.int64], ttl: int | No
     """Take out the states of rows asked for at instants of so long ago that they may not hold the answer any more."""
     asked = zip(found.states, found.metas, at.tolist(), strict=True)
     for i, (state, meta, instant) in enumerate(asked):
-        if meta and forgotten(state, instant, meta.applied_at, ttl, _confirmed(meta, instant)):
+        if meta and forgotten(state, instant, pruned_by(meta), ttl, _confirmed(meta, instant)):
             found.states[i] = None
             _give_up(lookup, found, [i], LET_GO)
 

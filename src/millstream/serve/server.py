@@ -64,7 +64,8 @@ class Service:
         self._shipper = CaptureShipper(self._journal, log)
         self._block = Block(metrics_folder(data))
         current = self.deployments.current
-        status = Status(name, data, clock, log, online, current, registry.groups, registry.operations.unfinished)
+        unfinished = registry.operations.unfinished
+        status = Status(name, data, clock, log, online, current, registry.groups, unfinished, registry)
         self.application = Application(current, Intake(log), self._journal, status, self._block, clock, Callers(hosts))
         self._stop = threading.Event()
         self._beside = threading.Thread(target=self._work_beside, name="serve-beside", daemon=True)

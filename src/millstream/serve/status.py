@@ -12,6 +12,7 @@ from millstream.clock import to_datetime
 from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.errors import MillstreamError
 from millstream.history.agreement import online_ahead
+from millstream.history.registered import registry_behind
 from millstream.serve.capture import damaged_captures
 from millstream.serve.http import encode
 from millstream.usage.blocks import read_blocks
@@ -21,6 +22,7 @@ from millstream.usage.prometheus import exposition
 if TYPE_CHECKING:
     from millstream.clock import Clock
     from millstream.definitions.group_version import GroupVersion
+    from millstream.history.registered import Numbered
     from millstream.serve.catalogue import Catalogue
     from millstream.serve.intake import IntakeLog
     from millstream.store.online import OnlineStore, ShardMeta
@@ -47,7 +49,9 @@ class Status:
         catalogue: Callable[[], Catalogue],
         groups: Callable[[], list[GroupVersion]],
         operations: Callable[[], Sequence[object]] = tuple,
+        registry: Numbered | None = None,
     ) -> None:
+        self._registry = registry
         self._name, self._data, self._clock = name, data, clock
         self._log, self._online = log, online
         self._catalogue, self._groups, self._operations = catalogue, groups, operations
@@ -63,11 +67,16 @@ class Status:
         return self._kept[1]
 
     def stepped_back(self) -> list[str]:
-        """Return where the online store is of a later or another log than the one there is; looked at once a second."""
+        """Return where the online store is of a later or another log than the one there is, or the log of a registry.
+
+        It is looked at once a second.
+        """
         now = time.monotonic()
         if now - self._looked[0] >= KEPT_SECONDS:
             try:
-                self._looked = (now, online_ahead(self._log, self._online, self._groups()))
+                found = online_ahead(self._log, self._online, self._groups())
+                behind = None if found or self._registry is None else registry_behind(self._log, self._registry)
+                self._looked = (now, found if behind is None else [f"Registry: {behind}."])
             except MillstreamError as error:
                 self._looked = (now, [error.message])
         return self._looked[1]
@@ -130,7 +139,7 @@ class Status:
             "default": version.default,
             "shards": version.shards,
             "age": now - newest if newest else None,
-            "applied": now - written if written else None,
+            "applied": max(0, now - written) if written else None,
             "lag": lag if folded else None,
         }
 

@@ -20,6 +20,10 @@ MARK = "log"
 """The fact of a shard that tells which log it was filled from: see `millstream.buffer.agreement`."""
 
 
+PRUNED_BY = "pruned_by"
+"""The fact of a shard of a batch group that tells from which instant (µs) on its states hold what a read needs."""
+
+
 class ShardMeta(msgspec.Struct, frozen=True, kw_only=True):
     """What a shard of a group version has applied; written in the same transaction as the states it describes.
 
@@ -27,7 +31,7 @@ class ShardMeta(msgspec.Struct, frozen=True, kw_only=True):
         position: the next position of the shard's feature topic partition to apply.
         applied: by "stream/partition", the next source position: every event below it is in the states.
         newest_arrival: the newest arrival among the events applied, in µs since the epoch.
-        applied_at: when the last write happened, in µs since the epoch by the project's clock.
+        applied_at: the latest time of a write, in µs since the epoch by the project's clock, which may be set back.
         backfilled: whether the history before the start markers is in.
         epoch: counts the times the shard was begun anew.
         delays: of the newest writes, the time (µs) from the arrival of the events to the write.
@@ -45,6 +49,15 @@ class ShardMeta(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int = 0
     delays: tuple[int, ...] = ()
     extra: dict[str, str] = {}
+
+
+def pruned_by(meta: ShardMeta) -> int:
+    """Return the instant (µs) by which the states of a shard of a batch group were pruned.
+
+    >>> pruned_by(ShardMeta(applied_at=7)), pruned_by(ShardMeta(applied_at=7, extra={PRUNED_BY: "5"}))
+    (7, 5)
+    """
+    return int(meta.extra.get(PRUNED_BY, meta.applied_at))
 
 
 def typical_delay(shards: Iterable[ShardMeta | None]) -> int:

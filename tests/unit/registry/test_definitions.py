@@ -484,7 +484,7 @@ def test_of_plans_that_are_applied_at_once_one_wins(registry: Registry, url: str
     together = threading.Barrier(len(others))
 
     def applying(number: int) -> bool:
-        together.wait()
+        together.wait(60)
         try:
             others[number].apply(plans[number])
         except PlanError as error:
@@ -505,7 +505,7 @@ def test_processes_that_start_together_agree(url: str) -> None:
     for child in children:
         child.start()
     for child in children:
-        child.join()
+        child.join(60)
     assert [child.exitcode for child in children] == [0, 0, 0]
     registry = Registry(url)
     assert registry.group("habits").id == "habits@1"

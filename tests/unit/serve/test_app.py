@@ -263,6 +263,23 @@ def test_a_body_without_events_is_refused(served: Served) -> None:
     assert served.ask("POST", "/v1/streams/payments/events", content=b"[]").json()["accepted"] == 0
 
 
+@pytest.mark.parametrize(("column", "sent"), [("user_id", "usr_id"), ("paid_at", "paidAt"), ("device_id", "deviceid")])
+def test_events_whose_key_or_time_is_misspelt_are_refused_as_send_refuses_them(
+    served: Served, column: str, sent: str
+) -> None:
+    event = {"payment_id": "a", "user_id": 1, "device_id": "d", "paid_at": "2023-11-14T22:13:00Z"}
+    wrong = json.dumps({sent if name == column else name: value for name, value in event.items()})
+    for content in (wrong, f"[{wrong}, {wrong}]", f"{wrong}\n{wrong}\n"):
+        answer = served.ask("POST", "/v1/streams/payments/events", content=content)
+        assert answer.status_code == 400
+        said = error(answer)
+        assert f"no row has the column '{column}'" in said["message"]
+        assert f"did you mean '{sent}'" in said["hint"]
+    assert sum(following for _, following in served.log.ends("payments")) == 0
+    for content in (f"[{wrong}, {json.dumps(event)}]", f"{wrong}\nno JSON\n", '{"payment_id": "a"}', f"[{wrong}, 7]"):
+        assert served.ask("POST", "/v1/streams/payments/events", content=content).status_code == 202
+
+
 def test_requests_that_wait_together_are_appended_together(served: Served) -> None:
     event = {"payment_id": "a", "user_id": 1, "paid_at": "2023-11-14T22:13:00Z"}
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -72,20 +73,48 @@ def score(connection: http.client.HTTPConnection) -> dict[str, object]:
     return said
 
 
-def loaded(port: int, seen: Callable[[dict[str, object]], None], over: threading.Event) -> threading.Thread:
-    """Score over one connection until the server goes or `over` is set."""
+class Asking(threading.Thread):
+    """Scores over one connection until the server goes or `over` is set; what else ends it, its `join` raises."""
 
-    def ask() -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    def __init__(self, port: int, seen: Callable[[dict[str, object]], None], over: threading.Event) -> None:
+        super().__init__(daemon=True)
+        self._port, self._seen, self._over = port, seen, over
+        self._failed: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=20)
         try:
-            while not over.is_set():
-                seen(score(connection))
+            while not self._over.is_set():
+                self._seen(score(connection))
         except (OSError, http.client.HTTPException):
             return
+        except BaseException as error:
+            self._failed = error
 
-    thread = threading.Thread(target=ask)
-    thread.start()
-    return thread
+    def join(self, timeout: float | None = 60) -> None:
+        super().join(timeout)
+        if self._failed is not None:
+            raise self._failed
+        assert not self.is_alive(), "no answer, and no end of the connection, for a minute"
+
+
+def loaded(port: int, seen: Callable[[dict[str, object]], None], over: threading.Event) -> Asking:
+    """Score over one connection until the server goes or `over` is set."""
+    return Asking(port, seen, over)
+
+
+def wait_for(many: list[Any], count: int, *threads: Asking) -> None:
+    """Return when a list is that long; fail when nobody is left who would make it so, or a minute has passed."""
+    end = time.monotonic() + 60
+    while len(many) < count:
+        alive = [thread.is_alive() for thread in threads]
+        if not any(alive):
+            for thread in threads:
+                thread.join()
+        assert any(alive), f"nobody asks any more, after {len(many)} answers"
+        assert time.monotonic() < end, f"{len(many)} answers in a minute"
+        time.sleep(0.01)
 
 
 def test_a_killed_server_has_captured_every_request_that_it_answered(folder: Path) -> None:
@@ -94,8 +123,7 @@ def test_a_killed_server_has_captured_every_request_that_it_answered(folder: Pat
         threads = [
             loaded(port, lambda said: answered.append(str(said["request_id"])), threading.Event()) for _ in range(3)
         ]
-        while len(answered) < 600:
-            time.sleep(0.01)
+        wait_for(answered, 600, *threads)
         process.send_signal(signal.SIGKILL)
         for thread in threads:
             thread.join()
@@ -115,8 +143,7 @@ def test_a_new_champion_takes_over_under_load_and_no_request_fails(folder: Path)
     over = threading.Event()
     with serving(folder) as (_, port):
         thread = loaded(port, lambda said: versions.append(said["version"]), over)
-        while len(versions) < 50:
-            time.sleep(0.01)
+        wait_for(versions, 50, thread)
         deploy(folder, 1)
         end = time.monotonic() + 20
         while versions[-1] != 2 and time.monotonic() < end:
@@ -133,8 +160,7 @@ def test_a_server_that_is_told_to_stop_finishes_and_ships(folder: Path) -> None:
     over = threading.Event()
     with serving(folder) as (process, port):
         thread = loaded(port, lambda said: answered.append(str(said["request_id"])), over)
-        while len(answered) < 50:
-            time.sleep(0.01)
+        wait_for(answered, 50, thread)
         process.terminate()
         thread.join()
         assert process.wait(20) == 0
@@ -149,6 +175,14 @@ def test_a_server_that_is_told_to_stop_finishes_and_ships(folder: Path) -> None:
         or CaptureShipper(CaptureJournal(folder / "journal"), log).step() == 0
     )
     log.close()
+
+
+def test_a_client_that_died_fails_a_test_that_waits_for_it() -> None:
+    server = listen("127.0.0.1", 0)
+    with pytest.raises(AssertionError, match="nobody asks any more, after 0 answers"), server:
+        thread = loaded(server.getsockname()[1], lambda said: None, threading.Event())
+        server.accept()[0].close()
+        wait_for([], 1, thread)
 
 
 def test_a_taken_port_is_one_clear_sentence() -> None:
@@ -217,7 +251,6 @@ def test_a_large_body_of_one_producer_keeps_no_score_waiting(folder: Path) -> No
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         for _ in range(20):
             score(connection)
-        over = threading.Event()
 
         def produce() -> None:
             begun = time.perf_counter()
@@ -225,16 +258,15 @@ def test_a_large_body_of_one_producer_keeps_no_score_waiting(folder: Path) -> No
             large.request("POST", "/v1/streams/payments/events", events)
             answer = json.loads(large.getresponse().read())
             took.append(time.perf_counter() - begun)
-            over.set()
             assert answer["accepted"] == count
 
-        producer = threading.Thread(target=produce)
-        producer.start()
-        while not over.is_set():
-            begun = time.perf_counter()
-            score(connection)
-            waits.append(time.perf_counter() - begun)
-        producer.join()
+        with ThreadPoolExecutor(1) as pool:
+            producer = pool.submit(produce)
+            while not producer.done():
+                begun = time.perf_counter()
+                score(connection)
+                waits.append(time.perf_counter() - begun)
+            producer.result(0)
     assert len(waits) > 10
     assert sorted(waits)[len(waits) // 2] < took[0] / 10
     assert max(waits) < took[0] / 2  # read on the event loop, one score waits for nearly all of it

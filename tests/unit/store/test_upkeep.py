@@ -249,11 +249,12 @@ def test_killed_at_any_moment_rows_are_there_once_and_what_it_left_goes(
     child = _spawn.Process(target=_append_and_tend, args=(tmp_path / "offline", there))
     child.start()
     there.close()
+    assert here.poll(60)
     acknowledged = here.recv()
     threading.Event().wait(delay)
     assert child.pid is not None
     os.kill(child.pid, signal.SIGKILL)
-    child.join()
+    child.join(60)
     try:
         while True:
             acknowledged = here.recv()
@@ -292,7 +293,7 @@ def test_the_archive_goes_on_while_its_table_is_compacted(store: IcebergOfflineS
     while child.is_alive():
         now += 10 * SECOND
         compacted += store.tend(EVENTS, now, order=["n"], keep=30 * SECOND).compacted
-    child.join()
+    child.join(60)
     assert child.exitcode == 0 and compacted
     assert read(store) == list(range(12))
 

@@ -62,6 +62,8 @@ def check_columns(
     schema: Mapping[str, str],
     needed: Callable[[], Iterable[str]],
     error: type[MillstreamError] = LogError,
+    *,
+    warn: bool = True,
 ) -> None:
     """Refuse rows of which none has a column that is needed: it is misspelt, or was left out of the frame.
 
@@ -73,6 +75,8 @@ def check_columns(
         given: the rows, as `taken` returned them.
         schema: the columns that they may have.
         needed: gives those of them without which a row counts for nothing: its time, and the keys that are made of it.
+        error: what is raised, naming the column.
+        warn: whether to warn of what is only suspected.
     """
     framed = isinstance(given, pa.Table)
     if not len(given) or not (framed or all(isinstance(row, Mapping) for row in given)):
@@ -88,7 +92,7 @@ def check_columns(
         if name in must and (framed or close is not None):
             hint = f"did you mean '{close}' to be '{name}'?" if close else f"add '{name}'; null where it is not known."
             raise error(f"{thing}: no row has the column '{name}', which is needed; nothing was taken.", hint)
-        if close is not None:
+        if warn and close is not None:
             said = f"{thing}: no row has the column '{name}'; is '{close}' meant to be '{name}'?"
             warnings.warn(said, UserWarning, stacklevel=2)
 

@@ -15,6 +15,7 @@ import lmdb
 
 from millstream.buffer.embedded.durability import Durability, give_up, recover
 from millstream.buffer.embedded.gate import Gate, boot
+from millstream.buffer.embedded.lmdb_pages import refuse_broken_pages, refuse_broken_roots
 from millstream.errors import CorruptLog, DiskFull, LogError
 
 _BROKEN = (
@@ -60,6 +61,7 @@ class Environment:
         now = boot()
         if now and durable:
             recover(self.path, now)
+        refuse_broken_roots(self.path / "data.mdb")
         self._env = _opened(self.path, map_gib, durable, self_syncing=durable and not now)
         self._table = self._env.open_db(None)
         self.file = file_at(self.path)
@@ -222,6 +224,7 @@ def _opened(path: Path, map_gib: float, durable: bool, *, self_syncing: bool) ->
     try:
         env.reader_check()
         refuse_cut_short(env, path)
+        refuse_broken_pages(env, path / "data.mdb")
         if durable:
             _sync_folders(path)
     except (lmdb.Error, OSError):

@@ -14,6 +14,7 @@ import lmdb
 import msgspec
 
 from millstream.buffer.embedded.environment import file_at, no_room, refuse_cut_short, whole
+from millstream.buffer.embedded.lmdb_pages import refuse_broken_pages, refuse_broken_roots
 from millstream.errors import CorruptState, DiskFull, Forked, MillstreamError, StoreError
 from millstream.forks import leave_alone
 from millstream.store.lmdb.check import opened, refuse_damaged, sealed
@@ -40,6 +41,7 @@ class _File:
     def __init__(self, folder: Path, map_gib: float, fsync: bool) -> None:
         self.users = 0
         with whole(folder, _READERS):
+            refuse_broken_roots(folder / "data.mdb")
             self.env = lmdb.open(
                 str(folder),
                 map_size=int(map_gib * (1 << 30)),
@@ -52,9 +54,12 @@ class _File:
             try:
                 self.env.reader_check()
                 refuse_cut_short(self.env, folder)
+                self.place = file_at(folder)
+                if self.place not in _looked_at:
+                    refuse_broken_pages(self.env, folder / "data.mdb")
+                    _looked_at.add(self.place)
                 self.main = self.env.open_db(None)
                 self.states = _states(self.env)
-                self.place = file_at(folder)
             except (lmdb.Error, OSError):
                 self.env.close()
                 raise
@@ -118,6 +123,7 @@ class Shard:
 
 
 _files: dict[object, _File] = {}
+_looked_at: set[object] = set()  # the places of files whose pages were looked at: once by each process
 _opening = threading.Lock()  # nothing is opened or closed but under it: LMDB's locks on a file belong to the process
 _ended: deque[_File] = deque()
 _inherited: set[object] = set()  # the places of what a parent process has open

@@ -142,6 +142,10 @@ class LmdbOnlineStore:
         """Let go of every shard; what is asked next opens its own again."""
         self._shards = {}
 
+    def states(self) -> list[str]:
+        """The names of all states that there are, whether anybody knows them or not."""
+        return sorted(place.name for place in self._path.glob("[!.]*/") if place.is_dir())
+
     def damaged(self) -> list[str]:
         """The group versions of which somebody has read damage, until they are dropped: they have to be built anew."""
         marks = sorted(self._path.glob(".damaged.*"))

@@ -184,7 +184,7 @@ def test_many_appends_share_one_wait_for_the_disk(tmp_path: Path, monkeypatch: p
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(60)
     assert log.ends("events") == [(0, 40)]
     assert len(waits) <= 12
     log.close()

@@ -52,6 +52,7 @@ def test_it_is_not_used_across_a_fork(tmp_path: Path):
     process.start()
     process.join(30)
     assert process.exitcode == 0
+    assert not results.empty()
     assert "forked" in results.get()
     assert log.ends("events") == [(0, 1)]
 

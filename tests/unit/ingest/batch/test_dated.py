@@ -1,11 +1,13 @@
 """Batch groups whose rows carry their own time."""
 
 import pytest
-from tests.unit.ingest.batch.world import DAY, HOUR, START, dated_group
+from tests.unit.ingest.batch.world import DAY, HOUR, START, USER, dated_group, snapshot_group
 
 import millstream as ms
 from millstream.buffer.topics import batch_consumer, staging_topic
 from millstream.errors import Fenced, MillstreamError
+from millstream.fold import encode_key, shard_of
+from millstream.fold.rows import split_rows
 
 
 def test_a_run_reaches_both_stores(world):
@@ -244,3 +246,39 @@ def test_backfill_twice_changes_nothing(world):
 def test_a_table_that_is_not_there(world):
     with pytest.raises(MillstreamError, match=r"Table 'accounts': there is no '.*accounts.parquet'"):
         world.computer.step()
+
+
+@pytest.mark.parametrize("make", [dated_group, snapshot_group])
+def test_a_clock_that_was_ahead_lets_go_of_nothing_and_no_time_of_a_write_steps_back(make_world, make):
+    world = make_world(make(every="15m"))
+    world.write((1, "old", 1.0, START), (2, "two", 2.0, START))
+    world.run()
+    truth = world.clock.now()
+    for ahead, tier in ((DAY, "ahead"), (DAY + HOUR // 2, "further")):
+        world.clock.set(truth + ahead)
+        world.write((1, tier, 1.0, START + ahead), (2, "two", 2.0, START))
+        world.run()
+    world.clock.set(truth + HOUR // 4)
+    shards = range(world.version.shards)
+    written = [world.online.meta("kyc@1", shard).applied_at for shard in shards]
+    assert max(written) == truth + DAY + HOUR // 2
+    assert [world.served(user, at)["tier"] for user in (1, 2) for at in (truth, world.clock.now())] == (
+        ["old"] * 2 + ["two"] * 2
+    )
+    assert world.served(1, truth + DAY + HOUR)["tier"] == "further"
+    world.clock.set(truth + HOUR)
+    world.write((1, "old", 1.0, START), (2, "new", 2.0, START + HOUR))
+    world.run()
+    assert [world.online.meta("kyc@1", shard).applied_at for shard in shards] >= written
+    assert world.served(2, truth + HOUR - 1)["tier"] == "two"
+    assert (world.served(1)["tier"], world.served(2)["tier"]) == ("old", "new")
+
+
+def test_a_shard_that_is_written_once_a_day_keeps_no_more_than_one_that_is_written_always(world):
+    for day in range(5):
+        world.write((1, f"day {day}", 1.0, START + day * DAY))
+        world.run()
+        world.next_day()
+    key = encode_key(USER.keys, [1])
+    (state,), _ = world.online.read("kyc@1", shard_of(key, world.version.shards), [key])
+    assert len(split_rows(state)) == 2

@@ -195,7 +195,8 @@ def test_threads_that_open_and_let_go_of_a_store_do_not_get_in_each_others_way(p
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in threads)
     assert failed == []
 
 
@@ -265,7 +266,8 @@ def test_slots_of_readers_that_were_killed_are_used_again(path: Path) -> None:
     for thread in many:
         thread.start()
     for thread in many:
-        thread.join()
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in many)
     with lmdb_readers(store):
         assert store.read(GV, 0, KEYS[:1])[0] == [b"x" * 300]
 

@@ -1,0 +1,102 @@
+"""Mending the runs of queries after the log has stepped back: a new beginning of their staging topics.
+
+What the offline table states stays, and runs that it does not state are kept, at positions that nobody knows yet.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from millstream.buffer.agreement import disagreement
+from millstream.buffer.staging import decode_run
+from millstream.buffer.topics import batch_table, staging_topic
+from millstream.errors import StoreError
+from millstream.history.events import MARKS, POSITIONS, held, marks_of
+from millstream.ingest.rebuilt import rebuild_states, runs_stated
+from millstream.store.online import MARK
+
+if TYPE_CHECKING:
+    from millstream.definitions.group_version import BatchGroupVersion
+    from millstream.project.parts import Parts
+    from millstream.store.offline import Snapshot
+    from millstream.store.online import ShardMeta
+
+
+def restage(parts: Parts, version: BatchGroupVersion) -> tuple[int, bool]:
+    """Let the runs of a query, and both stores, go on at positions that nobody knows yet.
+
+    Nothing else may run on the project meanwhile.
+
+    Args:
+        parts: The project.
+        version: The version of the query.
+
+    Returns:
+        How many runs of the log were kept that the offline table does not state, and whether the states were built anew
+        because they held less than it does.
+    """
+    topic, table = staging_topic(version.id), batch_table(version.id)
+    parts.log.create(topic, 1)
+    snapshot: Snapshot | None = parts.offline.snapshot(table)
+    stated = held(table, snapshot).get(0, 0)
+    metas = _metas(parts, version)
+    behind = bool(stated) and any(meta is None or meta.position < stated for meta in metas)
+    following = parts.log.ends(topic)[0][1]
+    begin = _apart(parts, version, stated, marks_of(snapshot.properties).get(0, "") if snapshot else "")
+    kept = parts.log.read(topic, 0, begin, following - begin) if begin < following else []
+    base = max(stated, following, *(meta.position for meta in metas if meta is not None), 0)
+    parts.log.rebase(topic, 0, base, kept)
+    if snapshot is not None:
+        nothing = parts.offline.scan(table).slice(0, 0)
+        properties = {POSITIONS: msgspec.json.encode({"0": base}).decode(), MARKS: "{}"}
+        parts.offline.append(table, nothing, properties, expected=snapshot.id)
+    for shard, meta in enumerate(metas):
+        if meta is not None:
+            parts.online.write(version.states, shard, [], _moved(meta, topic, base), meta.position)
+    if behind:
+        _built_anew(parts, version)
+    return len(kept), behind
+
+
+def _apart(parts: Parts, version: BatchGroupVersion, stated: int, kept: str) -> int:
+    """The position from which on the log holds runs that the offline table does not state."""
+    topic = staging_topic(version.id)
+    first, following = parts.log.ends(topic)[0]
+    if disagreement(parts.log, topic, 0, stated, kept) is None:
+        return max(first, stated)
+    known, position = runs_stated(version, parts.offline), first
+    while position < following:
+        (record,) = parts.log.read(topic, 0, position, 1)
+        run = decode_run(record.payload)
+        if known.get(position) != (run.end, run.available):
+            return position
+        position = record.end
+    return following
+
+
+def _moved(meta: ShardMeta, topic: str, base: int) -> ShardMeta:
+    """The meta of a shard that goes on elsewhere; which run confirmed what is not to be found there any more."""
+    extra = {name: fact for name, fact in meta.extra.items() if name not in (MARK, "confirmed_by")}
+    return msgspec.structs.replace(meta, position=base, applied={f"{topic}/0": base}, extra=extra)
+
+
+def _built_anew(parts: Parts, version: BatchGroupVersion) -> None:
+    from millstream.project.apply import again
+
+    parts.registry.builds.begin(version.id)
+    beside = again(parts, version).beside
+    assert beside is not None
+    rebuild_states(beside, parts.online, parts.offline, parts.log, parts.clock)
+    parts.registry.builds.cut_over(version.id, beside.build)
+
+
+def _metas(parts: Parts, version: BatchGroupVersion) -> list[ShardMeta | None]:
+    found: list[ShardMeta | None] = []
+    for shard in range(version.shards):
+        try:
+            found.append(parts.online.meta(version.states, shard))
+        except StoreError:
+            found.append(None)
+    return found
