@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.unit.ingest.batch.world import DAY, HOUR, START, USER, Version, World, dated_group, snapshot_group
+from tests.unit.ingest.batch.world import DAY, HOUR, START, USER, World, dated_group, snapshot_group
 
 from millstream.buffer.log import Batch
 from millstream.buffer.staging import Run, encode_run
 from millstream.buffer.topics import staging_topic
+from millstream.definitions.group_version import GroupVersion
 from millstream.errors import StoreError
 from millstream.fold import encode_key, shard_of
 from millstream.fold.rows import ROW_SPAN
@@ -20,7 +21,7 @@ SECOND = 1_000_000
 USERS = range(9)
 
 
-def built(world: World) -> Version:
+def built(world: World) -> GroupVersion:
     """A build beside the one that is read, filled from the offline table."""
     beside = replace(world.version, build=world.version.build + 1)
     rebuild_states(beside, world.online, world.offline, world.log, world.clock)
@@ -29,7 +30,7 @@ def built(world: World) -> Version:
     return beside
 
 
-def read(world: World, version: Version, at: int) -> list[object]:
+def read(world: World, version: GroupVersion, at: int) -> list[object]:
     """What serving reads of all users from the states of a version."""
     from millstream.fold.rows import row_at
     from millstream.serve.reader import _confirmed
