@@ -8,8 +8,9 @@ from random import Random
 from typing import Any
 
 SECOND, MINUTE, HOUR, DAY = 1_000_000, 60_000_000, 3_600_000_000, 86_400_000_000
-LAYERS = ("compute", "ingest", "batch", "archive", "sync", "backfill", "ship")
+LAYERS = ("compute", "ingest", "batch", "archive", "sync", "backfill", "ship", "upkeep")
 PROCESSES = ("compute", "ingest", "batch", "sync", "serve", "monitor")
+KINDS_OF_FILES = ("log", "online", "journal", "warehouse")
 DISKS = ("log", "online", "repeats", "registry", "catalog", "warehouse", "journal", "models")
 
 _KEYS = (1, 2, 4, 5, None)  # two in each shard
@@ -33,17 +34,20 @@ class Action:
         fate: What its writes meet: None, or the number of a write and "before", "after" or "meanwhile"; or that of a read
             and "between".
         turn: For "meanwhile" and "between", what happens then.
+        asleep: In place of that: how many of the following actions happen then, while it is frozen.
     """
 
     name: str
     given: tuple[Any, ...] = ()
     fate: tuple[int, str] | None = None
     turn: Action | None = None
+    asleep: int = 0
 
     def __str__(self) -> str:
         said = f"{self.name}({', '.join(map(repr, self.given))})"
         if self.fate is not None:
-            said += f" [{self.fate[1]} {self.fate[0]}{f': {self.turn}' if self.turn else ''}]"
+            then = f": {self.turn}" if self.turn else f": frozen for {self.asleep}" if self.asleep else ""
+            said += f" [{self.fate[1]} {self.fate[0]}{then}]"
         return said
 
 
@@ -60,7 +64,11 @@ def _action(random: Random) -> Action:
         return Action(name, given)
     kind = random.choice(("before", "after", "after", "meanwhile", "between"))
     number = random.randrange(25) if kind == "between" else random.choice((0, 0, 0, 1, 1, 2, 3, 4, 6, 9))
-    return Action(name, given, (number, kind), _turn(random, name, given) if kind in ("meanwhile", "between") else None)
+    if kind not in ("meanwhile", "between"):
+        return Action(name, given, (number, kind))
+    if name in _FREEZE and random.random() < 0.3:
+        return Action(name, given, (number, kind), asleep=random.randint(1, 6))
+    return Action(name, given, (number, kind), _turn(random, name, given))
 
 
 def _turn(random: Random, name: str, given: tuple[Any, ...]) -> Action:
@@ -68,7 +76,7 @@ def _turn(random: Random, name: str, given: tuple[Any, ...]) -> Action:
     if name == "layer" and random.random() < 0.5:
         return Action(name, (given[0], False))
     others = ("layer", "layer", "layer", "score", "reads", "wake")
-    name = random.choice(others if name in ("send", "retry", "burst") else (*others, "send"))
+    name = random.choice(others if name in _SENDING else (*others, "send"))
     return Action(name, _MADE[name](random))
 
 
@@ -84,16 +92,32 @@ def _event(random: Random) -> tuple[Any, ...]:
             random.choice(_FLAGS), random.choice(_LATES))  # fmt: skip
 
 
+def _asks(random: Random) -> tuple[Any, ...]:
+    """Examples, as they are seen by who asks for a score."""
+    return (
+        tuple((random.randrange(20), random.choice(_KEYS[:4]), random.choice(_KEYS), random.choice(_AMOUNTS),
+               random.choice(_TEXTS), random.choice(_LATES)) for _ in range(random.randint(1, 6))),
+    )  # fmt: skip
+
+
+def _outcomes(random: Random) -> tuple[Any, ...]:
+    return (
+        tuple((random.randrange(20), random.choice((True, False, None)), random.choice(_LATES))
+              for _ in range(random.randint(1, 6))),
+    )  # fmt: skip
+
+
 def _layer(random: Random) -> tuple[Any, ...]:
-    weights = (6, 6, 3, 0.6, 0.5, 2, 2)
+    weights = (6, 6, 3, 0.6, 0.5, 2, 2, 0.3)
     return random.choices(LAYERS, weights)[0], random.random() < 0.1
 
 
 def _score(random: Random) -> tuple[Any, ...]:
-    count = random.randint(1, 3)
+    count, web = random.randint(1, 3), random.random() < 0.3
     return (
         tuple((random.choice(_KEYS[:4]), random.choice(_KEYS), random.choice(_AMOUNTS), random.choice(_TEXTS),
                random.choice(_MOMENTS)) for _ in range(count)),
+        web,
     )  # fmt: skip
 
 
@@ -118,9 +142,13 @@ _WEIGHTS = {
     "send": 20, "retry": 4, "layer": 50, "score": 12, "reads": 6, "advance": 11, "jump": 0.7, "table": 3, "change": 3,
     "anew": 2, "deploy": 2, "rollback": 1.5, "trim": 1, "season": 0.5, "zombie": 2, "wake": 4, "fill": 1.2, "room": 3,
     "forget": 1, "restart": 1.5, "damage": 0.3, "lose_power": 0.3, "served": 0.7, "burst": 0.7,
+    "post": 4, "ask": 4, "outcome": 3, "train": 1.5, "whole": 1, "flip": 0.6, "restore": 2,
 }  # fmt: skip
 _MADE: dict[str, Callable[[Random], tuple[Any, ...]]] = {
     "send": _send,
+    "post": _send,
+    "ask": _asks,
+    "outcome": _outcomes,
     "layer": _layer,
     "score": _score,
     "reads": lambda _: (),
@@ -129,6 +157,8 @@ _MADE: dict[str, Callable[[Random], tuple[Any, ...]]] = {
     "jump": lambda random: (random.choice(_JUMPS),),
     "table": _table,
     "change": _change,
+    "whole": lambda random: (random.random() < 0.6,),
+    "flip": lambda random: (random.choice(KINDS_OF_FILES), random.randrange(1 << 20)),
     "anew": lambda random: (random.choice(("g", "g", "o")),),
     "zombie": lambda random: (random.choice(PROCESSES),),
     "wake": lambda random: (random.randrange(4), *_layer(random)[:1]),
@@ -151,4 +181,10 @@ _UNHARMED = {
     "served",
     "damage",
     "lose_power",
+    "flip",
+    "restore",
 }
+#: Events come from these: in the midst of one, no other can be told from it.
+_SENDING = ("send", "post", "ask", "outcome", "retry", "burst")
+#: What may be frozen for longer than the turn of another.
+_FREEZE = ("layer", "trim", "season")

@@ -26,7 +26,10 @@ QUERIES = {
 
 @dataclass(frozen=True)
 class Declared:
-    """What a project declares; two that differ in one thing are what a team wrote before and after a change."""
+    """What a project declares; two that differ in one thing are what a team wrote before and after a change.
+
+    Without the group "o" it is `bare`.
+    """
 
     windows: tuple[tuple[str | None, str, str | None], ...]
     where: str | None = None
@@ -39,6 +42,7 @@ class Declared:
     by_other: bool = False
     factor: int = 2
     strings: bool = True
+    bare: bool = False
 
     @property
     def events(self) -> ms.EventStream:
@@ -51,7 +55,13 @@ class Declared:
     @property
     def groups(self) -> list[Any]:
         """Every feature group."""
-        found: list[Any] = [self._main(), self._other()]
+        return [self._main(), *self._others(), *self._batch()]
+
+    def _others(self) -> list[Any]:
+        return [] if self.bare else [self._other()]
+
+    def _batch(self) -> list[Any]:
+        found: list[Any] = []
         if self.folded:
             folds = [ms.Sum("x", over="1h"), ms.Last("s"), ms.Count(over=["10m", None])]
             found.append(ms.BatchFeatureGroup("fold", entity=KEY, source=ACCOUNTS, every="10m", features=folds))
@@ -81,14 +91,14 @@ class Declared:
     @property
     def view(self) -> ms.FeatureView:
         """What the model reads."""
-        main, other, *batch = self.groups
+        main, others, batch = self._main(), self._others(), self._batch()
         names = main.feature_names
         features: list[Any] = [
             *self._on_demand(names[0], names[4]), *[main[name] for name in names if self.strings or name[0] != "s"],
-            main[names[0]].on(k="other", prefix="theirs"), other,
+            main[names[0]].on(k="other", prefix="theirs"), *others,
         ]  # fmt: skip
         if self.by_other:
-            features += [other["s_first"].on(k="other", prefix="second").default("none")]
+            features += [one["s_first"].on(k="other", prefix="second").default("none") for one in others]
         features += [group[name] for group in batch for name in group.feature_names]
         if batch:
             last = batch[-1]
@@ -115,7 +125,8 @@ class Declared:
     def model(self) -> ms.Model:
         """The model that is scored."""
         label = ms.Label(OUTCOMES, "y", on="ask", absent=False, after="1h")
-        return ms.Model("model", view=self.view, examples=ASKS, label=label)
+        trainer = ms.LightGBM(rounds=1, leaves=3, min_rows=1)
+        return ms.Model("model", view=self.view, examples=ASKS, label=label, trainer=trainer, metrics=["auc"])
 
 
 def changed(before: Declared, change: Mapping[str, Any]) -> Declared:

@@ -88,10 +88,13 @@ class Ledger:
             one.partition, one.position = partition, position
             position += 1
 
-    def frame(self, stream: EventStream, before: Mapping[int, int] | None = None) -> pa.Table:
-        """The events that count as a data frame for `ms.compute`; an id that counts twice becomes two."""
+    def frame(self, stream: EventStream, before: Mapping[int, int] | None = None, delay: int = 0) -> pa.Table:
+        """The events that count as a data frame for `ms.compute`; an id that counts twice becomes two.
+
+        Each is known `delay` µs after it arrived.
+        """
         rows = [
-            {**one.row, "id": f"{one.row['id']}#{number}", "seen": one.arrival}
+            {**one.row, "id": f"{one.row['id']}#{number}", "seen": one.arrival + delay}
             for number, one in enumerate(self.counted(stream, before))
         ]
         return pa.Table.from_pylist(rows, schema=_EVENTS)

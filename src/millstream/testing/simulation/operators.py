@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from millstream.errors import MillstreamError, NotFound
+from millstream.errors import DiskFull, MillstreamError, NotFound, TrainingError
 from millstream.project import apply as applying
 from millstream.project import serving
 from millstream.project.project import Project
+from millstream.testing.simulation import learnt
 from millstream.testing.simulation.declared import changed
 from millstream.testing.simulation.models import fitted
 
@@ -23,19 +24,31 @@ def change(world: World, change: tuple[str, Any]) -> str:
     return apply(world)
 
 
-def apply(world: World) -> str:
-    """The operator applies what is declared; one who saw the command die does so again."""
+def apply(world: World, *, whole: bool = False) -> str:
+    """The operator applies what is declared; one who saw the command die does so again.
+
+    Where that is the `whole` of it, what is not declared any more goes.
+    """
     parts = world.process("operator").parts
-    planned = applying.plan(parts, [world.shape.model], complete=False)
-    done = applying.apply(parts, planned, allow_breaking=True, agreed=None)
+    planned = applying.plan(parts, [world.shape.model], complete=whole)
+    done = applying.apply(parts, planned, allow_breaking=True, agreed=lambda _: True)
     world.undone = False
     return f"{len(done)} changes"
+
+
+def whole(world: World, bare: bool) -> str:
+    """A group goes, with all that is read of it, or comes back, under traffic."""
+    world.shape = changed(world.shape, {"bare": bare})
+    world.undone = True
+    return apply(world, whole=True)
 
 
 def anew(world: World, group: str) -> str:
     """Throw the states of a group away and fold history again."""
     parts = world.process("operator").parts
     applying.start(parts)
+    if group not in {one.group.name for one in parts.registry.groups()}:
+        return "no such group"
     version = applying.rebuild(parts, parts.registry.group(group))
     applying.backfill(parts, version)
     return version.id
@@ -43,13 +56,53 @@ def anew(world: World, group: str) -> str:
 
 def deploy(world: World) -> str:
     """A model of what the view reads now, once the versions that are read have it."""
-    project = Project(world.folder)
-    project.parts = world.process("operator").parts
-    view, versions = project.parts.registry.model("model").view, project.parts.versions()
-    if not all(c.feature in versions[r.group.name].schema for r in view.groups for c in r.columns):
+    project = _project(world)
+    if not _readable(project.parts):
         return "not yet"
+    view = project.parts.registry.model("model").view
     booster, dictionaries = fitted(view, len(world.champions))
     project.register("model", booster, dictionaries=dictionaries)
+    return _deployed(world, project)
+
+
+def train(world: World) -> str:
+    """A model learns from what the examples would have been served with, and is deployed."""
+    project = _project(world)
+    try:
+        if not _readable(project.parts):
+            return "not yet"
+        examples = project.training_set("model")
+    except MillstreamError as error:
+        if isinstance(error, DiskFull):
+            raise
+        assert world.excused, f"training goes on: {error.message}"
+        return f"refused: {type(error).__name__}"
+    labels = learnt.right(world, project.parts, examples)
+    try:
+        project.train("model", examples)
+    except TrainingError as error:
+        assert len(labels) < 2, f"training goes on: {error.message}"
+        return f"refused: of {len(examples)} examples none to tell apart"
+    return f"{len(examples)} examples, {_deployed(world, project)}"
+
+
+def _project(world: World) -> Project:
+    project = Project(world.folder)
+    project.parts = world.process("operator").parts
+    return project
+
+
+def _readable(parts: Parts) -> bool:
+    """Whether the versions that are read have all that the model's view reads."""
+    versions = parts.versions()
+    return all(
+        read.group.name in versions and column.feature in versions[read.group.name].schema
+        for read in parts.registry.model("model").view.groups
+        for column in read.columns
+    )
+
+
+def _deployed(world: World, project: Project) -> str:
     try:
         version = project.deploy("model")
     finally:

@@ -11,15 +11,19 @@ from typing import Any
 from millstream.clock import Clock
 from millstream.project import apply as applying
 from millstream.project.parts import Parts
+from millstream.project.retire import drop_unused
 from millstream.project.serving import Scoring
+from millstream.project.upkeep import tend
 from millstream.running.work import trim
+from millstream.serve.capture import CaptureJournal
 from millstream.settings import Settings
+from millstream.testing.simulation.web import Web
 
 RUNS: Mapping[str, tuple[str, ...]] = {
     "compute": ("compute",),
     "ingest": ("ingest", "archive", "backfill"),
     "batch": ("batch",),
-    "sync": ("sync", "trim"),
+    "sync": ("sync", "trim", "upkeep"),
     "serve": ("ship",),
     "monitor": (),
 }
@@ -47,6 +51,8 @@ class Process:
         self.name = name
         self.parts = SimulatedParts(settings, clock)
         self._scoring: Scoring | None = None
+        self._web: Web | None = None
+        self.dead = False
         self._revision: int | None = None
         self._made: dict[str, Any] = {}
 
@@ -56,6 +62,13 @@ class Process:
         if self._scoring is None:
             self._scoring = Scoring(self.parts)
         return self._scoring
+
+    @property
+    def web(self) -> Web:
+        """What answers over HTTP."""
+        if self._web is None:
+            self._web = Web(self.parts)
+        return self._web
 
     def step(self, layer: str, *, look: bool = True) -> int:
         """One step of a layer; returns how much was done.
@@ -80,11 +93,18 @@ class Process:
         log = self.parts.__dict__.get("log")
         if log is not None:
             log.close()
-        journal = None if self._scoring is None else self._scoring.__dict__.get("_journal")
-        if journal is not None:
+        for journal in self._journals():
             journal._lock_file.close()
             _close_files(journal.own)
+        if self._web is not None:
+            self._web.end()
         self.parts.__dict__.clear()
+        self.dead = True
+
+    def _journals(self) -> list[CaptureJournal]:
+        found = [None if self._scoring is None else self._scoring._journal]
+        found.append(None if self._web is None else self._web.service._journal)
+        return [one for one in found if one is not None]
 
     def _look(self) -> None:
         revision = self.parts.registry.revision()
@@ -116,6 +136,7 @@ def _batch(process: Process) -> int:
 
 
 def _ingest(process: Process) -> int:
+    applying.rebuild_damaged(process.parts)
     applied = process.made("ingester").step()
     stored = process.made("batch_ingester").step()
     return int(applied.records + stored.runs + stored.written)
@@ -136,8 +157,14 @@ def _trim(process: Process) -> int:
     return trim(process.parts)
 
 
+def _upkeep(process: Process) -> int:
+    dropped, tended = drop_unused(process.parts), tend(process.parts)
+    return dropped + tended.compacted + tended.deleted
+
+
 def _ship(process: Process) -> int:
-    return process.scoring.ship()
+    beside = 0 if process._web is None else process._web.service._shipper.step()
+    return beside + process.scoring.ship()
 
 
 def _backfill(process: Process) -> int:
@@ -158,6 +185,7 @@ _STEPS: dict[str, Callable[[Process], int]] = {
     "archive": _archive,
     "sync": _sync,
     "trim": _trim,
+    "upkeep": _upkeep,
     "ship": _ship,
     "backfill": _backfill,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -14,14 +14,40 @@ from millstream.project import drain as moving
 from millstream.testing.simulation.declared import ACCOUNTS
 from millstream.testing.simulation.disk import Killed
 from millstream.testing.simulation.ledger import INSTANT, WRONG
+from millstream.testing.simulation.web import busy
 
 if TYPE_CHECKING:
     from millstream.testing.simulation.world import World
+
+    Take = Callable[[World, str, list[dict[str, Any]]], None]
 
 
 def send(world: World, stream: str, drawn: Sequence[tuple[Any, ...]], heard: bool) -> str:
     """Events that arrive now; an id says what else an event holds. The acknowledgement is heard, or lost."""
     return _append(world, stream, [_event(world, *one) for one in drawn], heard)
+
+
+def post(world: World, stream: str, drawn: Sequence[tuple[Any, ...]], heard: bool) -> str:
+    """Events over HTTP; as `send` sends them, while another request is being answered."""
+    rows = [_event(world, *one) for one in drawn]
+    return _append(world, stream, rows, heard, take=_in_process if busy() else _posted)
+
+
+def ask(world: World, drawn: Sequence[tuple[Any, ...]]) -> str:
+    """Examples for a model to learn from, as they happen."""
+    now = world.clock.now()
+    rows = [
+        {"ask": f"a{number}", "k": k, "other": other, "amount": amount, "note": note, "at": now - late}
+        for number, k, other, amount, note, late in drawn
+    ]
+    return _append(world, "asks", rows, True)
+
+
+def outcome(world: World, drawn: Sequence[tuple[Any, ...]]) -> str:
+    """What became of some examples."""
+    now = world.clock.now()
+    rows = [{"ask": f"a{number}", "y": y, "at": now - late} for number, y, late in drawn]
+    return _append(world, "outcomes", rows, True)
 
 
 def burst(world: World, size: int) -> str:
@@ -54,7 +80,16 @@ def _event(world: World, number: int, k: Any, other: Any, x: Any, s: Any, ok: An
     return {**world.events.setdefault(fresh["id"], fresh), "seen": now}
 
 
-def _append(world: World, stream: str, rows: list[dict[str, Any]], heard: bool) -> str:
+def _in_process(world: World, stream: str, rows: list[dict[str, Any]]) -> None:
+    moving.append(world.process("producer").parts, stream, rows, history=False)
+
+
+def _posted(world: World, stream: str, rows: list[dict[str, Any]]) -> None:
+    said = world.process("serve").web.ask("POST", f"/v1/streams/{stream}/events", rows)
+    assert said["accepted"] == len(rows), f"an append is whole or nothing: {said['accepted']} of {len(rows)} accepted"
+
+
+def _append(world: World, stream: str, rows: list[dict[str, Any]], heard: bool, take: Take = _in_process) -> str:
     parts = world.process("producer").parts
     declared = {one.name: one for one in parts.registry.streams()}
     if stream not in declared or not rows:
@@ -63,7 +98,7 @@ def _append(world: World, stream: str, rows: list[dict[str, Any]], heard: bool) 
     again = definition.deduplicate is not None
     ends = [end for _, end in parts.log.ends(stream)]
     try:
-        moving.append(parts, stream, rows, history=False)
+        take(world, stream, rows)
     except (Killed, DiskFull):
         if again:
             world.waiting.append((stream, rows))

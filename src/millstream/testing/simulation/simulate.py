@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from random import Random
 from unittest.mock import patch
@@ -91,9 +92,14 @@ def simulate(seed: int, *, steps: int = STEPS, keep: Collection[int] | None = No
     with _world(_shape(seed), random) as world:
         actions = actions_of(seed, steps)
         world.precarious = any(action.name == "lose_power" for action in actions)
-        for number, action in enumerate(actions):
-            if keep is None or number in keep:
+        following = iter([place for place in enumerate(actions) if keep is None or place[0] in keep])
+
+        def go_on(most: int = steps) -> None:
+            for number, action in islice(following, most):
                 _do(world, trace, number, action)
+
+        world.go_on = go_on
+        go_on()
         _do(world, trace, steps, None)
     return trace
 
@@ -111,6 +117,8 @@ def _do(world: World, trace: Trace, number: int, action: Action | None) -> None:
     """One action, or at last the settling of it all."""
     try:
         outcome = do(world, action) if action else settle(world)
+    except Broken:
+        raise
     except AssertionError as error:
         raise Broken(trace.seed, number, action, str(error)) from error
     except Exception as error:

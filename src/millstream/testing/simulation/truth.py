@@ -11,33 +11,49 @@ from millstream.errors import DiskFull, MillstreamError, StoreError
 from millstream.project import apply as applying
 from millstream.project import drain as moving
 from millstream.project.compute import compute
+from millstream.serve.capture import DAMAGED
 from millstream.testing.simulation import stored
+from millstream.testing.simulation.web import busy
 
 if TYPE_CHECKING:
     from millstream.definitions.group_version import GroupVersion
+    from millstream.testing.simulation.process import Process
     from millstream.testing.simulation.world import World
 
 KEYS = (1, 2, 4, 5)
 
 
-def score(world: World, drawn: Sequence[tuple[Any, ...]]) -> str:
-    """Requests; their moment is now unless they say."""
+def score(world: World, drawn: Sequence[tuple[Any, ...]], web: bool = False) -> str:
+    """Requests, over HTTP or in the process itself; their moment is now unless they say."""
     now = world.clock.now()
     rows = [
         {"k": k, "other": other, "amount": amount, "note": note, **({} if at is None else {"at": now + at})}
         for k, other, amount, note, at in drawn
     ]
+    process = world.process("serve")
     try:
-        scored = world.process("serve").scoring.score("model", rows)
+        version, scores, degraded = (_asked if web and not busy() else _scored)(process, rows)
     except DiskFull:
         raise
     except MillstreamError as error:
-        assert world.excused, f"scoring goes on: {error.message}"
+        assert world.excused or not world.fits(), f"scoring goes on: {error.message}"
         return f"refused: {type(error).__name__}"
-    version = scored["version"].to_pylist()[0]
-    assert version == world.champion(), f"the champion answers: version {version}, not {world.champion()}"
-    world.scores |= dict(zip(scored["request_id"].to_pylist(), scored["score"].to_pylist(), strict=True))
-    return f"scored {scored['score'].to_pylist()} degraded {scored['degraded'].to_pylist()}"
+    champion = world.champion()
+    assert version == champion or (web and world.excused), f"the champion answers: version {version}, not {champion}"
+    world.scores |= scores
+    return f"scored {list(scores.values())} degraded {degraded}"
+
+
+def _scored(process: Process, rows: list[dict[str, Any]]) -> tuple[int, dict[str, float], list[bool]]:
+    found = process.scoring.score("model", rows).to_pydict()
+    return found["version"][0], dict(zip(found["request_id"], found["score"], strict=True)), found["degraded"]
+
+
+def _asked(process: Process, rows: list[dict[str, Any]]) -> tuple[int, dict[str, float], list[bool]]:
+    said = process.web.ask("POST", "/v1/models/model/score", {"rows": rows})
+    found = said["rows"]
+    scores = {one["request_id"]: one["score"] for one in found} if said.get("captured", True) else {}
+    return said["version"], scores, [one["degraded"] for one in found]
 
 
 def reads(world: World) -> str:
@@ -162,6 +178,11 @@ def leftovers(world: World) -> None:
     patterns = ("online/.dropped.*", "journal/*/*.open", "models/**/.*", "**/*.tmp")
     found = [str(path.relative_to(data)) for pattern in patterns for path in data.glob(pattern)]
     assert not found, f"nothing unfinished stays: {found}"
+    hidden = [path.name for path in world.torn if not path.with_suffix(DAMAGED).exists()]
+    assert not hidden, f"damage is named: {hidden} of the journal of captures is not set aside"
+    retired = {one.states for one in world.process("witness").parts.registry.groups("retired")}
+    kept = [folder.name for folder in (data / "online").glob("*@*") if folder.name in retired]
+    assert not kept, f"what nobody reads goes: the states of {kept} are still there"
 
 
 def _computed(

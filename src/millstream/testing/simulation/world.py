@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from millstream.clock import SimulatedClock
 from millstream.project import serving
 from millstream.settings import Settings
 from millstream.testing.simulation.declared import Declared
-from millstream.testing.simulation.disk import Disk
+from millstream.testing.simulation.disk import Disk, Killed
 from millstream.testing.simulation.ledger import Ledger
 from millstream.testing.simulation.process import Process
+
+if TYPE_CHECKING:
+    from millstream.testing.simulation.flips import Flip
 
 
 @dataclass
@@ -31,12 +35,17 @@ class World:
         champions: The versions deployed, oldest first, without those rolled back.
         undone: A change that the operator's command did not live to finish.
         damaged: The groups of which a file is damaged.
+        flips: The bits that have flipped on its disk, and were not flipped back.
+        torn: The files of the journal of captures in which a bit has flipped.
         jumped: Whether the clock was ever set wrong.
         zombies: Processes that are taken for dead.
+        frozen: Processes that are in the midst of a step, and will go on with it.
         events: By id, what else an event holds.
         precarious: Whether the power will fail, so that what it may take is worth remembering.
         second: Whether it is somebody else's turn, in the midst of a step.
         acting: The processes that the step at hand has asked for.
+        broken: What does not hold, found in the midst of a step.
+        go_on: Lets what comes next happen now, in the midst of the step at hand.
     """
 
     folder: Path
@@ -49,12 +58,17 @@ class World:
     champions: list[int] = field(default_factory=list)
     undone: bool = False
     damaged: set[str] = field(default_factory=set)
+    flips: list[Flip] = field(default_factory=list)
+    torn: list[Path] = field(default_factory=list)
     jumped: bool = False
     zombies: list[Process] = field(default_factory=list)
+    frozen: list[Process] = field(default_factory=list)
     events: dict[str, dict[str, Any]] = field(default_factory=dict)
     precarious: bool = False
     second: bool = False
     acting: list[Process] = field(default_factory=list)
+    broken: Exception | None = None
+    go_on: Callable[[int], None] = lambda _: None
 
     def __post_init__(self) -> None:
         self.settings = Settings.load(self.folder)
@@ -87,15 +101,38 @@ class World:
     @property
     def excused(self) -> bool:
         """Whether something may be refused now: a command was not finished, a disk is full, a file is damaged."""
-        return self.undone or bool(self.disk.full) or bool(self.damaged)
+        return self.undone or bool(self.disk.full) or bool(self.damaged) or bool(self.flips)
+
+    def fits(self) -> bool:
+        """Whether the champion reads no column that its view lacks now."""
+        parts = self.process("witness").parts
+        return set(parts.registry.model("model").view.columns).issuperset(parts.model_versions.load("model").columns)
 
     def put_aside(self, name: str) -> Process | None:
         """The process of a name, which is no longer the one at work."""
         return self._processes.pop((name, False), None)
 
+    def sleep(self, actions: int) -> None:
+        """Who acts now is frozen until so many actions have happened, its successors at work; then it wakes and goes on.
+
+        Raises:
+            Killed: When it was ended meanwhile.
+        """
+        frozen = list(dict.fromkeys(self.acting))
+        self._processes = {place: one for place, one in self._processes.items() if one not in frozen}
+        self.frozen += frozen
+        self.go_on(actions)
+        self.acting = frozen
+        for process in frozen:
+            self.frozen.remove(process)
+        self.zombies += [process for process in frozen if not process.dead]
+        if any(process.dead for process in frozen):
+            raise Killed("while it was frozen")
+
     def kill(self, name: str | None = None, *, zombies: bool = False) -> None:
         """Kill the processes of a name; all, zombies too, where none is named."""
-        for process in [*self._processes.values(), *(self.zombies if zombies or name is None else ())]:
+        others = [*self.zombies, *self.frozen] if zombies or name is None else []
+        for process in [*self._processes.values(), *others]:
             if name in (None, process.name):
                 self.bury(process)
 
