@@ -13,19 +13,26 @@ import pytest
 
 from millstream.buffer import repeats
 from millstream.buffer.embedded import log as embedded
+from millstream.buffer.embedded import rows as stored
 from millstream.computing import stream as computing
 from millstream.errors import DiskFull
+from millstream.fold.instants import FIRST
 from millstream.history import captures as captured
 from millstream.history import events as history
 from millstream.ingest import archive, backfill, stream, sync
 from millstream.project import apply as applying
 from millstream.project import drain as moving
+from millstream.project import retire as retiring
 from millstream.project import serving
-from millstream.serve import capture, reader
+from millstream.registry import definitions as registry
+from millstream.registry import tables
+from millstream.serve import capture, catalogue, intake, reader
+from millstream.store.iceberg import file_ledger
 from millstream.store.iceberg import store as iceberg
 from millstream.store.lmdb import store as lmdb
 from millstream.store.offline import ANY
-from millstream.train import versions
+from millstream.train import stored_history as past
+from millstream.train import training_set, versions
 
 Patch = pytest.MonkeyPatch
 FAULTS: dict[str, Callable[[Patch], None]] = {}
@@ -394,3 +401,119 @@ def string_columns_are_scored_as_missing(patch: Patch) -> None:
         return np.array([None] * len(found), object) if kind == "string" else found
 
     patch.setattr(reader, "column_of", column_of)
+
+
+# Learning, and definitions that go and come back.
+
+
+@fault
+def training_counts_what_was_not_known_yet(patch: Patch) -> None:
+    patch.setattr(past.Stored, "available", lambda self, group, events: _noted(self, group, events))
+
+
+def _noted(stored: Any, group: Any, events: Any) -> Any:
+    stored.read.delays[stored.read.versions[group.name]] = 0
+    return np.full(len(events.arrivals), FIRST, np.int64)
+
+
+@fault
+def the_oldest_label_is_learnt(patch: Patch) -> None:
+    real = training_set._places
+    patch.setattr(training_set, "_places", lambda values, which: real(values, "min"))
+
+
+@fault
+def a_model_learns_from_labels_that_may_still_come(patch: Patch) -> None:
+    real = training_set._labelled
+
+    def labelled(label: Any, examples: Any, labels: Any, now: int) -> Any:
+        return real(label, examples, labels, now + label.after)
+
+    patch.setattr(training_set, "_labelled", labelled)
+
+
+@fault
+def a_group_that_goes_takes_along_what_models_pin(patch: Patch) -> None:
+    real = registry._remove
+
+    def remove(connection: Any, key: Any) -> None:
+        real(connection, key)
+        ours = tables.group_versions.update().where(tables.group_versions.c.name == key[1])
+        if key[0] == "group":
+            connection.execute(ours.values(state="retired"))
+
+    patch.setattr(registry, "_remove", remove)
+
+
+@fault
+def a_group_that_comes_back_is_not_read(patch: Patch) -> None:
+    patch.setattr(registry, "_read_again", lambda connection, name, version: None)
+
+
+@fault
+def what_is_retired_is_never_dropped(patch: Patch) -> None:
+    patch.setattr(retiring, "_drop", lambda parts, unused: False)
+
+
+# Over HTTP.
+
+
+@fault
+def the_service_acknowledges_what_found_no_room(patch: Patch) -> None:
+    real = intake.Intake._write
+
+    def write(self: Any, requests: Any) -> Any:
+        try:
+            return real(self, requests)
+        except DiskFull:
+            return [[0 for _ in placed] for placed in requests]
+
+    patch.setattr(intake.Intake, "_write", write)
+
+
+@fault
+def the_service_does_not_see_a_new_champion(patch: Patch) -> None:
+    real = catalogue.Deployments.refresh
+    patch.setattr(catalogue.Deployments, "refresh", lambda self: not self.current().models and real(self))
+
+
+@fault
+def captures_are_kept_in_memory_until_they_are_shipped(patch: Patch) -> None:
+    append, rotate = capture.CaptureJournal.append, capture.CaptureJournal.rotate
+    waiting: dict[int, list[Any]] = {}
+
+    def flushed(self: Any) -> Any:
+        for given in waiting.pop(id(self), []):
+            append(self, *given)
+        return rotate(self)
+
+    patch.setattr(capture.CaptureJournal, "append", lambda self, *given: waiting.setdefault(id(self), []).append(given))
+    patch.setattr(capture.CaptureJournal, "rotate", flushed)
+
+
+# Flipped bits.
+
+
+@fault
+def what_the_log_holds_is_not_compared_with_its_checksum(patch: Patch) -> None:
+    patch.setattr(stored, "_digest", lambda content: 0)
+
+
+@fault
+def states_are_not_compared_with_their_checksums(patch: Patch) -> None:
+    patch.setattr(lmdb, "opened", lambda key, record: record[8:])
+
+
+@fault
+def captures_are_not_compared_with_their_checksums(patch: Patch) -> None:
+    patch.setattr(capture, "_checked", lambda line: line.rpartition(b"\t")[0])
+
+
+@fault
+def offline_files_are_not_compared_with_their_sums(patch: Patch) -> None:
+    patch.setattr(file_ledger.FileLedger, "verify", lambda self, path: None)
+
+
+@fault
+def damaged_states_are_not_built_anew(patch: Patch) -> None:
+    patch.setattr(applying, "rebuild_damaged", lambda parts: [])
