@@ -16,6 +16,8 @@ from millstream.errors import CorruptState, MillstreamError, NotFound
 from millstream.registry import tables
 from millstream.registry.tables import Database
 
+_REVISION = sa.select(tables.facts.c.value).where(tables.facts.c.name == "revision")
+
 
 class CurrentDefinitions:
     """The streams, tables, views and models of a registry, as they were last applied.
@@ -32,8 +34,7 @@ class CurrentDefinitions:
         with self._database.reading() as connection:
             if connection is None:
                 return 0
-            found = sa.select(tables.facts.c.value).where(tables.facts.c.name == "revision")
-            return int(connection.execute(found).scalar_one())
+            return int(connection.execute(_REVISION).scalar_one())
 
     def identity(self) -> int:
         """A number that tells the registry from any other; 0 while it has not been made."""

@@ -8,6 +8,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,7 @@ facts = sa.Table(
     sa.Column("name", _text(32), primary_key=True),
     sa.Column("value", sa.Integer, nullable=False),
 )
+_FORMAT_OF = sa.select(facts.c.value).where(facts.c.name == "format")
 model_versions = sa.Table(
     "model_versions",
     _metadata,
@@ -183,15 +185,16 @@ class Database:
         if self._opened is None or self._opened[0] != pid:
             if self._opened is not None:
                 self._opened[1].dispose(close=False)  # its connections are the parent's
-            self._opened = (pid, _engine(self._url))
+            self._opened = (pid, _shared(self._url, pid) if self._file else _engine(self._url))
         return self._opened[1]
 
     def _exists(self) -> bool:
         if not self._made and not (self._file and not Path(self._file).exists()):
-            made = sa.inspect(self._engine).has_table(facts.name)
-            if made and self._format() == _BEFORE:
+            found = self._format()
+            if found == _BEFORE:
                 self._renew()
-            self._made = made and self._format() == FORMAT
+                found = self._format()
+            self._made = found == FORMAT
         return self._made
 
     def _renew(self) -> None:
@@ -201,8 +204,11 @@ class Database:
             connection.execute(sa.update(facts).where(facts.c.name == "format").values(value=FORMAT))
 
     def _format(self) -> int | None:
+        """The format of what is there; None where nothing was made yet."""
         with self._engine.connect() as connection:
-            found = connection.execute(sa.select(facts.c.value).where(facts.c.name == "format")).scalar()
+            if not sa.inspect(connection).has_table(facts.name):
+                return None
+            found = connection.execute(_FORMAT_OF).scalar()
         if found not in (None, FORMAT, _BEFORE):
             raise CorruptState(
                 f"Registry '{self.name}': its format {found} is not the one read here, {FORMAT}.",
@@ -285,6 +291,12 @@ def _create_all(engine: sa.Engine) -> None:
         except (sa.exc.OperationalError, sa.exc.ProgrammingError, sa.exc.IntegrityError):
             continue
     _metadata.create_all(engine)
+
+
+@lru_cache(maxsize=64)
+def _shared(url: sa.URL, pid: int) -> sa.Engine:
+    """The engine of a file in a process: it keeps nothing open, and who reads the same file shares its known queries."""
+    return _engine(url)
 
 
 def _engine(url: sa.URL) -> sa.Engine:

@@ -32,11 +32,19 @@ def try_out(kind: str, text: str) -> None:
     Raises:
         TrainingError: the text is no such model, is not whole, or makes its library crash or hang.
     """
-    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
-    if (kind, digest) in _TRIED:
+    if (kind, _digest(text)) in _TRIED:
         return
     _try_apart(kind, text)
-    _TRIED.add((kind, digest))
+    trust(kind, text)
+
+
+def trust(kind: str, text: str) -> None:
+    """Try a model out no more in this process: it has passed, or it was fitted here a moment ago."""
+    _TRIED.add((kind, _digest(text)))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 def _try_apart(kind: str, text: str) -> None:

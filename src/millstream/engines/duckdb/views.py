@@ -27,13 +27,16 @@ class Views:
     def __init__(self, *, locked: bool = True) -> None:
         self.connection: Any = lock(connect()) if locked else connect()
         self._kept: dict[str, tuple[str, pa.Table]] = {}
+        self._seen: dict[str, int] = {}
 
     def see(self, asked: Asked) -> None:
         """Show from now on the rows that could be known when a query asks."""
         since = FIRST if asked.since is None else asked.since
         until = asked.end if asked.until is None else asked.until
         for variable, instant in (("since", since), ("until", until)):
-            self.connection.execute(f"set variable {variable} = make_timestamptz({instant})")
+            if self._seen.get(variable) != instant:
+                self.connection.execute(f"set variable {variable} = make_timestamptz({instant})")
+                self._seen[variable] = instant
 
     def show(self, source: QuerySource, asked: Asked) -> None:
         """Show a source under its name, with the rows that could be known when a query asks."""

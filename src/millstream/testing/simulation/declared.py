@@ -17,6 +17,7 @@ ASKS = ms.EventStream("asks", time="at", schema={
     "ask": "string", "k": "int64", "other": "int64", "amount": "float64", "note": "string", "at": "timestamp"})  # fmt: skip
 ACCOUNTS = ms.Table("accounts", path="accounts.parquet", time="at", delay="10m",
                     schema={"k": "int64", "x": "float64", "s": "string", "at": "timestamp"})  # fmt: skip
+EVERY = "30m"
 QUERIES = {
     "dated": ('select k, "at", x, s from accounts', "at"),
     "state": ("select k, max(x) as top, max_by(s, x) as s from accounts group by k", None),
@@ -64,10 +65,10 @@ class Declared:
         found: list[Any] = []
         if self.folded:
             folds = [ms.Sum("x", over="1h"), ms.Last("s"), ms.Count(over=["10m", None])]
-            found.append(ms.BatchFeatureGroup("fold", entity=KEY, source=ACCOUNTS, every="10m", features=folds))
+            found.append(ms.BatchFeatureGroup("fold", entity=KEY, source=ACCOUNTS, every=EVERY, features=folds))
         for name, ttl in self.queries:
             query, time = QUERIES[name]
-            found.append(ms.BatchFeatureGroup(name, entity=KEY, sources=[ACCOUNTS], every="10m", query=query, time=time,
+            found.append(ms.BatchFeatureGroup(name, entity=KEY, sources=[ACCOUNTS], every=EVERY, query=query, time=time,
                                               ttl=ttl))  # fmt: skip
         return found
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from millstream.definitions.feature_group import StreamFeatureGroup
 from millstream.errors import CorruptLog, CorruptState, MillstreamError
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ def _flip_states(world: World, number: int) -> str | None:
         every = [
             (version.states, shard, key)
             for version in parts.registry.groups()
+            if isinstance(version.group, StreamFeatureGroup)
             for shard in range(version.shards)
             for key, _ in parts.online.scan(version.states, shard)
         ]
