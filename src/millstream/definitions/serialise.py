@@ -34,6 +34,7 @@ _KINDS: dict[str, type] = {
 }  # fmt: skip
 _ABOUT = ("owner", "description", "tags")
 _DURATIONS = {"after", "delay", "every", "future", "hop", "retention", "ttl", "within"}  # as microseconds
+_MARK, _DATA = "_fingerprint", "_data"
 _KIND, _RESOLVED = "$kind", "$resolved"
 _NOTHING: tuple[Any, ...] = (None, "", (), {})
 
@@ -48,6 +49,15 @@ def to_dict(definition: Any) -> dict[str, Any]:
     """
     plain: dict[str, Any] = _plain(definition)
     return plain
+
+
+def data_of(definition: Any) -> Mapping[str, Any]:
+    """Return what `to_dict` does, made once for each definition, which never changes: nor may what is returned."""
+    known: dict[str, Any] | None = definition.__dict__.get(_DATA)
+    if known is None:
+        known = _plain(definition)
+        object.__setattr__(definition, _DATA, known)
+    return known
 
 
 def from_dict(data: Mapping[str, Any]) -> Any:
@@ -72,8 +82,12 @@ def fingerprint(definition: Any) -> str:
     >>> fingerprint(user) == fingerprint(Entity("user", keys={"user_id": "int64"}, owner="risk"))
     True
     """
-    text = json.dumps(_essence(definition), separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    known: str | None = definition.__dict__.get(_MARK)
+    if known is None:  # a definition never changes, and is asked again and again
+        text = json.dumps(_essence(definition), separators=(",", ":"), ensure_ascii=False)
+        known = hashlib.sha256(text.encode()).hexdigest()
+        object.__setattr__(definition, _MARK, known)
+    return known
 
 
 def revision_of(view: FeatureView) -> str:

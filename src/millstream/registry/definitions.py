@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from millstream.definitions.feature_view import FeatureView
 from millstream.definitions.group_version import RETIRED, GroupVersion
 from millstream.definitions.model import Model
-from millstream.definitions.serialise import fingerprint, revision_of, to_dict
+from millstream.definitions.serialise import data_of, fingerprint, revision_of
 from millstream.errors import NotFound, PlanError, StoreError, nearest
 from millstream.registry import pinning, tables
 from millstream.registry.builds import Builds, builds_of
@@ -245,7 +245,7 @@ class Registry(CurrentDefinitions):
 
 
 def _text(definition: Definition) -> str:
-    return json.dumps(to_dict(definition), ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(data_of(definition), ensure_ascii=False, separators=(",", ":"))
 
 
 def _is(key: Key) -> sa.ColumnElement[bool]:

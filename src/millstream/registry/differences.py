@@ -12,7 +12,7 @@ from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatur
 from millstream.definitions.feature_view import FeatureView
 from millstream.definitions.group_version import Group
 from millstream.definitions.model import Model
-from millstream.definitions.serialise import to_dict
+from millstream.definitions.serialise import data_of
 from millstream.definitions.source import EventStream, Table
 
 Definition = Entity | EventStream | Table | StreamFeatureGroup | BatchFeatureGroup | FeatureView | Model
@@ -36,7 +36,7 @@ def differences(before: Definition, after: Definition) -> tuple[str, ...]:
         return tuple(_of_views(before, after))
     if type(before) is not type(after):
         return (f"{type(before).__name__} -> {type(after).__name__}",)
-    return tuple(_compared("", to_dict(before), to_dict(after)))
+    return tuple(_compared("", data_of(before), data_of(after)))
 
 
 def own_differences(before: Group, after: Group) -> tuple[str, ...]:
@@ -209,7 +209,7 @@ def _of_views(before: FeatureView, after: FeatureView) -> Iterator[str]:
 
 
 def _without(definition: Any, names: Iterable[str]) -> dict[str, Any]:
-    return {name: value for name, value in to_dict(definition).items() if name not in names}
+    return {name: value for name, value in data_of(definition).items() if name not in names}
 
 
 def _compared(path: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:

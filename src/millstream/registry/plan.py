@@ -12,7 +12,7 @@ from millstream.definitions.feature_view import FeatureView
 from millstream.definitions.group_version import RETIRED, GroupVersion
 from millstream.definitions.model import Model
 from millstream.definitions.on_demand import OnDemandFeature
-from millstream.definitions.serialise import fingerprint, to_dict
+from millstream.definitions.serialise import data_of, fingerprint
 from millstream.definitions.source import EventStream, Table
 from millstream.errors import PlanError
 from millstream.registry.differences import (
@@ -222,7 +222,7 @@ def _plain(definition: Any) -> Any:
             return {name: bare(one) for name, one in value.items() if name != "$resolved"}
         return [bare(one) for one in value] if isinstance(value, list) else value
 
-    return bare(to_dict(definition))
+    return bare(data_of(definition))
 
 
 def _resolved(definition: Definition, schemas: Mapping[str, Mapping[str, str]]) -> Definition:

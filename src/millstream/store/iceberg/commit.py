@@ -65,16 +65,18 @@ def stage(found: Table, table: str, rows: pa.Table, mine: Mapping[str, str]) -> 
     added = pa.schema([column for column in rows.schema if column.name not in known])
     change = found.transaction()
     if len(added):
-        with change.update_schema() as evolved:
-            evolved.union_by_name(added)
-    schema = change.table_metadata.schema().as_arrow()
+        with change.update_schema() as more:
+            more.union_by_name(added)
+    evolved = (
+        change.table_metadata.schema()
+    )  # asked once: PyIceberg makes all of the metadata anew whenever it is asked
     properties = carried(found) | dict(mine)
     written = {
         *_written(found),
-        *(change.table_metadata.schema().find_field(name).field_id for name in rows.column_names),
+        *(evolved.find_field(name).field_id for name in rows.column_names),
     }
     properties[COLUMNS] = ",".join(map(str, sorted(written)))
-    change.append(_aligned(table, rows, schema), snapshot_properties=properties)
+    change.append(_aligned(table, rows, evolved.as_arrow()), snapshot_properties=properties)
     change.set_properties(properties)  # last: PyIceberg copies the metadata again and again once it is changed
     return change
 

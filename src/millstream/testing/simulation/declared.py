@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import millstream as ms
@@ -125,9 +126,18 @@ class Declared:
     @property
     def model(self) -> ms.Model:
         """The model that is scored."""
+        return _model(self)
+
+    def _model(self) -> ms.Model:
         label = ms.Label(OUTCOMES, "y", on="ask", absent=False, after="1h")
         trainer = ms.LightGBM(rounds=1, leaves=3, min_rows=1)
         return ms.Model("model", view=self.view, examples=ASKS, label=label, trainer=trainer, metrics=["auc"])
+
+
+@cache
+def _model(shape: Declared) -> ms.Model:
+    """Making definitions checks all that they say, so that it is done once for each shape."""
+    return shape._model()
 
 
 def changed(before: Declared, change: Mapping[str, Any]) -> Declared:

@@ -12,8 +12,8 @@ from millstream.testing.simulation.declared import ASKS, OUTCOMES
 from millstream.train.training_set import LABEL, MATURED
 
 if TYPE_CHECKING:
-    from millstream.project.parts import Parts
     from millstream.definitions.group_version import GroupVersion
+    from millstream.project.parts import Parts
     from millstream.testing.simulation.ledger import Landed
     from millstream.testing.simulation.world import World
     from millstream.train.training_set import TrainingSet

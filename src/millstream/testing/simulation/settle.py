@@ -93,11 +93,11 @@ def settle(world: World) -> str:
     mend(world)
     while world.waiting:
         producers.retry(world)
-    if world.half_kept():
-        operators.deploy(world)  # the operator does again what did not come to its end
     newest = max((one.arrival for some in world.ledger.landed.values() for one in some), default=0)
     world.clock.set(max(world.clock.now(), newest) + HOUR)
     work(world)
+    if world.half_kept():
+        operators.deploy(world)  # the operator does again what did not come to its end
     if world.archived():
         while world.process("ingest").step("archive"):
             pass
