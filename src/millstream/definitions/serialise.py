@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from datetime import timedelta
 from functools import lru_cache
@@ -34,7 +34,6 @@ _KINDS: dict[str, type] = {
 }  # fmt: skip
 _ABOUT = ("owner", "description", "tags")
 _DURATIONS = {"after", "delay", "every", "future", "hop", "retention", "ttl", "within"}  # as microseconds
-_MARK, _DATA = "_fingerprint", "_data"
 _KIND, _RESOLVED = "$kind", "$resolved"
 _NOTHING: tuple[Any, ...] = (None, "", (), {})
 
@@ -53,10 +52,7 @@ def to_dict(definition: Any) -> dict[str, Any]:
 
 def data_of(definition: Any) -> Mapping[str, Any]:
     """Return what `to_dict` does, made once for each definition, which never changes: nor may what is returned."""
-    known: dict[str, Any] | None = definition.__dict__.get(_DATA)
-    if known is None:
-        known = _plain(definition)
-        object.__setattr__(definition, _DATA, known)
+    known: Mapping[str, Any] = _once(definition, "_data", _plain)
     return known
 
 
@@ -82,11 +78,21 @@ def fingerprint(definition: Any) -> str:
     >>> fingerprint(user) == fingerprint(Entity("user", keys={"user_id": "int64"}, owner="risk"))
     True
     """
-    known: str | None = definition.__dict__.get(_MARK)
-    if known is None:  # a definition never changes, and is asked again and again
-        text = json.dumps(_essence(definition), separators=(",", ":"), ensure_ascii=False)
-        known = hashlib.sha256(text.encode()).hexdigest()
-        object.__setattr__(definition, _MARK, known)
+    known: str = _once(definition, "_fingerprint", _hashed)
+    return known
+
+
+def _hashed(definition: Any) -> str:
+    text = json.dumps(_essence(definition), separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _once(definition: Any, name: str, make: Callable[[Any], Any]) -> Any:
+    """What is made of a definition, kept with it: it never changes. A copy of it, which may, has another identity."""
+    whose, known = definition.__dict__.get(name, (None, None))
+    if whose != id(definition):
+        known = make(definition)
+        object.__setattr__(definition, name, (id(definition), known))
     return known
 
 

@@ -4,7 +4,7 @@ import pytest
 
 import millstream as ms
 from millstream.definitions.on_demand import OnDemandFeature
-from millstream.definitions.serialise import fingerprint, from_dict, to_dict
+from millstream.definitions.serialise import data_of, fingerprint, from_dict, to_dict
 from millstream.errors import DefinitionError
 
 
@@ -111,3 +111,14 @@ def test_an_unknown_kind_is_refused():
     with pytest.raises(DefinitionError, match="kind was given 'Entty'") as raised:
         from_dict({"$kind": "Entty"})
     assert raised.value.hint == "did you mean 'Entity'?"
+
+
+def test_what_is_known_of_a_definition_is_not_that_of_a_copy_with_other_types() -> None:
+    accounts = ms.Table("accounts", path="accounts.parquet")
+    user = ms.Entity("user", keys={"user_id": "int64"})
+    group = ms.BatchFeatureGroup("kyc", entity=user, sources=[accounts], every="24h", query="select 1 as tier")
+    before = data_of(group), fingerprint(group)
+    resolved = group.resolved({"tier": "int64"})
+    assert data_of(resolved)["$resolved"] == {"tier": "int64"}
+    assert (data_of(group), fingerprint(group)) == before
+    assert to_dict(resolved) == data_of(resolved) and to_dict(resolved) is not to_dict(resolved)
