@@ -116,7 +116,9 @@ def test_an_unknown_kind_is_refused():
 def test_what_is_known_of_a_definition_is_not_that_of_a_copy_with_other_types() -> None:
     accounts = ms.Table("accounts", path="accounts.parquet")
     user = ms.Entity("user", keys={"user_id": "int64"})
-    group = ms.BatchFeatureGroup("kyc", entity=user, sources=[accounts], every="24h", query="select 1 as tier")
+    group = ms.BatchFeatureGroup(
+        "kyc", entity=user, sources=[accounts], every="24h", query="select user_id, tier from accounts"
+    )
     before = data_of(group), fingerprint(group)
     resolved = group.resolved({"tier": "int64"})
     assert data_of(resolved)["$resolved"] == {"tier": "int64"}
