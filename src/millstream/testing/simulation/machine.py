@@ -62,6 +62,8 @@ def remember(world: World) -> None:
 
 def lose_power(world: World) -> str:
     """Everything dies, and the online store has lost what it wrote last: it answers before the disk has it all."""
+    if world.frozen:
+        return "a process is frozen that has the files open"
     world.kill()
     lost = 0
     for path in shards(world):
@@ -74,9 +76,11 @@ def lose_power(world: World) -> str:
 def damage(world: World, group: str, shard: int) -> str:
     """The first pages of a shard of a group, in a version in use, are not what was written; nobody has it open."""
     used = [one for one in world.process("witness").parts.registry.groups() if one.group.name == group]
+    if not used:
+        return "no such group"
     path = world.settings.data / "online" / used[shard % len(used)].states / str(shard) / "data.mdb"
-    if not path.exists():
-        return "no such file"
+    if not path.exists() or world.frozen:
+        return "no such file, or a process is frozen that has it open"
     world.kill()
     content = bytearray(path.read_bytes())
     content[: 2 * 4096] = bytes(2 * 4096)

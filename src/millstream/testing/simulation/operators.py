@@ -50,7 +50,8 @@ def anew(world: World, group: str) -> str:
     if group not in {one.group.name for one in parts.registry.groups()}:
         return "no such group"
     version = applying.rebuild(parts, parts.registry.group(group))
-    applying.backfill(parts, version)
+    with applying.alone(parts, f"backfill {version.id}", wait=True):
+        applying.backfill(parts, applying.again(parts, version))
     return version.id
 
 

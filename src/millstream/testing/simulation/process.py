@@ -98,6 +98,7 @@ class Process:
             _close_files(journal.own)
         if self._web is not None:
             self._web.end()
+        self.parts.close()
         self.parts.__dict__.clear()
         self.dead = True
 
@@ -173,8 +174,10 @@ def _backfill(process: Process) -> int:
     done = 0
     for version in applying.unfinished(parts):
         applying.start(parts)
-        applying.backfill(parts, version)
-        done += applying.finish(parts, version)
+        with applying.alone(parts, f"backfill {version.id}", wait=False) as mine:
+            if mine:
+                applying.backfill(parts, applying.again(parts, version))
+                done += applying.finish(parts, version)
     return done
 
 

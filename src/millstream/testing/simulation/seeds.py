@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 from collections.abc import Iterable, Iterator
 
@@ -19,10 +20,16 @@ def simulated(seeds: Iterable[int], workers: int) -> Iterator[tuple[int, str | N
         workers: Over how many processes; 1 uses this one.
     """
     if workers == 1:
+        _quieten()
         yield from map(_broken, seeds)
         return
-    with multiprocessing.get_context("spawn").Pool(workers, maxtasksperchild=RENEWED) as pool:
+    with multiprocessing.get_context("spawn").Pool(workers, _quieten, maxtasksperchild=RENEWED) as pool:
         yield from pool.imap_unordered(_broken, seeds, chunksize=AT_ONCE)
+
+
+def _quieten() -> None:
+    """Say nothing of what layers and services complain of: it is done to them on purpose."""
+    logging.getLogger("millstream").setLevel(logging.CRITICAL)
 
 
 def _broken(seed: int) -> tuple[int, str | None]:
