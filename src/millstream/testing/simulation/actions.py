@@ -95,14 +95,14 @@ def _event(random: Random) -> tuple[Any, ...]:
 def _asks(random: Random) -> tuple[Any, ...]:
     """Examples, as they are seen by who asks for a score."""
     return (
-        tuple((random.randrange(20), random.choice(_KEYS[:4]), random.choice(_KEYS), random.choice(_AMOUNTS),
+        tuple((random.randrange(8), random.choice(_KEYS[:4]), random.choice(_KEYS), random.choice(_AMOUNTS),
                random.choice(_TEXTS), random.choice(_LATES)) for _ in range(random.randint(1, 6))),
     )  # fmt: skip
 
 
 def _outcomes(random: Random) -> tuple[Any, ...]:
     return (
-        tuple((random.randrange(20), random.choice((True, False, None)), random.choice(_LATES))
+        tuple((random.randrange(8), random.choice((True, False, None)), random.choice(_LATES))
               for _ in range(random.randint(1, 6))),
     )  # fmt: skip
 
@@ -113,7 +113,7 @@ def _layer(random: Random) -> tuple[Any, ...]:
 
 
 def _score(random: Random) -> tuple[Any, ...]:
-    count, web = random.randint(1, 3), random.random() < 0.3
+    count, web = random.randint(1, 3), random.random() < 0.5
     return (
         tuple((random.choice(_KEYS[:4]), random.choice(_KEYS), random.choice(_AMOUNTS), random.choice(_TEXTS),
                random.choice(_MOMENTS)) for _ in range(count)),

@@ -90,6 +90,8 @@ def settle(world: World) -> str:
     world.end_seconds()
     if world.undone:
         operators.apply(world, whole=True)
+    if world.shape.bare:
+        operators.whole(world, False)
     mend(world)
     while world.waiting:
         producers.retry(world)
@@ -98,6 +100,9 @@ def settle(world: World) -> str:
     work(world)
     if world.half_kept():
         operators.deploy(world)  # the operator does again what did not come to its end
+    for web in (True, False):
+        truth.score(world, [(1, 2, 0.5, "DE", None)], web)
+    layers.layer(world, "ship")
     if world.archived():
         while world.process("ingest").step("archive"):
             pass
