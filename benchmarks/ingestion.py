@@ -22,6 +22,7 @@ from benchmarks.harness import Claim, Scale, in_turns, seconds
 from benchmarks.world import NOW, PAYMENTS, USER, payments
 from millstream.buffer.codec.events import encode
 from millstream.buffer.embedded.log import EmbeddedLog
+from millstream.buffer.log import Batch
 from millstream.clock import FileClock, SimulatedClock
 from millstream.computing.start_markers import start_version
 from millstream.computing.stream import StreamComputer
@@ -73,8 +74,8 @@ class Deltas:
             while computer.step().records:
                 pass
         shards = range(self._version.shards)
-        self._records = [log.read(self._topic, shard, 0, 1 << 30) for shard in shards]
-        self.keys = sum(len(decode_deltas(record.payload).keys) for records in self._records for record in records)
+        self._records = [log.read(self._topic, shard, 0, 1 << 30).payloads for shard in shards]
+        self.keys = sum(len(decode_deltas(record).keys) for records in self._records for record in records)
         log.close()
 
     def _log(self, name: str) -> EmbeddedLog:
@@ -88,7 +89,7 @@ class Deltas:
         for start in range(0, len(self._records[0]), at_once):
             for shard, records in enumerate(self._records):
                 for record in records[start : start + at_once]:
-                    log.append(self._topic, shard, record)  # type: ignore[arg-type]
+                    log.append(self._topic, shard, Batch(record, "bytes", 1))
             taken += seconds(lambda: _drain(ingester))
         log.close()
         return taken

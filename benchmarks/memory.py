@@ -91,8 +91,8 @@ def theirs(site: Site) -> Callable[[], None]:
 
     def work() -> None:
         nonlocal position
-        while records := log.read(PAYMENTS.name, 0, position, EACH):
-            position = records[-1].end
+        while len(records := log.read(PAYMENTS.name, 0, position, EACH)):
+            position = records.next
         log.trim(PAYMENTS.name, 0, max(0, position - 60 * RATE))
 
     return work

@@ -99,6 +99,99 @@ def test_only_the_clock_reads_the_time_or_sleeps(module):
         assert [(line, name) for line, name in called(module) if name in CLOCKS] == []
 
 
+#: What is called a position wherever it comes from; beside these, whatever was unpacked from `ends` or `committed`.
+POSITIONS = {"position", "positions", "_position", "following", "next"}
+#: The log itself; and suites whose positions are numbers that they made up.
+COUNTING = ("buffer/embedded/", "testing/offline_suite.py", "testing/online_suite.py")
+ARITHMETIC = ast.Add | ast.Sub | ast.Mult | ast.Div | ast.FloorDiv | ast.Mod | ast.LShift
+
+
+def told(node: ast.AST, known: set[str]) -> set[str]:
+    """The positions whose values an expression is made of."""
+    match node:
+        case ast.Name(id=name) | ast.Attribute(attr=name) | ast.Constant(value=str(name)):
+            return {name} & known
+        case ast.Subscript(value=value, slice=index):
+            return told(value, known) | told(index, known)
+        case ast.BinOp(left=left, right=right):
+            return told(left, known) | told(right, known)
+        case ast.IfExp(body=body, orelse=orelse):
+            return told(body, known) | told(orelse, known)
+        case ast.UnaryOp(operand=operand):
+            return told(operand, known)
+        case ast.BoolOp(values=values):
+            return set().union(*(told(value, known) for value in values))
+        case ast.GeneratorExp(elt=element) | ast.ListComp(elt=element):
+            return told(element, known)
+        case ast.Call(func=ast.Attribute(value=value)):
+            return told(value, known)
+        case ast.Call(func=ast.Name(id="int" | "max" | "min" | "abs"), args=args):
+            return set().union(*(told(argument, known) for argument in args))
+    return set()
+
+
+def asked_of_a_log(node: ast.AST) -> bool:
+    calls = (one.func for one in ast.walk(node) if isinstance(one, ast.Call))
+    return any(isinstance(one, ast.Attribute) and one.attr in ("ends", "committed") for one in calls)
+
+
+def unpacked(function: ast.AST) -> set[str]:
+    """The names that a function gives to what it unpacks from the ends of partitions, or from committed positions."""
+    found: set[str] = set()
+    for node in ast.walk(function):
+        if isinstance(node, ast.For | ast.comprehension) and asked_of_a_log(node.iter):
+            target = node.target
+            if isinstance(node.iter, ast.Call) and ast.unparse(node.iter.func) == "enumerate":
+                assert isinstance(target, ast.Tuple)
+                target = target.elts[1]
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple) and asked_of_a_log(node.value):
+            target = node.targets[0]
+        else:
+            continue
+        found |= {one.id for one in ast.walk(target) if isinstance(one, ast.Name) and one.id != "_"}
+    return found
+
+
+def arithmetic(module: Path) -> Iterator[str]:
+    """Every place where a file adds, subtracts, sums or steps through positions."""
+    tree = ast.parse(module.read_text())
+    for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)):
+        known = POSITIONS | unpacked(function)
+        for node in ast.walk(function):
+            match node:
+                case ast.BinOp(op=op, left=left, right=right) if isinstance(op, ARITHMETIC):
+                    text = isinstance(left, ast.Constant | ast.JoinedStr) and not isinstance(node.op, ast.Add | ast.Sub)
+                    found = set() if text else told(left, known) | told(right, known)
+                case ast.AugAssign(target=target, value=value):
+                    found = told(target, known) | told(value, known)
+                case ast.Call(func=ast.Name(id="range" | "sum"), args=args):
+                    found = set().union(*(told(argument, known) for argument in args))
+                case _:
+                    continue
+            if found:
+                yield f"line {node.lineno}: {ast.unparse(node)}"
+
+
+COUNTED = [module for module in MODULES if not place(module).startswith(COUNTING)]
+
+
+@pytest.mark.parametrize("module", COUNTED, ids=place)
+def test_nobody_but_the_log_counts_with_its_positions(module):
+    assert sorted(set(arithmetic(module))) == []
+
+
+@pytest.mark.parametrize("wrong", [
+    "record.position + record.count", "following - first", "position += batch.count", "range(position, upto)",
+    "int(table['_position'][-1].as_py()) + 1", "max(one.position for one in some) + 1", "records.next - 1",
+    "sum(end for _, end in log.ends(topic))", "sum(end - first for first, end in log.ends(topic))",
+    "[end - (at or 0) for end, at in zip(ends, log.committed(consumer, topic))]",
+])  # fmt: skip
+def test_counting_with_positions_is_found(wrong, tmp_path):
+    module = tmp_path / "module.py"
+    module.write_text(f"def counting():\n    {wrong}\n")
+    assert list(arithmetic(module)) != []
+
+
 @pytest.mark.parametrize("module", MODULES, ids=place)
 def test_nothing_is_pickled(module):
     assert {name.split(".")[0] for name in imports(module)} & {

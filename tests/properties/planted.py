@@ -144,10 +144,10 @@ def the_index_of_repeats_forgets_when_it_is_lost(patch: Patch) -> None:
 def repeats_are_told_by_event_time(patch: Patch) -> None:
     real = computing.mark
 
-    def mark(table: Any, stream: Any, index: Any) -> Any:
+    def mark(table: Any, stream: Any, *given: Any) -> Any:
         place = table.schema.get_field_index("_appended")
         times = table[stream.time].cast("int64")
-        return real(table.set_column(place, table.schema.field(place), times), stream, index)
+        return real(table.set_column(place, table.schema.field(place), times), stream, *given)
 
     patch.setattr(computing, "mark", mark)
 
@@ -279,7 +279,7 @@ def retention_does_not_wait_for_the_archive(patch: Patch) -> None:
 
     def committed(self: Any, consumer: str, topic: str) -> Any:
         found = real(self, consumer, topic)
-        return [end for _, end in self.ends(topic)] if consumer == archive.CONSUMER else found
+        return [end for _, end in self.ends(topic)] if consumer == archive.ARCHIVE else found
 
     patch.setattr(embedded.EmbeddedLog, "committed", committed)
 

@@ -1,8 +1,8 @@
-"""How far behind a reader of the log is, in time."""
+"""How far behind a reader of the log is, in time and in records."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from millstream.buffer.log import Log
 from millstream.clock import Clock
@@ -34,11 +34,40 @@ def seconds_behind(log: Log, topic: str, positions: Sequence[int | None], clock:
         (2.5, 0.0)
         >>> log.close()
     """
-    oldest = clock.now()
-    for partition, (first, following) in enumerate(log.ends(topic)):
+    now = oldest = clock.now()
+    for partition, position in _reading(log, topic, positions):
+        since = log.behind(topic, partition, position).since
+        oldest = oldest if since is None else min(oldest, since)
+    return max(0, now - oldest) / 1e6
+
+
+def records_behind(log: Log, topic: str, positions: Sequence[int | None]) -> int:
+    """Return about how many records a reader of all of a topic has before it; 0 exactly when there are none.
+
+    Args:
+        log: the log.
+        topic: the topic it reads.
+        positions: by partition, the next position it will read; None where it has not begun.
+    """
+    return sum(log.behind(topic, partition, at).records for partition, at in _reading(log, topic, positions))
+
+
+def records_ever(log: Log, topic: str) -> int:
+    """Return about how many records were ever appended to a topic, those among them that were trimmed since."""
+    return sum(log.behind(topic, partition, 0).records for partition in range(len(log.ends(topic))))
+
+
+def records_before(log: Log, topic: str, positions: Mapping[int, int]) -> int:
+    """Return about how many records were appended before some positions, by partition."""
+    return sum(
+        log.behind(topic, partition, 0).records - log.behind(topic, partition, position).records
+        for partition, position in positions.items()
+    )
+
+
+def _reading(log: Log, topic: str, positions: Sequence[int | None]) -> Iterator[tuple[int, int]]:
+    """The partitions that end beyond a position, and that position."""
+    for partition, (_, end) in enumerate(log.ends(topic)):
         position = positions[partition] if partition < len(positions) else None
-        if position is None or position >= following:
-            continue
-        for record in log.read(topic, partition, max(first, position), 1):
-            oldest = min(oldest, record.appended)
-    return max(0, clock.now() - oldest) / 1e6
+        if position is not None and position < end:
+            yield partition, position

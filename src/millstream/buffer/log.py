@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple, Protocol, Self, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
 
 Encoding = Literal["json", "arrow", "bytes"]
+Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,34 +28,109 @@ class Batch:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Records:
-    """A stored batch, as it is read.
+    """Some records of one partition in columns, as a read gives them; none at all is no reason to stop reading.
+
+    A payload is what was appended in one piece. The first four columns have a value for each payload, `positions` has
+    one for each record from the one on that was asked for.
 
     Args:
-        topic: the topic it is in.
-        partition: the partition it is in.
-        position: the position of its first record.
-        count: how many records it holds.
-        appended: when the log took it, in microseconds.
-        encoding: how the payload is written.
-        payload: the bytes, as they were appended.
-        skip: how many of its first records come before the position that was asked for.
+        topic: the topic they are in.
+        partition: the partition they are in.
+        payloads: the bytes, as they were appended.
+        encodings: how each payload is written.
+        counts: how many records each payload holds.
+        appended: when the log took each payload, in microseconds.
+        positions: the position of each record; they increase, and need not be dense.
+        next: the position to go on from; it may lie far past the last record, also when there is none.
+        skip: how many records of the first payload come before the position that was asked for.
     """
 
     topic: str
     partition: int
-    position: int
-    count: int
-    appended: int
-    encoding: Encoding
-    payload: bytes
+    payloads: list[bytes]
+    encodings: list[Encoding]
+    counts: Ints
+    appended: Ints
+    positions: Ints
+    next: int
     skip: int = 0
 
+    @classmethod
+    def of(cls, topic: str, partition: int, batch: Batch, positions: Ints, appended: int) -> Self:
+        """Make what a read of one batch would give, for those who have it without a log and go on nowhere.
+
+        Args:
+            topic: the topic it would be in.
+            partition: the partition it would be in.
+            batch: the batch.
+            positions: a position for each of its records.
+            appended: when it would have been appended, in microseconds.
+        """
+        counts, stamps = np.array([batch.count], np.int64), np.array([appended], np.int64)
+        last = int(positions[-1])
+        return cls(topic, partition, [batch.payload], [batch.encoding], counts, stamps, positions, last)
+
+    @classmethod
+    def none(cls, topic: str, partition: int, position: int) -> Self:
+        """Make what a read gives that found nothing, and goes on from a position."""
+        nothing = np.empty(0, np.int64)
+        return cls(topic, partition, [], [], nothing, nothing, nothing, position)
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Records):
+            return NotImplemented
+        return self._plain() == other._plain()
+
+    def _plain(self) -> tuple[object, ...]:
+        columns = (self.counts.tolist(), self.appended.tolist(), self.positions.tolist())
+        place = (self.topic, self.partition, self.next, self.skip)
+        return (*place, self.payloads, self.encodings, *columns)
+
     @property
-    def end(self) -> int:
-        """The position after its last record."""
-        return self.position + self.count
+    def firsts(self) -> Ints:
+        """By payload, the position of the first of its records that was asked for."""
+        begins = np.cumsum(self.counts) - self.counts
+        begins[1:] -= self.skip
+        found: Ints = self.positions[begins]
+        return found
+
+    def before(self, position: int) -> Records:
+        """Those whose payload begins before a position, to which reading goes on then at the most."""
+        if self.next <= position:
+            return self
+        firsts = self.firsts
+        kept = int(np.searchsorted(firsts, position))
+        rows = int(self.counts[:kept].sum()) - (self.skip if kept else 0)
+        to = position
+        if rows and self.positions[rows - 1] >= position:  # the last payload holds that position
+            to = self.next if kept == len(firsts) else int(firsts[kept])
+        return replace(
+            self,
+            payloads=self.payloads[:kept],
+            encodings=self.encodings[:kept],
+            counts=self.counts[:kept],
+            appended=self.appended[:kept],
+            positions=self.positions[:rows],
+            next=to,
+            skip=self.skip if kept else 0,
+        )
+
+
+class Behind(NamedTuple):
+    """What a reader of a partition has still before it.
+
+    Attributes:
+        records: about how many records, those among them that have been trimmed too; 0 exactly when there is nothing.
+        since: when the oldest of them that is kept was appended, in microseconds; None when there is nothing.
+    """
+
+    records: int
+    since: int | None
 
 
 class Transaction(Protocol):
@@ -75,9 +154,11 @@ class Transaction(Protocol):
 
 
 class Log(Protocol):
-    """A durable log of topics, each a fixed number of partitions; positions in a partition increase.
+    """A durable log of topics, each a fixed number of partitions; positions in a partition increase from 0 on.
 
-    Positions need not be dense. A consumer is a name; its committed position is the next one it wants to read.
+    Positions are dense in no way: nobody but the log adds to one, subtracts two, or counts with them. A reader goes on
+    from where the last read says, and asks the log how much it has before it. A consumer is a name; its committed
+    position is the next one it wants to read.
     """
 
     def append(self, topic: str, partition: int, batch: Batch, arrival: int | None = None) -> int:
@@ -92,12 +173,12 @@ class Log(Protocol):
         """
         ...
 
-    def read(self, topic: str, partition: int, position: int, limit: int) -> list[Records]:
-        """Return whole stored batches from a position on; called by consumers, which keep their own positions.
+    def read(self, topic: str, partition: int, position: int, limit: int) -> Records:
+        """Return records from a position on, in whole payloads, and where to go on; called by consumers.
 
-        The first batch is the one that holds `position` (its `skip` says where) or the next one. Batches follow until
-        they hold `limit` records; at least one is returned if there is one. Nothing there yet is an empty list, never a
-        wait.
+        The first payload is the one that holds `position` (`skip` says where) or the next one there is. About `limit`
+        records are returned, or fewer, or none: at any time, whatever is there, and `next` may have moved on even so. A
+        log that has nothing yet may wait a moment before it says so, so that readers who ask again do not spin.
 
         Raises:
             LogError: when there is no such topic or partition, or what was asked for has been trimmed.
@@ -105,10 +186,20 @@ class Log(Protocol):
         ...
 
     def ends(self, topic: str) -> list[tuple[int, int]]:
-        """Return, for each partition, the first position kept and the position the next record will take.
+        """Return, for each partition, the first position kept (0 until something is trimmed), and where it ends now.
+
+        A reader that has reached the end has read all that was there; the records before it may take a moment to show.
 
         Raises:
             LogError: when there is no such topic.
+        """
+        ...
+
+    def behind(self, topic: str, partition: int, position: int) -> Behind:
+        """Return what a reader at a position has still before it; called where lag is shown, or events are counted.
+
+        Raises:
+            LogError: when there is no such topic or partition.
         """
         ...
 
@@ -167,4 +258,34 @@ class Limited(Protocol):
 
     def filled(self) -> float:
         """Return the share of its room that is taken, from 0 to 1; called by retention, which forgets early near 1."""
+        ...
+
+
+@runtime_checkable
+class TimeIndex(Protocol):
+    """A log that finds the place of an instant without reading."""
+
+    def position_at(self, topic: str, partition: int, instant: int) -> int:
+        """Return a position with whatever was appended at an instant (µs) or later at or after it.
+
+        The nearest such position in a log whose clock never stepped back. Called by retention and the index of repeats.
+
+        Raises:
+            LogError: when there is no such topic or partition.
+        """
+        ...
+
+
+@runtime_checkable
+class Tail(Protocol):
+    """A log that finds the place of its newest records without reading."""
+
+    def position_of_last(self, topic: str, partition: int, count: int) -> int:
+        """Return a position with the last `count` records at or after it, and as few before them as is cheap.
+
+        Called where the newest are looked at.
+
+        Raises:
+            LogError: when there is no such topic or partition.
+        """
         ...

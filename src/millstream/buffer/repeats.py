@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from itertools import pairwise
 from pathlib import Path
@@ -26,6 +26,7 @@ from millstream.buffer.codec.types import Mask
 from millstream.buffer.embedded.environment import open_environment
 from millstream.buffer.embedded.gate import boot
 from millstream.buffer.log import Log
+from millstream.buffer.reading import position_since, through
 from millstream.definitions.source import EventStream
 from millstream.errors import CorruptLog
 
@@ -62,7 +63,7 @@ def repeats(table: pa.Table, stream: EventStream) -> Mask:
     return repeated
 
 
-def mark(table: pa.Table, stream: EventStream, index: RepeatIndex) -> Mask:
+def mark(table: pa.Table, stream: EventStream, index: RepeatIndex, spans: Mapping[int, tuple[int, int]]) -> Mask:
     """Say which of the next events of a log are repeats, and remember them in the index.
 
     The answer is the same however the log is cut into calls, and for events that were marked before.
@@ -72,6 +73,7 @@ def mark(table: pa.Table, stream: EventStream, index: RepeatIndex) -> Mask:
         positions.
         stream: the stream they are of.
         index: what occurred before; it catches up from the log by itself.
+        spans: by partition, where reading them began and where it goes on.
 
     Returns:
         np.ndarray: True for a repeat, one per row.
@@ -83,7 +85,7 @@ def mark(table: pa.Table, stream: EventStream, index: RepeatIndex) -> Mask:
     for partition in np.unique(partitions).tolist():
         rows = np.flatnonzero(partitions == partition)
         part = table if len(rows) == len(table) else table.take(pa.array(rows))
-        marked[rows] |= index.mark(part, stream, partition)
+        marked[rows] |= index.mark(part, stream, partition, spans[partition])
     return marked
 
 
@@ -116,13 +118,13 @@ class RepeatIndex:
             self._env = open_environment(self._folder, map_gib, durable=self._durable)
         self._sweeps: dict[bytes, tuple[bytes, int]] = {}
 
-    def mark(self, table: pa.Table, stream: EventStream, partition: int) -> Mask:
+    def mark(self, table: pa.Table, stream: EventStream, partition: int, span: tuple[int, int]) -> Mask:
         """Say which events of one partition have an id that occurred before the table; then remember the table's.
 
-        An index that is damaged is begun anew, from the log.
+        `span` is where reading the table began, and where it goes on. An index that is damaged is begun anew, from the log.
         """
         try:
-            return self._mark(table, stream, partition)
+            return self._mark(table, stream, partition, span)
         except (CorruptLog, struct.error) as error:
             if isinstance(error, CorruptLog) and str(self._folder) not in error.message:
                 raise  # it is the log itself
@@ -130,13 +132,13 @@ class RepeatIndex:
         shutil.rmtree(self._folder, ignore_errors=True)
         self._env = open_environment(self._folder, self._map_gib, durable=self._durable)
         self._sweeps.clear()
-        return self._mark(table, stream, partition)
+        return self._mark(table, stream, partition, span)
 
-    def _mark(self, table: pa.Table, stream: EventStream, partition: int) -> Mask:
+    def _mark(self, table: pa.Table, stream: EventStream, partition: int, span: tuple[int, int]) -> Mask:
         appended = table["_appended"].to_numpy()
         oldest = int(appended.min()) - stream.within
         prefix = f"{stream.name}\0{stream.deduplicate} {stream.within}\0{partition}\0".encode()
-        start, end = int(table["_position"][0].as_py()), int(table["_position"][-1].as_py()) + 1
+        start, end = span
         while True:
             self._catch_up(stream, partition, prefix, start, oldest)
             with self._env.begin(write=True) as rows:
@@ -162,32 +164,18 @@ class RepeatIndex:
                 return
             position = max(covered[0], self._log.ends(stream.name)[partition][0])
         else:
-            position = self._position_of(stream.name, partition, upto, oldest)
+            position = position_since(self._log, stream.name, partition, oldest, upto)
             with self._env.begin(write=True) as rows:
                 _forget(rows, prefix)
                 rows.put(b"c" + prefix, _COVERED.pack(position, oldest))
             self._sweeps.pop(prefix, None)
-        while position < upto:
-            records = self._log.read(stream.name, partition, position, min(_CATCH_UP, upto - position))
-            table = decode(stream, records).table
+        for found in through(self._log, stream.name, partition, position, upto, _CATCH_UP):
+            table = decode(stream, [found]).table
             with self._env.begin(write=True) as rows:
                 _remember(rows, prefix, stream, table.filter(pc.less(table["_position"], upto)))
-                position = min(records[-1].end, upto) if records else upto
-                _cover(rows, prefix, position, oldest)
+                _cover(rows, prefix, min(found.next, upto), oldest)
         with self._env.begin(write=True) as rows:
             _cover(rows, prefix, upto, oldest)  # where the log now begins at `upto`, nothing was left to read
-
-    def _position_of(self, topic: str, partition: int, upto: int, instant: int) -> int:
-        """A position at or before `upto` from which on everything since an instant is found, by halving."""
-        low, high = self._log.ends(topic)[partition][0], upto
-        while low < high:
-            middle = (low + high) // 2
-            records = self._log.read(topic, partition, middle, 1)
-            if records and records[0].appended < instant:
-                low = min(records[0].end, high)
-            else:
-                high = middle
-        return low
 
     def _sweep(self, rows: lmdb.Transaction, prefix: bytes, since: int, oldest: int, within: int, steps: int) -> int:
         """Look at some more ids and drop those that no event can repeat any more; return what `since` is now."""
@@ -270,8 +258,8 @@ def _needed(occurred: list[tuple[int, int]], within: int, since: int) -> list[tu
     """
     recent = [pair for pair in occurred if pair[1] >= since]
     kept = recent[:1]
-    for (position, time), (_, following) in pairwise(recent[1:]):
-        if following - time > within or following - kept[-1][1] > within:
+    for (position, time), (_, later) in pairwise(recent[1:]):
+        if later - time > within or later - kept[-1][1] > within:
             kept.append((position, time))
     return kept + recent[1:][-1:]
 

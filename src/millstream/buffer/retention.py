@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from millstream.buffer.log import Log, OwnLog
+from millstream.buffer.reading import position_since
 from millstream.clock import Clock
 from millstream.definitions.source import EventStream
 
@@ -25,16 +26,16 @@ def trim_consumed(
         early: whether it goes as soon as it is consumed, because the log is nearly full.
 
     Returns:
-        int: how many positions were trimmed.
+        int: about how many records were trimmed.
     """
     trimmed = 0
     for partition, needed in enumerate(reached(log, stream.name, consumers)):
         if needed is None:
             continue
         horizon = clock.now() + 1 if early else clock.now() - stream.retention
-        slowest = log.read(stream.name, partition, needed, 1)
-        if slowest and stream.deduplicate is not None:
-            horizon = min(horizon, slowest[0].appended - stream.within)
+        slowest = log.behind(stream.name, partition, needed).since
+        if slowest is not None and stream.deduplicate is not None:
+            horizon = min(horizon, slowest - stream.within)
         trimmed += _trim(log, stream.name, partition, needed, horizon)
     return trimmed
 
@@ -50,7 +51,7 @@ def trim_older(log: OwnLog, topic: str, needed: Sequence[int | None], age: int, 
         clock: the clock that the log stamps with.
 
     Returns:
-        int: how many positions were trimmed.
+        int: about how many records were trimmed.
     """
     horizon = clock.now() - age
     return sum(_trim(log, topic, p, before, horizon) for p, before in enumerate(needed) if before is not None)
@@ -63,20 +64,10 @@ def reached(log: Log, topic: str, consumers: Sequence[str]) -> list[int | None]:
 
 
 def _trim(log: OwnLog, topic: str, partition: int, needed: int, horizon: int) -> int:
+    """Trim what is older than an instant and before a position; returns about how many records that were."""
     first = log.ends(topic)[partition][0]
     if needed <= first:
         return 0
-    return log.trim(topic, partition, _younger(log, topic, partition, first, needed, horizon)) - first
-
-
-def _younger(log: Log, topic: str, partition: int, first: int, needed: int, horizon: int) -> int:
-    """The first position, not beyond `needed`, whose batch was appended at or after the horizon; found by halving."""
-    low, high = first, needed
-    while low < high:
-        middle = (low + high) // 2
-        records = log.read(topic, partition, middle, 1)
-        if records and records[0].appended < horizon:
-            low = min(records[0].end, high)
-        else:
-            high = middle
-    return low
+    before = log.behind(topic, partition, first).records
+    kept = log.trim(topic, partition, position_since(log, topic, partition, horizon, needed))
+    return before - log.behind(topic, partition, kept).records

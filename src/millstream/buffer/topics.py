@@ -101,12 +101,12 @@ def backfill_consumer(version: str) -> str:
 
 
 def letters_consumer(version: str) -> str:
-    """The consumer whose positions say up to where backfill has written the dead letters of history.
+    """The consumer whose positions are those of the last events of history whose dead letters backfill has written.
 
     >>> letters_consumer("habits@1")
-    'letters/habits@1'
+    'last-letter/habits@1'
     """
-    return f"letters/{version}"
+    return f"last-letter/{version}"
 
 
 def event_table(stream: str) -> str:

@@ -21,7 +21,7 @@ from millstream.definitions.source import EventStream
 class MicroBatch:
     """The valid events of some position ranges, and the letters of what was not valid.
 
-    `ranges` gives, by partition, the first position read and the one after the last; `records` counts what was there;
+    `ranges` gives, by partition, the position that was read from and the one to go on from; `records` counts what was there;
     `newest_arrival` (µs) is that of the valid events.
     """
 
@@ -43,22 +43,25 @@ class MicroBatch:
 
 
 def read_micro_batch(log: Log, stream: EventStream, spans: Sequence[Span], limit: int) -> MicroBatch | None:
-    """Read and decode the records of some spans, about `limit` in all, or None when nothing is there.
+    """Read and decode the records of some spans, about `limit` in all, or None when reading has not moved on.
 
-    Whole stored batches are taken, so that positions stay on their borders.
+    Whole stored batches are taken, so that positions stay on their borders. Where reading has moved on past nothing but
+    gaps there is a range and no event.
     """
     share = max(1, limit // max(1, len(spans)))
-    records, ranges = [], {}
+    records: list[Records] = []
+    ranges: dict[int, tuple[int, int]] = {}
     for span in spans:
-        found = _within(log.read(stream.name, span.partition, span.position, share), span)
-        if found:
-            records += found
-            ranges[span.partition] = (span.position, found[-1].end)
-    if not records:
+        found = log.read(stream.name, span.partition, span.position, share)
+        if span.until is not None:
+            found = found.before(span.until)
+        if found.next > span.position:
+            records.append(found)
+            ranges[span.partition] = (span.position, found.next)
+    if not ranges:
         return None
     decoded = decode(stream, records)
-    count = sum(r.count - r.skip for r in records)
-    return MicroBatch(stream, ranges, decoded.table, decoded.dead, count, _newest(decoded.table))
+    return MicroBatch(stream, ranges, decoded.table, decoded.dead, sum(map(len, records)), _newest(decoded.table))
 
 
 def group_letters(
@@ -74,10 +77,6 @@ def group_letters(
 def _letter(stream: EventStream, row: dict[str, Any], reason: str) -> DeadLetter:
     payload = msgspec.json.encode({name: row[name] for name in stream.schema}).decode()
     return DeadLetter(stream.name, row["_partition"], row["_position"], reason, payload, row["_arrival"])
-
-
-def _within(found: list[Records], span: Span) -> list[Records]:
-    return found if span.until is None else [r for r in found if r.position < span.until]
 
 
 def _newest(table: pa.Table) -> int:

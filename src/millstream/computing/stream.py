@@ -134,10 +134,10 @@ class StreamComputer:
                 except Fenced:
                     self.counters.setdefault(stream.name, Counter())["fenced"] += 1
                     now = self._standing(stream, self._committed(reading))
-                    return total + Progress(fenced=1, lag=self._lag(now, ends))
+                    return total + Progress(fenced=1, lag=self._lag(stream.name, now, ends))
                 front.advance(shared, reached)
                 total += progress
-        return total + Progress(lag=self._lag(self._standing(stream, committed), ends))
+        return total + Progress(lag=self._lag(stream.name, self._standing(stream, committed), ends))
 
     def _committed(self, reading: _Reading) -> dict[str, list[int | None]]:
         return {consumer: self._log.committed(consumer, reading.stream.name) for consumer in reading.consumers}
@@ -150,10 +150,13 @@ class StreamComputer:
             standing[CHECK] = [at if p is None else p for p, at in zip(committed[CHECK], firsts, strict=True)]
         return standing
 
-    def _lag(self, standing: Mapping[str, list[int | None]], ends: list[int]) -> int:
+    def _lag(self, topic: str, standing: Mapping[str, list[int | None]], ends: list[int]) -> int:
+        """How many records the hindmost reader has before it, in the partitions of this worker."""
         mine = range(len(ends)) if self._partitions is None else [p for p in self._partitions if p < len(ends)]
-        rows = ([row[p] for p in mine] for row in standing.values())
-        return max(sum(max(0, ends[p] - at) for p, at in zip(mine, row, strict=True) if at is not None) for row in rows)
+        places = {
+            tuple((p, at) for p in mine if (at := row[p]) is not None and at < ends[p]) for row in standing.values()
+        }
+        return max(sum(self._log.behind(topic, p, at).records for p, at in reader) for reader in places)
 
     def _advance(
         self, reading: _Reading, shared: Shared, committed: dict[str, list[int | None]], ends: list[int]
@@ -181,7 +184,7 @@ class StreamComputer:
         name = "front" if all(span.until is None for span in shared.spans) else "behind"
         if name not in self._indexes:
             self._indexes[name] = RepeatIndex(self._folder / name, self._log)
-        return batch.without(mark(batch.table, batch.stream, self._indexes[name]))
+        return batch.without(mark(batch.table, batch.stream, self._indexes[name], batch.ranges))
 
     def _outputs(self, batch: MicroBatch, versions: list[StreamGroupVersion], dead: list[DeadLetter]) -> _Output:
         records: list[tuple[str, int, bytes]] = []

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from millstream.buffer.reading import position_of_last, through
 from millstream.buffer.topics import capture_topic
 from millstream.errors import LogError
 from millstream.store.offline import BatchReads
@@ -71,8 +72,8 @@ def capture_of(log: EmbeddedLog, offline: OfflineStore, model: str, request_id: 
 
     def logged() -> pa.Table:
         starts = {partition: first for partition, (first, _) in enumerate(_ends(log, name))}
-        pieces = (piece for records in _spans(log, name, starts) for piece in _tables(records))
-        return _joined([_none(), *(piece.filter(pc.equal(piece[ID], request_id)) for piece in pieces)])
+        pieces = (piece for records in _spans(log, name, starts) for piece in capture_tables(records))
+        return _joined([no_captures(), *(piece.filter(pc.equal(piece[ID], request_id)) for piece in pieces)])
 
     found = _untrimmed(log, name, logged)
     if not found.num_rows and offline.snapshot(name) is not None:
@@ -97,37 +98,37 @@ def _ends(log: EmbeddedLog, topic: str) -> list[tuple[int, int]]:
 
 def _from_log(log: EmbeddedLog, topic: str, newest: int | None) -> pa.Table:
     starts = {
-        partition: first if newest is None else max(first, end - newest)
-        for partition, (first, end) in enumerate(_ends(log, topic))
+        partition: first if newest is None else position_of_last(log, topic, partition, newest)
+        for partition, (first, _) in enumerate(_ends(log, topic))
     }
-    return _joined([_none(), *(piece for records in _spans(log, topic, starts) for piece in _tables(records))])
+    return _joined(
+        [no_captures(), *(piece for records in _spans(log, topic, starts) for piece in capture_tables(records))]
+    )
 
 
-def _tables(records: list[Records]) -> Iterator[pa.Table]:
-    for record in records:
-        yield pa.ipc.open_stream(io.BytesIO(record.payload)).read_all().slice(record.skip)
+def capture_tables(records: Records) -> Iterator[pa.Table]:
+    """The captures of each payload of a read."""
+    skip = records.skip
+    for payload in records.payloads:
+        yield pa.ipc.open_stream(io.BytesIO(payload)).read_all().slice(skip)
+        skip = 0
 
 
-def _spans(log: EmbeddedLog, topic: str, starts: Mapping[int, int]) -> Iterator[list[Records]]:
+def _spans(log: EmbeddedLog, topic: str, starts: Mapping[int, int]) -> Iterator[Records]:
     return spans(log, topic, starts) if starts else iter(())
 
 
-def spans(log: Log, topic: str, starts: Mapping[int, int]) -> Iterator[list[Records]]:
+def spans(log: Log, topic: str, starts: Mapping[int, int]) -> Iterator[Records]:
     """The records of a topic from a position of each partition (0 unless named) to its end now, a bounded number at once.
 
     Raises `LogError` when the log no longer holds a position.
     """
     for partition, (_, following) in enumerate(log.ends(topic)):
-        position = starts.get(partition, 0)
-        while position < following:
-            records = log.read(topic, partition, position, 100_000)
-            if not records:
-                break
-            yield records
-            position = records[-1].end
+        yield from through(log, topic, partition, starts.get(partition, 0), following)
 
 
-def _none() -> pa.Table:
+def no_captures() -> pa.Table:
+    """A table of captures without any."""
     return pa.table({column: pa.array([], _ARROW[kind]) for column, kind in FIXED.items()})
 
 
@@ -135,7 +136,7 @@ def _archived(offline: OfflineStore, table: str, newest: int | None) -> pa.Table
     """What is archived; where the newest are enough, those and what was received at the same instant as the oldest."""
     snapshot = offline.snapshot(table)
     if snapshot is None:
-        return _none()
+        return no_captures()
     since: Where = ()
     if newest is not None:
         times = np.empty(0, np.int64)

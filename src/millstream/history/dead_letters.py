@@ -71,7 +71,7 @@ def _from_log(log: EmbeddedLog, topic: str, snapshot: Snapshot | None, newest: i
 def _pieces(log: EmbeddedLog, topic: str, snapshot: Snapshot | None) -> Iterator[pa.Table]:
     if topic in log.topics():
         starts = held(topic, snapshot)
-        yield from map(letter_table, spans(log, topic, starts))
+        yield from (letter_table([records]) for records in spans(log, topic, starts))
 
 
 def _newest(found: pa.Table, newest: int | None) -> pa.Table:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream.buffer.codec.events import decode, redecode, retaken
 from millstream.buffer.codec.types import event_schema
-from millstream.buffer.log import Log
+from millstream.buffer.log import Log, Records
+from millstream.buffer.reading import position_since, through
 from millstream.buffer.repeats import repeats
 from millstream.buffer.topics import event_table, refused_table
 from millstream.definitions.source import EventStream
 from millstream.errors import LogError, NotFound, StoreError
 from millstream.history.selection import Archive, Wanted, chosen, union_of
-from millstream.store.offline import OfflineStore, Snapshot, Where
+from millstream.store.offline import BatchReads, OfflineStore, Snapshot, Where
 
 #: The snapshot property by which an archive says, by partition, the first position that it does not hold.
 POSITIONS = "millstream.positions"
@@ -104,15 +107,17 @@ class History:
         *,
         since: Mapping[int, int] | None = None,
     ) -> Iterator[pa.Table]:
-        """The same events in tables of about `rows` positions (None: one table a partition), in bounded memory."""
+        """The same events in tables of about `rows` at most, in bounded memory (None: as they come)."""
         definition = self._stream(stream)
         upto, since = upto or {}, since or {}
-        ends = self._log.ends(definition.name)
         yield event_schema(definition).empty_table()
-        for partition, (_, end) in enumerate(ends):
+        for partition, end in self.ends(definition.name).items():
             last = min(upto.get(partition, end), end)
-            first = since.get(partition, 0)
-            yield from self._partition(definition, partition, first, last, rows or max(last - first, 1))
+            yield from self._partition(definition, partition, since.get(partition, 0), last, rows)
+
+    def ends(self, stream: str) -> dict[int, int]:
+        """By partition of a stream, the position before which all that has come lies: `upto` for reading it again."""
+        return {partition: end for partition, (_, end) in enumerate(self._log.ends(stream))}
 
     def select(
         self, stream: str | EventStream, wanted: Sequence[Wanted], *, upto: Mapping[int, int] | None = None
@@ -149,14 +154,10 @@ class History:
                 yield archive.search(partition, position, min(covered, last), wanted)
                 position = covered
             try:
-                while position < last:
-                    records = self._log.read(stream.name, partition, position, min(_LOOKED_AT, last - position))
-                    if not records:
-                        return
-                    events = decode(stream, records).table
-                    position = records[-1].end
-                    inside = events if position <= last else events.filter(pc.less(events["_position"], last))
-                    yield chosen(stream, inside, wanted)
+                for records in through(self._log, stream.name, partition, position, last, _LOOKED_AT):
+                    position = records.next
+                    yield chosen(stream, _decoded(stream, records, last), wanted)
+                return
             except LogError:
                 # Archived and trimmed since the archive was looked at: then it has moved on, and is searched again.
                 if held(table, self._offline.snapshot(table)).get(partition, 0) <= position:
@@ -175,74 +176,87 @@ class History:
         repeated = every.filter(pa.array(repeats(every, stream)))["_position"].combine_chunks()
         return found.filter(pc.invert(pc.is_in(found["_position"], value_set=repeated)))
 
-    def _partition(self, stream: EventStream, partition: int, first: int, last: int, rows: int) -> Iterator[pa.Table]:
-        carried = self._before(stream, partition, first)
-        for begin in range(first, last, rows):
-            found = self._span(stream, partition, begin, min(begin + rows, last))
+    def _partition(
+        self, stream: EventStream, partition: int, first: int, last: int, rows: int | None
+    ) -> Iterator[pa.Table]:
+        carried = None
+        for found in self._pieces(stream, partition, first, last, rows):
             if not found.num_rows:
                 continue
             if stream.deduplicate is None:
                 yield found
                 continue
+            if carried is None:
+                carried = self._before(stream, partition, first, int(pc.min(found["_appended"]).as_py()))
             every = pa.concat_tables([carried, found.select([stream.deduplicate, *_PLACE])]).combine_chunks()
             repeated = repeats(every, stream)[carried.num_rows :]
             recent = pc.greater_equal(every["_appended"], int(pc.max(every["_appended"]).as_py()) - stream.within)
             carried = every.filter(recent)
             yield found.filter(pa.array(~repeated)) if repeated.any() else found
 
-    def _before(self, stream: EventStream, partition: int, first: int) -> pa.Table:
-        """The ids that occurred within the span of repeats before a position."""
-        if stream.deduplicate is None or first == 0:
-            return event_schema(stream).empty_table().select([*filter(None, [stream.deduplicate]), *_PLACE])
-        at = self._span(stream, partition, first, first + 1, or_next=True)
-        begin = first
-        oldest = int(at["_appended"][0].as_py()) - stream.within if at.num_rows else 0
-        pieces: list[pa.Table] = []
-        while begin > 0:
-            begin, end = max(0, begin - _RECORDS), begin
-            piece = self._span(stream, partition, begin, end).select([stream.deduplicate, *_PLACE])
-            pieces.insert(0, piece.filter(pc.greater_equal(piece["_appended"], oldest)))
-            if piece.num_rows and int(piece["_appended"][0].as_py()) < oldest:
-                break
+    def _before(self, stream: EventStream, partition: int, first: int, appended: int) -> pa.Table:
+        """The ids that occurred before a position, within the span of repeats before an append time (µs)."""
+        columns = [*filter(None, [stream.deduplicate]), *_PLACE]
+        oldest = appended - stream.within
+        pieces = [event_schema(stream).empty_table().select(columns)]
+        for piece in self._pieces(stream, partition, 0, first, None, oldest):
+            pieces.append(piece.select(columns).filter(pc.greater_equal(piece["_appended"], oldest)))
         return pa.concat_tables(pieces)
 
-    def _span(self, stream: EventStream, partition: int, begin: int, end: int, *, or_next: bool = False) -> pa.Table:
-        """The valid events of a partition from `begin` to before `end`, repeats included."""
-        archived, covered = self._archived(stream, partition, begin, end)
-        pieces = [archived]
-        position = max(begin, covered)
-        while position < end:
+    def _pieces(
+        self, stream: EventStream, partition: int, first: int, last: int, rows: int | None, oldest: int | None = None
+    ) -> Iterator[pa.Table]:
+        """The valid events of a partition from `first` to before `last`, repeats included, in their order.
+
+        What was appended before the instant `oldest` (µs) may be left out.
+        """
+        position = first
+        while position < last:
+            table = event_table(stream.name)
+            snapshot = self._offline.snapshot(table)
+            covered = min(held(table, snapshot).get(partition, 0), last)
+            if snapshot is not None and covered > position:
+                where = [("_partition", "=", partition), ("_position", ">=", position), ("_position", "<", covered)]
+                where += [] if oldest is None else [("_appended", ">=", oldest)]
+                borders = [] if rows is None else self._borders(table, where, snapshot, rows)
+                for begin, end in pairwise([position, *borders, covered]):
+                    inside = [("_position", ">=", begin), ("_position", "<", end)]
+                    yield self._archived(stream, [where[0], *inside, *where[3:]], snapshot)
+                position = covered
             try:
-                records = self._log.read(stream.name, partition, position, min(_RECORDS, end - position))
+                if oldest is not None and position < last:
+                    position = max(position, position_since(self._log, stream.name, partition, oldest, last))
+                for records in through(self._log, stream.name, partition, position, last, rows or _RECORDS):
+                    position = records.next
+                    yield _decoded(stream, records, last)
+                return
             except LogError:
                 # Archived and trimmed since the archive was looked at: then it has moved on, and is read instead.
-                newer, further = self._archived(stream, partition, position, end)
-                if further <= position:
+                if held(table, self._offline.snapshot(table)).get(partition, 0) <= position:
                     raise
-                pieces.append(newer)
-                position = further
-                continue
-            if not records:
-                break
-            pieces.append(decode(stream, records).table)
-            position = records[-1].end
-        table = pa.concat_tables(pieces)
-        if position > end and not or_next:
-            table = table.filter(pc.less(table["_position"], end))
-        return table
 
-    def _archived(self, stream: EventStream, partition: int, begin: int, end: int) -> tuple[pa.Table, int]:
-        """What the archive holds of a span, and the first position of the partition that it does not hold."""
-        schema = event_schema(stream)
-        table = event_table(stream.name)
-        snapshot = self._offline.snapshot(table)
-        covered = held(table, snapshot).get(partition, 0)
-        if snapshot is None or begin >= covered:
-            return schema.empty_table(), covered
-        where = [("_partition", "=", partition), ("_position", ">=", begin), ("_position", "<", min(end, covered))]
-        found = self._offline.scan(table, where=where, snapshot=snapshot.id)
+    def _borders(self, table: str, where: Where, snapshot: Snapshot, rows: int) -> list[int]:
+        """Positions that divide some rows of an archive into parts of about so many, found in memory for a few parts."""
+        kept, weights = np.empty(0, np.int64), np.empty(0, np.int64)
+        for batch in self._batches(table, ["_position"], where, snapshot.id):
+            kept = np.concatenate([kept, np.asarray(batch.column(0)).astype(np.int64)])
+            weights = np.concatenate([weights, np.ones(len(batch), np.int64)])
+            if len(kept) > 4 * rows:
+                kept, weights = _thinned(kept, weights, max(1, rows // 16))
+        kept, _ = _thinned(kept, weights, rows)
+        return sorted(set(kept.tolist()))[1:]
+
+    def _batches(self, table: str, columns: list[str], where: Where, snapshot: int) -> Iterator[pa.RecordBatch]:
+        if isinstance(self._offline, BatchReads):
+            yield from self._offline.batches(table, columns, where, snapshot)
+        else:
+            yield from self._offline.scan(table, columns, where, snapshot).to_batches()
+
+    def _archived(self, stream: EventStream, where: Where, snapshot: Snapshot) -> pa.Table:
+        """What the archive holds of a stretch of a partition."""
+        found = self._offline.scan(event_table(stream.name), where=where, snapshot=snapshot.id)
         taken = redecode(stream, _once(found.sort_by(_ORDER)))
-        return self._with_refused(stream, taken, pc.unique(found["_position"]), where), covered
+        return self._with_refused(stream, taken, pc.unique(found["_position"]), where)
 
     def _with_refused(self, stream: EventStream, taken: pa.Table, known: pa.Array, where: Where) -> pa.Table:
         """The events of a span with those that were refused as their stream was declared then, and fit it as it is read."""
@@ -263,6 +277,21 @@ class History:
         if name not in self._streams:
             raise NotFound.named("stream", name, self._streams)
         return self._streams[name]
+
+
+def _decoded(stream: EventStream, records: Records, last: int) -> pa.Table:
+    """The valid events of a read that lie before a position."""
+    events = decode(stream, [records]).table
+    return events if records.positions[-1] < last else events.filter(pc.less(events["_position"], last))
+
+
+def _thinned(positions: np.ndarray, weights: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of some positions about each `step`th, from the first on; each with how many it stands for."""
+    order = np.argsort(positions, kind="stable")
+    positions, weights = positions[order], weights[order]
+    before = (np.cumsum(weights) - weights) // step
+    starts = np.flatnonzero(np.diff(before, prepend=-1))
+    return positions[starts], np.add.reduceat(weights, starts) if len(starts) else weights[:0]
 
 
 def _once(table: pa.Table) -> pa.Table:

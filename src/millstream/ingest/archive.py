@@ -6,7 +6,6 @@ has moved them, so neither a crash nor a second archiver loses or doubles a row.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,11 +16,13 @@ import pyarrow as pa
 from millstream.buffer.agreement import mark, refuse_stepped_back
 from millstream.buffer.codec.events import decode, refused
 from millstream.buffer.codec.read import into_rest
+from millstream.buffer.lag import records_behind
 from millstream.buffer.log import OwnLog, Records
 from millstream.buffer.topics import ARCHIVE, CAPTURES, DEAD, event_table, refused_table
 from millstream.clock import Clock
 from millstream.definitions.source import EventStream
 from millstream.errors import Fenced, SteppedBack
+from millstream.history.captures import capture_tables, no_captures
 from millstream.history.dead_letters import letter_table
 from millstream.history.events import MARKS, POSITIONS, held, marks_of
 from millstream.store.offline import OfflineStore
@@ -29,7 +30,7 @@ from millstream.store.offline import OfflineStore
 
 @dataclass(frozen=True)
 class Archived:
-    """What one step did: rows archived, commits refused because another archiver was first, and positions left."""
+    """What one step did: rows archived, commits refused because another archiver was first, and records left, about."""
 
     rows: int = 0
     fenced: int = 0
@@ -98,7 +99,7 @@ class Archiver:
     def _archive(self, topic: str, table: str, read: Callable[[list[Records]], pa.Table], least: int) -> Archived:
         ends = [end for _, end in self._log.ends(topic)]
         told = self._log.committed(ARCHIVE, topic)
-        waiting = sum(max(0, end - (known or 0)) for end, known in zip(ends, told, strict=True))
+        waiting = records_behind(self._log, topic, [known or 0 for known in told])
         if waiting < least and topic in self._agreed:  # the archive itself need not be asked
             return Archived(lag=waiting)
         snapshot = self._offline.snapshot(table)
@@ -107,7 +108,7 @@ class Archiver:
         if waiting < least:
             return Archived(lag=waiting)
         found, after = self._take(topic, positions, len(ends))
-        lag = sum(max(0, end - after[p]) for p, end in enumerate(ends))
+        lag = records_behind(self._log, topic, [after[p] for p in range(len(ends))])
         if after != {p: positions.get(p, 0) for p in range(len(ends))}:
             marks = {str(p): mark(self._log, topic, p, end) for p, end in after.items()}
             properties = {POSITIONS: msgspec.json.encode({str(p): end for p, end in after.items()}).decode()}
@@ -118,7 +119,7 @@ class Archiver:
             except Fenced:
                 return Archived(0, 1, lag)
         self._tell(topic, told, after)
-        return Archived(sum(r.count - r.skip for r in found), 0, lag)
+        return Archived(sum(map(len, found)), 0, lag)
 
     def _events(self, stream: EventStream, records: list[Records]) -> pa.Table:
         """The valid events; what is wrong with others is kept beside them, for it may fit the stream's next declaration."""
@@ -142,8 +143,8 @@ class Archiver:
         for partition in range(partitions):
             start = positions.get(partition, 0)
             records = self._log.read(topic, partition, start, self._most)
-            found += records
-            after[partition] = records[-1].end if records else start
+            found.append(records)
+            after[partition] = records.next
         return found, after
 
     def _tell(self, topic: str, told: Sequence[int | None], after: dict[int, int]) -> None:
@@ -158,5 +159,5 @@ class Archiver:
 
 
 def _captures(records: list[Records]) -> pa.Table:
-    pieces = [pa.ipc.open_stream(io.BytesIO(one.payload)).read_all().slice(one.skip) for one in records]
-    return pa.concat_tables(pieces, promote_options="permissive")
+    pieces = [table for some in records for table in capture_tables(some)]
+    return pa.concat_tables(pieces, promote_options="permissive") if pieces else no_captures()

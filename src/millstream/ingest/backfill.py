@@ -15,6 +15,7 @@ import msgspec
 import pyarrow as pa
 
 from millstream.buffer.codec.events import DeadLetter, dead_batch
+from millstream.buffer.lag import records_before
 from millstream.buffer.log import OwnLog
 from millstream.buffer.topics import backfill_consumer, dead_topic, feature_topic, goal_consumer, letters_consumer
 from millstream.clock import Clock
@@ -124,7 +125,8 @@ def backfill(
         _open_shards(version, online)
         return Backfilled()
     filler = _Filler(version, online, log, clock, handover, held)
-    events, dead, total = 0, 0, sum(handover.applied.values())
+    events = dead = 0
+    total = sum(records_before(log, one.name, handover.before(one.name)) for one in _streams(version))
     for stream in _streams(version):
         for chunk in history.chunks(stream, handover.before(stream.name), rows=rows):
             dead += filler.add(stream, chunk)
@@ -330,11 +332,12 @@ class _Filler:
         written = self._log.committed(consumer, stream)
         fresh: dict[int, list[DeadLetter]] = {}
         for letter in letters:
-            if letter.position >= (written[letter.partition] or 0):
+            last = written[letter.partition]
+            if last is None or letter.position > last:
                 fresh.setdefault(letter.partition, []).append(letter)
         if not fresh:
             return
         with self._log.transaction() as work:
             for partition, some in fresh.items():
                 work.append(dead_topic(stream), partition, dead_batch(some))
-                work.commit(consumer, stream, partition, written[partition], max(s.position for s in some) + 1)
+                work.commit(consumer, stream, partition, written[partition], max(s.position for s in some))

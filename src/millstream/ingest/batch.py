@@ -48,7 +48,7 @@ _PAGE = 10_000
 
 @dataclass(frozen=True)
 class BatchApplied:
-    """What one step did: runs taken in offline, rows added there, states written online, and runs still to take in."""
+    """What one step did: runs taken in offline, rows added there, states written online, runs left about."""
 
     runs: int = 0
     rows: int = 0
@@ -130,7 +130,8 @@ class BatchIngester:
         return total
 
     def _advance(self, version: BatchGroupVersion, bite: int) -> BatchApplied:
-        following = self._log.ends(staging_topic(version.id))[0][1]
+        topic = staging_topic(version.id)
+        following = self._log.ends(topic)[0][1]
         if version.id not in self._stored:
             self._stored[version.id] = self._offline_position(version)[0]
         metas = [self._online.meta(version.states, shard) for shard in range(version.shards)]
@@ -138,18 +139,20 @@ class BatchIngester:
         done, stored = BatchApplied(), self._stored[version.id]
         if version.id not in self._agreed or max(*positions, stored) > following:
             self._refuse_stepped_back(version, metas)
-        due = following - stored >= bite
+        due = stored < following and self._log.behind(topic, 0, stored).records >= bite
         behind = min([*positions, stored] if due else positions)
         if behind >= following:
             return done
         runs = read_runs(self._log, version, behind)
+        if not runs:
+            return done
         if due:
             done += self._state_offline(version, [run for run in runs if run.position >= stored])
         at_hand = {run.position: run for run in runs}
         for shard, position in enumerate(positions):
-            done += self._apply_online(version, shard, [run for run in runs if run.position >= position], at_hand)
-        self._tell(version, runs[-1].position + 1)
-        return done + BatchApplied(lag=max(0, following - runs[-1].position - 1))
+            done += self._apply_online(version, shard, position, runs, at_hand)
+        self._tell(version, runs[-1].next)
+        return done + BatchApplied(lag=self._log.behind(topic, 0, runs[-1].next).records)
 
     def _refuse_stepped_back(self, version: BatchGroupVersion, metas: Sequence[ShardMeta | None]) -> None:
         """At the first look at a version, and whenever the log ends before what a store has taken from it."""
@@ -171,10 +174,12 @@ class BatchIngester:
         if len(positions) < version.shards or min(positions) >= following:
             return BatchApplied()
         done, runs = BatchApplied(), read_runs(self._log, version, min(positions))
+        if not runs:
+            return done
         at_hand = {run.position: run for run in runs}
         for shard, position in enumerate(positions):
-            done += self._apply_online(version, shard, [run for run in runs if run.position >= position], at_hand)
-        return done + BatchApplied(lag=max(0, following - runs[-1].position - 1))
+            done += self._apply_online(version, shard, position, runs, at_hand)
+        return done + BatchApplied(lag=self._log.behind(staging_topic(version.id), 0, runs[-1].next).records)
 
     def _offline_position(self, version: BatchGroupVersion) -> tuple[int, int | None]:
         """The next run the offline table takes in, and the snapshot that says so."""
@@ -192,14 +197,13 @@ class BatchIngester:
         if not runs:
             return BatchApplied()
         added = self._restatements(version, runs, snapshot)
-        following = runs[-1].position + 1
-        kept = mark(self._log, staging_topic(version.id), 0, following)
-        properties = {POSITIONS: json.dumps({"0": following}), MARKS: json.dumps({"0": kept} if kept else {})}
+        kept = mark(self._log, staging_topic(version.id), 0, runs[-1].next)
+        properties = {POSITIONS: json.dumps({"0": runs[-1].next}), MARKS: json.dumps({"0": kept} if kept else {})}
         try:
             self._offline.append(batch_table(version.id), added, properties, snapshot)
         except Fenced:
             return BatchApplied(fenced=1)
-        self._stored[version.id] = following
+        self._stored[version.id] = runs[-1].next
         return BatchApplied(runs=len(runs), rows=added.num_rows - len(runs))
 
     def _restatements(self, version: BatchGroupVersion, runs: Sequence[KeyedRun], snapshot: int | None) -> pa.Table:
@@ -233,24 +237,33 @@ class BatchIngester:
             yield self._offline.scan(*asked).cast(schema)
 
     def _apply_online(
-        self, version: BatchGroupVersion, shard: int, runs: Sequence[KeyedRun], at_hand: dict[int, KeyedRun]
+        self,
+        version: BatchGroupVersion,
+        shard: int,
+        position: int,
+        runs: Sequence[KeyedRun],
+        at_hand: dict[int, KeyedRun],
     ) -> BatchApplied:
+        """Apply the runs from a position on, where the shard must be."""
         done = BatchApplied()
-        for run in runs:
+        for run in (run for run in runs if run.position >= position):
             try:
-                done += BatchApplied(written=self._apply_run(version, shard, run, at_hand))
+                done += BatchApplied(written=self._apply_run(version, shard, position, run, at_hand))
             except Fenced:
                 return done + BatchApplied(fenced=1)
+            position = run.next
         return done
 
-    def _apply_run(self, version: BatchGroupVersion, shard: int, run: KeyedRun, at_hand: dict[int, KeyedRun]) -> int:
-        """Write the states of one shard that one run changes, with the position of the next."""
+    def _apply_run(
+        self, version: BatchGroupVersion, shard: int, position: int, run: KeyedRun, at_hand: dict[int, KeyedRun]
+    ) -> int:
+        """Write the states of one shard that one run changes, with the position of the next; it must be at `position`."""
         now = self._clock.now()
         by, pruned = pruning(self._online.meta(version.states, shard), now)
         fresh = fresh_rows(run, np.flatnonzero(run.shards == shard), by)
         before, meta = self._online.read(version.states, shard, fresh.keys)
-        if meta is not None and meta.position != run.position:
-            raise Fenced.moved(f"shard {shard} of '{version.id}'", run.position, meta.position)
+        if meta is not None and meta.position != position:
+            raise Fenced.moved(f"shard {shard} of '{version.id}'", position, meta.position)
         confirmed = Confirmed.of({} if meta is None else meta.extra)
         if run.run.snapshot and (following := confirmed.following(run)) is not None:
             own = version.group.ttl is not None and confirmed.supersedes(run, now)
@@ -262,7 +275,7 @@ class BatchIngester:
         else:
             others = self._confirmed_before(version, shard, fresh, confirmed, at_hand) if meta is not None else iter(())
             changed = dated_changes(fresh, before, others, confirmed, run.run.available, version.group.ttl, by)
-        kept = mark(self._log, staging_topic(version.id), 0, run.position + 1)
+        kept = mark(self._log, staging_topic(version.id), 0, run.next)
         facts = {**confirmed.after(run, now, by), **pruned, MARK: kept or None}
         after = _after(version, meta or ShardMeta(epoch=1), run, facts, now)
         self._online.write(version.states, shard, changed, after, None if meta is None else meta.position)
@@ -337,11 +350,10 @@ def _after(
     version: BatchGroupVersion, meta: ShardMeta, run: KeyedRun, facts: dict[str, str | None], now: int
 ) -> ShardMeta:
     """The meta of a shard once a run is in; a fact that is None is no longer kept."""
-    following = run.position + 1
     return msgspec.structs.replace(
         meta,
-        position=following,
-        applied={f"{staging_topic(version.id)}/0": following},
+        position=run.next,
+        applied={f"{staging_topic(version.id)}/0": run.next},
         newest_arrival=max(meta.newest_arrival, run.run.available),
         applied_at=max(meta.applied_at, now),
         backfilled=True,

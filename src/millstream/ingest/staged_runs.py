@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 
-from millstream.buffer.log import Log
+from millstream.buffer.log import Log, Records
+from millstream.buffer.reading import through
 from millstream.buffer.staging import Run, decode_run
 from millstream.buffer.topics import staging_topic
 from millstream.definitions.group_version import BatchGroupVersion
@@ -24,10 +26,12 @@ _RUNS = 512
 class KeyedRun:
     """A run at its position in the staging topic, with the key and the packed values of each of its rows.
 
-    Equal keys have equal `codes`, and no others; `shards` says which shard holds a key.
+    `next` is the position from which the run after it is read. Equal keys have equal `codes`, and no others; `shards`
+    says which shard holds a key.
     """
 
     position: int
+    next: int
     run: Run
     keys: pa.Array
     values: pa.Array
@@ -49,11 +53,11 @@ def read_runs(log: Log, version: BatchGroupVersion, position: int) -> list[Keyed
         )
     found: list[KeyedRun] = []
     rows = 0
-    while position < following and rows < _ROWS and len(found) < _RUNS:
-        for record in log.read(topic, 0, position, 1):
-            found.append(_keyed(version, record.position, decode_run(record.payload)))
-            rows += found[-1].run.rows.num_rows
-            position = record.end
+    for records in through(log, topic, 0, position, following, 1):
+        found += _keyed(version, records)
+        rows += sum(run.run.rows.num_rows for run in found[-len(records) :])
+        if rows >= _ROWS or len(found) >= _RUNS:
+            break
     return found
 
 
@@ -61,19 +65,26 @@ def run_at(log: Log, version: BatchGroupVersion, position: int) -> KeyedRun | No
     """The run at a position that has been taken in, or None when the log holds it no more."""
     topic = staging_topic(version.id)
     try:
-        records = log.read(topic, 0, position, 1)
+        following = log.ends(topic)[0][1]
+        records = next(through(log, topic, 0, position, following, 1), None)
     except (LogError, CorruptState):  # trimmed, or damaged: what it said is in the states too
         return None
-    if not records or records[0].position != position:
+    if records is None or records.positions[0] != position:
         return None
-    return _keyed(version, position, decode_run(records[0].payload))
+    return _keyed(version, records)[0]
 
 
-def _keyed(version: BatchGroupVersion, position: int, run: Run) -> KeyedRun:
-    types = version.group.entity.keys
-    keys = encode_keys(types, [run.rows[name] for name in types])
-    values = pa.array(pack_columns(schema_of(version, run.rows), run.rows), pa.large_binary())
-    return KeyedRun(position, run, keys, values, key_codes(keys), shards_of(keys, version.shards))
+def _keyed(version: BatchGroupVersion, records: Records) -> list[KeyedRun]:
+    """The runs of a read, of which each goes on where the next one is."""
+    found = []
+    places = [*records.positions.tolist(), records.next]
+    for payload, (position, following) in zip(records.payloads, pairwise(places), strict=True):
+        run, types = decode_run(payload), version.group.entity.keys
+        keys = encode_keys(types, [run.rows[name] for name in types])
+        values = pa.array(pack_columns(schema_of(version, run.rows), run.rows), pa.large_binary())
+        shards = shards_of(keys, version.shards)
+        found.append(KeyedRun(position, following, run, keys, values, key_codes(keys), shards))
+    return found
 
 
 def schema_of(version: BatchGroupVersion, rows: pa.Table) -> Mapping[str, str]:

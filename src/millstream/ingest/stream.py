@@ -13,6 +13,7 @@ import msgspec
 
 from millstream.buffer.agreement import mark, refuse_stepped_back
 from millstream.buffer.log import OwnLog, Records
+from millstream.buffer.reading import through
 from millstream.buffer.topics import feature_topic, ingestion_consumer
 from millstream.clock import Clock
 from millstream.definitions.feature_group import StreamFeatureGroup
@@ -40,7 +41,7 @@ class Applied:
         written: states that changed and were written.
         waiting: group versions whose history has not been backfilled; their deltas stay in the buffer.
         fenced: writes given up because another writer had moved the shard; the next step reads it again.
-        lag: delta records still in the buffer, those of waiting versions included.
+        lag: about how many delta records are still in the buffer, those of waiting versions included.
     """
 
     records: int = 0
@@ -117,7 +118,7 @@ class StreamIngester:
                     failures.append(error)
                     continue
                 total += applied
-                if applied.records and position is not None:
+                if position is not None:
                     moved[version.id, shard] = min(position, moved.get((version.id, shard), position))
         self._tell(moved)
         if failures:
@@ -125,27 +126,31 @@ class StreamIngester:
         return total
 
     def _advance(self, version: GroupVersion[Group], shard: int, ends: tuple[int, int]) -> tuple[Applied, int | None]:
-        """Apply some records to one shard; also its position after that."""
+        """Apply some records to one shard; also its position after that, None where it has not moved."""
         first, following = ends
+        topic = feature_topic(version.id)
         meta = self._online.meta(version.states, shard)
         if following == first and meta is None:
             return Applied(), None
         if version in self._beside and (meta is None or not meta.backfilled):
             return Applied(), None
-        begun = meta or self._first_meta(version, shard, first)
+        begun = meta or self._first_meta(version, shard, ends)
         if begun is None or not begun.backfilled:
-            return Applied(waiting=(version.id,), lag=following - first), None
+            return Applied(waiting=(version.id,), lag=self._log.behind(topic, shard, first).records), None
         if begun.position < first:
             raise _lost(version.id, shard, begun.position, first)
         self._refuse_stepped_back(version, shard, begun, following)
         if begun.position == following:
-            return Applied(), begun.position
+            return Applied(), None
         records = self._read(version.id, shard, begun.position)
+        if records.next == begun.position:
+            return Applied(lag=self._log.behind(topic, shard, begun.position).records), None
         try:
             applied = self._apply(version, shard, records, begun, None if meta is None else meta.position)
         except Fenced:
-            return Applied(fenced=1, lag=following - begun.position), None
-        return applied + Applied(lag=max(0, following - records[-1].end)), records[-1].end
+            return Applied(fenced=1, lag=self._log.behind(topic, shard, begun.position).records), None
+        lag = self._log.behind(topic, shard, records.next).records if records.next < following else 0
+        return applied + Applied(lag=lag), records.next
 
     def _refuse_stepped_back(self, version: GroupVersion[Group], shard: int, meta: ShardMeta, following: int) -> None:
         """At the first look at a shard, and whenever the log ends before what the shard has taken from it."""
@@ -159,21 +164,24 @@ class StreamIngester:
                 refuse_stepped_back(who, self._log, stream, int(partition), position)
         self._agreed.add((version.states, shard))
 
-    def _first_meta(self, version: GroupVersion[Group], shard: int, first: int) -> ShardMeta | None:
+    def _first_meta(self, version: GroupVersion[Group], shard: int, ends: tuple[int, int]) -> ShardMeta | None:
         """Where a shard that does not exist yet begins, or None when its history has to come first."""
+        first, following = ends
         if first > 0:
             return None
-        (record,) = self._log.read(feature_topic(version.id), shard, first, 1)[:1]
-        starts = decode_deltas(record.payload).ranges.values()
+        begun = next(through(self._log, feature_topic(version.id), shard, first, following, 1), None)
+        if begun is None:
+            return None
+        starts = decode_deltas(begun.payloads[0]).ranges.values()
         if isinstance(version.group, StreamFeatureGroup) and any(start > 0 for start, _ in starts):
             return None
         return ShardMeta(position=first, backfilled=True, epoch=1)
 
-    def _read(self, gv: str, shard: int, position: int) -> list[Records]:
+    def _read(self, gv: str, shard: int, position: int) -> Records:
         """Records for one write: as many as were about right the last time, and more next time if they were small."""
         limit = self._limits.get((gv, shard), 16)
         records = self._log.read(feature_topic(gv), shard, position, limit)
-        size = sum(len(record.payload) for record in records)
+        size = sum(map(len, records.payloads))
         if size > _LARGE:
             self._limits[gv, shard] = max(1, limit // 2)
         elif len(records) >= limit and 2 * size <= _LARGE:
@@ -184,19 +192,24 @@ class StreamIngester:
         self,
         version: GroupVersion[Group],
         shard: int,
-        records: Sequence[Records],
+        records: Records,
         meta: ShardMeta,
         expected: int | None,
     ) -> Applied:
         """Merge some delta records into the states and write what changed, with the positions."""
         layout = layout_of(version.group)
-        deltas = [decode_deltas(record.payload) for record in records]
-        after = _after(version.id, shard, meta, deltas, records[-1].end, self._clock.now())
+        deltas = [decode_deltas(payload) for payload in records.payloads]
+        kept = mark(self._log, feature_topic(version.id), shard, records.next)
+        extra = {**meta.extra, MARK: kept} if kept else meta.extra
+        if not deltas:  # a gap
+            moved = msgspec.structs.replace(meta, position=records.next, extra=extra)
+            self._online.write(version.states, shard, [], moved, expected)
+            return Applied()
+        after = _after(version.id, shard, meta, deltas, records.next, self._clock.now())
+        after = msgspec.structs.replace(after, extra=extra)
         limit, to = _corroborated(meta, deltas, self._clock.now())
         bounded = [replace(delta, states=delta.states.held_back(limit, to)) for delta in deltas]
         keys, added = combine(layout, bounded)
-        kept = mark(self._log, feature_topic(version.id), shard, records[-1].end)
-        after = msgspec.structs.replace(after, extra={**after.extra, MARK: kept}) if kept else after
         before, _ = self._online.read(version.states, shard, keys)  # had it moved on, the write would be refused
         states = merge(layout, States.from_bytes(before).held_back(limit, to), added).to_bytes()
         changed = [(key, new) for key, old, new in zip(keys, before, states, strict=True) if new != old]

@@ -16,7 +16,9 @@ import numpy as np
 import pyarrow as pa
 
 from millstream.buffer.codec.types import ARROW_TYPES, INSTANT
+from millstream.buffer.lag import records_ever
 from millstream.buffer.log import Log
+from millstream.buffer.reading import through
 from millstream.buffer.topics import feature_table, feature_topic
 from millstream.clock import Clock
 from millstream.definitions.feature_group import StreamFeatureGroup
@@ -125,7 +127,7 @@ class Syncer:
         if len(ready) < version.shards:
             return []
         report = self._sync(version, ready)
-        compared, wrong = self._agreement(version) if agree and self._due(version, ready) else (0, 0)
+        compared, wrong = self._agreement(version) if agree and self._due(version) else (0, 0)
         return [replace(report, compared=compared, disagreeing=wrong, agreed_at=self._turns[version.id].at)]
 
     def _sync(self, version: GroupVersion, metas: dict[int, ShardMeta]) -> SyncReport:
@@ -178,13 +180,9 @@ class Syncer:
         """The keys of the deltas between two feature positions, or None when the log no longer has them."""
         keys: set[bytes] = set()
         try:
-            while since < until:
-                records = self._log.read(feature_topic(version.id), shard, since, min(_RECORDS, until - since))
-                if not records:
-                    break
-                for record in records:
-                    keys.update(decode_deltas(record.payload).keys)
-                since = records[-1].end
+            for records in through(self._log, feature_topic(version.id), shard, since, until, _RECORDS):
+                for payload in records.payloads:
+                    keys.update(decode_deltas(payload).keys)
         except LogError:
             return None
         return sorted(keys)
@@ -203,10 +201,10 @@ class Syncer:
         columns["positions"] = pa.array([msgspec.json.encode(meta.applied).decode()] * len(states), pa.string())
         return pa.table(columns)
 
-    def _due(self, version: GroupVersion, metas: dict[int, ShardMeta]) -> bool:
+    def _due(self, version: GroupVersion) -> bool:
         """Whether to compare now: always where history is short, else once in a while."""
         turn = self._turns[version.id]
-        if turn.at is None or max(sum(meta.applied.values()) for meta in metas.values()) <= self._most:
+        if turn.at is None or sum(records_ever(self._log, one.name) for one in version.group.sources) <= self._most:
             return True
         return self._clock.now() >= turn.at + max(AGREE_EVERY, 10 * turn.took)
 

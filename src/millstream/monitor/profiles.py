@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from millstream.buffer.log import Records
+from millstream.buffer.reading import Readable, through
 from millstream.buffer.topics import capture_topic
+from millstream.history.captures import capture_tables
 
 QUANTILES = 20
 CATEGORIES = 50
@@ -128,7 +129,7 @@ def bins_of(profiled: pa.Table) -> tuple[Bins, ...]:
     )
 
 
-class Captures(Protocol):
+class Captures(Readable, Protocol):
     """The part of a log that captures are read through."""
 
     def topics(self) -> dict[str, int]:
@@ -136,11 +137,7 @@ class Captures(Protocol):
         ...
 
     def ends(self, topic: str) -> list[tuple[int, int]]:
-        """Return the first position kept and the next one, for each partition."""
-        ...
-
-    def read(self, topic: str, partition: int, position: int, limit: int) -> list[Records]:
-        """Return whole batches from a position on."""
+        """Return the first position kept and where it ends, for each partition."""
         ...
 
 
@@ -167,13 +164,17 @@ class Profiler:
         """Count what was captured since; returns the number of captures counted."""
         if self._topic not in self._log.topics():
             return 0
-        first = self._log.ends(self._topic)[0][0]
-        records = self._log.read(self._topic, 0, max(self._position, first), limit)
-        rows = sum(record.count - record.skip for record in records)
+        first, end = self._log.ends(self._topic)[0]
+        pieces: list[pa.Table] = []
+        rows, position = 0, max(self._position, first)
+        for records in through(self._log, self._topic, 0, position, end, limit):
+            pieces += capture_tables(records)
+            rows, position = rows + len(records), records.next
+            if rows >= limit:
+                break
         if not rows or (not self._bins and rows < ENOUGH):
             return 0
-        tables = [pa.ipc.open_stream(record.payload).read_all().slice(record.skip) for record in records]
-        captures = pa.concat_tables(tables, promote_options="default")
+        captures = pa.concat_tables(pieces, promote_options="default")
         for one in freeze(captures):
             self._bins.setdefault(one.column, one)
         hours = np.asarray(captures["_received_at"]) // HOUR
@@ -187,7 +188,7 @@ class Profiler:
             for hour in np.unique(hours)
         ]
         self._profile = _thinned(_added_to(self._profile, parts))
-        self._position = records[-1].end
+        self._position = position
         _write(self._path, self._profile, self._position)
         return rows
 

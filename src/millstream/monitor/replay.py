@@ -191,7 +191,7 @@ class Replay:
         table = with_keys(version.group.entity.keys, stated)
         found = rows_as_of(version.schema, table, keys, at, group.ttl)
         applied = self.runs_applied(reading)[pick]
-        late = applied < _runs_available(stated, at)
+        late = applied <= _last_available(stated, at)
         for following in np.unique(applied[late]).tolist():
             mine = np.flatnonzero(late & (applied == following))
             known = table.filter(pc.less(table["_run"], following))
@@ -303,15 +303,15 @@ def _first_with(source: Source, events: Prepared, chosen: np.ndarray, ends: np.n
     return np.asarray(np.searchsorted(ends, events.positions[chosen], side="right"))
 
 
-def _runs_available(stated: pa.Table, at: np.ndarray) -> np.ndarray:
-    """For each instant, one more than the last run that had become available."""
+def _last_available(stated: pa.Table, at: np.ndarray) -> np.ndarray:
+    """For each instant, the position of the last run that had become available, -1 before the first."""
     if not stated.num_rows:
-        return np.zeros(len(at), np.int64)
+        return np.full(len(at), -1, np.int64)
     available = np.asarray(micros(stated["available_time"])).astype(np.int64)
     runs = np.asarray(stated["_run"]).astype(np.int64)
     order = np.argsort(available, kind="stable")
-    following = np.concatenate([[0], np.maximum.accumulate(runs[order]) + 1])
-    return following[np.searchsorted(available[order], at, side="right")]
+    newest = np.concatenate([[-1], np.maximum.accumulate(runs[order])])
+    return newest[np.searchsorted(available[order], at, side="right")]
 
 
 def column_values(column: pa.ChunkedArray) -> np.ndarray:

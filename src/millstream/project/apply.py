@@ -321,6 +321,7 @@ def earliest(parts: Parts) -> int | None:
     import pyarrow.compute as pc
 
     from millstream.buffer.codec.events import decode
+    from millstream.buffer.reading import through
 
     found: list[int] = []
     for stream in parts.registry.streams():
@@ -329,9 +330,9 @@ def earliest(parts: Parts) -> int | None:
             arrivals = (batch.column(0) for batch in parts.offline.batches(table, ["_arrival"]))
             found += [int(pc.min(one).as_py()) for one in arrivals if one.null_count < len(one)]
         for partition, (first, following) in enumerate(parts.log.ends(stream.name)):
-            records = parts.log.read(stream.name, partition, first, 1) if first < following else []
-            if records:
-                found += decode(stream, records).table["_arrival"].to_pylist()[:1]
+            records = next(through(parts.log, stream.name, partition, first, following, 1), None)
+            if records is not None:
+                found += decode(stream, [records]).table["_arrival"].to_pylist()[:1]
     return min(found, default=None)
 
 

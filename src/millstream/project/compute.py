@@ -176,10 +176,10 @@ def _decoded(stream: EventStream, frame: Frame, needed: set[str]) -> pa.Table:
     """
     given = taken(f"Stream '{stream.name}'", frame, MillstreamError)
     check_columns(f"Stream '{stream.name}'", given, stream.schema, lambda: needed, MillstreamError)
-    records, position = [], 0
-    for batch in encode_history(stream, given):
-        records.append(Records(stream.name, 0, position, batch.count, LAST, batch.encoding, batch.payload))
-        position += batch.count
+    batches = list(encode_history(stream, given))
+    ends = np.cumsum([batch.count for batch in batches])
+    places = np.split(np.arange(ends[-1] if batches else 0), ends)
+    records = [Records.of(stream.name, 0, batch, at, LAST) for batch, at in zip(batches, places, strict=False)]
     decoded = decode(stream, records)
     for letter in decoded.dead:
         raise MillstreamError(

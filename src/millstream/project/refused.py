@@ -36,12 +36,14 @@ class Appended(int):
 
 def looked_at(stream: EventStream, placed: Sequence[tuple[int, Batch]], now: int) -> Appended:
     """What was appended, with how many of it are dead letters, as computing will find; warns when all are."""
+    import numpy as np
+
     from millstream.buffer.codec.events import decode
     from millstream.buffer.log import Records
 
     count, dead, reason = 0, 0, ""
     for partition, batch in placed:
-        record = Records(stream.name, partition, 0, batch.count, now, batch.encoding, batch.payload)
+        record = Records.of(stream.name, partition, batch, np.arange(batch.count), now)
         letters = decode(stream, [record]).dead
         count, dead = count + batch.count, dead + len(letters)
         reason = reason or (letters[0].reason if letters else "")
@@ -70,14 +72,13 @@ def explained(parts: Parts, model: Model, error: TrainingError) -> TrainingError
 
 
 def _barren(parts: Parts, stream: EventStream) -> str | None:
+    from millstream.buffer.lag import records_ever
     from millstream.buffer.topics import dead_topic
 
     topics = parts.log.topics()
     if stream.name not in topics or dead_topic(stream.name) not in topics:
         return None
-    events, dead = (
-        sum(following for _, following in parts.log.ends(topic)) for topic in (stream.name, dead_topic(stream.name))
-    )
+    events, dead = (records_ever(parts.log, topic) for topic in (stream.name, dead_topic(stream.name)))
     if not events or dead < events:
         return None
     upto = {partition: following for partition, (_, following) in enumerate(parts.log.ends(stream.name))}

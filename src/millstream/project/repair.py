@@ -14,6 +14,7 @@ import msgspec
 import pyarrow as pa
 
 from millstream.buffer.agreement import disagreement
+from millstream.buffer.reading import through
 from millstream.errors import StoreError
 from millstream.project.parts import Parts
 
@@ -86,7 +87,7 @@ def _log_mended(parts: Parts) -> tuple[dict[str, int], list[str]]:
         for partition, base, records in _places(parts, topic, table):
             parts.log.rebase(topic, partition, base, records)
             bases[f"{topic}/{partition}"] = base
-            kept[topic] = kept.get(topic, 0) + sum(one.count - one.skip for one in records)
+            kept[topic] = kept.get(topic, 0) + sum(map(len, records))
         _move_archive(parts, topic, table, empty, bases)
     for version in parts.registry.groups():
         if isinstance(version.group, StreamFeatureGroup):
@@ -140,7 +141,7 @@ def _places(parts: Parts, topic: str, table: str) -> Iterator[tuple[int, int, li
             begin = _parted(parts, topic, table, partition)
         else:
             begin = first
-        yield partition, base, parts.log.read(topic, partition, begin, following - begin) if begin < following else []
+        yield partition, base, list(through(parts.log, topic, partition, begin, following))
 
 
 def _parted(parts: Parts, topic: str, table: str, partition: int) -> int:
@@ -154,14 +155,11 @@ def _parted(parts: Parts, topic: str, table: str, partition: int) -> int:
     where = [("_partition", "=", partition), ("_position", ">=", first), ("_position", "<", following)]
     archive = parts.offline.scan(table, where=where)
     known = {row["_position"]: row for row in archive.to_pylist()}
-    position = first
-    while position < following:
-        records = parts.log.read(topic, partition, position, 1)
-        for row in decode(streams[topic], records).table.to_pylist():
+    for records in through(parts.log, topic, partition, first, following, 1):
+        for row in decode(streams[topic], [records]).table.to_pylist():
             there = known.get(row["_position"])
             if there is None or any(there.get(name) != value for name, value in row.items() if name in there):
-                return position
-        position = records[-1].end
+                return int(records.positions[0])
     return following
 
 

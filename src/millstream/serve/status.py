@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from millstream.buffer.lag import records_behind, records_ever
 from millstream.buffer.topics import dead_topic, feature_topic
 from millstream.clock import to_datetime
 from millstream.definitions.feature_group import BatchFeatureGroup
@@ -130,8 +131,7 @@ class Status:
         written = max((meta.applied_at for meta in there), default=0)
         topic = feature_topic(version.id)
         folded = topic in topics
-        ends = self._log.ends(topic) if folded else []
-        lag = sum(max(end - (meta.position if meta else 0), 0) for (_, end), meta in zip(ends, metas, strict=False))
+        lag = records_behind(self._log, topic, [meta.position if meta else 0 for meta in metas]) if folded else None
         return {
             "id": version.id,
             "kind": "batch" if isinstance(version.group, BatchFeatureGroup) else "stream",
@@ -140,7 +140,7 @@ class Status:
             "shards": version.shards,
             "age": now - newest if newest else None,
             "applied": max(0, now - written) if written else None,
-            "lag": lag if folded else None,
+            "lag": lag,
         }
 
     def _meta(self, states: str, shard: int) -> ShardMeta | None:
@@ -150,14 +150,13 @@ class Status:
             return None
 
     def _stream(self, name: str, topics: Mapping[str, int]) -> dict[str, Any]:
-        ends = self._log.ends(name) if name in topics else []
-        dead = self._log.ends(dead_topic(name)) if dead_topic(name) in topics else []
+        firsts = [first for first, _ in self._log.ends(name)] if name in topics else []
         return {
             "name": name,
-            "partitions": len(ends),
-            "events": sum(end for _, end in ends),
-            "kept": sum(end - first for first, end in ends),
-            "dead": sum(end for _, end in dead),
+            "partitions": len(firsts),
+            "events": records_ever(self._log, name) if firsts else 0,
+            "kept": records_behind(self._log, name, firsts) if firsts else 0,
+            "dead": records_ever(self._log, dead_topic(name)) if dead_topic(name) in topics else 0,
         }
 
 

@@ -30,6 +30,10 @@ from millstream.train.point_in_time import AT, Instants
 class EventHistory(Protocol):
     """What training asks of history."""
 
+    def ends(self, stream: str) -> dict[int, int]:
+        """Return, by partition of a stream, the position before which all that has come lies."""
+        ...
+
     def read(self, stream: str | EventStream, *, upto: Mapping[int, int] | None = None) -> pa.Table:
         """Return the events of a stream below a position per partition, without repeats and dead letters.
 
@@ -145,14 +149,14 @@ class Stored:
         if source not in self._events:
             name = source if isinstance(source, str) else source.name
             pinned = self._pinned.positions.get(name)
+            upto = self.read.positions.get(name) or self._history.ends(name) if pinned is None else pinned
             if self._wanted is None or isinstance(source, str):
-                found = self._history.read(source, upto=pinned)
+                found = self._history.read(source, upto=upto)
             else:
-                found = self._history.select(source, self._wanted.get(source, ()), upto=pinned)
-            if pinned is not None:  # a partition that was empty then is empty again
-                found = found.filter(pc.is_in(found["_partition"], pa.array(list(pinned), pa.int32())))
-            self._events[source] = found
-            self.read.positions[name] = _ends(found, self.read.positions.get(name, {})) if pinned is None else pinned
+                found = self._history.select(source, self._wanted.get(source, ()), upto=upto)
+            # a partition that was empty then is empty again
+            self._events[source] = found.filter(pc.is_in(found["_partition"], pa.array(list(upto), pa.int32())))
+            self.read.positions[name] = upto
         return self._events[source]
 
     def rows(self, group: BatchFeatureGroup) -> pa.Table:
@@ -253,11 +257,3 @@ def no_rows(group: BatchFeatureGroup) -> pa.Table:
     """Return what a batch group that never ran has stated: the columns of its rows, and none of them."""
     kinds = {**group.entity.keys, "event_time": "int64", "available_time": "int64", **group.schema_of_features}
     return pa.schema([(name, ARROW_TYPES[kind]) for name, kind in kinds.items()]).empty_table()
-
-
-def _ends(events: pa.Table, known: Mapping[int, int]) -> dict[int, int]:
-    """Per partition, the position after the last event read, now or before: reading below it gives the same events."""
-    found = events.group_by("_partition").aggregate([("_position", "max")])
-    pairs = zip(found["_partition"].to_pylist(), found["_position_max"].to_pylist(), strict=True)
-    ends = {partition: max(last + 1, known.get(partition, 0)) for partition, last in pairs}
-    return dict(sorted({**known, **ends}.items()))

@@ -83,7 +83,7 @@ def test_a_damaged_record_is_named_by_file_topic_partition_and_position(tmp_path
         log.read("payments", 1, 0, 9)
     file = tmp_path / "data.mdb"
     assert f"Log '{file}' is damaged: topic 'payments', partition 1, position 1 " in caught.value.message
-    assert [one.payload[:1] for one in log.read("payments", 1, 2, 9)] == [b"c"]
+    assert [one[:1] for one in log.read("payments", 1, 2, 9).payloads] == [b"c"]
     log.close()
 
 
@@ -102,7 +102,7 @@ def test_a_batch_that_is_gone_or_lies_elsewhere_is_named(tmp_path: Path):
     with log._env.begin(write=True) as rows:
         rows.put(stored.record_key(0, 0, 1), kept)
         rows.put(stored.record_key(0, 0, 2), kept)
-    assert [one.payload for one in log.read("payments", 0, 0, 2)] == [b"a", b"b"]
+    assert log.read("payments", 0, 0, 2).payloads == [b"a", b"b"]
     with pytest.raises(CorruptLog, match="partition 0, position 2"):
         log.read("payments", 0, 0, 9)
     log.close()
@@ -124,7 +124,7 @@ def test_a_log_without_checksums_is_read_and_gone_on_with(tmp_path: Path):
     assert log.append("events", 0, Batch(b"new", "bytes", 1)) == 3
     with log.transaction() as work:
         work.commit("reader", "events", 0, 2, 4)
-    assert [one.payload for one in log.read("events", 0, 0, 9)] == [b"1\n2", b"", b"new"]
+    assert log.read("events", 0, 0, 9).payloads == [b"1\n2", b"", b"new"]
     assert (log.committed("reader", "events"), log.ends("events")) == ([4], [(0, 4)])
     log.create("more", 1)
     assert log.trim("events", 0, 3) == 3

@@ -29,7 +29,7 @@ def decided(batches, stream=STREAM):
     """What becomes of each row: its values, or the reason of its dead letter."""
     records, position = [], 0
     for batch in batches:
-        records.append(Records(stream.name, 0, position, batch.count, NOON, batch.encoding, batch.payload))
+        records.append(Records.of(stream.name, 0, batch, np.arange(position, position + batch.count), NOON))
         position += batch.count
     found = decode(stream, records)
     columns = [*stream.schema, "_position"]

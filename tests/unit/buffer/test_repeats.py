@@ -44,8 +44,18 @@ def append(log: EmbeddedLog, partition: int, ids: list[str | None]) -> None:
 
 
 def history(log: EmbeddedLog):
-    records = [record for partition in (0, 1) for record in log.read("clicks", partition, 0, 10**9)]
-    return decode(STREAM, records).table
+    return decode(STREAM, [log.read("clicks", partition, 0, 10**9) for partition in (0, 1)]).table
+
+
+def whole(log: EmbeddedLog):
+    """From where to where `history` reads each partition."""
+    return {partition: (0, end) for partition, (_, end) in enumerate(log.ends("clicks"))}
+
+
+def marked_from(log: EmbeddedLog, position: int, limit: int, index: RepeatIndex, stream=STREAM, partition: int = 0):
+    """Which of the events that one read gives are repeats."""
+    found = log.read("clicks", partition, position, limit)
+    return mark(decode(stream, [found]).table, stream, index, {partition: (position, found.next)})
 
 
 @pytest.fixture
@@ -95,8 +105,8 @@ def test_index_history_and_rule_agree_however_the_log_is_read(tmp_path_factory, 
         if data.draw(st.booleans(), label="reopen"):
             index.close()
             index = RepeatIndex(folder / "index", log, map_gib=0.1)
-        part = decode(STREAM, log.read("clicks", partition, position, limit)).table
-        marked = mark(part, STREAM, index)
+        part = decode(STREAM, [log.read("clicks", partition, position, limit)]).table
+        marked = marked_from(log, position, limit, index, partition=partition)
         assert marked.tolist() == [of[row["_partition"], row["_position"]] for row in part.to_pylist()]
     index.close()
     log.close()
@@ -109,22 +119,22 @@ def test_a_repeat_of_a_repeat_is_a_repeat_though_the_first_is_out_of_reach(log, 
     clock.advance(10 * SECOND)
     append(log, 0, ["a"])
     index = RepeatIndex(tmp_path / "index", log, map_gib=1)
-    assert mark(history(log), STREAM, index).tolist() == [False, True, True, False]
+    assert mark(history(log), STREAM, index, whole(log)).tolist() == [False, True, True, False]
 
 
 def test_the_same_id_in_another_partition_is_no_repeat(log, tmp_path):
     append(log, 0, ["a", None, None])
     append(log, 1, ["a", "a"])
     index = RepeatIndex(tmp_path / "index", log, map_gib=1)
-    assert mark(history(log), STREAM, index).tolist() == [False, False, False, False, True]
+    assert mark(history(log), STREAM, index, whole(log)).tolist() == [False, False, False, False, True]
 
 
 def test_marking_again_gives_the_same_answer(log, tmp_path):
     append(log, 0, ["a", "b", "a"])
     append(log, 0, ["b", "c"])
     index = RepeatIndex(tmp_path / "index", log, map_gib=1)
-    first = mark(history(log), STREAM, index)
-    assert first.tolist() == mark(history(log), STREAM, index).tolist() == [False, False, True, True, False]
+    first = mark(history(log), STREAM, index, whole(log))
+    assert first.tolist() == mark(history(log), STREAM, index, whole(log)).tolist() == [False, False, True, True, False]
 
 
 def test_repeats_of_another_column_have_an_index_of_their_own(log, tmp_path):
@@ -134,9 +144,8 @@ def test_repeats_of_another_column_have_an_index_of_their_own(log, tmp_path):
     for batch in encode_lines(lines):
         log.append("clicks", 0, batch)
     index = RepeatIndex(tmp_path / "index", log, map_gib=1)
-    assert mark(history(log), STREAM, index).tolist() == [False, False, True]
-    last = decode(by_other, log.read("clicks", 0, 1, 10)).table
-    assert mark(last, by_other, index).tolist() == [True, False]
+    assert mark(history(log), STREAM, index, whole(log)).tolist() == [False, False, True]
+    assert marked_from(log, 1, 10, index, by_other).tolist() == [True, False]
 
 
 def test_a_lost_index_is_made_again_from_the_log(log, clock, tmp_path):
@@ -146,15 +155,14 @@ def test_a_lost_index_is_made_again_from_the_log(log, clock, tmp_path):
     clock.advance(9 * SECOND)
     append(log, 0, ["a", "b", "x"])
     index = RepeatIndex(tmp_path / "new", log, map_gib=1)
-    last = decode(STREAM, log.read("clicks", 0, 4, 10)).table
-    assert mark(last, STREAM, index).tolist() == [True, False, True]
+    assert marked_from(log, 4, 10, index).tolist() == [True, False, True]
 
 
 def test_without_deduplicate_nothing_is_a_repeat(log, tmp_path):
     append(log, 0, ["a", "a"])
     stream = EventStream("clicks", time="at", schema={"id": "string", "at": "timestamp"})
     index = RepeatIndex(tmp_path / "index", log, map_gib=1)
-    assert not mark(history(log), stream, index).any()
+    assert not mark(history(log), stream, index, whole(log)).any()
     assert not repeats(history(log), stream).any()
 
 
@@ -163,7 +171,7 @@ def test_the_index_forgets_what_can_no_longer_be_repeated(log, clock, tmp_path):
     position = 0
     for number in range(60):
         append(log, 0, [f"{number}-{n}" for n in range(50)])
-        mark(decode(STREAM, log.read("clicks", 0, position, 50)).table, STREAM, index)
+        marked_from(log, position, 50, index)
         position += 50
         clock.advance(SECOND)
     with index._env.begin() as rows:
@@ -176,14 +184,13 @@ def test_an_id_that_never_stops_takes_no_more_room_with_time(log, clock, tmp_pat
     position, sizes = 0, []
     for _ in range(120):
         append(log, 0, ["none"] * 40)
-        mark(decode(STREAM, log.read("clicks", 0, position, 40)).table, STREAM, index)
+        marked_from(log, position, 40, index)
         position += 40
         clock.advance(SECOND)
         with index._env.begin() as rows:
             sizes.append(sum(len(value) for key, value in rows.cursor() if bytes(key).startswith(b"i")))
     assert max(sizes) <= 16 * 12, "the position and the time of about two occurrences for each of a few spans"
-    again = decode(STREAM, log.read("clicks", 0, position - 400, 400)).table
-    assert mark(again, STREAM, index).all()
+    assert marked_from(log, position - 400, 400, index).all()
 
 
 def test_numbers_are_ids_as_well(log, tmp_path):
@@ -192,28 +199,28 @@ def test_numbers_are_ids_as_well(log, tmp_path):
     )
     for batch in encode_lines(b'{"at":0,"id":5}\n{"at":0,"id":-5}\n{"at":0,"id":5}'):
         log.append("clicks", 0, batch)
-    table = decode(stream, log.read("clicks", 0, 0, 9)).table
+    table = decode(stream, [log.read("clicks", 0, 0, 9)]).table
     index = RepeatIndex(tmp_path / "index", log, map_gib=1)
-    assert mark(table, stream, index).tolist() == [False, False, True]
+    assert mark(table, stream, index, whole(log)).tolist() == [False, False, True]
     assert np.array_equal(repeats(table, stream), [False, False, True])
 
 
 def test_an_index_behind_a_trimmed_log_goes_on_from_where_the_log_begins(tmp_path, log, clock):
     index = RepeatIndex(tmp_path / "index", log)
     append(log, 0, ["a", "b"])
-    assert mark(decode(STREAM, log.read("clicks", 0, 0, 10)).table, STREAM, index).tolist() == [False, False]
+    assert marked_from(log, 0, 10, index).tolist() == [False, False]
     append(log, 0, ["c"])
     clock.advance(60 * SECOND)
     append(log, 0, ["a", "d", "a"])
     log.trim("clicks", 0, 3)
-    assert mark(decode(STREAM, log.read("clicks", 0, 3, 10)).table, STREAM, index).tolist() == [False, False, True]
+    assert marked_from(log, 3, 10, index).tolist() == [False, False, True]
 
 
 @pytest.mark.parametrize("open_meanwhile", [False, True])
 def test_a_damaged_index_is_begun_anew_from_the_log(log: EmbeddedLog, tmp_path: Path, open_meanwhile: bool):
     append(log, 0, [f"id-{number}" for number in range(2_000)])
     index = RepeatIndex(tmp_path / "index", log, map_gib=1)
-    mark(history(log), STREAM, index)
+    mark(history(log), STREAM, index, whole(log))
     (data,) = (tmp_path / "index").glob("*/data.mdb")
     if not open_meanwhile:
         index.close()
@@ -226,5 +233,5 @@ def test_a_damaged_index_is_begun_anew_from_the_log(log: EmbeddedLog, tmp_path: 
     if not open_meanwhile:
         index = RepeatIndex(tmp_path / "index", log, map_gib=1)
     append(log, 0, ["id-7", "new"])
-    assert mark(decode(STREAM, log.read("clicks", 0, 2_000, 9)).table, STREAM, index).tolist() == [True, False]
+    assert marked_from(log, 2_000, 9, index).tolist() == [True, False]
     index.close()

@@ -134,7 +134,7 @@ class LogHistory:
 
 def events(log: Any, stream: Any, upto: Mapping[int, int] | None = None) -> pa.Table:
     """The valid events of a stream that are no repeats, before some positions."""
-    records = [r for p, (first, _) in enumerate(log.ends(stream.name)) for r in log.read(stream.name, p, first, 10**9)]
+    records = [log.read(stream.name, p, first, 10**9) for p, (first, _) in enumerate(log.ends(stream.name))]
     table = decode(stream, records).table
     table = table.filter(pa.array(~repeats(table, stream)))
     if upto is not None:

@@ -26,8 +26,8 @@ def test_the_start_record_is_the_first_of_each_feature_partition(tmp_path: Path)
     chain.send(PAYMENTS, payments(30))
     markers = start_version(chain.log, chain.versions[0], [PAYMENTS], chain.clock)
     for shard in range(2):
-        (record,) = chain.log.read("features.velocity@1", shard, 0, 10)
-        deltas = decode_deltas(record.payload)
+        (record,) = chain.log.read("features.velocity@1", shard, 0, 10).payloads
+        deltas = decode_deltas(record)
         assert deltas.ranges == {place: (at, at) for place, at in markers.items()}
         assert deltas.keys == []
 

@@ -40,7 +40,7 @@ from millstream.ingest.combine import combine
 
 def deltas(chain: Chain, version: GroupVersion) -> list[Any]:
     topic = feature_topic(version.id)
-    return [decode_deltas(r.payload) for s in range(version.shards) for r in chain.log.read(topic, s, 0, 10**6)]
+    return [decode_deltas(one) for s in range(version.shards) for one in chain.log.read(topic, s, 0, 10**6).payloads]
 
 
 def delta_states(chain: Chain, version: GroupVersion) -> dict[bytes, bytes]:
@@ -50,7 +50,7 @@ def delta_states(chain: Chain, version: GroupVersion) -> dict[bytes, bytes]:
 
 
 def letters(chain: Chain, stream: str) -> list[Any]:
-    return dead_letters([r for p in range(PARTITIONS) for r in chain.log.read(dead_topic(stream), p, 0, 10**6)])
+    return dead_letters([chain.log.read(dead_topic(stream), p, 0, 10**6) for p in range(PARTITIONS)])
 
 
 class Rival:

@@ -59,7 +59,7 @@ class Place:
 
     def everything(self):
         """What a reader of the whole log would find."""
-        records = [record for p in range(2) for record in self.log.read("payments", p, 0, 10**6)]
+        records = [self.log.read("payments", p, 0, 10**6) for p in range(2)]
         table = decode(PAYMENTS, records).table
         return table.filter(pa.array(~repeats(table, PAYMENTS)))
 
@@ -162,7 +162,7 @@ def test_dead_letters_and_captures_are_archived_too(place):
     place.log.create("dead.payments", 1)
     place.log.create("captures.fraud", 1)
     place.log.append("payments", 0, Batch(b"{", "json", 1))
-    wrong = decode(PAYMENTS, place.log.read("payments", 0, 0, 1))
+    wrong = decode(PAYMENTS, [place.log.read("payments", 0, 0, 1)])
     place.log.append("dead.payments", 0, dead_batch(wrong.dead))
     sink = pa.BufferOutputStream()
     rows = pa.table({"_request_id": ["x"], "_score": [0.5]})
@@ -204,8 +204,8 @@ def test_history_is_what_was_sent(tmp_path_factory, steps, rows):
     for step in steps:
         if isinstance(step, tuple):
             place.send(step[0], *step[1])
-            (record,) = place.log.read("payments", step[0], place.log.ends("payments")[step[0]][1] - 1, 1)
-            whole.append("payments", step[0], Batch(record.payload, record.encoding, record.count))
+            found = place.log.read("payments", step[0], place.log.ends("payments")[step[0]][1] - 1, 1)
+            whole.append("payments", step[0], Batch(found.payloads[0], found.encodings[0], int(found.counts[0])))
         elif step == "archive":
             archiver.step()
         elif step == "restart":

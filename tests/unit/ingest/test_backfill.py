@@ -307,7 +307,7 @@ def test_rows_that_fail_are_dead_letters_once_though_the_backfill_is_repeated(tm
     with pytest.raises(KeyboardInterrupt):
         run(chain, chain.versions[0], LogHistory(chain.log, killed_at=3))
     assert run(chain, chain.versions[0]).dead == 10
-    records = [r for p in range(PARTITIONS) for r in chain.log.read("dead.payments", p, 0, 1000)]
+    records = [chain.log.read("dead.payments", p, 0, 1000) for p in range(PARTITIONS)]
     letters = dead_letters(records)
     assert len({(letter.partition, letter.position) for letter in letters}) == len(letters) == 10
     assert all(letter.reason.startswith("strict@1: ") for letter in letters)

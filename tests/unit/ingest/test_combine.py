@@ -18,7 +18,7 @@ LAYOUT = layout_of(VELOCITY)
 
 def record(rows: list[dict[str, object]]) -> Deltas:
     batches = encode(PAYMENTS, rows)
-    records = [Records("payments", 0, 0, b.count, 1_700_000_000_000_000, b.encoding, b.payload) for b in batches]
+    records = [Records.of("payments", 0, b, np.arange(b.count), 1_700_000_000_000_000) for b in batches]
     (prepared,) = prepare([VELOCITY], PAYMENTS, decode(PAYMENTS, records).table)
     ((keys, states),) = by_shard(prepared.keys, fold(LAYOUT, prepared), 1)
     return Deltas({}, 0, 0, keys, states)

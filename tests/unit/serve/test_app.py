@@ -70,7 +70,7 @@ class Served:
     def captured(self) -> pa.Table:
         self.service.ship()
         records = self.log.read("captures.fraud", 0, 0, 10**6)
-        return pa.concat_tables([pa.ipc.open_stream(record.payload).read_all() for record in records])
+        return pa.concat_tables([pa.ipc.open_stream(payload).read_all() for payload in records.payloads])
 
 
 @pytest.fixture
@@ -240,9 +240,9 @@ def test_events_reach_the_log_in_each_form(served: Served) -> None:
         answer = served.ask("POST", "/v1/streams/payments/events", content=content, headers={"content-type": kind})
         assert answer.status_code == 202
         for part in answer.json()["positions"]:
-            (record, *_) = served.log.read("payments", part["partition"], part["position"], 1)
-            assert record.count == part["count"]
-    records = [record for partition in (0, 1) for record in served.log.read("payments", partition, 0, 100)]
+            found = served.log.read("payments", part["partition"], part["position"], 1)
+            assert found.counts[0] == part["count"]
+    records = [served.log.read("payments", partition, 0, 100) for partition in (0, 1)]
     decoded = decode(payments, records)
     assert (decoded.table.num_rows, decoded.dead) == (6, [])
 
@@ -252,7 +252,7 @@ def test_a_wrong_event_among_lines_becomes_a_dead_letter_and_the_rest_goes_on(se
     body = f'{good}\n{{"payment_id": \n{{"user_id": "x", "paid_at": 1}}\n{good}'
     answer = served.ask("POST", "/v1/streams/payments/events", content=body)
     assert (answer.status_code, answer.json()["accepted"]) == (202, 4)
-    records = [record for partition in (0, 1) for record in served.log.read("payments", partition, 0, 100)]
+    records = [served.log.read("payments", partition, 0, 100) for partition in (0, 1)]
     decoded = decode(payments, records)
     assert (decoded.table.num_rows, len(decoded.dead)) == (2, 2)
 

@@ -130,7 +130,7 @@ def test_a_killed_server_has_captured_every_request_that_it_answered(folder: Pat
     log = EmbeddedLog(folder / "log", SystemClock(), map_gib=1)
     CaptureShipper(CaptureJournal(folder / "journal"), log).step()
     records = log.read("captures.fraud", 0, 0, 10**6)
-    kept = pa.concat_tables([pa.ipc.open_stream(record.payload).read_all() for record in records])[
+    kept = pa.concat_tables([pa.ipc.open_stream(payload).read_all() for payload in records.payloads])[
         "_request_id"
     ].to_pylist()
     assert set(answered) <= set(kept)
@@ -166,7 +166,7 @@ def test_a_server_that_is_told_to_stop_finishes_and_ships(folder: Path) -> None:
         assert process.wait(20) == 0
     log = EmbeddedLog(folder / "log", SystemClock(), map_gib=1)
     records = log.read("captures.fraud", 0, 0, 10**6)
-    kept = pa.concat_tables([pa.ipc.open_stream(record.payload).read_all() for record in records])[
+    kept = pa.concat_tables([pa.ipc.open_stream(payload).read_all() for payload in records.payloads])[
         "_request_id"
     ].to_pylist()
     assert set(answered) <= set(kept)

@@ -62,9 +62,14 @@ class Events:
             {n: np.datetime64(v, "us") if n in timed and v is not None else v for n, v in row.items()} for row in rows
         ]
         (batch,) = encode_history(stream, dated)  # a small number alone would be taken for seconds
-        decoded = decode(stream, [Records(stream.name, 0, position, batch.count, LATER, batch.encoding, batch.payload)])
+        decoded = decode(
+            stream, [Records.of(stream.name, 0, batch, np.arange(position, position + batch.count), LATER)]
+        )
         assert not decoded.dead
         self.tables[stream.name] = decoded.table if known is None else pa.concat_tables([known, decoded.table])
+
+    def ends(self, stream):
+        return {0: self.tables[stream].num_rows}
 
     def read(self, stream, *, upto=None):
         found = self.tables[getattr(stream, "name", stream)]

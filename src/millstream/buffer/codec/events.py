@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from millstream.buffer.codec.read import UNDECLARED, Parsed, as_sent, parse_arrow, parse_json, row_text
 from millstream.buffer.codec.types import PLACE, event_schema
 from millstream.buffer.codec.write import encode, encode_history, encode_lines, partition_of
-from millstream.buffer.log import Batch, Records
+from millstream.buffer.log import Batch, Encoding, Records
 from millstream.clock import to_datetime
 from millstream.definitions.durations import text
 from millstream.definitions.source import EventStream
@@ -82,22 +82,24 @@ def decode(stream: EventStream, records: Sequence[Records]) -> Decoded:
 
     Args:
         stream: the stream the records are of.
-        records: what `Log.read` returned, of any of its partitions.
+        records: what reads of the log gave, of any of its partitions.
 
     Raises:
         LogError: when a record is not a batch of events.
 
     Example:
+        >>> import numpy as np
         >>> from millstream.buffer.codec.events import decode
-        >>> from millstream.buffer.log import Records
+        >>> from millstream.buffer.log import Batch, Records
         >>> from millstream.definitions.source import EventStream
         >>> clicks = EventStream("clicks", time="at", schema={"user_id": "int64", "at": "timestamp"})
         >>> lines = b'{"user_id": 1, "at": "2024-01-01"}' + b'\\n' + b'{"user_id": "x"}'
-        >>> decoded = decode(clicks, [Records("clicks", 0, 5, 2, 1704067200000000, "json", lines)])
+        >>> read = Records.of("clicks", 0, Batch(lines, "json", 2), np.array([5, 8]), 1704067200000000)
+        >>> decoded = decode(clicks, [read])
         >>> decoded.table.select(["user_id", "_position"]).to_pylist()
         [{'user_id': 1, '_position': 5}]
         >>> [(letter.position, letter.reason) for letter in decoded.dead]
-        [(6, "Wrong type: column 'user_id' does not hold a whole number of 64 bits.")]
+        [(8, "Wrong type: column 'user_id' does not hold a whole number of 64 bits.")]
     """
     tables: list[pa.Table] = []
     dead: list[DeadLetter] = []
@@ -139,15 +141,19 @@ def _in_time(stream: EventStream, parsed: Parsed, places: pa.Table) -> pa.Table:
 
 def refused(records: Sequence[Records], letters: Sequence[DeadLetter]) -> pa.Table:
     """What `decode` could not take of some records, so that another definition of their stream can: see `retaken`."""
-    ordered = sorted(records, key=lambda record: (record.partition, record.position))
-    starts = [(record.partition, record.position) for record in ordered]
+    payloads = {
+        (some.partition, first): (encoding, appended)
+        for some in records
+        for first, encoding, appended in zip(some.firsts.tolist(), some.encodings, some.appended.tolist(), strict=True)
+    }
+    starts = sorted(payloads)
     rows = []
     for letter in letters:
-        record = ordered[bisect(starts, (letter.partition, letter.position)) - 1]
+        encoding, appended = payloads[starts[bisect_right(starts, (letter.partition, letter.position)) - 1]]
         text, arrival = letter.payload, None
-        if record.encoding == "arrow":
+        if encoding == "arrow":
             text, arrival = as_sent(text)
-        rows.append((letter.partition, letter.position, arrival, record.appended, text))
+        rows.append((letter.partition, letter.position, arrival, appended, text))
     return pa.table(
         [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), REFUSED, strict=True)], REFUSED
     )
@@ -169,7 +175,8 @@ def dead_batch(letters: Sequence[DeadLetter]) -> Batch:
 def dead_letters(records: Sequence[Records]) -> list[DeadLetter]:
     """Read dead letters back from the records of their topic."""
     decoder = msgspec.json.Decoder(DeadLetter)
-    return [decoder.decode(line) for record in records for line in record.payload.split(b"\n")[record.skip :]]
+    read = (some for some in records if len(some))
+    return [decoder.decode(line) for some in read for line in b"\n".join(some.payloads).split(b"\n")[some.skip :]]
 
 
 @dataclass(frozen=True)
@@ -191,56 +198,80 @@ class _Piece:
 
 def _pieces(stream: EventStream, records: Sequence[Records]) -> list[_Piece]:
     """Small batches of JSON are parsed together: one event a batch must not cost one parse an event."""
-    pieces = []
-    for encoding, group in groupby(records, key=lambda record: record.encoding):
-        run = list(group)
+    pieces: list[_Piece] = []
+    every = (run for some in records for run in _runs(some))
+    for encoding, group in groupby(every, key=lambda run: run.encoding):
+        runs = list(group)
         if encoding == "json":
-            lines = [line for record in run for line in _lines(record)]
-            pieces.append(_Piece(parse_json(stream, lines), *_places(run), lines))
+            lines = [line for run in runs for line in run.lines()]
+            partitions, positions, appended = (
+                np.concatenate(column) for column in zip(*(run.places for run in runs), strict=True)
+            )
+            pieces.append(_Piece(parse_json(stream, lines), partitions, positions, appended, lines))
         elif encoding == "arrow":
-            for record in run:
-                table = _opened(record)
-                pieces.append(_Piece(parse_arrow(stream, table), *_places([record]), table))
+            for run in runs:
+                table = run.table()
+                pieces.append(_Piece(parse_arrow(stream, table), *run.places, table))
         else:
-            raise _not_events(stream, run[0], f"are encoded as '{encoding}'")
+            raise LogError(
+                f"Stream '{stream.name}': the records at {runs[0].places[1][0]} of partition {runs[0].of.partition} are "
+                f"encoded as '{encoding}'.",
+                "append events with `millstream.buffer.codec.events.encode`.",
+            )
     return pieces
 
 
-def _lines(record: Records) -> list[bytes]:
-    """The lines asked for; a payload with another number of lines than it says has nothing to give but itself."""
-    lines = record.payload.split(b"\n")
-    if len(lines) != record.count:
-        lines = [record.payload] + [b""] * (record.count - 1)
-    return lines[record.skip :]
+@dataclass(frozen=True)
+class _Run:
+    """Payloads of one encoding that follow each other (an Arrow one is alone), `skip` rows of the first left out.
+
+    `places` are the partition, the position and the append time (µs) of each row.
+    """
+
+    of: Records
+    encoding: Encoding
+    payloads: list[bytes]
+    counts: _Ints
+    places: tuple[_Ints, _Ints, _Ints]
+    skip: int
+
+    def lines(self) -> list[bytes]:
+        """The lines asked for; a payload with another number of lines than it says has nothing to give but itself."""
+        found: list[bytes] = []
+        for payload, count in zip(self.payloads, self.counts.tolist(), strict=True):
+            lines = payload.split(b"\n")
+            found += lines if len(lines) == count else [payload, *[b""] * (count - 1)]
+        return found[self.skip :] if self.skip else found
+
+    def table(self) -> pa.Table:
+        """The rows of an Arrow payload."""
+        try:
+            table = pa.ipc.open_stream(self.payloads[0]).read_all()
+        except (pa.ArrowInvalid, OSError) as error:
+            raise LogError(
+                f"Topic '{self.of.topic}', partition {self.of.partition}: batch {self.places[1][0]} is not Arrow "
+                f"({error}).",
+                "append Arrow batches with `millstream.buffer.codec.events.encode`.",
+            ) from error
+        return table.slice(self.skip)
 
 
-def _opened(record: Records) -> pa.Table:
-    try:
-        table = pa.ipc.open_stream(record.payload).read_all()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise LogError(
-            f"Topic '{record.topic}', partition {record.partition}: batch {record.position} is not Arrow ({error}).",
-            "append Arrow batches with `millstream.buffer.codec.events.encode`.",
-        ) from error
-    return table.slice(record.skip)
-
-
-def _not_events(stream: EventStream, record: Records, fact: str) -> LogError:
-    return LogError(
-        f"Stream '{stream.name}': the records at {record.position} of partition {record.partition} {fact}.",
-        "append events with `millstream.buffer.codec.events.encode`.",
-    )
-
-
-def _places(run: Sequence[Records]) -> tuple[_Ints, _Ints, _Ints]:
-    """Partition, position and append time of every row of some records."""
-    counts = np.array([record.count - record.skip for record in run], np.int64)
-    starts = np.array([record.position + record.skip for record in run], np.int64)
-    before = np.cumsum(counts) - counts
-    positions = np.repeat(starts - before, counts) + np.arange(counts.sum(), dtype=np.int64)
-    partitions = np.repeat(np.array([record.partition for record in run], np.int64), counts)
-    appended = np.repeat(np.array([record.appended for record in run], np.int64), counts)
-    return partitions, positions, appended
+def _runs(records: Records) -> Iterator[_Run]:
+    """What a read gave, cut where the encoding changes."""
+    wanted = records.counts.copy()
+    wanted[:1] -= records.skip
+    ends = np.cumsum(wanted)
+    appended = np.repeat(records.appended, wanted)
+    partitions = np.full(len(records), records.partition, np.int64)
+    first = row = 0
+    for encoding, group in groupby(records.encodings):
+        same = len(list(group))
+        for size in [1] * same if encoding == "arrow" else [same]:
+            run, rows = slice(first, first + size), slice(row, int(ends[first + size - 1]))
+            places = partitions[rows], records.positions[rows], appended[rows]
+            skip = 0 if first else records.skip
+            yield _Run(records, encoding, records.payloads[run], records.counts[run], places, skip)
+            first, row = run.stop, rows.stop
 
 
 def _placed(stream: EventStream, piece: _Piece) -> tuple[pa.Table, list[DeadLetter]]:

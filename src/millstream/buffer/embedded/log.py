@@ -12,7 +12,7 @@ from millstream.buffer.embedded import rows as stored
 from millstream.buffer.embedded.environment import open_environment
 from millstream.buffer.embedded.room import Room
 from millstream.buffer.embedded.rows import Damaged
-from millstream.buffer.log import Batch, Records
+from millstream.buffer.log import Batch, Behind, Records
 from millstream.clock import Clock
 from millstream.errors import CorruptLog, Fenced, LogError, MillstreamError, nearest
 
@@ -26,7 +26,7 @@ _LONGEST_NAME = 400  # bytes; LMDB's keys end at 511
 
 
 class EmbeddedLog:
-    """A durable log in one LMDB environment; see the protocols `Log` and `TopicAdmin`.
+    """A durable log in one LMDB environment; see the protocols `Log`, `TopicAdmin`, `TimeIndex` and `Tail`.
 
     Any number of processes append and read at once; appends are on disk when acknowledged, many by one wait for it (see
     `millstream.buffer.embedded.durability`). Open it once in each process and never use it across a fork.
@@ -50,8 +50,9 @@ class EmbeddedLog:
         >>> log.create("payments", 2)
         >>> log.append("payments", 1, Batch(b'{"amount": 5}', "json", 1))
         0
-        >>> [(r.position, r.appended, r.payload) for r in log.read("payments", 1, 0, 10)]
-        [(0, 7, b'{"amount": 5}')]
+        >>> found = log.read("payments", 1, 0, 10)
+        >>> found.payloads, found.positions.tolist(), found.appended.tolist(), found.next
+        ([b'{"amount": 5}'], [0], [7], 1)
         >>> log.ends("payments")
         [(0, 0), (0, 1)]
         >>> with log.transaction() as work:
@@ -77,20 +78,40 @@ class EmbeddedLog:
         with self.transaction() as work:
             return work.append(topic, partition, batch, arrival)
 
-    def read(self, topic: str, partition: int, position: int, limit: int) -> list[Records]:
+    def read(self, topic: str, partition: int, position: int, limit: int) -> Records:
         """Return whole stored batches from a position on, until they hold `limit` records."""
-        found: list[Records] = []
         with self._begin() as rows:
             number, partitions = _topic(rows, topic)
             first, following = _ends(rows, topic, number, partitions, partition)
             if position < first:
                 raise _trimmed(topic, partition, position, first)
-            if position < following:
-                found = stored.read_batches(rows, (topic, number, partition), position, limit, following)
+            if position >= following:
+                return Records.none(topic, partition, position)
+            found = stored.read_batches(rows, (topic, number, partition), position, limit, following)
             seen = rows.id()
-        if found:
-            self._env.settle(seen)
+        self._env.settle(seen)
         return found
+
+    def behind(self, topic: str, partition: int, position: int) -> Behind:
+        """Return how many records lie after a position, and when the oldest of them was appended."""
+        with self._begin() as rows:
+            number, partitions = _topic(rows, topic)
+            first, following = _ends(rows, topic, number, partitions, partition)
+            place = topic, number, partition
+            since = stored.oldest(rows, place, max(first, position), following) if position < following else None
+            return Behind(max(0, following - position), since)
+
+    def position_at(self, topic: str, partition: int, instant: int) -> int:
+        """Return the first position that was appended at an instant (µs) or later."""
+        with self._begin() as rows:
+            number, partitions = _topic(rows, topic)
+            ends = _ends(rows, topic, number, partitions, partition)
+            return stored.find_instant(rows, (topic, number, partition), ends, instant)
+
+    def position_of_last(self, topic: str, partition: int, count: int) -> int:
+        """Return the position of the first of the last `count` records."""
+        first, following = self.ends(topic)[partition]
+        return max(first, following - count)
 
     def ends(self, topic: str) -> list[tuple[int, int]]:
         """Return each partition's first position kept and next position."""
@@ -150,8 +171,10 @@ class EmbeddedLog:
                 if not key[stored.PARTITION_KEY.size :].startswith(_SCHEDULES):
                     rows.put(key, stored.seal(key, stored.POSITION.pack(base)))
             work = _Writer(rows, self._clock)
-            for one in kept:
-                work.append(topic, partition, Batch(one.payload, one.encoding, one.count), one.appended)
+            for some in kept:
+                columns = zip(some.payloads, some.encodings, some.counts.tolist(), some.appended.tolist(), strict=True)
+                for payload, encoding, count, appended in columns:
+                    work.append(topic, partition, Batch(payload, encoding, count), appended)
             work.finish()
 
     def renew(self, name: str | None = None) -> str:

@@ -32,6 +32,7 @@ from millstream.buffer.log import Batch, Encoding, Records
 
 if TYPE_CHECKING:
     import lmdb
+import numpy as np
 
 TOPIC = struct.Struct(">II")
 PARTITION_KEY = struct.Struct(">cII")
@@ -167,7 +168,7 @@ def _stored(
 
 def read_batches(
     rows: lmdb.Transaction, place: tuple[str, int, int], position: int, limit: int, following: int
-) -> list[Records]:
+) -> Records:
     """Whole batches from a position on, until they hold `limit` records; `place`: topic, its number, partition.
 
     Raises:
@@ -175,8 +176,9 @@ def read_batches(
     """
     topic, number, partition = place
     what = f"topic '{topic}', partition {partition}"
-    found: list[Records] = []
-    held = 0
+    payloads, encodings, counts, stamps = list[bytes](), list[Encoding](), list[int](), list[int]()
+    skip = held = 0
+    next_ = position
     for at, (count, appended, encoding, begin, check), value in _stored(
         rows, number, partition, position, following, what
     ):
@@ -187,12 +189,42 @@ def read_batches(
             payload = _joined(rows, (number, partition, at), _SIZE.unpack_from(value, begin)[0], what)
         if check >= 0 and _digest(payload) & _SHORT != check:
             raise Damaged(f"{what}, position {at}")
-        skip = max(0, position - at)
-        found.append(Records(topic, partition, at, count, appended, _ENCODINGS[encoding], payload, skip))
-        held += count - skip
+        skip = skip or max(0, position - at)
+        payloads.append(payload)
+        encodings.append(_ENCODINGS[encoding])
+        counts.append(count)
+        stamps.append(appended)
+        next_ = at + count
+        held = next_ - position
         if held >= limit:
             break
-    return found
+    sizes, appends = np.array(counts, np.int64), np.array(stamps, np.int64)
+    positions = np.arange(position, position + held, dtype=np.int64)
+    return Records(topic, partition, payloads, encodings, sizes, appends, positions, next_, skip)
+
+
+def oldest(rows: lmdb.Transaction, place: tuple[str, int, int], position: int, following: int) -> int | None:
+    """When the batch that holds a position was appended (µs), or None at the end."""
+    topic, number, partition = place
+    what = f"topic '{topic}', partition {partition}"
+    for _, head, _ in _stored(rows, number, partition, position, following, what):
+        return head[1]
+    return None
+
+
+def find_instant(rows: lmdb.Transaction, place: tuple[str, int, int], ends: tuple[int, int], instant: int) -> int:
+    """The first position whose batch was appended at an instant (µs) or later, found by halving."""
+    topic, number, partition = place
+    what = f"topic '{topic}', partition {partition}"
+    low, high = ends
+    while low < high:
+        middle = (low + high) // 2
+        at, head, _ = next(_stored(rows, number, partition, middle, ends[1], what))
+        if head[1] < instant:
+            low = at + head[0]
+        else:
+            high = middle
+    return low
 
 
 def check_before(

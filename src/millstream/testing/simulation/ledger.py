@@ -10,6 +10,8 @@ from typing import Any
 import pyarrow as pa
 
 from millstream.buffer.codec.events import partition_of
+from millstream.buffer.lag import records_before
+from millstream.buffer.log import Log
 from millstream.definitions.source import EventStream
 from millstream.testing.simulation.declared import EVENT
 
@@ -30,14 +32,14 @@ class Landed:
         row: What was sent.
         arrival: When the log took it (µs).
         partition: Where it is.
-        position: Its place there.
+        place: How many came before it there.
         wrong: Whether it does not fit the stream.
     """
 
     row: Mapping[str, Any]
     arrival: int
     partition: int
-    position: int
+    place: int
     wrong: bool
 
     @property
@@ -53,25 +55,22 @@ class Ledger:
     landed: dict[str, list[Landed]] = field(default_factory=lambda: defaultdict(list))
     acknowledged: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
 
-    def land(self, stream: EventStream, rows: Sequence[Mapping[str, Any]], arrival: int, ends: Sequence[int]) -> None:
-        """Note what the log took just now; `ends` are where its partitions ended before."""
-        following = list(ends)
-        for partition, part in _divided(stream, rows, len(ends)):
-            for row in part:
-                wrong = row.get("x") == WRONG
-                self.landed[stream.name].append(Landed(row, arrival, partition, following[partition], wrong))
-                following[partition] += 1
+    def land(self, stream: EventStream, rows: Sequence[Mapping[str, Any]], arrival: int, held: Sequence[int]) -> None:
+        """Note what the log took just now; `held` is how many its partitions had taken before."""
+        for partition, part in _divided(stream, rows, len(held)):
+            for place, row in enumerate(part, held[partition]):
+                self.landed[stream.name].append(Landed(row, arrival, partition, place, row.get("x") == WRONG))
 
     def acknowledge(self, stream: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Note what a producer knows to be safe."""
         self.acknowledged[stream] |= {str(next(iter(row.values()))) for row in rows}
 
     def counted(self, stream: EventStream, before: Mapping[int, int] | None = None) -> list[Landed]:
-        """The events that count: valid, none a repeat, before a position of each partition."""
+        """The events that count: valid, none a repeat, of the first so many of each partition."""
         found: list[Landed] = []
         last: dict[tuple[int, str], int] = {}
         for one in self.landed[stream.name]:
-            if not one.valid or (before is not None and one.position >= before.get(one.partition, 0)):
+            if not one.valid or (before is not None and one.place >= before.get(one.partition, 0)):
                 continue
             if stream.deduplicate is not None:
                 mark = (one.partition, str(one.row[stream.deduplicate]))
@@ -82,11 +81,10 @@ class Ledger:
             found.append(one)
         return found
 
-    def place(self, stream: str, rows: int, partition: int, position: int) -> None:
-        """Say where the last rows of a stream without a partition key went."""
-        for one in self.landed[stream][-rows:]:
-            one.partition, one.position = partition, position
-            position += 1
+    def place(self, stream: str, rows: int, partition: int, held: int) -> None:
+        """Say where the last rows of a stream without a partition key went, and how many came before them there."""
+        for place, one in enumerate(self.landed[stream][-rows:], held):
+            one.partition, one.place = partition, place
 
     def frame(self, stream: EventStream, before: Mapping[int, int] | None = None, delay: int = 0) -> pa.Table:
         """The events that count as a data frame for `ms.compute`; an id that counts twice becomes two.
@@ -98,6 +96,16 @@ class Ledger:
             for number, one in enumerate(self.counted(stream, before))
         ]
         return pa.Table.from_pylist(rows, schema=_EVENTS)
+
+
+def taken(log: Log, positions: Mapping[str, int], stream: str) -> dict[int, int]:
+    """By partition of a stream, how many records lie before some positions by "stream/partition"."""
+    places = {tuple(place.rsplit("/", 1)): end for place, end in positions.items()}
+    return {
+        int(partition): records_before(log, stream, {int(partition): end})
+        for (name, partition), end in places.items()
+        if name == stream
+    }
 
 
 def _divided(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from millstream.buffer.log import Log
 from millstream.definitions.source import EventStream
 from millstream.errors import DiskFull
 from millstream.project import drain as moving
@@ -96,7 +97,7 @@ def _append(world: World, stream: str, rows: list[dict[str, Any]], heard: bool, 
         return "no such stream"
     definition = declared[stream]
     again = definition.deduplicate is not None
-    ends = [end for _, end in parts.log.ends(stream)]
+    held = _held(parts.log, stream)
     try:
         take(world, stream, rows)
     except (Killed, DiskFull):
@@ -104,7 +105,7 @@ def _append(world: World, stream: str, rows: list[dict[str, Any]], heard: bool, 
             world.waiting.append((stream, rows))
         raise
     finally:
-        _landed(world, definition, rows, ends)
+        _landed(world, definition, rows, held)
     if not heard and again:
         world.waiting.append((stream, rows))
         return "acknowledgement lost"
@@ -112,14 +113,18 @@ def _append(world: World, stream: str, rows: list[dict[str, Any]], heard: bool, 
     return f"acknowledged {len(rows)}"
 
 
-def _landed(world: World, stream: EventStream, rows: list[dict[str, Any]], ends: list[int]) -> None:
+def _landed(world: World, stream: EventStream, rows: list[dict[str, Any]], held: list[int]) -> None:
     """Note what is in the log, whether or not anybody was told: it is all there, or nothing is."""
-    parts = world.process("witness").parts
-    after = [end for _, end in parts.log.ends(stream.name)]
-    came = sum(after) - sum(ends)
+    after = _held(world.process("witness").parts.log, stream.name)
+    came = sum(after) - sum(held)
     assert came in (0, len(rows)), f"an append is whole or nothing: {came} of {len(rows)} rows of '{stream.name}'"
     if came:
-        world.ledger.land(stream, rows, world.clock.now(), ends)
+        world.ledger.land(stream, rows, world.clock.now(), held)
         if stream.partition_by is None:
-            grown = next(p for p, (was, now) in enumerate(zip(ends, after, strict=True)) if now > was)
-            world.ledger.place(stream.name, len(rows), grown, ends[grown])
+            grown = next(p for p, (was, now) in enumerate(zip(held, after, strict=True)) if now > was)
+            world.ledger.place(stream.name, len(rows), grown, held[grown])
+
+
+def _held(log: Log, stream: str) -> list[int]:
+    """How many records each partition of a stream has ever taken."""
+    return [log.behind(stream, partition, 0).records for partition in range(len(log.ends(stream)))]

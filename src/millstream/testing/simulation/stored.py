@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from millstream.buffer.topics import batch_table, feature_table
 from millstream.definitions.feature_group import StreamFeatureGroup
 from millstream.definitions.source import EventStream
+from millstream.testing.simulation.ledger import taken
 
 if TYPE_CHECKING:
     from millstream.definitions.group_version import GroupVersion
@@ -33,10 +34,8 @@ def synced(world: World) -> None:
         newest = {row["k"]: json.loads(row["positions"]) for row in rows}
         for key in KEYS:
             for source, one in _events(world, version, key):
-                seen = newest.get(key, {}).get(f"{source}/{one.partition}", 0)
-                assert one.position < seen, (
-                    f"sync is whole: {version.id} of key {key} is synced up to {newest.get(key)}"
-                )
+                seen = taken(parts.log, newest.get(key, {}), source).get(one.partition, 0)
+                assert one.place < seen, f"sync is whole: {version.id} of key {key} is synced up to {newest.get(key)}"
 
 
 def stated(world: World) -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from millstream.buffer.lag import records_before, records_behind
 from millstream.definitions.source import EventStream
 from millstream.errors import DiskFull, MillstreamError, StoreError
 from millstream.project import apply as applying
@@ -14,6 +15,7 @@ from millstream.project.compute import compute
 from millstream.serve.capture import DAMAGED
 from millstream.testing.simulation import stored
 from millstream.testing.simulation.web import busy
+from millstream.testing.simulation.ledger import taken
 
 if TYPE_CHECKING:
     from millstream.definitions.group_version import GroupVersion
@@ -119,7 +121,7 @@ def nobody_waits(world: World) -> None:
         ends = [end for _, end in parts.log.ends(stream.name)]
         for consumer in ("check", *_archive(world), *(f"compute/{one.id}" for one in _readers(parts, stream))):
             at = parts.log.committed(consumer, stream.name)
-            behind = [(a, e) for a, e in zip(at, ends, strict=True) if (a or 0) != e]
+            behind = records_behind(parts.log, stream.name, [a or 0 for a in at])
             assert not behind, f"other streams go on: '{consumer}' stands at {at} of {ends} in '{stream.name}'"
 
 
@@ -167,8 +169,9 @@ def letters(world: World) -> None:
     parts = world.process("witness").parts
     for stream in parts.registry.streams():
         rows = parts.dead_letters(stream.name)
-        found = Counter(zip(rows["partition"].to_pylist(), rows["position"].to_pylist(), strict=True))
-        wanted = Counter((one.partition, one.position) for one in world.ledger.landed[stream.name] if not one.valid)
+        places = zip(rows["partition"].to_pylist(), rows["position"].to_pylist(), strict=True)
+        found = Counter((p, records_before(parts.log, stream.name, {p: position})) for p, position in places)
+        wanted = Counter((one.partition, one.place) for one in world.ledger.landed[stream.name] if not one.valid)
         assert found == wanted, f"dead letters: '{stream.name}' has {dict(found)}, not {dict(wanted)}"
 
 
@@ -192,18 +195,13 @@ def _computed(
     given: dict[Any, Any] = {}
     for source in version.group.sources:
         if isinstance(source, EventStream):
-            upto = None if before is None else _of_stream(before, source.name)
+            upto = None if before is None else taken(world.process("witness").parts.log, before, source.name)
             given[source.name] = world.ledger.frame(source, upto)
         else:
             given[source.name] = world.accounts
     name = next(iter(version.group.entity.keys))
     found: dict[str, list[Any]] = compute(version.group, given, [{name: key, "at": now} for key in keys]).to_pydict()
     return found
-
-
-def _of_stream(positions: Mapping[str, int], stream: str) -> dict[int, int]:
-    places = {tuple(place.rsplit("/", 1)): end for place, end in positions.items()}
-    return {int(partition): end for (name, partition), end in places.items() if name == stream}
 
 
 def _applied(world: World, parts: Any, version: GroupVersion) -> dict[str, int] | None:
@@ -227,7 +225,7 @@ def _ahead(world: World, version: GroupVersion, before: Mapping[str, int]) -> bo
         one.arrival > world.clock.now()
         for source in version.group.sources
         if isinstance(source, EventStream)
-        for one in world.ledger.counted(source, _of_stream(before, source.name))
+        for one in world.ledger.counted(source, taken(world.process("witness").parts.log, before, source.name))
     )
 
 

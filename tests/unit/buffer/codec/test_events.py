@@ -2,6 +2,7 @@
 
 import decimal
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -40,7 +41,10 @@ GOOD = {"id": "p1", "user_id": 1, "amount": 2.5, "ok": True, "at": "2024-05-01T1
 def records(batches: list[Batch], position: int = 0, partition: int = 0, skip: int = 0) -> list[Records]:
     found = []
     for batch in batches:
-        found.append(Records("payments", partition, position, batch.count, NOON, batch.encoding, batch.payload, skip))
+        places = np.arange(position, position + batch.count)
+        found.append(
+            replace(Records.of("payments", partition, batch, places, NOON), positions=places[skip:], skip=skip)
+        )
         position, skip = position + batch.count, 0
     return found
 
