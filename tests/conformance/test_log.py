@@ -6,6 +6,7 @@ import pytest
 
 from millstream.buffer.embedded.log import EmbeddedLog
 from millstream.clock import SimulatedClock
+from millstream.testing.adversarial_log import AdversarialLog
 from millstream.testing.log_suite import LogConformance
 
 
@@ -22,4 +23,21 @@ class TestEmbeddedLog(LogConformance):
             "from millstream.buffer.embedded.log import EmbeddedLog\n"
             "from millstream.clock import SystemClock\n"
             f"log = EmbeddedLog({str(tmp_path / 'log')!r}, SystemClock(), map_gib=1)\n"
+        )
+
+
+class TestAdversarialLog(LogConformance):
+    @pytest.fixture(params=[1, 2, 3])
+    def log(self, tmp_path: Path, clock: SimulatedClock, request: pytest.FixtureRequest):
+        log = AdversarialLog(EmbeddedLog(tmp_path / "log", clock, map_gib=1), request.param)
+        yield log
+        log.close()
+
+    @pytest.fixture
+    def opening(self, tmp_path: Path) -> str:
+        return (
+            "from millstream.buffer.embedded.log import EmbeddedLog\n"
+            "from millstream.clock import SystemClock\n"
+            "from millstream.testing.adversarial_log import AdversarialLog\n"
+            f"log = AdversarialLog(EmbeddedLog({str(tmp_path / 'log')!r}, SystemClock(), map_gib=1), seed=9)\n"
         )

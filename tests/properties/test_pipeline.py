@@ -20,12 +20,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import millstream as ms
+from millstream.buffer.lag import records_ever
 from millstream.clock import SimulatedClock
 from millstream.computing.stream import StreamComputer
 from millstream.errors import Fenced
 from millstream.fold.oracle import oracle
 from millstream.ingest.retention import trim
 from millstream.ingest.stream import StreamIngester
+from millstream.testing.adversarial_log import AdversarialLog
 from tests.properties.worlds import (
     BASE,
     DAY,
@@ -54,6 +56,8 @@ few = settings(
     max_examples=60, deadline=None, derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )  # fmt: skip
+fewer = settings(few, max_examples=20)
+seeds = st.integers(0, 1_000)
 turns = st.sampled_from(
     ["compute", "compute", "ingest", "ingest", "archive", "restart", "fence", "lose", "trim", "read"]
 )
@@ -137,6 +141,7 @@ class Pipeline:
     folder: Path
     group: Any
     micro_batch: int
+    seed: int | None = None  # of an adversarial log; without one the embedded log is used as it is
     project: ms.Project = field(init=False)
     reads: list[tuple[int, int, dict[str, np.ndarray]]] = field(default_factory=list)
     wrong: int = 0
@@ -146,6 +151,8 @@ class Pipeline:
         self.project = ms.Project(self.folder)
         self.clock = SimulatedClock(BASE - 60 * DAY)
         self.project.parts.clock = self.clock
+        if self.seed is not None:
+            self.project.parts.__dict__["log"] = AdversarialLog(self.project.parts.log, self.seed)
         self.view = ms.FeatureView("view", request={}, features=[self.group])
         label = ms.Label(OUTCOMES, "y", on="ask", absent=False, after="1h")
         self.project.apply(ms.Model("model", view=self.view, examples=ASKS, label=label))
@@ -204,11 +211,12 @@ class Pipeline:
 
     def drain(self) -> None:
         """Compute and ingest until nothing is left."""
-        while True:
+        for _ in range(1_000):
             computed, ingested = self.computer.step(), self.ingester.step()
-            if not (computed.records or computed.fenced or ingested.records or ingested.fenced):
-                assert computed.lag == ingested.lag == 0
+            left = computed.fenced or computed.lag or ingested.fenced or ingested.lag
+            if not (left or computed.records or ingested.records):
                 return
+        raise AssertionError("the buffer is empty in the end")
 
     def read(self, at: int) -> dict[str, np.ndarray]:
         """The group's features of the three keys, as serving reads them."""
@@ -221,7 +229,7 @@ class Pipeline:
 
     def dead(self) -> int:
         """How many dead letters there are."""
-        return sum(end for _, end in self.project.parts.log.ends("dead.events"))
+        return records_ever(self.project.parts.log, "dead.events")
 
 
 def _plain(column: pa.ChunkedArray) -> np.ndarray:
@@ -286,20 +294,37 @@ gaps = st.sampled_from([0, 1, SECOND, 5 * SECOND, MINUTE, 7 * MINUTE, HOUR, DAY,
 groups = st.builds(lambda windows, filtered: group_of(windows, filtered, STREAM), window_lists, st.booleans())
 
 
-@few
-@given(
-    groups,
-    deliveries(),
-    st.integers(1, 20),
-    st.lists(gaps, min_size=1, max_size=3),
-    st.integers(0, 5 * SECOND),
-    st.data(),
+replays = st.tuples(
+    groups, deliveries(), st.integers(1, 20), st.lists(gaps, min_size=1, max_size=3), st.integers(0, 5 * SECOND)
 )
-def test_what_is_read_online_is_compute_and_the_oracle_and_a_replay_changes_nothing(
-    group: Any, sent: list[Sent], micro_batch: int, later: list[int], before: int, data: Any
+
+
+@few
+@given(replays, st.data())
+def test_what_is_read_online_is_compute_and_the_oracle_and_a_replay_changes_nothing(drawn: Any, data: Any) -> None:
+    check_online(*drawn, data)
+
+
+@fewer
+@given(replays, st.data(), seeds)
+def test_what_is_read_online_is_right_on_a_log_with_gaps_that_shows_late_what_it_has(
+    drawn: Any, data: Any, seed: int
 ) -> None:
+    check_online(*drawn, data, seed)
+
+
+def check_online(
+    group: Any,
+    sent: list[Sent],
+    micro_batch: int,
+    later: list[int],
+    before: int,
+    data: Any,
+    seed: int | None = None,
+) -> None:
+    """What is read online, while everything goes on and at the end, and again from a replay."""
     with tempfile.TemporaryDirectory() as folder:
-        pipe = Pipeline(Path(folder), group, micro_batch)
+        pipe = Pipeline(Path(folder), group, micro_batch, seed)
         run(pipe, sent, data)
         end = max((one.event.arrival for one in sent), default=BASE)
         pipe.reads += [(at, max(at, end), pipe.read(at)) for at in [end - before, *(end + gap for gap in later)]]
@@ -331,10 +356,11 @@ def check_replay(pipe: Pipeline) -> None:
     metas = [parts.online.meta("g@1", shard) for shard in range(2)]
     parts.online.drop("g@1")
     again = parts.ingester()
-    while again.step().records:
+    while again.step().lag:
         pass
     assert pipe.states() == before
-    for old, new in zip(metas, (parts.online.meta("g@1", shard) for shard in range(2)), strict=True):
+    for shard, old in enumerate(metas):
+        new = parts.online.meta("g@1", shard)
         assert (old and old.position, old and old.applied) == (new and new.position, new and new.applied)
     at = parts.log.committed("compute/g@1", "events")
     try:
@@ -348,13 +374,29 @@ def check_replay(pipe: Pipeline) -> None:
     assert parts.log.ends("features.g@1") == ends
 
 
+asked = st.tuples(groups, deliveries(), st.lists(st.tuples(st.integers(0, 29), gaps), max_size=4))
+
+
 @few
-@given(groups, deliveries(), st.lists(st.tuples(st.integers(0, 29), gaps), max_size=4), st.data())
-def test_a_training_set_is_compute_on_what_was_served_by_then(
-    group: Any, sent: list[Sent], asks: list[tuple[int, int]], data: Any
+@given(asked, st.data())
+def test_a_training_set_is_compute_on_what_was_served_by_then(drawn: Any, data: Any) -> None:
+    check_training_set(*drawn, data)
+
+
+@fewer
+@given(asked, st.data(), seeds)
+def test_a_training_set_is_right_on_a_log_with_gaps_that_shows_late_what_it_has(
+    drawn: Any, data: Any, seed: int
 ) -> None:
+    check_training_set(*drawn, data, seed)
+
+
+def check_training_set(
+    group: Any, sent: list[Sent], asks: list[tuple[int, int]], data: Any, seed: int | None = None
+) -> None:
+    """Each row of a training set, whatever is archived and trimmed by then."""
     with tempfile.TemporaryDirectory() as folder:
-        pipe = Pipeline(Path(folder), group, 20)
+        pipe = Pipeline(Path(folder), group, 20, seed)
         moments = [one.event.arrival for one in sent] or [BASE]
         run(pipe, sent, data)
         instants = [moments[n % len(moments)] + gap for n, gap in asks] + [moments[-1], moments[-1] + MINUTE]

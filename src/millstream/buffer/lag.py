@@ -42,14 +42,14 @@ def seconds_behind(log: Log, topic: str, positions: Sequence[int | None], clock:
 
 
 def records_behind(log: Log, topic: str, positions: Sequence[int | None]) -> int:
-    """Return about how many records a reader of all of a topic has before it; 0 exactly when there are none.
+    """Return about how many records a reader of all of a topic has before it; 0 exactly when it stands at the end.
 
     Args:
         log: the log.
         topic: the topic it reads.
         positions: by partition, the next position it will read; None where it has not begun.
     """
-    return sum(log.behind(topic, partition, at).records for partition, at in _reading(log, topic, positions))
+    return sum(max(1, log.behind(topic, partition, at).records) for partition, at in _reading(log, topic, positions))
 
 
 def records_ever(log: Log, topic: str) -> int:

@@ -125,8 +125,8 @@ class Behind(NamedTuple):
     """What a reader of a partition has still before it.
 
     Attributes:
-        records: about how many records, those among them that have been trimmed too; 0 exactly when there is nothing.
-        since: when the oldest of them that is kept was appended, in microseconds; None when there is nothing.
+        records: about how many records, those among them that have been trimmed too.
+        since: when the oldest of them that is kept was appended, in microseconds; None when there is none.
     """
 
     records: int

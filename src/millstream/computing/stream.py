@@ -151,12 +151,12 @@ class StreamComputer:
         return standing
 
     def _lag(self, topic: str, standing: Mapping[str, list[int | None]], ends: list[int]) -> int:
-        """How many records the hindmost reader has before it, in the partitions of this worker."""
+        """How many records the hindmost reader has before it in the partitions of this worker; 0 at the end alone."""
         mine = range(len(ends)) if self._partitions is None else [p for p in self._partitions if p < len(ends)]
         places = {
             tuple((p, at) for p in mine if (at := row[p]) is not None and at < ends[p]) for row in standing.values()
         }
-        return max(sum(self._log.behind(topic, p, at).records for p, at in reader) for reader in places)
+        return max(sum(max(1, self._log.behind(topic, p, at).records) for p, at in reader) for reader in places)
 
     def _advance(
         self, reading: _Reading, shared: Shared, committed: dict[str, list[int | None]], ends: list[int]

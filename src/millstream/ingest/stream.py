@@ -42,6 +42,7 @@ class Applied:
         waiting: group versions whose history has not been backfilled; their deltas stay in the buffer.
         fenced: writes given up because another writer had moved the shard; the next step reads it again.
         lag: about how many delta records are still in the buffer, those of waiting versions included.
+        held: about how many those are.
     """
 
     records: int = 0
@@ -50,6 +51,7 @@ class Applied:
     waiting: tuple[str, ...] = ()
     fenced: int = 0
     lag: int = 0
+    held: int = 0
 
     def __add__(self, other: Applied) -> Applied:
         return Applied(
@@ -59,6 +61,7 @@ class Applied:
             self.waiting + tuple(name for name in other.waiting if name not in self.waiting),
             self.fenced + other.fenced,
             self.lag + other.lag,
+            self.held + other.held,
         )
 
 
@@ -136,7 +139,8 @@ class StreamIngester:
             return Applied(), None
         begun = meta or self._first_meta(version, shard, ends)
         if begun is None or not begun.backfilled:
-            return Applied(waiting=(version.id,), lag=self._log.behind(topic, shard, first).records), None
+            held = self._log.behind(topic, shard, first).records
+            return Applied(waiting=(version.id,), lag=held, held=held), None
         if begun.position < first:
             raise _lost(version.id, shard, begun.position, first)
         self._refuse_stepped_back(version, shard, begun, following)
@@ -144,13 +148,16 @@ class StreamIngester:
             return Applied(), None
         records = self._read(version.id, shard, begun.position)
         if records.next == begun.position:
-            return Applied(lag=self._log.behind(topic, shard, begun.position).records), None
+            return Applied(lag=self._lag(topic, shard, begun.position, following)), None
         try:
             applied = self._apply(version, shard, records, begun, None if meta is None else meta.position)
         except Fenced:
-            return Applied(fenced=1, lag=self._log.behind(topic, shard, begun.position).records), None
-        lag = self._log.behind(topic, shard, records.next).records if records.next < following else 0
-        return applied + Applied(lag=lag), records.next
+            return Applied(fenced=1, lag=self._lag(topic, shard, begun.position, following)), None
+        return applied + Applied(lag=self._lag(topic, shard, records.next, following)), records.next
+
+    def _lag(self, topic: str, shard: int, position: int, following: int) -> int:
+        """About how many records a shard has before it; 0 exactly when it stands at the end."""
+        return max(1, self._log.behind(topic, shard, position).records) if position < following else 0
 
     def _refuse_stepped_back(self, version: GroupVersion[Group], shard: int, meta: ShardMeta, following: int) -> None:
         """At the first look at a shard, and whenever the log ends before what the shard has taken from it."""

@@ -181,13 +181,14 @@ class Drainer:
         failed: dict[str, MillstreamError] = {}
         for _ in range(FEW):
             before = self._ingested() if failed else None
-            done = self._step(failed)
+            done, left = self._step(failed)
             total.update(done)
-            if not any(done.values()) and (not failed or before == self._ingested()):
+            if not left and not any(done.values()) and (not failed or before == self._ingested()):
                 break
         else:
             raise MillstreamError(
-                "The buffer is not empty after a thousand steps: it is being filled.", "stop what sends, or use `up`."
+                "The buffer is not empty after a thousand steps: it is being filled, or the log keeps back what it has.",
+                "stop what sends, or use `up`.",
             )
         if total["dead"]:
             warn(self._parts)
@@ -195,8 +196,10 @@ class Drainer:
             raise error
         return dict(total)
 
-    def _step(self, failed: dict[str, MillstreamError]) -> dict[str, int]:
+    def _step(self, failed: dict[str, MillstreamError]) -> tuple[dict[str, int], int]:
         """Let each part do what there is; of one that fails the error is kept, and the others go on.
+
+        Returns what was done, and about how much is left: a read may give nothing though there is something.
 
         Batch computing that failed is not tried again: its other groups have had their turn.
         """
@@ -204,7 +207,8 @@ class Drainer:
         runs = self._tried(failed, "runs", self._batch_computer.step) if "runs" not in failed else None
         ingested = self._tried(failed, "deltas", self._ingester.step)
         stored = self._tried(failed, "restated", self._batch_ingester.step)
-        return {
+        left = computed.lag + (ingested.lag - ingested.held if ingested else 0) + (stored.lag if stored else 0)
+        done = {
             "events": computed.records,
             "dead": computed.dead,
             "fenced": computed.fenced + (ingested.fenced if ingested else 0) + (stored.fenced if stored else 0),
@@ -212,6 +216,7 @@ class Drainer:
             "deltas": ingested.records if ingested else 0,
             "restated": stored.runs + stored.written if stored else 0,
         }
+        return done, left
 
     def _tried(self, failed: dict[str, MillstreamError], name: str, step: Callable[[], T]) -> T | None:
         try:
@@ -239,8 +244,11 @@ class Drainer:
         """Archive everything that has come, sync, drop what nobody reads any more, and see to the offline files."""
         self._renew()
         archived = 0
-        while (step := self._archiver.step()).rows or step.fenced:
+        for _ in range(FEW):
+            step = self._archiver.step()
             archived += step.rows
+            if not (step.rows or step.fenced or step.lag):
+                break
         reports = self._syncer.step()
         dropped = drop_unused(self._parts)
         tend(self._parts)

@@ -19,11 +19,12 @@ from millstream.buffer.embedded.log import EmbeddedLog
 from millstream.buffer.log import Batch
 from millstream.buffer.repeats import repeats
 from millstream.buffer.retention import trim_consumed
+from millstream.buffer.topics import ARCHIVE
 from millstream.clock import SimulatedClock
 from millstream.errors import LogError, NotFound
 from millstream.history.events import History, positions_of
 from millstream.history.selection import Wanted
-from millstream.ingest.archive import CONSUMER, Archiver
+from millstream.ingest.archive import Archiver
 from millstream.store.iceberg.store import IcebergOfflineStore
 
 BASE = 1_700_000_000_000_000
@@ -77,7 +78,7 @@ def test_history_is_the_same_before_and_after_archiving(place):
     done = place.archiver().step()
     assert (done.rows, done.lag) == (5, 0)
     assert place.history.read("payments").equals(before)
-    assert place.log.committed(CONSUMER, "payments") == [3, 2]
+    assert place.log.committed(ARCHIVE, "payments") == [3, 2]
 
 
 def test_a_repeat_is_told_across_the_border_of_the_archive(place):
@@ -213,7 +214,7 @@ def test_history_is_what_was_sent(tmp_path_factory, steps, rows):
         elif step == "hour":
             place.clock.advance(40 * MINUTE)
         else:
-            trim_consumed(place.log, PAYMENTS, [CONSUMER], place.clock)
+            trim_consumed(place.log, PAYMENTS, [ARCHIVE], place.clock)
     place.log, kept = whole, place.log
     expected = place.everything()
     assert place.history.read("payments").equals(expected)

@@ -1,0 +1,154 @@
+"""A log that keeps the text of the protocol and nothing more, to find who relies on more than that."""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+
+from millstream.buffer.embedded.log import EmbeddedLog
+from millstream.buffer.log import Batch, Behind, Ints, Records, Transaction
+
+GAP = 11
+"""Positions of which a record is at one."""
+
+
+class AdversarialLog:
+    """Any protocol of a log over the embedded one, as badly as it may be: for the tests of whatever uses a log.
+
+    There are gaps between positions and at the end of a partition, as after control markers and compaction. A read gives
+    fewer records than were asked for, or none at all, several times in a row, though there are some; where to go on lies
+    anywhere in a gap. What was appended shows late. Each topic has its own gaps, the same in every process.
+
+    Args:
+        log: the log that holds the records.
+        seed: what it draws from: the same seed gives the same reads.
+        patience: how often in a row a read of a partition may give nothing though there is something.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from millstream.clock import SimulatedClock
+        >>> log = AdversarialLog(EmbeddedLog(pathlib.Path(tempfile.mkdtemp()), SimulatedClock(0), map_gib=1), seed=4)
+        >>> log.create("clicks", 1)
+        >>> [log.append("clicks", 0, Batch(b"{}", "json", 1)) for _ in range(3)]
+        [6, 16, 26]
+        >>> log.ends("clicks")
+        [(0, 33)]
+        >>> from millstream.buffer.reading import through
+        >>> [records.positions.tolist() for records in through(log, "clicks", 0, 0, 33)]
+        [[6, 16], [26]]
+        >>> log.close()
+    """
+
+    def __init__(self, log: EmbeddedLog, seed: int, patience: int = 2) -> None:
+        self._log, self._chance, self._patience = log, random.Random(seed), patience
+        self._silent: Counter[tuple[str, int]] = Counter()
+
+    def append(self, topic: str, partition: int, batch: Batch, arrival: int | None = None) -> int:
+        """Append a batch and return the position of its first record."""
+        return _outer(topic, partition, self._log.append(topic, partition, batch, arrival))
+
+    def read(self, topic: str, partition: int, position: int, limit: int) -> Records:
+        """Return some records, or none, and some place to go on from."""
+        place, number = (topic, partition), _inner(topic, partition, position)
+        found = self._log.read(topic, partition, number, limit)
+        following = self._log.ends(topic)[partition][1]
+        if len(found) and self._silent[place] < self._patience and self._chance.random() < 0.4:
+            self._silent[place] += 1
+            moved = self._chance.randint(position, max(position, _outer(*place, number)))
+            return Records.none(topic, partition, moved)
+        self._silent[place] = 0
+        if not len(found):
+            return Records.none(topic, partition, max(position, following * GAP))
+        shown = self._chance.randint(1, len(found.payloads))
+        if shown < len(found.payloads):
+            found = found.before(int(found.firsts[shown]))
+        positions = _outer_all(*place, found.positions)
+        end = following * GAP if found.next >= following else _outer(*place, found.next)
+        return replace(found, positions=positions, next=self._chance.randint(int(positions[-1]) + 1, end))
+
+    def ends(self, topic: str) -> list[tuple[int, int]]:
+        """Return where each partition begins and ends, which is in a gap."""
+        return [(first * GAP, following * GAP) for first, following in self._log.ends(topic)]
+
+    def behind(self, topic: str, partition: int, position: int) -> Behind:
+        """Return what lies after a position."""
+        return self._log.behind(topic, partition, _inner(topic, partition, position))
+
+    def committed(self, consumer: str, topic: str) -> list[int | None]:
+        """Return each partition's committed position of a consumer."""
+        return self._log.committed(consumer, topic)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """Open a transaction."""
+        with self._log.transaction() as work:
+            yield _Work(work)
+
+    def create(self, topic: str, partitions: int) -> None:
+        """Make a topic unless it is there."""
+        self._log.create(topic, partitions)
+
+    def topics(self) -> dict[str, int]:
+        """Return all topics with their numbers of partitions."""
+        return self._log.topics()
+
+    def trim(self, topic: str, partition: int, before: int) -> int:
+        """Drop whole batches that end at or before a position; return where the partition begins then."""
+        return self._log.trim(topic, partition, _inner(topic, partition, before)) * GAP
+
+    def drop(self, topic: str) -> None:
+        """Drop a topic."""
+        self._log.drop(topic)
+
+    def filled(self) -> float:
+        """Return how full the log is."""
+        return self._log.filled()
+
+    def identity(self) -> str:
+        """Return what tells this log from any other, and its epoch."""
+        return self._log.identity()
+
+    def fingerprint(self, topic: str, partition: int, position: int) -> int | None:
+        """Return the checksum of the batch before a position."""
+        return self._log.fingerprint(topic, partition, _inner(topic, partition, position))
+
+    def close(self) -> None:
+        """Let go of the log."""
+        self._log.close()
+
+
+class _Work:
+    """A transaction whose appends have places with gaps."""
+
+    def __init__(self, work: Transaction) -> None:
+        self._work = work
+
+    def append(self, topic: str, partition: int, batch: Batch) -> int:
+        """Append a batch and return the position of its first record."""
+        return _outer(topic, partition, self._work.append(topic, partition, batch))
+
+    def commit(self, consumer: str, topic: str, partition: int, expected: int | None, position: int) -> None:
+        """Move a consumer's position."""
+        self._work.commit(consumer, topic, partition, expected, position)
+
+
+def _outer(topic: str, partition: int, number: int) -> int:
+    """The position of the record with a number."""
+    return int(_outer_all(topic, partition, np.array([number], np.int64))[0])
+
+
+def _outer_all(topic: str, partition: int, numbers: Ints) -> Ints:
+    salt = zlib.crc32(f"{topic}/{partition}".encode())
+    return numbers * GAP + 1 + (numbers * 7_919 + salt) % (GAP - 1)
+
+
+def _inner(topic: str, partition: int, position: int) -> int:
+    """The number of the first record at or after a position."""
+    number = max(0, position) // GAP
+    return number if position <= _outer(topic, partition, number) else number + 1
