@@ -25,6 +25,7 @@ import millstream as ms
 from millstream.clock import FileClock
 from millstream.errors import NotFound
 from millstream.ingest.retention import trim
+from millstream.testing.adversarial_log import AdversarialLog
 from millstream.testing.simulation.declared import ACCOUNTS, Declared, changed
 from millstream.train.stored_history import Stored
 from millstream.train.training_set import TrainingSet, training_set
@@ -81,6 +82,7 @@ class World:
 
     folder: Path
     shape: Declared
+    adversary: int | None = None  # what an adversarial log draws from
     sent: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {"events": [], "more": []})
     accounts: list[dict[str, Any]] = field(default_factory=list)
     asks: int = 0
@@ -103,6 +105,8 @@ class World:
     def open(self) -> None:
         """A process that knows nothing but what is stored."""
         self.project = ms.Project(self.folder)
+        if self.adversary is not None:
+            self.project.parts.__dict__["log"] = AdversarialLog(self.project.parts.log, self.adversary)
 
     def run(self, step: tuple[Any, ...]) -> None:
         """Do one thing."""
@@ -231,11 +235,27 @@ class World:
             assert [one.gv for one in self.project.parts.syncer().step() if one.disagreeing] == []
 
 
+lives = st.lists(steps, min_size=3, max_size=16)
+
+
 @few
-@given(declared, st.lists(steps, min_size=3, max_size=16))
+@given(declared, lives)
 def test_what_was_served_is_recomputed_whatever_has_happened_since(shape: Declared, drawn: list[Any]) -> None:
+    check_life(shape, drawn)
+
+
+@settings(few, max_examples=15)
+@given(declared, lives, st.integers(0, 1_000))
+def test_all_of_that_holds_on_a_log_with_gaps_that_shows_late_what_it_has(
+    shape: Declared, drawn: list[Any], seed: int
+) -> None:
+    check_life(shape, drawn, seed)
+
+
+def check_life(shape: Declared, drawn: list[Any], adversary: int | None = None) -> None:
+    """What holds at the end of the life of a project."""
     with tempfile.TemporaryDirectory() as folder:
-        world = World(Path(folder), shape)
+        world = World(Path(folder), shape, adversary)
         for step in drawn:
             world.run(step)
         world.check()

@@ -26,3 +26,14 @@ def test_nothing_is_lost_doubled_mixed_up_or_left_unfinished(
     record_property("simulated", min(AT_ONCE, SEEDS - first))
     record_property("simulations failed", len(failed))
     assert not failed, "\n".join(failed)
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS // 10, 5))
+def test_all_of_that_holds_on_a_log_with_gaps_that_shows_late_what_it_has(first: int) -> None:
+    failed = []
+    for seed in range(first, first + 5):
+        try:
+            simulate(seed, adversarial=True)
+        except AssertionError as error:
+            failed.append(str(error))
+    assert not failed, "\n".join(failed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from millstream.running.work import trim
 from millstream.serve.capture import CaptureJournal
 from millstream.settings import Settings
 from millstream.testing.simulation.web import Web
+from millstream.testing.adversarial_log import AdversarialLog
 
 RUNS: Mapping[str, tuple[str, ...]] = {
     "compute": ("compute",),
@@ -31,11 +33,18 @@ RUNS: Mapping[str, tuple[str, ...]] = {
 
 
 class SimulatedParts(Parts):
-    """A project's parts on a clock that the simulation moves."""
+    """A project's parts on a clock that the simulation moves, and if there is a seed for one on an adversarial log."""
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
+    def __init__(self, settings: Settings, clock: Clock, adversary: int | None = None) -> None:
         super().__init__(settings)
         self.__dict__["clock"] = clock
+        self._adversary = adversary
+
+    @cached_property
+    def log(self) -> Any:
+        """The log."""
+        log = super().log
+        return log if self._adversary is None else AdversarialLog(log, self._adversary)
 
 
 class Process:
@@ -45,11 +54,12 @@ class Process:
         name: What it is called.
         settings: The project.
         clock: The project's clock.
+        adversary: What its adversarial log draws from; without one it has the embedded log as it is.
     """
 
-    def __init__(self, name: str, settings: Settings, clock: Clock) -> None:
+    def __init__(self, name: str, settings: Settings, clock: Clock, adversary: int | None = None) -> None:
         self.name = name
-        self.parts = SimulatedParts(settings, clock)
+        self.parts = SimulatedParts(settings, clock, adversary)
         self._scoring: Scoring | None = None
         self._web: Web | None = None
         self.dead = False
@@ -129,7 +139,8 @@ def _close_files(folder: Path) -> None:
 
 
 def _compute(process: Process) -> int:
-    return int(process.made("computer").step().records)
+    done = process.made("computer").step()
+    return int(done.records + done.lag)
 
 
 def _batch(process: Process) -> int:
@@ -140,11 +151,12 @@ def _ingest(process: Process) -> int:
     applying.rebuild_damaged(process.parts)
     applied = process.made("ingester").step()
     stored = process.made("batch_ingester").step()
-    return int(applied.records + stored.runs + stored.written)
+    return int(applied.records + applied.lag - applied.held + stored.runs + stored.written + stored.lag)
 
 
 def _archive(process: Process) -> int:
-    return int(process.made("archiver").step().rows)
+    done = process.made("archiver").step()
+    return int(done.rows + done.lag)
 
 
 def _sync(process: Process) -> int:

@@ -21,11 +21,11 @@ ROUNDS = 60
 ROUND = ("compute", "batch", "ingest", "ship", "backfill")
 
 
-def begin(folder: Path, shape: Declared) -> World:
+def begin(folder: Path, shape: Declared, adversary: int | None = None) -> World:
     """A new project in an empty folder: declared, with a champion, and a row in its table."""
     (folder / ".millstream").mkdir(parents=True)
     (folder / "millstream.toml").write_text(SETTINGS)
-    world = World(folder, shape, SimulatedClock(START))
+    world = World(folder, shape, SimulatedClock(START), adversary=adversary)
     producers.table(world, [(1, 1.0, "DE", -MINUTE)])
     operators.apply(world)
     world.process("ingest").step("backfill")  # no query runs yet: offline tables name the folder they are in
@@ -35,10 +35,10 @@ def begin(folder: Path, shape: Declared) -> World:
     return world
 
 
-def copied(original: World, folder: Path) -> World:
+def copied(original: World, folder: Path, adversary: int | None = None) -> World:
     """A project that has begun, in another folder."""
     shutil.copytree(original.folder, folder)
-    world = World(folder, original.shape, SimulatedClock(original.clock.now()))
+    world = World(folder, original.shape, SimulatedClock(original.clock.now()), adversary=adversary)
     world.accounts, world.champions = list(original.accounts), list(original.champions)
     return world
 

@@ -63,7 +63,7 @@ class Trace:
         return "\n".join(self.lines)
 
 
-def simulate(seed: int, *, steps: int = STEPS, keep: Collection[int] | None = None) -> Trace:
+def simulate(seed: int, *, steps: int = STEPS, keep: Collection[int] | None = None, adversarial: bool = False) -> Trace:
     """Run the whole pipeline through what a seed draws, and hold everything to the truth.
 
     Layers step, producers send, readers read, operators command; processes die before or after any durable write and
@@ -75,6 +75,7 @@ def simulate(seed: int, *, steps: int = STEPS, keep: Collection[int] | None = No
         seed: Any whole number.
         steps: How many actions.
         keep: The numbers of the actions to let happen, in place of all.
+        adversarial: Whether on a log that keeps the text of its protocol and nothing more.
 
     Returns:
         What happened.
@@ -89,7 +90,7 @@ def simulate(seed: int, *, steps: int = STEPS, keep: Collection[int] | None = No
     """
     random = Random(f"chance of {seed}")
     trace = Trace(seed)
-    with _world(_shape(seed), random) as world:
+    with _world(_shape(seed), random, seed if adversarial else None) as world:
         actions = actions_of(seed, steps)
         world.precarious = any(action.name == "lose_power" for action in actions)
         following = iter([place for place in enumerate(actions) if keep is None or place[0] in keep])
@@ -128,13 +129,13 @@ def _do(world: World, trace: Trace, number: int, action: Action | None) -> None:
 
 
 @contextmanager
-def _world(shape: int, random: Random) -> Iterator[World]:
+def _world(shape: int, random: Random, adversary: int | None) -> Iterator[World]:
     """A project that has begun, in a folder of its own, in a process where chance is the seed's."""
     with (
         tempfile.TemporaryDirectory(dir=_memory(), prefix="millstream-") as folder,
         patch.object(uuid, "uuid4", lambda: uuid.UUID(int=random.getrandbits(128), version=4)),
     ):
-        world = copied(_begun(shape), Path(folder) / "project")
+        world = copied(_begun(shape, adversary is not None), Path(folder) / "project", adversary)
         with world.disk.watching():
             try:
                 yield world
@@ -143,10 +144,10 @@ def _world(shape: int, random: Random) -> Iterator[World]:
 
 
 @cache
-def _begun(shape: int) -> World:
+def _begun(shape: int, adversarial: bool) -> World:
     folder = tempfile.mkdtemp(dir=_memory(), prefix="millstream-begun-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return begin(Path(folder) / "project", SHAPES[shape])
+    return begin(Path(folder) / "project", SHAPES[shape], 0 if adversarial else None)
 
 
 def _memory() -> str | None:

@@ -46,6 +46,7 @@ class World:
         acting: The processes that the step at hand has asked for.
         broken: What does not hold, found in the midst of a step.
         go_on: Lets what comes next happen now, in the midst of the step at hand.
+        adversary: What the adversarial log of its processes draws from; without one they have the embedded log as it is.
     """
 
     folder: Path
@@ -69,6 +70,7 @@ class World:
     acting: list[Process] = field(default_factory=list)
     broken: Exception | None = None
     go_on: Callable[[int], None] = lambda _: None
+    adversary: int | None = None
 
     def __post_init__(self) -> None:
         self.settings = Settings.load(self.folder)
@@ -79,7 +81,7 @@ class World:
         """The process of that name that is at work now; in somebody else's turn, the one beside it."""
         place = (name, self.second)
         if place not in self._processes:
-            self._processes[place] = Process(name, self.settings, self.clock)
+            self._processes[place] = Process(name, self.settings, self.clock, self.adversary)
         self.acting.append(self._processes[place])
         return self._processes[place]
 
