@@ -18,7 +18,7 @@ class Progress:
         skipped: by reason, what did not count, summed over group versions.
         keys: states written to the feature topics.
         fenced: micro-batches discarded because another worker had gone on.
-        lag: records that the hindmost reader of each stream has still before it, in all.
+        lag: about how many records the hindmost reader of each stream has still before it; 0 when there are none.
     """
 
     records: int = 0

@@ -42,7 +42,9 @@ class _Run:
     def keyed(self, snapshot: bool) -> KeyedRun:
         nothing = pa.array([], pa.binary())
         run = Run(0, self.end, self.available, snapshot, pa.table({}))
-        return KeyedRun(self.position, run, nothing, nothing, np.empty(0, np.int64), np.empty(0, np.int64))
+        return KeyedRun(
+            self.position, self.position, run, nothing, nothing, np.empty(0, np.int64), np.empty(0, np.int64)
+        )
 
 
 def rebuild_states(
@@ -153,7 +155,7 @@ class _Stated:
         deleted = rows["_deleted"].combine_chunks().fill_null(False)
         values = pc.if_else(deleted, pa.scalar(b"", pa.large_binary()), values)
         codes = key_codes(keys)
-        told = KeyedRun(0, Run(0, 0, 0, False, rows), keys, values, codes, np.zeros(len(codes), np.int64))
+        told = KeyedRun(0, 0, Run(0, 0, 0, False, rows), keys, values, codes, np.zeros(len(codes), np.int64))
         fresh = fresh_rows(told, np.arange(len(codes)), now, self._confirmations(rows, confirmed))
         lone = list(zip(fresh.keys, fresh.lone.states(), strict=False))
         return lone + [(key, join_rows(union([], some, now))) for key, some in fresh.several.items()]

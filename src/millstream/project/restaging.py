@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from millstream.buffer.agreement import disagreement
+from millstream.buffer.reading import through
 from millstream.buffer.staging import decode_run
 from millstream.buffer.topics import batch_table, staging_topic
 from millstream.errors import StoreError
@@ -45,7 +46,7 @@ def restage(parts: Parts, version: BatchGroupVersion) -> tuple[int, bool]:
     behind = bool(stated) and any(meta is None or meta.position < stated for meta in metas)
     following = parts.log.ends(topic)[0][1]
     begin = _apart(parts, version, stated, marks_of(snapshot.properties).get(0, "") if snapshot else "")
-    kept = parts.log.read(topic, 0, begin, following - begin) if begin < following else []
+    kept = list(through(parts.log, topic, 0, begin, following))
     base = max(stated, following, *(meta.position for meta in metas if meta is not None), 0)
     parts.log.rebase(topic, 0, base, kept)
     if snapshot is not None:
@@ -57,7 +58,7 @@ def restage(parts: Parts, version: BatchGroupVersion) -> tuple[int, bool]:
             parts.online.write(version.states, shard, [], _moved(meta, topic, base), meta.position)
     if behind:
         _built_anew(parts, version)
-    return len(kept), behind
+    return sum(map(len, kept)), behind
 
 
 def _apart(parts: Parts, version: BatchGroupVersion, stated: int, kept: str) -> int:
@@ -66,13 +67,12 @@ def _apart(parts: Parts, version: BatchGroupVersion, stated: int, kept: str) -> 
     first, following = parts.log.ends(topic)[0]
     if disagreement(parts.log, topic, 0, stated, kept) is None:
         return max(first, stated)
-    known, position = runs_stated(version, parts.offline), first
-    while position < following:
-        (record,) = parts.log.read(topic, 0, position, 1)
-        run = decode_run(record.payload)
-        if known.get(position) != (run.end, run.available):
-            return position
-        position = record.end
+    known = runs_stated(version, parts.offline)
+    for records in through(parts.log, topic, 0, first, following):
+        for position, payload in zip(records.positions.tolist(), records.payloads, strict=True):
+            run = decode_run(payload)
+            if known.get(position) != (run.end, run.available):
+                return int(position)
     return following
 
 
