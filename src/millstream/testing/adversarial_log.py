@@ -46,18 +46,19 @@ class AdversarialLog:
     """
 
     def __init__(self, log: EmbeddedLog, seed: int, patience: int = 2) -> None:
-        self._log, self._chance, self._patience = log, random.Random(seed), patience
+        self.embedded = log
+        self._chance, self._patience = random.Random(seed), patience
         self._silent: Counter[tuple[str, int]] = Counter()
 
     def append(self, topic: str, partition: int, batch: Batch, arrival: int | None = None) -> int:
         """Append a batch and return the position of its first record."""
-        return _outer(topic, partition, self._log.append(topic, partition, batch, arrival))
+        return _outer(topic, partition, self.embedded.append(topic, partition, batch, arrival))
 
     def read(self, topic: str, partition: int, position: int, limit: int) -> Records:
         """Return some records, or none, and some place to go on from."""
         place, number = (topic, partition), _inner(topic, partition, position)
-        found = self._log.read(topic, partition, number, limit)
-        following = self._log.ends(topic)[partition][1]
+        found = self.embedded.read(topic, partition, number, limit)
+        following = self.embedded.ends(topic)[partition][1]
         if len(found) and self._silent[place] < self._patience and self._chance.random() < 0.4:
             self._silent[place] += 1
             moved = self._chance.randint(position, max(position, _outer(*place, number)))
@@ -74,53 +75,53 @@ class AdversarialLog:
 
     def ends(self, topic: str) -> list[tuple[int, int]]:
         """Return where each partition begins and ends, which is in a gap."""
-        return [(first * GAP, following * GAP) for first, following in self._log.ends(topic)]
+        return [(first * GAP, following * GAP) for first, following in self.embedded.ends(topic)]
 
     def behind(self, topic: str, partition: int, position: int) -> Behind:
         """Return what lies after a position."""
-        return self._log.behind(topic, partition, _inner(topic, partition, position))
+        return self.embedded.behind(topic, partition, _inner(topic, partition, position))
 
     def committed(self, consumer: str, topic: str) -> list[int | None]:
         """Return each partition's committed position of a consumer."""
-        return self._log.committed(consumer, topic)
+        return self.embedded.committed(consumer, topic)
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
         """Open a transaction."""
-        with self._log.transaction() as work:
+        with self.embedded.transaction() as work:
             yield _Work(work)
 
     def create(self, topic: str, partitions: int) -> None:
         """Make a topic unless it is there."""
-        self._log.create(topic, partitions)
+        self.embedded.create(topic, partitions)
 
     def topics(self) -> dict[str, int]:
         """Return all topics with their numbers of partitions."""
-        return self._log.topics()
+        return self.embedded.topics()
 
     def trim(self, topic: str, partition: int, before: int) -> int:
         """Drop whole batches that end at or before a position; return where the partition begins then."""
-        return self._log.trim(topic, partition, _inner(topic, partition, before)) * GAP
+        return self.embedded.trim(topic, partition, _inner(topic, partition, before)) * GAP
 
     def drop(self, topic: str) -> None:
         """Drop a topic."""
-        self._log.drop(topic)
+        self.embedded.drop(topic)
 
     def filled(self) -> float:
         """Return how full the log is."""
-        return self._log.filled()
+        return self.embedded.filled()
 
     def identity(self) -> str:
         """Return what tells this log from any other, and its epoch."""
-        return self._log.identity()
+        return self.embedded.identity()
 
     def fingerprint(self, topic: str, partition: int, position: int) -> int | None:
         """Return the checksum of the batch before a position."""
-        return self._log.fingerprint(topic, partition, _inner(topic, partition, position))
+        return self.embedded.fingerprint(topic, partition, _inner(topic, partition, position))
 
     def close(self) -> None:
         """Let go of the log."""
-        self._log.close()
+        self.embedded.close()
 
 
 class _Work:

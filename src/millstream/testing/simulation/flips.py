@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from millstream.buffer.reading import through
 from millstream.definitions.feature_group import StreamFeatureGroup
 from millstream.errors import CorruptLog, CorruptState, MillstreamError
+from millstream.testing.adversarial_log import AdversarialLog
 
 if TYPE_CHECKING:
     from millstream.testing.simulation.world import World
@@ -63,23 +65,25 @@ def restore(world: World) -> str:
 
 def _flip_log(world: World, number: int) -> str | None:
     log = world.process("witness").parts.log
+    if isinstance(log, AdversarialLog):
+        log = log.embedded  # which names its own positions
     try:
         every = [
-            (topic, partition, record)
+            (topic, partition, position, payload)
             for topic in sorted(log.topics())
             for partition, (first, following) in enumerate(log.ends(topic))
-            if first < following
-            for record in log.read(topic, partition, first, following - first)
+            for records in through(log, topic, partition, first, following)
+            for position, payload in zip(records.firsts.tolist(), records.payloads, strict=True)
         ]
     except CorruptLog:
         return None
     if not every:
         return None
-    topic, partition, record = every[number % len(every)]
+    topic, partition, position, payload = every[number % len(every)]
     path = world.settings.data / "log" / "data.mdb"
-    _flipped(world, path, record.payload[:LONGEST], number)
-    said = _refused(CorruptLog, lambda: log.read(topic, partition, record.position, 1))
-    place = f"topic '{topic}', partition {partition}, position {record.position}"
+    _flipped(world, path, payload[:LONGEST], number)
+    said = _refused(CorruptLog, lambda: log.read(topic, partition, position, 1))
+    place = f"topic '{topic}', partition {partition}, position {position}"
     assert said is not None and f"'{path}'" in said and place in said, f"damage is named: {place} of the log: {said}"
     return place
 

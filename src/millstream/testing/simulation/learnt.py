@@ -58,7 +58,7 @@ def _labels(world: World, examples: list[Landed], now: int) -> tuple[list[float 
     """The label of each example as it is known now, and whether the example has matured."""
     newest: dict[str, tuple[tuple[int, int, int, int], Any]] = {}
     for one in world.ledger.counted(OUTCOMES):
-        rank = (one.row["at"], one.arrival, one.partition, one.position)
+        rank = (one.row["at"], one.arrival, one.partition, one.place)
         if one.arrival <= now and (one.row["ask"] not in newest or rank > newest[one.row["ask"]][0]):
             newest[one.row["ask"]] = rank, one.row["y"]
     values, matured = list[float | None](), list[bool]()

@@ -18,8 +18,8 @@ from millstream.project.upkeep import tend
 from millstream.running.work import trim
 from millstream.serve.capture import CaptureJournal
 from millstream.settings import Settings
-from millstream.testing.simulation.web import Web
 from millstream.testing.adversarial_log import AdversarialLog
+from millstream.testing.simulation.web import Web
 
 RUNS: Mapping[str, tuple[str, ...]] = {
     "compute": ("compute",),

@@ -14,8 +14,8 @@ from millstream.project import drain as moving
 from millstream.project.compute import compute
 from millstream.serve.capture import DAMAGED
 from millstream.testing.simulation import stored
-from millstream.testing.simulation.web import busy
 from millstream.testing.simulation.ledger import taken
+from millstream.testing.simulation.web import busy
 
 if TYPE_CHECKING:
     from millstream.definitions.group_version import GroupVersion
