@@ -6,7 +6,6 @@ block is not run (it needs a service, or the repository), but the commands in it
 """
 
 import contextlib
-import dataclasses
 import doctest
 import importlib
 import io
@@ -21,6 +20,7 @@ from typing import Any
 
 import pytest
 import typer
+from msgspec.structs import fields
 
 import millstream
 from millstream.cli.app import app
@@ -233,7 +233,7 @@ def test_every_page_is_reached_from_the_index():
 
 def test_every_setting_and_path_is_documented():
     operations, http = (ROOT / "docs" / name for name in ("operations.md", "http.md"))
-    named = set(re.findall(r"`\[?(\w+)\]?`", prose(operations)))
-    assert {field.name for field in dataclasses.fields(Settings)} - {"folder"} <= named
+    named = set(re.findall(r"`\[?(\w+)(?:\.NAME)?\]?`", prose(operations)))
+    assert {field.name for field in fields(Settings)} - {"folder"} <= named
     for path in ("/livez", "/readyz", "/metrics", "/openapi.json", "/status"):
         assert f"`GET {path}`" in prose(http)

@@ -4,37 +4,46 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from collections.abc import Mapping
 from os.path import normpath
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_type_hints
+
+import msgspec
+from msgspec import NODEFAULT, Meta, Struct
+from msgspec.structs import FieldInfo, fields, force_setattr
 
 from millstream.definitions.durations import micros
 from millstream.errors import MillstreamError, ProjectError, nearest
 
 FILE = "millstream.toml"
 _OWNER = "project"  # the file in a data folder outside its project that names the project's folder
+_SECRET = {"registry_url"}
+
+Text = Annotated[str, Meta(pattern=r"^[^\x00]+$", description="text, not empty and without NUL")]
+Place = Annotated[Path, Meta(description="text, not empty and without NUL")]
+Switch = Annotated[bool, Meta(description="true or false")]
+Names = Annotated[tuple[Text, ...], Meta(description='a list of text, such as ["scores.example.com"]')]
+Parts = Annotated[int, Meta(ge=1, le=4096, description="a whole number from 1 to 4096")]
+Span = Annotated[int, Meta(ge=0, description='a duration such as "10m"', extra={"duration": True})]
+Section = Annotated[dict[str, Any], Meta(description="a table")]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Generator:
+class Generator(Struct, frozen=True, kw_only=True):
     """Whether `millstream up` feeds the project with made events, and how: `rate` events a second from a `seed`."""
 
-    enabled: bool = False
-    rate: float = 50.0
-    seed: int = 7
+    enabled: Switch = False
+    rate: Annotated[float, Meta(ge=0.001, le=1_000_000, description="a number from 0.001 to 1e+06")] = 50.0
+    seed: Annotated[int, Meta(ge=0, description=f"a whole number from 0 to {2**63 - 1}")] = 7
 
 
-@dataclass(frozen=True, kw_only=True)
-class TablePlace:
+class TablePlace(Struct, frozen=True, kw_only=True):
     """Where a table is: Parquet files, a folder of them, or `bank.duckdb#accounts`, relative to the project's folder."""
 
-    path: str
+    path: Text
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Struct, frozen=True, kw_only=True):
     """What a project runs with; built by `Settings.load`, or by hand in tests.
 
     Args:
@@ -61,6 +70,11 @@ class Settings:
         registry_url: the registry's database, as an SQLAlchemy URL; a SQLite file in `data` unless set. The path of a
             SQLite file is relative to the folder.
         generator: made events, for trying a project out.
+        log: `kind` of the log, and the settings of that kind; the embedded one unless set. So for `online`, `offline` and
+            `registry`; what they may say is checked when the project is opened.
+        online: the online store; LMDB in this process unless set.
+        offline: the offline store; Iceberg tables in `data` unless set.
+        registry: the registry; SQL unless set.
         tables: by name, where a table is; where its definition says unless set.
 
     Example:
@@ -74,33 +88,42 @@ class Settings:
     """
 
     folder: Path
-    name: str = ""
-    data: Path = Path(".millstream")
-    definitions: str = "features.py"
-    partitions: int = 4
-    shards: int = 4
-    micro_batch: int = 50_000
-    poll_ms: int = 20
-    fsync: bool = True
-    log_gib: float = 64.0
-    sync_every: int = 600_000_000
-    files_kept: int = 600_000_000
-    frozen_after: int = 30_000_000
-    host: str = "127.0.0.1"
-    port: int = 8787
-    hosts: tuple[str, ...] = ()
-    capture_sample: float = 1.0
-    registry_url: str = field(default="", repr=False)  # it may hold a password
-    generator: Generator = field(default_factory=Generator)
-    tables: Mapping[str, TablePlace] = field(default_factory=dict)
+    name: Text = ""
+    data: Place = Path(".millstream")
+    definitions: Text = "features.py"
+    partitions: Parts = 4
+    shards: Parts = 4
+    micro_batch: Annotated[int, Meta(ge=1, le=10_000_000, description="a whole number from 1 to 10000000")] = 50_000
+    poll_ms: Annotated[int, Meta(ge=1, le=60_000, description="a whole number from 1 to 60000")] = 20
+    fsync: Switch = True
+    log_gib: Annotated[float, Meta(ge=0.001, le=65_536, description="a number from 0.001 to 65536")] = 64.0
+    sync_every: Span = 600_000_000
+    files_kept: Span = 600_000_000
+    frozen_after: Annotated[
+        int, Meta(ge=2_000_000, description='a duration of 2 s or more, such as "30s"', extra={"duration": True})
+    ] = 30_000_000
+    host: Text = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65_535, description="a whole number from 0 to 65535")] = 8787
+    hosts: Names = ()
+    capture_sample: Annotated[float, Meta(ge=0, le=1, description="a number from 0 to 1")] = 1.0
+    registry_url: Text = ""
+    generator: Annotated[Generator, Meta(description="a table")] = Generator()
+    tables: Annotated[
+        dict[str, TablePlace],
+        Meta(description='tables such as [tables.accounts], with path = "accounts.parquet"'),
+    ] = {}
+    log: Section = {}
+    online: Section = {}
+    offline: Section = {}
+    registry: Section = {}
 
     def __post_init__(self) -> None:
         folder = Path(self.folder).resolve()
         data = Path(normpath(folder / self.data))
-        object.__setattr__(self, "folder", folder)
-        object.__setattr__(self, "data", data)
-        object.__setattr__(self, "name", self.name or folder.name)
-        object.__setattr__(self, "registry_url", _within(folder, self.registry_url or sqlite_url(data / "registry.db")))
+        force_setattr(self, "folder", folder)
+        force_setattr(self, "data", data)
+        force_setattr(self, "name", self.name or folder.name)
+        force_setattr(self, "registry_url", _within(folder, self.registry_url or sqlite_url(data / "registry.db")))
 
     @classmethod
     def load(cls, folder: str | Path) -> Settings:
@@ -118,6 +141,9 @@ class Settings:
                 f"set `data` in '{settings.folder / FILE}' to a folder of its own, and copy the data there.",
             )
         return settings
+
+    def __repr__(self) -> str:
+        return f"Settings(folder={str(self.folder)!r}, name={self.name!r})"  # the others may hold passwords
 
     @property
     def table_paths(self) -> dict[str, str]:
@@ -173,7 +199,7 @@ class Settings:
             ) from error
         except (OSError, ValueError) as error:
             raise ProjectError(f"Settings '{path}' cannot be read: {error}.", "the file is TOML, in UTF-8.") from error
-        return _known(document, _ROOT, path, "")
+        return checked(Settings, document, path, ours=("folder",))
 
 
 def sqlite_url(path: Path) -> str:
@@ -196,151 +222,101 @@ def _within(folder: Path, url: str) -> str:
     return url if found is None else f"{found[1]}{quoted(folder)}/{found[2]}"
 
 
-def _number(low: float, high: float) -> Callable[[Any], Any]:
-    """A check that a value is a number within bounds."""
-
-    def check(value: Any) -> Any:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            raise ValueError(f"a number from {low:g} to {high:g}")
-        return value
-
-    return check
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("true or false")
-    return value
-
-
-def _whole(low: int, high: int) -> Callable[[Any], int]:
-    """A check that a value is a whole number within bounds."""
-
-    def check(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise ValueError(f"a whole number from {low} to {high}")
-        return value
-
-    return check
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value or "\0" in value:
-        raise ValueError("text, not empty and without NUL")
-    return value
-
-
-def _texts(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(one, str) and one for one in value):
-        raise ValueError('a list of text, such as ["scores.example.com"]')
-    return tuple(value)
-
-
-def _switch(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("true or false")
-    return value
-
-
-def _duration(value: Any) -> int:
-    try:
-        return micros(_text(value))
-    except (MillstreamError, ValueError) as error:
-        raise ValueError('a duration such as "10m"') from error
-
-
-def _frozen_after(value: Any) -> int:
-    given = _duration(value)
-    if given < 2_000_000:
-        raise ValueError('a duration of 2 s or more, such as "30s"')
-    return given
-
-
-def _section(value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise ValueError("a table")
-    return value
-
-
-def _sections(value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping) or not all(isinstance(one, Mapping) for one in value.values()):
-        raise ValueError('tables such as [tables.accounts], with path = "accounts.parquet"')
-    return value
-
-
-_GENERATOR: dict[str, Callable[[Any], Any]] = {
-    "enabled": _switch,
-    "rate": _number(0.001, 1_000_000),
-    "seed": _whole(0, 2**63 - 1),
-}
-_ROOT: dict[str, Callable[[Any], Any]] = {
-    "name": _text,
-    "data": lambda value: Path(_text(value)),
-    "definitions": _text,
-    "partitions": _whole(1, 4096),
-    "shards": _whole(1, 4096),
-    "micro_batch": _whole(1, 10_000_000),
-    "poll_ms": _whole(1, 60_000),
-    "fsync": _flag,
-    "log_gib": _number(0.001, 65_536),
-    "sync_every": _duration,
-    "files_kept": _duration,
-    "frozen_after": _frozen_after,
-    "host": _text,
-    "port": _whole(0, 65_535),
-    "hosts": _texts,
-    "capture_sample": _number(0, 1),
-    "registry_url": _text,
-    "generator": _section,
-    "tables": _sections,
-}
-_TABLE: dict[str, Callable[[Any], Any]] = {"path": _text}
-
-
-def _known(
-    document: Mapping[str, Any], checks: Mapping[str, Callable[[Any], Any]], path: Path, within: str
+def checked(
+    struct: type[Struct], given: Mapping[str, Any], file: Path, within: str = "", ours: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """Check every value of a table; refuse what is not a setting."""
-    settings: dict[str, Any] = {}
-    for key, value in document.items():
-        if key not in checks:
-            close = nearest(key, list(checks))
+    """The settings of a struct, each checked by its type; what its type's description says is what is expected.
+
+    Args:
+        struct: whose fields are the settings.
+        given: what the file says.
+        file: the file.
+        within: what stands before a setting's name, such as "generator.".
+        ours: fields that are no settings.
+
+    Raises:
+        ProjectError: for what is not a setting, with the nearest that is, for a value that does not fit, and for a
+            setting that is missing.
+    """
+    known = {field.name: field for field in fields(struct) if field.name not in ours}
+    types = get_type_hints(struct, include_extras=True)
+    settings = {}
+    for key, value in given.items():
+        if key not in known:
+            close = nearest(key, list(known))
             raise ProjectError(
-                f"Settings '{path}': '{within}{key}' is not a setting.",
-                f"did you mean '{within}{close}'?" if close else f"the settings are {', '.join(sorted(checks))}.",
+                f"Settings '{file}': '{within}{key}' is not a setting.",
+                f"did you mean '{within}{close}'?" if close else f"the settings are {', '.join(sorted(known))}.",
             )
-        try:
-            settings[key] = checks[key](value)
-        except ValueError as error:
+        settings[key] = _checked(known[key], types[key], value, file, within)
+    for key, field in known.items():
+        if field.required and key not in settings:
             raise ProjectError(
-                f"Settings '{path}': '{within}{key}' is {_shown(key, value)}; it must be {error}.",
-                _default_hint(key, within),
-            ) from error
-    if "generator" in settings:
-        settings["generator"] = Generator(**_known(settings["generator"], _GENERATOR, path, "generator."))
-    if "tables" in settings:
-        settings["tables"] = {name: _place(name, given, path) for name, given in settings["tables"].items()}
+                f"Settings '{file}': '{within}{key}' is missing; it must be {_expected(types[key])}.",
+                f"write it below [{within.rstrip('.')}]." if within else "write it.",
+            )
     return settings
 
 
-def _place(name: str, given: Mapping[str, Any], path: Path) -> TablePlace:
-    checked = _known(given, _TABLE, path, f"tables.{name}.")
-    if "path" not in checked:
+def _checked(field: FieldInfo, kind: Any, value: Any, file: Path, within: str) -> Any:
+    """A value of a setting; a table of its own by the struct that it is of, and a table of tables by theirs."""
+    inner = kind.__origin__ if hasattr(kind, "__metadata__") else kind
+    key = field.name
+    try:
+        if _is_struct(inner) and isinstance(value, Mapping):
+            return inner(**checked(inner, value, file, f"{within}{key}."))
+        inners = getattr(inner, "__args__", ())
+        if inners and _is_struct(inners[-1]) and _all_tables(value):
+            place = f"{within}{key}."
+            return {
+                name: inners[-1](**checked(inners[-1], one, file, f"{place}{name}.")) for name, one in value.items()
+            }
+        return msgspec.convert(_in_micros(kind, value), kind, dec_hook=_path)
+    except (msgspec.ValidationError, ValueError) as error:
+        shown = "not shown" if key in _SECRET else repr(value)  # whatever it is, it may hold a password
         raise ProjectError(
-            f"Settings '{path}': 'tables.{name}' does not say where the table is.",
-            f'write path = "{name}.parquet" below [tables.{name}].',
-        )
-    return TablePlace(**checked)
+            f"Settings '{file}': '{within}{key}' is {shown}; it must be {_expected(kind) or error}.", _default(field)
+        ) from error
 
 
-def _shown(key: str, value: Any) -> str:
-    return "not shown" if key == "registry_url" else repr(value)  # whatever it is, it may hold a password
+def _is_struct(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Struct)
 
 
-def _default_hint(key: str, within: str) -> str:
+def _all_tables(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(one, Mapping) for one in value.values())
+
+
+def _meta(kind: Any) -> Meta | None:
+    return next((one for one in getattr(kind, "__metadata__", ()) if isinstance(one, Meta)), None)
+
+
+def _expected(kind: Any) -> str:
+    meta = _meta(kind)
+    return "" if meta is None else meta.description or ""
+
+
+def _in_micros(kind: Any, value: Any) -> Any:
+    """A duration as the file says it, in microseconds; what is no duration is refused."""
+    meta = _meta(kind)
+    if meta is None or not (meta.extra or {}).get("duration"):
+        return value
+    try:
+        return micros(msgspec.convert(value, Text))
+    except MillstreamError as error:
+        raise ValueError(error.message) from error
+
+
+def _path(kind: type, value: Any) -> Any:
+    return kind(msgspec.convert(value, Text))
+
+
+def _default(field: FieldInfo) -> str:
     """Say what a setting is when it is left out."""
-    owner: list[Field[Any]] = list(fields(Generator if within else Settings))
-    default = next((item.default for item in owner if item.name == key), MISSING)
-    if default is MISSING or default == "" or key in ("sync_every", "frozen_after"):
-        return "leave it out to take the default."
-    return f"leave it out to take the default, {default}."
+    if field.required:
+        return "write it as it is expected."
+    shown = field.default is not NODEFAULT and field.default != "" and field.name not in _SPANS
+    return f"leave it out to take the default, {field.default}." if shown else "leave it out to take the default."
+
+
+_SPANS = ("sync_every", "files_kept", "frozen_after")

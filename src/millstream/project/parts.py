@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import cache, cached_property
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 from millstream.buffer.topics import batch_table
 from millstream.clock import Clock, project_clock
 from millstream.errors import NotFound, StoreError
+from millstream.project.backends import BACKENDS, backend
 from millstream.settings import Settings
 
 if TYPE_CHECKING:
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 
 SET_KEPT = 7 * 86_400_000_000
 """How long (µs) the offline snapshots of a training set stay readable, unless a model version learns from it."""
+_OPENED = ("log", "online", "offline", "registry", "model_versions")  # what others write to is closed after them
 
 
 class Parts:
@@ -51,11 +55,25 @@ class Parts:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        for section in BACKENDS:
+            if getattr(settings, section):
+                backend(settings, section)  # what is wrong is said at once
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def close(self) -> None:
-        """Let go of the online store's files, which are many; what is used next opens its own."""
-        if "online" in self.__dict__:
-            self.online.close()
+        """Let go of all that is open; what is used next is opened anew."""
+        with ExitStack() as closing:
+            for name in _OPENED:
+                part = self.__dict__.pop(name, None)
+                if part is not None:
+                    closing.callback(part.close)
 
     @cached_property
     def clock(self) -> Clock:
@@ -65,32 +83,29 @@ class Parts:
     @cached_property
     def log(self) -> EmbeddedLog:
         """The log."""
-        from millstream.buffer.embedded.log import EmbeddedLog
-
-        return EmbeddedLog(
-            self.settings.data / "log", self.clock, map_gib=self.settings.log_gib, fsync=self.settings.fsync
-        )
+        opened: EmbeddedLog = self._open("log")
+        return opened
 
     @cached_property
     def online(self) -> LmdbOnlineStore:
         """The online store."""
-        from millstream.store.lmdb.store import LmdbOnlineStore
-
-        return LmdbOnlineStore(self.settings.data / "online", fsync=self.settings.fsync)
+        opened: LmdbOnlineStore = self._open("online")
+        return opened
 
     @cached_property
     def offline(self) -> IcebergOfflineStore:
         """The offline store."""
-        from millstream.store.iceberg.store import IcebergOfflineStore
-
-        return IcebergOfflineStore(self.settings.data / "offline")
+        opened: IcebergOfflineStore = self._open("offline")
+        return opened
 
     @cached_property
     def registry(self) -> Registry:
         """The registry of definitions."""
-        from millstream.registry.definitions import Registry
+        opened: Registry = self._open("registry")
+        return opened
 
-        return Registry(self.settings.registry_url, shards=self.settings.shards)
+    def _open(self, section: str) -> Any:
+        return backend(self.settings, section).open(self.settings, self.clock)
 
     def stepped_back(self) -> list[str]:
         """Where the stores and the archive are of a later or another log than the one there is."""

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 from millstream.calls import checked_methods
 from millstream.clock import Clock
@@ -78,6 +79,14 @@ class Project:
         self.settings = Settings.load(folder)
         self.settings.own()
         self.parts = Parts(self.settings)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     @property
     def clock(self) -> Clock:
@@ -428,7 +437,7 @@ class Project:
         return status(self.parts)
 
     def close(self) -> None:
-        """Ship what was captured and let go of everything that is open."""
+        """Ship what was captured and let go of everything that is open; the end of a `with` block does so, too."""
         for name in ("_scoring", "_drainer"):
             part = self.__dict__.pop(name, None)
             if part is not None:

@@ -29,6 +29,10 @@ class CurrentDefinitions:
     def __init__(self, url: str) -> None:
         self._database = Database(url)
 
+    def close(self) -> None:
+        """Let go of the database's connections; what is asked next opens its own."""
+        self._database.close()
+
     def revision(self) -> int:
         """A number that grows with every change of the registry, so that a reader knows when to read again."""
         with self._database.reading() as connection:

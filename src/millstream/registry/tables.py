@@ -165,6 +165,13 @@ class Database:
                 connection.execute(step)
                 yield connection
 
+    def close(self) -> None:
+        """Let go of the connections; what is asked next opens its own."""
+        if self._opened is not None and self._opened[0] == os.getpid():
+            if not self._file:  # the engine of a file is shared with others, and keeps nothing open
+                self._opened[1].dispose()
+            self._opened = None
+
     def make(self) -> None:
         """Make the tables that are not there yet, whatever other processes make at the same moment."""
         with self._named():

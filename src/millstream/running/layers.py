@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any, Protocol
 
 from millstream.errors import DiskFull, Fenced, MillstreamError, ProjectError, StoreError, nearest
@@ -189,15 +189,15 @@ class _Renewed:
 
 def _loop(settings: Settings, layer: str, made: Callable[[Parts], Work], stop: threading.Event) -> None:
     meter = Meter(settings, layer)
-    work = _Renewed(Parts(settings), made)
-    work.look()  # what keeps a layer from starting is said at once, and ends it
-    meter.publish(work.facts)
-    while not stop.is_set():
-        handled, wait = _step(work, settings.poll_ms / 1_000)
-        meter.add(handled, work.facts)
-        if not handled:
-            stop.wait(wait)
-    work.close()
+    # The parts are closed with the process: a backfill that is under way may still be at work on them.
+    with closing(_Renewed(Parts(settings), made)) as work:
+        work.look()  # what keeps a layer from starting is said at once, and ends it
+        meter.publish(work.facts)
+        while not stop.is_set():
+            handled, wait = _step(work, settings.poll_ms / 1_000)
+            meter.add(handled, work.facts)
+            if not handled:
+                stop.wait(wait)
 
 
 def _step(work: Work, poll: float) -> tuple[int, float]:
@@ -218,21 +218,21 @@ def _step(work: Work, poll: float) -> tuple[int, float]:
 def _serve(settings: Settings, stop: threading.Event) -> None:
     from millstream.serve.server import Service, listen, run
 
-    parts = Parts(settings)
     listener = listen(settings.host, settings.port)
     meter = Meter(settings, "serve")
-    service = Service(
-        settings.name,
-        settings.data,
-        log=parts.log,
-        online=parts.online,
-        registry=parts.registry,
-        versions=parts.model_versions,
-        clock=parts.clock,
-        sample=settings.capture_sample,
-        hosts=settings.hosts,
-    )
-    run(service, listener, stop, lambda: meter.add(0, {"address": f"{settings.host}:{settings.port}"}))
+    with Parts(settings) as parts:
+        service = Service(
+            settings.name,
+            settings.data,
+            log=parts.log,
+            online=parts.online,
+            registry=parts.registry,
+            versions=parts.model_versions,
+            clock=parts.clock,
+            sample=settings.capture_sample,
+            hosts=settings.hosts,
+        )
+        run(service, listener, stop, lambda: meter.add(0, {"address": f"{settings.host}:{settings.port}"}))
 
 
 def _generate(settings: Settings, stop: threading.Event) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
 import os
 import socket
@@ -11,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from millstream.buffer.embedded.environment import no_room
 from millstream.clock import FileClock, project_clock
@@ -121,7 +122,7 @@ def serving_at(settings: Settings, host: str | None, port: int | None) -> Settin
         raise ServeError(
             "The host was given as an empty text; expected an address or a name.", "use '0.0.0.0' for all."
         )
-    return dataclasses.replace(settings, **given) if given else settings  # type: ignore[arg-type]
+    return replace(settings, **given) if given else settings
 
 
 @contextmanager

@@ -145,6 +145,10 @@ class ModelVersions:
         self._pin, self._keep = pin, keep
         self._database.make()
 
+    def close(self) -> None:
+        """Let go of the database's connections; what is asked next opens its own."""
+        self._database.close()
+
     def register(
         self,
         model: str,

@@ -255,6 +255,13 @@ class IcebergOfflineStore:
             snapshot_id=snapshot,
         )
 
+    def close(self) -> None:
+        """Let go of the catalog's connections; what is asked next opens its own."""
+        with self._lock:
+            if self._opened is not None and self._opened[0] == os.getpid():
+                self._opened[1].close()
+                self._opened = None
+
     def _catalog(self) -> Catalog:
         """The open catalog; a forked child opens its own."""
         with self._lock:
