@@ -215,6 +215,14 @@ def test_one_file_imports_duckdb(module):
 
 
 @pytest.mark.parametrize("module", MODULES, ids=place)
+def test_what_knows_lightgbm_is_its_trainer(module):
+    names = {name.split(".")[0] for name in imports(module)}
+    knows = {"train/trainers/lightgbm.py", "testing/simulation/models.py"}
+    assert "lightgbm" not in names or place(module) in knows
+    assert "millstream.train.trainers.lightgbm" not in set(imports(module))
+
+
+@pytest.mark.parametrize("module", MODULES, ids=place)
 def test_whoever_asks_an_engine_asks_it_as_every_engine_can_be_asked(module):
     """What of DuckDB is known outside its folder is what has its protocols."""
     behind = {"millstream.engines.duckdb.connection", "millstream.engines.duckdb.views"}

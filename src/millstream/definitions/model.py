@@ -101,6 +101,10 @@ class LightGBM:
         freeze(self, learning_rate=float(rate))
 
 
+#: What a model may be trained by. Each says its `objective`; what fits by it is of the same name among the trainers.
+TRAINERS: tuple[type, ...] = (LightGBM,)
+
+
 @checked_class
 @dataclass(frozen=True, init=False)
 class Retrain:
@@ -178,7 +182,7 @@ class Model:
             if not isinstance(value, kind):
                 raise DefinitionError.expected(thing, argument, value, f"a {kind.__name__}")
         trainer = LightGBM() if trainer is None else trainer
-        if not isinstance(trainer, LightGBM):
+        if not isinstance(trainer, TRAINERS):
             raise DefinitionError.expected(thing, "trainer", trainer, "a trainer, such as ms.LightGBM()")
         _check_examples(thing, view, examples, label, example_at)
         if retrain is not None and not isinstance(retrain, Retrain):

@@ -18,7 +18,7 @@ from millstream.definitions.expressions import references
 from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatureGroup
 from millstream.definitions.feature_view import FeatureView
 from millstream.definitions.frozen import FrozenMapping
-from millstream.definitions.model import Label, LightGBM, Model, Retrain
+from millstream.definitions.model import TRAINERS, Label, Model, Retrain
 from millstream.definitions.on_demand import OnDemandFeature
 from millstream.definitions.reference import FeatureRef
 from millstream.definitions.source import EventStream, Source, Table
@@ -28,8 +28,8 @@ _GROUPS = (BatchFeatureGroup, StreamFeatureGroup)
 _KINDS: dict[str, type] = {
     kind.__name__: kind
     for kind in (
-        *AGGREGATIONS, *_GROUPS, Entity, EventStream, FeatureRef, FeatureView, Label, LightGBM, Model, OnDemandFeature,
-        Retrain, Table,
+        *AGGREGATIONS, *_GROUPS, Entity, EventStream, FeatureRef, FeatureView, Label, Model, OnDemandFeature,
+        Retrain, Table, *TRAINERS,
     )
 }  # fmt: skip
 _ABOUT = ("owner", "description", "tags")

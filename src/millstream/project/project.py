@@ -329,11 +329,11 @@ class Project:
     def register(
         self, model: str | Model, fitted: Any, *, dictionaries: Mapping[str, Sequence[str]] | None = None
     ) -> ModelVersion:
-        """Register a LightGBM model that was fitted elsewhere, to the view's columns in their order.
+        """Register a model that was fitted elsewhere by its trainer's library, to the view's columns in their order.
 
         Args:
             model: The model it is a version of.
-            fitted: The booster, or its text.
+            fitted: The model, or its text; for LightGBM the booster.
             dictionaries: For each string column its values in the order of their codes.
 
         Raises:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from millstream.buffer.embedded.environment import exclusive, no_room
 from millstream.errors import CorruptState, DiskFull
 from millstream.train.encoding import Encoder
-from millstream.train.trainers import Artefact
+from millstream.train.trainers.trainer import Artefact
 
 Floats = NDArray[np.float64]
 

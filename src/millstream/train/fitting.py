@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,13 +13,10 @@ from millstream.definitions.model import Model
 from millstream.errors import TrainingError
 from millstream.train.encoding import Encoder, numbers
 from millstream.train.metrics import Interval, evaluate
-from millstream.train.trainers import Artefact, trainer_of
+from millstream.train.trainers.trainer import Artefact, kind_of, trainer
 from millstream.train.training_set import LABEL, Split, TrainingSet
 from millstream.train.trial import try_out
 from millstream.train.versions import ModelVersion, ModelVersions
-
-if TYPE_CHECKING:
-    from lightgbm import Booster
 
 Floats = NDArray[np.float64]
 
@@ -52,7 +49,7 @@ def train(
 
 def fit(model: Model, examples: TrainingSet, rows: pa.Table) -> Artefact:
     """Return the model fitted to some rows of its training set; `TrainingError` where they cannot be learnt from."""
-    return trainer_of(model.trainer).fit(rows, numbers(rows[LABEL]), examples.dtypes)
+    return trainer(kind_of(model.trainer)).fit(model.trainer, rows, numbers(rows[LABEL]), examples.dtypes)
 
 
 def scores(artefact: Artefact, rows: pa.Table) -> Floats:
@@ -92,17 +89,17 @@ def register(
 
 def adopt(
     model: Model,
-    fitted: Booster | str,
+    fitted: object,
     models: ModelVersions,
     *,
     pins: Sequence[str] = (),
     dictionaries: Mapping[str, Sequence[str]] | None = None,
 ) -> ModelVersion:
-    """Register a LightGBM model that was fitted elsewhere, to the view's columns in the view's order.
+    """Register a model that was fitted elsewhere by its trainer's library, to the view's columns in the view's order.
 
     Args:
         model: the model it is a version of.
-        fitted: the booster, or its text (`Booster.model_to_string()`).
+        fitted: the model, or its text; for LightGBM the booster, or `Booster.model_to_string()`.
         models: where it is registered.
         pins: the group versions it reads.
         dictionaries: for each string column its values in the order of their codes.
@@ -119,11 +116,10 @@ def adopt(
                 f"Model '{model.name}': column '{name}' is a string, and nothing says which number each value is.",
                 f'pass dictionaries={{"{name}": ["the value of code 0", ...]}}.',
             )
-    if not isinstance(fitted, str) and not hasattr(fitted, "model_to_string"):
-        raise TrainingError(
-            f"Model '{model.name}' was given a {type(fitted).__name__}; expected a LightGBM booster, or its text.",
-            "pass the booster, such as LGBMClassifier(...).fit(...).booster_.",
-        )
-    text = fitted if isinstance(fitted, str) else fitted.model_to_string()
-    try_out("lightgbm", text)
-    return models.register(model.name, Artefact("lightgbm", text, Encoder(dict(dtypes), given)), pins=pins)
+    kind = kind_of(model.trainer)
+    try:
+        text = trainer(kind).text(fitted)
+    except TrainingError as error:
+        raise TrainingError(f"Model '{model.name}': {error.message}", error.hint) from error
+    try_out(kind, text)
+    return models.register(model.name, Artefact(kind, text, Encoder(dict(dtypes), given)), pins=pins)

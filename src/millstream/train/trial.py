@@ -1,6 +1,6 @@
-"""A model that was fitted elsewhere, tried before it is registered: its trees read as text, then loaded by a process apart.
+"""A model that was fitted elsewhere, tried before it is registered: its text read, then loaded by a process apart.
 
-LightGBM trusts its model files: one that was cut off or changed can end the process that loads it, or make it read
+Libraries trust their model files: one that was cut off or changed can end the process that loads it, or make it read
 beyond its memory. So the text is checked first, and then loaded and asked for scores by a child process.
 """
 
@@ -10,23 +10,23 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from millstream.errors import MillstreamError, TrainingError
+from millstream.train.trainers.trainer import sample, trainer
 
 _SECONDS = 120
 _MEMORY = 16 << 30  # bytes of address space: a file may ask for any number of leaves
 _TRIED: set[tuple[str, str]] = set()  # what has passed in this process: kinds and digests of texts
-_HINT = "register what Booster.model_to_string() gave, whole and unchanged."
+_HINT = "register the model as its library writes it, whole and unchanged."
 
 
 def try_out(kind: str, text: str) -> None:
     """Raise `TrainingError` unless a process that loads the model and scores rows with it lives, and says it is one.
 
     Args:
-        kind: which library reads the text; "lightgbm".
+        kind: which trainer reads the text, such as "lightgbm".
         text: the model.
 
     Raises:
@@ -48,8 +48,7 @@ def _digest(text: str) -> str:
 
 
 def _try_apart(kind: str, text: str) -> None:
-    if kind == "lightgbm":
-        _check_text(text)
+    trainer(kind).check(text)
     try:
         done = subprocess.run(
             [sys.executable, "-m", "millstream.train.trial", kind],
@@ -71,70 +70,14 @@ def _try_apart(kind: str, text: str) -> None:
         raise TrainingError(said["message"], said["hint"])
 
 
-def _check_text(text: str) -> None:
-    """Refuse trees that point at columns, leaves or categories that there are not."""
-    _, _, after = text.partition("max_feature_idx=")
-    try:
-        columns = int(after.split("\n", 1)[0]) + 1
-    except ValueError:
-        raise TrainingError(f"The text of {len(text)} characters is not a LightGBM model.", _HINT) from None
-    if "\nend of trees" not in text:
-        raise TrainingError("The LightGBM model ends before the end of its trees.", _HINT)
-    for number, tree in enumerate(_trees(text)):
-        try:
-            sound = _is_sound(tree, columns)
-        except (KeyError, ValueError, OverflowError):
-            sound = False
-        if not sound:
-            raise TrainingError(f"Tree {number} of the LightGBM model is damaged.", _HINT)
-
-
-def _trees(text: str) -> Iterator[Mapping[str, str]]:
-    body = text.partition("\nend of trees")[0]
-    for block in body.split("\nTree=")[1:]:
-        yield dict(line.split("=", 1) for line in block.splitlines()[1:] if "=" in line)
-
-
-def _is_sound(tree: Mapping[str, str], columns: int) -> bool:
-    leaves = int(tree["num_leaves"])
-    if leaves < 1 or len(_numbers(tree, "leaf_value", float)) != leaves:
-        return False
-    if leaves == 1:
-        return True
-    names = ("split_feature", "left_child", "right_child", "decision_type")
-    features, left, right, kinds = (_numbers(tree, name, int) for name in names)
-    thresholds = _numbers(tree, "threshold", float)
-    nodes = np.arange(leaves - 1)
-    if any(len(one) != leaves - 1 for one in (features, left, right, kinds, thresholds)):
-        return False
-    for child in (left, right):  # a node's children come after it, so that every way ends in a leaf
-        if not np.where(child < 0, ~child < leaves, (child > nodes) & (child < leaves - 1)).all():
-            return False
-    return bool(((features >= 0) & (features < columns)).all()) and _has_categories(tree, thresholds[(kinds & 1) == 1])
-
-
-def _has_categories(tree: Mapping[str, str], wanted: np.ndarray) -> bool:
-    if not len(wanted):
-        return True
-    bounds, bits = _numbers(tree, "cat_boundaries", int), _numbers(tree, "cat_threshold", int)
-    inside = (wanted >= 0) & (wanted < len(bounds) - 1)
-    return bool(inside.all() and bounds[0] == 0 and (np.diff(bounds) >= 0).all() and bounds[-1] <= len(bits))
-
-
-def _numbers(tree: Mapping[str, str], name: str, kind: type) -> np.ndarray:
-    return np.array([kind(word) for word in tree[name].split()], np.float64 if kind is float else np.int64)
-
-
 def _main() -> None:
     """What the child process does: load the model from its standard input, and score with it."""
     import resource
 
-    from millstream.train.trainers import PREDICTORS, sample
-
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
-        predictor = PREDICTORS[sys.argv[1]](sys.stdin.buffer.read().decode())
+        predictor = trainer(sys.argv[1]).load(sys.stdin.buffer.read().decode())
         scores = predictor.predict(sample(predictor.columns))
         if not np.isfinite(scores).all():
             raise TrainingError("The model gives scores that are no finite numbers.", _HINT)

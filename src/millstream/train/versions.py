@@ -27,7 +27,7 @@ from millstream.registry.tables import Database
 from millstream.train import artefacts
 from millstream.train.encoding import Encoder
 from millstream.train.metrics import Interval
-from millstream.train.trainers import Artefact, Predictor
+from millstream.train.trainers.trainer import Artefact, Predictor
 
 if TYPE_CHECKING:
     from sqlalchemy import Row

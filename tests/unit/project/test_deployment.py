@@ -11,7 +11,7 @@ import millstream as ms
 from millstream.errors import MillstreamError, NotFound, PlanError, RequestError, ServeError
 from millstream.serve.catalogue import Deployments
 from millstream.train.metrics import Interval
-from millstream.train.trainers import Artefact
+from millstream.train.trainers.trainer import Artefact
 
 HEAD = """
 import millstream as ms

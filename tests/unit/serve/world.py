@@ -13,7 +13,7 @@ from millstream.fold import encode_key, fold, layout_of, prepare, shard_of
 from millstream.fold.rows import encode_row
 from millstream.store.lmdb.store import LmdbOnlineStore
 from millstream.store.online import ShardMeta
-from millstream.train.trainers import Artefact, LightGBMTrainer
+from millstream.train.trainers.trainer import Artefact, fit
 from millstream.train.versions import LoadedModel, ModelVersion
 
 NOW = 1_700_000_000_000_000
@@ -134,7 +134,7 @@ def artefact(seed: int = 0) -> Artefact:
         for name, kind in dtypes.items()
     })  # fmt: skip
     labels = (generator.random(500) < 0.3).astype(float)
-    return LightGBMTrainer(ms.LightGBM(rounds=10, leaves=7, seed=seed)).fit(table, labels, dtypes)
+    return fit(ms.LightGBM(rounds=10, leaves=7, seed=seed), table, labels, dtypes)
 
 
 def trained() -> LoadedModel:

@@ -1,12 +1,14 @@
 """A small model that the tests of trainers and versions share."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from millstream.train.trainers import trainer_of
+import millstream as ms
+from millstream.train.trainers.trainer import fit
 
 DTYPES = {"amount": "float64", "country": "string"}
 
@@ -29,7 +31,8 @@ def rows():
 @pytest.fixture(scope="session")
 def trainer():
     """LightGBM, small and quick."""
-    return trainer_of(SimpleNamespace(rounds=20, leaves=15, learning_rate=0.1, min_rows=5, seed=1, objective="binary"))
+    spec = ms.LightGBM(rounds=20, leaves=15, learning_rate=0.1, min_rows=5, seed=1)
+    return SimpleNamespace(fit=partial(fit, spec))
 
 
 @pytest.fixture(scope="session")

@@ -4,10 +4,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from tests.unit.train.mean_trainer import Mean, MeanPredictor
 
+from millstream.clock import SimulatedClock
+from millstream.definitions import model as definitions
 from millstream.errors import TrainingError
+from millstream.train.artefacts import keep, read
 from millstream.train.encoding import Encoder
-from millstream.train.trainers import Artefact
+from millstream.train.trainers.trainer import TRAINERS, Artefact, Trainer, fit, kind_of, trainer
+from millstream.train.versions import ModelVersions
 
 DTYPES = {"amount": "float64", "country": "string"}
 
@@ -60,3 +65,60 @@ def test_what_is_no_model_of_these_columns_is_refused(fitted):
         Artefact("lightgbm", fitted.text, Encoder({"amount": "float64"})).predictor()
     with pytest.raises(TrainingError, match="'pickle' is not known"):
         Artefact("pickle", fitted.text, fitted.encoder).predictor()
+
+
+@pytest.fixture
+def mean(monkeypatch):
+    monkeypatch.setitem(TRAINERS, "mean", "tests.unit.train.mean_trainer:MeanTrainer")
+    monkeypatch.setattr(definitions, "TRAINERS", (*definitions.TRAINERS, Mean))
+    return Mean(more=1.0)
+
+
+def test_another_trainer_is_a_class_and_a_line(mean, rows, tmp_path):
+    table, labels = rows(100)
+    artefact = fit(mean, table, labels, DTYPES)
+    assert (artefact.kind, kind_of(mean)) == ("mean", "mean")
+    matrix = artefact.encoder.matrix(table)
+    scores = artefact.predictor().predict(matrix)
+    digest = keep(tmp_path / "artefacts", artefact, matrix, scores)
+    again, _, kept = read(tmp_path / "artefacts", digest, "Model")
+    assert again == artefact
+    assert again.predictor().predict_one(matrix[0]) == kept[0] == labels.mean() + 1.0
+
+
+def test_versions_by_two_trainers_stand_beside_each_other(mean, fitted, rows, tmp_path):
+    versions = ModelVersions(f"sqlite:///{tmp_path}/registry.db", tmp_path / "models", SimulatedClock(0))
+    table, labels = rows(100)
+    for artefact in (fitted, fit(mean, table, labels, DTYPES)):
+        versions.register("taste", artefact, sample=table)
+    by_trees, by_mean = versions.load("taste", 1), versions.load("taste", 2)
+    columns = {name: table[name].to_numpy(zero_copy_only=False) for name in DTYPES}
+    assert len(np.unique(by_trees.score(columns))) > 1
+    assert np.unique(by_mean.score(columns)).tolist() == [labels.mean() + 1.0]
+
+
+@pytest.mark.parametrize("kind", [*TRAINERS, "mean"])
+def test_every_trainer_reads_what_it_writes_and_says_what_it_cannot(mean, rows, kind):
+    table, labels = rows(200)
+    spec = next(one() for one in definitions.TRAINERS if one.__name__.lower() == kind)
+    of_kind: Trainer = trainer(kind)
+    artefact = fit(spec, table, labels, DTYPES)
+    assert fit(spec, table, labels, DTYPES) == artefact
+    of_kind.check(artefact.text)
+    predictor = of_kind.load(artefact.text)
+    matrix = artefact.encoder.matrix(table)
+    assert [predictor.predict_one(row) for row in matrix[:50]] == predictor.predict(matrix[:50]).tolist()
+    assert predictor.columns == len(DTYPES) and len(predictor.predict(matrix[:0])) == 0
+    with pytest.raises(TrainingError):
+        fit(spec, table.slice(0, 0), labels[:0], DTYPES)
+    for wrong in (object(), artefact.encoder):
+        with pytest.raises(TrainingError, match=type(wrong).__name__):
+            of_kind.text(wrong)
+    with pytest.raises(TrainingError):
+        of_kind.check("nonsense")
+
+
+def test_a_model_that_was_fitted_elsewhere_becomes_text():
+    assert trainer("lightgbm").text("a text") == "a text"
+    with pytest.raises(TrainingError, match="expected a LightGBM booster, or its text"):
+        trainer("lightgbm").text(MeanPredictor(1, 0.5))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from millstream.errors import TrainingError
-from millstream.train import trial
+from millstream.train.trainers import lightgbm as trees
 from millstream.train.trial import try_out
 
 
@@ -61,7 +61,7 @@ def test_whatever_is_changed_this_process_lives(text, monkeypatch):
         for _ in range(dice.choice([1, 5, 40])):
             mutated[dice.randrange(len(mutated))] = dice.choice("0123456789-= \n\x00xe")
         if number == 2:
-            monkeypatch.setattr(trial, "_check_text", lambda text: None)
+            monkeypatch.setattr(trees, "check_text", lambda text: None)
         try:
             try_out("lightgbm", "".join(mutated))
         except TrainingError as error:
@@ -69,7 +69,7 @@ def test_whatever_is_changed_this_process_lives(text, monkeypatch):
 
 
 def test_a_library_that_crashes_is_said(text, monkeypatch):
-    monkeypatch.setattr(trial, "_check_text", lambda text: None)
+    monkeypatch.setattr(trees, "check_text", lambda text: None)
     crashing = re.sub(
         r"left_child=\S+", "left_child=500000000", re.sub(r"split_feature=\d+", "split_feature=99999999", text)
     )

@@ -12,7 +12,7 @@ from millstream.definitions.serialise import from_dict, to_dict
 from millstream.train.encoding import numbers
 from millstream.train.metrics import auc
 from millstream.train.point_in_time import AT, join
-from millstream.train.trainers import trainer_of
+from millstream.train.trainers.trainer import fit
 from millstream.train.training_set import LABEL
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from millstream.definitions import FeatureView, Model
     from millstream.fold import Prepared
     from millstream.train.stored_history import Stored
-    from millstream.train.trainers import Artefact
+    from millstream.train.trainers.trainer import Artefact
     from millstream.train.training_set import TrainingSet
 
 #: The inputs that are known without any history.
@@ -55,7 +55,7 @@ def leak(model: Model, learnt: TrainingSet, served: pa.Table, labels: np.ndarray
 
 
 def _fitted(model: Model, rows: pa.Table, dtypes: Mapping[str, str]) -> Artefact:
-    return trainer_of(model.trainer).fit(rows, numbers(rows[LABEL]), dtypes)
+    return fit(model.trainer, rows, numbers(rows[LABEL]), dtypes)
 
 
 def _scores(artefact: Artefact, rows: pa.Table) -> np.ndarray:

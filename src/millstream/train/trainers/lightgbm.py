@@ -1,4 +1,4 @@
-"""Fitting models and calling them: LightGBM, kept as text, scored one row at a time through its C interface.
+"""Models of LightGBM: kept as text, scored one row at a time through its C interface.
 
 LightGBM's Python call spends most of its time preparing one row for a matrix interface; its C library has a call for
 exactly one row, three to four times quicker and equal to the bit, which is checked when a model is loaded.
@@ -9,97 +9,35 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from millstream.errors import TrainingError
 from millstream.forks import forks
 from millstream.train.encoding import Encoder
 from millstream.train.metrics import check_binary
+from millstream.train.trainers.trainer import Artefact, Floats, kind_of, sample
 
 if TYPE_CHECKING:
     from lightgbm import Booster
 
     from millstream.definitions.model import LightGBM
 
-Floats = NDArray[np.float64]
-
 _NORMAL, _FLOAT64, _ALL_ROUNDS = 0, 1, -1  # of LightGBM's C interface
-
-
-class Predictor(Protocol):
-    """A loaded model: matrices and rows as its encoder makes them, scores out. Safe to call from any thread."""
-
-    columns: int
-
-    def predict(self, matrix: Floats) -> Floats:
-        """Return one score per row of a C-ordered float64 matrix."""
-        ...
-
-    def predict_one(self, row: Floats) -> float:
-        """Return the score of one contiguous float64 row, to the bit what `predict` returns for it."""
-        ...
-
-
-class Trainer(Protocol):
-    """Fits a model; training calls it once per model version, with matured rows only."""
-
-    def fit(self, table: pa.Table, labels: Floats, dtypes: Mapping[str, str]) -> Artefact:
-        """Return the model fitted to the columns `dtypes` names; the same rows give the same text.
-
-        Raises `TrainingError` where the rows cannot be learned from.
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class Artefact:
-    """A fitted model as text, with the encoder that makes its rows. Never a pickle.
-
-    Attributes:
-        kind: which library reads the text; "lightgbm".
-        text: the model, as that library writes it.
-        encoder: the model's columns and frozen dictionaries.
-    """
-
-    kind: str
-    text: str
-    encoder: Encoder
-
-    def predictor(self) -> Predictor:
-        """Return the model ready to score.
-
-        Raises:
-            TrainingError: an unknown kind, text that is no such model, or a model of other columns than the encoder's.
-        """
-        if self.kind not in PREDICTORS:
-            raise TrainingError(f"Model kind '{self.kind}' is not known.", hint=f"one of {', '.join(PREDICTORS)}.")
-        predictor = PREDICTORS[self.kind](self.text)
-        if predictor.columns != len(self.encoder.columns):
-            raise TrainingError(
-                f"The model reads {predictor.columns} columns; its view gives {len(self.encoder.columns)}.",
-                hint="register a model that was fitted to the view's columns, in the view's order.",
-            )
-        return predictor
+_HINT = "register what Booster.model_to_string() gave, whole and unchanged."
 
 
 class LightGBMTrainer:
-    """Gradient-boosted trees by LightGBM, with the settings of a `LightGBM` definition."""
+    """Gradient-boosted trees by LightGBM, as a `LightGBM` definition asks for them."""
 
-    def __init__(self, spec: LightGBM) -> None:
-        self.spec = spec
-
-    def fit(self, table: pa.Table, labels: Floats, dtypes: Mapping[str, str]) -> Artefact:
+    def fit(self, definition: LightGBM, table: pa.Table, labels: Floats, dtypes: Mapping[str, str]) -> Artefact:
         """Return the trees fitted to those rows; raises `TrainingError` without a row, or with labels of one class."""
         import lightgbm
 
-        _check(labels, self.spec.objective)
+        _check(labels, definition.objective)
         encoder = Encoder.learn(table, dtypes)
         data = lightgbm.Dataset(
             encoder.matrix(table),
@@ -108,21 +46,41 @@ class LightGBMTrainer:
             categorical_feature=list(encoder.categorical),
             params={"verbosity": -1, "num_threads": _threads()},
         )
-        booster = lightgbm.train(self._parameters(), data, num_boost_round=self.spec.rounds)
-        return Artefact("lightgbm", booster.model_to_string(), encoder)
+        booster = lightgbm.train(_parameters(definition), data, num_boost_round=definition.rounds)
+        return Artefact(kind_of(definition), booster.model_to_string(), encoder)
 
-    def _parameters(self) -> dict[str, Any]:
-        return {
-            "objective": self.spec.objective,
-            "num_leaves": self.spec.leaves,
-            "learning_rate": self.spec.learning_rate,
-            "min_data_in_leaf": self.spec.min_rows,
-            "seed": self.spec.seed,
-            "deterministic": True,
-            "force_col_wise": True,  # else LightGBM times both ways and takes the quicker, which is not repeatable
-            "num_threads": _threads(),
-            "verbosity": -1,
-        }
+    def text(self, fitted: object) -> str:
+        """Return the text of a booster, or the text that was given."""
+        if isinstance(fitted, str):
+            return fitted
+        if not hasattr(fitted, "model_to_string"):
+            raise TrainingError(
+                f"A {type(fitted).__name__} was given; expected a LightGBM booster, or its text.",
+                "pass the booster, such as LGBMClassifier(...).fit(...).booster_.",
+            )
+        return str(fitted.model_to_string())
+
+    def check(self, text: str) -> None:
+        """Refuse trees that point at columns, leaves or categories that there are not."""
+        check_text(text)
+
+    def load(self, text: str) -> LightGBMPredictor:
+        """Return the model ready to score."""
+        return LightGBMPredictor(text)
+
+
+def _parameters(definition: LightGBM) -> dict[str, Any]:
+    return {
+        "objective": definition.objective,
+        "num_leaves": definition.leaves,
+        "learning_rate": definition.learning_rate,
+        "min_data_in_leaf": definition.min_rows,
+        "seed": definition.seed,
+        "deterministic": True,
+        "force_col_wise": True,  # else LightGBM times both ways and takes the quicker, which is not repeatable
+        "num_threads": _threads(),
+        "verbosity": -1,
+    }
 
 
 def _threads() -> int:
@@ -225,11 +183,6 @@ class _SingleRow:
             self._free(self._config)
 
 
-def trainer_of(spec: LightGBM) -> Trainer:
-    """Return the trainer that fits models by that definition."""
-    return LightGBMTrainer(spec)
-
-
 def _check(labels: Floats, objective: str) -> None:
     if not len(labels):
         raise TrainingError(
@@ -247,13 +200,55 @@ def _check(labels: Floats, objective: str) -> None:
         check_binary(labels, "A binary model")
 
 
-def sample(columns: int) -> Floats:
-    """Return rows on which the two calls of a model are compared: wide numbers, small codes and nulls."""
-    generator = np.random.default_rng(0)
-    rows = generator.standard_normal((64, columns)) * 10.0 ** generator.integers(-3, 7, (64, columns))
-    rows[::2] = np.floor(np.abs(rows[::2])) % 32
-    rows[generator.random((64, columns)) < 0.2] = np.nan
-    return rows
+def check_text(text: str) -> None:
+    """Refuse trees that point at columns, leaves or categories that there are not."""
+    _, _, after = text.partition("max_feature_idx=")
+    try:
+        columns = int(after.split("\n", 1)[0]) + 1
+    except ValueError:
+        raise TrainingError(f"The text of {len(text)} characters is not a LightGBM model.", _HINT) from None
+    if "\nend of trees" not in text:
+        raise TrainingError("The LightGBM model ends before the end of its trees.", _HINT)
+    for number, tree in enumerate(_trees(text)):
+        try:
+            sound = _is_sound(tree, columns)
+        except (KeyError, ValueError, OverflowError):
+            sound = False
+        if not sound:
+            raise TrainingError(f"Tree {number} of the LightGBM model is damaged.", _HINT)
 
 
-PREDICTORS: MappingProxyType[str, Callable[[str], Predictor]] = MappingProxyType({"lightgbm": LightGBMPredictor})
+def _trees(text: str) -> Iterator[Mapping[str, str]]:
+    body = text.partition("\nend of trees")[0]
+    for block in body.split("\nTree=")[1:]:
+        yield dict(line.split("=", 1) for line in block.splitlines()[1:] if "=" in line)
+
+
+def _is_sound(tree: Mapping[str, str], columns: int) -> bool:
+    leaves = int(tree["num_leaves"])
+    if leaves < 1 or len(_numbers(tree, "leaf_value", float)) != leaves:
+        return False
+    if leaves == 1:
+        return True
+    names = ("split_feature", "left_child", "right_child", "decision_type")
+    features, left, right, kinds = (_numbers(tree, name, int) for name in names)
+    thresholds = _numbers(tree, "threshold", float)
+    nodes = np.arange(leaves - 1)
+    if any(len(one) != leaves - 1 for one in (features, left, right, kinds, thresholds)):
+        return False
+    for child in (left, right):  # a node's children come after it, so that every way ends in a leaf
+        if not np.where(child < 0, ~child < leaves, (child > nodes) & (child < leaves - 1)).all():
+            return False
+    return bool(((features >= 0) & (features < columns)).all()) and _has_categories(tree, thresholds[(kinds & 1) == 1])
+
+
+def _has_categories(tree: Mapping[str, str], wanted: np.ndarray) -> bool:
+    if not len(wanted):
+        return True
+    bounds, bits = _numbers(tree, "cat_boundaries", int), _numbers(tree, "cat_threshold", int)
+    inside = (wanted >= 0) & (wanted < len(bounds) - 1)
+    return bool(inside.all() and bounds[0] == 0 and (np.diff(bounds) >= 0).all() and bounds[-1] <= len(bits))
+
+
+def _numbers(tree: Mapping[str, str], name: str, kind: type) -> np.ndarray:
+    return np.array([kind(word) for word in tree[name].split()], np.float64 if kind is float else np.int64)
