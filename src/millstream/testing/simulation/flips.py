@@ -95,6 +95,7 @@ def _flip_states(world: World, number: int) -> str | None:
             (version.states, shard, key)
             for version in parts.registry.groups()
             if isinstance(version.group, StreamFeatureGroup)
+            or version.group.query is not None  # a table's fold is not rebuilt
             for shard in range(version.shards)
             for key, _ in parts.online.scan(version.states, shard)
         ]
