@@ -34,7 +34,7 @@ class Generator(Struct, frozen=True, kw_only=True):
 
     enabled: Switch = False
     rate: Annotated[float, Meta(ge=0.001, le=1_000_000, description="a number from 0.001 to 1e+06")] = 50.0
-    seed: Annotated[int, Meta(ge=0, description=f"a whole number from 0 to {2**63 - 1}")] = 7
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1, description=f"a whole number from 0 to {2**63 - 1}")] = 7
 
 
 class TablePlace(Struct, frozen=True, kw_only=True):
@@ -315,7 +315,8 @@ def _default(field: FieldInfo) -> str:
     """Say what a setting is when it is left out."""
     if field.required:
         return "write it as it is expected."
-    shown = field.default is not NODEFAULT and field.default != "" and field.name not in _SPANS
+    plain = not isinstance(field.default, Struct) and field.default not in (NODEFAULT, "")
+    shown = plain and field.name not in _SPANS
     return f"leave it out to take the default, {field.default}." if shown else "leave it out to take the default."
 
 

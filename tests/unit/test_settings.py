@@ -88,6 +88,8 @@ def test_a_misspelt_setting_names_the_nearest(tmp_path: Path):
         ("generator = 5", "table"),
         ("[generator]\nenabled = 1", "true or false"),
         ("[generator]\nrate = 0", "a number from 0.001 to 1e\\+06"),
+        ("[generator]\nseed = 9223372036854775808", "a whole number from 0 to 9223372036854775807"),
+        ("log_gib = nan", "a number from 0.001 to 65536"),
         ("fsync = 'yes'", "true or false"),
         ("frozen_after = '1s'", "a duration of 2 s or more"),
         ("hosts = ['']", "a list of text"),

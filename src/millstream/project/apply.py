@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from millstream.buffer.topics import event_table
 from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatureGroup
 from millstream.definitions.source import EventStream, Table
-from millstream.errors import MillstreamError, PlanError, StoreError
+from millstream.errors import MillstreamError, PlanError, ProjectError, StoreError, nearest
 from millstream.history.registered import refuse_registry_behind
 from millstream.project.parts import Parts
+from millstream.settings import FILE
 
 if TYPE_CHECKING:
     from millstream.definitions.group_version import GroupVersion
@@ -32,9 +33,27 @@ def plan(parts: Parts, definitions: Iterable[Any], *, complete: bool) -> Plan:
 
     Raises:
         PlanError: When two definitions of one name differ.
+        ProjectError: When that is all there is, and the settings say where a table is that is not declared.
         MillstreamError: When a table that a query reads cannot be read.
     """
-    return parts.registry.plan(_resolved(parts, list(definitions)), complete=complete)
+    definitions = list(definitions)
+    if complete:
+        _check_places(parts, definitions)
+    return parts.registry.plan(_resolved(parts, definitions), complete=complete)
+
+
+def _check_places(parts: Parts, definitions: list[Any]) -> None:
+    """Refuse a place for a table that there is not: the one that was meant would be read from elsewhere."""
+    from millstream.registry.plan import closure
+
+    declared = [name for thing, name in closure(definitions) if thing == "table"]
+    for name in parts.settings.tables:
+        if name not in declared:
+            close = nearest(name, declared)
+            raise ProjectError(
+                f"Settings '{parts.settings.folder / FILE}': 'tables.{name}' says where a table is that is not declared.",
+                f"did you mean 'tables.{close}'?" if close else "take it out, or declare the table.",
+            )
 
 
 def apply(parts: Parts, planned: Plan, *, allow_breaking: bool, agreed: Agreed | None) -> list[Change]:

@@ -110,3 +110,21 @@ def test_the_settings_say_where_a_table_is_and_it_moves_by_them_alone(tmp_path: 
         assert [one.id for one in project.parts.registry.groups()] == ["changes@1", "tier@1"]
         assert project.parts.scheduled().events(accounts(None))["tier"].to_pylist() == [tier]
         project.close()
+
+
+def test_a_place_for_a_table_that_is_not_declared_is_refused_when_the_folder_is_planned(tmp_path: Path) -> None:
+    project = ms.Project(tmp_path, create=True)
+    written(tmp_path, "accounts.parquet", {1: "silver"})
+    (tmp_path / "features.py").write_text(
+        "import millstream as ms\n"
+        "user = ms.Entity('user', keys={'user_id': 'int64'})\n"
+        f"accounts = ms.Table('accounts', path='accounts.parquet', time='changed', schema={SCHEMA!r})\n"
+        "tier = ms.BatchFeatureGroup('tier', entity=user, sources=[accounts], every='24h', time='changed',\n"
+        "    query='select user_id, changed, tier from accounts')\n"
+    )
+    assert project.plan().changes
+    with (tmp_path / "millstream.toml").open("a") as settings:
+        settings.write('[tables.acounts]\npath = "elsewhere.parquet"\n')
+    with pytest.raises(MillstreamError, match=r"'tables\.acounts' says where a table is that is not declared") as told:
+        ms.Project(tmp_path).plan()
+    assert told.value.hint == "did you mean 'tables.accounts'?"
