@@ -70,11 +70,12 @@ class Settings(Struct, frozen=True, kw_only=True):
         registry_url: the registry's database, as an SQLAlchemy URL; a SQLite file in `data` unless set. The path of a
             SQLite file is relative to the folder.
         generator: made events, for trying a project out.
-        log: `kind` of the log, and the settings of that kind; the embedded one unless set. So for `online`, `offline` and
-            `registry`; what they may say is checked when the project is opened.
+        log: `kind` of the log, and the settings of that kind; the embedded one unless set. So for `online`, `offline`,
+            `registry` and `batch`; what they may say is checked when the project is opened.
         online: the online store; LMDB in this process unless set.
         offline: the offline store; Iceberg tables in `data` unless set.
         registry: the registry; SQL unless set.
+        batch: the engine that runs the queries of batch groups; DuckDB unless set.
         tables: by name, where a table is; where its definition says unless set.
 
     Example:
@@ -116,6 +117,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     online: Section = {}
     offline: Section = {}
     registry: Section = {}
+    batch: Section = {}
 
     def __post_init__(self) -> None:
         folder = Path(self.folder).resolve()

@@ -28,7 +28,7 @@ from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.definitions.group_version import BatchGroupVersion
 from millstream.definitions.schedule import last_tick, ticks
 from millstream.definitions.source import Source, Table
-from millstream.engines.engine import KNOWN, Asked
+from millstream.engines.engine import KNOWN, Asked, BatchEngine
 from millstream.errors import Fenced, MillstreamError, NotFound
 from millstream.fold.instants import FIRST, LAST, micros
 
@@ -68,6 +68,7 @@ class BatchComputer:
         history: the events of streams that queries read.
         folder: what the paths of tables start from.
         paths: by name, where a table is; where its definition says unless given.
+        engine: what runs the queries; DuckDB in this process unless given.
     """
 
     def __init__(
@@ -80,11 +81,12 @@ class BatchComputer:
         history: EventReader | None = None,
         folder: Path | str = ".",
         paths: Mapping[str, str] | None = None,
+        engine: BatchEngine | None = None,
     ) -> None:
         self._log, self._clock, self._history = log, clock, history
         self._versions = {v.id: v for v in group_versions if isinstance(v.group, BatchFeatureGroup)}
         self._current = {table.name: table for table in tables}
-        self._tables = Tables(Path(folder), history, paths=paths)
+        self._tables = Tables(Path(folder), history, paths=paths, engine=engine)
         self._told: set[tuple[str, str, str]] = set()
 
     def due(self, now: int | None = None) -> list[Interval]:

@@ -18,7 +18,7 @@ from millstream.computing.tables import EventReader, Tables
 from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.definitions.schedule import last_tick, next_tick, ticks
 from millstream.definitions.source import Source, Table
-from millstream.engines.engine import Asked
+from millstream.engines.engine import Asked, BatchEngine
 from millstream.fold.keys import encode_keys
 
 Instants = NDArray[np.int64]
@@ -35,6 +35,7 @@ class ScheduledRuns:
         history: the events of streams that queries read.
         tables: by name, a table to read in place of the one a group declares.
         paths: by name, where a table is; where its definition says unless given.
+        engine: what runs the queries; DuckDB in this process unless given.
     """
 
     def __init__(
@@ -44,8 +45,9 @@ class ScheduledRuns:
         tables: Mapping[str, Table] | None = None,
         *,
         paths: Mapping[str, str] | None = None,
+        engine: BatchEngine | None = None,
     ) -> None:
-        self._tables, self._instead = Tables(folder, history, paths=paths), dict(tables or {})
+        self._tables, self._instead = Tables(folder, history, paths=paths, engine=engine), dict(tables or {})
 
     def events(self, table: Table) -> pa.Table:
         """Return all rows of a table as events, with `_partition`, `_position` and `_arrival`."""

@@ -326,7 +326,9 @@ def _begins(parts: Parts, group: BatchFeatureGroup) -> int | None:
     from millstream.computing.past_runs import ScheduledRuns
 
     settings = parts.settings
-    scheduled = ScheduledRuns(settings.folder, tables=_tables(parts), paths=settings.table_paths)
+    scheduled = ScheduledRuns(
+        settings.folder, tables=_tables(parts), paths=settings.table_paths, engine=parts.batch_engine
+    )
     found = [earliest(parts), scheduled.first_known(group)]
     return min((instant - 1 for instant in found if instant is not None), default=None)
 
@@ -368,7 +370,9 @@ def _resolved(parts: Parts, definitions: list[Any]) -> list[Any]:
     ]
     reads_events = any(isinstance(source, EventStream) for group in groups for source in group.sources)
     history = parts.history() if reads_events else None
-    scheduled = ScheduledRuns(parts.settings.folder, history, paths=parts.settings.table_paths)
+    scheduled = ScheduledRuns(
+        parts.settings.folder, history, paths=parts.settings.table_paths, engine=parts.batch_engine
+    )
     for group in closure(definitions).values():
         if isinstance(group, BatchFeatureGroup) and group.query is not None:
             check_late(group, group.sources)

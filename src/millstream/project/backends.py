@@ -21,6 +21,7 @@ BACKENDS: dict[str, dict[str, str]] = {
     "online": {"lmdb": "millstream.store.lmdb.backend:Lmdb"},
     "offline": {"iceberg": "millstream.store.iceberg.backend:Iceberg"},
     "registry": {"sql": "millstream.registry.backend:Sql"},
+    "batch": {"duckdb": "millstream.engines.duckdb.backend:Embedded"},
 }
 """By section and kind, "module:class"; the first kind of a section is the default."""
 
@@ -46,7 +47,7 @@ def backend(settings: Settings, section: str) -> Backend:
 
     Args:
         settings: The project.
-        section: "log", "online", "offline" or "registry".
+        section: "log", "online", "offline", "registry" or "batch".
 
     Raises:
         ProjectError: When the kind is not known, its library is not installed, or a setting is not one of its own.

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from millstream.definitions.feature_view import FeatureView
     from millstream.definitions.group_version import GroupVersion
     from millstream.definitions.source import EventStream, Source, Table
+    from millstream.engines.engine import BatchEngine
     from millstream.engines.stream import StreamEngine
     from millstream.history.events import History
     from millstream.history.selection import Wanted
@@ -40,7 +41,14 @@ if TYPE_CHECKING:
 
 SET_KEPT = 7 * 86_400_000_000
 """How long (µs) the offline snapshots of a training set stay readable, unless a model version learns from it."""
-_OPENED = ("log", "online", "offline", "registry", "model_versions")  # what others write to is closed after them
+_OPENED = (
+    "log",
+    "online",
+    "offline",
+    "registry",
+    "model_versions",
+    "batch_engine",
+)  # what others write to is closed after them
 
 
 class Parts:
@@ -104,6 +112,12 @@ class Parts:
         opened: Registry = self._open("registry")
         return opened
 
+    @cached_property
+    def batch_engine(self) -> BatchEngine:
+        """What runs the queries of batch groups."""
+        opened: BatchEngine = self._open("batch")
+        return opened
+
     def _open(self, section: str) -> Any:
         return backend(self.settings, section).open(self.settings, self.clock)
 
@@ -154,7 +168,9 @@ class Parts:
         from millstream.computing.past_runs import ScheduledRuns
 
         tables = {table.name: table for table in self.registry.tables()}
-        return ScheduledRuns(self.settings.folder, self.history(), tables, paths=self.settings.table_paths)
+        return ScheduledRuns(
+            self.settings.folder, self.history(), tables, paths=self.settings.table_paths, engine=self.batch_engine
+        )
 
     def computer(self) -> StreamEngine:
         """Stream computing of every group version in use, on the streams that have a topic."""
@@ -185,6 +201,7 @@ class Parts:
             history=self.history(),
             folder=self.settings.folder,
             paths=self.settings.table_paths,
+            engine=self.batch_engine,
         )
 
     def ingester(self) -> StreamIngester:

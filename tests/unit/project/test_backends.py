@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from tests.unit.project import memory_backend
+from tests.unit.project import counting_engine, memory_backend
 
 import millstream as ms
 from millstream.errors import LogError, ProjectError
@@ -136,3 +138,23 @@ def test_the_offline_store_keeps_its_tables_in_the_catalog_that_the_settings_nam
         assert project.history(PACE).num_rows == 1
     assert (tmp_path / "other.db").exists() and any((tmp_path / "other").rglob("*.parquet"))
     assert not list((tmp_path / "site" / ".millstream" / "offline").rglob("*.parquet"))
+
+
+def test_the_queries_of_batch_groups_go_to_the_engine_that_the_settings_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(BACKENDS["batch"], "counting", "tests.unit.project.counting_engine:Counting")
+    monkeypatch.setattr(counting_engine, "asked_of_it", [])
+    settings(tmp_path, '[batch]\nkind = "counting"')
+    pq.write_table(pa.table({"user_id": [1], "tier": ["gold"]}), tmp_path / "accounts.parquet")
+    accounts = ms.Table("accounts", path="accounts.parquet")
+    query = "select user_id, tier from accounts"
+    tier = ms.BatchFeatureGroup("tier", entity=USER, sources=[accounts], every="24h", query=query)
+    view = ms.FeatureView("tiers", request={}, features=[tier])
+    with ms.Project(tmp_path) as project:
+        project.apply(view)
+        planned = list(counting_engine.asked_of_it)
+        project.drain()
+        project.backfill()
+        assert project.features(view, [{"user_id": 1}])["tier__tier"].to_pylist() == ["gold"]
+    assert planned and len(counting_engine.asked_of_it) > len(planned)

@@ -63,6 +63,11 @@ class DuckDB:
                 raise
         return _evaluate(expressions, rows)
 
+    def close(self) -> None:
+        """Let go of this thread's connections; the next query opens its own."""
+        _views.forget()
+        _evaluating.forget()
+
     def fault(self, error: BaseException) -> Fault:
         """Whose fault it is that a query failed."""
         return fault(error)
