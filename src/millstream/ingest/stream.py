@@ -22,6 +22,7 @@ from millstream.errors import Fenced, MillstreamError, SteppedBack, StoreError
 from millstream.fold import Deltas, States, decode_deltas, layout_of, merge
 from millstream.fold.layout import AHEAD
 from millstream.ingest.combine import combine
+from millstream.ingest.ranges import Events, lacking
 from millstream.store.online import MARK, OnlineStore, ShardMeta
 
 _LARGE = 8 << 20  # bytes of deltas to aim at in one write
@@ -43,6 +44,8 @@ class Applied:
         fenced: writes given up because another writer had moved the shard; the next step reads it again.
         lag: about how many delta records are still in the buffer, those of waiting versions included.
         held: about how many those are.
+        repeated: delta records left out because all that they hold had been applied before.
+        refolded: delta records that were missing, or held in part what had been applied: the rest was folded again.
     """
 
     records: int = 0
@@ -52,6 +55,8 @@ class Applied:
     fenced: int = 0
     lag: int = 0
     held: int = 0
+    repeated: int = 0
+    refolded: int = 0
 
     def __add__(self, other: Applied) -> Applied:
         return Applied(
@@ -62,6 +67,8 @@ class Applied:
             self.fenced + other.fenced,
             self.lag + other.lag,
             self.held + other.held,
+            self.repeated + other.repeated,
+            self.refolded + other.refolded,
         )
 
 
@@ -77,6 +84,7 @@ class StreamIngester:
         clock: stamps what is written.
         beside: the builds that backfill makes beside versions that are read; it begins each, ingestion goes on.
         shards: the shards this worker takes, of every version; all when left out.
+        events: where events are read again that no delta brings, the project's history; without it they are an error.
     """
 
     def __init__(
@@ -88,8 +96,9 @@ class StreamIngester:
         *,
         beside: Iterable[GroupVersion[Group]] = (),
         shards: Collection[int] | None = None,
+        events: Events | None = None,
     ) -> None:
-        self._log, self._online, self._clock, self._shards = log, online, clock, shards
+        self._log, self._online, self._clock, self._shards, self._events = log, online, clock, shards, events
         self._beside = [version for version in beside if version.group.columns]
         self._versions = [version for version in group_versions if version.group.columns] + self._beside
         self._limits: dict[tuple[str, int], int] = {}
@@ -205,23 +214,25 @@ class StreamIngester:
     ) -> Applied:
         """Merge some delta records into the states and write what changed, with the positions."""
         layout = layout_of(version.group)
-        deltas = [decode_deltas(payload) for payload in records.payloads]
+        now = self._clock.now()
+        found = [decode_deltas(payload) for payload in records.payloads]
+        lacks = lacking(version, shard, meta.applied, found, self._events, now)
         kept = mark(self._log, feature_topic(version.id), shard, records.next)
         extra = {**meta.extra, MARK: kept} if kept else meta.extra
-        if not deltas:  # a gap
-            moved = msgspec.structs.replace(meta, position=records.next, extra=extra)
+        moved = msgspec.structs.replace(meta, position=records.next, applied=lacks.applied, extra=extra)
+        done = Applied(records=len(records), repeated=lacks.repeated, refolded=lacks.refolded)
+        if not lacks.deltas:  # a gap, or repeats
             self._online.write(version.states, shard, [], moved, expected)
-            return Applied()
-        after = _after(version.id, shard, meta, deltas, records.next, self._clock.now())
-        after = msgspec.structs.replace(after, extra=extra)
-        limit, to = _corroborated(meta, deltas, self._clock.now())
-        bounded = [replace(delta, states=delta.states.held_back(limit, to)) for delta in deltas]
+            return done
+        after = _after(moved, lacks.deltas, now)
+        limit, to = _corroborated(meta, lacks.deltas, now)
+        bounded = [replace(delta, states=delta.states.held_back(limit, to)) for delta in lacks.deltas]
         keys, added = combine(layout, bounded)
         before, _ = self._online.read(version.states, shard, keys)  # had it moved on, the write would be refused
         states = merge(layout, States.from_bytes(before).held_back(limit, to), added).to_bytes()
         changed = [(key, new) for key, old, new in zip(keys, before, states, strict=True) if new != old]
         self._online.write(version.states, shard, changed, after, expected)
-        return Applied(records=len(records), keys=len(keys), written=len(changed))
+        return done + Applied(keys=len(keys), written=len(changed))
 
     def _tell(self, moved: Mapping[tuple[str, int], int]) -> None:
         """Tell the log how far the store is, after the fact; if another worker tells it too, either will do."""
@@ -237,21 +248,12 @@ class StreamIngester:
             return
 
 
-def _after(gv: str, shard: int, meta: ShardMeta, deltas: Sequence[Deltas], position: int, now: int) -> ShardMeta:
-    """The meta once some deltas are in; each must begin where the one before it ended."""
-    applied, newest = dict(meta.applied), meta.newest_arrival
+def _after(meta: ShardMeta, deltas: Sequence[Deltas], now: int) -> ShardMeta:
+    """The meta once some deltas are in."""
+    newest = max(meta.newest_arrival, *(delta.newest_arrival for delta in deltas))
     delay = max(0, now - sum(delta.newest_arrival for delta in deltas) // len(deltas))
     delays = (*meta.delays, delay)[-_DELAYS:] if delay <= _LIVE else meta.delays
-    for delta in deltas:
-        for place, (begin, end) in delta.ranges.items():
-            if applied.get(place, begin) != begin:
-                raise _gap(gv, shard, place, applied[place], begin)
-            applied[place] = end
-        newest = max(newest, delta.newest_arrival)
-    return msgspec.structs.replace(
-        meta, position=position, applied=applied, newest_arrival=newest, delays=delays,
-        applied_at=max(meta.applied_at, now),
-    )  # fmt: skip
+    return msgspec.structs.replace(meta, newest_arrival=newest, delays=delays, applied_at=max(meta.applied_at, now))
 
 
 def _corroborated(meta: ShardMeta, deltas: Sequence[Deltas], now: int) -> tuple[int, int]:
@@ -264,14 +266,6 @@ def _corroborated(meta: ShardMeta, deltas: Sequence[Deltas], now: int) -> tuple[
     known = max([meta.newest_arrival, *before]) or last
     limit, to = known + _QUIET, known
     return (now + AHEAD, min(now, to)) if limit > now + AHEAD else (limit, to)
-
-
-def _gap(gv: str, shard: int, place: str, applied: int, begin: int) -> StoreError:
-    return StoreError(
-        f"Group version '{gv}', shard {shard}: the next delta of '{place}' begins at {begin}, expected {applied}; "
-        "it was not applied, because events would be lost or counted twice.",
-        f"run `millstream backfill {gv.partition('@')[0]}` to build the store anew.",
-    )
 
 
 def _lost(gv: str, shard: int, position: int, first: int) -> StoreError:

@@ -210,7 +210,7 @@ class Parts:
 
         versions = self.registry.groups()
         beside = [one.beside for one in versions if one.beside is not None]
-        return StreamIngester(self.log, self.online, versions, self.clock, beside=beside)
+        return StreamIngester(self.log, self.online, versions, self.clock, beside=beside, events=self.history())
 
     def batch_ingester(self, bite: int = 1) -> BatchIngester:
         """Ingestion of what queries put into the buffer, into the offline store `bite` runs at a time."""

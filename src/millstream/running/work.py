@@ -83,7 +83,15 @@ class Ingest:
         self._age = Every(1.0, self._newest_age)
         self._damaged = Every(1.0, lambda: applying.rebuild_damaged(parts))
         self._behind = Every(1.0, self._seconds)
-        self.facts: dict[str, Any] = {"lag": 0, "lag_s": 0.0, "age": None, "waiting": [], "archived": 0}
+        self.facts: dict[str, Any] = {
+            "lag": 0,
+            "lag_s": 0.0,
+            "age": None,
+            "waiting": [],
+            "archived": 0,
+            "repeated": 0,
+            "refolded": 0,
+        }
         self._stop = threading.Event()
         self._beside = threading.Thread(target=self._backfill, name="backfill", daemon=True)
         self._beside.start()
@@ -108,6 +116,8 @@ class Ingest:
         assert applied is not None and stored is not None
         self.facts["lag"] = applied.lag + stored.lag
         self.facts["waiting"] = list(applied.waiting)
+        self.facts["repeated"] += applied.repeated
+        self.facts["refolded"] += applied.refolded
         return applied.records + stored.runs
 
     def _archive_enough(self) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.computing.chain import (
     DEVICES,
+    PARTITIONS,
     PAYMENTS,
     VELOCITY,
     Chain,
@@ -22,8 +24,11 @@ from tests.unit.computing.chain import (
     version_of,
 )
 
+from millstream.buffer.log import Batch
 from millstream.errors import CorruptState, StoreError
-from millstream.ingest.stream import StreamIngester
+from millstream.history.events import History
+from millstream.ingest.stream import Applied, StreamIngester
+from millstream.store.iceberg.store import IcebergOfflineStore
 from millstream.store.lmdb.store import LmdbOnlineStore
 
 actions = st.lists(
@@ -168,9 +173,108 @@ def test_a_missing_delta_is_refused(tmp_path: Path) -> None:
     meta = chain.online.meta("velocity@1", 0)
     assert meta is not None
     chain.online.write("velocity@1", 0, [], msgspec.structs.replace(meta, position=3), meta.position)
-    with pytest.raises(StoreError, match=r"the next delta of 'payments/\d' begins at \d+, expected \d+"):
+    with pytest.raises(StoreError, match=r"the events of 'payments/\d' .* begins at \d+, expected \d+"):
         chain.ingester().step()
     assert chain.online.meta("velocity@1", 0).position == 3
+
+
+def deltas_of(chain: Chain) -> list[bytes]:
+    return chain.log.read("features.velocity@1", 0, 0, 10**6).payloads
+
+
+def written_again(chain: Chain, payloads: list[bytes]) -> None:
+    """What a worker does that does not know that it was done before."""
+    for payload in payloads:
+        chain.log.append("features.velocity@1", 0, Batch(payload, "bytes", 1))
+
+
+def computed_again(chain: Chain, folder: Path, micro_batch: int) -> list[bytes]:
+    """The deltas of the same events, cut in another way."""
+    other = Chain(folder, versions=chain.versions, clock=chain.clock)
+    other.start()
+    for partition in range(PARTITIONS):
+        found = chain.log.read("payments", partition, 0, 10**6)
+        for payload, encoding, count in zip(found.payloads, found.encodings, found.counts.tolist(), strict=True):
+            other.log.append("payments", partition, Batch(payload, encoding, count))
+    with other.computer(micro_batch=micro_batch) as computer:
+        while computer.step().records:
+            pass
+    return deltas_of(other)
+
+
+def one_shard(folder: Path) -> Chain:
+    """A chain whose deltas are all in one partition, from four micro-batches, with its history."""
+    chain = Chain(folder, versions=(version_of(VELOCITY, shards=1),))
+    chain.start()
+    with chain.computer() as computer:
+        for number in range(4):
+            chain.send(PAYMENTS, payments(30, number, first=30 * number))
+            computer.step()
+    return chain
+
+
+def applied(chain: Chain) -> Applied:
+    """Apply all that the buffer holds, with the history at hand."""
+    history = History(chain.log, IcebergOfflineStore(chain.folder / "offline"), [PAYMENTS])
+    ingester, total = chain.ingester(events=history), Applied()
+    while (done := ingester.step()).records:
+        total += replace(done, lag=0)
+    return total
+
+
+def test_a_delta_that_comes_again_is_left_out_and_counted(tmp_path: Path) -> None:
+    chain = one_shard(tmp_path)
+    deltas = deltas_of(chain)
+    written_again(chain, [deltas[2], deltas[1], *deltas])
+    done = applied(chain)
+    assert (done.records, done.repeated, done.refolded) == (12, 6, 0)
+    assert chain.states(chain.versions[0]) == expected_states(chain, chain.versions[0])
+    written_again(chain, deltas[1:])
+    assert applied(chain).repeated == 4
+    assert chain.states(chain.versions[0]) == expected_states(chain, chain.versions[0])
+
+
+@pytest.mark.parametrize("missing", [{1}, {2}, {2, 3}, {1, 3}])
+def test_events_of_a_delta_that_is_missing_are_folded_again(tmp_path: Path, missing: set[int]) -> None:
+    chain = one_shard(tmp_path)
+    deltas = deltas_of(chain)
+    chain.log.drop("features.velocity@1")
+    chain.log.create("features.velocity@1", 1)
+    written_again(chain, [payload for number, payload in enumerate(deltas) if number not in missing])
+    done = applied(chain)
+    assert done.refolded == len({number + 1 for number in missing} - missing)
+    assert chain.states(chain.versions[0]) == expected_states(chain, chain.versions[0])
+
+
+@pytest.mark.parametrize("micro_batch", [1, 7, 45, 1_000])
+def test_a_repeat_that_is_cut_differently_counts_once(tmp_path: Path, micro_batch: int) -> None:
+    chain = one_shard(tmp_path / "one")
+    again = computed_again(chain, tmp_path / "other", micro_batch)
+    deltas = deltas_of(chain)
+    written_again(chain, again)
+    done = applied(chain)
+    assert done.refolded == 0 and done.repeated > 0
+    chain.online.drop("velocity@1")
+    chain.log.drop("features.velocity@1")
+    chain.log.create("features.velocity@1", 1)
+    written_again(chain, [*deltas[:3], *again, *deltas])
+    applied(chain)
+    assert chain.states(chain.versions[0]) == expected_states(chain, chain.versions[0])
+    meta = chain.online.meta("velocity@1", 0)
+    assert meta is not None
+    assert meta.applied == {f"payments/{p}": end for p, (_, end) in enumerate(chain.log.ends("payments"))}
+
+
+def test_a_shard_stops_when_events_that_it_lacks_are_gone(tmp_path: Path) -> None:
+    chain = one_shard(tmp_path)
+    deltas = deltas_of(chain)
+    chain.log.drop("features.velocity@1")
+    chain.log.create("features.velocity@1", 1)
+    written_again(chain, [*deltas[:2], *deltas[3:]])
+    for partition, (_, end) in enumerate(chain.log.ends("payments")):
+        chain.log.trim("payments", partition, end)
+    with pytest.raises(StoreError, match="nor can they be read again"):
+        applied(chain)
 
 
 def test_deltas_that_were_trimmed_too_early_are_an_error(tmp_path: Path) -> None:
