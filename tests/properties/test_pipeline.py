@@ -59,7 +59,7 @@ few = settings(
 fewer = settings(few, max_examples=20)
 seeds = st.integers(0, 1_000)
 turns = st.sampled_from(
-    ["compute", "compute", "ingest", "ingest", "archive", "restart", "fence", "lose", "trim", "read"]
+    ["compute", "compute", "ingest", "ingest", "archive", "restart", "fence", "lose", "tear", "trim", "read"]
 )
 
 
@@ -120,6 +120,28 @@ class Killed(Exception):
     """The process died."""
 
 
+class Torn:
+    """A log that keeps the deltas of a transaction and loses the rest of it: data without its offset."""
+
+    def __init__(self, log: Any) -> None:
+        self._log = log
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Any]:
+        yield self
+        raise Killed
+
+    def append(self, topic: str, *batch: Any) -> None:
+        if topic.startswith("features."):
+            self._log.append(topic, *batch)
+
+    def commit(self, *_: Any) -> None:
+        pass
+
+
 class Losing:
     """An online store whose first write is done, but the process dies before it learns so."""
 
@@ -164,11 +186,11 @@ class Pipeline:
         self.computer = self.another()
         self.ingester, self.archiver = parts.ingester(), parts.archiver()
 
-    def another(self, log: Any = None) -> StreamComputer:
+    def another(self, log: Any = None, micro_batch: int | None = None) -> StreamComputer:
         parts = self.project.parts
         return StreamComputer(
             log or parts.log, parts.registry.streams(), parts.registry.groups(), parts.clock,
-            data=parts.settings.data, micro_batch=self.micro_batch,
+            data=parts.settings.data, micro_batch=micro_batch or self.micro_batch,
         )  # fmt: skip
 
     def send(self, sent: list[Sent], as_table: bool, spoilt: bool) -> None:
@@ -203,9 +225,14 @@ class Pipeline:
         elif what == "fence":
             with self.another() as first, self.another(Interrupted(parts.log, first)) as second:
                 second.step()
+        elif what == "tear":
+            with suppress(Killed), self.another(Torn(parts.log), self.micro_batch // 2 + 1) as worker:
+                worker.step()
         elif what == "lose":
             with suppress(Killed):
-                StreamIngester(parts.log, Losing(parts.online), parts.registry.groups(), parts.clock).step()
+                StreamIngester(
+                    parts.log, Losing(parts.online), parts.registry.groups(), parts.clock, events=parts.history()
+                ).step()
         elif what == "trim":
             trim(parts)
 
