@@ -21,7 +21,7 @@ ASKS = tuple((number, 1 + number % 2, 4, 1.0, "FR", HOUR) for number in range(6)
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    with _world(0, Random("a test")) as made:
+    with _world(0, Random("a test"), None) as made:
         yield made
 
 
