@@ -29,6 +29,7 @@ from millstream.computing.stream import StreamComputer
 from millstream.definitions.group_version import GroupVersion
 from millstream.fold import decode_deltas
 from millstream.ingest.stream import StreamIngester
+from millstream.registry.definitions import Registry
 from millstream.store.lmdb.store import LmdbOnlineStore
 from millstream.store.online import ShardMeta
 
@@ -64,7 +65,8 @@ class Deltas:
         times = events["paid_at"].cast("int64").to_numpy()
         log = self._log("computed")
         log.create(PAYMENTS.name, 1)
-        start_version(log, self._version, [PAYMENTS], self._clock, at="zero")
+        marks = Registry(f"sqlite:///{self._folder / 'registry.db'}").marks
+        start_version(log, marks, self._version, [PAYMENTS], self._clock, at="zero")
         for start in range(0, rows, each):
             part = events.slice(start, each)
             self._clock.set(int(times[start + len(part) - 1]))

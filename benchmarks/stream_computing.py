@@ -30,6 +30,7 @@ from millstream.computing.start_markers import start_version
 from millstream.computing.stream import StreamComputer
 from millstream.definitions import EventStream
 from millstream.definitions.group_version import GroupVersion
+from millstream.registry.definitions import Registry
 
 PARTITIONS = 4
 BATCH = 1_000  # events that a producer sends at once
@@ -83,7 +84,8 @@ class Computing:
                       ms.Max("amount", over=over)],
         )  # fmt: skip
         version = GroupVersion(group, next(self._versions))
-        start_version(self._log, version, [source], self._clock, at="zero")
+        marks = Registry(f"sqlite:///{self._folder / 'registry.db'}").marks
+        start_version(self._log, marks, version, [source], self._clock, at="zero")
         folder = self._folder / f"data{version.version}"
         with StreamComputer(self._log, [source], [version], self._clock, data=folder) as computer:
             taken = seconds(lambda: _drain(computer))

@@ -17,6 +17,7 @@ class _Facts(msgspec.Struct):
     end: int
     available: int
     snapshot: bool
+    scheduled: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +30,7 @@ class Run:
         available: when readers could know the rows (µs): when they were computed, or the interval's end in a backfill.
         snapshot: whether the rows are everything there is at `end`, so that a key without a row has vanished.
         rows: the entity's join keys, `event_time` and `available_time` (int64, µs), and the features.
+        scheduled: whether it moves the schedule of its group, as no run of a past interval does.
     """
 
     start: int
@@ -36,6 +38,7 @@ class Run:
     available: int
     snapshot: bool
     rows: pa.Table
+    scheduled: bool = False
 
 
 def encode_run(run: Run) -> bytes:
@@ -45,7 +48,7 @@ def encode_run(run: Run) -> bytes:
     >>> decode_run(encode_run(run)).end
     10
     """
-    facts = msgspec.json.encode(_Facts(run.start, run.end, run.available, run.snapshot))
+    facts = msgspec.json.encode(_Facts(run.start, run.end, run.available, run.snapshot, run.scheduled))
     table = run.rows.replace_schema_metadata({_KEY: facts})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
@@ -63,4 +66,5 @@ def decode_run(payload: bytes) -> Run:
             f"Run of a batch group: the record does not hold one ({error}).",
             "check the versions of the writing workers.",
         ) from error
-    return Run(facts.start, facts.end, facts.available, facts.snapshot, table.replace_schema_metadata(None))
+    rows = table.replace_schema_metadata(None)
+    return Run(facts.start, facts.end, facts.available, facts.snapshot, rows, facts.scheduled)

@@ -1,4 +1,4 @@
-"""Every name in the log and in the offline store: of topics, of the consumers that read them, and of tables."""
+"""Every name of topics, of the consumers that read them, of marks, and of tables."""
 
 from __future__ import annotations
 
@@ -64,49 +64,58 @@ def ingestion_consumer(version: str) -> str:
     return f"ingest/{version}"
 
 
-def batch_consumer(version: str) -> str:
-    """The consumer whose position, the end of the last scheduled interval that ran (µs), is where the next begins.
+def start_mark(version: str) -> str:
+    """The mark that says from where on a group version is computed; it never moves.
 
-    >>> batch_consumer("kyc@1")
-    'batch/kyc@1'
-    """
-    return f"batch/{version}"
-
-
-def start_consumer(version: str) -> str:
-    """The consumer whose positions are the start markers of a group version; they never move.
-
-    >>> start_consumer("habits@1")
+    >>> start_mark("habits@1")
     'start/habits@1'
     """
     return f"start/{version}"
 
 
-def goal_consumer(version: str) -> str:
-    """The consumer whose positions say how far a build of a group version folds history.
+def goal_mark(version: str) -> str:
+    """The mark that says how far the states of a group version must be before it is read.
 
-    >>> goal_consumer("habits@1")
+    >>> goal_mark("habits@1")
     'goal/habits@1'
     """
     return f"goal/{version}"
 
 
-def backfill_consumer(version: str) -> str:
-    """The consumer whose position counts the attempts to fold history for a group version.
+def attempts_mark(version: str) -> str:
+    """The mark that counts the attempts to fold history for a group version.
 
-    >>> backfill_consumer("habits@1")
+    >>> attempts_mark("habits@1")
     'backfill/habits@1'
     """
     return f"backfill/{version}"
 
 
-def letters_consumer(version: str) -> str:
-    """The consumer whose positions are those of the last events of history whose dead letters backfill has written.
+def letters_mark(version: str) -> str:
+    """The mark that says of which events of history backfill has written the dead letters.
 
-    >>> letters_consumer("habits@1")
-    'last-letter/habits@1'
+    >>> letters_mark("habits@1")
+    'letters/habits@1'
     """
-    return f"last-letter/{version}"
+    return f"letters/{version}"
+
+
+def schedule_mark(version: str) -> str:
+    """The mark that says which scheduled interval of a batch group version was the last one to run.
+
+    >>> schedule_mark("kyc@1")
+    'batch/kyc@1'
+    """
+    return f"batch/{version}"
+
+
+def version_marks(version: str) -> list[str]:
+    """All marks that a group version may have.
+
+    >>> version_marks("kyc@1")
+    ['start/kyc@1', 'goal/kyc@1', 'backfill/kyc@1', 'letters/kyc@1', 'batch/kyc@1']
+    """
+    return [name(version) for name in (start_mark, goal_mark, attempts_mark, letters_mark, schedule_mark)]
 
 
 def event_table(stream: str) -> str:

@@ -1,7 +1,7 @@
 """Batch computing: queries over tables on a schedule, into the staging topics; the fold over a table, into deltas.
 
-A run appends what it returned and moves the group's schedule in one transaction of the log, so an interval runs once,
-however many workers there are. A run of a past interval moves nothing: repeating it is harmless.
+A run appends what it returned, and only if nobody has appended meanwhile; then the group's schedule is marked. So an
+interval runs once, however many workers there are. A run of a past interval moves nothing: repeating it is harmless.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ import pyarrow as pa
 
 from millstream.buffer.codec.events import DeadLetter, dead_batch
 from millstream.buffer.log import Batch, OwnLog
+from millstream.buffer.marks import Marks
 from millstream.buffer.staging import Run, encode_run
-from millstream.buffer.topics import batch_consumer, dead_topic, feature_topic, staging_topic
+from millstream.buffer.topics import dead_topic
 from millstream.clock import Clock
 from millstream.computing.interval_runs import Result, looks, run_interval, waits
 from millstream.computing.query_shape import DATED, dated, interval_column, row_by_row, with_known
 from millstream.computing.row_failures import run_query
 from millstream.computing.run_rows import Staged, features_of, stage
+from millstream.computing.schedules import Schedules, Standing, topic_of
 from millstream.computing.table_fold import fold_events, stream_events, table_events
 from millstream.computing.tables import EventReader, Tables
 from millstream.definitions.feature_group import BatchFeatureGroup
@@ -62,6 +64,7 @@ class BatchComputer:
 
     Args:
         log: the project's log.
+        marks: the project's marks, among them the schedules.
         group_versions: the versions to run; those of stream groups are left alone.
         clock: says what is due, and when rows became available.
         tables: the current tables; a group's own definition holds where one is not among them.
@@ -74,6 +77,7 @@ class BatchComputer:
     def __init__(
         self,
         log: OwnLog,
+        marks: Marks,
         group_versions: Iterable[BatchGroupVersion],
         clock: Clock,
         *,
@@ -88,6 +92,8 @@ class BatchComputer:
         self._current = {table.name: table for table in tables}
         self._tables = Tables(Path(folder), history, paths=paths, engine=engine)
         self._told: set[tuple[str, str, str]] = set()
+        self._schedules = Schedules(log, marks)
+        self._ran: dict[str, int] = {}  # the schedules as they were last seen; they may have moved on since
 
     def due(self, now: int | None = None) -> list[Interval]:
         """The intervals that have ended by `now` (µs; the clock's) and did not run, by group version, oldest first.
@@ -194,24 +200,22 @@ class BatchComputer:
         return self._append(version, interval, staged, int(complete[-1]), self._misfits(sources, now))
 
     def _due(self, version: BatchGroupVersion, now: int) -> list[Interval]:
-        committed = self._committed(version)
         if version.group.query is not None:
             now -= waits(version.group, self._sources(version.group))
-        again = committed is not None and committed > now and version.group.query is not None
-        if committed is None or again:
+        seen = self._ran.get(version.id)
+        if seen is not None and seen <= now and not ticks(version.group, seen, now):
+            return []
+        ran = self._schedules.standing(version).end
+        again = ran is not None and ran > now and version.group.query is not None
+        if ran is None or again:
             end = last_tick(version.group, now)
             if end is None:
                 return []
             start = 0 if version.group.query is None else last_tick(version.group, end - 1) or 0
             return [Interval(version.id, start, end, again=again)]
-        ends = ticks(version.group, committed, now)
-        return [Interval(version.id, a, b) for a, b in zip([committed, *ends], ends, strict=False)]
-
-    def _committed(self, version: BatchGroupVersion) -> int | None:
-        topic = _topic(version)
-        if topic not in self._log.topics():
-            return None
-        return self._log.committed(batch_consumer(version.id), topic)[0]
+        self._ran[version.id] = ran
+        ends = ticks(version.group, ran, now)
+        return [Interval(version.id, a, b) for a, b in zip([ran, *ends], ends, strict=False)]
 
     def _misfits(self, sources: Sequence[Source], now: int) -> list[DeadLetter]:
         """Dead letters of the rows that are not what their table declares, each told once by this computer."""
@@ -236,7 +240,7 @@ class BatchComputer:
                 f"{_thing(version)}: no row of the snapshot is left: {dead[0].reason}",
                 "mend the table or the query; the interval is run again, and what was served stays.",
             )
-        run = Run(interval.start, interval.end, available, snapshot, staged.rows)
+        run = Run(interval.start, interval.end, available, snapshot, staged.rows, scheduled=not interval.past)
         self._write(version, interval, [Batch(encode_run(run), "bytes", 1)], dead, {})
         return Ran(interval, staged.rows.num_rows, len(dead), staged.skipped)
 
@@ -261,9 +265,9 @@ class BatchComputer:
 
     def _unread(self, version: BatchGroupVersion, stream: Source) -> dict[str, tuple[int | None, int]]:
         """By "stream/partition", where a fold of a stream is (None: it has not begun), and where the stream ends."""
-        told = self._log.committed(batch_consumer(version.id), stream.name)
-        ends = self._log.ends(stream.name)
-        return {f"{stream.name}/{p}": (told[p], following) for p, (_, following) in enumerate(ends)}
+        folded = self._schedules.standing(version).positions
+        ends = {f"{stream.name}/{p}": following for p, (_, following) in enumerate(self._log.ends(stream.name))}
+        return {place: (folded.get(place), following) for place, following in ends.items()}
 
     def _write(
         self,
@@ -273,25 +277,38 @@ class BatchComputer:
         dead: Sequence[DeadLetter],
         positions: Mapping[str, tuple[int | None, int]],
     ) -> None:
-        """Append, one batch to each partition, and move the schedule, in one transaction."""
-        topic, consumer = _topic(version), batch_consumer(version.id)
+        """Append, one batch to each partition, in one transaction, and move the schedule."""
+        topic = topic_of(version)
         self._log.create(topic, len(batches))
-        committed = self._log.committed(consumer, topic)[0]
-        ahead = interval.again and committed is not None and committed > self._clock.now()
-        if not interval.past and not ahead and committed not in (None, interval.start):
-            raise Fenced.moved(f"the schedule of '{version.id}'", interval.start, committed)
+        standing = self._schedules.standing(version)
+        if not interval.past:
+            self._check_next(version, interval, standing, positions)
         for name in {letter.stream for letter in dead}:
             self._log.create(dead_topic(name), self._log.topics().get(dead_topic(name), 1))
         with self._log.transaction() as work:
+            if not interval.past and (end := self._log.ends(topic)[0][1]) != standing.counted:
+                raise Fenced.moved(f"the end of topic '{topic}'", standing.counted, end)
             for number, batch in enumerate(batches):
                 work.append(topic, number, batch)
             for name in {letter.stream for letter in dead}:
                 work.append(dead_topic(name), 0, dead_batch([one for one in dead if one.stream == name]))
-            if not interval.past:
-                work.commit(consumer, topic, 0, committed, interval.end)
-            for place, (begin, end) in positions.items():
-                stream, _, partition = place.rpartition("/")
-                work.commit(consumer, stream, int(partition), begin, end)
+        if not interval.past:
+            self._schedules.move(version, standing, interval.end, {place: to for place, (_, to) in positions.items()})
+
+    def _check_next(
+        self,
+        version: BatchGroupVersion,
+        interval: Interval,
+        standing: Standing,
+        positions: Mapping[str, tuple[int | None, int]],
+    ) -> None:
+        """Refuse an interval that is not the next one, and a fold that was read from where it is no more."""
+        ahead = interval.again and standing.end is not None and standing.end > self._clock.now()
+        if not ahead and standing.end not in (None, interval.start):
+            raise Fenced.moved(f"the schedule of '{version.id}'", interval.start, standing.end)
+        for place, (begin, _) in positions.items():
+            if standing.positions.get(place) != begin:
+                raise Fenced.moved(f"the fold of '{place}' by '{version.id}'", begin, standing.positions.get(place))
 
     def _sources(self, group: BatchFeatureGroup) -> list[Source]:
         return [self._current.get(source.name, source) for source in group.sources]
@@ -311,10 +328,6 @@ def _together(version: BatchGroupVersion, due: list[Interval]) -> list[Interval]
 
 def _before(moments: np.ndarray, start: int, inclusive: bool) -> np.ndarray:
     return moments <= start if inclusive else moments < start
-
-
-def _topic(version: BatchGroupVersion) -> str:
-    return feature_topic(version.id) if version.group.query is None else staging_topic(version.id)
 
 
 def _schema(version: BatchGroupVersion, result: pa.Table) -> Mapping[str, str]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from millstream.buffer.log import Batch, Log, OwnLog
-from millstream.buffer.topics import computing_consumer, feature_topic, start_consumer
+from millstream.buffer.marks import Marks
+from millstream.buffer.reading import through
+from millstream.buffer.topics import computing_consumer, feature_topic, start_mark
 from millstream.clock import Clock
 from millstream.definitions.group_version import StreamGroupVersion
 from millstream.definitions.source import EventStream
@@ -30,6 +33,7 @@ def no_states() -> States:
 
 def start_version(
     log: OwnLog,
+    marks: Marks,
     version: StreamGroupVersion,
     streams: Iterable[EventStream],
     clock: Clock,
@@ -37,11 +41,13 @@ def start_version(
 ) -> dict[str, int]:
     """Write the start markers of a new group version, so that computing takes it up and backfill knows where to stop.
 
-    Called once, when a definition is applied; a version that has started keeps its markers. Positions, markers and the
-    start record of each feature partition are written in one transaction.
+    Called when a definition is applied, and again when that died half-way; a version that has started keeps its
+    markers. They are marked first; then the positions of computing and the start record of each feature partition
+    follow from them, in one transaction.
 
     Args:
         log: the project's log; the source topics are there.
+        marks: where the markers are kept.
         version: the group version.
         streams: the current streams, of which the group's sources are used.
         clock: stamps the start record.
@@ -56,45 +62,82 @@ def start_version(
     """
     names = _source_names(version, streams)
     log.create(feature_topic(version.id), version.shards)
-    begun = start_markers(log, version.id, names)
-    if begun is not None:
-        return begun
-    places = {name: _places(log, name, at) for name in names}
-    try:
-        return _write_start(log, version, places, clock)
-    except Fenced:  # another process has started it meanwhile, and its markers hold
-        return start_markers(log, version.id, names) or {}
-
-
-def _write_start(
-    log: OwnLog, version: StreamGroupVersion, places: dict[str, list[int]], clock: Clock
-) -> dict[str, int]:
-    markers = {f"{name}/{p}": position for name, places_ in places.items() for p, position in enumerate(places_)}
-    record = Batch(_start_record(markers, clock), "bytes", 1)
-    with log.transaction() as work:
-        for name, positions in places.items():
-            for partition, position in enumerate(positions):
-                for consumer in (computing_consumer(version.id), start_consumer(version.id)):
-                    work.commit(consumer, name, partition, None, position)
-        for shard in range(version.shards):
-            work.append(feature_topic(version.id), shard, record)
+    while True:
+        known = marks.read(start_mark(version.id))
+        computed = computed_positions(log, version.id, names)
+        markers = _markers(log, version, names, known, computed, at)
+        if markers == known:
+            break
+        try:
+            marks.move(start_mark(version.id), known, markers)
+            break
+        except Fenced:  # another process has marked it meanwhile, and its markers hold
+            continue
+    if not _recorded(log, version):
+        _write_start(log, version, markers, computed or {}, clock)
     return markers
 
 
-def start_markers(log: Log, version: str, streams: Iterable[str]) -> dict[str, int] | None:
+def _markers(
+    log: OwnLog,
+    version: StreamGroupVersion,
+    names: list[str],
+    known: dict[str, int],
+    computed: dict[str, int] | None,
+    at: str,
+) -> dict[str, int]:
+    """The markers that hold: those that are known, unless they are of another log than the one there is."""
+    ends = {f"{name}/{p}": ends for name in names for p, ends in enumerate(log.ends(name))}
+    fits = known.keys() == ends.keys() and all(first <= known[place] <= end for place, (first, end) in ends.items())
+    if computed is None:  # no process has computed anything of it
+        return known if fits else {f"{name}/{p}": to for name in names for p, to in enumerate(_places(log, name, at))}
+    if not _recorded(log, version):  # its deltas were dropped with the topic, so what came before is for backfill
+        return computed
+    if known.keys() == ends.keys():
+        return known
+    recorded = _first_record(log, version)
+    return recorded if recorded.keys() == ends.keys() else computed
+
+
+def _recorded(log: OwnLog, version: StreamGroupVersion) -> bool:
+    """Whether anything was ever appended to the feature topic, whose first record is the start record."""
+    return any(following for _, following in log.ends(feature_topic(version.id)))
+
+
+def _first_record(log: OwnLog, version: StreamGroupVersion) -> dict[str, int]:
+    """The markers as the start record has them, none where it was trimmed."""
+    from millstream.fold import decode_deltas
+
+    topic = feature_topic(version.id)
+    first, following = log.ends(topic)[0]
+    records = None if first else next(through(log, topic, 0, first, following, 1), None)
+    ranges = {} if records is None else decode_deltas(records.payloads[0]).ranges
+    return {place: at for place, (at, to) in ranges.items() if at == to}
+
+
+def _write_start(
+    log: OwnLog, version: StreamGroupVersion, markers: dict[str, int], computed: dict[str, int], clock: Clock
+) -> None:
+    """Let computing go on from the markers, and write the start record; nothing when another process has done it."""
+    record = Batch(_start_record(markers, clock), "bytes", 1)
+    with suppress(Fenced), log.transaction() as work:
+        for place, position in markers.items():
+            name, _, partition = place.rpartition("/")
+            work.commit(computing_consumer(version.id), name, int(partition), computed.get(place), position)
+        for shard in range(version.shards):
+            work.append(feature_topic(version.id), shard, record)
+
+
+def start_markers(marks: Marks, version: str) -> dict[str, int] | None:
     """The start markers of a group version by "stream/partition", or None when it has not started."""
-    return _all_positions(log, start_consumer(version), streams)
+    return marks.read(start_mark(version)) or None
 
 
 def computed_positions(log: Log, version: str, streams: Iterable[str]) -> dict[str, int] | None:
     """By "stream/partition", the next position computing will fold for a group version, or None before its start."""
-    return _all_positions(log, computing_consumer(version), streams)
-
-
-def _all_positions(log: Log, consumer: str, streams: Iterable[str]) -> dict[str, int] | None:
     found: dict[str, int] = {}
     for stream in streams:
-        for partition, position in enumerate(log.committed(consumer, stream)):
+        for partition, position in enumerate(log.committed(computing_consumer(version), stream)):
             if position is None:
                 return None
             found[f"{stream}/{partition}"] = position

@@ -14,22 +14,24 @@ from typing import NamedTuple, Protocol
 import msgspec
 import pyarrow as pa
 
-from millstream.buffer.codec.events import DeadLetter, dead_batch
 from millstream.buffer.lag import records_before
 from millstream.buffer.log import OwnLog
-from millstream.buffer.topics import backfill_consumer, dead_topic, feature_topic, goal_consumer, letters_consumer
+from millstream.buffer.marks import Marks
+from millstream.buffer.topics import attempts_mark, feature_topic, goal_mark
 from millstream.clock import Clock
 from millstream.computing.deltas import by_shard, fold_keys
 from millstream.computing.micro_batch import group_letters
 from millstream.computing.start_markers import computed_positions, start_markers
 from millstream.definitions.group_version import StreamGroupVersion
 from millstream.definitions.source import EventStream
-from millstream.errors import CorruptState, StoreError
+from millstream.errors import CorruptState, Fenced, StoreError
 from millstream.fold import States, layout_of, merge, prepare
 from millstream.ingest.combine import combine
+from millstream.ingest.history_letters import HistoryLetters
 from millstream.store.online import OnlineStore, ShardMeta
 
 _KEY = 64  # bytes that a key takes in memory beside its own
+_ATTEMPTS = "attempts"  # the place of the mark that counts them
 _FOLDED = "folded"  # a fact of a shard that holds the whole history, while others may not yet
 
 
@@ -63,10 +65,14 @@ class Backfilled:
 
 @dataclass(frozen=True)
 class Handover:
-    """Where backfill ends and ingestion begins: source positions, and the feature positions that continue them."""
+    """Where backfill ends and ingestion begins: source positions, and the feature positions that continue them.
+
+    Computing began at the `markers`, which lie before that when states are built anew.
+    """
 
     applied: dict[str, int]
     positions: tuple[int, ...]
+    markers: dict[str, int]
 
     def before(self, stream: str) -> dict[int, int]:
         """By partition of a stream, the position before which everything is backfill's."""
@@ -79,6 +85,7 @@ def backfill(
     history: History,
     online: OnlineStore,
     log: OwnLog,
+    marks: Marks,
     registry: Lifecycle,
     clock: Clock,
     progress: Callable[[int, int], None] | None = None,
@@ -97,6 +104,7 @@ def backfill(
         history: the events of its streams.
         online: the store to fill.
         log: the project's log.
+        marks: the project's marks.
         registry: is told the state of the version.
         clock: stamps what is written.
         progress: is called with the events folded so far and about how many there are.
@@ -113,7 +121,7 @@ def backfill(
         Fenced: when another backfill of the version has begun meanwhile.
         DiskFull: when there is no room.
     """
-    handover = _handover(log, version, anew)
+    handover = _handover(log, marks, version, anew)
     if not anew and not any(handover.applied.values()):
         return Backfilled()  # nothing came before: ingestion begins with the first delta
     shards = _filled(version, online, log)
@@ -124,7 +132,7 @@ def backfill(
     if all(meta is not None and (meta.backfilled or _FOLDED in meta.extra) for meta in shards):
         _open_shards(version, online)
         return Backfilled()
-    filler = _Filler(version, online, log, clock, handover, held)
+    filler = _Filler(version, online, log, marks, clock, handover, held)
     events = dead = 0
     total = sum(records_before(log, one.name, handover.before(one.name)) for one in _streams(version))
     for stream in _streams(version):
@@ -138,7 +146,7 @@ def backfill(
     return Backfilled(events, dead)
 
 
-def finish(version: StreamGroupVersion, online: OnlineStore, log: OwnLog, registry: Lifecycle) -> bool:
+def finish(version: StreamGroupVersion, online: OnlineStore, log: OwnLog, marks: Marks, registry: Lifecycle) -> bool:
     """Make a new version live and the default, once the store holds all that had arrived when this was first asked.
 
     Called again and again after `backfill`, while computing and ingestion go on.
@@ -149,7 +157,7 @@ def finish(version: StreamGroupVersion, online: OnlineStore, log: OwnLog, regist
     shards = [online.meta(version.states, shard) for shard in range(version.shards)]
     if not all(meta is not None and meta.backfilled for meta in shards):
         return False
-    goal = _goal(log, version)
+    goal = _goal(log, marks, version)
     if any(meta is None or meta.applied.get(place, 0) < at for meta in shards for place, at in goal.items()):
         return False
     registry.set_state(version.id, "live")
@@ -190,10 +198,10 @@ def _streams(version: StreamGroupVersion) -> list[EventStream]:
     return [source for source in version.group.sources if isinstance(source, EventStream)]
 
 
-def _handover(log: OwnLog, version: StreamGroupVersion, anew: bool) -> Handover:
+def _handover(log: OwnLog, marks: Marks, version: StreamGroupVersion, anew: bool) -> Handover:
     """The start markers with the beginning of the feature topic; anew, or once that is trimmed, where computing is."""
     names = [stream.name for stream in _streams(version)]
-    markers = start_markers(log, version.id, names)
+    markers = start_markers(marks, version.id)
     if markers is None:
         raise StoreError(
             f"Group version '{version.id}' has no start markers; backfill does not know where to stop.",
@@ -201,28 +209,29 @@ def _handover(log: OwnLog, version: StreamGroupVersion, anew: bool) -> Handover:
         )
     ends = log.ends(feature_topic(version.id))
     if not anew and all(first == 0 for first, _ in ends):
-        return Handover(markers, (0,) * version.shards)
+        return Handover(markers, (0,) * version.shards, markers)
     while True:
         before = computed_positions(log, version.id, names)
         ends = log.ends(feature_topic(version.id))
         if before is not None and before == computed_positions(log, version.id, names):
-            return Handover(before, tuple(following for _, following in ends))
+            return Handover(before, tuple(following for _, following in ends), markers)
 
 
-def _goal(log: OwnLog, version: StreamGroupVersion) -> dict[str, int]:
-    """The ends of the sources when this was first asked, kept in the log."""
-    consumer = goal_consumer(version.id)
-    goal = {}
-    for stream in _streams(version):
-        kept = log.committed(consumer, stream.name)
-        if None in kept:
-            ends = [following for _, following in log.ends(stream.name)]
-            with log.transaction() as work:
-                for partition, at in enumerate(ends):
-                    work.commit(consumer, stream.name, partition, kept[partition], at)
-            kept = list(ends)
-        goal.update({f"{stream.name}/{partition}": at or 0 for partition, at in enumerate(kept)})
-    return goal
+def _goal(log: OwnLog, marks: Marks, version: StreamGroupVersion) -> dict[str, int]:
+    """The ends of the sources when this was first asked, or now where the log is a shorter one since."""
+    kept = marks.read(goal_mark(version.id))
+    ends = {
+        f"{stream.name}/{partition}": following
+        for stream in _streams(version)
+        for partition, (_, following) in enumerate(log.ends(stream.name))
+    }
+    unmarked = {place: at for place, at in ends.items() if place not in kept}
+    if unmarked:
+        try:
+            marks.move(goal_mark(version.id), kept, unmarked)
+        except Fenced:  # whoever asked meanwhile was first
+            return _goal(log, marks, version)
+    return {place: min(kept.get(place, at), at) for place, at in ends.items()}
 
 
 def _open_shards(version: StreamGroupVersion, online: OnlineStore) -> None:
@@ -254,9 +263,16 @@ class _Filler:
     """
 
     def __init__(
-        self, version: StreamGroupVersion, online: OnlineStore, log: OwnLog, clock: Clock, handover: Handover, most: int
+        self,
+        version: StreamGroupVersion,
+        online: OnlineStore,
+        log: OwnLog,
+        marks: Marks,
+        clock: Clock,
+        handover: Handover,
+        most: int,
     ) -> None:
-        self._version, self._online, self._log, self._clock, self._handover = version, online, log, clock, handover
+        self._version, self._online, self._marks, self._clock, self._handover = version, online, marks, clock, handover
         self._attempt = self._next_attempt()
         self._writes = 0
         self._newest = 0
@@ -266,8 +282,7 @@ class _Filler:
         self._at: list[int | None] = [None] * version.shards
         for shard in range(version.shards):
             self._put(shard, [])
-        for stream in _streams(version):
-            log.create(dead_topic(stream.name), len(log.ends(stream.name)))
+        self._letters = HistoryLetters(log, marks, version.id, _streams(version), handover.markers)
 
     def add(self, stream: EventStream, chunk: pa.Table) -> int:
         """Fold the events of a chunk and merge them in; returns how many are dead letters."""
@@ -283,7 +298,7 @@ class _Filler:
         if self._held >= self._most:
             self._flush()
         letters = group_letters(stream, chunk, self._version.id, prepared.dead)
-        self._bury(stream.name, letters)
+        self._letters.write(stream.name, letters)
         return len(letters)
 
     def close(self) -> None:
@@ -297,12 +312,12 @@ class _Filler:
             self._online.write(self._version.states, shard, [], meta, self._at[shard])
 
     def _next_attempt(self) -> int:
-        """The number of this attempt, taken from the log, which gives each once."""
-        topic, consumer = feature_topic(self._version.id), backfill_consumer(self._version.id)
-        last = self._log.committed(consumer, topic)[0]
-        with self._log.transaction() as work:
-            work.commit(consumer, topic, 0, last, (last or 0) + 1)
-        return (last or 0) + 1
+        """The number of this attempt; a mark counts them, and gives each once."""
+        mark = attempts_mark(self._version.id)
+        known = self._marks.read(mark)
+        number = known.get(_ATTEMPTS, 0) + 1
+        self._marks.move(mark, known, {_ATTEMPTS: number})
+        return number
 
     def _flush(self) -> None:
         """Merge what was gathered into the shards."""
@@ -323,21 +338,3 @@ class _Filler:
         self._online.write(self._version.states, shard, items, meta, self._at[shard])
         self._at[shard] = position
         self._writes += 1
-
-    def _bury(self, stream: str, letters: list[DeadLetter]) -> None:
-        """Write dead letters, except those of an attempt before: how far they are written is kept in the log."""
-        if not letters:
-            return
-        consumer = letters_consumer(self._version.id)
-        written = self._log.committed(consumer, stream)
-        fresh: dict[int, list[DeadLetter]] = {}
-        for letter in letters:
-            last = written[letter.partition]
-            if last is None or letter.position > last:
-                fresh.setdefault(letter.partition, []).append(letter)
-        if not fresh:
-            return
-        with self._log.transaction() as work:
-            for partition, some in fresh.items():
-                work.append(dead_topic(stream), partition, dead_batch(some))
-                work.commit(consumer, stream, partition, written[partition], max(s.position for s in some))

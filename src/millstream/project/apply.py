@@ -105,7 +105,7 @@ def start(parts: Parts) -> None:
             one.name for one in version.group.sources
         ):
             with _kept(failed):
-                start_version(parts.log, version, streams, parts.clock, at="end")
+                start_version(parts.log, parts.marks, version, streams, parts.clock, at="end")
     if failed:
         raise failed[0]
     parts.registry.operations.end("apply", "definitions")
@@ -239,6 +239,7 @@ def backfill(parts: Parts, version: GroupVersion, *, progress: Advance | None = 
             parts.history(),
             parts.online,
             parts.log,
+            parts.marks,
             parts.registry,
             parts.clock,
             progress,
@@ -281,7 +282,7 @@ def _finished(parts: Parts, version: GroupVersion) -> bool:
             return True
         version = beside
     if isinstance(version.group, StreamFeatureGroup):
-        return finished(version, parts.online, parts.log, parts.registry)
+        return finished(version, parts.online, parts.log, parts.marks, parts.registry)
     if any(parts.online.meta(version.states, shard) is None for shard in range(version.shards)):
         return False
     parts.registry.set_state(version.id, "live")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from millstream.buffer.embedded.log import EmbeddedLog
+    from millstream.buffer.marks import Marks
     from millstream.computing.batch import BatchComputer
     from millstream.computing.past_runs import ScheduledRuns
     from millstream.definitions.feature_view import FeatureView
@@ -121,6 +122,17 @@ class Parts:
     def _open(self, section: str) -> Any:
         return backend(self.settings, section).open(self.settings, self.clock)
 
+    @cached_property
+    def marks(self) -> Marks:
+        """The marks, with those of a project that was made before there were any."""
+        from millstream.buffer.embedded.marks_before import marks_before
+
+        marks = self.registry.marks
+        if not marks.adopted:
+            sources = {one.id: [source.name for source in one.group.sources] for one in self.registry.groups()}
+            marks.adopt(marks_before(self.log, sources))
+        return marks
+
     def stepped_back(self) -> list[str]:
         """Where the stores and the archive are of a later or another log than the one there is."""
         from millstream.history.agreement import archive_ahead, online_ahead, stated_ahead
@@ -195,6 +207,7 @@ class Parts:
 
         return BatchComputer(
             self.log,
+            self.marks,
             self.registry.groups(),
             self.clock,
             tables=self.registry.tables(),

@@ -96,6 +96,7 @@ def _log_mended(parts: Parts) -> tuple[dict[str, int], list[str]]:
     for version in _queries(parts):
         kept[staging_topic(version.id)], built = restage(parts, version)
         rebuilt += [version.id] if built else []
+    parts.registry.marks.rebase(bases)
     parts.log.renew(name)
     return kept, rebuilt
 

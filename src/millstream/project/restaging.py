@@ -49,6 +49,7 @@ def restage(parts: Parts, version: BatchGroupVersion) -> tuple[int, bool]:
     kept = list(through(parts.log, topic, 0, begin, following))
     base = max(stated, following, *(meta.position for meta in metas if meta is not None), 0)
     parts.log.rebase(topic, 0, base, kept)
+    parts.registry.marks.rebase({f"{topic}/0": base})
     if snapshot is not None:
         nothing = parts.offline.scan(table).slice(0, 0)
         properties = {POSITIONS: msgspec.json.encode({"0": base}).decode(), MARKS: "{}"}

@@ -36,7 +36,7 @@ def drop_unused(parts: Parts) -> int:
 
 
 def _drop(parts: Parts, unused: Unused) -> bool:
-    from millstream.buffer.topics import feature_table, feature_topic, staging_topic
+    from millstream.buffer.topics import feature_table, feature_topic, staging_topic, version_marks
 
     if not unused.leaving:
         parts.registry.builds.let_go(unused)
@@ -46,6 +46,7 @@ def _drop(parts: Parts, unused: Unused) -> bool:
             if topic in parts.log.topics():
                 parts.log.drop(topic)
         parts.offline.drop(feature_table(unused.gv))
+        parts.registry.marks.drop(version_marks(unused.gv))
     for states in unused.states:
         parts.online.drop(states)
     parts.registry.builds.dropped(unused)

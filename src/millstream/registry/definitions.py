@@ -18,6 +18,7 @@ from millstream.registry import pinning, tables
 from millstream.registry.builds import Builds, builds_of
 from millstream.registry.current import CurrentDefinitions, read_definition
 from millstream.registry.differences import Definition, Group
+from millstream.registry.marks import RegistryMarks
 from millstream.registry.operations import Operations, note
 from millstream.registry.plan import Change, Key, Known, Plan, closure, compare
 
@@ -58,6 +59,7 @@ class Registry(CurrentDefinitions):
         self._shards = shards
         self.builds = Builds(self._database)
         self.operations = Operations(self._database)
+        self.marks = RegistryMarks(self._database)
 
     def plan(self, definitions: Iterable[Any], complete: bool = False) -> Plan:
         """What applying the definitions, and all they refer to, would change; nothing is written.

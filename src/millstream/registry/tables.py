@@ -19,8 +19,8 @@ from millstream.errors import CorruptState, DiskFull, MillstreamError, StoreErro
 from millstream.forks import forks, leave_alone
 from millstream.registry.secrets import shown_text, shown_url, without_secrets
 
-FORMAT = 2
-_BEFORE = 1  # a format that lacks some tables, and is brought to this one when it is opened
+FORMAT = 3
+_BEFORE = (1, 2)  # formats that lack some tables, and are brought to this one when they are opened
 _ROOM = 1 << 20  # with less than this left on the disk, a failed write is a full disk
 _PATIENCE = 10  # seconds to wait for a server that does not answer; libpq alone waits for minutes
 _DISK_FULL, _NO_SUCH = "53100", ("42P01", "42703", "XX")  # PostgreSQL's names of errors: no such table, column; damage
@@ -72,6 +72,13 @@ view_revisions = sa.Table(
     sa.Column("name", _text(64), primary_key=True),
     sa.Column("revision", _text(16), primary_key=True),
     sa.Column("body", sa.Text, nullable=False),
+)
+marks = sa.Table(
+    "registry_marks",
+    _metadata,
+    sa.Column("mark", _text(128), primary_key=True),
+    sa.Column("place", _text(512), primary_key=True),
+    sa.Column("number", sa.BigInteger, nullable=False),
 )
 pins = sa.Table(
     "registry_pins",
@@ -198,7 +205,7 @@ class Database:
     def _exists(self) -> bool:
         if not self._made and not (self._file and not Path(self._file).exists()):
             found = self._format()
-            if found == _BEFORE:
+            if found in _BEFORE:
                 self._renew()
                 found = self._format()
             self._made = found == FORMAT
@@ -216,7 +223,7 @@ class Database:
             if not sa.inspect(connection).has_table(facts.name):
                 return None
             found = connection.execute(_FORMAT_OF).scalar()
-        if found not in (None, FORMAT, _BEFORE):
+        if found not in (None, FORMAT, *_BEFORE):
             raise CorruptState(
                 f"Registry '{self.name}': its format {found} is not the one read here, {FORMAT}.",
                 "use the Millstream version that wrote it.",

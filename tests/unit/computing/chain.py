@@ -20,6 +20,7 @@ from millstream.computing.stream import StreamComputer
 from millstream.definitions.group_version import GroupVersion
 from millstream.fold import States, fold, layout_of, merge, prepare, shard_of
 from millstream.ingest.stream import StreamIngester
+from millstream.registry.definitions import Registry
 from millstream.store.lmdb.store import LmdbOnlineStore
 
 SECOND, HOUR = 1_000_000, 3_600_000_000
@@ -67,12 +68,13 @@ class Chain:
     def __post_init__(self) -> None:
         self.log = EmbeddedLog(self.folder / "log", self.clock, map_gib=1)
         self.online = LmdbOnlineStore(self.folder / "online", map_gib=1)
+        self.marks = Registry(f"sqlite:///{self.folder / 'registry.db'}").marks
         for stream in self.streams:
             self.log.create(stream.name, PARTITIONS)
 
     def start(self, at: Any = "zero") -> None:
         for version in self.versions:
-            start_version(self.log, version, self.streams, self.clock, at)
+            start_version(self.log, self.marks, version, self.streams, self.clock, at)
 
     def send(self, stream: Any, rows: Any) -> None:
         for partition, part in partition_of(stream, rows, PARTITIONS):

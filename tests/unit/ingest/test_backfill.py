@@ -52,7 +52,7 @@ class Registry:
 
 def run(chain: Chain, version: GroupVersion, history: Any = None, **options: Any) -> Any:
     history, options = history or LogHistory(chain.log), {"rows": 20, "held": 0, **options}
-    return backfill(version, history, chain.online, chain.log, Registry(), chain.clock, **options)
+    return backfill(version, history, chain.online, chain.log, chain.marks, Registry(), chain.clock, **options)
 
 
 @settings(max_examples=25, deadline=None)
@@ -279,12 +279,12 @@ def test_a_version_becomes_the_default_once_the_buffer_is_drained(tmp_path: Path
     chain.send(PAYMENTS, payments(60))
     chain.start("end")
     chain.send(PAYMENTS, payments(30, first=60))
-    assert not finish(version, chain.online, chain.log, registry)
-    backfill(version, LogHistory(chain.log), chain.online, chain.log, registry, chain.clock)
-    assert not finish(version, chain.online, chain.log, registry)
+    assert not finish(version, chain.online, chain.log, chain.marks, registry)
+    backfill(version, LogHistory(chain.log), chain.online, chain.log, chain.marks, registry, chain.clock)
+    assert not finish(version, chain.online, chain.log, chain.marks, registry)
     chain.drain()
     chain.send(PAYMENTS, payments(5, first=90))
-    assert finish(version, chain.online, chain.log, registry)
+    assert finish(version, chain.online, chain.log, chain.marks, registry)
     assert registry.states == [("velocity@1", "backfilling"), ("velocity@1", "live")]
     assert registry.defaults == ["velocity@1"]
 
@@ -293,7 +293,7 @@ def test_a_version_of_an_empty_stream_becomes_the_default(tmp_path: Path) -> Non
     chain, registry = Chain(tmp_path), Registry()
     chain.start("end")
     chain.drain()
-    assert finish(chain.versions[0], chain.online, chain.log, registry)
+    assert finish(chain.versions[0], chain.online, chain.log, chain.marks, registry)
 
 
 def test_rows_that_fail_are_dead_letters_once_though_the_backfill_is_repeated(tmp_path: Path) -> None:
@@ -311,6 +311,47 @@ def test_rows_that_fail_are_dead_letters_once_though_the_backfill_is_repeated(tm
     letters = dead_letters(records)
     assert len({(letter.partition, letter.position) for letter in letters}) == len(letters) == 10
     assert all(letter.reason.startswith("strict@1: ") for letter in letters)
+
+
+def test_letters_of_an_attempt_that_died_before_it_marked_them_are_written_once(tmp_path: Path) -> None:
+    strict = ms.StreamFeatureGroup(
+        "strict", entity=USER, source=PAYMENTS, derive={"n": "cast(device as bigint)"}, features=[ms.Max("n")]
+    )
+    chain = Chain(tmp_path, versions=(version_of(strict),))
+    version = chain.versions[0]
+    rows = [{"id": f"{i}", "user_id": i, "device": "x" if i % 9 == 0 else "7", "at": BASE} for i in range(120)]
+    chain.send(PAYMENTS, rows[:90])
+    chain.start("end")
+    chain.send(PAYMENTS, rows[90:])
+    chain.drain()
+    marks, died = chain.marks, 0
+
+    class Dies:
+        """Marks whose process dies before it moves those of letters, the second time."""
+
+        left = 1
+
+        def read(self, mark: str) -> dict[str, int]:
+            return marks.read(mark)
+
+        def move(self, mark: str, known: Any, to: Any) -> None:
+            if mark.startswith("letters/"):
+                if not self.left:
+                    raise KeyboardInterrupt
+                self.left -= 1
+            marks.move(mark, known, to)
+
+    while died < 20:
+        chain.marks = Dies()
+        try:
+            run(chain, version)
+            break
+        except KeyboardInterrupt:
+            died += 1
+    assert 1 < died < 20
+    run(chain, replace(version, build=2), anew=True)
+    letters = [one for p in range(PARTITIONS) for one in dead_letters([chain.log.read("dead.payments", p, 0, 1000)])]
+    assert len({(letter.partition, letter.position) for letter in letters}) == len(letters) == 14
 
 
 def test_a_version_that_has_not_started_is_an_error(tmp_path: Path) -> None:

@@ -82,6 +82,6 @@ def test_killing_a_backfill_while_the_layers_go_on_loses_and_doubles_nothing(tmp
     for layer in layers:
         layer.kill()
     for version in VERSIONS:
-        backfill(version, LogHistory(chain.log), chain.online, chain.log, Silent(), chain.clock)
+        backfill(version, LogHistory(chain.log), chain.online, chain.log, chain.marks, Silent(), chain.clock)
     chain.drain()
     check(chain)

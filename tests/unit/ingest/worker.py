@@ -46,6 +46,6 @@ def fill(folder: str, ready: Any) -> None:
     chain = chain_in(folder)
     for version in VERSIONS:
         backfill(
-            version, LogHistory(chain.log), chain.online, chain.log, Silent(), chain.clock,
+            version, LogHistory(chain.log), chain.online, chain.log, chain.marks, Silent(), chain.clock,
             progress=lambda done, total: ready.set(), rows=25,
         )  # fmt: skip

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import millstream as ms
+from millstream.buffer.topics import version_marks
 from millstream.running.work import Sync
 
 HEAD = """
@@ -68,8 +69,11 @@ def test_a_group_that_is_removed_leaves_nothing_but_the_rows_of_its_query(projec
         "topics": ["features.pace@1", "staging.level@1"],
         "offline": ["batch.level@1", "features.pace@1"],
     }
+    marks = [mark for gv in ("level@1", "pace@1") for mark in version_marks(gv)]
+    assert [bool(project.parts.marks.read(mark)) for mark in marks].count(True) == 3
     declare(project, "")
     assert [project.sync()["dropped"] for _ in range(3)] == [0, 2, 0]
+    assert not any(project.parts.marks.read(mark) for mark in marks)
     assert held(project) == {"online": [], "topics": [], "offline": ["batch.level@1"]}
 
 

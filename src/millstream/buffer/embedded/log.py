@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 _FORMAT, _FORMAT_BEFORE = b"2", b"1"  # before: nothing was sealed, and LMDB itself waited for the disk
 _AT_ONCE = 500  # rows removed in one write: others wait for milliseconds, and a page holds what has become free
-_SCHEDULES = b"batch/"  # the consumers whose positions are instants, see `batch_consumer`
 _LONGEST_NAME = 400  # bytes; LMDB's keys end at 511
 
 
@@ -158,7 +157,7 @@ class EmbeddedLog:
     def rebase(self, topic: str, partition: int, base: int, kept: Sequence[Records]) -> None:
         """Begin a partition anew at a position beyond all that anybody knows, with some records of it.
 
-        Every consumer of it is moved there; the positions of schedules are instants, and stay.
+        Every consumer of it is moved there.
         """
         with self._begin(write=True) as rows:
             number, partitions = _topic(rows, topic)
@@ -168,8 +167,7 @@ class EmbeddedLog:
                     pass
             _put_ends(rows, number, partition, base, base)
             for key in stored.prefixed(rows, stored.PARTITION_KEY.pack(b"c", number, partition), None):
-                if not key[stored.PARTITION_KEY.size :].startswith(_SCHEDULES):
-                    rows.put(key, stored.seal(key, stored.POSITION.pack(base)))
+                rows.put(key, stored.seal(key, stored.POSITION.pack(base)))
             work = _Writer(rows, self._clock)
             for some in kept:
                 columns = zip(some.payloads, some.encodings, some.counts.tolist(), some.appended.tolist(), strict=True)

@@ -65,7 +65,7 @@ def test_a_stream_is_folded_by_positions(make_world):
     for day in range(3):
         for batch in encode(PAYMENTS, [{"user_id": 1, "credit": float(day), "at": START - HOUR}] if day != 1 else []):
             world.log.append("payments", 0, batch)
-        BatchComputer(world.log, [world.version], world.clock, history=history).step()
+        BatchComputer(world.log, world.marks, [world.version], world.clock, history=history).step()
         world.folding.step()
         world.next_day()
     found, meta = state(world, 1)

@@ -20,6 +20,7 @@ from millstream.fold import encode_key, shard_of
 from millstream.fold.rows import rows_as_of, rows_at, with_keys
 from millstream.ingest.batch import BatchIngester
 from millstream.ingest.stream import StreamIngester
+from millstream.registry.definitions import Registry
 from millstream.store.iceberg.store import IcebergOfflineStore
 from millstream.store.lmdb.store import LmdbOnlineStore
 
@@ -63,12 +64,13 @@ class World:
     def __post_init__(self) -> None:
         self.log = EmbeddedLog(self.folder / "log", self.clock, map_gib=1)
         self.online = LmdbOnlineStore(self.folder / "online", map_gib=1)
+        self.marks = Registry(f"sqlite:///{self.folder / 'registry.db'}").marks
         self.offline = self.offline or IcebergOfflineStore(self.folder / "offline")
         self.again()
 
     def again(self) -> None:
         """The workers, as after a restart."""
-        self.computer = BatchComputer(self.log, [self.version], self.clock, folder=self.folder)
+        self.computer = BatchComputer(self.log, self.marks, [self.version], self.clock, folder=self.folder)
         self.ingester = BatchIngester(self.log, self.online, self.offline, [self.version], self.clock)
         self.folding = StreamIngester(self.log, self.online, [self.version], self.clock)
 
