@@ -202,17 +202,18 @@ def forgotten(
 ) -> bool:
     """Whether a state written at `written_at` (µs) may have let go of what a read at `at` needs.
 
-    It holds the newest row and those not yet visible at the write, so a read of long before belongs to history.
+    It holds the newest row and those not yet visible at the write, so a read of long before belongs to history; so does,
+    with a `ttl`, one of before the confirmations that are known (`confirmed_at`: the shard's, µs).
 
     >>> state = encode_row({"tier": "string"}, 10_000_000, 10_000_000, {"tier": "gold"})
     >>> forgotten(state, 9_000_000, 10_000_000), forgotten(state, 4_000_000, 10_000_000)
     (False, True)
     """
-    if not state or at >= written_at - ROW_SPAN:
+    if not state:
         return False
     row = newest_visible(split_rows(state), at)
     if row is None:
-        return True
+        return at < written_at - ROW_SPAN
     if ttl is None or not row.values or at - row.available_time <= ttl:
         return False
     confirmed = confirmed_at if row.confirmed == ACTIVE else row.confirmed

@@ -61,7 +61,8 @@ class Confirmed:
         found = {"confirmed": str(facts.available), **always}
         if facts.snapshot:
             found["end"] = str(facts.end)
-        return found if self.available is None else {**found, "before": str(self.available)}
+        before = self.before if self.available == facts.available else self.available
+        return found if before is None else {**found, "before": str(before)}
 
     def supersedes(self, run: KeyedRun, now: int) -> bool:
         """Whether a snapshot says nothing new, because a newer one is in: not one from when the clock was ahead."""

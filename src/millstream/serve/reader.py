@@ -285,7 +285,7 @@ def _rows(lookup: _Lookup, found: _Found, at: NDArray[np.int64]) -> Mapping[str,
     _let_go(lookup, found, at, ttl)
     if ttl is None:
         return rows_at(schema, found.states, at)
-    confirmed = [_confirmed(meta, instant) for meta, instant in zip(found.metas, at.tolist(), strict=True)]
+    confirmed = [confirmed_at(meta, instant) for meta, instant in zip(found.metas, at.tolist(), strict=True)]
     if len(set(confirmed)) <= 1:
         return rows_at(schema, found.states, at, ttl, confirmed[0])
     # Shards may have been confirmed at different times.
@@ -298,7 +298,7 @@ def _let_go(lookup: _Lookup, found: _Found, at: NDArray[np.int64], ttl: int | No
     """Take out the states of rows asked for at instants of so long ago that they may not hold the answer any more."""
     asked = zip(found.states, found.metas, at.tolist(), strict=True)
     for i, (state, meta, instant) in enumerate(asked):
-        if meta and forgotten(state, instant, pruned_by(meta), ttl, _confirmed(meta, instant)):
+        if meta and forgotten(state, instant, pruned_by(meta), ttl, confirmed_at(meta, instant)):
             found.states[i] = None
             _give_up(lookup, found, [i], LET_GO)
 
@@ -312,7 +312,7 @@ def _give_up(lookup: _Lookup, found: _Found, rows: Sequence[int], reason: str) -
             found.failed.append(i)
 
 
-def _confirmed(meta: ShardMeta | None, at: int) -> int | None:
+def confirmed_at(meta: ShardMeta | None, at: int) -> int | None:
     """When the newest run that was in by `at` had confirmed what it returned; the newest of all where none was."""
     if meta is None or "confirmed" not in meta.extra:
         return None

@@ -33,13 +33,13 @@ def built(world: World) -> GroupVersion:
 def read(world: World, version: GroupVersion, at: int) -> list[object]:
     """What serving reads of all users from the states of a version."""
     from millstream.fold.rows import row_at
-    from millstream.serve.reader import _confirmed
+    from millstream.serve.reader import confirmed_at
 
     found = []
     for user in USERS:
         key = encode_key(USER.keys, [user])
         (state,), meta = world.online.read(version.states, shard_of(key, version.shards), [key])
-        found.append(row_at(version.schema, state, at, version.group.ttl, _confirmed(meta, at)))
+        found.append(row_at(version.schema, state, at, version.group.ttl, confirmed_at(meta, at)))
     return found
 
 

@@ -116,6 +116,18 @@ def test_a_past_run_that_no_read_can_see_writes_nothing_online(shots):
     assert shots.both(1)["tier"] == "live"
 
 
+@pytest.mark.parametrize("back", [2 * SECOND, 10 * SECOND, HOUR])
+def test_runs_that_became_known_together_confirm_nothing_before_they_did(make_world, back):
+    shots = make_world(snapshot_group(every="1h", ttl="30m"))
+    shots.write((1, "first", 1.0, START))
+    shots.run()
+    assert shots.both(1)["tier"] == "first"
+    shots.clock.advance(3 * HOUR)
+    shots.run()
+    assert shots.both(1)["tier"] == "first"
+    assert shots.both(1, shots.clock.now() - back)["tier"] is None
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_snapshots_in_any_order_are_served_as_they_are_trained_on(make_world, seed):
     random = Random(seed)

@@ -21,6 +21,7 @@ from millstream.fold.rows import rows_as_of, rows_at, with_keys
 from millstream.ingest.batch import BatchIngester
 from millstream.ingest.stream import StreamIngester
 from millstream.registry.definitions import Registry
+from millstream.serve.reader import confirmed_at
 from millstream.store.iceberg.store import IcebergOfflineStore
 from millstream.store.lmdb.store import LmdbOnlineStore
 
@@ -102,9 +103,9 @@ class World:
         """What serving reads for a user."""
         key = encode_key(USER.keys, [user])
         (state,), meta = self.online.read(self.version.id, shard_of(key, self.version.shards), [key])
-        confirmed = int(meta.extra["confirmed"]) if meta and "confirmed" in meta.extra else None
-        instant = np.array([self.clock.now() if at is None else at])
-        return _plain(rows_at(self.version.schema, [state], instant, self.version.group.ttl, confirmed))
+        instant = self.clock.now() if at is None else at
+        confirmed = confirmed_at(meta, instant)
+        return _plain(rows_at(self.version.schema, [state], np.array([instant]), self.version.group.ttl, confirmed))
 
     def trained(self, user: int, at: int | None = None) -> dict[str, Any]:
         """What training reads for a user."""
