@@ -117,14 +117,18 @@ def test_a_past_run_that_no_read_can_see_writes_nothing_online(shots):
 
 
 @pytest.mark.parametrize("back", [2 * SECOND, 10 * SECOND, HOUR])
-def test_runs_that_became_known_together_confirm_nothing_before_they_did(make_world, back):
+@pytest.mark.parametrize("after", ["first", "second", None])
+def test_runs_that_became_known_together_confirm_nothing_before_they_did(make_world, back, after):
     shots = make_world(snapshot_group(every="1h", ttl="30m"))
     shots.write((1, "first", 1.0, START))
     shots.run()
     assert shots.both(1)["tier"] == "first"
     shots.clock.advance(3 * HOUR)
-    shots.run()
-    assert shots.both(1)["tier"] == "first"
+    shots.write(*[(1, after, 1.0, START)] * (after is not None))
+    for end in (START + 2 * HOUR, START + 3 * HOUR, START + 4 * HOUR):
+        shots.computer.run(Interval("kyc@1", end - HOUR, end))
+    shots.ingest()
+    assert shots.both(1)["tier"] == after
     assert shots.both(1, shots.clock.now() - back)["tier"] is None
 
 
