@@ -22,6 +22,9 @@ from unittest.mock import patch
 import lmdb
 from sqlalchemy.engine.default import DefaultDialect
 
+from millstream.buffer.embedded import environment
+from millstream.store.lmdb import shards
+
 PLACES = ("log", "online", "repeats", "registry", "catalog", "warehouse", "journal", "models", "other")
 """What is written, as the trace names it."""
 
@@ -130,7 +133,7 @@ class Disk:
 
     def between(self) -> None:
         """Give somebody else the turn that is due, now that nothing is locked."""
-        if self._due is None or self.writing or threading.get_ident() != self._thread:
+        if self._due is None or self.writing or _opens() or threading.get_ident() != self._thread:
             return
         turn, self._due = self._due, None
         writes = list(self._writes)
@@ -216,6 +219,11 @@ class Disk:
         with suppress(OSError):
             return self.place(os.readlink(f"/proc/self/fd/{descriptor}"))
         return None
+
+
+def _opens() -> bool:
+    """Whether a file of LMDB is being opened: the other has a process of its own, and would not wait for that here."""
+    return environment._guard.locked() or shards._opening.locked()
 
 
 def _no_room() -> OSError:
