@@ -21,6 +21,7 @@ class _Facts(msgspec.Struct, array_like=True):
     computed_at: int
     newest_arrival: int
     keys: list[bytes]
+    let_go: list[int] = []  # a record made before has none; a release before passes over it
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +39,7 @@ def encode_deltas(
     ranges: Mapping[str, tuple[int, int]], computed_at: int, keys: Sequence[bytes], states: States, newest_arrival: int
 ) -> bytes:
     """A record of partial states by key, with the range of positions `[from, to)` of each "stream/partition" read."""
-    facts = msgspec.msgpack.encode(_Facts(dict(ranges), computed_at, newest_arrival, list(keys)))
+    facts = msgspec.msgpack.encode(_Facts(dict(ranges), computed_at, newest_arrival, list(keys), list(states.let_go)))
     head = _HEAD.pack(_MAGIC, len(facts), len(keys)) + facts
     padding = b"\0" * (-len(head) % 8)
     return b"".join([head, padding, states.offsets.astype("<i8").tobytes(), states.data.tobytes()])
@@ -58,4 +59,5 @@ def decode_deltas(record: bytes) -> Deltas:
     begin = (_HEAD.size + size + 7) // 8 * 8
     offsets = np.frombuffer(record, "<i8", count + 1, begin)
     data = np.frombuffer(record, "<i8", -1, begin + 8 * (count + 1))
-    return Deltas(facts.ranges, facts.computed_at, facts.newest_arrival, facts.keys, States(data, offsets))
+    states = States(data, offsets, let_go=facts.let_go)
+    return Deltas(facts.ranges, facts.computed_at, facts.newest_arrival, facts.keys, states)

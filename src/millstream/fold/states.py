@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from millstream.errors import CorruptState
 from millstream.fold import as_of as past
 from millstream.fold import kernels
-from millstream.fold.layout import AHEAD, HEADER, STATE_VERSION, Layout
+from millstream.fold.layout import AHEAD, HEAD_SPAN, HEADER, STATE_VERSION, Layout
 
 if TYPE_CHECKING:
     from millstream.fold.prepare import Prepared
@@ -30,11 +30,18 @@ class States:
     """States of several keys, one after another in one int64 array; an empty stretch is the state of no event.
 
     What a micro-batch adds to a key is a state too, so this is also what travels to the feature topic.
+
+    Attributes:
+        data: int64 numbers, the states one after another.
+        offsets: where each begins in `data`, and where the last ends.
+        overflow: how many instants found no room in a head.
+        let_go: the places, ascending, of states just folded that have let go of events and have no tile to show for it.
     """
 
     data: np.ndarray
     offsets: np.ndarray
     overflow: int = 0
+    let_go: Sequence[int] = ()
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -74,23 +81,26 @@ class States:
         sizes = np.diff(self.offsets)[places]
         offsets = np.zeros(len(sizes) + 1, np.int64)
         np.cumsum(sizes, out=offsets[1:])
+        data = self.data[np.arange(offsets[-1]) + np.repeat(self.offsets[places] - offsets[:-1], sizes)]
         return States(
-            self.data[np.arange(offsets[-1]) + np.repeat(self.offsets[places] - offsets[:-1], sizes)], offsets
+            data, offsets, let_go=np.flatnonzero(np.isin(places, self.let_go)).tolist() if self.let_go else ()
         )
 
     def held_back(self, limit: int, to: int) -> States:
         """The states, of which those that would prune by an instant (µs) beyond a limit prune by `to` instead.
 
-        Whoever prunes less has the same values, and more to read them from. One that has merged events into tiles stays
-        as it is: it does not tell what happened before that instant, and must not be read as if it did.
+        Whoever prunes less has the same values, and more to read them from. One that has merged events into tiles, or let
+        go of some, stays as it is: it does not tell what happened before that instant, and must not be read as if it did.
         """
-        places = self.offsets[:-1][self.offsets[1:] > self.offsets[:-1]] + 1
+        whole = self.offsets[1:] > self.offsets[:-1]
+        whole[list(self.let_go)] = False
+        places = self.offsets[:-1][whole] + 1
         beyond = places[(self.data[places] > limit) & (self.data[places + 1] == 0)]
         if not len(beyond):
             return self
         data = self.data.copy()
         data[beyond] = to
-        return States(data, self.offsets, self.overflow)
+        return States(data, self.offsets, self.overflow, self.let_go)
 
     @property
     def newest(self) -> np.ndarray:
@@ -153,7 +163,22 @@ def fold(layout: Layout, prepared: Prepared, now: int | None = None) -> States:
         prepared.codes, len(prepared.keys), prepared.times, settled(prepared, now), prepared.lanes.reshape(-1),
         layout.ops, layout.levels, layout.meta,
     )  # fmt: skip
-    return States(*result)
+    states = States(*result)
+    return replace(states, let_go=_let_go(prepared, states))
+
+
+def _let_go(prepared: Prepared, states: States) -> Sequence[int]:
+    """The places of states without a tile though some of their events are too old for the head."""
+    times = prepared.times
+    if not len(times) or times.max() - times.min() <= HEAD_SPAN:
+        return ()
+    oldest = np.full(len(states), np.iinfo(np.int64).max)
+    np.minimum.at(oldest, prepared.codes, times)
+    filled = np.flatnonzero(states.offsets[1:] > states.offsets[:-1])
+    heads = states.offsets[:-1][filled]
+    gone = (states.data[heads + 2] == 0) & (oldest[filled] < states.data[heads + 1] - HEAD_SPAN)
+    found: list[int] = filled[gone].tolist()
+    return found
 
 
 def merge(layout: Layout, left: States, right: States) -> States:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -45,6 +46,20 @@ def test_delta_records_come_back(keys):
     found = decode_deltas(record)
     assert (found.ranges, found.computed_at, found.newest_arrival, found.keys) == ({"pay/0": (3, 9)}, 77, 55, names)
     assert found.states.to_bytes() == states.to_bytes()
+
+
+def test_a_state_that_has_let_go_of_events_is_not_read_as_if_it_had_not():
+    definition = ms.StreamFeatureGroup("w", entity=USER, source=STREAM, features=[ms.Count(over="1h")])
+    (found,) = prepare([definition], STREAM, table([1.0, 2.0]))
+    apart = np.array([0, 48 * HOUR])
+    pruned = fold(layout_of(definition), replace(found, times=found.times + apart, arrivals=found.arrivals + apart))
+    assert pruned.let_go == [0]
+    assert pruned.held_back(20 * HOUR, 20 * HOUR).newest.tolist() == pruned.newest.tolist()
+    whole = fold(layout_of(definition), found)
+    assert whole.let_go == ()
+    assert whole.held_back(HOUR, HOUR).newest.tolist() == [HOUR]
+    sent = decode_deltas(encode_deltas({}, 0, found.keys, pruned, 0)).states
+    assert (sent.let_go, sent.take(np.array([0, 0])).let_go) == ([0], [0, 1])
 
 
 def test_a_record_of_another_format_is_refused():
