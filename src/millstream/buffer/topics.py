@@ -6,6 +6,8 @@ ARCHIVE = "archive"
 """The consumer that reads what is archived."""
 CHECK = "check"
 """The consumer that reads streams which no group version reads, so that what does not fit is a dead letter."""
+REGISTRY = "marks.registry"
+"""The topic in which consumers keep which registry the log has followed, and up to which revision."""
 DEAD, CAPTURES = "dead.", "captures."
 """What the topics of dead letters, and those of captures, begin with."""
 

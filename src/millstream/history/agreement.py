@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Protocol
 
 from millstream.buffer.agreement import disagreement
-from millstream.buffer.log import Log
+from millstream.buffer.log import OwnLog
 from millstream.buffer.topics import batch_table, event_table, feature_topic, staging_topic
 from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.definitions.group_version import GroupVersion
@@ -17,15 +16,7 @@ from millstream.store.offline import OfflineStore
 from millstream.store.online import MARK, OnlineStore
 
 
-class ListedLog(Log, Protocol):
-    """A log whose topics can be listed."""
-
-    def topics(self) -> dict[str, int]:
-        """Return all topics with their numbers of partitions."""
-        ...
-
-
-def online_ahead(log: ListedLog, online: OnlineStore, versions: Iterable[GroupVersion]) -> list[str]:
+def online_ahead(log: OwnLog, online: OnlineStore, versions: Iterable[GroupVersion]) -> list[str]:
     """Return, for each group version whose online states are of a later or another log, how the log differs."""
     topics = log.topics()
     found = []
@@ -36,7 +27,7 @@ def online_ahead(log: ListedLog, online: OnlineStore, versions: Iterable[GroupVe
     return found
 
 
-def archive_ahead(log: ListedLog, offline: OfflineStore, streams: Iterable[EventStream]) -> list[str]:
+def archive_ahead(log: OwnLog, offline: OfflineStore, streams: Iterable[EventStream]) -> list[str]:
     """Return, for each stream whose archive is of a later or another log, how the log differs."""
     topics, found = log.topics(), []
     for stream in streams:
@@ -53,7 +44,7 @@ def archive_ahead(log: ListedLog, offline: OfflineStore, streams: Iterable[Event
     return found
 
 
-def stated_ahead(log: ListedLog, offline: OfflineStore, versions: Iterable[GroupVersion]) -> list[str]:
+def stated_ahead(log: OwnLog, offline: OfflineStore, versions: Iterable[GroupVersion]) -> list[str]:
     """Return, for each version of a query whose offline table is of a later or another log, how the log differs."""
     topics, found = log.topics(), []
     for version in versions:
@@ -68,16 +59,14 @@ def stated_ahead(log: ListedLog, offline: OfflineStore, versions: Iterable[Group
     return found
 
 
-def _kept(
-    log: ListedLog, topics: dict[str, int], topic: str, partition: int, position: int, kept: str = ""
-) -> str | None:
+def _kept(log: OwnLog, topics: dict[str, int], topic: str, partition: int, position: int, kept: str = "") -> str | None:
     """How a log differs from the one that a position was kept of, where the topic may be gone altogether."""
     if topic in topics and partition < topics[topic]:
         return disagreement(log, topic, partition, position, kept)
     return f"topic '{topic}' is not in the log" if position else None
 
 
-def _shards(log: ListedLog, online: OnlineStore, version: GroupVersion, topics: dict[str, int]) -> Iterator[str]:
+def _shards(log: OwnLog, online: OnlineStore, version: GroupVersion, topics: dict[str, int]) -> Iterator[str]:
     stated = isinstance(version.group, BatchFeatureGroup) and version.group.query is not None
     streams = {one.name for one in version.group.sources if isinstance(one, EventStream)}
     for shard in range(version.shards):

@@ -6,40 +6,15 @@ that the stores hold states of. So its identity, and the newest revision that an
 
 from __future__ import annotations
 
-from typing import Protocol
-
-from millstream.buffer.log import Log
+from millstream.buffer.log import OwnLog
+from millstream.buffer.topics import REGISTRY
 from millstream.errors import Fenced, SteppedBack
+from millstream.registry.definitions import Registry
 
-TOPIC = "marks.registry"
 _IDENTITY, _REVISION = "identity", "revision"
 
 
-class MarkedLog(Log, Protocol):
-    """A log that makes topics and lists them."""
-
-    def create(self, topic: str, partitions: int) -> None:
-        """Make a topic unless it is there."""
-        ...
-
-    def topics(self) -> dict[str, int]:
-        """Return all topics with their numbers of partitions."""
-        ...
-
-
-class Numbered(Protocol):
-    """A registry that can say which one it is, and how often it has changed."""
-
-    def identity(self) -> int:
-        """Return a number that tells it from others, 0 while it has not been made."""
-        ...
-
-    def revision(self) -> int:
-        """Return a number that grows with every change."""
-        ...
-
-
-def registry_behind(log: MarkedLog, registry: Numbered) -> str | None:
+def registry_behind(log: OwnLog, registry: Registry) -> str | None:
     """Return how the registry differs from the one that was gone by, or None when it does not."""
     identity, revision = _noted(log)
     if not identity:
@@ -50,7 +25,7 @@ def registry_behind(log: MarkedLog, registry: Numbered) -> str | None:
     return f"it is at revision {now}, before revision {revision}, which was gone by" if now < revision else None
 
 
-def refuse_registry_behind(log: MarkedLog, registry: Numbered) -> None:
+def refuse_registry_behind(log: OwnLog, registry: Registry) -> None:
     """Raise `SteppedBack` when the registry is older than the one that was gone by, or another one."""
     found = registry_behind(log, registry)
     if found is not None:
@@ -60,7 +35,7 @@ def refuse_registry_behind(log: MarkedLog, registry: Numbered) -> None:
 HINT = "restore all parts of the project from one copy, or run `millstream repair`, which goes on with what there is."
 
 
-def note_registry(log: MarkedLog, registry: Numbered, *, anew: bool = False) -> int:
+def note_registry(log: OwnLog, registry: Registry, *, anew: bool = False) -> int:
     """Note in the log which registry is gone by, and return its revision.
 
     Args:
@@ -77,24 +52,24 @@ def note_registry(log: MarkedLog, registry: Numbered, *, anew: bool = False) -> 
     noted = _noted(log)
     if not identity or (noted[0] == identity and noted[1] >= revision):
         return revision
-    log.create(TOPIC, 1)
+    log.create(REGISTRY, 1)
     try:
         with log.transaction() as work:
             for name, number in ((_IDENTITY, identity), (_REVISION, revision)):
-                work.commit(name, TOPIC, 0, log.committed(name, TOPIC)[0], number)
+                work.commit(name, REGISTRY, 0, log.committed(name, REGISTRY)[0], number)
     except Fenced:
         pass  # another process has noted it
     return revision
 
 
-def noted_revision(log: MarkedLog) -> int:
+def noted_revision(log: OwnLog) -> int:
     """Return the newest revision that was gone by, 0 before any was."""
     return _noted(log)[1]
 
 
-def _noted(log: MarkedLog) -> tuple[int, int]:
+def _noted(log: OwnLog) -> tuple[int, int]:
     """The identity and the revision that the log has, 0 where it has none."""
-    if TOPIC not in log.topics():
+    if REGISTRY not in log.topics():
         return 0, 0
-    found = [log.committed(name, TOPIC)[0] or 0 for name in (_IDENTITY, _REVISION)]
+    found = [log.committed(name, REGISTRY)[0] or 0 for name in (_IDENTITY, _REVISION)]
     return found[0], found[1]

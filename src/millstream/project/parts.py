@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from millstream.buffer.marks import Marks
     from millstream.computing.batch import BatchComputer
     from millstream.computing.past_runs import ScheduledRuns
-    from millstream.definitions.feature_view import FeatureView
     from millstream.definitions.group_version import GroupVersion
     from millstream.definitions.source import EventStream, Source, Table
     from millstream.engines.engine import BatchEngine
@@ -42,14 +41,8 @@ if TYPE_CHECKING:
 
 SET_KEPT = 7 * 86_400_000_000
 """How long (µs) the offline snapshots of a training set stay readable, unless a model version learns from it."""
-_OPENED = (
-    "log",
-    "online",
-    "offline",
-    "registry",
-    "model_versions",
-    "batch_engine",
-)  # what others write to is closed after them
+#: What is open, in the order in which it was needed: what others write to is closed after them.
+_OPENED = ("log", "online", "offline", "registry", "model_versions", "batch_engine")
 
 
 class Parts:
@@ -78,6 +71,7 @@ class Parts:
 
     def close(self) -> None:
         """Let go of all that is open; what is used next is opened anew."""
+        self.__dict__.pop("marks", None)  # of the registry that is closed
         with ExitStack() as closing:
             for name in _OPENED:
                 part = self.__dict__.pop(name, None)
@@ -374,14 +368,3 @@ class Parts:
         if source not in names:
             raise NotFound.named("stream", source, names)
         return letters(self.log, self.offline, source, newest)
-
-    def model_of(self, view: FeatureView) -> str:
-        """A model that reads a view, by which captures of it are found.
-
-        Raises:
-            NotFound: When no model reads it.
-        """
-        models = {one.view.name: one.name for one in self.registry.models()}
-        if view.name not in models:
-            raise NotFound.named("model's view", view.name, models)
-        return models[view.name]

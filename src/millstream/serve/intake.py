@@ -7,30 +7,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from millstream.buffer.codec.events import encode, encode_lines, partition_of
 from millstream.buffer.codec.frames import check_columns
-from millstream.buffer.log import Batch, Log
+from millstream.buffer.log import Batch, OwnLog
 from millstream.definitions import EventStream
 from millstream.errors import DiskFull, LogError, MillstreamError, RequestError
 from millstream.serve.http import LARGE, decode, decode_in_pieces
 
 Placed = list[tuple[str, int, Batch]]
-
-
-class IntakeLog(Log, Protocol):
-    """A log that makes topics and knows how many partitions they have."""
-
-    def create(self, topic: str, partitions: int) -> None:
-        """Make a topic unless it is there."""
-        ...
-
-    def topics(self) -> dict[str, int]:
-        """Return all topics with their numbers of partitions."""
-        ...
 
 
 @dataclass
@@ -47,7 +35,7 @@ class Intake:
     Use it from one event loop.
     """
 
-    def __init__(self, log: IntakeLog) -> None:
+    def __init__(self, log: OwnLog) -> None:
         self._log = log
         self._waiting: list[_Waiting] = []
         self._writer: asyncio.Task[None] | None = None

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from millstream.buffer.log import OwnLog
 from millstream.errors import MillstreamError, ServeError
 from millstream.serve.app import Application
 from millstream.serve.callers import Callers
 from millstream.serve.capture import CaptureJournal, CaptureShipper
 from millstream.serve.catalogue import Deployments
 from millstream.serve.connection import Connection
-from millstream.serve.intake import Intake, IntakeLog
+from millstream.serve.intake import Intake
 from millstream.serve.status import Status
 from millstream.usage.blocks import Block
 from millstream.usage.layers import metrics_folder
@@ -51,7 +52,7 @@ class Service:
         name: str,
         data: Path,
         *,
-        log: IntakeLog,
+        log: OwnLog,
         online: OnlineStore,
         registry: Registry,
         versions: ModelVersions,

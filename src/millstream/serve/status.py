@@ -21,11 +21,11 @@ from millstream.usage.layers import metrics_folder, snapshot
 from millstream.usage.prometheus import exposition
 
 if TYPE_CHECKING:
+    from millstream.buffer.log import OwnLog
     from millstream.clock import Clock
     from millstream.definitions.group_version import GroupVersion
-    from millstream.history.registered import Numbered
+    from millstream.registry.definitions import Registry
     from millstream.serve.catalogue import Catalogue
-    from millstream.serve.intake import IntakeLog
     from millstream.store.online import OnlineStore, ShardMeta
 
 LAYERS = ("compute", "ingest", "batch", "sync", "serve", "monitor")
@@ -45,12 +45,12 @@ class Status:
         name: str,
         data: Path,
         clock: Clock,
-        log: IntakeLog,
+        log: OwnLog,
         online: OnlineStore,
         catalogue: Callable[[], Catalogue],
         groups: Callable[[], list[GroupVersion]],
         operations: Callable[[], Sequence[object]] = tuple,
-        registry: Numbered | None = None,
+        registry: Registry | None = None,
     ) -> None:
         self._registry = registry
         self._name, self._data, self._clock = name, data, clock
