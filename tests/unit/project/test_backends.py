@@ -104,10 +104,10 @@ def test_the_end_of_a_with_block_closes_all_that_was_opened_and_what_is_used_the
         project.apply(VIEW)
         project.drain()
         parts = project.parts
-        log, registry = parts.log, parts.registry
+        log, registry, _ = parts.log, parts.registry, parts.marks
         assert parts.offline.snapshot("events.visits") is None
         assert parts.model_versions.aliases("fraud") == {}
-    assert not {"log", "online", "offline", "registry", "model_versions"} & parts.__dict__.keys()
+    assert not {"log", "online", "offline", "registry", "marks", "model_versions"} & parts.__dict__.keys()
     with pytest.raises(LogError):
         log.topics()
     assert [one.name for one in registry.streams()] == ["visits"]

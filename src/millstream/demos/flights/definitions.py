@@ -43,7 +43,7 @@ inbound = ms.StreamFeatureGroup("inbound", entity=aircraft, source=arrivals, fea
 sky = ms.BatchFeatureGroup(
     "sky", entity=airport, sources=[weather], every="1h", time="observed_at",
     query="select origin, observed_at, temp, dewp, humid, wind_speed, wind_gust, precip, pressure, visib from weather "
-    "where observed_at >= :start and observed_at < :end",
+    "where observed_at > :start and observed_at <= :end",  # what was seen at an end is known an hour after it
 )  # fmt: skip
 airframe = ms.BatchFeatureGroup(
     "airframe", entity=aircraft, sources=[planes], every="30d", query="select tailnum, built, seats from planes"
