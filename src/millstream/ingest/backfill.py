@@ -50,8 +50,8 @@ class Lifecycle(Protocol):
         """Note where a group version is: "new", "backfilling", "live" or "retired"."""
         ...
 
-    def default(self, gv: str) -> None:
-        """Make a group version the one that is read where none is pinned."""
+    def go_live(self, gv: str) -> bool:
+        """Say that a group version can be read, and read it where none is pinned if it is the declared one."""
         ...
 
 
@@ -147,7 +147,7 @@ def backfill(
 
 
 def finish(version: StreamGroupVersion, online: OnlineStore, log: OwnLog, marks: Marks, registry: Lifecycle) -> bool:
-    """Make a new version live and the default, once the store holds all that had arrived when this was first asked.
+    """Make a new version live, once the store holds all that had arrived when this was first asked.
 
     Called again and again after `backfill`, while computing and ingestion go on.
 
@@ -160,9 +160,7 @@ def finish(version: StreamGroupVersion, online: OnlineStore, log: OwnLog, marks:
     goal = _goal(log, marks, version)
     if any(meta is None or meta.applied.get(place, 0) < at for meta in shards for place, at in goal.items()):
         return False
-    registry.set_state(version.id, "live")
-    registry.default(version.id)
-    return True
+    return registry.go_live(version.id)
 
 
 def caught_up(version: StreamGroupVersion, read: StreamGroupVersion, online: OnlineStore, log: OwnLog) -> bool:

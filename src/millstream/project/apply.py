@@ -285,9 +285,7 @@ def _finished(parts: Parts, version: GroupVersion) -> bool:
         return finished(version, parts.online, parts.log, parts.marks, parts.registry)
     if any(parts.online.meta(version.states, shard) is None for shard in range(version.shards)):
         return False
-    parts.registry.set_state(version.id, "live")
-    parts.registry.default(version.id)
-    return True
+    return parts.registry.go_live(version.id)
 
 
 def _check_topics(parts: Parts, planned: Plan) -> None:

@@ -121,15 +121,22 @@ class Registry(CurrentDefinitions):
             raise NotFound.named(f"version of group '{name}'", str(version), map(str, found))
         raise NotFound.named("group", name, dict.fromkeys(one.group.name for one in self.groups()))
 
-    def default(self, gv: str) -> None:
-        """Make a version the one that is read by default; an earlier one that nothing pins is retired.
+    def go_live(self, gv: str) -> bool:
+        """Say that a version can be read, and read it by default if it is what its definition now comes to.
 
-        Raises `NotFound` when there is no such version, `StoreError` when it is retired.
+        The version that was read before is retired if nothing pins it. Returns whether the version is live: one that was
+        retired meanwhile stays so. Raises `NotFound` when there is no such version.
         """
         with self._database.writing() as connection:
-            name, version = pinning.existing(connection, gv, in_use=True)
-            _make_default(connection, name, version)
+            name, version = pinning.existing(connection, gv)
+            live = _one_version(name, version).where(_versions.state != RETIRED).values(state="live")
+            if not connection.execute(live).rowcount:
+                return False
+            held = sa.select(_held.version).where(_is(("group", name)))
+            if connection.execute(held).scalar() == version:
+                _make_default(connection, name, version)
             pinning.retire_unused(connection, name)
+        return True
 
     def go_on(self, revision: int, floor: int) -> None:
         """Go on in place of a registry that is lost: from a revision that it had, with no version number that it gave.

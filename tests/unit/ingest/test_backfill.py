@@ -41,13 +41,14 @@ class Registry:
 
     def __init__(self) -> None:
         self.states: list[tuple[str, str]] = []
-        self.defaults: list[str] = []
+        self.live: list[str] = []
 
     def set_state(self, gv: str, state: str) -> None:
         self.states.append((gv, state))
 
-    def default(self, gv: str) -> None:
-        self.defaults.append(gv)
+    def go_live(self, gv: str) -> bool:
+        self.live.append(gv)
+        return True
 
 
 def run(chain: Chain, version: GroupVersion, history: Any = None, **options: Any) -> Any:
@@ -285,8 +286,8 @@ def test_a_version_becomes_the_default_once_the_buffer_is_drained(tmp_path: Path
     chain.drain()
     chain.send(PAYMENTS, payments(5, first=90))
     assert finish(version, chain.online, chain.log, chain.marks, registry)
-    assert registry.states == [("velocity@1", "backfilling"), ("velocity@1", "live")]
-    assert registry.defaults == ["velocity@1"]
+    assert registry.states == [("velocity@1", "backfilling")]
+    assert registry.live == ["velocity@1"]
 
 
 def test_a_version_of_an_empty_stream_becomes_the_default(tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def test_words_change_no_version(registry: Registry) -> None:
 
 def test_a_changed_group_is_a_new_version_that_is_read_once_it_is_there(registry: Registry) -> None:
     applied(registry)
-    registry.set_state("habits@1", "live")
+    registry.go_live("habits@1")
     changed = world(
         group={"where": "amount > 0", "features": [ms.Mean("amount", over="30d"), ms.Max("amount", over="1h")]}
     )
@@ -158,8 +158,7 @@ def test_a_changed_group_is_a_new_version_that_is_read_once_it_is_there(registry
     registry.apply(plan)
     assert registry.group("habits").id == "habits@1"
     assert registry.group("habits", 2).state == "new"
-    registry.set_state("habits@2", "live")
-    registry.default("habits@2")
+    assert registry.go_live("habits@2")
     assert registry.group("habits").id == "habits@2"
     assert [version.id for version in registry.groups("retired")] == ["habits@1"]
     assert [version.id for version in registry.groups()] == ["habits@2", "kyc@1"]
@@ -176,11 +175,10 @@ def test_a_change_that_was_never_read_is_retired_by_the_next(registry: Registry)
 
 def test_going_back_to_a_version_that_is_there_computes_nothing(registry: Registry) -> None:
     applied(registry)
-    registry.set_state("habits@1", "live")
+    registry.go_live("habits@1")
     registry.pin("fraud@1", ["habits@1"])
     applied(registry, group={"where": "amount > 1"})
-    registry.set_state("habits@2", "live")
-    registry.default("habits@2")
+    assert registry.go_live("habits@2")
     plan = registry.plan(world().values(), complete=True)
     [change] = plan.changes
     assert (change.version, change.recompute) == (1, None)
@@ -295,7 +293,7 @@ def test_a_pinned_version_outlives_its_successor_until_it_is_let_go(registry: Re
     applied(registry)
     registry.pin("fraud@1", ["habits@1"])
     applied(registry, group={"where": "amount > 1"})
-    registry.default("habits@2")
+    registry.go_live("habits@2")
     assert [version.id for version in registry.groups()] == ["habits@1", "habits@2", "kyc@1"]
     registry.pin("fraud@1", ["habits@2"])
     assert registry.pins("habits@1") == []
@@ -306,6 +304,25 @@ def test_a_pinned_version_outlives_its_successor_until_it_is_let_go(registry: Re
         registry.pin("fraud@2", ["habits@9"])
     with pytest.raises(StoreError, match="did you mean 'live'"):
         registry.set_state("habits@2", "alive")
+
+
+def test_a_version_that_comes_late_does_not_take_the_place_of_what_is_declared(registry: Registry) -> None:
+    applied(registry)
+    registry.pin("fraud@1", ["habits@1"])
+    applied(registry, group={"where": "amount > 1"})
+    assert registry.go_live("habits@2")
+    assert registry.go_live("habits@1")
+    assert registry.group("habits").id == "habits@2"
+    assert registry.group("habits", 1).state == "live"
+
+
+def test_a_version_that_was_retired_before_it_was_filled_stays_so(registry: Registry) -> None:
+    applied(registry)
+    applied(registry, group={"where": "amount > 1"})
+    applied(registry, group={"where": "amount > 2"})
+    assert not registry.go_live("habits@2")
+    assert registry.group("habits", 2).state == "retired"
+    assert registry.group("habits").id == "habits@1"
 
 
 def test_a_plan_that_is_out_of_date_is_refused(registry: Registry) -> None:
