@@ -88,11 +88,11 @@ def _hashed(definition: Any) -> str:
 
 
 def _once(definition: Any, name: str, make: Callable[[Any], Any]) -> Any:
-    """What is made of a definition, kept with it: it never changes. A copy of it, which may, has another identity."""
+    """What is made of a definition, kept with it: it never changes. What a copy, which may, has taken over is not its."""
     whose, known = definition.__dict__.get(name, (None, None))
-    if whose != id(definition):
+    if whose is not definition:  # the object itself, as the number of one that is gone may come again
         known = make(definition)
-        object.__setattr__(definition, name, (id(definition), known))
+        object.__setattr__(definition, name, (definition, known))
     return known
 
 
