@@ -240,7 +240,11 @@ class TopicAdmin(Protocol):
         ...
 
     def trim(self, topic: str, partition: int, before: int) -> int:
-        """Drop whole batches that end at or before a position; return the first position kept. Called by retention."""
+        """Drop whole batches that end at or before a position, and return where the partition begins then.
+
+        It begins at or before that position: whoever is to go on from there finds that nothing is missing. Called by
+        retention.
+        """
         ...
 
     def drop(self, topic: str) -> None:

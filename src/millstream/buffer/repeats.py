@@ -12,7 +12,7 @@ import shutil
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import lmdb
@@ -35,6 +35,7 @@ _OCCURRENCE = struct.Struct("<qq")  # position, append time
 _COVERED = struct.Struct("<qq")  # next position, append time from which on nothing is missing
 _LONGEST_ID = 200  # bytes; longer ones are kept as their hash
 _CATCH_UP = 50_000  # records read at once
+_NEVER = -(2**62)  # µs; before any append
 
 
 def repeats(table: pa.Table, stream: EventStream) -> Mask:
@@ -57,10 +58,7 @@ def repeats(table: pa.Table, stream: EventStream) -> Mask:
         >>> repeats(events, clicks)
         array([False,  True, False])
     """
-    before = _before(table, stream)
-    appended = table["_appended"].to_numpy()
-    repeated: Mask = (before >= 0) & (appended - appended[before] <= stream.within)
-    return repeated
+    return _near(table, _before(table, stream), stream)
 
 
 def mark(table: pa.Table, stream: EventStream, index: RepeatIndex, spans: Mapping[int, tuple[int, int]]) -> Mask:
@@ -148,8 +146,7 @@ class RepeatIndex:
                 before = _remember(rows, prefix, stream, table)
                 since = self._sweep(rows, prefix, covered[1], oldest, stream.within, len(table))
                 rows.put(b"c" + prefix, _COVERED.pack(max(end, covered[0]), since))
-            repeated: Mask = (before >= 0) & (appended - before <= stream.within)
-            return repeated
+            return _near(table, before, stream)
 
     def close(self) -> None:
         """Let go of the index."""
@@ -197,9 +194,15 @@ class RepeatIndex:
         return since
 
 
+def _near(table: pa.Table, before: _Ints, stream: EventStream) -> Mask:
+    """Which rows were appended within the span of repeats after an instant of each."""
+    near: Mask = table["_appended"].to_numpy() - before <= stream.within
+    return near
+
+
 def _before(table: pa.Table, stream: EventStream) -> _Ints:
-    """For each row the row of the previous event with its id in its partition, or -1."""
-    before = np.full(len(table), -1, np.int64)
+    """For each row the newest append time of the events before it with its id in its partition, or `_NEVER`."""
+    before = np.full(len(table), _NEVER, np.int64)
     if stream.deduplicate is None or len(table) == 0:
         return before
     encoded = table[stream.deduplicate].combine_chunks().dictionary_encode()
@@ -208,13 +211,18 @@ def _before(table: pa.Table, stream: EventStream) -> _Ints:
     rows = np.flatnonzero(codes >= 0)
     order = rows[np.argsort(groups[rows], kind="stable")]
     same = groups[order[1:]] == groups[order[:-1]]
-    before[order[1:][same]] = order[:-1][same]
+    times = table["_appended"].to_numpy()[order]
+    if (times[1:] < times[:-1])[same].any():  # the clock was set back
+        known, ranks = np.unique(times, return_inverse=True)
+        lifted = np.concatenate([[0], np.cumsum(~same)]) * len(known)
+        times = known[np.maximum.accumulate(ranks + lifted) - lifted]
+    before[order[1:][same]] = times[:-1][same]
     return before
 
 
 def _remember(rows: lmdb.Transaction, prefix: bytes, stream: EventStream, table: pa.Table) -> _Ints:
-    """Add a table's occurrences; for the first one of each id return when it occurred before the table, else -1."""
-    before = np.full(len(table), -1, np.int64)
+    """Add a table's occurrences; return the newest append time of each row's id before the table, or `_NEVER`."""
+    before = np.full(len(table), _NEVER, np.int64)
     encoded = table[stream.deduplicate].combine_chunks().dictionary_encode()
     if len(encoded.dictionary) == 0:
         return before
@@ -237,8 +245,7 @@ def _remember(rows: lmdb.Transaction, prefix: bytes, stream: EventStream, table:
     for key, value in _found(rows, keys):
         occurred = dict(_OCCURRENCE.iter_unpack(value))
         row = row_of[key]
-        earlier = [position for position in occurred if position < positions[row]]
-        before[row] = occurred[max(earlier)] if earlier else -1
+        before[row] = max((time for position, time in occurred.items() if position < positions[row]), default=_NEVER)
         again[key] = occurred | again.get(key, {})
     _, since = _covered(rows, prefix) or (0, 0)
     for key, more in again.items():
@@ -247,16 +254,19 @@ def _remember(rows: lmdb.Transaction, prefix: bytes, stream: EventStream, table:
         fresh[key] = b"".join(_OCCURRENCE.pack(*pair) for pair in kept)
     with rows.cursor() as cursor:
         cursor.putmulti(fresh.items())
+    before[valid] = before[first[codes[valid]]]
     return before
 
 
 def _needed(occurred: list[tuple[int, int]], within: int, since: int) -> list[tuple[int, int]]:
     """The occurrences (position, append time) of one id without which some answer would be another.
 
-    What lies before `since` repeats nothing any more. One between two others is not needed where the later one repeats
-    the earlier one as well, so an id that never stops keeps about two occurrences for each `within`.
+    What lies before `since` repeats nothing any more, nor does what was appended, by a clock that was set back, before
+    an earlier one. One between two others is not needed where the later one repeats the earlier one as well, so an id
+    that never stops keeps about two occurrences for each `within`.
     """
-    recent = [pair for pair in occurred if pair[1] >= since]
+    newest = accumulate((time for _, time in occurred), max, initial=since - 1)
+    recent = [pair for pair, before in zip(occurred, newest, strict=False) if pair[1] > before]
     kept = recent[:1]
     for (position, time), (_, later) in pairwise(recent[1:]):
         if later - time > within or later - kept[-1][1] > within:

@@ -179,19 +179,20 @@ class History:
     def _partition(
         self, stream: EventStream, partition: int, first: int, last: int, rows: int | None
     ) -> Iterator[pa.Table]:
-        carried = None
+        carried, since = None, 0
         for found in self._pieces(stream, partition, first, last, rows):
             if not found.num_rows:
                 continue
             if stream.deduplicate is None:
                 yield found
                 continue
-            if carried is None:
-                carried = self._before(stream, partition, first, int(pc.min(found["_appended"]).as_py()))
+            appended = int(pc.min(found["_appended"]).as_py())
+            if carried is None or appended < since:  # the first, or the clock was set back
+                carried = self._before(stream, partition, int(found["_position"][0].as_py()), appended)
+            since = appended
             every = pa.concat_tables([carried, found.select([stream.deduplicate, *_PLACE])]).combine_chunks()
             repeated = repeats(every, stream)[carried.num_rows :]
-            recent = pc.greater_equal(every["_appended"], int(pc.max(every["_appended"]).as_py()) - stream.within)
-            carried = every.filter(recent)
+            carried = every.filter(pc.greater_equal(every["_appended"], since - stream.within))
             yield found.filter(pa.array(~repeated)) if repeated.any() else found
 
     def _before(self, stream: EventStream, partition: int, first: int, appended: int) -> pa.Table:

@@ -75,7 +75,8 @@ class AdversarialLog:
 
     def ends(self, topic: str) -> list[tuple[int, int]]:
         """Return where each partition begins and ends, which is in a gap."""
-        return [(first * GAP, following * GAP) for first, following in self.embedded.ends(topic)]
+        ends = enumerate(self.embedded.ends(topic))
+        return [(_begin(topic, partition, first), following * GAP) for partition, (first, following) in ends]
 
     def behind(self, topic: str, partition: int, position: int) -> Behind:
         """Return what lies after a position."""
@@ -101,7 +102,7 @@ class AdversarialLog:
 
     def trim(self, topic: str, partition: int, before: int) -> int:
         """Drop whole batches that end at or before a position; return where the partition begins then."""
-        return self.embedded.trim(topic, partition, _inner(topic, partition, before)) * GAP
+        return _begin(topic, partition, self.embedded.trim(topic, partition, _inner(topic, partition, before)))
 
     def drop(self, topic: str) -> None:
         """Drop a topic."""
@@ -147,6 +148,11 @@ def _outer(topic: str, partition: int, number: int) -> int:
 def _outer_all(topic: str, partition: int, numbers: Ints) -> Ints:
     salt = zlib.crc32(f"{topic}/{partition}".encode())
     return numbers * GAP + 1 + (numbers * 7_919 + salt) % (GAP - 1)
+
+
+def _begin(topic: str, partition: int, first: int) -> int:
+    """Where a partition begins whose first record has a number: right after what was trimmed."""
+    return _outer(topic, partition, first - 1) + 1 if first else 0
 
 
 def _inner(topic: str, partition: int, position: int) -> int:

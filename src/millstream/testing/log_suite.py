@@ -114,6 +114,16 @@ class LogConformance(ProcessConformance):
         for number in range(9):
             assert log.position_at("events", 0, START + 5 * number + 3) <= places[2 * number]
         assert log.position_at("events", 0, START + 46) <= log.ends("events")[0][1]
+        clock.set(START + 7)
+        log.append("events", 0, text("a", "b"))
+        for _ in range(9):
+            log.append("events", 0, text("a"))
+        assert log.position_at("events", 0, START + 33) <= places[12]
+        assert log.position_at("events", 0, START + 44) <= places[16]
+        log.trim("events", 0, places[4])
+        assert log.position_at("events", 0, START + 33) <= places[12]
+        log.trim("events", 0, places[-1])
+        assert log.position_at("events", 0, START + 7) <= places[-1] + 1
 
     def test_a_log_that_finds_its_newest_records_finds_enough(self, log: OwnLog) -> None:
         """So many lie at or after the position that it returns."""
@@ -247,6 +257,7 @@ class LogConformance(ProcessConformance):
                 log.append("events", partition, text("a", "b", "c"))
         places, end = positions(log, "events", 0), log.ends("events")[0][1]
         kept = log.trim("events", 0, places[8])
+        assert kept <= places[8]
         assert places[5] < kept <= places[6]
         assert log.ends("events") == [(kept, end), log.ends("events")[1]]
         assert positions(log, "events", 0) == places[6:]

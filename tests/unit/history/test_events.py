@@ -92,6 +92,18 @@ def test_a_repeat_is_told_across_the_border_of_the_archive(place):
     assert place.history.read("payments")["id"].to_pylist() == ["a", "b", "a"]
 
 
+def test_a_repeat_is_told_though_the_clock_was_set_back_and_history_is_read_in_parts(place):
+    place.send(0, "a", "b")
+    place.clock.set(BASE - 24 * 60 * MINUTE)
+    place.send(0, "c")
+    place.send(0, "d")
+    place.clock.advance(MINUTE)
+    place.send(0, "c", "a")
+    for rows in (1, 2, None):
+        pieces = list(place.history.chunks("payments", rows=rows))
+        assert pa.concat_tables(pieces)["id"].to_pylist() == ["a", "b", "c", "d"]
+
+
 def test_positions_are_in_the_commit_of_the_rows(place):
     place.send(1, "a", "b")
     place.archiver().step()
@@ -190,7 +202,7 @@ def test_what_is_too_little_for_a_file_waits_in_the_log(place):
 IDS = st.lists(st.sampled_from("abcdef"), min_size=1, max_size=6)
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.integers(0, 1), IDS), st.sampled_from(["archive", "restart", "hour", "trim"])
+        st.tuples(st.integers(0, 1), IDS), st.sampled_from(["archive", "restart", "hour", "back", "trim"])
     ), min_size=1, max_size=12,
 )  # fmt: skip
 
@@ -213,6 +225,8 @@ def test_history_is_what_was_sent(tmp_path_factory, steps, rows):
             archiver = place.archiver(most=4)
         elif step == "hour":
             place.clock.advance(40 * MINUTE)
+        elif step == "back":
+            place.clock.set(place.clock.now() - 90 * MINUTE)
         else:
             trim_consumed(place.log, PAYMENTS, [ARCHIVE], place.clock)
     place.log, kept = whole, place.log
@@ -233,10 +247,10 @@ def test_history_is_what_was_sent(tmp_path_factory, steps, rows):
 WORKER = """
 import sys
 from pathlib import Path
-from tests.unit.store.test_history import Place
+from tests.unit.history.test_events import Place
 place = Place(Path(sys.argv[1]))
 archiver = place.archiver(most=200)
-print("ready", )
+print("ready", flush=True)
 while True:
     archiver.step()
 """
@@ -248,7 +262,7 @@ def test_killed_anywhere_every_event_is_archived_once(tmp_path):
     for number in range(8):
         command, path = [sys.executable, "-c", WORKER, str(tmp_path)], {**os.environ, "PYTHONPATH": os.getcwd()}
         worker = subprocess.Popen(command, stdout=subprocess.PIPE, env=path)
-        worker.stdout.readline()
+        assert worker.stdout.readline().strip() == b"ready"
         for part in range(10):
             place.send(number % 2, *(f"{number}-{part}-{i}" for i in range(50)))
             time.sleep(0.003 * (number + 1))

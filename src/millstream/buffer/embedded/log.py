@@ -162,7 +162,7 @@ class EmbeddedLog:
         with self._begin(write=True) as rows:
             number, partitions = _topic(rows, topic)
             _ends(rows, topic, number, partitions, partition)
-            for kind in (b"r", b"s"):
+            for kind in (b"r", b"s", b"b"):
                 while stored.delete_some(rows, stored.PARTITION_KEY.pack(kind, number, partition), _AT_ONCE):
                     pass
             _put_ends(rows, number, partition, base, base)
@@ -246,7 +246,7 @@ class EmbeddedLog:
                     break
             with self._begin(write=True, wait=False) as rows:
                 for key in stored.prefixed(rows, b"d", 1):
-                    if not any(stored.delete_some(rows, kind + key[1:], _AT_ONCE) for kind in (b"p", b"r", b"s", b"c")):
+                    if not any(stored.delete_some(rows, kind + key[1:], _AT_ONCE) for kind in _OF_A_TOPIC):
                         rows.delete(key)
         self._settle()
 
@@ -287,6 +287,10 @@ class EmbeddedLog:
             )
 
 
+_OF_A_TOPIC = (b"p", b"r", b"s", b"b", b"c")
+"""The kinds of rows that a topic has beside its own."""
+
+
 class _Writer:
     """Appends and commits within one write transaction."""
 
@@ -297,6 +301,7 @@ class _Writer:
         self.committed = False
         self._topics: dict[str, tuple[int, int]] = {}
         self._ends: dict[tuple[str, int], tuple[int, int]] = {}
+        self._stamps: dict[tuple[str, int, int], int] = {}
 
     def append(self, topic: str, partition: int, batch: Batch, arrival: int | None = None) -> int:
         """Append a batch and return the position of its first record."""
@@ -307,6 +312,8 @@ class _Writer:
             )
         number, (first, position) = self._place(topic, partition)
         stamp = self._clock.now() if arrival is None else arrival
+        if self._steps_back((topic, number, partition), (first, position), stamp):
+            stored.put_step_back(self._rows, (number, partition, position))
         stored.put_batch(self._rows, (number, partition, position), batch, stamp)
         self._ends[topic, partition] = first, position + batch.count
         self.appended += len(batch.payload)
@@ -321,6 +328,18 @@ class _Writer:
         key = _commit_key(number, partition, consumer)
         self._rows.put(key, stored.seal(key, stored.POSITION.pack(position)))
         self.committed = True
+
+    def _steps_back(self, place: tuple[str, int, int], ends: tuple[int, int], stamp: int) -> bool:
+        """Whether what comes next was appended, by the clock, before what came last."""
+        first, position = ends
+        before = self._stamps.get(place)
+        if before is None and first < position:
+            try:
+                before = stored.oldest(self._rows, place, position - 1, position)
+            except Damaged:
+                before = stamp + 1  # nobody can tell: a step too many does no harm
+        self._stamps[place] = stamp
+        return before is not None and stamp < before
 
     def finish(self) -> None:
         """Write where the partitions end that were appended to; called at the end of the transaction."""

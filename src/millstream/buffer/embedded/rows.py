@@ -8,6 +8,7 @@ Rows of the one table, by the first byte of their key (numbers big-endian, so th
     p topic partition                partition: first position kept, next position
     r topic partition position       a batch: count, append time, encoding, checksum of the payload; the payload
     s topic partition position part  a part of a large payload; the batch holds its size instead
+    b topic partition position       here begins a batch that was appended, by the clock, before the one before it
     c topic partition consumer       the consumer's position
     d topic                          a dropped topic, rows of which are left
     i                                the log's identity and its epoch
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING, cast
 
 import xxhash
@@ -213,18 +215,41 @@ def oldest(rows: lmdb.Transaction, place: tuple[str, int, int], position: int, f
 
 
 def find_instant(rows: lmdb.Transaction, place: tuple[str, int, int], ends: tuple[int, int], instant: int) -> int:
-    """The first position whose batch was appended at an instant (µs) or later, found by halving."""
+    """The first position whose batch was appended at an instant (µs) or later.
+
+    Found by halving, in each stretch in which the clock did not step back.
+    """
     topic, number, partition = place
     what = f"topic '{topic}', partition {partition}"
-    low, high = ends
-    while low < high:
-        middle = (low + high) // 2
-        at, head, _ = next(_stored(rows, number, partition, middle, ends[1], what))
-        if head[1] < instant:
-            low = at + head[0]
-        else:
-            high = middle
-    return low
+    first, following = ends
+    steps = [at for at in _steps_back(rows, number, partition, what) if first < at < following]
+    for low, high in pairwise([first, *steps, following]):
+        end = high
+        while low < high:
+            middle = (low + high) // 2
+            at, head, _ = next(_stored(rows, number, partition, middle, following, what))
+            if head[1] < instant:
+                low = at + head[0]
+            else:
+                high = middle
+        if low < end:
+            return low
+    return following
+
+
+def put_step_back(rows: lmdb.Transaction, place: tuple[int, int, int]) -> None:
+    """Note that the clock has stepped back before a batch; `place` as of `put_batch`."""
+    key = RECORD_KEY.pack(b"b", *place)
+    rows.put(key, seal(key, b""))
+
+
+def _steps_back(rows: lmdb.Transaction, number: int, partition: int, what: str) -> list[int]:
+    """Where batches begin before which the clock stepped back."""
+    found = []
+    for key in prefixed(rows, PARTITION_KEY.pack(b"b", number, partition), None):
+        opened(key, rows.get(key) or b"", 0, f"{what}, where its clock stepped back")
+        found.append(int.from_bytes(key[PARTITION_KEY.size :], "big"))
+    return found
 
 
 def check_before(
@@ -251,8 +276,9 @@ def trim_batches(
     """Delete batches that end at or before a position; the first position kept, and whether `most` were too few."""
     topic, number, partition = place
     kept, following = ends
+    what = f"topic '{topic}', partition {partition}"
     gone: list[bytes] = []
-    for at, head, value in _stored(rows, number, partition, kept, following, f"topic '{topic}', partition {partition}"):
+    for at, head, value in _stored(rows, number, partition, kept, following, what):
         if at + head[0] > before or len(gone) >= most:
             break
         gone.append(record_key(number, partition, at))
@@ -260,9 +286,13 @@ def trim_batches(
             parts = -(-int(_SIZE.unpack_from(value, head[3])[0]) // PART)
             gone += [PART_KEY.pack(b"s", number, partition, at, part) for part in range(parts)]
         kept = at + head[0]
+    full = len(gone) >= most
+    gone += [
+        RECORD_KEY.pack(b"b", number, partition, at) for at in _steps_back(rows, number, partition, what) if at < kept
+    ]
     for key in gone:
         rows.delete(key)
-    return kept, len(gone) >= most
+    return kept, full
 
 
 def topic_rows(rows: lmdb.Transaction) -> Iterator[tuple[str, tuple[int, int]]]:

@@ -20,9 +20,11 @@ def main() -> int:
     parser.add_argument("seeds", type=int, nargs="?", default=10_000, help="how many seeds (10,000)")
     parser.add_argument("--first", type=int, default=0, help="the first seed (0)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (one per core)")
+    parser.add_argument("--adversarial", action="store_true", help="on a log with gaps that shows late what it has")
     given = parser.parse_args()
     began, broken = time.monotonic(), dict[int, str]()
-    for done, (seed, error) in enumerate(simulated(range(given.first, given.first + given.seeds), given.workers), 1):
+    seeds = range(given.first, given.first + given.seeds)
+    for done, (seed, error) in enumerate(simulated(seeds, given.workers, adversarial=given.adversarial), 1):
         if error is not None:
             broken[seed] = error
             print(f"\r{error}", flush=True)
@@ -30,7 +32,7 @@ def main() -> int:
             print(f"\r{done:,} of {given.seeds:,} seeds, {len(broken)} failed", end="", flush=True)
     print(f"\rsimulated {given.seeds:,} seeds: {len(broken)} failed, in {time.monotonic() - began:,.0f} s")
     for seed in list(broken)[:SHOWN]:
-        print(f"\n{shrink(seed) or broken[seed]}", flush=True)
+        print(f"\n{shrink(seed, adversarial=given.adversarial) or broken[seed]}", flush=True)
     if broken:
         print(f"\nfailed: {', '.join(map(str, broken))}")
     return 1 if broken else 0

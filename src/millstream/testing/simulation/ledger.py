@@ -75,7 +75,7 @@ class Ledger:
             if stream.deduplicate is not None:
                 mark = (one.partition, str(one.row[stream.deduplicate]))
                 known = last.get(mark)
-                last[mark] = one.arrival
+                last[mark] = max(one.arrival, known or 0)
                 if known is not None and one.arrival - known <= stream.within:
                     continue
             found.append(one)

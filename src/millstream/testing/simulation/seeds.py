@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 from millstream.testing.simulation.simulate import Broken, simulate
 
@@ -12,19 +13,21 @@ AT_ONCE, RENEWED = 5, 40
 """Seeds that a process takes at once, and times it does so before it is replaced by another."""
 
 
-def simulated(seeds: Iterable[int], workers: int) -> Iterator[tuple[int, str | None]]:
+def simulated(seeds: Iterable[int], workers: int, *, adversarial: bool = False) -> Iterator[tuple[int, str | None]]:
     """Each seed as it is done, in any order, with what it breaks or None.
 
     Args:
         seeds: The seeds.
         workers: Over how many processes; 1 uses this one.
+        adversarial: Whether on a log that keeps the text of its protocol and nothing more.
     """
+    broken = partial(_broken, adversarial=adversarial)
     if workers == 1:
         _quieten()
-        yield from map(_broken, seeds)
+        yield from map(broken, seeds)
         return
     with multiprocessing.get_context("spawn").Pool(workers, _quieten, maxtasksperchild=RENEWED) as pool:
-        yield from pool.imap_unordered(_broken, seeds, chunksize=AT_ONCE)
+        yield from pool.imap_unordered(broken, seeds, chunksize=AT_ONCE)
 
 
 def _quieten() -> None:
@@ -32,9 +35,9 @@ def _quieten() -> None:
     logging.getLogger("millstream").setLevel(logging.CRITICAL)
 
 
-def _broken(seed: int) -> tuple[int, str | None]:
+def _broken(seed: int, adversarial: bool) -> tuple[int, str | None]:
     try:
-        simulate(seed)
+        simulate(seed, adversarial=adversarial)
     except Broken as error:
         return seed, str(error)
     return seed, None

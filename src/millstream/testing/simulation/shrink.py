@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from millstream.testing.simulation.simulate import STEPS, Broken, actions_of, simulate
+from millstream.testing.simulation.simulate import STEPS, Broken, Trace, actions_of, simulate
 
 TRIES = 80
 """Runs after which a shrunk seed is small enough."""
@@ -20,12 +20,14 @@ class Shrunk:
         keep: The numbers of the actions that are enough.
         steps: How many actions the seed was drawn with.
         error: What the last of them breaks.
+        adversarial: Whether on an adversarial log.
     """
 
     seed: int
     keep: tuple[int, ...]
     steps: int
     error: Broken
+    adversarial: bool = False
 
     def __str__(self) -> str:
         actions = actions_of(self.seed, self.steps)
@@ -36,36 +38,46 @@ class Shrunk:
     def reproduction(self) -> str:
         """One line of Python that fails again."""
         steps = "" if self.steps == STEPS else f", steps={self.steps}"
-        return f"from millstream.testing import simulate; simulate({self.seed}{steps}, keep={list(self.keep)})"
+        drawn = Trace(self.seed, self.adversarial).drawn
+        return f"from millstream.testing import simulate; simulate({drawn}{steps}, keep={list(self.keep)})"
 
 
-def shrink(seed: int, *, steps: int = STEPS, tries: int = TRIES) -> Shrunk | None:
+def shrink(seed: int, *, steps: int = STEPS, tries: int = TRIES, adversarial: bool = False) -> Shrunk | None:
     """Leave out what is not needed for a seed to break the same invariant; None when it breaks none.
 
     Args:
         seed: The seed.
         steps: How many actions it is drawn with.
         tries: The most runs it may take.
+        adversarial: Whether on a log that keeps the text of its protocol and nothing more.
 
     Example:
         >>> from millstream.testing.simulation.shrink import shrink
         >>> shrink(1, steps=3) is None
         True
     """
-    found = _broken(seed, steps, range(steps))
+
+    def broken(keep: Sequence[int]) -> Broken | None:
+        try:
+            simulate(seed, steps=steps, keep=keep, adversarial=adversarial)
+        except Broken as error:
+            return error
+        return None
+
+    found = broken(range(steps))
     if found is None:
         return None
     last = [found]
 
     def fails(keep: Sequence[int]) -> bool:
-        error = _broken(seed, steps, keep)
+        error = broken(keep)
         if error is None or error.invariant != found.invariant:
             return False
         last[0] = error
         return True
 
     keep = fewest([number for number in range(steps) if number <= found.step], fails, tries)
-    return Shrunk(seed, tuple(keep), steps, last[0])
+    return Shrunk(seed, tuple(keep), steps, last[0], adversarial)
 
 
 def fewest(items: Sequence[int], fails: Callable[[Sequence[int]], bool], tries: int) -> list[int]:
@@ -88,11 +100,3 @@ def fewest(items: Sequence[int], fails: Callable[[Sequence[int]], bool], tries: 
             break
         size = max(1, size // 2)
     return kept
-
-
-def _broken(seed: int, steps: int, keep: Sequence[int]) -> Broken | None:
-    try:
-        simulate(seed, steps=steps, keep=keep)
-    except Broken as error:
-        return error
-    return None

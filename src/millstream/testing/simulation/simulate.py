@@ -10,11 +10,12 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from random import Random
 from unittest.mock import patch
 
+from millstream.buffer.codec import write
 from millstream.errors import MillstreamError
 from millstream.testing.simulation.actions import Action, drawn
 from millstream.testing.simulation.acts import do
@@ -41,8 +42,8 @@ class Broken(AssertionError):
         invariant: What.
     """
 
-    def __init__(self, seed: int, step: int, action: Action | None, said: str) -> None:
-        again = f"millstream.testing.simulate({seed})"
+    def __init__(self, trace: Trace, step: int, action: Action | None, said: str) -> None:
+        seed, again = trace.seed, f"millstream.testing.simulate({trace.drawn})"
         super().__init__(f"seed {seed}, step {step}, {action or 'settle'}: {said}\nAgain: {again}")
         self.seed, self.step, self.invariant = seed, step, said.partition(":")[0]
 
@@ -53,11 +54,18 @@ class Trace:
 
     Attributes:
         seed: What it was drawn from.
+        adversarial: Whether on an adversarial log.
         lines: One for each action, in order, with what came of it.
     """
 
     seed: int
+    adversarial: bool = False
     lines: list[str] = field(default_factory=list)
+
+    @property
+    def drawn(self) -> str:
+        """What it was drawn from, as arguments of `simulate`."""
+        return f"{self.seed}{', adversarial=True' if self.adversarial else ''}"
 
     def __str__(self) -> str:
         return "\n".join(self.lines)
@@ -89,7 +97,7 @@ def simulate(seed: int, *, steps: int = STEPS, keep: Collection[int] | None = No
         6
     """
     random = Random(f"chance of {seed}")
-    trace = Trace(seed)
+    trace = Trace(seed, adversarial)
     with _world(_shape(seed), random, seed if adversarial else None) as world:
         actions = actions_of(seed, steps)
         world.precarious = any(action.name == "lose_power" for action in actions)
@@ -121,21 +129,19 @@ def _do(world: World, trace: Trace, number: int, action: Action | None) -> None:
     except Broken:
         raise
     except AssertionError as error:
-        raise Broken(trace.seed, number, action, str(error)) from error
+        raise Broken(trace, number, action, str(error)) from error
     except Exception as error:
         what = error.message if isinstance(error, MillstreamError) else repr(error)
-        raise Broken(trace.seed, number, action, f"no error leaves the pipeline: {what}") from error
+        raise Broken(trace, number, action, f"no error leaves the pipeline: {what}") from error
     trace.lines.append(f"{number:3d} {action or 'settle'}: {outcome or ''}".rstrip(" :"))
 
 
 @contextmanager
 def _world(shape: int, random: Random, adversary: int | None) -> Iterator[World]:
     """A project that has begun, in a folder of its own, in a process where chance is the seed's."""
-    with (
-        tempfile.TemporaryDirectory(dir=_memory(), prefix="millstream-") as folder,
-        patch.object(uuid, "uuid4", lambda: uuid.UUID(int=random.getrandbits(128), version=4)),
-    ):
-        world = copied(_begun(shape, adversary is not None), Path(folder) / "project", adversary)
+    begun = _begun(shape, adversary is not None)
+    with tempfile.TemporaryDirectory(dir=_memory(), prefix="millstream-") as folder, _chance(random):
+        world = copied(begun, Path(folder) / "project", adversary)
         with world.disk.watching():
             try:
                 yield world
@@ -143,11 +149,22 @@ def _world(shape: int, random: Random, adversary: int | None) -> Iterator[World]
                 world.kill()
 
 
+@contextmanager
+def _chance(random: Random) -> Iterator[None]:
+    """What a process draws for itself comes from there."""
+    with (
+        patch.object(uuid, "uuid4", lambda: uuid.UUID(int=random.getrandbits(128), version=4)),
+        patch.object(write, "_rotation", count(random.getrandbits(16))),
+    ):
+        yield
+
+
 @cache
 def _begun(shape: int, adversarial: bool) -> World:
     folder = tempfile.mkdtemp(dir=_memory(), prefix="millstream-begun-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return begin(Path(folder) / "project", SHAPES[shape], 0 if adversarial else None)
+    with _chance(Random(shape)):
+        return begin(Path(folder) / "project", SHAPES[shape], 0 if adversarial else None)
 
 
 def _memory() -> str | None:
