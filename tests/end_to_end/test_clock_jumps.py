@@ -20,7 +20,7 @@ payments = ms.EventStream("payments", time="at", schema={"user_id": "int64", "am
 pace = ms.StreamFeatureGroup("pace", entity=user, source=payments, features=[
     ms.Count(over=["1m", "5m", "1h", "24h", "7d"]), ms.Sum("amount", over=["5m", "24h"]), ms.Max("amount", over="1h"),
     ms.Last("amount", over="7d")])  # fmt: skip
-view = ms.FeatureView("pace", request={}, features=[pace])
+view = ms.FeatureView("pace", features=[pace])
 
 
 class Shop:

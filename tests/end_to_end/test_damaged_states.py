@@ -20,7 +20,7 @@ from millstream.running.work import Ingest
 user = ms.Entity("user", keys={"user_id": "int64"})
 payments = ms.EventStream("payments", time="at", schema={"user_id": "int64", "amount": "float64", "at": "timestamp"})
 pace = ms.StreamFeatureGroup("pace", entity=user, source=payments, features=[ms.Count(), ms.Sum("amount", over="24h")])
-view = ms.FeatureView("pace", request={}, features=[pace])
+view = ms.FeatureView("pace", features=[pace])
 EVENTS = [
     {"user_id": n % 40, "amount": 1.0 + n, "at": f"2026-01-01T10:{n // 60:02d}:{n % 60:02d}Z"} for n in range(400)
 ]
@@ -109,7 +109,7 @@ def test_backfill_builds_a_damaged_version_again_that_only_a_model_reads(tmp_pat
         filled.drain()
         filled.backfill()
         filled.parts.registry.pin("model@1", ["pace@1"])
-        changed = ms.FeatureView("pace", request={}, features=[newer])
+        changed = ms.FeatureView("pace", features=[newer])
         filled.apply(changed, allow_breaking=True)
         filled.drain()
         filled.backfill()
@@ -133,7 +133,7 @@ def test_damaged_states_of_a_query_are_built_again_from_what_its_runs_stated(tmp
     tier = ms.BatchFeatureGroup(
         "pace", entity=user, sources=[plans], every="1h", time="seen", query="select user_id, plan, seen from plans"
     )
-    asked = ms.FeatureView("pace", request={}, features=[tier])
+    asked = ms.FeatureView("pace", features=[tier])
     made = ms.Project(tmp_path / "shop", create=True)
     table = tmp_path / "shop" / "plans.parquet"
     child = os.fork()

@@ -239,7 +239,7 @@ def check_features(project: ms.Project, ledger: Ledger) -> None:
         versions = parts.versions(pins)
         for key, group in (("user_id", "spending"), ("shop", "turnover")):
             expected = expected_of(ledger, key, at, positive=group == "turnover")
-            view = ms.FeatureView("check", request={}, features=[versions[group].group])
+            view = ms.FeatureView("check", features=[versions[group].group])
             reader = FeatureReader(parts.online, view, versions, parts.clock)
             rows = RequestSchema(view).parse([{key: one, "at": at} for one in expected], at)
             read = reader.read(rows.values, rows.at)

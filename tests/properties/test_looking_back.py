@@ -46,7 +46,7 @@ def declared(delay: int, deduplicate: bool) -> tuple[ms.EventStream, ms.FeatureV
         ms.StreamFeatureGroup("by_shop", entity=shop, source=stream, features=features[:2], derive={"name": "upper(shop)"},
                               keys={"shop": "name"}),
     ]  # fmt: skip
-    return stream, ms.FeatureView("all", request={}, features=groups)
+    return stream, ms.FeatureView("all", features=groups)
 
 
 INSTANTS = st.one_of(st.integers(-120, 0), st.integers(-5000, 0), st.integers(-60, -40)).map(

@@ -176,7 +176,7 @@ class Pipeline:
         self.project.parts.clock = self.clock
         if self.seed is not None:
             self.project.parts.__dict__["log"] = AdversarialLog(self.project.parts.log, self.seed)
-        self.view = ms.FeatureView("view", request={}, features=[self.group])
+        self.view = ms.FeatureView("view", features=[self.group])
         label = ms.Label(OUTCOMES, "y", on="ask", absent=False, after="1h")
         self.project.apply(ms.Model("model", view=self.view, examples=ASKS, label=label))
         self.begin()

@@ -59,7 +59,7 @@ def declared(query: str, every: str, late: bool, ttl: str | None) -> tuple[ms.Ta
     table = ms.Table("t", path="t.parquet", time="at", schema=SCHEMA, **moments)
     dated = {} if query in SNAPSHOTS else {"time": "at"}
     group = ms.BatchFeatureGroup("g", entity=KEY, sources=[table], every=every, query=query, ttl=ttl, **dated)
-    view = ms.FeatureView("v", request={}, features=[group])
+    view = ms.FeatureView("v", features=[group])
     return table, view, ms.Model("m", view=view, examples=ASKS, label=ms.Label(ASKS, "y", on="id", after="1m"))
 
 

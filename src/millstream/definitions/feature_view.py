@@ -58,8 +58,9 @@ class GroupRead:
 class FeatureView:
     """The features one model reads: request fields, features of groups, and on-demand features.
 
-    `request` maps the fields a caller sends to their types; they are model inputs, first in order. `features` lists
-    groups (all their features), `group["feature"]`, `.on(...)` and `.default(...)` of these, and on-demand features.
+    `request` maps the fields a caller sends to their types; they are model inputs, first in order (none unless given).
+    `features` lists groups (all their features), `group["feature"]`, `.on(...)` and `.default(...)` of these, and
+    on-demand features.
     Raises `DefinitionError` for two columns of one name, an argument that is no column, on-demand features that need
     each other, and a request key of two types.
 
@@ -90,8 +91,8 @@ class FeatureView:
         self,
         name: str,
         *,
-        request: Mapping[str, str],
         features: Sequence[StreamFeatureGroup | BatchFeatureGroup | FeatureRef | OnDemandFeature],
+        request: Mapping[str, str] = EMPTY,
         owner: str = "",
         description: str = "",
         tags: Iterable[str] = (),

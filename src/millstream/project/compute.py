@@ -96,7 +96,7 @@ class _Frames:
         """Return a view of the group alone."""
         group = self.group(_group(wanted))
         part = replace(wanted, group=group) if isinstance(wanted, FeatureRef) else group
-        return FeatureView("compute", request={}, features=[part])
+        return FeatureView("compute", features=[part])
 
     def group(self, group: Group) -> Group:
         if isinstance(group, BatchFeatureGroup) and group.query is not None:

@@ -58,7 +58,7 @@ class Project:
         >>> user = ms.Entity("user", keys={"user_id": "int64"})
         >>> clicks = ms.EventStream("clicks", time="at", schema={"user_id": "int64", "at": "timestamp"})
         >>> pace = ms.StreamFeatureGroup("pace", entity=user, source=clicks, features=[ms.Count(over="1h")])
-        >>> view = ms.FeatureView("pace", request={}, features=[pace])
+        >>> view = ms.FeatureView("pace", features=[pace])
         >>> project = ms.Project(tempfile.mkdtemp(), create=True)
         >>> [change.name for change in project.apply(view)]
         ['user', 'clicks', 'pace', 'pace']

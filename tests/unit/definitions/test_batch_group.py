@@ -46,7 +46,7 @@ def test_star_over_unknown_tables_lets_any_feature_be_named(fraud, batch):
     built = batch("select * from accounts", sources=[fraud.accounts])
     assert built["anything"].feature == "anything"
     with pytest.raises(DefinitionError, match="not known before plan"):
-        ms.FeatureView("v", request={}, features=[built])
+        ms.FeatureView("v", features=[built])
     declared = batch("select * from accounts", sources=[fraud.accounts], schema={"tier": "string"})
     assert dict(declared.schema_of_features) == {"tier": "string"}
 

@@ -39,9 +39,9 @@ def test_groups_are_read_once_per_request_key(fraud):
 
 
 def test_a_whole_group_can_be_read_under_another_key(fraud):
-    view = ms.FeatureView("v", request={}, features=[fraud.access, fraud.access.on(user_id="payee_id", prefix="payee")])
+    view = ms.FeatureView("v", features=[fraud.access, fraud.access.on(user_id="payee_id", prefix="payee")])
     assert view.columns[2:] == ("payee__access__country_last", "payee__access__time_since")
-    single = ms.FeatureView("v", request={}, features=[fraud.access["time_since"], fraud.access["country_last"]])
+    single = ms.FeatureView("v", features=[fraud.access["time_since"], fraud.access["country_last"]])
     assert len(single.groups) == 1
 
 

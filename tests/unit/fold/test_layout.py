@@ -24,7 +24,7 @@ def test_the_expected_size_of_a_state_is_that_of_live_states_at_its_rate(tmp_pat
     (tmp_path / ".millstream").mkdir()
     FileClock(tmp_path / ".millstream" / "clock.json").set(now, rate=0.0)
     project = ms.Project(tmp_path, create=True)
-    project.apply(ms.FeatureView("v", request={}, features=[g]))
+    project.apply(ms.FeatureView("v", features=[g]))
     generator = np.random.default_rng(1)
     at = np.sort(generator.integers(now - days * DAY, now, rate * days * keys))
     rows = {
@@ -53,7 +53,7 @@ def test_the_expected_size_grows_with_the_rate_up_to_the_worst_case() -> None:
 
 def test_a_plan_says_what_is_expected_beside_the_worst_case(tmp_path: Path) -> None:
     ninety = ms.StreamFeatureGroup("n", entity=user, source=s, features=[ms.Count(over=["1m", "90d"])])
-    text = ms.Project(tmp_path, create=True).plan(ms.FeatureView("n", request={}, features=[ninety])).text()
+    text = ms.Project(tmp_path, create=True).plan(ms.FeatureView("n", features=[ninety])).text()
     layout = layout_of(ninety)
     expected = (
         f"about {layout.state_bytes_at(10):,} bytes per key at 10 events a day, at most {layout.state_bytes_max:,}"

@@ -18,7 +18,7 @@ from millstream.settings import Settings
 USER = ms.Entity("user", keys={"user_id": "int64"})
 VISITS = ms.EventStream("visits", time="at", schema={"user_id": "int64", "at": "timestamp"})
 PACE = ms.StreamFeatureGroup("pace", entity=USER, source=VISITS, features=[ms.Count(over="1h")])
-VIEW = ms.FeatureView("pace", request={}, features=[PACE])
+VIEW = ms.FeatureView("pace", features=[PACE])
 
 
 @pytest.fixture(autouse=True)
@@ -150,7 +150,7 @@ def test_the_queries_of_batch_groups_go_to_the_engine_that_the_settings_name(
     accounts = ms.Table("accounts", path="accounts.parquet")
     query = "select user_id, tier from accounts"
     tier = ms.BatchFeatureGroup("tier", entity=USER, sources=[accounts], every="24h", query=query)
-    view = ms.FeatureView("tiers", request={}, features=[tier])
+    view = ms.FeatureView("tiers", features=[tier])
     with ms.Project(tmp_path) as project:
         project.apply(view)
         planned = list(counting_engine.asked_of_it)

@@ -31,7 +31,7 @@ def some_rows(values, kind=None):
 def test_backfill_begins_with_the_tables_of_a_query_where_there_are_no_events(tmp_path):
     project = a_project(tmp_path, some_rows([1.5]))
     group = ms.BatchFeatureGroup("g", entity=USER, sources=[TYPED], every="24h", time="seen", query=OF_INTERVAL)
-    view = ms.FeatureView("v", request={}, features=[group])
+    view = ms.FeatureView("v", features=[group])
     project.apply(view)
     project.backfill()
     assert project.features(view, [{"user_id": 0}])["g__x"].to_pylist() == [1.5]
@@ -40,7 +40,7 @@ def test_backfill_begins_with_the_tables_of_a_query_where_there_are_no_events(tm
 def test_a_value_that_does_not_fit_stops_neither_its_group_nor_its_neighbours(tmp_path):
     project = a_project(tmp_path, some_rows(["5", "much"]))
     group = ms.BatchFeatureGroup("g", entity=USER, sources=[TYPED], every="1h", time="seen", query="select * from t")
-    view = ms.FeatureView("v", request={}, features=[group])
+    view = ms.FeatureView("v", features=[group])
     project.apply(view)
     project.drain()
     pq.write_table(some_rows([2**53 + 1, 7]), tmp_path / "p" / "t.parquet")
@@ -55,4 +55,4 @@ def test_a_column_without_a_value_yet_has_no_type_and_plan_says_so(tmp_path):
     query = "select user_id, seen, x from t"
     group = ms.BatchFeatureGroup("g", entity=USER, sources=[unread], every="1h", time="seen", query=query)
     with pytest.raises(PlanError, match="column 'x' of its query has no value yet"):
-        project.plan(ms.FeatureView("v", request={}, features=[group]))
+        project.plan(ms.FeatureView("v", features=[group]))

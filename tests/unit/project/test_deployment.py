@@ -20,7 +20,7 @@ orders = ms.EventStream("orders", time="at", schema={
     "id": "int64", "user_id": "int64", "amount": "float64", "returned": "bool", "at": "timestamp"})
 spend = ms.StreamFeatureGroup("spend", entity=user, source=orders, features=[ms.Count(over="24h"), SPEND])
 BACK
-view = ms.FeatureView("orders", request={}, features=[spend, ITEMS])
+view = ms.FeatureView("orders", features=[spend, ITEMS])
 label = ms.Label(orders, "returned", on="id", absent=None, after="1m")
 model = ms.Model("returns", view=view, trainer=ms.LightGBM(rounds=3), examples=orders, label=label)
 """

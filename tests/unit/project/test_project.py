@@ -19,7 +19,7 @@ clicks = ms.EventStream("clicks", time="at", schema={"user_id": "int64", "page":
 pace = ms.StreamFeatureGroup("pace", entity=user, source=clicks, features=[ms.Count(over=["1h", "24h"])])
 tiers = ms.Table("tiers", path="tiers.parquet", schema={"user_id": "int64", "tier": "string"})
 level = ms.BatchFeatureGroup("level", entity=user, sources=[tiers], every="1d", query="select user_id, tier from tiers")
-view = ms.FeatureView("pace", request={}, features=[pace])
+view = ms.FeatureView("pace", features=[pace])
 NOON = to_micros("2026-01-01T12:00:00Z")
 
 
@@ -104,7 +104,7 @@ def test_an_instant_that_no_engine_can_hold_stops_nothing(project: ms.Project) -
     )
     beyond = pa.array([2**62, NOON], pa.timestamp("us", "UTC"))
     pq.write_table(pa.table({"user_id": [1, 2], "born": beyond}), project.settings.folder / "people.parquet")
-    project.apply(births, ms.FeatureView("born", request={}, features=[group]))
+    project.apply(births, ms.FeatureView("born", features=[group]))
     project.send(births, [{"user_id": 1, "at": NOON, "born": 2**62}, {"user_id": 2, "at": NOON, "born": NOON}])
     project.send(births, pa.table({"user_id": [1, 2], "at": [NOON, NOON], "born": beyond}))
     project.drain()
@@ -229,7 +229,7 @@ def test_the_history_of_a_group_not_synced_names_those_that_are(project: ms.Proj
     project.drain()
     project.sync()
     later = ms.StreamFeatureGroup("later", entity=user, source=clicks, features=[ms.Count(over="1h")])
-    project.apply(ms.FeatureView("both", request={}, features=[later, level]))
+    project.apply(ms.FeatureView("both", features=[later, level]))
     with pytest.raises(NotFound, match="'later' has not been synced") as told:
         project.history("later")
     assert told.value.hint == "wait for the next sync, or call `project.sync()`; synced are pace."
@@ -243,7 +243,7 @@ def test_a_table_that_is_missing_stops_nothing_else(project: ms.Project) -> None
     other = ms.Table("names", path="names.parquet", schema={"user_id": "int64", "name": "string"})
     query = "select user_id, name from names"
     named = ms.BatchFeatureGroup("named", entity=user, sources=[other], every="1d", query=query)
-    project.apply(ms.FeatureView("named", request={}, features=[named]))
+    project.apply(ms.FeatureView("named", features=[named]))
     import pyarrow.parquet as pq
 
     pq.write_table(pa.table({"user_id": [1], "name": ["Ada"]}), project.settings.folder / "names.parquet")
@@ -261,13 +261,13 @@ def test_tables_are_read_when_planned_and_when_due(project: ms.Project) -> None:
     import pyarrow.parquet as pq
 
     pq.write_table(pa.table({"user_id": [1], "tier": ["gold"]}), project.settings.folder / "tiers.parquet")
-    project.apply(ms.FeatureView("level", request={}, features=[level]))
+    project.apply(ms.FeatureView("level", features=[level]))
     project.drain()
     assert project.features("level", [{"user_id": 1}, {"user_id": 2}])["level__tier"].to_pylist() == ["gold", None]
 
 
 def test_rows_written_to_a_batch_group_are_read(project: ms.Project) -> None:
-    project.apply(ms.FeatureView("level", request={}, features=[level]))
+    project.apply(ms.FeatureView("level", features=[level]))
     assert project.write(level, [{"user_id": 7, "tier": "silver"}]) == 1
     project.parts.batch_ingester().step()
     assert project.features("level", [{"user_id": 7}])["level__tier"].to_pylist() == ["silver"]
@@ -282,7 +282,7 @@ def test_instants_written_to_a_batch_group_may_be_text(project: ms.Project, form
     visits = ms.Table("visits", path="visits.parquet", time="seen", schema=known)
     query = "select user_id, seen, since from visits"
     group = ms.BatchFeatureGroup("seen", entity=user, sources=[visits], every="1d", query=query, time="seen")
-    project.apply(ms.FeatureView("seen", request={}, features=[group]))
+    project.apply(ms.FeatureView("seen", features=[group]))
     times = TIMES if form in ("dicts", "mixed") else TIMES[:3]
     rows = [{"user_id": n, "seen": time, "since": time} for n, time in enumerate(times)]
     rows.append({"user_id": 9, "seen": times[0], "since": None})
@@ -316,7 +316,7 @@ def test_a_row_written_wrongly_is_one_sentence(project: ms.Project, wrong: list[
     visits = ms.Table("visits", path="visits.parquet", time="seen", schema=known)
     query = "select user_id, seen, since from visits"
     group = ms.BatchFeatureGroup("seen", entity=user, sources=[visits], every="1d", query=query, time="seen")
-    project.apply(ms.FeatureView("seen", request={}, features=[group]))
+    project.apply(ms.FeatureView("seen", features=[group]))
     with pytest.raises(RequestError) as told:
         project.write("seen", wrong)
     assert said in told.value.message

@@ -11,7 +11,7 @@ from millstream.errors import TrainingError
 user = ms.Entity("user", keys={"user_id": "int64"})
 s = ms.EventStream("s", time="at", schema={"id": "int64", "user_id": "int64", "y": "bool", "at": "timestamp"})
 g = ms.StreamFeatureGroup("g", entity=user, source=s, features=[ms.Count()])
-view = ms.FeatureView("v", request={}, features=[g])
+view = ms.FeatureView("v", features=[g])
 model = ms.Model("m", view=view, examples=s, label=ms.Label(s, "y", on="id", absent=None, after="1m"))
 GOOD = {"id": 1, "user_id": 1, "y": True, "at": "2026-01-01T10:00:00Z"}
 BAD = {"id": 2, "user_id": 1, "y": "perhaps", "at": "2026-01-01T10:00:00Z"}

@@ -22,7 +22,7 @@ LEVEL = """
 level = ms.BatchFeatureGroup("level", entity=user, sources=[tiers], every="1d", query="select user_id, tier from tiers")
 """
 MODEL = """
-view = ms.FeatureView("v", request={}, features=[pace])
+view = ms.FeatureView("v", features=[pace])
 label = ms.Label(clicks, "y", on="id", absent=None, after="1m")
 model = ms.Model("m", view=view, trainer=ms.LightGBM(rounds=2), examples=clicks, label=label)
 """

@@ -18,13 +18,13 @@ from millstream.errors import SteppedBack
 user = ms.Entity("user", keys={"user_id": "int64"})
 clicks = ms.EventStream("clicks", time="at", schema={"user_id": "int64", "at": "timestamp"}, partitions=2)
 pace = ms.StreamFeatureGroup("pace", entity=user, source=clicks, features=[ms.Count(over="1d")])
-view = ms.FeatureView("pace", request={}, features=[pace])
+view = ms.FeatureView("pace", features=[pace])
 DECLARED = """
 import millstream as ms
 user = ms.Entity("user", keys={"user_id": "int64"})
 clicks = ms.EventStream("clicks", time="at", schema={"user_id": "int64", "at": "timestamp"}, partitions=2)
 pace = ms.StreamFeatureGroup("pace", entity=user, source=clicks, features=[ms.Count(over="1d")])
-view = ms.FeatureView("pace", request={}, features=[pace])
+view = ms.FeatureView("pace", features=[pace])
 """
 
 
@@ -154,7 +154,7 @@ plans = ms.Table("plans", path="plans.parquet", time="seen", schema={"user_id": 
 tier = ms.BatchFeatureGroup(
     "tier", entity=user, sources=[plans], every="1h", time="seen", query="select user_id, seen, plan from plans"
 )
-tiers = ms.FeatureView("tiers", request={}, features=[tier])
+tiers = ms.FeatureView("tiers", features=[tier])
 BEGIN = to_micros("2026-01-01T12:00:00Z")
 
 
@@ -225,7 +225,7 @@ def test_states_of_a_query_that_hold_less_than_its_offline_table_are_built_anew_
 
 
 other = ms.StreamFeatureGroup("pace", entity=user, source=clicks, features=[ms.Count(over="1d"), ms.Count(over="1h")])
-later = ms.FeatureView("pace", request={}, features=[other])
+later = ms.FeatureView("pace", features=[other])
 
 
 def registry_of(folder: Path) -> Path:

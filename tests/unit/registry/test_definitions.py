@@ -345,7 +345,7 @@ def test_types_that_were_read_from_tables_reach_the_version_the_view_and_the_mod
     kyc = ms.BatchFeatureGroup(
         "kyc", entity=user, sources=[accounts], every="24h", query="select user_id, tier from accounts"
     )
-    view = ms.FeatureView("kyc", request={}, features=[kyc])
+    view = ms.FeatureView("kyc", features=[kyc])
     registry.apply(registry.plan([view, kyc.resolved({"tier": "string"})]))
     assert registry.group("kyc").schema == {"tier": "string"}
     assert dict(registry.view("kyc").dtypes) == {"kyc__tier": "string"}
@@ -469,7 +469,7 @@ def test_names_of_any_length_are_kept_in_the_order_of_their_bytes(registry: Regi
         schema = {"user_id": "int64", "at": "timestamp"}
         stream = ms.EventStream(name, schema=schema, time="at")
         group = ms.StreamFeatureGroup(name, entity=user, source=stream, features=[ms.Count(over="1h")])
-        registry.apply(registry.plan([ms.FeatureView(name, request={}, features=[group])]))
+        registry.apply(registry.plan([ms.FeatureView(name, features=[group])]))
         registry.pin(f"{name}@1", ["alpha@1"] if name != "Zeta" else [])
     assert [stream.name for stream in registry.streams()] == sorted(names)
     assert [version.group.name for version in registry.groups()] == sorted(names)

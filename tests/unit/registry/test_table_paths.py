@@ -27,7 +27,7 @@ def people(table: ms.Table) -> ms.FeatureView:
     query = "select user_id, changed, tier from accounts"
     tier = ms.BatchFeatureGroup("tier", entity=USER, sources=[table], every="24h", time="changed", query=query)
     changes = ms.BatchFeatureGroup("changes", entity=USER, source=table, every="24h", features=[ms.Count(over="90d")])
-    return ms.FeatureView("people", request={}, features=[tier, changes])
+    return ms.FeatureView("people", features=[tier, changes])
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from millstream.usage.layers import snapshot
 user = ms.Entity("user", keys={"user_id": "int64"})
 clicks = ms.EventStream("clicks", time="at", schema={"user_id": "int64", "at": "timestamp"})
 pace = ms.StreamFeatureGroup("pace", entity=user, source=clicks, features=[ms.Count(over="1h")])
-view = ms.FeatureView("pace", request={}, features=[pace])
+view = ms.FeatureView("pace", features=[pace])
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ level = ms.BatchFeatureGroup("level", entity=user, sources=[tiers], every="1d", 
 logged = ms.BatchFeatureGroup(
     "logged", entity=user, sources=[clicks], every="1d", query="select user_id, count(*) as n from clicks group by 1"
 )
-view = ms.FeatureView("all", request={}, features=[pace, level, logged])
+view = ms.FeatureView("all", features=[pace, level, logged])
 
 
 @pytest.fixture

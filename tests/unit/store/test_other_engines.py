@@ -31,7 +31,7 @@ clicks = ms.EventStream("clicks", time="at", schema={"user_id": "int64", "at": "
 pace = ms.StreamFeatureGroup("pace", entity=user, source=clicks, features=[ms.Count(over=["1h", "24h"])])
 tiers = ms.Table("tiers", path="tiers.parquet", schema={"user_id": "int64", "tier": "string"})
 level = ms.BatchFeatureGroup("level", entity=user, sources=[tiers], every="1h", query="select user_id, tier from tiers")
-view = ms.FeatureView("both", request={}, features=[pace, level])
+view = ms.FeatureView("both", features=[pace, level])
 
 
 def other_engine(folder: Path, table: str) -> Table:

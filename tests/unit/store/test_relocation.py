@@ -83,7 +83,7 @@ def test_other_engines_read_a_table_where_it_was_made(tmp_path: Path) -> None:
 
 user = ms.Entity("user", keys={"user_id": "int64"})
 visits = ms.EventStream("visits", time="at", schema={"user_id": "int64", "at": "timestamp"})
-pace = ms.FeatureView("pace", request={}, features=[
+pace = ms.FeatureView("pace", features=[
     ms.StreamFeatureGroup("pace", entity=user, source=visits, features=[ms.Count()])])  # fmt: skip
 
 
