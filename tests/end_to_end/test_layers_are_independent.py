@@ -58,6 +58,11 @@ class World:
         assert not answer["degraded"]
         return answer
 
+    def complete(self) -> bool:
+        """Whether every group has applied something of what is asked for."""
+        answer = post(self.port, "/v1/models/risk/score", ROW)[1]
+        return not answer["degraded"] and all(group["age_ms"] is not None for group in answer["groups"].values())
+
     def buffered(self) -> int:
         """How many records the feature topic of spending holds."""
         return sum(end for _, end in self.project.parts.log.ends("features.spending@1"))
@@ -82,7 +87,7 @@ def world(tmp_path: Path) -> Iterator[World]:
         until(world.serving, "serving")
         world.send(100)
         until(lambda: world.count() == 100, "the first orders served")
-        until(lambda: not post(world.port, "/v1/models/risk/score", ROW)[1]["degraded"], "every group read")
+        until(world.complete, "every group read")
         yield world
 
 
