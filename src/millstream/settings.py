@@ -55,7 +55,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         partitions: partitions of a stream that does not say.
         shards: shards of a feature group in the online store, and partitions of its feature topic.
         micro_batch: most events computed in one transaction.
-        poll_ms: milliseconds a layer waits when it found nothing to do.
+        poll_ms: milliseconds a layer waits when it found nothing to do; one that has read all there is in the embedded
+            log is awake within a quarter of that when something comes.
         fsync: whether a commit survives the loss of power; without, it survives the death of any process, not that of
             the machine, and costs no wait for the disk.
         log_gib: most the log may grow to, in GiB; the space is taken as it is used.

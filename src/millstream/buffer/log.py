@@ -266,6 +266,22 @@ class Limited(Protocol):
 
 
 @runtime_checkable
+class Watched(Protocol):
+    """A log that tells whether anything has come, whatever the topic, without being asked for each."""
+
+    def wait(self, seen: int | None, seconds: float) -> int:
+        """Return a number that is another than before once something was appended or committed since.
+
+        Returns at once when it is another than `seen`, else when it becomes one, or after so many seconds. It may be
+        another though nothing has come. Called before reading, with None, and by readers that have nothing to do.
+
+        Raises:
+            LogError: when the log cannot be read.
+        """
+        ...
+
+
+@runtime_checkable
 class TimeIndex(Protocol):
     """A log that finds the place of an instant without reading."""
 

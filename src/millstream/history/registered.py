@@ -16,13 +16,8 @@ _IDENTITY, _REVISION = "identity", "revision"
 
 def registry_behind(log: OwnLog, registry: Registry) -> str | None:
     """Return how the registry differs from the one that was gone by, or None when it does not."""
-    identity, revision = _noted(log)
-    if not identity:
-        return None
-    mine, now = registry.identity(), registry.revision()
-    if mine != identity:
-        return f"it is not registry {identity:08x}, which the log and the stores have followed"
-    return f"it is at revision {now}, before revision {revision}, which was gone by" if now < revision else None
+    noted = _noted(log)
+    return _difference(noted, _now(registry)) if noted[0] else None
 
 
 def refuse_registry_behind(log: OwnLog, registry: Registry) -> None:
@@ -46,20 +41,35 @@ def note_registry(log: OwnLog, registry: Registry, *, anew: bool = False) -> int
     Raises:
         SteppedBack: when it is older than the one that was gone by, or another one.
     """
-    if not anew:
-        refuse_registry_behind(log, registry)
-    identity, revision = registry.identity(), registry.revision()
-    noted = _noted(log)
+    known = _committed(log)  # before the registry is asked: another process may note what it has applied meanwhile
+    noted = known[0] or 0, known[1] or 0
+    identity, revision = now = _now(registry)
+    behind = _difference(noted, now) if noted[0] and not anew else None
+    if behind is not None:
+        raise SteppedBack(f"Registry: {behind}.", HINT)
     if not identity or (noted[0] == identity and noted[1] >= revision):
         return revision
     log.create(REGISTRY, 1)
     try:
         with log.transaction() as work:
-            for name, number in ((_IDENTITY, identity), (_REVISION, revision)):
-                work.commit(name, REGISTRY, 0, log.committed(name, REGISTRY)[0], number)
+            for name, before, number in zip((_IDENTITY, _REVISION), known, now, strict=True):
+                work.commit(name, REGISTRY, 0, before, number)
     except Fenced:
         pass  # another process has noted it
     return revision
+
+
+def _now(registry: Registry) -> tuple[int, int]:
+    """The identity and the revision that the registry has."""
+    return registry.identity(), registry.revision()
+
+
+def _difference(noted: tuple[int, int], now: tuple[int, int]) -> str | None:
+    """How the registry differs from the one that was gone by."""
+    (identity, revision), (mine, at) = noted, now
+    if mine != identity:
+        return f"it is not registry {identity:08x}, which the log and the stores have followed"
+    return f"it is at revision {at}, before revision {revision}, which was gone by" if at < revision else None
 
 
 def noted_revision(log: OwnLog) -> int:
@@ -69,7 +79,12 @@ def noted_revision(log: OwnLog) -> int:
 
 def _noted(log: OwnLog) -> tuple[int, int]:
     """The identity and the revision that the log has, 0 where it has none."""
+    identity, revision = _committed(log)
+    return identity or 0, revision or 0
+
+
+def _committed(log: OwnLog) -> tuple[int | None, int | None]:
+    """The identity and the revision as they were committed, None where they never were."""
     if REGISTRY not in log.topics():
-        return 0, 0
-    found = [log.committed(name, REGISTRY)[0] or 0 for name in (_IDENTITY, _REVISION)]
-    return found[0], found[1]
+        return None, None
+    return log.committed(_IDENTITY, REGISTRY)[0], log.committed(_REVISION, REGISTRY)[0]

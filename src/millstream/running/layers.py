@@ -37,6 +37,13 @@ class Work(Protocol):
         """Do what there is to do now, at most a second or so of it; returns how many records were handled."""
         ...
 
+    def rest(self, stop: threading.Event, seconds: float) -> None:
+        """Wait until there may be something to do, for about so many seconds at most; called after a step without.
+
+        It ends early once `stop` is set, or soon after.
+        """
+        ...
+
     def close(self) -> None:
         """Let go of what is open; called before the work is made anew and at the end."""
         ...
@@ -180,6 +187,13 @@ class _Renewed:
             self.facts, self._seen = self._work.facts, now
         self._looked = time.monotonic()
 
+    def rest(self, stop: threading.Event, seconds: float) -> None:
+        """Wait as the work does; until there is any, and after a failure, for so many seconds."""
+        if self._work is None or "error" in self.facts:
+            stop.wait(seconds)
+        else:
+            self._work.rest(stop, seconds)
+
     def close(self) -> None:
         """Let go of what is open; the next look makes it anew."""
         work, self._work = self._work, None
@@ -197,7 +211,7 @@ def _loop(settings: Settings, layer: str, made: Callable[[Parts], Work], stop: t
             handled, wait = _step(work, settings.poll_ms / 1_000)
             meter.add(handled, work.facts)
             if not handled:
-                stop.wait(wait)
+                work.rest(stop, wait)
 
 
 def _step(work: Work, poll: float) -> tuple[int, float]:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from millstream.engines.stream import Progress
 from millstream.errors import DiskFull, MillstreamError, SteppedBack
 from millstream.ingest.retention import computing_consumers, pressed, trim
 from millstream.project import apply as applying
@@ -14,8 +15,11 @@ from millstream.project.parts import Parts
 from millstream.project.retire import drop_unused
 from millstream.project.upkeep import tend
 from millstream.running.layers import complain
+from millstream.running.quiet import SURE, Quiet
 
 if TYPE_CHECKING:
+    from millstream.ingest.batch import BatchApplied
+    from millstream.ingest.stream import Applied
     from millstream.running.layers import Work
 
 T = TypeVar("T")
@@ -40,12 +44,16 @@ class Compute:
         for found in parts.stepped_back():
             raise SteppedBack.found("Computing waits", found.rstrip("."))
         self._parts, self._computer = parts, parts.computer()
+        self._quiet = Quiet(parts.log)
         self._behind = Every(1.0, self._seconds)
         self.facts: dict[str, Any] = {"lag": 0, "lag_s": 0.0, "dead": 0, "skipped": {}}
 
     def step(self) -> int:
-        """One micro-batch of every stream."""
-        done = self._computer.step()
+        """One micro-batch of every stream, if anything has come."""
+        done = self._quiet.read(self._computer.step, lambda done: not (done.lag or done.records or done.fenced))
+        if done is None and not self.facts["lag_s"]:
+            return 0
+        done = done or Progress()
         self.facts["lag"] = done.lag
         self.facts["dead"] += done.dead
         for reason, count in done.skipped.items():
@@ -67,6 +75,10 @@ class Compute:
         ]
         return round(max(found, default=0.0), 1)
 
+    def rest(self, stop: threading.Event, seconds: float) -> None:
+        """Wait for events."""
+        self._quiet.rest(stop, seconds)
+
     def close(self) -> None:
         """Let go of the index of event ids."""
         self._computer.close()
@@ -78,6 +90,9 @@ class Ingest:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._ingester, self._batch, self._archiver = parts.ingester(), parts.batch_ingester(), parts.archiver()
+        self._quiet = Quiet(parts.log)
+        self._filling = any(version.building is not None for version in parts.registry.groups())
+        self._newest: int | None = None
         self._archive = Every(ARCHIVE_EVERY, self._archive_enough)
         self._archive_all = Every(parts.settings.sync_every / 1e6, self._archiver.step)
         self._age = Every(1.0, self._newest_age)
@@ -103,17 +118,34 @@ class Ingest:
             MillstreamError: The first failure, after all parts had their turn.
         """
         failed: list[MillstreamError] = []
-        applied = tried(failed, self._ingester.step)
-        stored = tried(failed, self._batch.step)
+        taken = tried(failed, lambda: self._quiet.read(self._take, self._took_all))
+        self._newest = self._newest if taken is None else None
         archived = [tried(failed, self._archive_all.step), tried(failed, self._archive.step)]
         tried(failed, self._damaged.step)
         self.facts["age"] = tried(failed, self._age.step) or self.facts["age"]
-        behind = tried(failed, self._behind.step)
-        self.facts["lag_s"] = self.facts["lag_s"] if behind is None else behind
+        if taken is not None or self.facts["lag_s"] or failed:
+            behind = tried(failed, self._behind.step)
+            self.facts["lag_s"] = self.facts["lag_s"] if behind is None else behind
         self.facts["archived"] += sum(one.rows for one in archived if one is not None)
         for error in failed:
             raise error
+        return 0 if taken is None else self._note(*taken)
+
+    def _take(self) -> tuple[Applied, BatchApplied]:
+        """Apply what the buffer holds; a failure of one part is raised after the other had its turn."""
+        failed: list[MillstreamError] = []
+        applied, stored = tried(failed, self._ingester.step), tried(failed, self._batch.step)
+        for error in failed:
+            raise error
         assert applied is not None and stored is not None
+        return applied, stored
+
+    def _took_all(self, taken: tuple[Applied, BatchApplied]) -> bool:
+        """Whether nothing is left, and no build that is filled beside will need what the buffer has."""
+        return not self._filling and not any(one.lag or one.fenced or one.written for one in taken)
+
+    def _note(self, applied: Applied, stored: BatchApplied) -> int:
+        """Count what was taken, and return how many records and runs it was."""
         self.facts["lag"] = applied.lag + stored.lag
         self.facts["waiting"] = list(applied.waiting)
         self.facts["repeated"] += applied.repeated
@@ -141,9 +173,15 @@ class Ingest:
     def _newest_age(self) -> int | None:
         """The time (µs) since the newest arrival that any state holds."""
         parts = self._parts
-        metas = [parts.online.meta(one.states, shard) for one in parts.registry.groups() for shard in range(one.shards)]
-        newest = max((meta.newest_arrival for meta in metas if meta is not None), default=0)
-        return parts.clock.now() - newest if newest else None
+        if self._newest is None:
+            shards = [(one.states, shard) for one in parts.registry.groups() for shard in range(one.shards)]
+            metas = [parts.online.meta(states, shard) for states, shard in shards]
+            self._newest = max((meta.newest_arrival for meta in metas if meta is not None), default=0)
+        return parts.clock.now() - self._newest if self._newest else None
+
+    def rest(self, stop: threading.Event, seconds: float) -> None:
+        """Wait for deltas and runs."""
+        self._quiet.rest(stop, seconds)
 
     def close(self) -> None:
         """Let a backfill that is under way come to an end of its own, or of the process.
@@ -155,22 +193,32 @@ class Ingest:
 
     def _backfill(self) -> None:
         """Bring new versions to where ingestion can go on, until none is left; a failure is tried again."""
+        settled, again = None, 0.0
         while not self._stop.is_set():
             try:
-                applying.settle(self._parts)
-                applying.start(self._parts)
-                for version in applying.unfinished(self._parts):
-                    with applying.alone(self._parts, f"backfill {version.id}", wait=False) as mine:
-                        if mine:
-                            self.facts["backfilling"] = version.id
-                            applying.backfill(self._parts, applying.again(self._parts, version))
-                            applying.finish(self._parts, version)
-                self.facts.pop("backfilling", None)
+                revision = self._parts.registry.revision()
+                if revision != settled or time.monotonic() >= again:
+                    settled = None if self._fill() else revision
+                    again = time.monotonic() + SURE
             except MillstreamError as error:
                 complain(error.message)
             except Exception as error:  # said aloud: a thread that ended would leave the version waiting without a word
                 complain(f"backfill: {type(error).__name__}: {error}")
             self._stop.wait(1.0)
+
+    def _fill(self) -> bool:
+        """Bring each unfinished version as far as it can be now; returns whether there were any."""
+        applying.settle(self._parts)
+        applying.start(self._parts)
+        versions = applying.unfinished(self._parts)
+        for version in versions:
+            with applying.alone(self._parts, f"backfill {version.id}", wait=False) as mine:
+                if mine:
+                    self.facts["backfilling"] = version.id
+                    applying.backfill(self._parts, applying.again(self._parts, version))
+                    applying.finish(self._parts, version)
+        self.facts.pop("backfilling", None)
+        return bool(versions)
 
 
 class Batch:
@@ -199,6 +247,10 @@ class Batch:
         self._failed = None
         self.facts["runs"] += len(done)
         return sum(run.rows for run in done)
+
+    def rest(self, stop: threading.Event, seconds: float) -> None:
+        """Wait a moment: what is due says the clock."""
+        stop.wait(seconds)
 
     def close(self) -> None:
         """Nothing is open."""
@@ -234,6 +286,10 @@ class Sync:
         self.facts["files"] = sum(self._parts.offline.facts(table).files for table in self._parts.offline.tables())
         return sum(one.rows for one in reports)
 
+    def rest(self, stop: threading.Event, seconds: float) -> None:
+        """Wait a moment: what is due says the clock."""
+        stop.wait(seconds)
+
     def close(self) -> None:
         """Nothing is open."""
 
@@ -249,19 +305,27 @@ class Monitor:
         folder.mkdir(parents=True, exist_ok=True)
         self._models = parts.registry.models()
         self._profilers = [Profiler(parts.log, folder, model.name) for model in self._models]
+        self._quiet = Quiet(parts.log)
         self._verify = Every(VERIFY_EVERY, self._verified)
         self._retrain = Every(1.0, self._retrained)
         self.facts: dict[str, Any] = {"lag": 0}
 
     def step(self) -> int:
         """Profile what was captured; verify each minute; retrain what is due."""
-        counted = sum(profiler.step() for profiler in self._profilers)
+        counted = self._quiet.read(self._profiled, lambda counted: not counted)
         self._verify.step()
         self._retrain.step()
-        return counted
+        return counted or 0
+
+    def rest(self, stop: threading.Event, seconds: float) -> None:
+        """Wait for captures."""
+        self._quiet.rest(stop, seconds)
 
     def close(self) -> None:
         """Nothing is open."""
+
+    def _profiled(self) -> int:
+        return sum(profiler.step() for profiler in self._profilers)
 
     def _verified(self) -> None:
         from millstream.monitor.verify import verify

@@ -73,6 +73,11 @@ class AdversarialLog:
         end = following * GAP if found.next >= following else _outer(*place, found.next)
         return replace(found, positions=positions, next=self._chance.randint(int(positions[-1]) + 1, end))
 
+    def wait(self, seen: int | None, seconds: float) -> int:
+        """Return a number that is another once something was written, and now and then without that."""
+        told = self.embedded.wait(None if seen is None else seen // 2, seconds)
+        return 2 * told + (self._chance.random() < 0.2)
+
     def ends(self, topic: str) -> list[tuple[int, int]]:
         """Return where each partition begins and ends, which is in a gap."""
         ends = enumerate(self.embedded.ends(topic))

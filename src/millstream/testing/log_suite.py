@@ -6,12 +6,13 @@ happened wholly or not at all.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
 
-from millstream.buffer.log import Batch, Behind, OwnLog, Tail, TimeIndex
+from millstream.buffer.log import Batch, Behind, OwnLog, Tail, TimeIndex, Watched
 from millstream.buffer.reading import through
 from millstream.clock import SimulatedClock
 from millstream.errors import Fenced, LogError
@@ -124,6 +125,34 @@ class LogConformance(ProcessConformance):
         assert log.position_at("events", 0, START + 33) <= places[12]
         log.trim("events", 0, places[-1])
         assert log.position_at("events", 0, START + 7) <= places[-1] + 1
+
+    def test_a_log_that_is_watched_tells_that_something_came(self, log: OwnLog) -> None:
+        """Another number for every append and commit in any topic, and none that is waited for longer than asked."""
+        if not isinstance(log, Watched):
+            pytest.skip("it does not tell")
+        log.create("events", 1)
+        log.create("others", 2)
+        for topic, partition in (("events", 0), ("others", 1)):
+            seen = log.wait(None, 60.0)
+            log.append(topic, partition, text("a"))
+            assert log.wait(seen, 60.0) != seen
+        seen = log.wait(None, 60.0)
+        with log.transaction() as work:
+            work.commit("reader", "events", 0, None, positions(log, "events", 0)[0])
+        assert log.wait(seen, 60.0) != seen
+        log.wait(log.wait(None, 0.0), 0.05)
+
+    def test_a_log_that_is_watched_tells_what_comes_meanwhile(self, log: OwnLog) -> None:
+        """Who waits is awake soon after something came, long before the time is over."""
+        if not isinstance(log, Watched):
+            pytest.skip("it does not tell")
+        log.create("events", 1)
+        seen = log.wait(None, 0.0)
+        sent = threading.Timer(0.1, log.append, ("events", 0, text("a")))
+        sent.start()
+        while log.wait(seen, 60.0) == seen:
+            pass
+        sent.join()
 
     def test_a_log_that_finds_its_newest_records_finds_enough(self, log: OwnLog) -> None:
         """So many lie at or after the position that it returns."""

@@ -102,6 +102,18 @@ class Environment:
         """Bytes that it may grow to."""
         return int(self._env.info()["map_size"])
 
+    def last_write(self) -> int:
+        """The number of the newest transaction that any process has written; no transaction is begun for it.
+
+        Raises:
+            LogError: when this is not the process that opened it.
+        """
+        self._refuse_misuse(False)
+        try:
+            return int(self._env.info()["last_txnid"])
+        except lmdb.Error as error:
+            raise self._translated(error, "read") from error
+
     def last_page(self) -> int:
         """The number of the last page that was ever used."""
         return int(self._env.info()["last_pgno"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +27,7 @@ _LONGEST_NAME = 400  # bytes; LMDB's keys end at 511
 
 
 class EmbeddedLog:
-    """A durable log in one LMDB environment; see the protocols `Log`, `TopicAdmin`, `TimeIndex` and `Tail`.
+    """A durable log in one LMDB environment; see the protocols `OwnLog`, `Watched`, `TimeIndex` and `Tail`.
 
     Any number of processes append and read at once; appends are on disk when acknowledged, many by one wait for it (see
     `millstream.buffer.embedded.durability`). Open it once in each process and never use it across a fork.
@@ -35,6 +37,7 @@ class EmbeddedLog:
         clock: what appends are stamped with.
         map_gib: most it may grow to, in GiB; disk is taken as it is used.
         fsync: whether an acknowledgement waits for the disk; without, it outlives any process but not the machine.
+        look_every: seconds between two looks whether something has come, for those who wait.
 
     Raises:
         LogError: when the folder holds something else.
@@ -61,8 +64,10 @@ class EmbeddedLog:
         >>> log.close()
     """
 
-    def __init__(self, path: Path | str, clock: Clock, map_gib: float = 64, *, fsync: bool = True) -> None:
-        self._clock = clock
+    def __init__(
+        self, path: Path | str, clock: Clock, map_gib: float = 64, *, fsync: bool = True, look_every: float = 0.02
+    ) -> None:
+        self._clock, self._look_every = clock, look_every
         self._env = open_environment(Path(path), map_gib, durable=fsync)
         self._room = Room(self._env)
         self._open = True
@@ -90,6 +95,13 @@ class EmbeddedLog:
             seen = rows.id()
         self._env.settle(seen)
         return found
+
+    def wait(self, seen: int | None, seconds: float) -> int:
+        """Return a number that is another once something was written, then, or after so many seconds."""
+        until, pause = time.monotonic() + seconds, threading.Event()
+        while (now := self._env.last_write()) == seen and (left := until - time.monotonic()) > 0:
+            pause.wait(min(self._look_every, left))
+        return now
 
     def behind(self, topic: str, partition: int, position: int) -> Behind:
         """Return how many records lie after a position, and when the oldest of them was appended."""

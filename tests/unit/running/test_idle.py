@@ -1,0 +1,157 @@
+"""Layers with nothing to do hardly ask for anything, and are awake at once when there is something."""
+
+import functools
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from msgspec import Struct
+
+import millstream as ms
+from millstream.buffer.embedded.log import EmbeddedLog
+from millstream.clock import Clock
+from millstream.project.backends import BACKENDS
+from millstream.registry.tables import Database
+from millstream.running.layers import run_layer
+from millstream.settings import Settings
+from millstream.store.iceberg.store import IcebergOfflineStore
+from millstream.store.lmdb.store import LmdbOnlineStore
+from millstream.usage.layers import snapshot
+
+user = ms.Entity("user", keys={"user_id": "int64"})
+clicks = ms.EventStream("clicks", time="at", schema={"user_id": "int64", "at": "timestamp"})
+paces = [
+    ms.StreamFeatureGroup(f"pace_{n}", entity=user, source=clicks, features=[ms.Count(over="1h")]) for n in range(100)
+]
+view = ms.FeatureView("pace", request={}, features=[paces[7]])
+
+MOST = 50
+"""Calls a second to the log and the stores together, of all layers with nothing to do."""
+MEASURED = 4.0
+"""Seconds that they are counted."""
+calls: Counter[str] = Counter()
+
+
+def counted(part: type) -> Any:
+    """A class whose objects count the calls of their methods."""
+
+    def counting(name: str) -> Any:
+        method = getattr(part, name)
+
+        @functools.wraps(method)
+        def call(*given: Any, **named: Any) -> Any:
+            calls[f"{part.__name__}.{name}"] += 1
+            return method(*given, **named)
+
+        return call
+
+    names = [name for name in dir(part) if not name.startswith("_") and callable(getattr(part, name))]
+    return type(f"Counted{part.__name__}", (part,), {name: counting(name) for name in names})
+
+
+CountedLog, CountedOnline, CountedOffline = map(counted, (EmbeddedLog, LmdbOnlineStore, IcebergOfflineStore))
+
+
+class Log(Struct, frozen=True):
+    def open(self, settings: Settings, clock: Clock) -> Any:
+        return CountedLog(settings.data / "log", clock, map_gib=1, fsync=False)
+
+
+class Online(Struct, frozen=True):
+    def open(self, settings: Settings, clock: Clock) -> Any:
+        return CountedOnline(settings.data / "online", fsync=False)
+
+
+class Offline(Struct, frozen=True):
+    def open(self, settings: Settings, clock: Clock) -> Any:
+        return CountedOffline(settings.data / "offline")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ms.Project]:
+    """A project of a hundred group versions that are all live, whose calls are counted."""
+    folder = tmp_path_factory.mktemp("idle")
+    kinds = "".join(f'[{section}]\nkind = "counted"\n' for section in ("log", "online", "offline"))
+    (folder / "millstream.toml").write_text(f"shards = 1\npartitions = 1\n{kinds}", encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        for section, made in (("log", Log), ("online", Online), ("offline", Offline)):
+            patch.setitem(BACKENDS[section], "counted", f"{__name__}:{made.__name__}")
+        for name in ("reading", "writing"):
+            patch.setattr(Database, name, counting_registry(getattr(Database, name)))
+        with ms.Project(folder) as project:
+            project.apply(view, *paces)
+            project.backfill()
+            yield project
+
+
+def counting_registry(opened: Any) -> Any:
+    @functools.wraps(opened)
+    def call(*given: Any, **named: Any) -> Any:
+        calls[f"registry.{opened.__name__}"] += 1
+        return opened(*given, **named)
+
+    return call
+
+
+@contextmanager
+def layers(settings: Settings, *names: str) -> Iterator[None]:
+    stop = threading.Event()
+    threads = [threading.Thread(target=run_layer, args=(settings, name, stop)) for name in names]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(20)
+        assert not any(thread.is_alive() for thread in threads)
+
+
+def a_second(seconds: float) -> Counter[str]:
+    """How often what was called in a second, over some seconds."""
+    calls.clear()
+    time.sleep(seconds)
+    return Counter({name: count / seconds for name, count in calls.items()})
+
+
+def synced(settings: Settings) -> Any:
+    """What the sync layer has said, of its first round on."""
+    return snapshot(settings.data)["layers"].get("sync", {"facts": {}})["facts"]
+
+
+def until_quiet(settings: Settings) -> None:
+    """Let layers begin and do what there is to do."""
+    end = time.monotonic() + 60
+    while "files" not in synced(settings) or a_second(1.0).total() > MOST:
+        time.sleep(0.2)
+        assert time.monotonic() < end
+
+
+def test_layers_with_nothing_to_do_hardly_ask_for_anything(project: ms.Project) -> None:
+    """However many group versions there are: one look shows that nothing has come for any of them."""
+    with layers(project.settings, "compute", "ingest", "batch", "sync"):
+        until_quiet(project.settings)
+        found = a_second(MEASURED)
+    of_registry = sum(count for name, count in found.items() if name.startswith("registry"))
+    assert 0 < found.total() - of_registry < MOST, found
+    assert of_registry < MOST, found
+
+
+def test_what_comes_when_layers_have_nothing_to_do_is_served_at_once(project: ms.Project) -> None:
+    with layers(project.settings, "compute", "ingest", "sync"):
+        until_quiet(project.settings)
+        took = []
+        for number in range(1, 6):
+            began = time.monotonic()
+            project.send(clicks, [{"user_id": 1, "at": project.clock.now()}])
+            while project.features(view, [{"user_id": 1}])["pace_7__count_1h"].to_pylist() != [number]:
+                assert time.monotonic() < began + 10
+                time.sleep(0.005)
+            took.append(time.monotonic() - began)
+            time.sleep(0.5)
+    assert min(took) < 1.0, took
