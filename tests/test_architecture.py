@@ -33,7 +33,10 @@ CLOCKS = {
     "asyncio.sleep", "datetime.date.today", "datetime.datetime.now", "datetime.datetime.today",
     "datetime.datetime.utcnow", "time.gmtime", "time.localtime", "time.sleep", "time.time", "time.time_ns",
 }  # fmt: skip
-HEAVY = {"duckdb", "lightgbm", "numba", "numpy", "pandas", "pyarrow", "pyiceberg", "sqlalchemy", "sqlglot", "typer"}
+HEAVY = {
+    "duckdb", "lightgbm", "numba", "numpy", "pandas", "prometheus_client", "pyarrow", "pyiceberg",
+    "sqlalchemy", "sqlglot", "typer",
+}  # fmt: skip
 
 
 def place(module: Path) -> str:

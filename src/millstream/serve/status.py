@@ -18,7 +18,6 @@ from millstream.serve.capture import damaged_captures
 from millstream.serve.http import encode
 from millstream.usage.blocks import read_blocks
 from millstream.usage.layers import metrics_folder, snapshot
-from millstream.usage.prometheus import exposition
 
 if TYPE_CHECKING:
     from millstream.buffer.log import OwnLog
@@ -84,6 +83,8 @@ class Status:
 
     def metrics(self) -> str:
         """Return the counters, latencies and layers as Prometheus text."""
+        from millstream.usage.prometheus import exposition
+
         return exposition(read_blocks(metrics_folder(self._data)), snapshot(self._data)["layers"])
 
     def page(self) -> bytes:

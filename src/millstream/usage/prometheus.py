@@ -1,66 +1,105 @@
-"""The counters and the layers' state as Prometheus text, without a client library: the blocks already hold the sums."""
+"""The counters and the layers' state as a Prometheus server scrapes them: the blocks hold the sums, the library writes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector
 
 from millstream.usage.blocks import Histogram, Totals
 
 BOUNDS = (100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 5_000_000)
+_LABEL = re.compile(r'(\w+)="([^"]*)"')
+_GAUGES: tuple[tuple[str, str, Callable[[Mapping[str, Any]], Any]], ...] = (
+    ("layer_up", "Whether a process of the layer lives and says so", lambda layer: int(layer["state"] == "up")),
+    ("layer_cpu_cores", "Cores that the processes of the layer use", lambda layer: layer["cpu"]),
+    ("layer_memory_bytes", "Memory that the processes of the layer hold", lambda layer: layer["rss"]),
+    ("layer_rate", "Records that the layer handles in a second", lambda layer: layer["facts"].get("rate")),
+    ("layer_lag", "Records that the layer has still before it, about", lambda layer: layer["facts"].get("lag")),
+    ("layer_age", "Microseconds since the newest arrival that was handled", lambda layer: layer["facts"].get("age")),
+)
 
 
 def exposition(totals: Totals, layers: Mapping[str, Any]) -> str:
     """Return the text that a Prometheus server scrapes: counters, latency histograms, and each layer's CPU and memory.
 
-    >>> print(exposition(Totals({'requests{route="score"}': 3}), {}), end="")
-    # TYPE millstream_requests_total counter
-    millstream_requests_total{route="score"} 3
+    Args:
+        totals: what the scoring processes have counted.
+        layers: by name, what each layer last said; see `millstream.usage.layers.snapshot`.
+
+    Returns:
+        str: Prometheus' text format, version 0.0.4.
+
+    Example:
+        >>> print(exposition(Totals({'requests{route="score"}': 3}), {}), end="")
+        # HELP millstream_requests_total How often, since the project was made
+        # TYPE millstream_requests_total counter
+        millstream_requests_total{route="score"} 3.0
     """
-    lines: list[str] = []
-    for family, names in groupby(sorted(totals.counters), key=_family):
-        lines.append(f"# TYPE millstream_{family}_total counter")
-        lines += [f"millstream_{family}_total{_labels(name)} {totals.counters[name]}" for name in names]
-    for family, names in groupby(sorted(totals.histograms), key=_family):
-        lines.append(f"# TYPE millstream_{family}_seconds histogram")
-        for name in names:
-            lines += _histogram(family, _labels(name), totals.histograms[name])
-    lines += _gauges(layers)
-    return "\n".join(lines) + "\n"
+    return generate_latest(_Counted(totals, layers)).decode()
 
 
-def _family(name: str) -> str:
-    return name.partition("{")[0]
+@dataclass(frozen=True)
+class _Counted(Collector):
+    """What was counted, family by family."""
+
+    totals: Totals
+    layers: Mapping[str, Any]
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._counters()
+        yield from self._histograms()
+        yield from self._gauges()
+
+    def _counters(self) -> Iterator[Metric]:
+        for family, counters in _families(self.totals.counters):
+            metric = CounterMetricFamily(f"millstream_{family}", "How often, since the project was made")
+            for name, count in counters:
+                metric.add_sample(f"millstream_{family}_total", _labels(name), count)
+            yield metric
+
+    def _histograms(self) -> Iterator[Metric]:
+        for family, histograms in _families(self.totals.histograms):
+            metric = HistogramMetricFamily(
+                f"millstream_{family}_seconds", "How long it took, since the project was made"
+            )
+            for name, histogram in histograms:
+                _add(metric, _labels(name), histogram)
+            yield metric
+
+    def _gauges(self) -> Iterator[Metric]:
+        for gauge, words, read in _GAUGES:
+            known = {name: read(layer) for name, layer in self.layers.items() if _number(read(layer))}
+            if known:
+                metric = GaugeMetricFamily(f"millstream_{gauge}", words, labels=["layer"])
+                for name, value in known.items():
+                    metric.add_metric([name], value)
+                yield metric
 
 
-def _labels(name: str) -> str:
-    return name[len(_family(name)) :]
+def _families(named: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, Any]]]]:
+    """What has a name with labels, by the name before them."""
+    for family, some in groupby(sorted(named), key=lambda name: name.partition("{")[0]):
+        yield family, [(name, named[name]) for name in some]
 
 
-def _histogram(family: str, labels: str, histogram: Histogram) -> Iterable[str]:
-    opened = labels[:-1] + "," if labels else "{"
+def _labels(name: str) -> dict[str, str]:
+    """The labels that stand in a name."""
+    return dict(_LABEL.findall(name.partition("{")[2]))
+
+
+def _add(metric: Metric, labels: dict[str, str], histogram: Histogram) -> None:
     for bound in BOUNDS:
-        yield f'millstream_{family}_seconds_bucket{opened}le="{bound / 1e6:g}"}} {histogram.below(bound)}'
-    yield f'millstream_{family}_seconds_bucket{opened}le="+Inf"}} {histogram.count}'
-    yield f"millstream_{family}_seconds_sum{labels} {histogram.total / 1e6:.6f}"
-    yield f"millstream_{family}_seconds_count{labels} {histogram.count}"
-
-
-def _gauges(layers: Mapping[str, Any]) -> Iterable[str]:
-    for gauge, read in (
-        ("layer_up", lambda layer: int(layer["state"] == "up")),
-        ("layer_cpu_cores", lambda layer: layer["cpu"]),
-        ("layer_memory_bytes", lambda layer: layer["rss"]),
-    ):
-        if layers:
-            yield f"# TYPE millstream_{gauge} gauge"
-        yield from (f'millstream_{gauge}{{layer="{name}"}} {read(layer)}' for name, layer in layers.items())
-    for fact in ("rate", "lag", "age"):
-        known = {name: layer["facts"][fact] for name, layer in layers.items() if _number(layer["facts"].get(fact))}
-        if known:
-            yield f"# TYPE millstream_layer_{fact} gauge"
-        yield from (f'millstream_layer_{fact}{{layer="{name}"}} {value}' for name, value in known.items())
+        metric.add_sample(f"{metric.name}_bucket", {**labels, "le": f"{bound / 1e6:g}"}, histogram.below(bound))
+    metric.add_sample(f"{metric.name}_bucket", {**labels, "le": "+Inf"}, histogram.count)
+    metric.add_sample(f"{metric.name}_sum", labels, histogram.total / 1e6)
+    metric.add_sample(f"{metric.name}_count", labels, histogram.count)
 
 
 def _number(value: Any) -> bool:

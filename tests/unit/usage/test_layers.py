@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from millstream.usage.blocks import (
     BUCKETS,
@@ -181,9 +182,34 @@ def test_prometheus_text_has_cumulative_buckets(tmp_path: Path) -> None:
         block.observe('latency{route="score"}', duration)
     publish(tmp_path, "compute", {"rate": 5.5, "note": "x"})
     text = exposition(read_blocks(metrics_folder(tmp_path)), snapshot(tmp_path)["layers"])
-    assert 'millstream_latency_seconds_bucket{route="score",le="0.0001"} 1' in text
-    assert 'millstream_latency_seconds_bucket{route="score",le="0.0005"} 2' in text
-    assert 'millstream_latency_seconds_bucket{route="score",le="+Inf"} 3' in text
-    assert 'millstream_latency_seconds_sum{route="score"} 0.004490' in text
-    assert 'millstream_layer_rate{layer="compute"} 5.5' in text
-    assert 'millstream_layer_up{layer="compute"} 1' in text
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    latency = families["millstream_latency_seconds"]
+    assert latency.type == "histogram"
+    found = {(one.name.rpartition("_")[2], one.labels.get("le")): one.value for one in latency.samples}
+    assert {one.labels["route"] for one in latency.samples} == {"score"}
+    assert [found["bucket", le] for le in ("0.0001", "0.00025", "0.0005", "0.0025", "0.005", "5", "+Inf")] == [
+        1, 1, 2, 2, 3, 3, 3,
+    ]  # fmt: skip
+    assert found["sum", None] == pytest.approx(0.004490) and found["count", None] == 3
+    gauges = {
+        name: families[f"millstream_layer_{name}"].samples for name in ("rate", "up", "cpu_cores", "memory_bytes")
+    }
+    assert {one.labels["layer"] for samples in gauges.values() for one in samples} == {"compute"}
+    assert (gauges["rate"][0].value, gauges["up"][0].value) == (5.5, 1)
+    assert "millstream_layer_note" not in families
+
+
+def test_prometheus_text_has_every_counter_by_its_labels(tmp_path: Path) -> None:
+    block = Block(tmp_path)
+    for name in ('scored{model="a b\\c",version="1"}', 'scored{model="other",version="older"}', "captured"):
+        block.count(name)
+    text = exposition(read_blocks(tmp_path), {})
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    assert {family.type for family in families.values()} == {"counter"}
+    assert [(one.name, one.labels, one.value) for one in families["millstream_scored"].samples] == [
+        ("millstream_scored_total", {"model": "a b\\c", "version": "1"}, 1),
+        ("millstream_scored_total", {"model": "other", "version": "older"}, 1),
+    ]
+    assert [(one.name, one.labels) for one in families["millstream_captured"].samples] == [
+        ("millstream_captured_total", {})
+    ]
