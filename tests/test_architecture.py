@@ -34,7 +34,7 @@ CLOCKS = {
     "datetime.datetime.utcnow", "time.gmtime", "time.localtime", "time.sleep", "time.time", "time.time_ns",
 }  # fmt: skip
 HEAVY = {
-    "duckdb", "lightgbm", "numba", "numpy", "pandas", "prometheus_client", "pyarrow", "pyiceberg",
+    "alembic", "duckdb", "lightgbm", "numba", "numpy", "pandas", "prometheus_client", "pyarrow", "pyiceberg",
     "sqlalchemy", "sqlglot", "typer",
 }  # fmt: skip
 

@@ -20,7 +20,7 @@ from millstream.forks import forks, leave_alone
 from millstream.registry.secrets import shown_text, shown_url, without_secrets
 
 FORMAT = 3
-_BEFORE = (1, 2)  # formats that lack some tables, and are brought to this one when they are opened
+_BEFORE = (1, 2)  # formats that `migrations` brings to this one when a registry of them is opened
 _ROOM = 1 << 20  # with less than this left on the disk, a failed write is a full disk
 _PATIENCE = 10  # seconds to wait for a server that does not answer; libpq alone waits for minutes
 _DISK_FULL, _NO_SUCH = "53100", ("42P01", "42703", "XX")  # PostgreSQL's names of errors: no such table, column; damage
@@ -182,7 +182,8 @@ class Database:
     def make(self) -> None:
         """Make the tables that are not there yet, whatever other processes make at the same moment."""
         with self._named():
-            self._make()
+            if not self._exists():
+                self._make()
 
     @property
     def _backend(self) -> str:
@@ -206,16 +207,22 @@ class Database:
         if not self._made and not (self._file and not Path(self._file).exists()):
             found = self._format()
             if found in _BEFORE:
-                self._renew()
+                self._migrate()
                 found = self._format()
             self._made = found == FORMAT
         return self._made
 
-    def _renew(self) -> None:
-        """Add the tables that the format before did not have."""
-        _create_all(self._engine)
+    def _migrate(self) -> None:
+        """Bring the tables of a format before to this one; of many processes that find them, one does."""
+        from millstream.registry.migrate import migrate
+
         with self._engine.begin() as connection:
-            connection.execute(sa.update(facts).where(facts.c.name == "format").values(value=FORMAT))
+            # The row is locked from here on: whoever else has found an old format waits, and then finds this one.
+            connection.execute(sa.update(facts).where(facts.c.name == "format").values(value=facts.c.value))
+            found = connection.execute(_FORMAT_OF).scalar()
+            if found in _BEFORE:
+                migrate(connection, found)
+                connection.execute(sa.update(facts).where(facts.c.name == "format").values(value=FORMAT))
 
     def _format(self) -> int | None:
         """The format of what is there; None where nothing was made yet."""
