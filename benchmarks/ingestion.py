@@ -32,6 +32,7 @@ from millstream.ingest.stream import StreamIngester
 from millstream.registry.definitions import Registry
 from millstream.store.lmdb.store import LmdbOnlineStore
 from millstream.store.online import ShardMeta
+from millstream.testing.shards import pairs
 
 OVER = ["1h", "24h"]
 FEATURES = [ms.Count(over=OVER), ms.Sum("amount", over=OVER), ms.Max("amount", over=OVER)]
@@ -47,11 +48,11 @@ class Recording(LmdbOnlineStore):
         self.writes: list[tuple[int, Items]] = []
 
     def write(
-        self, gv: str, shard: int, items: Sequence[tuple[bytes, bytes | None]], meta: ShardMeta, expected: int | None
-    ) -> None:
-        """Write, and keep the items."""
-        self.writes.append((shard, [(key, value or b"") for key, value in items]))
-        super().write(gv, shard, items, meta, expected)
+        self, states: str, shard: int, changes: Sequence[tuple[bytes, bytes]], meta: ShardMeta, expected: int | None
+    ) -> Sequence[bytes]:
+        """Write, and keep the changes."""
+        self.writes.append((shard, list(changes)))
+        return super().write(states, shard, changes, meta, expected)
 
 
 class Deltas:
@@ -172,7 +173,7 @@ def _filled(folder: Path, keys: int) -> Claim:
     project.apply(ms.FeatureView("spending", request={}, features=[GROUP]))
     taken = seconds(project.backfill)
     (version,), online = project.parts.registry.groups(), project.parts.online
-    items = [online.scan(version.states, shard, limit=keys) for shard in range(version.shards)]
+    items = [pairs(online, version.states, shard) for shard in range(version.shards)]
     project.close()
     assert sum(map(len, items)) == keys
     raw = put(folder / "raw", version.shards, list(enumerate(items)))

@@ -28,6 +28,7 @@ from millstream.fold import encode_key, fold, layout_of, prepare, shard_of
 from millstream.serve.reader import FeatureReader
 from millstream.store.lmdb.store import LmdbOnlineStore
 from millstream.store.online import ShardMeta
+from millstream.testing.shards import held
 
 EVENTS_OF_A_USER = 60
 DAYS = 30
@@ -54,7 +55,7 @@ class Served:
         groups = [version.group for version in self.versions.values()]
         for version, prepared in zip(self.versions.values(), prepare(groups, PAYMENTS, events), strict=True):
             states = fold(layout_of(version.group), prepared).to_bytes()
-            shards: dict[int, list[tuple[bytes, bytes | None]]] = {shard: [] for shard in range(version.shards)}
+            shards: dict[int, list[tuple[bytes, bytes]]] = {shard: [] for shard in range(version.shards)}
             for key, state in sorted(zip(prepared.keys, states, strict=True)):
                 shards[shard_of(key, version.shards)].append((key, state))
             for shard, items in shards.items():
@@ -75,7 +76,7 @@ class Served:
     def state_bytes(self, user: int) -> int:
         """Bytes of the states of one user, all groups together."""
         key = encode_key(USER.keys, [user])
-        found = (self.store.read(v.id, shard_of(key, v.shards), [key])[0][0] for v in self.versions.values())
+        found = (held(self.store, v.id, shard_of(key, v.shards), [key])[0][0] for v in self.versions.values())
         return sum(len(state or b"") for state in found)
 
 

@@ -10,6 +10,7 @@ import pytest
 import millstream as ms
 from millstream.cli.checks import checked
 from millstream.clock import FileClock
+from millstream.testing.shards import pairs
 
 MINUTE = 60_000_000
 DAY = 1440 * MINUTE
@@ -91,5 +92,5 @@ def test_a_key_that_comes_back_after_a_quiet_week_is_read_and_pruned_as_ever(tmp
     for minutes in (1, 1, 10):
         shop.shop(minutes)
         assert shop.differences() == []
-    states = [one for shard in range(4) for one in shop.project.parts.online.scan("pace@1", shard)]
+    states = [one for shard in range(4) for one in pairs(shop.project.parts.online, "pace@1", shard)]
     assert max(len(state) for _, state in states) < 6_000

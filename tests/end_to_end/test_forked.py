@@ -134,15 +134,16 @@ def test_a_child_that_ends_by_itself_takes_nothing_from_its_parent(tmp_path: Pat
         "import os, sys\n"
         "from millstream.store.lmdb.store import LmdbOnlineStore\n"
         "from millstream.store.online import ShardMeta\n"
+        "from millstream.testing.shards import held\n"
         "store = LmdbOnlineStore(sys.argv[1])\n"
         "store.write('pace@1', 0, [(b'a', b'1')], ShardMeta(position=1), None)\n"
-        "store.read('pace@1', 0, [b'a'])\n"
+        "held(store, 'pace@1', 0, [b'a'])\n"
         "child = os.fork()\n"
         "if child == 0: sys.exit()\n"
         "os.waitpid(child, 0)\n"
         "readers = store._handle('pace@1', 0).env.readers()\n"
         "assert str(os.getpid()) in readers, readers\n"
-        "assert store.read('pace@1', 0, [b'a'])[0] == [b'1']\n"
+        "assert held(store, 'pace@1', 0, [b'a'])[0] == [b'1']\n"
     )
     process = fork.Process(target=os.execv, args=(sys.executable, [sys.executable, "-c", program, str(tmp_path)]))
     process.start()

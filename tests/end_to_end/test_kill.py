@@ -23,6 +23,7 @@ from tests.end_to_end import shop
 from tests.end_to_end.running import Up, free_port, millstream, post, together, until
 
 import millstream as ms
+from millstream.testing.shards import meta_of
 
 SEED = 20
 EVENTS = 52_000
@@ -220,7 +221,7 @@ def empty(project: ms.Project) -> bool:
         if log.committed(f"compute/{version.id}", "orders") != ends:
             return False
         for shard, (_, end) in enumerate(log.ends(f"features.{version.id}")):
-            meta = project.parts.online.meta(version.id, shard)
+            meta = meta_of(project.parts.online, version.id, shard)
             if meta is None or meta.position < end:
                 return False
     return log.committed("archive", "orders") == ends

@@ -31,6 +31,7 @@ from millstream.store.iceberg import file_ledger
 from millstream.store.iceberg import store as iceberg
 from millstream.store.lmdb import store as lmdb
 from millstream.store.offline import ANY
+from millstream.testing.shards import meta_of, pairs
 from millstream.train import stored_history as past
 from millstream.train import training_set, versions
 
@@ -176,9 +177,9 @@ def only_the_first_dead_letter_of_a_batch_is_written(patch: Patch) -> None:
 def the_store_takes_a_write_from_anywhere(patch: Patch) -> None:
     real = lmdb.LmdbOnlineStore.write
 
-    def write(self: Any, gv: str, shard: int, items: Any, meta: Any, expected: int | None) -> None:
-        found = self.meta(gv, shard)
-        real(self, gv, shard, items, meta, None if found is None else found.position)
+    def write(self: Any, gv: str, shard: int, items: Any, meta: Any, expected: int | None) -> Any:
+        found = meta_of(self, gv, shard)
+        return real(self, gv, shard, items, meta, None if found is None else found.position)
 
     patch.setattr(lmdb.LmdbOnlineStore, "write", write)
 
@@ -187,9 +188,9 @@ def the_store_takes_a_write_from_anywhere(patch: Patch) -> None:
 def positions_are_written_before_the_states(patch: Patch) -> None:
     real = lmdb.LmdbOnlineStore.write
 
-    def write(self: Any, gv: str, shard: int, items: Any, meta: Any, expected: int | None) -> None:
+    def write(self: Any, gv: str, shard: int, items: Any, meta: Any, expected: int | None) -> Any:
         real(self, gv, shard, [], meta, expected)
-        real(self, gv, shard, items, meta, meta.position)
+        return real(self, gv, shard, items, meta, meta.position)
 
     patch.setattr(lmdb.LmdbOnlineStore, "write", write)
 
@@ -235,8 +236,8 @@ def a_rebuild_empties_what_is_read(patch: Patch) -> None:
     def rebuild(parts: Any, version: Any) -> Any:
         found = real(parts, version)
         for shard in range(version.shards):
-            if (meta := parts.online.meta(version.states, shard)) is not None:
-                gone = [(key, None) for key, _ in parts.online.scan(version.states, shard)]
+            if (meta := meta_of(parts.online, version.states, shard)) is not None:
+                gone = [(key, b"") for key, _ in pairs(parts.online, version.states, shard)]
                 parts.online.write(version.states, shard, gone, meta, meta.position)
         return found
 
@@ -328,26 +329,28 @@ def a_read_counts_its_own_instant(patch: Patch) -> None:
 
 @fault
 def a_capture_names_older_positions(patch: Patch) -> None:
-    real = reader.FeatureReader._shard
+    real = reader.FeatureReader._facts
 
-    def shard(self: Any, lookup: Any, number: int, keys: Any, now: int) -> Any:
-        states, fact, meta = real(self, lookup, number, keys, now)
+    def facts(self: Any, lookup: Any, number: int, answer: Any, now: int) -> Any:
+        fact = real(self, lookup, number, answer, now)
         kept = self.__dict__.setdefault("_planted", {}).setdefault((lookup.gv, number), fact)
-        return states, msgspec.structs.replace(fact, positions=kept.positions), meta
+        return msgspec.structs.replace(fact, positions=kept.positions)
 
-    patch.setattr(reader.FeatureReader, "_shard", shard)
+    patch.setattr(reader.FeatureReader, "_facts", facts)
 
 
 @elusive
 def states_and_positions_are_read_apart(patch: Patch) -> None:
     real = lmdb.LmdbOnlineStore.read
 
-    def read(self: Any, gv: str, shard: int, keys: Any) -> Any:
-        states, meta = real(self, gv, shard, keys)
+    def read(self: Any, asks: Any) -> Any:
+        answers = real(self, asks)
         metas = self.__dict__.setdefault("_planted", {})
-        before = metas.get((gv, shard), meta)
-        metas[gv, shard] = meta
-        return states, meta if before is None else before
+        for ask, answer in zip(asks, answers, strict=True):
+            meta, place = answer.meta, (ask.states, ask.shard)
+            answer.meta = metas.get(place) or meta
+            metas[place] = meta
+        return answers
 
     patch.setattr(lmdb.LmdbOnlineStore, "read", read)
 

@@ -26,6 +26,8 @@ from millstream.clock import FileClock
 from millstream.errors import NotFound
 from millstream.ingest.retention import trim
 from millstream.testing.adversarial_log import AdversarialLog
+from millstream.testing.adversarial_online import AdversarialOnlineStore
+from millstream.testing.shards import meta_of
 from millstream.testing.simulation.declared import ACCOUNTS, Declared, changed
 from millstream.train.stored_history import Stored
 from millstream.train.training_set import TrainingSet, training_set
@@ -82,7 +84,7 @@ class World:
 
     folder: Path
     shape: Declared
-    adversary: int | None = None  # what an adversarial log draws from
+    adversary: int | None = None  # what an adversarial log and store draw from
     sent: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {"events": [], "more": []})
     accounts: list[dict[str, Any]] = field(default_factory=list)
     asks: int = 0
@@ -107,6 +109,7 @@ class World:
         self.project = ms.Project(self.folder)
         if self.adversary is not None:
             self.project.parts.__dict__["log"] = AdversarialLog(self.project.parts.log, self.adversary)
+            self.project.parts.__dict__["online"] = AdversarialOnlineStore(self.project.parts.online, self.adversary)
 
     def run(self, step: tuple[Any, ...]) -> None:
         """Do one thing."""
@@ -281,7 +284,7 @@ def check_reads(world: World) -> None:
     read = world.project.features("view", asked, now)
     for one in parts.registry.view("view").groups:
         version = parts.versions()[one.group.name]
-        if any((meta := parts.online.meta(version.id, shard)) is None or not meta.backfilled for shard in range(2)):
+        if any((meta := meta_of(parts.online, version.id, shard)) is None or not meta.backfilled for shard in range(2)):
             continue
         if (
             one.group.name == "spent"

@@ -188,11 +188,11 @@ def _clock(folder: Path) -> str:
     from millstream.clock import to_datetime
     from millstream.fold.layout import AHEAD
     from millstream.project import Project
+    from millstream.store.online import metas_of
 
     parts = Project(folder).parts
     now, newest = parts.clock.now(), 0
-    for version in parts.registry.groups():
-        metas = [parts.online.meta(version.states, shard) for shard in range(version.shards)]
+    for metas in metas_of(parts.online, parts.registry.groups()):
         newest = max([newest, *(meta.newest_arrival for meta in metas if meta is not None)])
     if newest > now + AHEAD:
         raise MillstreamError(

@@ -10,10 +10,9 @@ from millstream.buffer.topics import batch_table, event_table, feature_topic, st
 from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.definitions.group_version import GroupVersion
 from millstream.definitions.source import EventStream
-from millstream.errors import MillstreamError
 from millstream.history.events import marks_of, positions_of
 from millstream.store.offline import OfflineStore
-from millstream.store.online import MARK, OnlineStore
+from millstream.store.online import MARK, OnlineStore, readable_metas
 
 
 def online_ahead(log: OwnLog, online: OnlineStore, versions: Iterable[GroupVersion]) -> list[str]:
@@ -69,11 +68,7 @@ def _kept(log: OwnLog, topics: dict[str, int], topic: str, partition: int, posit
 def _shards(log: OwnLog, online: OnlineStore, version: GroupVersion, topics: dict[str, int]) -> Iterator[str]:
     stated = isinstance(version.group, BatchFeatureGroup) and version.group.query is not None
     streams = {one.name for one in version.group.sources if isinstance(one, EventStream)}
-    for shard in range(version.shards):
-        try:
-            meta = online.meta(version.states, shard)
-        except MillstreamError:
-            continue  # a shard that cannot be read is told of elsewhere
+    for shard, meta in enumerate(readable_metas(online, version.states, version.shards)):  # damage is told of elsewhere
         if meta is None or not meta.backfilled or meta.position < 0:
             continue
         place = (staging_topic(version.id), 0) if stated else (feature_topic(version.id), shard)

@@ -24,12 +24,14 @@ from millstream.computing.micro_batch import group_letters
 from millstream.computing.start_markers import computed_positions, start_markers
 from millstream.definitions.group_version import StreamGroupVersion
 from millstream.definitions.source import EventStream
-from millstream.errors import CorruptState, Fenced, StoreError
+from millstream.errors import Fenced, StoreError
 from millstream.fold import States, layout_of, merge, prepare
 from millstream.ingest.combine import combine
 from millstream.ingest.history_letters import HistoryLetters
-from millstream.store.online import OnlineStore, ShardMeta
+from millstream.ingest.writing import write_all
+from millstream.store.online import BulkLoad, OnlineStore, ShardMeta, read_shard, readable_metas, shard_metas
 
+_FILLING = -(1 << 62)  # positions of shards that are being filled are above this, and negative
 _KEY = 64  # bytes that a key takes in memory beside its own
 _ATTEMPTS = "attempts"  # the place of the mark that counts them
 _FOLDED = "folded"  # a fact of a shard that holds the whole history, while others may not yet
@@ -154,7 +156,7 @@ def finish(version: StreamGroupVersion, online: OnlineStore, log: OwnLog, marks:
     Returns:
         bool: whether the version is live now.
     """
-    shards = [online.meta(version.states, shard) for shard in range(version.shards)]
+    shards = shard_metas(online, version.states, version.shards)
     if not all(meta is not None and meta.backfilled for meta in shards):
         return False
     goal = _goal(log, marks, version)
@@ -169,12 +171,8 @@ def caught_up(version: StreamGroupVersion, read: StreamGroupVersion, online: Onl
     Called again and again after `backfill`, while computing and ingestion go on.
     """
     ends = [following for _, following in log.ends(feature_topic(version.id))]
-    for shard, end in enumerate(ends):
-        try:
-            known = online.meta(read.states, shard)
-        except StoreError:
-            known = None
-        meta = online.meta(version.states, shard)
+    mine, theirs = shard_metas(online, version.states, version.shards), readable_metas(online, read.states, read.shards)
+    for meta, known, end in zip(mine, theirs, ends, strict=True):
         if meta is None or not meta.backfilled or meta.position < (end if known is None else known.position):
             return False
     return True
@@ -182,14 +180,11 @@ def caught_up(version: StreamGroupVersion, read: StreamGroupVersion, online: Onl
 
 def _filled(version: StreamGroupVersion, online: OnlineStore, log: OwnLog) -> list[ShardMeta | None]:
     """What the shards hold, None for one that has to be filled anew: it cannot be read, or its next deltas are gone."""
-    found: list[ShardMeta | None] = []
-    for shard, (first, _) in enumerate(log.ends(feature_topic(version.id))):
-        try:
-            meta = online.meta(version.states, shard)
-        except CorruptState:
-            meta = None
-        found.append(None if meta is not None and 0 <= meta.position < first else meta)
-    return found
+    metas, ends = readable_metas(online, version.states, version.shards), log.ends(feature_topic(version.id))
+    return [
+        None if meta is not None and 0 <= meta.position < first else meta
+        for meta, (first, _) in zip(metas, ends, strict=True)
+    ]
 
 
 def _streams(version: StreamGroupVersion) -> list[EventStream]:
@@ -234,8 +229,7 @@ def _goal(log: OwnLog, marks: Marks, version: StreamGroupVersion) -> dict[str, i
 
 def _open_shards(version: StreamGroupVersion, online: OnlineStore) -> None:
     """Let ingestion have the shards, all of which are complete."""
-    for shard in range(version.shards):
-        meta = online.meta(version.states, shard)
+    for shard, meta in enumerate(shard_metas(online, version.states, version.shards)):
         if meta is not None and not meta.backfilled:
             extra = {name: fact for name, fact in meta.extra.items() if name != _FOLDED}
             opened = msgspec.structs.replace(meta, backfilled=True, extra=extra)
@@ -257,7 +251,8 @@ class _Part(NamedTuple):
 class _Filler:
     """One attempt: empties the shards, then adds chunk after chunk, many in one write.
 
-    Until the end a shard's position is negative and tells the attempt and the write, so whoever else writes is refused.
+    Until the end a shard's position is negative and tells the attempt and the write, so whoever else writes is refused;
+    it grows from each to the next.
     """
 
     def __init__(
@@ -325,14 +320,18 @@ class _Filler:
                 continue
             keys, added = combine(layout, parts)
             parts.clear()
-            before, _ = self._online.read(self._version.states, shard, keys)
+            before = read_shard(self._online, self._version.states, shard, keys).values
             states = merge(layout, States.from_bytes(before), added)
             self._put(shard, list(zip(keys, states.to_bytes(), strict=True)))
         self._held = 0
 
     def _put(self, shard: int, items: list[tuple[bytes, bytes]]) -> None:
-        position = -(self._attempt << 32 | self._writes) - 1
+        position = _FILLING + (self._attempt << 32 | self._writes)
         meta = ShardMeta(position=position, applied_at=self._clock.now(), epoch=self._attempt)
-        self._online.write(self._version.states, shard, items, meta, self._at[shard])
+        before = self._at[shard]
+        if isinstance(self._online, BulkLoad) and before is not None:
+            self._online.load(self._version.states, shard, items, meta, before)
+        else:
+            write_all(self._online, self._version.states, shard, items, meta, before)
         self._at[shard] = position
         self._writes += 1

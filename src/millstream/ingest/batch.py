@@ -40,8 +40,9 @@ from millstream.ingest.batch_online import (
 from millstream.ingest.late_snapshot import late_snapshot_changes
 from millstream.ingest.pruning import pruning
 from millstream.ingest.staged_runs import KeyedRun, read_runs, run_at, schema_of
+from millstream.ingest.writing import write_all
 from millstream.store.offline import STATED, BatchReads, OfflineStore, Where
-from millstream.store.online import MARK, OnlineStore, ShardMeta
+from millstream.store.online import BEGUN, MARK, OnlineStore, ShardMeta, pages, pruned_by, read_shard, shard_metas
 
 _PAGE = 10_000
 
@@ -134,8 +135,8 @@ class BatchIngester:
         following = self._log.ends(topic)[0][1]
         if version.id not in self._stored:
             self._stored[version.id] = self._offline_position(version)[0]
-        metas = [self._online.meta(version.states, shard) for shard in range(version.shards)]
-        positions = [0 if meta is None else meta.position for meta in metas]
+        metas = shard_metas(self._online, version.states, version.shards)
+        positions = [0 if meta is None else max(0, meta.position) for meta in metas]
         done, stored = BatchApplied(), self._stored[version.id]
         if version.id not in self._agreed or max(*positions, stored) > following:
             self._refuse_stepped_back(version, metas)
@@ -162,13 +163,13 @@ class BatchIngester:
             kept = marks_of(found.properties).get(0, "")
             refuse_stepped_back(who, self._log, topic, 0, held(batch_table(version.id), found).get(0, 0), kept)
         for meta in metas:
-            if meta is not None and meta.position >= 0:
+            if meta is not None and (meta := meta.pending or meta).position >= 0:
                 refuse_stepped_back(who, self._log, topic, 0, meta.position, meta.extra.get(MARK, ""))
         self._agreed.add(version.id)
 
     def _advance_beside(self, version: BatchGroupVersion) -> BatchApplied:
         """Bring states that nobody reads yet, once they are whole, to where the others are."""
-        metas = [self._online.meta(version.states, shard) for shard in range(version.shards)]
+        metas = shard_metas(self._online, version.states, version.shards)
         positions = [meta.position for meta in metas if meta is not None and meta.backfilled]
         following = self._log.ends(staging_topic(version.id))[0][1]
         if len(positions) < version.shards or min(positions) >= following:
@@ -258,31 +259,41 @@ class BatchIngester:
         self, version: BatchGroupVersion, shard: int, position: int, run: KeyedRun, at_hand: dict[int, KeyedRun]
     ) -> int:
         """Write the states of one shard that one run changes, with the position of the next; it must be at `position`."""
-        now = self._clock.now()
-        by, pruned = pruning(self._online.meta(version.states, shard), now)
-        fresh = fresh_rows(run, np.flatnonzero(run.shards == shard), by)
-        before, meta = self._online.read(version.states, shard, fresh.keys)
+        known = read_shard(self._online, version.states, shard).meta
+        expected = None if known is None else known.position
+        pending = None if known is None else known.pending
+        meta = None if expected == BEGUN else known
         if meta is not None and meta.position != position:
             raise Fenced.moved(f"shard {shard} of '{version.id}'", position, meta.position)
+        now = self._clock.now() if pending is None else pending.applied_at
+        by, pruned = pruning(meta, now) if pending is None else (pruned_by(pending), {})
+        fresh = fresh_rows(run, np.flatnonzero(run.shards == shard), by)
+        answer = read_shard(self._online, version.states, shard, fresh.keys)
+        before, ahead = answer.values, {fresh.keys[place] for place in answer.ahead(expected)}
         confirmed = Confirmed.of({} if meta is None else meta.extra)
         if run.run.snapshot and (following := confirmed.following(run)) is not None:
             own = version.group.ttl is not None and confirmed.supersedes(run, now)
             hidden = confirmed.hides(run, by)
-            changed: Items = [] if hidden else self._late_snapshot(version, shard, run, own, following, by)
+            changed: Items = [] if hidden else self._late_snapshot(version, shard, position, run, own, following, by)
         elif run.run.snapshot:
-            others = self._others(version, shard, fresh.keys) if meta is not None else iter(())
+            others = self._others(version, shard, position, fresh.keys) if meta is not None else iter(())
             changed = snapshot_changes(run, fresh, before, others, by)
         else:
-            others = self._confirmed_before(version, shard, fresh, confirmed, at_hand) if meta is not None else iter(())
+            others = (
+                self._confirmed_before(version, shard, position, fresh, confirmed, at_hand)
+                if meta is not None
+                else iter(())
+            )
             changed = dated_changes(fresh, before, others, confirmed, run.run.available, version.group.ttl, by)
         kept = mark(self._log, staging_topic(version.id), 0, run.next)
         facts = {**confirmed.after(run, now, by), **pruned, MARK: kept or None}
-        after = _after(version, meta or ShardMeta(epoch=1), run, facts, now)
-        self._online.write(version.states, shard, changed, after, None if meta is None else meta.position)
-        return len(changed)
+        after = pending or _after(version, meta or ShardMeta(epoch=1), run, facts, now)
+        told = {key: state for key, state in changed if key not in ahead}  # a scan may give a key twice
+        write_all(self._online, version.states, shard, list(told.items()), after, expected)
+        return len(told)
 
     def _late_snapshot(
-        self, version: BatchGroupVersion, shard: int, run: KeyedRun, own: bool, following: Times, by: int
+        self, version: BatchGroupVersion, shard: int, position: int, run: KeyedRun, own: bool, following: Times, by: int
     ) -> Items:
         """The states of a shard that a snapshot changes which comes after one that ranks before it.
 
@@ -293,37 +304,43 @@ class BatchIngester:
         values = run.values.take(places).to_pylist()
         rows = zip(run.keys.take(places).to_pylist(), values, strict=True)
         said = {key: gone._replace(values=value) for key, value in rows}
-        states = chain.from_iterable(self._others(version, shard, ()))
+        states = chain.from_iterable(self._others(version, shard, position, ()))
         return late_snapshot_changes(said, gone, states, following, by)
 
-    def _others(self, version: BatchGroupVersion, shard: int, without: Iterable[bytes]) -> Iterator[Items]:
-        """The states of a shard, page by page, but for those of some keys."""
-        present, after = set(without), None
-        while True:
-            page = self._online.scan(version.states, shard, after, _PAGE)
-            yield [item for item in page if item[0] not in present]
-            if len(page) < _PAGE:
-                return
-            after = page[-1][0]
+    def _others(
+        self, version: BatchGroupVersion, shard: int, position: int, without: Iterable[bytes]
+    ) -> Iterator[Items]:
+        """The states of a shard at a position, page by page, but for those of some keys."""
+        present = set(without)
+        for page in pages(self._online, version.states, shard, None, _PAGE):
+            yield [item for item in page.behind(position) if item[0] not in present]
 
     def _confirmed_before(
-        self, version: BatchGroupVersion, shard: int, fresh: Fresh, confirmed: Confirmed, at_hand: dict[int, KeyedRun]
+        self,
+        version: BatchGroupVersion,
+        shard: int,
+        position: int,
+        fresh: Fresh,
+        confirmed: Confirmed,
+        at_hand: dict[int, KeyedRun],
     ) -> Iterator[Items]:
-        """States of a shard, but for those of fresh rows: at least all that the run before this one returned.
+        """States of a shard at a position, but for those of fresh rows: at least all that the run before this one returned.
 
         Those are the keys of that run, if the log still has it; a shard that does not say which it was is read whole.
         """
         run = None if confirmed.by is None else self._run_at(version, confirmed.by, at_hand)
         if run is None:
-            yield from self._others(version, shard, fresh.keys)
+            yield from self._others(version, shard, position, fresh.keys)
             return
         keys = run.keys.filter(pa.array(run.shards == shard)).unique().to_pylist()
         present = set(fresh.keys)
         keys = sorted(key for key in keys if key not in present)
         for begin in range(0, len(keys), _PAGE):
             page = keys[begin : begin + _PAGE]
-            states, _ = self._online.read(version.states, shard, page)
-            yield [(key, state) for key, state in zip(page, states, strict=True) if state is not None]
+            answer = read_shard(self._online, version.states, shard, page)
+            ahead = answer.ahead(position)
+            found = enumerate(zip(page, answer.values, strict=True))
+            yield [(key, state) for place, (key, state) in found if state is not None and place not in ahead]
 
     def _run_at(self, version: BatchGroupVersion, position: int, at_hand: dict[int, KeyedRun]) -> KeyedRun | None:
         """The run at a position, read once for all shards, or None when the log has it no more."""
@@ -333,7 +350,7 @@ class BatchIngester:
 
     def _tell(self, version: BatchGroupVersion, position: int) -> None:
         """Tell the log how far both stores are: information, and a bound for retention."""
-        metas = [self._online.meta(version.states, shard) for shard in range(version.shards)]
+        metas = shard_metas(self._online, version.states, version.shards)
         reached = min([self._stored[version.id], *(0 if meta is None else meta.position for meta in metas)])
         consumer, topic = ingestion_consumer(version.id), staging_topic(version.id)
         told = self._log.committed(consumer, topic)[0]

@@ -18,15 +18,16 @@ from millstream.buffer.staging import Run
 from millstream.buffer.topics import batch_table, staging_topic
 from millstream.clock import Clock
 from millstream.definitions.group_version import BatchGroupVersion
-from millstream.errors import CorruptState, Fenced, StoreError
+from millstream.errors import Fenced, StoreError
 from millstream.fold.keys import encode_keys, key_codes, shards_of
 from millstream.fold.rows import ACTIVE, join_rows, pack_columns, union
 from millstream.history.events import held
 from millstream.ingest.batch_offline import Shape
 from millstream.ingest.batch_online import Confirmed, Items, fresh_rows
 from millstream.ingest.staged_runs import KeyedRun, schema_of
+from millstream.ingest.writing import write_all
 from millstream.store.offline import STATED, BatchReads, OfflineStore
-from millstream.store.online import PRUNED_BY, OnlineStore, ShardMeta
+from millstream.store.online import PRUNED_BY, OnlineStore, ShardMeta, readable_metas
 
 _MARKS = 10_000  # of the newest runs: those before them are hidden by others
 
@@ -58,7 +59,9 @@ def rebuild_states(
         StoreError: when runs that the offline table does not hold are not in the log any more.
     """
     first = log.ends(staging_topic(version.id))[0][0]
-    if all(meta is not None and meta.position >= first for meta in _metas(version, online)):
+    if all(
+        meta is not None and meta.position >= first for meta in readable_metas(online, version.states, version.shards)
+    ):
         return 0
     table = batch_table(version.id)
     snapshot = offline.snapshot(table)
@@ -84,20 +87,10 @@ def runs_stated(version: BatchGroupVersion, offline: OfflineStore) -> dict[int, 
 def states_caught_up(version: BatchGroupVersion, read: BatchGroupVersion, online: OnlineStore, log: Log) -> bool:
     """Whether states built beside those that are read hold all that those hold, or all there is where they are damaged."""
     following = log.ends(staging_topic(version.id))[0][1]
-    mine, theirs = _metas(version, online), _metas(read, online)
+    mine = readable_metas(online, version.states, version.shards)
+    theirs = readable_metas(online, read.states, read.shards)
     goals = [following if meta is None else meta.position for meta in theirs]
     return all(meta is not None and meta.position >= goal for meta, goal in zip(mine, goals, strict=True))
-
-
-def _metas(version: BatchGroupVersion, online: OnlineStore) -> list[ShardMeta | None]:
-    """What the shards hold, None for one that is not there or cannot be read."""
-    found: list[ShardMeta | None] = []
-    for shard in range(version.shards):
-        try:
-            found.append(online.meta(version.states, shard))
-        except CorruptState:
-            found.append(None)
-    return found
 
 
 def _fill(version: BatchGroupVersion, online: OnlineStore, shard: int, stated: _Stated, position: int, now: int) -> int:
@@ -117,7 +110,7 @@ def _fill(version: BatchGroupVersion, online: OnlineStore, shard: int, stated: _
         extra=facts | {PRUNED_BY: str(now)},
     )
     try:
-        online.write(version.states, shard, sorted(items), meta, None)
+        write_all(online, version.states, shard, sorted(items), meta, None)
     except Fenced:
         return 0  # somebody else was at it, too
     return len(items)

@@ -127,8 +127,10 @@ def _ingested(
 
 def _stored(parts: Pipeline, version: GroupVersion) -> list[int] | None:
     """By shard, the feature position that is applied; None while one is built or cannot be read."""
+    from millstream.store.online import shard_metas
+
     try:
-        metas = [parts.online.meta(version.states, shard) for shard in range(version.shards)]
+        metas = shard_metas(parts.online, version.states, version.shards)
     except StoreError:
         return None  # a shard that cannot be read will need what the buffer holds
     stored = [meta.position for meta in metas if meta is not None and meta.backfilled]

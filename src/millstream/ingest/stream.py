@@ -1,7 +1,8 @@
 """Stream ingestion: from the feature topics into the online store, exactly once.
 
 A shard of the store says in its own meta what it has applied, and takes the next deltas together with the new positions
-in one write. So a restart goes on from the store, never from what the log was told, and a replay adds nothing.
+in one write. So a restart goes on from the store, never from what the log was told, and a replay adds nothing. Where a
+store takes a write in pieces, the meta says beforehand what is being written, and whoever finds it so completes it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from millstream.buffer.agreement import mark, refuse_stepped_back
-from millstream.buffer.log import OwnLog, Records
+from millstream.buffer.log import OwnLog
 from millstream.buffer.reading import through
 from millstream.buffer.topics import feature_topic, ingestion_consumer
 from millstream.clock import Clock
@@ -22,8 +23,9 @@ from millstream.errors import Fenced, MillstreamError, SteppedBack, StoreError
 from millstream.fold import Deltas, States, decode_deltas, layout_of, merge
 from millstream.fold.layout import AHEAD
 from millstream.ingest.combine import combine
-from millstream.ingest.ranges import Events, lacking
-from millstream.store.online import MARK, OnlineStore, ShardMeta
+from millstream.ingest.ranges import Events, Lacking, lacking
+from millstream.ingest.writing import write_all
+from millstream.store.online import BEGUN, MARK, OnlineStore, ShardMeta, read_shard
 
 _LARGE = 8 << 20  # bytes of deltas to aim at in one write
 _MOST = 1024  # records in one write
@@ -117,15 +119,17 @@ class StreamIngester:
         """
         total, moved, failures = Applied(), dict[tuple[str, int], int](), list[MillstreamError]()
         topics = self._log.topics()
-        for version in self._versions:
-            topic = feature_topic(version.id)
-            if topic not in topics:
-                continue
-            for shard, ends in enumerate(self._log.ends(topic)):
+        versions = [version for version in self._versions if feature_topic(version.id) in topics]
+        facts = self._online.facts({version.states: version.shards for version in versions}) if versions else {}
+        for version in versions:
+            ends = self._log.ends(feature_topic(version.id))
+            for shard, (end, fact) in enumerate(zip(ends, facts[version.states], strict=True)):
                 if self._shards is not None and shard not in self._shards:
                     continue
                 try:
-                    applied, position = self._advance(version, shard, ends)
+                    if isinstance(fact, StoreError):
+                        raise fact
+                    applied, position = self._advance(version, shard, end, fact)
                 except (StoreError, SteppedBack) as error:
                     failures.append(error)
                     continue
@@ -137,11 +141,13 @@ class StreamIngester:
             raise failures[0]
         return total
 
-    def _advance(self, version: GroupVersion[Group], shard: int, ends: tuple[int, int]) -> tuple[Applied, int | None]:
+    def _advance(
+        self, version: GroupVersion[Group], shard: int, ends: tuple[int, int], known: ShardMeta | None
+    ) -> tuple[Applied, int | None]:
         """Apply some records to one shard; also its position after that, None where it has not moved."""
         first, following = ends
         topic = feature_topic(version.id)
-        meta = self._online.meta(version.states, shard)
+        meta = None if known is None or known.position == BEGUN else known
         if following == first and meta is None:
             return Applied(), None
         if version in self._beside and (meta is None or not meta.backfilled):
@@ -152,17 +158,20 @@ class StreamIngester:
             return Applied(waiting=(version.id,), lag=held, held=held), None
         if begun.position < first:
             raise _lost(version.id, shard, begun.position, first)
-        self._refuse_stepped_back(version, shard, begun, following)
+        pending = None if known is None else known.pending
+        self._refuse_stepped_back(version, shard, pending or begun, following)
         if begun.position == following:
             return Applied(), None
-        records = self._read(version.id, shard, begun.position)
-        if records.next == begun.position:
+        payloads, reached = self._read(version.id, shard, begun.position, pending)
+        if reached == begun.position:
             return Applied(lag=self._lag(topic, shard, begun.position, following)), None
         try:
-            applied = self._apply(version, shard, records, begun, None if meta is None else meta.position)
+            applied = self._apply(
+                version, shard, payloads, reached, msgspec.structs.replace(begun, pending=pending), known
+            )
         except Fenced:
             return Applied(fenced=1, lag=self._lag(topic, shard, begun.position, following)), None
-        return applied + Applied(lag=self._lag(topic, shard, records.next, following)), records.next
+        return applied + Applied(lag=self._lag(topic, shard, reached, following)), reached
 
     def _lag(self, topic: str, shard: int, position: int, following: int) -> int:
         """About how many records a shard has before it; 0 exactly when it stands at the end."""
@@ -193,8 +202,14 @@ class StreamIngester:
             return None
         return ShardMeta(position=first, backfilled=True, epoch=1)
 
-    def _read(self, gv: str, shard: int, position: int) -> Records:
-        """Records for one write: as many as were about right the last time, and more next time if they were small."""
+    def _read(self, gv: str, shard: int, position: int, pending: ShardMeta | None) -> tuple[list[bytes], int]:
+        """Payloads for one write, and the position after them: as many as are pending.
+
+        Else as many as were about right the last time, and more next time if they were small.
+        """
+        if pending is not None:
+            found = through(self._log, feature_topic(gv), shard, position, pending.position)
+            return [payload for records in found for payload in records.payloads], pending.position
         limit = self._limits.get((gv, shard), 16)
         records = self._log.read(feature_topic(gv), shard, position, limit)
         size = sum(map(len, records.payloads))
@@ -202,37 +217,54 @@ class StreamIngester:
             self._limits[gv, shard] = max(1, limit // 2)
         elif len(records) >= limit and 2 * size <= _LARGE:
             self._limits[gv, shard] = min(_MOST, 2 * limit)
-        return records
+        return records.payloads, records.next
 
     def _apply(
         self,
         version: GroupVersion[Group],
         shard: int,
-        records: Records,
+        payloads: Sequence[bytes],
+        reached: int,
         meta: ShardMeta,
-        expected: int | None,
+        known: ShardMeta | None,
     ) -> Applied:
-        """Merge some delta records into the states and write what changed, with the positions."""
-        layout = layout_of(version.group)
-        now = self._clock.now()
-        found = [decode_deltas(payload) for payload in records.payloads]
+        """Merge some delta records into the states and write what changed, with the positions.
+
+        What another writer has begun to write is made again as that one made it, as of its time.
+        """
+        now = self._clock.now() if meta.pending is None else meta.pending.applied_at
+        found = [decode_deltas(payload) for payload in payloads]
         lacks = lacking(version, shard, meta.applied, found, self._events, now)
-        kept = mark(self._log, feature_topic(version.id), shard, records.next)
-        extra = {**meta.extra, MARK: kept} if kept else meta.extra
-        moved = msgspec.structs.replace(meta, position=records.next, applied=lacks.applied, extra=extra)
-        done = Applied(records=len(records), repeated=lacks.repeated, refolded=lacks.refolded)
+        done = Applied(records=len(payloads), repeated=lacks.repeated, refolded=lacks.refolded)
+        after = meta.pending or self._after(version, shard, reached, meta, lacks, now)
+        if after.applied != lacks.applied:
+            raise _not_pending(version.id, shard, after)
+        expected = None if known is None else known.position
         if not lacks.deltas:  # a gap, or repeats
-            self._online.write(version.states, shard, [], moved, expected)
+            write_all(self._online, version.states, shard, [], after, expected)
             return done
-        after = _after(moved, lacks.deltas, now)
+        layout = layout_of(version.group)
         limit, to = _corroborated(meta, lacks.deltas, now)
         bounded = [replace(delta, states=delta.states.held_back(limit, to)) for delta in lacks.deltas]
         keys, added = combine(layout, bounded)
-        before, _ = self._online.read(version.states, shard, keys)  # had it moved on, the write would be refused
+        answer = read_shard(self._online, version.states, shard, keys)  # had it moved on, the write would be refused
+        before, ahead = answer.values, answer.ahead(expected)
         states = merge(layout, States.from_bytes(before).held_back(limit, to), added).to_bytes()
         changed = [(key, new) for key, old, new in zip(keys, before, states, strict=True) if new != old]
-        self._online.write(version.states, shard, changed, after, expected)
+        if ahead:
+            held = {keys[place] for place in ahead}
+            changed = [change for change in changed if change[0] not in held]
+        write_all(self._online, version.states, shard, changed, after, expected)
         return done + Applied(keys=len(keys), written=len(changed))
+
+    def _after(
+        self, version: GroupVersion[Group], shard: int, reached: int, meta: ShardMeta, lacks: Lacking, now: int
+    ) -> ShardMeta:
+        """The meta of a shard once what it lacks is in."""
+        kept = mark(self._log, feature_topic(version.id), shard, reached)
+        extra = {**meta.extra, MARK: kept} if kept else meta.extra
+        moved = msgspec.structs.replace(meta, position=reached, applied=lacks.applied, extra=extra)
+        return _after(moved, lacks.deltas, now) if lacks.deltas else moved
 
     def _tell(self, moved: Mapping[tuple[str, int], int]) -> None:
         """Tell the log how far the store is, after the fact; if another worker tells it too, either will do."""
@@ -272,5 +304,13 @@ def _lost(gv: str, shard: int, position: int, first: int) -> StoreError:
     return StoreError(
         f"Group version '{gv}', shard {shard}: the store is at {position}, but the buffer begins at {first}; "
         "the deltas between are gone.",
+        f"run `millstream backfill {gv.partition('@')[0]}` to build the store anew.",
+    )
+
+
+def _not_pending(gv: str, shard: int, pending: ShardMeta) -> StoreError:
+    return StoreError(
+        f"Group version '{gv}', shard {shard}: its values are being written up to position {pending.position}, but the "
+        "deltas up to there are not those that the writer had.",
         f"run `millstream backfill {gv.partition('@')[0]}` to build the store anew.",
     )

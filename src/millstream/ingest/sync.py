@@ -27,7 +27,7 @@ from millstream.errors import Fenced, LogError, StoreError
 from millstream.fold import States, decode_deltas, decode_key, fold, layout_of, merge, prepare, pruned, value
 from millstream.history.events import POSITIONS, History, positions_of
 from millstream.store.offline import OfflineStore
-from millstream.store.online import OnlineStore, ShardMeta
+from millstream.store.online import OnlineStore, ShardMeta, pages, read_shard, shard_metas
 
 _PAGE = 10_000
 _RECORDS = 1_000
@@ -122,8 +122,8 @@ class Syncer:
 
     def _step(self, version: GroupVersion, agree: bool) -> list[SyncReport]:
         """What syncing one group version did; nothing while its history is being computed."""
-        metas = {shard: self._online.meta(version.states, shard) for shard in range(version.shards)}
-        ready = {shard: meta for shard, meta in metas.items() if meta is not None and meta.backfilled}
+        metas = shard_metas(self._online, version.states, version.shards)
+        ready = {shard: meta for shard, meta in enumerate(metas) if meta is not None and meta.backfilled}
         if len(ready) < version.shards:
             return []
         report = self._sync(version, ready)
@@ -160,21 +160,21 @@ class Syncer:
     ) -> Iterator[tuple[dict[bytes, bytes], ShardMeta]]:
         """Pages of the states that changed from feature position `since` on; all of them where that is not known.
 
-        Ingestion goes on meanwhile, so each page comes with what it has applied, from the same snapshot.
+        Ingestion goes on meanwhile, so each page comes with what it holds, as the store answered it.
         """
         touched = None if since is None else self._touched(version, shard, since, meta.position)
         for keys in self._pages(version, shard) if touched is None else _batched(touched):
-            states, applied = self._online.read(version.states, shard, keys)
-            found = {key: state for key, state in zip(keys, states, strict=True) if state is not None}
-            if found and applied is not None:
-                yield found, applied
+            answer = read_shard(self._online, version.states, shard, keys)
+            found: dict[int, tuple[dict[bytes, bytes], ShardMeta]] = {}
+            for key, state, held in zip(keys, answer.values, answer.metas(), strict=True):
+                if state is not None and held is not None:
+                    found.setdefault(held.position, ({}, held))[0][key] = state
+            yield from found.values()
 
     def _pages(self, version: GroupVersion, shard: int) -> Iterator[list[bytes]]:
         """All keys of a shard, a page at a time."""
-        after: bytes | None = None
-        while page := self._online.scan(version.states, shard, after, _PAGE):
-            yield [key for key, _ in page]
-            after = page[-1][0]
+        for page in pages(self._online, version.states, shard, None, _PAGE):
+            yield [key for key, _ in page.items]
 
     def _touched(self, version: GroupVersion, shard: int, since: int, until: int) -> list[bytes] | None:
         """The keys of the deltas between two feature positions, or None when the log no longer has them."""
@@ -212,7 +212,11 @@ class Syncer:
         """How many states of one shard were folded anew from history at equal positions, and how many differ."""
         turn, began = self._turns[version.id], self._clock.now()
         keys = self._next_keys(version, turn)
-        states, meta = self._online.read(version.states, turn.number % version.shards, keys)
+        answer = read_shard(self._online, version.states, turn.number % version.shards, keys)
+        meta = answer.meta
+        ahead = set() if meta is None else answer.ahead(meta.position)
+        states = [state for place, state in enumerate(answer.values) if place not in ahead]
+        keys = [key for place, key in enumerate(keys) if place not in ahead]
         if meta is None or not keys:
             return 0, 0
         wanted = self._folded(version, keys, meta)
@@ -226,13 +230,19 @@ class Syncer:
         for _ in range(version.shards):
             turn.number += 1
             shard = turn.number % version.shards
-            page = self._online.scan(version.states, shard, turn.after.pop(shard, None), _PAGE)
-            page = page or self._online.scan(version.states, shard, None, _PAGE)
-            if len(page) == _PAGE:
-                turn.after[shard] = page[-1][0]
-            if page:
-                chosen = np.random.default_rng(turn.number).permutation(len(page))[: self._sample]
-                return sorted(page[i][0] for i in chosen.tolist())
+            keys = self._next_page(version, shard, turn)
+            if keys:
+                chosen = np.random.default_rng(turn.number).permutation(len(keys))[: self._sample]
+                return sorted(keys[i] for i in chosen.tolist())
+        return []
+
+    def _next_page(self, version: GroupVersion, shard: int, turn: _Turn) -> list[bytes]:
+        """The keys of the page of a shard that comes after the one before; after the last one the first."""
+        for cursor in dict.fromkeys((turn.after.pop(shard, None), None)):
+            for page in pages(self._online, version.states, shard, cursor, _PAGE):
+                if page.cursor is not None:
+                    turn.after[shard] = page.cursor
+                return list(dict(page.items))
         return []
 
     def _folded(self, version: GroupVersion, keys: list[bytes], meta: ShardMeta) -> States:

@@ -195,9 +195,10 @@ def anew(parts: Parts, group: str) -> list[GroupVersion]:
 
 
 def _damaged(parts: Parts, version: GroupVersion) -> bool:
+    from millstream.store.online import shard_metas
+
     try:
-        for shard in range(version.shards):
-            parts.online.meta(version.states, shard)
+        shard_metas(parts.online, version.states, version.shards)
     except StoreError:
         return True
     return version.states in parts.online.damaged()
@@ -270,6 +271,7 @@ def _finished(parts: Parts, version: GroupVersion) -> bool:
     from millstream.ingest.backfill import caught_up
     from millstream.ingest.backfill import finish as finished
     from millstream.ingest.rebuilt import states_caught_up
+    from millstream.store.online import shard_metas
 
     version = again(parts, version)
     beside = version.beside
@@ -283,7 +285,7 @@ def _finished(parts: Parts, version: GroupVersion) -> bool:
         version = beside
     if isinstance(version.group, StreamFeatureGroup):
         return finished(version, parts.online, parts.log, parts.marks, parts.registry)
-    if any(parts.online.meta(version.states, shard) is None for shard in range(version.shards)):
+    if None in shard_metas(parts.online, version.states, version.shards):
         return False
     return parts.registry.go_live(version.id)
 
@@ -313,8 +315,10 @@ def _kept(failed: list[MillstreamError]) -> Iterator[None]:
 
 def _read(parts: Parts, version: GroupVersion) -> bool:
     """Whether readers may find states of a version: some that are whole, or that were before they were damaged."""
+    from millstream.store.online import shard_metas
+
     try:
-        metas = [parts.online.meta(version.states, shard) for shard in range(version.shards)]
+        metas = shard_metas(parts.online, version.states, version.shards)
     except StoreError:
         return True
     return any(meta is not None and meta.backfilled for meta in metas)

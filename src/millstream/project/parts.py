@@ -295,9 +295,9 @@ class Parts:
 
     def delay(self, version: GroupVersion) -> int:
         """The time (µs) that events of a stream group take from arrival to being served, as ingestion measured it."""
-        from millstream.store.online import typical_delay
+        from millstream.store.online import shard_metas, typical_delay
 
-        return typical_delay(self.online.meta(version.states, shard) for shard in range(version.shards))
+        return typical_delay(shard_metas(self.online, version.states, version.shards))
 
     def pasts(self) -> Pasts:
         """Stored history, as verification reads it: every view and group version that ever served."""

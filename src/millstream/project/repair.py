@@ -15,7 +15,6 @@ import pyarrow as pa
 
 from millstream.buffer.agreement import disagreement
 from millstream.buffer.reading import through
-from millstream.errors import StoreError
 from millstream.project.parts import Parts
 
 if TYPE_CHECKING:
@@ -180,14 +179,10 @@ def _move_archive(parts: Parts, topic: str, table: str, empty: pa.Table | None, 
 def _move_states(parts: Parts, gv: str, states: str, shards: int, bases: dict[str, int]) -> None:
     """Let the states of a version go on where its deltas will, until they are built anew."""
     from millstream.buffer.topics import feature_topic
-    from millstream.store.online import MARK
+    from millstream.store.online import MARK, readable_metas
 
     topic = feature_topic(gv)
-    for shard in range(shards):
-        try:
-            meta = parts.online.meta(states, shard)
-        except StoreError:
-            meta = None
+    for shard, meta in enumerate(readable_metas(parts.online, states, shards)):
         base = max(parts.log.ends(topic)[shard][1], meta.position if meta else 0)
         parts.log.rebase(topic, shard, base, [])
         if meta is None:
@@ -199,15 +194,10 @@ def _move_states(parts: Parts, gv: str, states: str, shards: int, bases: dict[st
 
 
 def _metas(parts: Parts) -> list[ShardMeta]:
-    found = []
-    for version in parts.registry.groups():
-        for shard in range(version.shards):
-            try:
-                meta = parts.online.meta(version.states, shard)
-            except StoreError:
-                continue
-            if meta is not None:
-                found.append(meta)
+    from millstream.store.online import ShardMeta
+
+    facts = parts.online.facts({version.states: version.shards for version in parts.registry.groups()})
+    found = [fact for some in facts.values() for fact in some if isinstance(fact, ShardMeta)]
     return found
 
 

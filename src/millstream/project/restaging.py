@@ -13,7 +13,6 @@ from millstream.buffer.agreement import disagreement
 from millstream.buffer.reading import through
 from millstream.buffer.staging import decode_run
 from millstream.buffer.topics import batch_table, staging_topic
-from millstream.errors import StoreError
 from millstream.history.events import MARKS, POSITIONS, held, marks_of
 from millstream.ingest.rebuilt import rebuild_states, runs_stated
 from millstream.store.online import MARK
@@ -38,11 +37,13 @@ def restage(parts: Parts, version: BatchGroupVersion) -> tuple[int, bool]:
         How many runs of the log were kept that the offline table does not state, and whether the states were built anew
         because they held less than it does.
     """
+    from millstream.store.online import readable_metas
+
     topic, table = staging_topic(version.id), batch_table(version.id)
     parts.log.create(topic, 1)
     snapshot: Snapshot | None = parts.offline.snapshot(table)
     stated = held(table, snapshot).get(0, 0)
-    metas = _metas(parts, version)
+    metas = readable_metas(parts.online, version.states, version.shards)
     behind = bool(stated) and any(meta is None or meta.position < stated for meta in metas)
     following = parts.log.ends(topic)[0][1]
     begin = _apart(parts, version, stated, marks_of(snapshot.properties).get(0, "") if snapshot else "")
@@ -91,13 +92,3 @@ def _built_anew(parts: Parts, version: BatchGroupVersion) -> None:
     assert beside is not None
     rebuild_states(beside, parts.online, parts.offline, parts.log, parts.clock)
     parts.registry.builds.cut_over(version.id, beside.build)
-
-
-def _metas(parts: Parts, version: BatchGroupVersion) -> list[ShardMeta | None]:
-    found: list[ShardMeta | None] = []
-    for shard in range(version.shards):
-        try:
-            found.append(parts.online.meta(version.states, shard))
-        except StoreError:
-            found.append(None)
-    return found

@@ -160,23 +160,24 @@ class Ingest:
         """How long the oldest delta has waited that some shard has still to take in."""
         from millstream.buffer.lag import seconds_behind
         from millstream.buffer.topics import feature_topic
+        from millstream.store.online import metas_of
 
         parts, topics = self._parts, self._parts.log.topics()
         found = []
-        for version in parts.registry.groups():
-            if feature_topic(version.id) in topics:
-                metas = [parts.online.meta(version.states, shard) for shard in range(version.shards)]
-                positions = [0 if meta is None else meta.position for meta in metas]
-                found.append(seconds_behind(parts.log, feature_topic(version.id), positions, parts.clock))
+        versions = [one for one in parts.registry.groups() if feature_topic(one.id) in topics]
+        for version, metas in zip(versions, metas_of(parts.online, versions), strict=True):
+            positions = [0 if meta is None else meta.position for meta in metas]
+            found.append(seconds_behind(parts.log, feature_topic(version.id), positions, parts.clock))
         return round(max(found, default=0.0), 1)
 
     def _newest_age(self) -> int | None:
         """The time (µs) since the newest arrival that any state holds."""
+        from millstream.store.online import metas_of
+
         parts = self._parts
         if self._newest is None:
-            shards = [(one.states, shard) for one in parts.registry.groups() for shard in range(one.shards)]
-            metas = [parts.online.meta(states, shard) for states, shard in shards]
-            self._newest = max((meta.newest_arrival for meta in metas if meta is not None), default=0)
+            metas = metas_of(parts.online, list(parts.registry.groups()))
+            self._newest = max((meta.newest_arrival for some in metas for meta in some if meta is not None), default=0)
         return parts.clock.now() - self._newest if self._newest else None
 
     def rest(self, stop: threading.Event, seconds: float) -> None:

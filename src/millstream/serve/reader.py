@@ -19,7 +19,7 @@ from millstream.errors import CorruptState, StoreError
 from millstream.fold import encode_key, layout_of, shard_of
 from millstream.fold.rows import forgotten, row_at, rows_at, split_rows
 from millstream.fold.views import Vector, readable
-from millstream.store.online import EARLY, LET_GO, OnlineStore, ShardMeta, pruned_by
+from millstream.store.online import EARLY, LET_GO, Answer, Ask, OnlineStore, ShardMeta, pruned_by
 
 if TYPE_CHECKING:
     from millstream.clock import Clock
@@ -30,6 +30,7 @@ Columns = dict[str, NDArray[Any]]
 UNREADABLE, CORRUPT = "the store cannot be read", "the state of the key is corrupt"
 """How the reasons begin for which a value is not read that the store has."""
 _Keys = Sequence[bytes | None]
+_Shards = Mapping[int, list[int]]
 _logger = logging.getLogger("millstream.serve")
 
 
@@ -68,12 +69,14 @@ class _Lookup:
     """One read of a group.
 
     `key` is the place of its keys among the reader's, `columns` are the features taken from it with their names in the
-    view, `absent` the columns whose features its version does not have.
+    view, `absent` the columns whose features its version does not have. `null` are the facts of a null key.
     """
 
     name: str
     version: GroupVersion
     gv: str
+    states: str
+    null: GroupFacts
     key: int
     columns: tuple[tuple[str, str], ...]
     absent: tuple[ViewColumn, ...]
@@ -103,9 +106,9 @@ class _Found:
 class FeatureReader:
     """Reads the features of one view from the online store, each group in the version given for it.
 
-    `versions` maps group names to group versions: a model's pins, or the defaults. Rows of one shard are read at once,
-    and all folded groups are valued in one call. `absent` names the view's columns that these versions do not have yet,
-    because the view has moved on; they read as null. Safe for any number of threads.
+    `versions` maps group names to group versions: a model's pins, or the defaults. All that the rows need of the store is
+    asked in one call, and all folded groups are valued in one call. `absent` names the view's columns that these versions
+    do not have yet, because the view has moved on; they read as null. Safe for any number of threads.
     """
 
     def __init__(
@@ -135,65 +138,83 @@ class FeatureReader:
         """
         now = self._clock.now()
         keys = [_encoded(key, values) for key in self._keys]
-        shards = [
-            [None if k is None else shard_of(k, key.shards) for k in ks]
-            for key, ks in zip(self._keys, keys, strict=True)
-        ]
         raw: Columns = {name: column_of(values[name], kind) for name, kind in self._request}
         facts: dict[str, list[GroupFacts]] = {}
-        found = [self._fetch(lookup, keys[lookup.key], shards[lookup.key], now) for lookup in self._folded]
-        for lookup, one in zip(self._folded, found, strict=True):
+        found = self._fetch(keys, [_by_shard(some, key) for some, key in zip(keys, self._keys, strict=True)], now)
+        folded = found[: len(self._folded)]
+        for lookup, one in zip(self._folded, folded, strict=True):
             _leave_out(lookup, one, readable)
-        valued, early = self._vector.read([one.states for one in found], at)
-        for group, (lookup, one, columns) in enumerate(zip(self._folded, found, valued, strict=True)):
+        valued, early = self._vector.read([one.states for one in folded], at)
+        for group, (lookup, one, columns) in enumerate(zip(self._folded, folded, valued, strict=True)):
             if early is not None:
                 _give_up(lookup, one, np.flatnonzero(early[group]).tolist(), EARLY)
             _take(lookup, one, columns, raw, facts)
-        for lookup in self._dated:
-            one = self._fetch(lookup, keys[lookup.key], shards[lookup.key], now)
+        for lookup, one in zip(self._dated, found[len(folded) :], strict=True):
             _take(lookup, one, _dated(lookup, one, at), raw, facts)
         return Read(self.view.assemble(raw, len(at), at), facts)
 
-    def _fetch(self, lookup: _Lookup, keys: _Keys, shards: Sequence[int | None], now: int) -> _Found:
-        if len(keys) == 1 and shards[0] is not None:
-            states, fact, meta = self._shard(lookup, shards[0], keys, now)
-            return _Found(states, [fact], [meta], [0] if fact.fallback else [])
-        return self._fetch_many(lookup, keys, shards, now)
-
-    def _fetch_many(self, lookup: _Lookup, keys: _Keys, shards: Sequence[int | None], now: int) -> _Found:
-        empty = GroupFacts(lookup.gv, None, _NOTHING)
-        found = _Found([None] * len(keys), [empty] * len(keys), [None] * len(keys), [])
-        by_shard: dict[int, list[int]] = {}
-        for i, shard in enumerate(shards):
-            if shard is not None:
-                by_shard.setdefault(shard, []).append(i)
-        for shard, rows in by_shard.items():
-            states, fact, meta = self._shard(lookup, shard, [keys[i] for i in rows], now)
-            for i, state in zip(rows, states, strict=True):
-                found.states[i], found.facts[i], found.metas[i] = state, fact, meta
+    def _fetch(self, keys: Sequence[_Keys], shards: Sequence[_Shards], now: int) -> list[_Found]:
+        """What the store gives for every lookup, by one call."""
+        asks, places = list[Ask](), list[tuple[_Found, _Lookup, list[int]]]()
+        every: list[_Found] = []
+        for lookup in (*self._folded, *self._dated):
+            mine = keys[lookup.key]
+            found = _Found([None] * len(mine), [lookup.null] * len(mine), [None] * len(mine), [])
+            every.append(found)
+            for shard, rows in shards[lookup.key].items():
+                asks.append(Ask(lookup.states, shard, [mine[i] for i in rows]))  # type: ignore[misc]
+                places.append((found, lookup, rows))
+        answers = self._answers(asks) if asks else []
+        for ask, answer, (found, lookup, rows) in zip(asks, answers, places, strict=True):
+            fact = self._facts(lookup, ask.shard, answer, now)
             if fact.fallback:
                 found.failed += rows
-        return found
+            for i, state in zip(rows, answer.values, strict=True):
+                found.facts[i] = fact
+                if not fact.fallback:
+                    found.states[i], found.metas[i] = state, answer.meta
+            if answer.positions and not fact.fallback:
+                self._look_ahead(found, lookup, ask.shard, rows, answer, now)
+        return every
 
-    def _shard(
-        self, lookup: _Lookup, shard: int, keys: _Keys, now: int
-    ) -> tuple[list[bytes | None], GroupFacts, ShardMeta | None]:
-        gv = lookup.gv
+    def _look_ahead(
+        self, found: _Found, lookup: _Lookup, shard: int, rows: list[int], answer: Answer, now: int
+    ) -> None:
+        """Say of values that hold more than their shard does, while it is being written, what they hold."""
+        for i, meta in zip(rows, answer.metas(), strict=True):
+            if meta is None:
+                found.states[i] = None
+                _give_up(lookup, found, [i], f"{UNREADABLE}: the value is ahead of all that its shard has announced")
+            elif meta is not answer.meta:
+                found.facts[i], found.metas[i] = self._held(lookup, shard, meta, now), meta
+
+    def _answers(self, asks: Sequence[Ask]) -> list[Answer]:
         try:
-            states, meta = self._online.read(lookup.version.states, shard, keys)  # type: ignore[arg-type]
+            return self._online.read(asks)
         except (StoreError, OSError) as error:
-            _logger.warning("Group version '%s', shard %d cannot be read: %s", gv, shard, error)
-            said = f"{UNREADABLE}: {type(error).__name__}"
-            return [None] * len(keys), GroupFacts(gv, shard, _NOTHING, fallback=said), None
+            failure = error if isinstance(error, StoreError) else StoreError(str(error))
+            return [Answer([None] * len(ask.keys), failure=failure) for ask in asks]
+
+    def _facts(self, lookup: _Lookup, shard: int, answer: Answer, now: int) -> GroupFacts:
+        """What the values that a shard gave were read from, or why there are none."""
+        gv, meta = lookup.gv, answer.meta
+        if answer.failure is not None:
+            _logger.warning("Group version '%s', shard %d cannot be read: %s", gv, shard, answer.failure)
+            return GroupFacts(gv, shard, _NOTHING, fallback=f"{UNREADABLE}: {type(answer.failure).__name__}")
         if meta is None:
-            return states, GroupFacts(gv, shard, _NOTHING, fallback="nothing is ingested yet"), None
+            return GroupFacts(gv, shard, _NOTHING, fallback="nothing is ingested yet")
         if meta.position < 0:  # what is there so far is a part of history
-            return [None] * len(keys), GroupFacts(gv, shard, _NOTHING, fallback="its history is being computed"), None
+            return GroupFacts(gv, shard, _NOTHING, fallback="its history is being computed")
+        return self._held(lookup, shard, meta, now)
+
+    def _held(self, lookup: _Lookup, shard: int, meta: ShardMeta, now: int) -> GroupFacts:
+        """What values hold by a meta, which most reads see again."""
+        gv = lookup.gv
         known = self._positions.get((gv, shard))
         if known is None or known[0] is not meta:
             known = self._positions[gv, shard] = (meta, msgspec.Raw(msgspec.json.encode(meta.applied)))
         age = now - meta.newest_arrival if meta.newest_arrival else None
-        return states, GroupFacts(gv, shard, known[1], age, max(0, now - meta.applied_at)), meta
+        return GroupFacts(gv, shard, known[1], age, max(0, now - meta.applied_at))
 
 
 _NOTHING = msgspec.Raw(b"{}")
@@ -222,7 +243,20 @@ def _lookups(view: FeatureView, versions: Mapping[str, GroupVersion], keys: list
         schema = dict(version.schema)
         columns = tuple((column.feature, column.column) for column in read.columns if column.feature in schema)
         absent = tuple(column for column in read.columns if column.feature not in schema)
-        lookups.append(_Lookup(read.name, version, version.id, keys.index(key), columns, absent, folded, schema))
+        lookups.append(
+            _Lookup(
+                read.name,
+                version,
+                version.id,
+                version.states,
+                GroupFacts(version.id, None, _NOTHING),
+                keys.index(key),
+                columns,
+                absent,
+                folded,
+                schema,
+            )
+        )
     return lookups
 
 
@@ -242,6 +276,15 @@ def _encoded(key: _Key, values: Mapping[str, Sequence[Any]]) -> list[bytes | Non
         return [None if value is None else encode_key(key.types, (value,)) for value in values[key.fields[0]]]
     rows = zip(*[values[field] for field in key.fields], strict=True)
     return [None if None in row else encode_key(key.types, row) for row in rows]
+
+
+def _by_shard(keys: _Keys, key: _Key) -> dict[int, list[int]]:
+    """By shard, which of the keys are there; null keys are nowhere."""
+    found: dict[int, list[int]] = {}
+    for i, one in enumerate(keys):
+        if one is not None:
+            found.setdefault(shard_of(one, key.shards), []).append(i)
+    return found
 
 
 def _take(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from millstream.definitions.group_version import GroupVersion
     from millstream.registry.definitions import Registry
     from millstream.serve.catalogue import Catalogue
-    from millstream.store.online import OnlineStore, ShardMeta
+    from millstream.store.online import Fact, OnlineStore
 
 LAYERS = ("compute", "ingest", "batch", "sync", "serve", "monitor")
 KEPT_SECONDS = 1.0
@@ -103,7 +103,7 @@ class Status:
             "latency": seen["latency"],
             "recent": seen["recent"],
             "models": self._models(seen["counters"]),
-            "groups": [self._group(version, topics, now) for version in self._groups()],
+            "groups": self._group_versions(topics, now),
             "operations": [str(one) for one in self._operations()],
             "stepped_back": self.stepped_back(),
             "streams": [self._stream(name, topics) for name in sorted(self._catalogue().streams)],
@@ -125,8 +125,18 @@ class Status:
             found.append(facts)
         return found
 
-    def _group(self, version: GroupVersion, topics: Mapping[str, int], now: int) -> dict[str, Any]:
-        metas = [self._meta(version.states, shard) for shard in range(version.shards)]
+    def _group_versions(self, topics: Mapping[str, int], now: int) -> list[dict[str, Any]]:
+        versions = list(self._groups())
+        try:
+            facts = self._online.facts({one.states: one.shards for one in versions})
+        except (MillstreamError, OSError):
+            facts = {one.states: [None] * one.shards for one in versions}
+        return [self._group(one, facts[one.states], topics, now) for one in versions]
+
+    def _group(
+        self, version: GroupVersion, facts: Sequence[Fact], topics: Mapping[str, int], now: int
+    ) -> dict[str, Any]:
+        metas = [None if isinstance(fact, MillstreamError) else fact for fact in facts]
         there = [meta for meta in metas if meta is not None]
         newest = max((meta.newest_arrival for meta in there), default=0)
         written = max((meta.applied_at for meta in there), default=0)
@@ -143,12 +153,6 @@ class Status:
             "applied": max(0, now - written) if written else None,
             "lag": lag,
         }
-
-    def _meta(self, states: str, shard: int) -> ShardMeta | None:
-        try:
-            return self._online.meta(states, shard)
-        except (MillstreamError, OSError):
-            return None
 
     def _stream(self, name: str, topics: Mapping[str, int]) -> dict[str, Any]:
         firsts = [first for first, _ in self._log.ends(name)] if name in topics else []

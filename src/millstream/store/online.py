@@ -1,12 +1,15 @@
-"""The online store: the newest state of every key, with the log positions it holds, in one atomic unit."""
+"""The online store: the newest state of every key, and the log positions that it holds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import count
 from statistics import median
 from typing import Protocol, runtime_checkable
 
 import msgspec
+
+from millstream.errors import StoreError
 
 EARLY = "the state of the key is exact only from a later instant on"
 """Why a fold is not read from a state whose key has newer events: they may be merged with those before the instant."""
@@ -24,11 +27,15 @@ PRUNED_BY = "pruned_by"
 """The fact of a shard of a batch group that tells from which instant (µs) on its states hold what a read needs."""
 
 
+BEGUN = -1
+"""The position of a shard that does not exist yet while its first write is pending."""
+
+
 class ShardMeta(msgspec.Struct, frozen=True, kw_only=True):
-    """What a shard of a group version has applied; written in the same transaction as the states it describes.
+    """What a shard of a group version has applied, all its states together.
 
     Args:
-        position: the next position of the shard's feature topic partition to apply.
+        position: the next position of the shard's feature topic partition to apply; negative while history is filled in.
         applied: by "stream/partition", the next source position: every event below it is in the states.
         newest_arrival: the newest arrival among the events applied, in µs since the epoch.
         applied_at: the latest time of a write, in µs since the epoch by the project's clock, which may be set back.
@@ -36,6 +43,8 @@ class ShardMeta(msgspec.Struct, frozen=True, kw_only=True):
         epoch: counts the times the shard was begun anew.
         delays: of the newest writes, the time (µs) from the arrival of the events to the write.
         extra: facts of one kind of group, such as the run that last confirmed a batch group.
+        pending: what it will say once a write is complete that is being made in pieces: the values that are ahead of
+            `position` hold this already, all others do not yet.
 
     >>> msgspec.structs.replace(ShardMeta(position=3), position=4).position
     4
@@ -49,6 +58,7 @@ class ShardMeta(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int = 0
     delays: tuple[int, ...] = ()
     extra: dict[str, str] = {}
+    pending: ShardMeta | None = None
 
 
 def pruned_by(meta: ShardMeta) -> int:
@@ -70,49 +80,228 @@ def typical_delay(shards: Iterable[ShardMeta | None]) -> int:
     return int(median(delays)) if delays else 0
 
 
+class Ask(msgspec.Struct, frozen=True):
+    """What is asked of one shard: the values of some keys, and what they hold.
+
+    Args:
+        states: a group version such as "user_velocity@1", or one of its builds, such as "user_velocity@1.2".
+        shard: the number of the shard that the keys belong to.
+        keys: the encoded keys; without any, only the meta is asked for.
+    """
+
+    states: str
+    shard: int
+    keys: Sequence[bytes] = ()
+
+
+class Answer(msgspec.Struct):
+    """What a shard answers to an `Ask`, all of one instant.
+
+    Args:
+        values: for each key the value, None where there is none.
+        meta: what the shard has applied; None when it does not exist.
+        positions: the position that each value was written with, any number for one that is not there; empty where none
+            is ahead of the meta.
+        failure: why the shard could not be read; the values and the meta are None then.
+
+    >>> Answer([b"state"], ShardMeta(position=3)).sound().values
+    [b'state']
+    """
+
+    values: list[bytes | None]
+    meta: ShardMeta | None = None
+    positions: Sequence[int] = ()
+    failure: StoreError | None = None
+
+    def ahead(self, position: int | None) -> set[int]:
+        """Return the places of the values that hold more than a position (None: than nothing).
+
+        >>> Answer([b"new", b"old", None], ShardMeta(position=3), positions=[4, 2, 0]).ahead(3)
+        {0}
+        """
+        places = zip(count(), self.values, self.positions, strict=False)
+        return {n for n, value, at in places if value is not None and (position is None or at > position)}
+
+    def metas(self) -> list[ShardMeta | None]:
+        """Return for each value the meta that says what it holds: the pending one for those that are ahead."""
+        found = [self.meta] * len(self.values)
+        if self.positions and self.meta is not None:
+            for place in self.ahead(self.meta.position):
+                found[place] = self.meta.pending
+        return found
+
+    def sound(self) -> Answer:
+        """Return the answer itself. Raises the `StoreError` for which there is none."""
+        if self.failure is not None:
+            raise self.failure
+        return self
+
+
+class Page(msgspec.Struct):
+    """Some of the keys and values of a shard.
+
+    Args:
+        items: keys and values.
+        cursor: where the next page begins; None after the last.
+        positions: the position that each value was written with; empty where none is ahead of the shard's meta.
+    """
+
+    items: list[tuple[bytes, bytes]]
+    cursor: bytes | None = None
+    positions: Sequence[int] = ()
+
+    def behind(self, position: int) -> list[tuple[bytes, bytes]]:
+        """Return the pairs whose value holds no more than a position.
+
+        >>> Page([(b"a", b"1"), (b"b", b"2")], positions=[3, 4]).behind(3)
+        [(b'a', b'1')]
+        """
+        if not self.positions:
+            return self.items
+        return [pair for pair, at in zip(self.items, self.positions, strict=True) if at <= position]
+
+
+def pages(
+    online: OnlineStore, states: str, shard: int, cursor: bytes | None = None, limit: int = 10_000
+) -> Iterator[Page]:
+    """Scan a shard from a cursor to its end, about `limit` keys at a time; pages without any are left out."""
+    while True:
+        page = online.scan(states, shard, cursor, limit)
+        if page.items:
+            yield page
+        cursor = page.cursor
+        if cursor is None:
+            return
+
+
+Fact = ShardMeta | StoreError | None
+"""What a shard has applied, None when it does not exist, or why it cannot be read."""
+
+
+class Stored(Protocol):
+    """A version whose states are stored: their name, and how many shards they have."""
+
+    @property
+    def states(self) -> str:
+        """Such as "velocity@1"."""
+        ...
+
+    @property
+    def shards(self) -> int:
+        """How many there are."""
+        ...
+
+
+def metas_of(online: OnlineStore, versions: Sequence[Stored]) -> list[list[ShardMeta | None]]:
+    """Return what each shard of some versions has applied. Raises `StoreError` when one cannot be read."""
+    facts = online.facts({version.states: version.shards for version in versions})
+    return [[_sound(fact) for fact in facts[version.states]] for version in versions]
+
+
+def shard_metas(online: OnlineStore, states: str, shards: int) -> list[ShardMeta | None]:
+    """Return what each shard of a version has applied. Raises `StoreError` when one cannot be read."""
+    return [_sound(fact) for fact in online.facts({states: shards})[states]]
+
+
+def _sound(fact: Fact) -> ShardMeta | None:
+    if isinstance(fact, StoreError):
+        raise fact
+    return fact
+
+
+def readable_metas(online: OnlineStore, states: str, shards: int) -> list[ShardMeta | None]:
+    """Return what each shard of a version has applied, None for one that does not exist or cannot be read."""
+    return [None if isinstance(fact, StoreError) else fact for fact in online.facts({states: shards})[states]]
+
+
+def read_shard(online: OnlineStore, states: str, shard: int, keys: Sequence[bytes] = ()) -> Answer:
+    """Return what one shard answers. Raises `StoreError` when it cannot be read."""
+    [answer] = online.read([Ask(states, shard, keys)])
+    return answer.sound()
+
+
 @runtime_checkable
 class OnlineStore(Protocol):
     """Key-value states of group versions, sharded; safe for any number of processes and threads.
 
-    A shard exists from its first write. `gv` is a group version such as "user_velocity@1", or, for states that were
-    built anew, that version and the number of the build ("user_velocity@1.2").
+    A shard exists from its first write. `states` names a group version such as "user_velocity@1", or, for states that
+    were built anew, that version and the number of the build ("user_velocity@1.2"). The position of a shard only grows
+    until it is dropped. A read that begins after a write was acknowledged sees it.
     """
 
-    def read(self, gv: str, shard: int, keys: Sequence[bytes]) -> tuple[list[bytes | None], ShardMeta | None]:
-        """The states of the keys, in their order, and the shard's meta, all from one snapshot.
+    def read(self, asks: Sequence[Ask]) -> list[Answer]:
+        """What each shard answers, in the order of the asks; one ask's values, positions and meta are of one instant.
 
-        Called for every scored row. A key or a shard that does not exist reads as None.
-        Raises `CorruptState` when the shard cannot be read.
+        Called once for every scored request, with all the groups that it needs, so one round trip should do; several
+        asks may be of one shard, and a key may be asked for twice. A key or a shard that does not exist reads as None. A
+        shard that cannot be read costs its own answers only, which say so. Raises `StoreError` when the store itself
+        cannot be reached.
         """
         ...
 
     def write(
-        self,
-        gv: str,
-        shard: int,
-        items: Sequence[tuple[bytes, bytes | None]],
-        meta: ShardMeta,
-        expected: int | None,
-    ) -> None:
-        """Write states and meta together, or nothing; a value of None deletes its key.
+        self, states: str, shard: int, changes: Sequence[tuple[bytes, bytes]], meta: ShardMeta, expected: int | None
+    ) -> Sequence[bytes]:
+        """Write values, then the meta that says what they hold; return the keys that were refused.
 
-        Called once per applied batch. `expected` is the `position` the writer read (None: the shard did not exist).
-        Acknowledged writes survive the death of the process.
-        Raises `Fenced` when another writer has moved the position since, `DiskFull` when there is no room left.
+        Called once per applied batch, with the `position` of the shard that the writer has read (None: it did not exist).
+        A store that takes all in one transaction does so, refuses nobody, and never has anything pending. Another one
+
+        1. announces the write: by compare-and-set it puts `meta` into the shard's meta as `pending`, which leaves all
+           else as it is; a shard that does not exist yet is at position `BEGUN` from then on;
+        2. writes the changes in chunks, each with the position of `meta`, and each only while the shard's meta is still
+           the announced one. A key whose value holds more than `expected` is refused, as another writer of the same
+           announcement was faster; any other key may be, too, for a reason of the store's own, such as contention;
+        3. unless a key was refused, makes `meta` the shard's meta, with nothing pending.
+
+        After a refusal, or when a writer has died, the announcement stays. Then the values that are ahead hold what it
+        says, and the same writer or another one goes on, with the same position, until no key is refused. Without changes
+        there is nothing to announce. Acknowledged writes survive the death of the process.
+
+        Raises:
+            Fenced: when the position is not the expected one, or a write to another position is pending.
+            DiskFull: when there is no room left.
         """
         ...
 
-    def scan(self, gv: str, shard: int, after: bytes | None = None, limit: int = 10_000) -> list[tuple[bytes, bytes]]:
-        """Up to `limit` pairs in the store's order of keys, beginning after the key `after` (None: from the first).
+    def scan(self, states: str, shard: int, cursor: bytes | None = None, limit: int = 10_000) -> Page:
+        """Some of the keys of a shard with their values, in no order, and where to go on.
 
-        Called by sync. The next page begins after the last key of this one; a short page is the last.
+        Called by sync, and by runs of queries for the keys that they left out. `cursor` is that of the page before (None:
+        begin); it means something to the store alone, and is good until the shard is dropped. `limit` is about how many
+        pairs to return: there may be fewer, or none though there are more. A key that is there all the time comes at least
+        once; one may come twice, and one that is written meanwhile with its value of before or after.
         """
         ...
 
-    def meta(self, gv: str, shard: int) -> ShardMeta | None:
-        """What the shard has applied, or None when it does not exist."""
+    def facts(self, shards: Mapping[str, int]) -> dict[str, list[Fact]]:
+        """By states, what each of their shards has applied, in the order of the shards, of which it is told how many.
+
+        Called by what looks on, and by ingestion once for all that it has: never for a scored request. One call asks for
+        every version there is, so one round trip should do. Raises `StoreError` when the store cannot be reached.
+        """
         ...
 
-    def drop(self, gv: str) -> None:
+    def drop(self, states: str) -> None:
         """Remove every shard of a group version; other processes see it gone at their next read."""
+        ...
+
+
+@runtime_checkable
+class BulkLoad(Protocol):
+    """An online store that takes many values faster where nobody reads them yet.
+
+    Backfill uses it where it is there. While a shard is filled its position is negative, so readers leave its values
+    alone, and an attempt that fails begins with a `drop`.
+    """
+
+    def load(
+        self, states: str, shard: int, changes: Sequence[tuple[bytes, bytes]], meta: ShardMeta, expected: int
+    ) -> None:
+        """Write values in any order and any pieces, then the meta, which has a negative position too.
+
+        Nothing is announced, and no key is refused. What was written before is replaced; it was read by this attempt.
+        Raises `Fenced` when the position is not the expected one: then what was written of it must not be seen after the
+        `drop` of another attempt. `DiskFull` when there is no room left.
+        """
         ...

@@ -14,7 +14,8 @@ import msgspec
 import pytest
 
 from millstream.errors import Fenced
-from millstream.store.online import OnlineStore, ShardMeta
+from millstream.store.online import Ask, OnlineStore, ShardMeta, pages
+from millstream.testing.shards import held, meta_of, pairs, put
 
 GV = "velocity@1"
 Factory = Callable[[], OnlineStore]
@@ -40,9 +41,9 @@ class OnlineStoreConformance:
         return factory()
 
     def test_what_does_not_exist_reads_as_none(self, store: OnlineStore) -> None:
-        assert store.read(GV, 0, [b"a", b"b"]) == ([None, None], None)
-        assert store.meta(GV, 0) is None
-        assert store.scan(GV, 0) == []
+        assert held(store, GV, 0, [b"a", b"b"]) == ([None, None], None)
+        assert meta_of(store, GV, 0) is None
+        assert pairs(store, GV, 0) == []
         store.drop(GV)
 
     def test_values_come_back_in_the_order_of_the_keys_with_their_meta(self, store: OnlineStore) -> None:
@@ -55,36 +56,71 @@ class OnlineStoreConformance:
             epoch=2,
             extra={"confirmed": "12"},
         )
-        store.write(GV, 0, [(b"a", b"1"), (b"b", b"")], meta, None)
-        assert store.read(GV, 0, [b"b", b"x", b"a", b"b"]) == ([b"", None, b"1", b""], meta)
-        assert store.meta(GV, 0) == meta
-        assert store.read(GV, 0, []) == ([], meta)
+        put(store, GV, 0, [(b"a", b"1"), (b"b", b"")], meta, None)
+        assert held(store, GV, 0, [b"b", b"x", b"a", b"b"]) == ([b"", None, b"1", b""], meta)
+        assert meta_of(store, GV, 0) == meta
+        assert held(store, GV, 0, []) == ([], meta)
 
-    def test_a_write_replaces_deletes_and_leaves_the_rest(self, store: OnlineStore) -> None:
-        store.write(GV, 0, [(b"a", b"1"), (b"b", b"2"), (b"c", b"3")], ShardMeta(position=1), None)
-        store.write(GV, 0, [(b"a", b"9"), (b"b", None), (b"never", None)], ShardMeta(position=2), 1)
-        assert store.read(GV, 0, [b"a", b"b", b"c"])[0] == [b"9", None, b"3"]
-        store.write(GV, 0, [], ShardMeta(position=3), 2)
-        assert store.scan(GV, 0) == [(b"a", b"9"), (b"c", b"3")]
+    def test_a_write_replaces_adds_and_leaves_the_rest(self, store: OnlineStore) -> None:
+        put(store, GV, 0, [(b"a", b"1"), (b"b", b"2"), (b"c", b"3")], ShardMeta(position=1), None)
+        put(store, GV, 0, [(b"a", b"9"), (b"b", b""), (b"d", b"4")], ShardMeta(position=2), 1)
+        assert held(store, GV, 0, [b"a", b"b", b"c", b"d"])[0] == [b"9", b"", b"3", b"4"]
+        put(store, GV, 0, [], ShardMeta(position=3), 2)
+        assert pairs(store, GV, 0) == [(b"a", b"9"), (b"b", b""), (b"c", b"3"), (b"d", b"4")]
+
+    def test_one_call_answers_for_many_shards(self, store: OnlineStore) -> None:
+        put(store, GV, 0, [(b"a", b"1")], ShardMeta(position=1), None)
+        put(store, GV, 1, [(b"b", b"2")], ShardMeta(position=2), None)
+        asks = [Ask(GV, 1, [b"b", b"a"]), Ask("other@1", 0, [b"a"]), Ask(GV, 0, [b"a"]), Ask(GV, 1), Ask(GV, 1, [b"b"])]
+        found = [(answer.values, answer.meta and answer.meta.position) for answer in store.read(asks)]
+        assert found == [([b"2", None], 2), ([None], None), ([b"1"], 1), ([], 2), ([b"2"], 2)]
+        assert store.read([]) == []
+
+    def test_facts_of_all_versions_come_in_one_call(self, store: OnlineStore) -> None:
+        put(store, GV, 1, [(b"b", b"2")], ShardMeta(position=2), None)
+        assert store.facts({GV: 3, "other@1": 1}) == {GV: [None, ShardMeta(position=2), None], "other@1": [None]}
+        assert store.facts({}) == {}
+
+    def test_a_write_that_was_refused_in_part_says_what_each_value_holds(self, store: OnlineStore) -> None:
+        put(store, GV, 0, [(key, b"1") for key in _KEYS], ShardMeta(position=1), None)
+        refused = store.write(GV, 0, [(key, b"2") for key in _KEYS], ShardMeta(position=2), 1)
+        [answer] = store.read([Ask(GV, 0, _KEYS)])
+        assert answer.meta is not None
+        assert (answer.meta.position, answer.meta.pending) == ((1, ShardMeta(position=2)) if refused else (2, None))
+        assert _torn(store) == []
+        if refused:
+            assert answer.ahead(1) == {place for place, value in enumerate(answer.values) if value == b"2"}
+            with pytest.raises(Fenced):
+                store.write(GV, 0, [(key, b"3") for key in _KEYS], ShardMeta(position=3), 1)
+            put(store, GV, 0, [(key, b"2") for key in refused], ShardMeta(position=2), 1)
+        assert held(store, GV, 0, _KEYS) == ([b"2"] * len(_KEYS), ShardMeta(position=2))
+
+    def test_what_is_ahead_is_not_written_again(self, store: OnlineStore) -> None:
+        put(store, GV, 0, [(key, b"1") for key in _KEYS], ShardMeta(position=1), None)
+        if not store.write(GV, 0, [(key, b"2") for key in _KEYS], ShardMeta(position=2), 1):
+            return
+        [answer] = store.read([Ask(GV, 0, _KEYS)])
+        ahead = {_KEYS[place] for place in answer.ahead(1)}
+        assert ahead <= set(store.write(GV, 0, [(key, b"twice") for key in sorted(ahead)], ShardMeta(position=2), 1))
 
     @pytest.mark.parametrize("expected", [None, 0, 4, 6])
     def test_a_stale_writer_is_fenced_and_changes_nothing(self, store: OnlineStore, expected: int | None) -> None:
-        store.write(GV, 0, [(b"a", b"1")], ShardMeta(position=5), None)
+        put(store, GV, 0, [(b"a", b"1")], ShardMeta(position=5), None)
         with pytest.raises(Fenced):
             store.write(GV, 0, [(b"a", b"2"), (b"b", b"2")], ShardMeta(position=9), expected)
-        assert store.read(GV, 0, [b"a", b"b"]) == ([b"1", None], ShardMeta(position=5))
+        assert held(store, GV, 0, [b"a", b"b"]) == ([b"1", None], ShardMeta(position=5))
 
     def test_a_writer_that_expects_a_shard_which_is_not_there_is_fenced(self, store: OnlineStore) -> None:
         with pytest.raises(Fenced):
             store.write(GV, 0, [(b"a", b"1")], ShardMeta(position=2), 1)
-        assert store.read(GV, 0, [b"a"]) == ([None], None)
+        assert held(store, GV, 0, [b"a"]) == ([None], None)
 
     def test_group_versions_and_shards_are_apart(self, store: OnlineStore) -> None:
         places = [(GV, 0), (GV, 1), ("velocity@2", 0)]
         for position, place in enumerate(places):
-            store.write(*place, [(b"a", b"%d" % position)], ShardMeta(position=position), None)
+            put(store, *place, [(b"a", b"%d" % position)], ShardMeta(position=position), None)
         for position, place in enumerate(places):
-            assert store.read(*place, [b"a"]) == ([b"%d" % position], ShardMeta(position=position))
+            assert held(store, *place, [b"a"]) == ([b"%d" % position], ShardMeta(position=position))
 
     def test_any_bytes_are_a_key(self, store: OnlineStore) -> None:
         keys = [
@@ -100,37 +136,31 @@ class OnlineStoreConformance:
             b"states",
         ]
         items = [(key, b"value of %d" % number) for number, key in enumerate(keys)]
-        store.write(GV, 0, items, ShardMeta(position=1), None)
-        assert store.read(GV, 0, keys)[0] == [value for _, value in items]
-        assert store.read(GV, 0, [b"a" * 503, b"\0" * 480])[0] == [None, None]
-        assert sorted(store.scan(GV, 0)) == sorted(items)
-        store.write(GV, 0, [(key, None) for key in keys], ShardMeta(position=2), 1)
-        assert store.scan(GV, 0) == []
+        put(store, GV, 0, items, ShardMeta(position=1), None)
+        assert held(store, GV, 0, keys)[0] == [value for _, value in items]
+        assert held(store, GV, 0, [b"a" * 503, b"\0" * 480])[0] == [None, None]
+        assert sorted(pairs(store, GV, 0)) == sorted(items)
 
-    def test_pages_of_a_scan_cover_every_key_once(self, store: OnlineStore) -> None:
+    @pytest.mark.parametrize("limit", [1, 7, 1000])
+    def test_pages_of_a_scan_cover_every_key(self, store: OnlineStore, limit: int) -> None:
         keys = [b"%d" % number for number in range(50)] + [b"x" * length for length in range(490, 520)] + [b""]
-        store.write(GV, 0, [(key, key) for key in keys], ShardMeta(position=1), None)
-        for limit in (1, 7, 1000):
-            seen: list[bytes] = []
-            after = None
-            while page := store.scan(GV, 0, after, limit):
-                assert all(key == value for key, value in page)
-                after = page[-1][0]
-                seen += [key for key, _ in page]
-            assert sorted(seen) == sorted(keys)
+        put(store, GV, 0, [(key, key) for key in keys], ShardMeta(position=1), None)
+        found = [pair for page in pages(store, GV, 0, None, limit) for pair in page.items]
+        assert all(key == value for key, value in found)
+        assert {key for key, _ in found} == set(keys)
 
     def test_a_dropped_version_is_gone_and_can_begin_anew(self, store: OnlineStore) -> None:
         for shard in range(2):
-            store.write(GV, shard, [(b"a", b"1")], ShardMeta(position=5), None)
-        store.write("other@1", 0, [(b"a", b"1")], ShardMeta(position=5), None)
+            put(store, GV, shard, [(b"a", b"1")], ShardMeta(position=5), None)
+        put(store, "other@1", 0, [(b"a", b"1")], ShardMeta(position=5), None)
         store.drop(GV)
-        assert [store.read(GV, shard, [b"a"]) for shard in range(2)] == [([None], None)] * 2
-        assert store.scan(GV, 0) == []
+        assert [held(store, GV, shard, [b"a"]) for shard in range(2)] == [([None], None)] * 2
+        assert pairs(store, GV, 0) == []
         with pytest.raises(Fenced):
             store.write(GV, 0, [(b"a", b"2")], ShardMeta(position=6), 5)
-        store.write(GV, 0, [(b"b", b"2")], ShardMeta(position=0, epoch=1), None)
-        assert store.read(GV, 0, [b"a", b"b"]) == ([None, b"2"], ShardMeta(position=0, epoch=1))
-        assert store.read("other@1", 0, [b"a"])[0] == [b"1"]
+        put(store, GV, 0, [(b"b", b"2")], ShardMeta(position=0, epoch=1), None)
+        assert held(store, GV, 0, [b"a", b"b"]) == ([None, b"2"], ShardMeta(position=0, epoch=1))
+        assert held(store, "other@1", 0, [b"a"])[0] == [b"1"]
 
     def test_threads_read_states_and_meta_of_one_write(self, store: OnlineStore) -> None:
         _write_round(store, 0)
@@ -139,7 +169,7 @@ class OnlineStoreConformance:
 
         def reader() -> None:
             while not stop.is_set():
-                torn.extend(_torn(*store.read(GV, 0, _KEYS)))
+                torn.extend(_torn(store))
 
         readers = [threading.Thread(target=reader) for _ in range(3)]
         for thread in readers:
@@ -152,17 +182,17 @@ class OnlineStoreConformance:
         assert torn == []
 
     def test_another_process_sees_writes_and_drops(self, store: OnlineStore, factory: Factory) -> None:
-        store.write(GV, 0, [(b"a", b"1")], ShardMeta(position=1), None)
+        put(store, GV, 0, [(b"a", b"1")], ShardMeta(position=1), None)
         here, there = _spawn.Pipe()
         child = _spawn.Process(target=_answer, args=(factory, there))
         child.start()
         try:
             assert _ask(here, b"a") == (b"1", 1)
-            store.write(GV, 0, [(b"a", b"2")], ShardMeta(position=2), 1)
+            put(store, GV, 0, [(b"a", b"2")], ShardMeta(position=2), 1)
             assert _ask(here, b"a") == (b"2", 2)
             store.drop(GV)
             assert _ask(here, b"a") == (None, None)
-            store.write(GV, 0, [(b"a", b"3")], ShardMeta(position=1), None)
+            put(store, GV, 0, [(b"a", b"3")], ShardMeta(position=1), None)
             assert _ask(here, b"a") == (b"3", 1)
         finally:
             here.send(None)
@@ -194,14 +224,14 @@ class OnlineStoreConformance:
 
     def test_two_processes_that_race_apply_each_position_once(self, store: OnlineStore, factory: Factory) -> None:
         rounds = 100
-        store.write(GV, 0, [(b"sum", b"0")], ShardMeta(position=0), None)
+        put(store, GV, 0, [(b"sum", b"0")], ShardMeta(position=0), None)
         children = [_spawn.Process(target=_count_up, args=(factory, rounds)) for _ in range(2)]
         for child in children:
             child.start()
         for child in children:
             child.join()
         assert [child.exitcode for child in children] == [0, 0]
-        assert store.read(GV, 0, [b"sum"]) == ([b"%d" % sum(range(rounds))], ShardMeta(position=rounds))
+        assert held(store, GV, 0, [b"sum"]) == ([b"%d" % sum(range(rounds))], ShardMeta(position=rounds))
 
     @pytest.mark.parametrize("delay", [0.05, 0.15, 0.3])
     def test_a_killed_writer_loses_nothing_acknowledged_and_tears_nothing(self, factory: Factory, delay: float) -> None:
@@ -220,30 +250,31 @@ class OnlineStoreConformance:
         except EOFError:
             pass
         store = factory()
-        states, meta = store.read(GV, 0, _KEYS)
+        meta = meta_of(store, GV, 0)
         assert meta is not None
         assert acknowledged <= meta.position <= acknowledged + 1
-        assert _torn(states, meta) == []
+        assert _torn(store) == []
         _write_round(store, meta.position + 1)
-        assert _torn(*store.read(GV, 0, _KEYS)) == []
+        assert _torn(store) == []
 
 
 def _write_round(store: OnlineStore, position: int) -> None:
     value = b"%d" % position
     items = [(key, value) for key in _KEYS]
-    store.write(GV, 0, items, ShardMeta(position=position), None if position == 0 else position - 1)
+    put(store, GV, 0, items, ShardMeta(position=position), None if position == 0 else position - 1)
 
 
-def _torn(states: list[bytes | None], meta: ShardMeta | None) -> list[object]:
-    """The states that are not of the write the meta is of."""
-    assert meta is not None
-    return [state for state in states if state != b"%d" % meta.position]
+def _torn(store: OnlineStore) -> list[object]:
+    """The values that are not what the store says they hold."""
+    [answer] = store.read([Ask(GV, 0, _KEYS)])
+    told = [None if meta is None or meta.position < 0 else b"%d" % meta.position for meta in answer.metas()]
+    return [pair for pair in zip(answer.values, told, strict=True) if pair[0] != pair[1]]
 
 
 def _answer(factory: Factory, pipe: Connection) -> None:
     store = factory()
     while (key := pipe.recv()) is not None:
-        [state], meta = store.read(GV, 0, [key])
+        [state], meta = held(store, GV, 0, [key])
         pipe.send((state, None if meta is None else meta.position))
 
 
@@ -263,10 +294,9 @@ def _read_for_ever(factory: Factory, pipe: Connection) -> None:
         while not stop.is_set():
             try:
                 store = opened()
-                states, meta = store.read(GV, 0, _KEYS)
-                values = {None if meta is None else b"%d" % meta.position}
-                if set(states) != values or set(_values(store)) - {b"%d" % position for position in range(4)}:
-                    wrong.append(f"{set(states)} with {meta}")
+                torn = _torn(store)
+                if torn or set(_values(store)) - {b"%d" % position for position in range(4)}:
+                    wrong.append(repr(torn))
             except Exception as error:
                 wrong.append(repr(error))
 
@@ -282,20 +312,22 @@ def _read_for_ever(factory: Factory, pipe: Connection) -> None:
 
 
 def _values(store: OnlineStore) -> list[bytes]:
-    return [value for _, value in store.scan(GV, 0)]
+    return [value for _, value in pairs(store, GV, 0)]
 
 
 def _count_up(factory: Factory, rounds: int) -> None:
     """Adds each position below `rounds` to a sum, beside another process that does the same."""
     store = factory()
     while True:
-        [state], meta = store.read(GV, 0, [b"sum"])
+        [answer] = store.read([Ask(GV, 0, [b"sum"])])
+        [state], meta = answer.values, answer.meta
         assert meta is not None and state is not None
         if meta.position >= rounds:
             return
-        step = msgspec.structs.replace(meta, position=meta.position + 1)
+        step = msgspec.structs.replace(meta, position=meta.position + 1, pending=None)
+        changes = [] if answer.ahead(meta.position) else [(b"sum", b"%d" % (int(state) + meta.position))]
         try:
-            store.write(GV, 0, [(b"sum", b"%d" % (int(state) + meta.position))], step, meta.position)
+            put(store, GV, 0, changes, step, meta.position)
         except Fenced:
             continue
 

@@ -19,6 +19,7 @@ from millstream.clock import SimulatedClock
 from millstream.errors import CorruptLog, CorruptState, MillstreamError
 from millstream.store.lmdb.store import LmdbOnlineStore
 from millstream.store.online import ShardMeta
+from millstream.testing.shards import held, pairs
 
 SIZE = 6 << 20
 GV = "velocity@1"
@@ -64,18 +65,15 @@ def fill_shard(folder: Path) -> Path:
 
 
 def use_shard(folder: Path) -> None:
-    store, after = LmdbOnlineStore(folder, 1, fsync=False), None
-    keys = []
-    while page := store.scan(GV, 0, after, 1_000):
-        keys += [key for key, _ in page]
-        after = page[-1][0]
-    found, meta = store.read(GV, 0, keys[::7])
+    store = LmdbOnlineStore(folder, 1, fsync=False)
+    keys = [key for key, _ in pairs(store, GV, 0)]
+    found, meta = held(store, GV, 0, keys[::7])
     assert meta is not None
     assert None not in found
-    changes = [(key, None if number % 3 else bytes(300)) for number, key in enumerate(keys[::5])]
+    changes = [(key, b"" if number % 3 else bytes(300)) for number, key in enumerate(keys[::5])]
     store.write(GV, 0, changes, ShardMeta(position=99), meta.position)
     for key in keys[::11]:
-        store.read(GV, 0, [key])
+        held(store, GV, 0, [key])
 
 
 def fares(use: Callable[[Path], None], folder: Path) -> str:

@@ -22,6 +22,7 @@ from millstream.fold import States, fold, layout_of, merge, prepare, shard_of
 from millstream.ingest.stream import StreamIngester
 from millstream.registry.definitions import Registry
 from millstream.store.lmdb.store import LmdbOnlineStore
+from millstream.testing.shards import pairs
 
 SECOND, HOUR = 1_000_000, 3_600_000_000
 BASE = 1_700_000_000_000_000
@@ -96,7 +97,7 @@ class Chain:
             pass
 
     def states(self, version: GroupVersion) -> dict[bytes, bytes]:
-        return {k: v for shard in range(version.shards) for k, v in self.online.scan(version.states, shard)}
+        return {k: v for shard in range(version.shards) for k, v in pairs(self.online, version.states, shard)}
 
 
 def payments(n: int, seed: int = 0, users: int = 7, first: int = 0) -> list[dict[str, Any]]:
@@ -162,5 +163,5 @@ def in_right_shard(chain: Chain, version: GroupVersion) -> bool:
     return all(
         shard_of(key, version.shards) == shard
         for shard in range(version.shards)
-        for key, _ in chain.online.scan(version.id, shard)
+        for key, _ in pairs(chain.online, version.id, shard)
     )

@@ -8,6 +8,7 @@ import pyarrow as pa
 import millstream as ms
 from millstream.clock import FileClock, to_micros
 from millstream.fold import layout_of
+from millstream.testing.shards import pairs
 
 DAY = 86_400_000_000
 user = ms.Entity("user", keys={"user_id": "int64"})
@@ -36,7 +37,7 @@ def test_the_expected_size_of_a_state_is_that_of_live_states_at_its_rate(tmp_pat
     project.drain()
     version = project.parts.registry.group("g")
     sizes = [
-        len(state) for shard in range(version.shards) for _, state in project.parts.online.scan(version.states, shard)
+        len(state) for shard in range(version.shards) for _, state in pairs(project.parts.online, version.states, shard)
     ]
     layout = layout_of(g)
     assert 0.7 < layout.state_bytes_at(rate) / np.mean(sizes) < 1.4

@@ -34,6 +34,7 @@ from millstream.buffer.codec.events import dead_letters
 from millstream.definitions.group_version import GroupVersion
 from millstream.errors import Fenced, StoreError
 from millstream.ingest.backfill import backfill, caught_up, finish
+from millstream.testing.shards import meta_of
 
 
 class Registry:
@@ -102,7 +103,7 @@ def test_nothing_before_the_markers_needs_no_backfill(tmp_path: Path) -> None:
     chain = Chain(tmp_path)
     chain.start("end")
     assert run(chain, chain.versions[0]).events == 0
-    assert chain.online.meta("velocity@1", 0) is None
+    assert meta_of(chain.online, "velocity@1", 0) is None
 
 
 def test_ingestion_waits_for_the_last_shard(tmp_path: Path) -> None:
@@ -238,7 +239,7 @@ def test_a_complete_version_can_be_built_anew_beside_itself(tmp_path: Path) -> N
         pass
     assert caught_up(beside, version, chain.online, chain.log)
     assert chain.states(beside) == chain.states(version) == expected_states(chain, version)
-    assert chain.online.meta("velocity@1.2", 0).epoch == 2
+    assert meta_of(chain.online, "velocity@1.2", 0).epoch == 2
 
 
 def test_ingestion_leaves_a_build_alone_until_its_history_is_in(tmp_path: Path) -> None:
@@ -249,7 +250,7 @@ def test_ingestion_leaves_a_build_alone_until_its_history_is_in(tmp_path: Path) 
     chain.send(PAYMENTS, payments(60))
     chain.drain()
     assert chain.ingester(beside=[beside]).step().lag == 0
-    assert chain.online.meta(beside.states, 0) is None
+    assert meta_of(chain.online, beside.states, 0) is None
     with pytest.raises(KeyboardInterrupt):
         run(chain, beside, LogHistory(chain.log, killed_at=1), anew=True)
     assert not caught_up(beside, version, chain.online, chain.log)

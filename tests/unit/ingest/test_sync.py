@@ -12,6 +12,7 @@ from millstream.history.events import History
 from millstream.ingest.archive import Archiver
 from millstream.ingest.sync import Syncer
 from millstream.store.iceberg.store import IcebergOfflineStore
+from millstream.testing.shards import meta_of, pairs
 
 GV = "velocity@1"
 
@@ -91,10 +92,10 @@ def test_a_sample_agrees_with_history_before_and_after_archiving(chain):
 def test_a_damaged_state_is_found(chain):
     send(chain, 60)
     for shard in range(2):
-        pairs = chain.online.scan(GV, shard)
-        if len(pairs) > 1:
-            (one, _), (_, other) = pairs[0], pairs[1]
-            meta = chain.online.meta(GV, shard)
+        found = pairs(chain.online, GV, shard)
+        if len(found) > 1:
+            (one, _), (_, other) = found[0], found[1]
+            meta = meta_of(chain.online, GV, shard)
             chain.online.write(GV, shard, [(one, other)], meta, meta.position)
     workers = syncer(chain)
     assert sum(report.disagreeing for _ in range(2) for report in workers.step()) > 0
@@ -140,8 +141,8 @@ def test_a_long_history_is_read_once_an_hour_and_what_is_damaged_is_still_found(
         assert (report.compared, report.agreed_at) == (0, began)
     chain.history = workers._history = History(chain.log, chain.offline, [PAYMENTS])
     for shard in range(2):
-        meta = chain.online.meta(GV, shard)
-        chain.online.write(GV, shard, [(key, b"") for key, _ in chain.online.scan(GV, shard)], meta, meta.position)
+        meta = meta_of(chain.online, GV, shard)
+        chain.online.write(GV, shard, [(key, b"") for key, _ in pairs(chain.online, GV, shard)], meta, meta.position)
     chain.clock.advance(600_000_000)
     (report,) = workers.step()
     assert report.disagreeing == report.compared > 0
@@ -162,7 +163,7 @@ def test_a_restarted_sync_knows_when_history_was_last_read(chain):
 def test_the_comparison_goes_round_all_keys(chain, monkeypatch):
     monkeypatch.setattr("millstream.ingest.sync._PAGE", 3)
     send(chain, 60)
-    every = {key for shard in range(2) for key, _ in chain.online.scan(GV, shard)}
+    every = {key for shard in range(2) for key, _ in pairs(chain.online, GV, shard)}
     workers, seen, folded = syncer(chain), set(), Syncer._folded
     monkeypatch.setattr(
         Syncer, "_folded", lambda self, one, keys, meta: seen.update(keys) or folded(self, one, keys, meta)

@@ -17,7 +17,8 @@ from millstream.fold import States, encode_key, fold, layout_of, prepare, shard_
 from millstream.fold.views import Vector
 from millstream.serve.reader import FeatureReader
 from millstream.store.lmdb.store import LmdbOnlineStore
-from millstream.store.online import EARLY, ShardMeta
+from millstream.store.online import EARLY, Answer, Ask, ShardMeta
+from millstream.testing.shards import held
 
 
 def asked(users: Sequence[int | None], payee: int | None = 2) -> dict[str, list[Any]]:
@@ -48,10 +49,46 @@ class Failing:
     def __init__(self, store: LmdbOnlineStore, gv: str) -> None:
         self._store, self._gv = store, gv
 
-    def read(self, gv: str, shard: int, keys: Sequence[bytes]) -> tuple[list[bytes | None], ShardMeta | None]:
-        if gv == self._gv:
-            raise StoreError("The disk has gone.")
-        return self._store.read(gv, shard, keys)
+    def read(self, asks: Sequence[Ask]) -> list[Answer]:
+        answers = self._store.read(asks)
+        for ask, answer in zip(asks, answers, strict=True):
+            if ask.states == self._gv:
+                answer.values, answer.failure = [None] * len(ask.keys), StoreError("The disk has gone.")
+        return answers
+
+
+class Counting:
+    """A store that keeps what it is called for."""
+
+    def __init__(self, store: LmdbOnlineStore) -> None:
+        self._store, self.calls = store, list[str]()
+
+    def __getattr__(self, name: str) -> Any:
+        self.calls.append(name)
+        return getattr(self._store, name)
+
+
+@pytest.mark.parametrize("users", [[3], [3, 4, 5, None, 9999]])
+def test_a_request_takes_one_call_of_the_store_however_many_groups_it_reads(
+    online: LmdbOnlineStore, clock: SimulatedClock, users: list[int | None]
+) -> None:
+    counting = Counting(online)
+    reader = FeatureReader(counting, view, VERSIONS, clock)  # type: ignore[arg-type]
+    assert len(reader.group_versions) > 2
+    reader.read(asked(users), at(len(users)))
+    assert counting.calls == ["read"]
+
+
+def test_a_store_that_cannot_be_reached_leaves_defaults_in_place(
+    online: LmdbOnlineStore, clock: SimulatedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(asks: Sequence[Ask]) -> list[Answer]:
+        raise StoreError("The store does not answer.")
+
+    monkeypatch.setattr(online, "read", read)
+    found = FeatureReader(online, view, VERSIONS, clock).read(asked([3, 4]), at(2))
+    assert all(fact.fallback for facts in found.facts.values() for fact in facts)
+    assert found.columns["kyc__tier"].tolist() == ["none", "none"]
 
 
 def test_values_are_those_of_the_kernel_for_each_key(reader: FeatureReader, online: LmdbOnlineStore) -> None:
@@ -59,7 +96,7 @@ def test_values_are_those_of_the_kernel_for_each_key(reader: FeatureReader, onli
     read = reader.read(asked(users), at(25))
     keys = [encode_key(user.keys, [u]) for u in users]
     for group in (velocity, habits):
-        states = [online.read(f"{group.name}@1", shard_of(key, SHARDS), [key])[0][0] for key in keys]
+        states = [held(online, f"{group.name}@1", shard_of(key, SHARDS), [key])[0][0] for key in keys]
         expected = value(layout_of(group), States.from_bytes(states), at(25)).columns
         for name, column in expected.items():
             assert same(read.columns[f"{group.name}__{name}"], column), name
@@ -176,7 +213,7 @@ def test_an_instant_before_what_a_state_tells_apart_reads_as_null_and_says_so(
     newest = {}
     for u in users:
         key = encode_key(user.keys, [u])
-        state = online.read("velocity@1", shard_of(key, SHARDS), [key])[0][0]
+        state = held(online, "velocity@1", shard_of(key, SHARDS), [key])[0][0]
         newest[u] = int(States.from_bytes([state]).newest[0]) if state else None
     for before in (0, 4 * SECOND, 5 * SECOND, 5 * SECOND + 1, HOUR):
         instants = np.array([NOW if newest[u] is None else newest[u] - before for u in users], np.int64)

@@ -16,6 +16,7 @@ from millstream.errors import CorruptState, MillstreamError
 from millstream.store.lmdb import check as lmdb_check
 from millstream.store.lmdb.store import LmdbOnlineStore
 from millstream.store.online import ShardMeta
+from millstream.testing.shards import held, meta_of, pairs
 
 GV = "velocity@1"
 FOLDER = f"{GV}/0"
@@ -40,7 +41,7 @@ def asked(path: Path) -> str:
     store, refused = LmdbOnlineStore(path), False
     for key in (*VALUES, *ABSENT):
         try:
-            (state,), meta = store.read(GV, 0, [key])
+            (state,), meta = held(store, GV, 0, [key])
         except CorruptState:
             refused = True
             continue
@@ -113,7 +114,7 @@ def test_a_shard_that_lost_what_it_has_applied_is_not_begun_anew(tmp_path: Path)
         txn.put(b"Meta", meta)
     store = LmdbOnlineStore(tmp_path)
     for act in (
-        lambda: store.meta(GV, 0),
+        lambda: meta_of(store, GV, 0),
         lambda: store.write(GV, 0, [(b"a", b"1")], ShardMeta(position=1), None),
     ):
         with pytest.raises(CorruptState):
@@ -148,11 +149,11 @@ def test_a_shard_written_before_there_were_checksums_is_read_and_written_on(tmp_
     )
     subprocess.run([sys.executable, "-c", program, str(tmp_path / FOLDER)], check=True)
     store = LmdbOnlineStore(tmp_path)
-    assert store.read(GV, 0, [b"a", b"b"]) == ([b"state", None], ShardMeta(position=3))
+    assert held(store, GV, 0, [b"a", b"b"]) == ([b"state", None], ShardMeta(position=3))
     store.write(GV, 0, [(b"b", b"other")], ShardMeta(position=4), 3)
     again = LmdbOnlineStore(tmp_path)
-    assert again.read(GV, 0, [b"a", b"b"]) == ([b"state", b"other"], ShardMeta(position=4))
-    assert again.scan(GV, 0) == [(b"a", b"state"), (b"b", b"other")]
+    assert held(again, GV, 0, [b"a", b"b"]) == ([b"state", b"other"], ShardMeta(position=4))
+    assert pairs(again, GV, 0) == [(b"a", b"state"), (b"b", b"other")]
     assert again.examine(GV, 0) == 2
 
 
@@ -161,8 +162,8 @@ def test_every_error_of_a_damaged_shard_names_it(stored: tuple[Path, bytes]) -> 
     place = path / FOLDER / "data.mdb"
     place.write_bytes(sound[:4096] + bytes(4096) + sound[8192:])
     for act in (
-        lambda store: store.read(GV, 0, [b"a"]),
-        lambda store: store.scan(GV, 0),
+        lambda store: held(store, GV, 0, [b"a"]),
+        lambda store: pairs(store, GV, 0),
         lambda store: store.write(GV, 0, [], ShardMeta(), ROUNDS - 1),
         lambda store: store.examine(GV, 0),
     ):

@@ -10,11 +10,10 @@ import pyarrow as pa
 
 from millstream.definitions.feature_group import StreamFeatureGroup
 from millstream.fold import States, as_of, layout_of, prepare, value
+from millstream.store.online import pages
 
 if TYPE_CHECKING:
     from millstream.project.parts import Parts
-
-_PAGE = 100_000
 
 
 def state_gaps(parts: Parts, sent: Mapping[str, pa.Table], now: int) -> Iterator[int]:
@@ -29,8 +28,8 @@ def state_gaps(parts: Parts, sent: Mapping[str, pa.Table], now: int) -> Iterator
         (source,) = group.sources
         (events,) = prepare([group], source, _as_history(sent[source.name], source.time))
         for shard in range(version.shards):
-            pairs = parts.online.scan(version.states, shard, limit=_PAGE)
-            keys, states = [key for key, _ in pairs], States.from_bytes([state for _, state in pairs])
+            pairs = dict(pair for page in pages(parts.online, version.states, shard) for pair in page.items)
+            keys, states = list(pairs), States.from_bytes(list(pairs.values()))
             at = np.full(len(keys), now, np.int64)
             held = value(layout_of(group), states, at).columns
             wanted = as_of(layout_of(group), events, events.times, keys, at, at).columns

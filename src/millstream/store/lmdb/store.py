@@ -12,7 +12,7 @@ import hashlib
 import os
 import shutil
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count, islice
 from pathlib import Path
@@ -21,11 +21,11 @@ import lmdb
 from xxhash import xxh3_64_digest, xxh3_64_intdigest
 
 from millstream.buffer.embedded.environment import exclusive
-from millstream.errors import CorruptState, Fenced, Forked, MillstreamError
+from millstream.errors import CorruptState, Fenced, Forked, MillstreamError, StoreError
 from millstream.forks import forks
 from millstream.store.lmdb.check import CHECK, opened, refuse_damaged, refuse_hidden, sealed
 from millstream.store.lmdb.shards import Shard, failure, full, open_shard
-from millstream.store.online import ShardMeta
+from millstream.store.online import Answer, Ask, Fact, Page, ShardMeta, pages
 
 _META = b"meta"
 _DROPPED = b"dropped"
@@ -50,75 +50,87 @@ class LmdbOnlineStore:
     >>> import tempfile
     >>> store = LmdbOnlineStore(tempfile.mkdtemp())
     >>> store.write("velocity@1", 0, [(b"user-1", b"state")], ShardMeta(position=1), expected=None)
-    >>> states, meta = store.read("velocity@1", 0, [b"user-1", b"user-2"])
-    >>> states, meta.position
+    ()
+    >>> [answer] = store.read([Ask("velocity@1", 0, [b"user-1", b"user-2"])])
+    >>> answer.values, answer.meta.position
     ([b'state', None], 1)
     """
 
     def __init__(self, path: str | Path, map_gib: float = 16, *, fsync: bool = True) -> None:
-        self._path = Path(path)
+        self.path = Path(path)
         self._map_gib, self._fsync = map_gib, fsync
         self._forks = forks()
         _stores.add(self)
         self._shards: dict[tuple[str, int], Shard] = {}
         self._sweep()
 
-    def read(self, gv: str, shard: int, keys: Sequence[bytes]) -> tuple[list[bytes | None], ShardMeta | None]:
-        """The states of the keys and the shard's meta, from one snapshot; see `OnlineStore.read`."""
-        for _ in range(_LOOKS):
-            handle = self._handle(gv, shard)
-            if handle is None:
-                break
-            try:
-                with handle.env.begin(handle.states) as txn:
-                    raw = txn.get(_META, None, handle.main)
-                    if raw != _DROPPED:
-                        meta = handle.decode(raw)
-                        if meta is None:
-                            handle.refuse_lost_meta(txn)
-                        return _found(txn, handle, keys), meta
-            except lmdb.Error as error:
-                self._look_again(gv, handle, error)
-            except CorruptState:
-                self._note_damage(gv)
-                raise
-            self._forget(gv, shard, handle)
-        return [None] * len(keys), None
+    def read(self, asks: Sequence[Ask]) -> list[Answer]:
+        """What each shard answers, every ask from one snapshot; see `OnlineStore.read`."""
+        return [self._answer(ask) for ask in asks]
 
-    def meta(self, gv: str, shard: int) -> ShardMeta | None:
-        """What the shard has applied, or None when it does not exist."""
-        return self.read(gv, shard, ())[1]
+    def _answer(self, ask: Ask) -> Answer:
+        states, shard, keys = ask.states, ask.shard, ask.keys
+        try:
+            for _ in range(_LOOKS):
+                handle = self._handle(states, shard)
+                if handle is None:
+                    break
+                try:
+                    with handle.env.begin(handle.states) as txn:
+                        raw = txn.get(_META, None, handle.main)
+                        if raw != _DROPPED:
+                            meta = handle.decode(raw)
+                            if meta is None:
+                                handle.refuse_lost_meta(txn)
+                            return Answer(_found(txn, handle, keys), meta)
+                except lmdb.Error as error:
+                    self._look_again(states, handle, error)
+                except CorruptState:
+                    self._note_damage(states)
+                    raise
+                self._forget(states, shard, handle)
+        except StoreError as error:
+            return Answer([None] * len(keys), failure=error)
+        return Answer([None] * len(keys))
+
+    def facts(self, shards: Mapping[str, int]) -> dict[str, list[Fact]]:
+        """By states, what each of their shards has applied; see `OnlineStore.facts`."""
+        return {states: [self._fact(states, shard) for shard in range(count)] for states, count in shards.items()}
+
+    def _fact(self, states: str, shard: int) -> Fact:
+        answer = self._answer(Ask(states, shard))
+        return answer.failure or answer.meta
 
     def write(
-        self,
-        gv: str,
-        shard: int,
-        items: Sequence[tuple[bytes, bytes | None]],
-        meta: ShardMeta,
-        expected: int | None,
-    ) -> None:
-        """Write states and meta together, or nothing; see `OnlineStore.write`. Sorted keys are written fastest."""
-        what = f"shard {shard} of '{gv}'"
+        self, states: str, shard: int, changes: Sequence[tuple[bytes, bytes]], meta: ShardMeta, expected: int | None
+    ) -> Sequence[bytes]:
+        """Write values and meta together, or nothing: no key is refused; see `OnlineStore.write`.
+
+        Sorted keys are written fastest.
+        """
+        what = f"shard {shard} of '{states}'"
         while True:
-            handle = self._handle(gv, shard) or self._create(gv, shard)
+            handle = self._handle(states, shard) or self._create(states, shard)
             try:
                 with handle.env.begin() as txn:
                     _refuse_moved(txn, handle, expected, what)
-                puts, deletes = _separate(items, handle.checked)
+                puts = _stored_pairs(changes, handle.checked)
                 with handle.env.begin(write=True) as txn:
                     if _refuse_moved(txn, handle, expected, what):
-                        _write(txn, handle, puts, deletes, handle.encode(meta))
-                        return
+                        if puts:
+                            txn.cursor(handle.states).putmulti(puts)
+                        txn.put(_META, handle.encode(meta), db=handle.main)
+                        return ()
             except lmdb.Error as error:
-                raise self._failed(gv, handle, error) from error
-            self._forget(gv, shard, handle)
+                raise self._failed(states, handle, error) from error
+            self._forget(states, shard, handle)
             del handle
-            self._finish_drop(gv, shard)
+            self._finish_drop(states, shard)
 
-    def scan(self, gv: str, shard: int, after: bytes | None = None, limit: int = 10_000) -> list[tuple[bytes, bytes]]:
-        """Up to `limit` pairs after the key `after`, from one snapshot; see `OnlineStore.scan`."""
+    def scan(self, states: str, shard: int, cursor: bytes | None = None, limit: int = 10_000) -> Page:
+        """Some of the keys of a shard with their values, from one snapshot; see `OnlineStore.scan`."""
         for _ in range(_LOOKS):
-            handle = self._handle(gv, shard)
+            handle = self._handle(states, shard)
             if handle is None:
                 break
             try:
@@ -126,16 +138,16 @@ class LmdbOnlineStore:
                     raw = txn.get(_META, None, handle.main)
                     if raw != _DROPPED:
                         handle.decode(raw)
-                        return _page(txn.cursor(), None if after is None else _stored(after), limit, handle.checked)
+                        return _page(txn.cursor(), cursor, limit, handle.checked)
             except lmdb.Error as error:
-                self._look_again(gv, handle, error)
-            self._forget(gv, shard, handle)
-        return []
+                self._look_again(states, handle, error)
+            self._forget(states, shard, handle)
+        return Page([])
 
-    def drop(self, gv: str) -> None:
+    def drop(self, states: str) -> None:
         """Remove every shard of a group version; other processes see it gone at their next read."""
         with self._exclusive():
-            self._remove(gv)
+            self._remove(states)
         self._sweep()
 
     def close(self) -> None:
@@ -144,11 +156,11 @@ class LmdbOnlineStore:
 
     def states(self) -> list[str]:
         """The names of all states that there are, whether anybody knows them or not."""
-        return sorted(place.name for place in self._path.glob("[!.]*/") if place.is_dir())
+        return sorted(place.name for place in self.path.glob("[!.]*/") if place.is_dir())
 
     def damaged(self) -> list[str]:
         """The group versions of which somebody has read damage, until they are dropped: they have to be built anew."""
-        marks = sorted(self._path.glob(".damaged.*"))
+        marks = sorted(self.path.glob(".damaged.*"))
         return [mark.name.removeprefix(".damaged.") for mark in marks]
 
     def examine(self, gv: str, shard: int) -> int:
@@ -157,7 +169,7 @@ class LmdbOnlineStore:
         For `doctor`, and for who has cause for doubt: reads look at what they take.
         Raises `CorruptState` at the first damage.
         """
-        folder = self._path / gv / str(shard)
+        folder = self.path / gv / str(shard)
         if not (folder / "data.mdb").exists():
             return 0
         try:
@@ -165,11 +177,8 @@ class LmdbOnlineStore:
         except lmdb.Error as error:
             self._note_damage(gv)
             raise failure(folder, error) from error
-        after, states = None, 0
-        self.meta(gv, shard)
-        while page := self.scan(gv, shard, after):
-            after, states = page[-1][0], states + len(page)
-        return states
+        self._answer(Ask(gv, shard)).sound()
+        return sum(len(page.items) for page in pages(self, gv, shard))
 
     def _look_again(self, gv: str, handle: Shard, error: lmdb.Error) -> None:
         """Return when a read may succeed now.
@@ -192,16 +201,16 @@ class LmdbOnlineStore:
     def _note_damage(self, gv: str) -> None:
         """Leave a mark by which ingestion, in whatever process, learns of it; without room there is no mark."""
         with suppress(OSError):
-            (self._path / f".damaged.{gv}").touch()
+            (self.path / f".damaged.{gv}").touch()
 
     def _handle(self, gv: str, shard: int) -> Shard | None:
         """The open environment of a shard, or None when it does not exist."""
         if self._forks != forks():
-            raise Forked.opened_before(self._path)
+            raise Forked.opened_before(self.path)
         handle = self._shards.get((gv, shard))
         if handle is not None:
             handle.used = True
-        elif (self._path / gv / str(shard) / "data.mdb").exists():
+        elif (self.path / gv / str(shard) / "data.mdb").exists():
             try:
                 with self._exclusive():
                     handle = self._found(gv, shard)
@@ -211,7 +220,7 @@ class LmdbOnlineStore:
         return handle
 
     def _found(self, gv: str, shard: int) -> Shard | None:
-        folder = self._path / gv / str(shard)
+        folder = self.path / gv / str(shard)
         if not (folder / "data.mdb").exists():
             return None
         _make_room()
@@ -225,7 +234,7 @@ class LmdbOnlineStore:
 
     def _create(self, gv: str, shard: int) -> Shard:
         with self._exclusive():
-            folder = self._path / gv / str(shard)
+            folder = self.path / gv / str(shard)
             folder.mkdir(parents=True, exist_ok=True)
             _make_room()
             handle = self._shards[gv, shard] = open_shard(folder, self._map_gib, self._fsync)
@@ -238,12 +247,12 @@ class LmdbOnlineStore:
         LMDB opens a shard's two files one after the other: removed and begun anew in between, they would not match.
         """
         try:
-            self._path.mkdir(parents=True, exist_ok=True)
-            (self._path / "lock").touch()
-            with exclusive(self._path / "lock"):
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / "lock").touch()
+            with exclusive(self.path / "lock"):
                 yield
         except OSError as error:
-            raise failure(self._path, error) from error
+            raise failure(self.path, error) from error
 
     def _finish_drop(self, gv: str, shard: int) -> None:
         """Remove what a process that died while dropping has left marked."""
@@ -259,7 +268,7 @@ class LmdbOnlineStore:
 
     def _remove(self, gv: str) -> None:
         """Mark each shard, so that whoever has it open lets go, then take the folder away in one rename."""
-        folder = self._path / gv
+        folder = self.path / gv
         for place in sorted(folder.glob("*/data.mdb")):
             try:
                 _mark_dropped(open_shard(place.parent, self._map_gib, self._fsync, trusted=True))
@@ -267,12 +276,12 @@ class LmdbOnlineStore:
                 continue  # nobody else can read it either
         self._shards = {key: handle for key, handle in list(self._shards.items()) if key[0] != gv}
         if folder.exists():
-            os.rename(folder, next(free for n in count() if not (free := self._path / f".dropped.{n}.{gv}").exists()))
-        (self._path / f".damaged.{gv}").unlink(missing_ok=True)
+            os.rename(folder, next(free for n in count() if not (free := self.path / f".dropped.{n}.{gv}").exists()))
+        (self.path / f".damaged.{gv}").unlink(missing_ok=True)
 
     def _sweep(self) -> None:
         """Remove what was taken away, by this process or by one that died before it could."""
-        for leftover in self._path.glob(".dropped.*"):
+        for leftover in self.path.glob(".dropped.*"):
             shutil.rmtree(leftover, ignore_errors=True)
 
 
@@ -336,30 +345,12 @@ def _refuse_moved(txn: lmdb.Transaction[bytes], handle: Shard, expected: int | N
     return True
 
 
-def _write(
-    txn: lmdb.Transaction[bytes],
-    handle: Shard,
-    puts: list[tuple[bytes, bytes]],
-    deletes: list[bytes],
-    raw: bytes,
-) -> None:
-    if puts:
-        txn.cursor(handle.states).putmulti(puts)
-    for key in deletes:
-        txn.delete(key, db=handle.states)
-    txn.put(_META, raw, db=handle.main)
-
-
-def _separate(
-    items: Sequence[tuple[bytes, bytes | None]], checked: bool
-) -> tuple[list[tuple[bytes, bytes]], list[bytes]]:
-    """Stored pairs to put and stored keys to delete."""
-    puts = [(key, value) for key, value in items if value is not None]
-    deletes = [_stored(key) for key, value in items if value is None] if len(puts) < len(items) else []
-    lengths = {len(key) for key, _ in puts}
+def _stored_pairs(changes: Sequence[tuple[bytes, bytes]], checked: bool) -> Sequence[tuple[bytes, bytes]]:
+    """Keys and values as LMDB takes them."""
+    lengths = {len(key) for key, _ in changes}
     if lengths and (max(lengths) > _LONGEST or not min(lengths)):
-        puts = [(_stored(key), value if 0 < len(key) <= _LONGEST else _wrap(key, value)) for key, value in puts]
-    return [(key, sealed(key, value)) for key, value in puts] if checked else puts, deletes
+        changes = [(_stored(key), value if 0 < len(key) <= _LONGEST else _wrap(key, value)) for key, value in changes]
+    return [(key, sealed(key, value)) for key, value in changes] if checked else changes
 
 
 def _stored(key: bytes) -> bytes:
@@ -379,15 +370,17 @@ def _unwrap(stored: bytes | None, key: bytes) -> bytes | None:
     return stored[4 + len(key) :]
 
 
-def _page(cursor: lmdb.Cursor[bytes], after: bytes | None, limit: int, checked: bool) -> list[tuple[bytes, bytes]]:
+def _page(cursor: lmdb.Cursor[bytes], after: bytes | None, limit: int, checked: bool) -> Page:
+    """The pairs after a stored key, which is the cursor of the page before."""
     if not (cursor.first() if after is None else cursor.set_range(after)):
-        return []
+        return Page([])
     if cursor.key() == after and not cursor.next():
-        return []
+        return Page([])
     pairs = list(islice(cursor.iternext(), limit))
+    last = pairs[-1][0] if len(pairs) == limit else None
     if checked:
         pairs = [(key, opened(key, record)) for key, record in pairs]
-    return [_whole(*pair) if len(pair[0]) > _LONGEST else pair for pair in pairs]
+    return Page([_whole(*pair) if len(pair[0]) > _LONGEST else pair for pair in pairs], last)
 
 
 def _whole(_: bytes, stored: bytes) -> tuple[bytes, bytes]:

@@ -20,7 +20,9 @@ def main() -> int:
     parser.add_argument("seeds", type=int, nargs="?", default=10_000, help="how many seeds (10,000)")
     parser.add_argument("--first", type=int, default=0, help="the first seed (0)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (one per core)")
-    parser.add_argument("--adversarial", action="store_true", help="on a log with gaps that shows late what it has")
+    parser.add_argument(
+        "--adversarial", action="store_true", help="on a log with gaps and a store that writes in pieces"
+    )
     given = parser.parse_args()
     began, broken = time.monotonic(), dict[int, str]()
     seeds = range(given.first, given.first + given.seeds)

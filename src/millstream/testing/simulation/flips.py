@@ -14,6 +14,8 @@ from millstream.buffer.reading import through
 from millstream.definitions.feature_group import StreamFeatureGroup
 from millstream.errors import CorruptLog, CorruptState, MillstreamError
 from millstream.testing.adversarial_log import AdversarialLog
+from millstream.testing.adversarial_online import AdversarialOnlineStore
+from millstream.testing.shards import held, pairs
 
 if TYPE_CHECKING:
     from millstream.testing.simulation.world import World
@@ -97,7 +99,7 @@ def _flip_states(world: World, number: int) -> str | None:
             if isinstance(version.group, StreamFeatureGroup)
             or version.group.query is not None  # a table's fold is not rebuilt
             for shard in range(version.shards)
-            for key, _ in parts.online.scan(version.states, shard)
+            for key, _ in pairs(parts.online, version.states, shard)
         ]
     except MillstreamError:
         return None
@@ -106,7 +108,7 @@ def _flip_states(world: World, number: int) -> str | None:
     states, shard, key = every[number % len(every)]
     path = world.settings.data / "online" / states / str(shard) / "data.mdb"
     _flipped(world, path, _record(parts.online, states, shard, key)[:LONGEST], number, states)
-    said = _refused(CorruptState, lambda: parts.online.read(states, shard, [key]))
+    said = _refused(CorruptState, lambda: held(parts.online, states, shard, [key]))
     assert said is not None and f"{states}/{shard}" in said, f"damage is named: {path} of the online store: {said}"
     return f"{states}/{shard}"
 
@@ -173,6 +175,8 @@ def _refused(kind: type[MillstreamError], read: Callable[[], Any]) -> str | None
 
 def _record(store: Any, states: str, shard: int, key: bytes) -> bytes:
     """A record of the online store as it is kept: with its checksum, so that no other bytes of the file are the same."""
+    if isinstance(store, AdversarialOnlineStore):
+        store = store.embedded
     handle = store._handle(states, shard)
     with handle.env.begin(handle.states) as txn:
         return bytes(txn.get(key))

@@ -19,6 +19,7 @@ from millstream.running.work import trim
 from millstream.serve.capture import CaptureJournal
 from millstream.settings import Settings
 from millstream.testing.adversarial_log import AdversarialLog
+from millstream.testing.adversarial_online import AdversarialOnlineStore
 from millstream.testing.simulation.web import Web
 
 RUNS: Mapping[str, tuple[str, ...]] = {
@@ -33,7 +34,7 @@ RUNS: Mapping[str, tuple[str, ...]] = {
 
 
 class SimulatedParts(Parts):
-    """A project's parts on a clock that the simulation moves, and if there is a seed for one on an adversarial log."""
+    """A project's parts on a clock that the simulation moves; on an adversarial log and store if there is a seed for them."""
 
     def __init__(self, settings: Settings, clock: Clock, adversary: int | None = None) -> None:
         super().__init__(settings)
@@ -46,6 +47,12 @@ class SimulatedParts(Parts):
         log = super().log
         return log if self._adversary is None else AdversarialLog(log, self._adversary)
 
+    @cached_property
+    def online(self) -> Any:
+        """The online store."""
+        online = super().online
+        return online if self._adversary is None else AdversarialOnlineStore(online, self._adversary)
+
 
 class Process:
     """A process; what it knows of the definitions it learnt when it last looked.
@@ -54,7 +61,7 @@ class Process:
         name: What it is called.
         settings: The project.
         clock: The project's clock.
-        adversary: What its adversarial log draws from; without one it has the embedded log as it is.
+        adversary: What its adversarial log and store draw from; without one it has the embedded ones as they are.
     """
 
     def __init__(self, name: str, settings: Settings, clock: Clock, adversary: int | None = None) -> None:

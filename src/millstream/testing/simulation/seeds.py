@@ -19,7 +19,7 @@ def simulated(seeds: Iterable[int], workers: int, *, adversarial: bool = False) 
     Args:
         seeds: The seeds.
         workers: Over how many processes; 1 uses this one.
-        adversarial: Whether on a log that keeps the text of its protocol and nothing more.
+        adversarial: Whether on a log and an online store that keep the text of their protocols and nothing more.
     """
     broken = partial(_broken, adversarial=adversarial)
     if workers == 1:

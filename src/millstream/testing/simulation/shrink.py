@@ -20,7 +20,7 @@ class Shrunk:
         keep: The numbers of the actions that are enough.
         steps: How many actions the seed was drawn with.
         error: What the last of them breaks.
-        adversarial: Whether on an adversarial log.
+        adversarial: Whether on an adversarial log and online store.
     """
 
     seed: int
@@ -49,7 +49,7 @@ def shrink(seed: int, *, steps: int = STEPS, tries: int = TRIES, adversarial: bo
         seed: The seed.
         steps: How many actions it is drawn with.
         tries: The most runs it may take.
-        adversarial: Whether on a log that keeps the text of its protocol and nothing more.
+        adversarial: Whether on a log and an online store that keep the text of their protocols and nothing more.
 
     Example:
         >>> from millstream.testing.simulation.shrink import shrink

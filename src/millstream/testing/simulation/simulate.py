@@ -54,7 +54,7 @@ class Trace:
 
     Attributes:
         seed: What it was drawn from.
-        adversarial: Whether on an adversarial log.
+        adversarial: Whether on an adversarial log and online store.
         lines: One for each action, in order, with what came of it.
     """
 
@@ -83,7 +83,7 @@ def simulate(seed: int, *, steps: int = STEPS, keep: Collection[int] | None = No
         seed: Any whole number.
         steps: How many actions.
         keep: The numbers of the actions to let happen, in place of all.
-        adversarial: Whether on a log that keeps the text of its protocol and nothing more.
+        adversarial: Whether on a log and an online store that keep the text of their protocols and nothing more.
 
     Returns:
         What happened.

@@ -13,6 +13,7 @@ from millstream.project import apply as applying
 from millstream.project import drain as moving
 from millstream.project.compute import compute
 from millstream.serve.capture import DAMAGED
+from millstream.store.online import metas_of, shard_metas
 from millstream.testing.simulation import stored
 from millstream.testing.simulation.ledger import taken
 from millstream.testing.simulation.web import busy
@@ -209,14 +210,15 @@ def _applied(world: World, parts: Any, version: GroupVersion) -> dict[str, int] 
     if _is_batch(version):
         return None
     try:
-        metas = [parts.online.meta(version.states, shard) for shard in range(version.shards)]
+        metas = shard_metas(parts.online, version.states, version.shards)
     except StoreError as error:
         assert world.excused, f"reading goes on: {error.message}"
         return None
-    if any(meta is None or not meta.backfilled for meta in metas):
+    there = [meta for meta in metas if meta is not None and meta.backfilled]
+    if len(there) < len(metas):
         return None
-    first = dict(metas[0].applied)
-    return first if all(dict(meta.applied) == first for meta in metas) else None
+    first = dict(there[0].applied)
+    return first if all(dict(meta.applied) == first for meta in there) else None
 
 
 def _ahead(world: World, version: GroupVersion, before: Mapping[str, int]) -> bool:
@@ -231,8 +233,8 @@ def _ahead(world: World, version: GroupVersion, before: Mapping[str, int]) -> bo
 
 def _behind(parts: Any, versions: Mapping[str, GroupVersion], now: int) -> bool:
     """Whether something was applied later than now."""
-    shards = [(one.states, shard) for one in versions.values() for shard in range(one.shards)]
-    return any(meta is not None and meta.applied_at > now for meta in (parts.online.meta(*place) for place in shards))
+    metas = metas_of(parts.online, list(versions.values()))
+    return any(meta is not None and meta.applied_at > now for some in metas for meta in some)
 
 
 def _archive(world: World) -> list[str]:

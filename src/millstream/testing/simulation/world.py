@@ -46,7 +46,7 @@ class World:
         acting: The processes that the step at hand has asked for.
         broken: What does not hold, found in the midst of a step.
         go_on: Lets what comes next happen now, in the midst of the step at hand.
-        adversary: What the adversarial log of its processes draws from; without one they have the embedded log as it is.
+        adversary: What the adversarial log and store of its processes draw from; without one they have the embedded ones.
     """
 
     folder: Path

@@ -8,6 +8,7 @@ from millstream.buffer.topics import schedule_mark, staging_topic
 from millstream.errors import Fenced, MillstreamError
 from millstream.fold import encode_key, shard_of
 from millstream.fold.rows import split_rows
+from millstream.testing.shards import held, meta_of
 
 
 def test_a_run_reaches_both_stores(world):
@@ -260,7 +261,7 @@ def test_a_clock_that_was_ahead_lets_go_of_nothing_and_no_time_of_a_write_steps_
         world.run()
     world.clock.set(truth + HOUR // 4)
     shards = range(world.version.shards)
-    written = [world.online.meta("kyc@1", shard).applied_at for shard in shards]
+    written = [meta_of(world.online, "kyc@1", shard).applied_at for shard in shards]
     assert max(written) == truth + DAY + HOUR // 2
     assert [world.served(user, at)["tier"] for user in (1, 2) for at in (truth, world.clock.now())] == (
         ["old"] * 2 + ["two"] * 2
@@ -269,7 +270,7 @@ def test_a_clock_that_was_ahead_lets_go_of_nothing_and_no_time_of_a_write_steps_
     world.clock.set(truth + HOUR)
     world.write((1, "old", 1.0, START), (2, "new", 2.0, START + HOUR))
     world.run()
-    assert [world.online.meta("kyc@1", shard).applied_at for shard in shards] >= written
+    assert [meta_of(world.online, "kyc@1", shard).applied_at for shard in shards] >= written
     assert world.served(2, truth + HOUR - 1)["tier"] == "two"
     assert (world.served(1)["tier"], world.served(2)["tier"]) == ("old", "new")
 
@@ -280,5 +281,5 @@ def test_a_shard_that_is_written_once_a_day_keeps_no_more_than_one_that_is_writt
         world.run()
         world.next_day()
     key = encode_key(USER.keys, [1])
-    (state,), _ = world.online.read("kyc@1", shard_of(key, world.version.shards), [key])
+    (state,), _ = held(world.online, "kyc@1", shard_of(key, world.version.shards), [key])
     assert len(split_rows(state)) == 2

@@ -12,6 +12,7 @@ from millstream.computing.tables import Tables
 from millstream.engines.engine import Asked
 from millstream.fold import States, encode_key, fold, layout_of, prepare, pruned, shard_of, value
 from millstream.history.events import History
+from millstream.testing.shards import held
 
 PAYMENTS = ms.EventStream("payments", time="at", schema={"user_id": "int64", "credit": "float64", "at": "timestamp"})
 FEATURES = [ms.Count(over="7d"), ms.Sum("credit", over="7d"), ms.Last("credit")]
@@ -19,7 +20,7 @@ FEATURES = [ms.Count(over="7d"), ms.Sum("credit", over="7d"), ms.Last("credit")]
 
 def state(world, user):
     key = encode_key(USER.keys, [user])
-    (found,), meta = world.online.read("totals@1", shard_of(key, 2), [key])
+    (found,), meta = held(world.online, "totals@1", shard_of(key, 2), [key])
     return found, meta
 
 

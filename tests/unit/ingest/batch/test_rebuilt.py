@@ -16,6 +16,7 @@ from millstream.fold import encode_key, shard_of
 from millstream.fold.rows import ROW_SPAN
 from millstream.ingest.batch import BatchIngester
 from millstream.ingest.rebuilt import rebuild_states, states_caught_up
+from millstream.testing.shards import held, meta_of
 
 SECOND = 1_000_000
 USERS = range(9)
@@ -38,7 +39,7 @@ def read(world: World, version: GroupVersion, at: int) -> list[object]:
     found = []
     for user in USERS:
         key = encode_key(USER.keys, [user])
-        (state,), meta = world.online.read(version.states, shard_of(key, version.shards), [key])
+        (state,), meta = held(world.online, version.states, shard_of(key, version.shards), [key])
         found.append(row_at(version.schema, state, at, version.group.ttl, confirmed_at(meta, at)))
     return found
 
@@ -97,7 +98,7 @@ def test_what_is_whole_is_not_built_again_and_what_a_dead_process_left_is_begun_
     beside = built(world)
     assert rebuild_states(beside, world.online, world.offline, world.log, world.clock) == 0
     world.online.drop(beside.states)
-    meta = world.online.meta(world.version.states, 0)
+    meta = meta_of(world.online, world.version.states, 0)
     world.online.write(beside.states, 0, [(b"left", b"MSR\x01")], meta, None)
     assert rebuild_states(beside, world.online, world.offline, world.log, world.clock) == 2
     assert read(world, beside, world.clock.now()) == read(world, world.version, world.clock.now())

@@ -16,6 +16,7 @@ from millstream.computing.batch import BatchComputer
 from millstream.computing.schedules import topic_of
 from millstream.errors import Fenced
 from millstream.history.events import History
+from millstream.testing.shards import meta_of, pairs
 
 CLICKS = ms.EventStream("clicks", time="at", schema={"user_id": "int64", "credit": "float64", "at": "timestamp"})
 
@@ -89,14 +90,14 @@ def test_a_fold_of_a_stream_whose_worker_dies_counts_each_event_once(make_world)
         world.folding.step()
         world.next_day()
     assert sum(len(states) for states in taken(world)) == 1
-    found = world.online.meta("totals@1", 0) or world.online.meta("totals@1", 1)
+    found = meta_of(world.online, "totals@1", 0) or meta_of(world.online, "totals@1", 1)
     assert found.applied == {"clicks/0": 6}
     assert positions(world) == {"end": START + 2 * DAY, "clicks/0": 6}
     assert counted(world) == 6
 
 
 def taken(world):
-    return [list(world.online.scan("totals@1", shard)) for shard in range(2)]
+    return [list(pairs(world.online, "totals@1", shard)) for shard in range(2)]
 
 
 def counted(world):

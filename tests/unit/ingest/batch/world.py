@@ -24,6 +24,7 @@ from millstream.registry.definitions import Registry
 from millstream.serve.reader import confirmed_at
 from millstream.store.iceberg.store import IcebergOfflineStore
 from millstream.store.lmdb.store import LmdbOnlineStore
+from millstream.testing.shards import held
 
 DAY = 86_400_000_000
 HOUR = 3_600_000_000
@@ -102,7 +103,7 @@ class World:
     def served(self, user: int, at: int | None = None) -> dict[str, Any]:
         """What serving reads for a user."""
         key = encode_key(USER.keys, [user])
-        (state,), meta = self.online.read(self.version.id, shard_of(key, self.version.shards), [key])
+        (state,), meta = held(self.online, self.version.id, shard_of(key, self.version.shards), [key])
         instant = self.clock.now() if at is None else at
         confirmed = confirmed_at(meta, instant)
         return _plain(rows_at(self.version.schema, [state], np.array([instant]), self.version.group.ttl, confirmed))

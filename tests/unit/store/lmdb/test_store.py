@@ -16,6 +16,7 @@ from millstream.buffer.embedded.environment import exclusive
 from millstream.errors import CorruptState, DiskFull, Forked, StoreError
 from millstream.store.lmdb.store import LmdbOnlineStore
 from millstream.store.online import ShardMeta
+from millstream.testing.shards import held, meta_of, pairs
 
 GV = "velocity@1"
 KEYS = [b"key-%05d" % number for number in range(5_000)]
@@ -38,7 +39,8 @@ def write(path: Path, value: bytes = b"x" * 300) -> LmdbOnlineStore:
 
 def elsewhere(program: str, path: Path) -> str:
     """What a process of its own prints: where it fails as it must not, a signal ends it."""
-    program = "import sys; from millstream.store.lmdb.store import *; from millstream.errors import *\n" + program
+    modules = ("millstream.store.lmdb.store", "millstream.errors", "millstream.testing.shards")
+    program = "import sys\n" + "".join(f"from {module} import *\n" for module in modules) + program
     command = [sys.executable, "-c", program, str(path)]
     environment = os.environ | {"PYTHONPATH": "src"}
     return subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True).stdout
@@ -67,15 +69,15 @@ def test_a_damaged_shard_is_one_sentence_and_can_be_dropped(path: Path, damage: 
     before = place.read_bytes()
     store = LmdbOnlineStore(path)
     with pytest.raises(CorruptState) as raised:
-        store.read(GV, 0, [b"00001"])
+        held(store, GV, 0, [b"00001"])
     assert str(place.parent) in raised.value.message
     assert "\n" not in raised.value.message
     assert raised.value.hint is not None and "millstream backfill velocity" in raised.value.hint
     assert place.read_bytes() == before
     store.drop(GV)
-    assert store.read(GV, 0, [b"00001"]) == ([None], None)
+    assert held(store, GV, 0, [b"00001"]) == ([None], None)
     store.write(GV, 0, [(b"a", b"1")], ShardMeta(position=1), None)
-    assert store.read(GV, 0, [b"a"])[0] == [b"1"]
+    assert held(store, GV, 0, [b"a"])[0] == [b"1"]
 
 
 def test_a_format_of_another_version_is_refused(path: Path) -> None:
@@ -83,7 +85,7 @@ def test_a_format_of_another_version_is_refused(path: Path) -> None:
     with lmdb.open(str(data_file(path).parent), max_dbs=2, map_size=1 << 30) as env, env.begin(write=True) as txn:
         txn.put(b"meta", b"M9anything")
     with pytest.raises(CorruptState, match="M9"):
-        LmdbOnlineStore(path).meta(GV, 0)
+        meta_of(LmdbOnlineStore(path), GV, 0)
 
 
 def test_a_full_map_keeps_what_was_there(path: Path) -> None:
@@ -91,9 +93,9 @@ def test_a_full_map_keeps_what_was_there(path: Path) -> None:
     store.write(GV, 0, [(b"a", b"1")], ShardMeta(position=1), None)
     with pytest.raises(DiskFull):
         store.write(GV, 0, [(key, b"x" * 1000) for key in KEYS], ShardMeta(position=2), 1)
-    assert store.read(GV, 0, [b"a", KEYS[0]]) == ([b"1", None], ShardMeta(position=1))
+    assert held(store, GV, 0, [b"a", KEYS[0]]) == ([b"1", None], ShardMeta(position=1))
     store.write(GV, 0, [(b"a", b"2")], ShardMeta(position=2), 1)
-    assert store.read(GV, 0, [b"a"])[0] == [b"2"]
+    assert held(store, GV, 0, [b"a"])[0] == [b"2"]
 
 
 def test_a_shard_that_another_process_has_made_larger_says_what_to_do(path: Path) -> None:
@@ -104,16 +106,16 @@ def test_a_shard_that_another_process_has_made_larger_says_what_to_do(path: Path
         path,
     )
     with pytest.raises(StoreError, match="made larger by another process") as raised:
-        store.read(GV, 0, [b"a"])
+        held(store, GV, 0, [b"a"])
     assert raised.value.hint is not None and "map_gib" in raised.value.hint
 
 
 def test_two_stores_of_one_folder_share_their_handles(path: Path) -> None:
     one = write(path)
     two = LmdbOnlineStore(path)
-    assert two.read(GV, 0, KEYS[:1]) == one.read(GV, 0, KEYS[:1])
+    assert held(two, GV, 0, KEYS[:1]) == held(one, GV, 0, KEYS[:1])
     two.drop(GV)
-    assert one.read(GV, 0, KEYS[:1]) == ([None], None)
+    assert held(one, GV, 0, KEYS[:1]) == ([None], None)
 
 
 def test_a_store_is_refused_across_a_fork_and_the_parent_goes_on(path: Path) -> None:
@@ -123,7 +125,7 @@ def test_a_store_is_refused_across_a_fork_and_the_parent_goes_on(path: Path) -> 
     if child == 0:
         for opened in (store, LmdbOnlineStore(path)):
             try:
-                opened.read(GV, 0, KEYS[:1])
+                held(opened, GV, 0, KEYS[:1])
             except Forked as error:
                 os.write(writing, error.message.encode() + b"\n")
         os._exit(0)
@@ -131,7 +133,7 @@ def test_a_store_is_refused_across_a_fork_and_the_parent_goes_on(path: Path) -> 
     os.close(writing)
     with os.fdopen(reading) as answers:
         assert [("forked" in line) for line in answers] == [True, True]
-    assert store.read(GV, 0, KEYS[:1])[0] == [b"x" * 300]
+    assert held(store, GV, 0, KEYS[:1])[0] == [b"x" * 300]
 
 
 def test_a_drop_that_died_after_marking_is_finished_by_the_next_writer(path: Path) -> None:
@@ -139,10 +141,10 @@ def test_a_drop_that_died_after_marking_is_finished_by_the_next_writer(path: Pat
     with lmdb.open(str(data_file(path).parent), max_dbs=2, map_size=1 << 30) as env, env.begin(write=True) as txn:
         txn.put(b"meta", b"dropped")
     store = LmdbOnlineStore(path)
-    assert store.read(GV, 0, [b"00001"]) == ([None], None)
-    assert store.scan(GV, 0) == []
+    assert held(store, GV, 0, [b"00001"]) == ([None], None)
+    assert pairs(store, GV, 0) == []
     store.write(GV, 0, [(b"a", b"1")], ShardMeta(position=1), None)
-    assert store.scan(GV, 0) == [(b"a", b"1")]
+    assert pairs(store, GV, 0) == [(b"a", b"1")]
     assert sorted(item.name for item in path.iterdir()) == ["lock", GV]
 
 
@@ -150,14 +152,14 @@ def test_a_reader_of_one_key_is_far_below_a_millisecond(path: Path) -> None:
     import timeit
 
     store = write(path)
-    best = min(timeit.repeat(lambda: store.read(GV, 0, KEYS[7:8]), number=200, repeat=5)) / 200
+    best = min(timeit.repeat(lambda: held(store, GV, 0, KEYS[7:8]), number=200, repeat=5)) / 200
     assert best < 50e-6
 
 
 def test_a_shard_is_opened_only_while_no_process_removes_or_begins_it(path: Path) -> None:
     written_elsewhere(path)
     found: list[object] = []
-    reader = threading.Thread(target=lambda: found.append(LmdbOnlineStore(path).read(GV, 0, [b"00001"])[1]))
+    reader = threading.Thread(target=lambda: found.append(held(LmdbOnlineStore(path), GV, 0, [b"00001"])[1]))
     with exclusive(path / "lock"):
         reader.start()
         reader.join(0.3)
@@ -169,7 +171,7 @@ def test_a_shard_is_opened_only_while_no_process_removes_or_begins_it(path: Path
 
 def test_a_reader_that_began_before_the_first_write_reads_nothing(path: Path) -> None:
     store = write(path)
-    assert store.meta(GV, 0) == ShardMeta(position=1)
+    assert meta_of(store, GV, 0) == ShardMeta(position=1)
     program = (
         "import lmdb, sys\n"
         "with lmdb.open(sys.argv[1], max_dbs=2, map_size=1 << 30) as env, env.begin(write=True) as txn:\n"
@@ -177,7 +179,7 @@ def test_a_reader_that_began_before_the_first_write_reads_nothing(path: Path) ->
         "    txn.drop(env.open_db(b'states', txn), delete=False)"
     )
     subprocess.run([sys.executable, "-c", program, str(data_file(path).parent)], check=True)
-    assert store.meta(GV, 0) is None
+    assert meta_of(store, GV, 0) is None
 
 
 def test_threads_that_open_and_let_go_of_a_store_do_not_get_in_each_others_way(path: Path) -> None:
@@ -187,7 +189,7 @@ def test_threads_that_open_and_let_go_of_a_store_do_not_get_in_each_others_way(p
     def open_and_let_go() -> None:
         try:
             for _ in range(150):
-                assert LmdbOnlineStore(path).read(GV, 0, [b"00001"])[0] == [b"x" * 300]
+                assert held(LmdbOnlineStore(path), GV, 0, [b"00001"])[0] == [b"x" * 300]
         except Exception as error:
             failed.append(error)
 
@@ -212,10 +214,10 @@ def test_no_file_stays_open_after_its_last_store_and_its_last_drop(path: Path) -
     one.drop(GV)
     for _ in range(3):
         one.write(GV, 0, [(b"a", b"1")], ShardMeta(position=1), None)
-        assert two.read(GV, 0, [b"a"])[0] == [b"1"]
+        assert held(two, GV, 0, [b"a"])[0] == [b"1"]
         two.drop(GV)
     one.write(GV, 0, [(b"a", b"1")], ShardMeta(position=1), None)
-    assert two.meta(GV, 0) == one.meta(GV, 0)
+    assert meta_of(two, GV, 0) == meta_of(one, GV, 0)
     assert opened() == before + each
     del one, two
     assert opened() == before
@@ -246,9 +248,9 @@ def test_a_shard_whose_pages_are_damaged_can_be_dropped(path: Path) -> None:
         file.write(b"\xff" * (size - 8192))
     store = LmdbOnlineStore(path)
     with pytest.raises(CorruptState):
-        store.read(GV, 0, [b"00001"])
+        held(store, GV, 0, [b"00001"])
     store.drop(GV)
-    assert store.meta(GV, 0) is None
+    assert meta_of(store, GV, 0) is None
 
 
 def test_slots_of_readers_that_were_killed_are_used_again(path: Path) -> None:
@@ -262,14 +264,14 @@ def test_slots_of_readers_that_were_killed_are_used_again(path: Path) -> None:
         "except lmdb.ReadersFullError: os._exit(7)"
     )
     assert subprocess.run([sys.executable, "-c", program, str(data_file(path).parent)]).returncode == 7
-    many = [threading.Thread(target=store.meta, args=(GV, 0)) for _ in range(4)]
+    many = [threading.Thread(target=meta_of, args=(store, GV, 0)) for _ in range(4)]
     for thread in many:
         thread.start()
     for thread in many:
         thread.join(60)
     assert not any(thread.is_alive() for thread in many)
     with lmdb_readers(store):
-        assert store.read(GV, 0, KEYS[:1])[0] == [b"x" * 300]
+        assert held(store, GV, 0, KEYS[:1])[0] == [b"x" * 300]
 
 
 @contextmanager
@@ -303,7 +305,7 @@ def test_a_shard_for_which_there_is_no_room_is_not_begun_by_half(small_disk: Pat
     program = (
         "store = LmdbOnlineStore(sys.argv[1])\n"
         "try: store.write('velocity@1', 0, [(b'a', b'1' * 10_000)], ShardMeta(position=1), None)\n"
-        "except DiskFull as error: print(error.message); assert store.meta('velocity@1', 0) is None"
+        "except DiskFull as error: print(error.message); assert meta_of(store, 'velocity@1', 0) is None"
     )
     told = elsewhere(program, path)
     ballast.unlink()
@@ -312,7 +314,7 @@ def test_a_shard_for_which_there_is_no_room_is_not_begun_by_half(small_disk: Pat
         assert str(path) in told
         assert told.count("\n") == 1
         store.write(GV, 0, [(b"a", b"1" * 10_000)], ShardMeta(position=1), None)
-    assert store.read(GV, 0, [b"a"]) == ([b"1" * 10_000], ShardMeta(position=1))
+    assert held(store, GV, 0, [b"a"]) == ([b"1" * 10_000], ShardMeta(position=1))
 
 
 def test_a_full_disk_stops_no_reader_and_harms_nothing_that_was_written(small_disk: Path) -> None:
@@ -325,14 +327,14 @@ def test_a_full_disk_stops_no_reader_and_harms_nothing_that_was_written(small_di
     fill(small_disk)
     program = (
         "store = LmdbOnlineStore(sys.argv[1])\n"
-        "print(store.read('velocity@1', 0, [b'00001'])[0])\n"
+        "print(held(store, 'velocity@1', 0, [b'00001'])[0])\n"
         "held = [store._handle('velocity@1', 0).env.begin() for _ in range(1000)]"
     )
     assert elsewhere(program, path) == "[b'old']\n"
-    assert store.read(GV, 0, [b"00001"]) == ([b"old"], ShardMeta(position=1))
+    assert held(store, GV, 0, [b"00001"]) == ([b"old"], ShardMeta(position=1))
     ballast.unlink()
     store.write(GV, 0, [(key, b"x" * 300) for key in KEYS[:500]], ShardMeta(position=2), 1)
-    assert store.meta(GV, 0) == ShardMeta(position=2)
+    assert meta_of(store, GV, 0) == ShardMeta(position=2)
 
 
 def test_a_sparse_lock_file_is_filled_before_it_is_used(small_disk: Path) -> None:
@@ -344,10 +346,12 @@ def test_a_sparse_lock_file_is_filled_before_it_is_used(small_disk: Path) -> Non
     lock.touch()
     os.truncate(lock, length)
     ballast = fill(small_disk)
-    program = "try: LmdbOnlineStore(sys.argv[1]).meta('velocity@1', 0)\nexcept DiskFull as error: print(error.message)"
+    program = (
+        "try: meta_of(LmdbOnlineStore(sys.argv[1]), 'velocity@1', 0)\nexcept DiskFull as error: print(error.message)"
+    )
     assert "No space is left" in elsewhere(program, path)
     ballast.unlink()
-    assert LmdbOnlineStore(path).meta(GV, 0) == ShardMeta(position=1)
+    assert meta_of(LmdbOnlineStore(path), GV, 0) == ShardMeta(position=1)
     assert lock.stat().st_size == length
     assert lock.stat().st_blocks * 512 >= length
 
@@ -360,7 +364,7 @@ def test_a_shard_that_is_there_and_cannot_be_opened_is_an_error(path: Path, monk
 
     monkeypatch.setattr(lmdb, "open", refused)
     with pytest.raises(StoreError, match="no more locks"):
-        LmdbOnlineStore(path).read(GV, 0, [])
+        held(LmdbOnlineStore(path), GV, 0, [])
 
 
 def test_more_shards_than_a_process_may_open_files_are_opened_in_turns(path: Path) -> None:
@@ -375,7 +379,7 @@ def test_more_shards_than_a_process_may_open_files_are_opened_in_turns(path: Pat
         "def read(one, groups):\n"
         "    for group in groups:\n"
         "        for shard in range(2):\n"
-        "            found = one.read(f'g{group}@1', shard, [b'a'])[0]\n"
+        "            found = held(one, f'g{group}@1', shard, [b'a'])[0]\n"
         "            assert found == [b'%d %d' % (group, shard)], (group, shard, found)\n"
         "    done.append(one)\n"
         "done = []\n"
@@ -395,12 +399,12 @@ def test_too_many_open_files_are_one_sentence(path: Path) -> None:
     program = (
         "import os, resource\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\n"
-        "store, held = LmdbOnlineStore(sys.argv[1]), []\n"
-        "while len(held) < 64:\n"
-        "    try: held.append(os.open('/dev/null', os.O_RDONLY))\n"
+        "store, taken = LmdbOnlineStore(sys.argv[1]), []\n"
+        "while len(taken) < 64:\n"
+        "    try: taken.append(os.open('/dev/null', os.O_RDONLY))\n"
         "    except OSError: break\n"
-        "os.close(held.pop()); os.close(held.pop())\n"
-        "try: store.meta('velocity@1', 0)\n"
+        "os.close(taken.pop()); os.close(taken.pop())\n"
+        "try: meta_of(store, 'velocity@1', 0)\n"
         "except StoreError as error: print(error.message)"
     )
     told = elsewhere(program, path)
