@@ -30,9 +30,9 @@ from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.definitions.group_version import BatchGroupVersion
 from millstream.definitions.schedule import last_tick, ticks
 from millstream.definitions.source import Source, Table
-from millstream.engines.engine import KNOWN, Asked, BatchEngine
+from millstream.engines.engine import FIRST, KNOWN, LAST, Asked, BatchEngine
 from millstream.errors import Fenced, MillstreamError, NotFound
-from millstream.fold.instants import FIRST, LAST, micros
+from millstream.fold.instants import micros
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ from millstream.definitions.expressions import bind_interval
 from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.definitions.schedule import last_tick, ticks
 from millstream.definitions.source import EventStream, Source, Table
-from millstream.engines.engine import KNOWN, Asked
+from millstream.engines.engine import FIRST, KNOWN, Asked
 from millstream.errors import PlanError
-from millstream.fold.instants import FIRST, micros
+from millstream.fold.instants import micros
 
 
 @dataclass(frozen=True, eq=False)

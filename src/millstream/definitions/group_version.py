@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic
 
 from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatureGroup
 
 Group = StreamFeatureGroup | BatchFeatureGroup
 """Either kind of feature group."""
-GroupKind = TypeVar("GroupKind", bound=Group, covariant=True)
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    # A version of which nothing more is said is one of either kind: which, its group tells, and no checker follows that.
+    GroupKind = TypeVar("GroupKind", bound=Group, covariant=True, default=Any)
+else:
+    from typing import TypeVar
+
+    GroupKind = TypeVar("GroupKind", bound=Group, covariant=True)
 RETIRED = "retired"
 """The state of a version that nothing reads any more."""
 

@@ -50,7 +50,11 @@ def run(folder: Path, *, days: int = 3, users: int = 1_000, seed: int = 1, as_js
         ProjectError: When the folder holds something that no run of the demo made.
     """
     began = time.monotonic()
-    say = (lambda sentence: None) if as_json else (lambda sentence: print(sentence, flush=True))
+
+    def say(sentence: str) -> None:
+        if not as_json:
+            print(sentence, flush=True)
+
     start = to_micros(START)
     world = FraudSimulator(seed=seed, users=users)
     project = _made(folder, world, start)

@@ -14,7 +14,7 @@ from millstream.fold import lanes
 
 if TYPE_CHECKING:
     from millstream.definitions import BatchFeatureGroup, StreamFeatureGroup
-    from millstream.definitions.feature_group import WindowedFeature
+    from millstream.definitions.windows import WindowedFeature
 
 #: The version of the state format; a state of another version is refused, never guessed at.
 STATE_VERSION = 1

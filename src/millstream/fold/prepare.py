@@ -342,7 +342,10 @@ class _Input:
 def _lift(layout: Layout, inputs: list[_Input], times: np.ndarray, kept: np.ndarray, everything: bool) -> np.ndarray:
     """One row of lanes per kept event."""
     out = np.empty((len(kept), layout.n_lanes), np.int64)
-    pick = (lambda a: np.ascontiguousarray(a)) if everything else (lambda a: np.ascontiguousarray(a[kept]))
+
+    def pick(values: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(values if everything else values[kept])
+
     when = pick(times)
     for item in inputs:
         slot, empty = item.slot, _EMPTY[item.slot.op]

@@ -20,8 +20,9 @@ import pyarrow.compute as pc
 from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.definitions.source import EventStream, Table
 from millstream.definitions.whole_numbers import floats, of_arrow, put
+from millstream.engines.engine import FIRST
 from millstream.fold import Prepared, as_of, encode_keys, exact, layout_of, prepare, shard_of
-from millstream.fold.instants import FIRST, micros
+from millstream.fold.instants import micros
 from millstream.fold.kernels import by_key
 from millstream.fold.layout import HEAD_SPAN
 from millstream.fold.rows import rows_as_of, with_keys

@@ -26,12 +26,13 @@ from millstream.computing.past_runs import ScheduledRuns
 from millstream.definitions.expressions import bind_interval
 from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.definitions.feature_view import FeatureView
+from millstream.definitions.group_version import Group
 from millstream.definitions.reference import FeatureRef
 from millstream.definitions.source import EventStream, Source, Table
+from millstream.engines.engine import LAST
 from millstream.errors import MillstreamError, RequestError, TrainingError, nearest
 from millstream.fold import Prepared
-from millstream.fold.instants import LAST
-from millstream.train.point_in_time import AT, Group, Instants, join
+from millstream.train.point_in_time import AT, Instants, join
 from millstream.train.stored_history import no_rows
 
 Frame = Any  # a list of dicts, an Arrow table, a pandas or Polars frame

@@ -10,14 +10,14 @@ from typing import Any
 import sqlalchemy as sa
 
 from millstream.definitions.feature_view import FeatureView
-from millstream.definitions.group_version import RETIRED, GroupVersion
+from millstream.definitions.group_version import RETIRED, Group, GroupVersion
 from millstream.definitions.model import Model
 from millstream.definitions.serialise import data_of, fingerprint, revision_of
 from millstream.errors import NotFound, PlanError, StoreError, nearest
 from millstream.registry import pinning, tables
 from millstream.registry.builds import Builds, builds_of
 from millstream.registry.current import CurrentDefinitions, read_definition
-from millstream.registry.differences import Definition, Group
+from millstream.registry.differences import Definition
 from millstream.registry.marks import RegistryMarks
 from millstream.registry.operations import Operations, note
 from millstream.registry.plan import Change, Key, Known, Plan, closure, compare

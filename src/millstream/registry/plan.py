@@ -9,7 +9,7 @@ from typing import Any, Literal
 from millstream.definitions.entity import Entity
 from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatureGroup
 from millstream.definitions.feature_view import FeatureView
-from millstream.definitions.group_version import RETIRED, GroupVersion
+from millstream.definitions.group_version import RETIRED, Group, GroupVersion
 from millstream.definitions.model import Model
 from millstream.definitions.on_demand import OnDemandFeature
 from millstream.definitions.serialise import data_of, fingerprint
@@ -17,7 +17,6 @@ from millstream.definitions.source import EventStream, Table
 from millstream.errors import PlanError
 from millstream.registry.differences import (
     Definition,
-    Group,
     changed_inputs,
     describe,
     differences,

@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from millstream.clock import to_datetime
+from millstream.engines.engine import FIRST, LAST
 from millstream.errors import TrainingError, nearest
-from millstream.fold.instants import FIRST, LAST
 
 Floats = NDArray[np.float64]
 Values = Any  # a NumPy array, an Arrow array or a chunked one

@@ -20,9 +20,9 @@ from millstream.definitions.feature_view import FeatureView, GroupRead
 from millstream.definitions.group_version import Group
 from millstream.definitions.source import Source
 from millstream.definitions.whole_numbers import of_arrow
+from millstream.engines.engine import FIRST
 from millstream.errors import TrainingError, nearest
 from millstream.fold import Prepared, as_of, encode_keys, layout_of, prepare
-from millstream.fold.instants import FIRST
 from millstream.fold.rows import rows_as_of, with_keys
 from millstream.train.encoding import numbers, typed
 

@@ -19,9 +19,9 @@ from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.definitions.feature_view import GroupRead
 from millstream.definitions.group_version import Group, GroupVersion
 from millstream.definitions.source import EventStream, Source, Table
+from millstream.engines.engine import FIRST
 from millstream.errors import TrainingError
 from millstream.fold import Prepared
-from millstream.fold.instants import FIRST
 from millstream.history.selection import Wanted, union_of
 from millstream.store.offline import STATED, OfflineStore
 from millstream.train.point_in_time import AT, Instants

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from millstream.clock import to_micros
+from millstream.engines.engine import FIRST, LAST
 from millstream.errors import MillstreamError
-from millstream.fold.instants import FIRST, LAST, other_unit
+from millstream.fold.instants import other_unit
 
 EXPECTED = {
     "int64": "a whole number of 64 bits",

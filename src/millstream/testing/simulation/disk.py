@@ -156,7 +156,8 @@ class Disk:
     @contextmanager
     def watching(self) -> Iterator[Disk]:
         """Watch what this process writes for as long as the block lasts."""
-        opened, commit = lmdb.open, DefaultDialect.do_commit
+        opened = lmdb.open
+        commit: Callable[[Any, Any], None] = DefaultDialect.do_commit
 
         def open_lmdb(path: str, *given: Any, **options: Any) -> Any:
             env, place = opened(path, *given, **options), self.place(path)

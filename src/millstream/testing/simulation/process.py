@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from millstream.clock import Clock
+from millstream.ingest.retention import trim
 from millstream.project import apply as applying
 from millstream.project.parts import Parts
 from millstream.project.retire import drop_unused
 from millstream.project.serving import Scoring
 from millstream.project.upkeep import tend
-from millstream.running.work import trim
 from millstream.serve.capture import CaptureJournal
 from millstream.settings import Settings
 from millstream.testing.adversarial_log import AdversarialLog
