@@ -233,6 +233,19 @@ def test_whoever_asks_an_engine_asks_it_as_every_engine_can_be_asked(module):
         assert behind & set(imports(module)) == set()
 
 
+#: The log and the stores there are, each on its shelf; whoever uses one knows its protocol.
+SHELVES = ("buffer/embedded/", "store/lmdb/", "store/iceberg/")
+BACKENDS = {
+    "millstream.buffer.embedded.log", "millstream.store.iceberg.store", "millstream.store.lmdb.store",
+}  # fmt: skip
+USERS = [module for module in MODULES if not place(module).startswith((*SHELVES, "testing/"))]
+
+
+@pytest.mark.parametrize("module", USERS, ids=place)
+def test_whoever_uses_a_part_of_a_project_knows_its_protocol_alone(module):
+    assert BACKENDS & set(imports(module)) == set()
+
+
 def test_names_say_what_a_module_is_for():
     vague = {"base", "common", "helper", "helpers", "manager", "misc", "provider", "util", "utils"}
     assert [place(module) for module in MODULES if vague & {module.stem, module.parent.name}] == []

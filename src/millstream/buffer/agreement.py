@@ -6,10 +6,11 @@ whoever keeps a position keeps a *mark* with it: the log's identity and the chec
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from millstream.buffer.log import Log
-from millstream.errors import SteppedBack
+from millstream.buffer.log import Log, Records
+from millstream.errors import SteppedBack, StoreError
 
 
 @runtime_checkable
@@ -23,6 +24,41 @@ class Identified(Protocol):
     def fingerprint(self, topic: str, partition: int, position: int) -> int | None:
         """Return the checksum of the batch that ends at a position: None where that is unknown, -1 where none ends."""
         ...
+
+
+@runtime_checkable
+class Mendable(Protocol):
+    """A log that can go on where nobody has been, after it has stepped back; nothing else runs on it meanwhile."""
+
+    def rebase(self, topic: str, partition: int, base: int, kept: Sequence[Records]) -> None:
+        """Begin a partition anew at a position beyond all that anybody knows, with some records of it.
+
+        Every consumer of it is moved there. Called by repair.
+        """
+        ...
+
+    def renew(self, name: str | None = None) -> str:
+        """Begin a new epoch, under the name by which the stores know the log, and return the identity."""
+        ...
+
+
+def mendable(log: Log) -> Mendable:
+    """Return a log as one that can be mended.
+
+    Raises:
+        StoreError: when it is none.
+    """
+    if isinstance(log, Mendable):
+        return log
+    raise StoreError(
+        f"Log: a {type(log).__name__} cannot go on at positions that nobody knows; it has no `rebase` and `renew`.",
+        "restore all parts of the project from one copy.",
+    )
+
+
+def identity_of(log: Log) -> str:
+    """Return what tells a log from any other, and its epoch; empty where it cannot tell."""
+    return log.identity() if isinstance(log, Identified) else ""
 
 
 def mark(log: Log, topic: str, partition: int, position: int) -> str:

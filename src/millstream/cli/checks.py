@@ -135,6 +135,7 @@ def _operations(folder: Path) -> str:
 
 
 def _identity(folder: Path) -> str:
+    from millstream.buffer.agreement import identity_of
     from millstream.errors import SteppedBack
     from millstream.project import Project
 
@@ -142,7 +143,10 @@ def _identity(folder: Path) -> str:
         found = project.parts.stepped_back()
         if found:
             raise SteppedBack.found(f"{len(found)} parts of the project", " ".join(found).rstrip("."))
-        return f"log {project.parts.log.identity()}, which the stores and the archive were filled from"
+        identity = identity_of(project.parts.log)
+        if not identity:
+            return "the log keeps no identity of its own to compare with"
+        return f"log {identity}, which the stores and the archive were filled from"
 
 
 def _stores(folder: Path) -> str:
@@ -169,13 +173,17 @@ def _captures(folder: Path) -> str:
 def _online(folder: Path) -> str:
     """Every page and record of the online store, against their checksums."""
     from millstream.project import Project
+    from millstream.store.online import Examined
 
     parts = Project(folder).parts
+    store = parts.online
+    if not isinstance(store, Examined):
+        return "the store keeps no sums of its own to compare with"
     states, failed = 0, list[str]()
     for version in parts.registry.groups():
         for shard in range(version.shards):
             try:
-                states += parts.online.examine(version.states, shard)
+                states += store.examine(version.states, shard)
             except MillstreamError as error:
                 failed.append(str(error))
     if failed:
@@ -222,8 +230,11 @@ def _offline(folder: Path) -> str:
     """Every file of the offline store against its sum, and how many there are."""
     from millstream.clock import to_datetime
     from millstream.project import Project
+    from millstream.store.offline import Examined, Upkeep
 
     store = Project(folder).parts.offline
+    if not isinstance(store, Examined) or not isinstance(store, Upkeep):
+        return f"{len(store.tables())} tables; the store keeps no sums of its own to compare with"
     failed, every = list[str](), []
     for table in store.tables():
         try:

@@ -16,8 +16,7 @@ from millstream.errors import LogError
 from millstream.store.offline import BatchReads
 
 if TYPE_CHECKING:
-    from millstream.buffer.embedded.log import EmbeddedLog
-    from millstream.buffer.log import Log, Records
+    from millstream.buffer.log import Log, OwnLog, Records
     from millstream.store.offline import OfflineStore, Where
 
 ID = "_request_id"
@@ -32,7 +31,7 @@ FIXED = {
 _ARROW = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_(), "json": pa.string()}
 
 
-def captured(log: EmbeddedLog, offline: OfflineStore, model: str, newest: int | None = None) -> pa.Table:
+def captured(log: OwnLog, offline: OfflineStore, model: str, newest: int | None = None) -> pa.Table:
     """Return the captures of a model, each request once, oldest first.
 
     A capture reaches the log at least once, and the archive may already hold what the log still does.
@@ -59,7 +58,7 @@ def captured(log: EmbeddedLog, offline: OfflineStore, model: str, newest: int | 
     return found if newest is None else found.slice(max(0, found.num_rows - newest))
 
 
-def capture_of(log: EmbeddedLog, offline: OfflineStore, model: str, request_id: str) -> pa.Table:
+def capture_of(log: OwnLog, offline: OfflineStore, model: str, request_id: str) -> pa.Table:
     """Return the captures of one request to a model: one, or none. What is looked through is not kept.
 
     Args:
@@ -81,7 +80,7 @@ def capture_of(log: EmbeddedLog, offline: OfflineStore, model: str, request_id: 
     return found.slice(0, 1)
 
 
-def _untrimmed(log: EmbeddedLog, topic: str, read: Callable[[], pa.Table]) -> pa.Table:
+def _untrimmed(log: OwnLog, topic: str, read: Callable[[], pa.Table]) -> pa.Table:
     """What a read of the log gives. What it trims meanwhile is archived, and found there afterwards."""
     while True:
         ends = _ends(log, topic)
@@ -92,11 +91,11 @@ def _untrimmed(log: EmbeddedLog, topic: str, read: Callable[[], pa.Table]) -> pa
                 raise
 
 
-def _ends(log: EmbeddedLog, topic: str) -> list[tuple[int, int]]:
+def _ends(log: OwnLog, topic: str) -> list[tuple[int, int]]:
     return log.ends(topic) if topic in log.topics() else []
 
 
-def _from_log(log: EmbeddedLog, topic: str, newest: int | None) -> pa.Table:
+def _from_log(log: OwnLog, topic: str, newest: int | None) -> pa.Table:
     starts = {
         partition: first if newest is None else position_of_last(log, topic, partition, newest)
         for partition, (first, _) in enumerate(_ends(log, topic))
@@ -114,7 +113,7 @@ def capture_tables(records: Records) -> Iterator[pa.Table]:
         skip = 0
 
 
-def _spans(log: EmbeddedLog, topic: str, starts: Mapping[int, int]) -> Iterator[Records]:
+def _spans(log: OwnLog, topic: str, starts: Mapping[int, int]) -> Iterator[Records]:
     return spans(log, topic, starts) if starts else iter(())
 
 

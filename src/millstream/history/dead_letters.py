@@ -17,14 +17,13 @@ from millstream.history.captures import spans
 from millstream.history.events import held
 
 if TYPE_CHECKING:
-    from millstream.buffer.embedded.log import EmbeddedLog
-    from millstream.buffer.log import Records
+    from millstream.buffer.log import OwnLog, Records
     from millstream.store.offline import OfflineStore, Snapshot
 
 _ORDER = [("arrival", "ascending"), ("partition", "ascending"), ("position", "ascending")]
 
 
-def letters(log: EmbeddedLog, offline: OfflineStore, stream: str, newest: int | None = None) -> pa.Table:
+def letters(log: OwnLog, offline: OfflineStore, stream: str, newest: int | None = None) -> pa.Table:
     """Return the dead letters of a stream, each once, in the order in which their events arrived.
 
     The archive says up to where it holds them, and the log is read from there.
@@ -58,7 +57,7 @@ def letters(log: EmbeddedLog, offline: OfflineStore, stream: str, newest: int | 
     return pa.table(columns | {"reason": found["reason"], "payload": found["payload"]})
 
 
-def _from_log(log: EmbeddedLog, topic: str, snapshot: Snapshot | None, newest: int | None) -> pa.Table:
+def _from_log(log: OwnLog, topic: str, snapshot: Snapshot | None, newest: int | None) -> pa.Table:
     """The letters that a snapshot of the archive does not hold, oldest first."""
     found = letter_table([])
     for piece in _pieces(log, topic, snapshot):
@@ -68,7 +67,7 @@ def _from_log(log: EmbeddedLog, topic: str, snapshot: Snapshot | None, newest: i
     return _newest(found, newest)
 
 
-def _pieces(log: EmbeddedLog, topic: str, snapshot: Snapshot | None) -> Iterator[pa.Table]:
+def _pieces(log: OwnLog, topic: str, snapshot: Snapshot | None) -> Iterator[pa.Table]:
     if topic in log.topics():
         starts = held(topic, snapshot)
         yield from (letter_table([records]) for records in spans(log, topic, starts))

@@ -201,7 +201,14 @@ def _damaged(parts: Parts, version: GroupVersion) -> bool:
         shard_metas(parts.online, version.states, version.shards)
     except StoreError:
         return True
-    return version.states in parts.online.damaged()
+    return version.states in _damaged_states(parts)
+
+
+def _damaged_states(parts: Parts) -> list[str]:
+    """The states of which somebody has read damage, in a store that finds any."""
+    from millstream.store.online import Examined
+
+    return parts.online.damaged() if isinstance(parts.online, Examined) else []
 
 
 def again(parts: Parts, version: GroupVersion) -> GroupVersion:
@@ -211,7 +218,7 @@ def again(parts: Parts, version: GroupVersion) -> GroupVersion:
 
 def rebuild_damaged(parts: Parts) -> list[str]:
     """Let the states of which somebody has read damage be built anew; returns the group versions that are from now on."""
-    damaged = parts.online.damaged()
+    damaged = _damaged_states(parts)
     found = (
         [one for one in parts.registry.groups() if one.states in damaged and one.building is None] if damaged else []
     )
@@ -346,12 +353,16 @@ def earliest(parts: Parts) -> int | None:
 
     from millstream.buffer.codec.events import decode
     from millstream.buffer.reading import through
+    from millstream.store.offline import BatchReads
 
+    offline = parts.offline
     found: list[int] = []
     for stream in parts.registry.streams():
         table = event_table(stream.name)
         if parts.offline.snapshot(table) is not None:
-            arrivals = (batch.column(0) for batch in parts.offline.batches(table, ["_arrival"]))
+            asked = (table, ["_arrival"])
+            batches = offline.batches(*asked) if isinstance(offline, BatchReads) else offline.scan(*asked).to_batches()
+            arrivals = (batch.column(0) for batch in batches)
             found += [int(pc.min(one).as_py()) for one in arrivals if one.null_count < len(one)]
         for partition, (first, following) in enumerate(parts.log.ends(stream.name)):
             records = next(through(parts.log, stream.name, partition, first, following, 1), None)

@@ -17,7 +17,7 @@ from millstream.settings import Settings
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from millstream.buffer.embedded.log import EmbeddedLog
+    from millstream.buffer.log import OwnLog
     from millstream.buffer.marks import Marks
     from millstream.computing.batch import BatchComputer
     from millstream.computing.past_runs import ScheduledRuns
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from millstream.monitor.replay import Pasts
     from millstream.registry.definitions import Registry
     from millstream.serve.scorer import Scorer
-    from millstream.store.iceberg.store import IcebergOfflineStore
-    from millstream.store.lmdb.store import LmdbOnlineStore
+    from millstream.store.offline import OfflineStore
+    from millstream.store.online import OnlineStore
     from millstream.train.stored_history import Stored
     from millstream.train.versions import ModelVersions
 
@@ -84,21 +84,21 @@ class Parts:
         return project_clock(self.settings.data)
 
     @cached_property
-    def log(self) -> EmbeddedLog:
+    def log(self) -> OwnLog:
         """The log."""
-        opened: EmbeddedLog = self._open("log")
+        opened: OwnLog = self._open("log")
         return opened
 
     @cached_property
-    def online(self) -> LmdbOnlineStore:
+    def online(self) -> OnlineStore:
         """The online store."""
-        opened: LmdbOnlineStore = self._open("online")
+        opened: OnlineStore = self._open("online")
         return opened
 
     @cached_property
-    def offline(self) -> IcebergOfflineStore:
+    def offline(self) -> OfflineStore:
         """The offline store."""
-        opened: IcebergOfflineStore = self._open("offline")
+        opened: OfflineStore = self._open("offline")
         return opened
 
     @cached_property
@@ -276,7 +276,7 @@ class Parts:
         delays = {one.id: self.delay(one) for one in known.values() if isinstance(one.group, StreamFeatureGroup)}
 
         def keep(table: str, snapshot: int) -> None:
-            self.offline.pin(table, snapshot, self.clock.now() + SET_KEPT)
+            self._pin(table, snapshot, self.clock.now() + SET_KEPT)
 
         return Stored(
             self.history(),
@@ -291,7 +291,14 @@ class Parts:
     def _kept(self, version: str, snapshots: Mapping[str, int]) -> None:
         """Keep the offline snapshots that a model version learnt from."""
         for table, snapshot in snapshots.items():
-            self.offline.pin(table, snapshot, version)
+            self._pin(table, snapshot, version)
+
+    def _pin(self, table: str, snapshot: int, by: str | int) -> None:
+        """Pin a snapshot, in a store that would let go of it otherwise."""
+        from millstream.store.offline import Pinning
+
+        if isinstance(self.offline, Pinning):
+            self.offline.pin(table, snapshot, by)
 
     def delay(self, version: GroupVersion) -> int:
         """The time (µs) that events of a stream group take from arrival to being served, as ingestion measured it."""

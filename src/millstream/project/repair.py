@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pyarrow as pa
 
-from millstream.buffer.agreement import disagreement
+from millstream.buffer.agreement import disagreement, identity_of, mendable
 from millstream.buffer.reading import through
 from millstream.project.parts import Parts
 
@@ -69,7 +69,7 @@ def repair(project: Project) -> Repaired:
     applying.start(parts)
     groups = [one for one in parts.registry.groups() if isinstance(one.group, StreamFeatureGroup)]
     rebuilt += [gv for version in groups if version.default for gv in project.backfill(version.group.name)]
-    identity = parts.log.identity()
+    identity = identity_of(parts.log)
     return Repaired(identity, found, {topic: count for topic, count in kept.items() if count}, rebuilt, dropped)
 
 
@@ -79,12 +79,12 @@ def _log_mended(parts: Parts) -> tuple[dict[str, int], list[str]]:
     from millstream.definitions.feature_group import StreamFeatureGroup
     from millstream.project.restaging import restage
 
-    name = _known_name(parts)
+    log, name = mendable(parts.log), _known_name(parts)
     kept: dict[str, int] = {}
     bases: dict[str, int] = {}
     for topic, table, empty in _archived(parts):
         for partition, base, records in _places(parts, topic, table):
-            parts.log.rebase(topic, partition, base, records)
+            log.rebase(topic, partition, base, records)
             bases[f"{topic}/{partition}"] = base
             kept[topic] = kept.get(topic, 0) + sum(map(len, records))
         _move_archive(parts, topic, table, empty, bases)
@@ -96,7 +96,7 @@ def _log_mended(parts: Parts) -> tuple[dict[str, int], list[str]]:
         kept[staging_topic(version.id)], built = restage(parts, version)
         rebuilt += [version.id] if built else []
     parts.registry.marks.rebase(bases)
-    parts.log.renew(name)
+    log.renew(name)
     return kept, rebuilt
 
 
@@ -137,7 +137,7 @@ def _places(parts: Parts, topic: str, table: str) -> Iterator[tuple[int, int, li
         base = max(archived, following, *(one.get(f"{topic}/{partition}", 0) for one in applied), 0)
         if disagreement(parts.log, topic, partition, archived, mark) is None:
             begin = max(first, archived)
-        elif mark.partition(" ")[0] == parts.log.identity().partition("@")[0]:
+        elif mark.partition(" ")[0] == identity_of(parts.log).partition("@")[0]:
             begin = _parted(parts, topic, table, partition)
         else:
             begin = first
@@ -184,7 +184,7 @@ def _move_states(parts: Parts, gv: str, states: str, shards: int, bases: dict[st
     topic = feature_topic(gv)
     for shard, meta in enumerate(readable_metas(parts.online, states, shards)):
         base = max(parts.log.ends(topic)[shard][1], meta.position if meta else 0)
-        parts.log.rebase(topic, shard, base, [])
+        mendable(parts.log).rebase(topic, shard, base, [])
         if meta is None:
             continue
         applied = {place: bases.get(place, position) for place, position in meta.applied.items()}

@@ -28,10 +28,12 @@ def go_on(parts: Parts) -> list[str]:
     """
     from millstream.buffer.topics import feature_table, feature_topic
     from millstream.definitions.feature_group import StreamFeatureGroup
+    from millstream.store.online import Examined
 
     registry, topics = parts.registry, parts.log.topics()
     known = {one.id for one in (*registry.groups("retired"), *registry.groups())}
-    states, tables = parts.online.states(), parts.offline.tables()
+    states = parts.online.states() if isinstance(parts.online, Examined) else []
+    tables = parts.offline.tables()
     found = [match for name in (*topics, *tables, *states) if (match := _VERSION.fullmatch(name))]
     unknown = sorted({match[2] for match in found} - known)
     registry.go_on(noted_revision(parts.log), max((int(match[3]) for match in found), default=0))

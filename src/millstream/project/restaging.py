@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from millstream.buffer.agreement import disagreement
+from millstream.buffer.agreement import disagreement, mendable
 from millstream.buffer.reading import through
 from millstream.buffer.staging import decode_run
 from millstream.buffer.topics import batch_table, staging_topic
@@ -49,7 +49,7 @@ def restage(parts: Parts, version: BatchGroupVersion) -> tuple[int, bool]:
     begin = _apart(parts, version, stated, marks_of(snapshot.properties).get(0, "") if snapshot else "")
     kept = list(through(parts.log, topic, 0, begin, following))
     base = max(stated, following, *(meta.position for meta in metas if meta is not None), 0)
-    parts.log.rebase(topic, 0, base, kept)
+    mendable(parts.log).rebase(topic, 0, base, kept)
     parts.registry.marks.rebase({f"{topic}/0": base})
     if snapshot is not None:
         nothing = parts.offline.scan(table).slice(0, 0)

@@ -32,8 +32,9 @@ def tend(parts: Parts) -> Tended:
     Raises:
         MillstreamError: The first failure, after all tables had their turn.
     """
-    from millstream.store.offline import Tended
+    from millstream.store.offline import Tended, Upkeep
 
+    offline = parts.offline
     if parts not in _pinned:
         pin_again(parts)
         _pinned.add(parts)
@@ -41,11 +42,13 @@ def tend(parts: Parts) -> Tended:
         one.id: tuple(one.group.entity.keys) for one in (*parts.registry.groups("retired"), *parts.registry.groups())
     }
     total, failed = Tended(), list[MillstreamError]()
-    for table in parts.offline.tables():
+    if not isinstance(offline, Upkeep):
+        return total
+    for table in offline.tables():
         kind, _, name = table.partition(".")
         order = _ORDER.get(kind, (*keys.get(name, ()), *_THEN.get(kind, ())))
         try:
-            total += parts.offline.tend(table, parts.clock.now(), order=order, keep=parts.settings.files_kept)
+            total += offline.tend(table, parts.clock.now(), order=order, keep=parts.settings.files_kept)
         except MillstreamError as error:
             failed.append(error)
     if failed:
@@ -55,14 +58,19 @@ def tend(parts: Parts) -> Tended:
 
 def pin_again(parts: Parts) -> None:
     """Pin what model versions learnt from and nothing pins: those of an earlier version of Millstream had no pins."""
+    from millstream.store.offline import Pinning
+
+    offline = parts.offline
+    if not isinstance(offline, Pinning):
+        return
     learnt = [
         (table, int(snapshot), version.id)
         for model in parts.registry.models()
         for version in parts.model_versions.versions(model.name)
         for table, snapshot in version.facts.get("pins", {}).get("snapshots", {}).items()
     ]
-    pinned = {table: parts.offline.pinned(table) for table, _, _ in learnt}
+    pinned = {table: offline.pinned(table) for table, _, _ in learnt}
     for table, snapshot, version in learnt:
         if version not in pinned[table]:
             with suppress(NotFound):  # it is gone
-                parts.offline.pin(table, snapshot, version)
+                offline.pin(table, snapshot, version)

@@ -16,6 +16,7 @@ from millstream.project.retire import drop_unused
 from millstream.project.upkeep import tend
 from millstream.running.layers import complain
 from millstream.running.quiet import SURE, Quiet
+from millstream.store.offline import Upkeep
 
 if TYPE_CHECKING:
     from millstream.ingest.batch import BatchApplied
@@ -284,7 +285,9 @@ class Sync:
         tended = tend(self._parts)
         self.facts["compacted"] = self.facts.get("compacted", 0) + tended.compacted
         self.facts["deleted"] = self.facts.get("deleted", 0) + tended.deleted
-        self.facts["files"] = sum(self._parts.offline.facts(table).files for table in self._parts.offline.tables())
+        offline = self._parts.offline
+        if isinstance(offline, Upkeep):
+            self.facts["files"] = sum(offline.facts(table).files for table in offline.tables())
         return sum(one.rows for one in reports)
 
     def rest(self, stop: threading.Event, seconds: float) -> None:

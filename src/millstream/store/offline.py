@@ -172,3 +172,15 @@ class Upkeep(Protocol):
     def facts(self, table: str) -> TableFacts:
         """How many files a table has. Called by status and doctor."""
         ...
+
+
+@runtime_checkable
+class Examined(Protocol):
+    """An offline store that can tell whether its files are what was written."""
+
+    def examine(self, table: str) -> int:
+        """Read every file that a table names and compare it with what was written; returns how many. Called by doctor.
+
+        Raises `CorruptState` for a file that is not, `StoreError` for a table that cannot be gone on with.
+        """
+        ...

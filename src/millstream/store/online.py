@@ -288,6 +288,26 @@ class OnlineStore(Protocol):
 
 
 @runtime_checkable
+class Examined(Protocol):
+    """An online store that finds damage in what it keeps, and says which states have to be built anew."""
+
+    def states(self) -> list[str]:
+        """The names of all states that there are, whether anybody knows them or not. Called by repair."""
+        ...
+
+    def damaged(self) -> list[str]:
+        """The states of which somebody has read damage, until they are dropped. Called to build them anew."""
+        ...
+
+    def examine(self, states: str, shard: int) -> int:
+        """Look at every value of a shard, and return how many there are. Called by doctor.
+
+        Raises `CorruptState` at the first damage.
+        """
+        ...
+
+
+@runtime_checkable
 class BulkLoad(Protocol):
     """An online store that takes many values faster where nobody reads them yet.
 

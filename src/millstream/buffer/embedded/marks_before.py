@@ -16,10 +16,10 @@ from millstream.buffer.topics import (
 )
 
 if TYPE_CHECKING:
-    from millstream.buffer.embedded.log import EmbeddedLog
+    from millstream.buffer.log import OwnLog
 
 
-def marks_before(log: EmbeddedLog, versions: Mapping[str, Iterable[str]]) -> dict[str, dict[str, int]]:
+def marks_before(log: OwnLog, versions: Mapping[str, Iterable[str]]) -> dict[str, dict[str, int]]:
     """By name, the marks that a log has as positions of consumers, each by place; none where there are none.
 
     Args:
@@ -32,7 +32,7 @@ def marks_before(log: EmbeddedLog, versions: Mapping[str, Iterable[str]]) -> dic
     return {mark: numbers for mark, numbers in found.items() if numbers}
 
 
-def _of_version(log: EmbeddedLog, gv: str, streams: list[str]) -> dict[str, dict[str, int]]:
+def _of_version(log: OwnLog, gv: str, streams: list[str]) -> dict[str, dict[str, int]]:
     topics = log.topics()
     known = [stream for stream in streams if stream in topics]
     found = {mark: _places(log, mark, known) for mark in (start_mark(gv), goal_mark(gv), schedule_mark(gv))}
@@ -46,7 +46,7 @@ def _of_version(log: EmbeddedLog, gv: str, streams: list[str]) -> dict[str, dict
     return found
 
 
-def _places(log: EmbeddedLog, consumer: str, topics: list[str]) -> dict[str, int]:
+def _places(log: OwnLog, consumer: str, topics: list[str]) -> dict[str, int]:
     """What a consumer has committed in some topics, by place."""
     return {
         f"{topic}/{partition}": position

@@ -132,7 +132,7 @@ def _flip_journal(world: World, number: int) -> str | None:
 def _flip_file(world: World, number: int) -> str | None:
     from millstream.store.iceberg.files import named_files
 
-    offline = world.process("witness").parts.offline
+    offline: Any = world.process("witness").parts.offline
     try:
         every = [
             (table, Path(location.removeprefix("file://")))

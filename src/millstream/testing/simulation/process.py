@@ -44,13 +44,13 @@ class SimulatedParts(Parts):
     @cached_property
     def log(self) -> Any:
         """The log."""
-        log = super().log
+        log: Any = super().log
         return log if self._adversary is None else AdversarialLog(log, self._adversary)
 
     @cached_property
     def online(self) -> Any:
         """The online store."""
-        online = super().online
+        online: Any = super().online
         return online if self._adversary is None else AdversarialOnlineStore(online, self._adversary)
 
 
