@@ -30,7 +30,7 @@ Columns = dict[str, NDArray[Any]]
 UNREADABLE, CORRUPT = "the store cannot be read", "the state of the key is corrupt"
 """How the reasons begin for which a value is not read that the store has."""
 _Keys = Sequence[bytes | None]
-_Shards = Mapping[int, list[int]]
+_Shards = Mapping[int, tuple[list[int], list[bytes]]]
 _logger = logging.getLogger("millstream.serve")
 
 
@@ -102,6 +102,24 @@ class _Found:
     metas: list[ShardMeta | None]
     failed: list[int]
 
+    @classmethod
+    def nothing(cls, lookup: _Lookup, count: int) -> _Found:
+        """What there is for null keys."""
+        return cls([None] * count, [lookup.null] * count, [None] * count, [])
+
+    def put(
+        self,
+        rows: Sequence[int],
+        values: Sequence[bytes | None],
+        fact: GroupFacts,
+        meta: ShardMeta | None,
+        failed: Sequence[int],
+    ) -> None:
+        """Add what one shard gave for some rows."""
+        for i, value in zip(rows, values, strict=True):
+            self.states[i], self.facts[i], self.metas[i] = value, fact, meta
+        self.failed += failed
+
 
 class FeatureReader:
     """Reads the features of one view from the online store, each group in the version given for it.
@@ -121,6 +139,7 @@ class FeatureReader:
         lookups = _lookups(self.view, versions, self._keys)
         self._folded = [lookup for lookup in lookups if lookup.folded]
         self._dated = [lookup for lookup in lookups if not lookup.folded]
+        self._lookups = (*self._folded, *self._dated)
         self._vector = Vector([layout_of(lookup.version.group) for lookup in self._folded])
         self.absent = _absent(self.view, lookups)
         self._request = tuple(self.view.request.items())
@@ -129,7 +148,7 @@ class FeatureReader:
     @property
     def group_versions(self) -> tuple[str, ...]:
         """The group versions that are read."""
-        return tuple(dict.fromkeys(lookup.gv for lookup in (*self._folded, *self._dated)))
+        return tuple(dict.fromkeys(lookup.gv for lookup in self._lookups))
 
     def read(self, values: Mapping[str, Sequence[Any]], at: NDArray[np.int64]) -> Read:
         """Return the view's columns for rows of keys and request fields (columns of equal length) at instants (µs).
@@ -155,26 +174,30 @@ class FeatureReader:
 
     def _fetch(self, keys: Sequence[_Keys], shards: Sequence[_Shards], now: int) -> list[_Found]:
         """What the store gives for every lookup, by one call."""
-        asks, places = list[Ask](), list[tuple[_Found, _Lookup, list[int]]]()
+        asks = [
+            Ask(lookup.states, shard, asked)
+            for lookup in self._lookups
+            for shard, (_, asked) in shards[lookup.key].items()
+        ]
+        answers = iter(self._answers(asks) if asks else ())
         every: list[_Found] = []
-        for lookup in (*self._folded, *self._dated):
-            mine = keys[lookup.key]
-            found = _Found([None] * len(mine), [lookup.null] * len(mine), [None] * len(mine), [])
-            every.append(found)
-            for shard, rows in shards[lookup.key].items():
-                asks.append(Ask(lookup.states, shard, [mine[i] for i in rows]))  # type: ignore[misc]
-                places.append((found, lookup, rows))
-        answers = self._answers(asks) if asks else []
-        for ask, answer, (found, lookup, rows) in zip(asks, answers, places, strict=True):
-            fact = self._facts(lookup, ask.shard, answer, now)
-            if fact.fallback:
-                found.failed += rows
-            for i, state in zip(rows, answer.values, strict=True):
-                found.facts[i] = fact
-                if not fact.fallback:
-                    found.states[i], found.metas[i] = state, answer.meta
-            if answer.positions and not fact.fallback:
-                self._look_ahead(found, lookup, ask.shard, rows, answer, now)
+        for lookup in self._lookups:
+            count = len(keys[lookup.key])
+            found = None
+            for shard, (rows, _) in shards[lookup.key].items():
+                answer = next(answers)
+                fact = self._facts(lookup, shard, answer, now)
+                values, meta, failed = answer.values, answer.meta, list[int]()
+                if fact.fallback:
+                    values, meta, failed = [None] * len(rows), None, rows
+                if len(rows) == count:  # all of them are in one shard
+                    found = _Found(values, [fact] * count, [meta] * count, list(failed))
+                else:
+                    found = found or _Found.nothing(lookup, count)
+                    found.put(rows, values, fact, meta, failed)
+                if answer.positions and not failed:
+                    self._look_ahead(found, lookup, shard, rows, answer, now)
+            every.append(found or _Found.nothing(lookup, count))
         return every
 
     def _look_ahead(
@@ -278,12 +301,17 @@ def _encoded(key: _Key, values: Mapping[str, Sequence[Any]]) -> list[bytes | Non
     return [None if None in row else encode_key(key.types, row) for row in rows]
 
 
-def _by_shard(keys: _Keys, key: _Key) -> dict[int, list[int]]:
-    """By shard, which of the keys are there; null keys are nowhere."""
-    found: dict[int, list[int]] = {}
+def _by_shard(keys: _Keys, key: _Key) -> _Shards:
+    """By shard, which of the keys are there, and the keys; null keys are nowhere."""
+    found: dict[int, tuple[list[int], list[bytes]]] = {}
     for i, one in enumerate(keys):
         if one is not None:
-            found.setdefault(shard_of(one, key.shards), []).append(i)
+            shard = shard_of(one, key.shards)
+            if shard not in found:
+                found[shard] = ([], [])
+            rows, asked = found[shard]
+            rows.append(i)
+            asked.append(one)
     return found
 
 

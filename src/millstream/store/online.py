@@ -27,6 +27,7 @@ PRUNED_BY = "pruned_by"
 """The fact of a shard of a batch group that tells from which instant (µs) on its states hold what a read needs."""
 
 
+_PATIENCE = 1_000  # empty pages in a row that may go on from where they are
 BEGUN = -1
 """The position of a shard that does not exist yet while its first write is pending."""
 
@@ -164,14 +165,24 @@ class Page(msgspec.Struct):
 def pages(
     online: OnlineStore, states: str, shard: int, cursor: bytes | None = None, limit: int = 10_000
 ) -> Iterator[Page]:
-    """Scan a shard from a cursor to its end, about `limit` keys at a time; pages without any are left out."""
+    """Scan a shard from a cursor to its end, about `limit` keys at a time; pages without any are left out.
+
+    Raises `StoreError` when page after page is empty and goes on from where it is.
+    """
+    stuck = 0
     while True:
         page = online.scan(states, shard, cursor, limit)
         if page.items:
             yield page
-        cursor = page.cursor
-        if cursor is None:
+        if page.cursor is None:
             return
+        stuck = 0 if page.items or page.cursor != cursor else stuck + 1
+        if stuck == _PATIENCE:
+            raise StoreError(
+                f"Online store, shard {shard} of '{states}': a scan gives nothing more from cursor {cursor!r} on, nor its end.",
+                "look at the store's server; what scans tries again.",
+            )
+        cursor = page.cursor
 
 
 Fact = ShardMeta | StoreError | None

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -77,6 +78,45 @@ def test_a_request_takes_one_call_of_the_store_however_many_groups_it_reads(
     assert len(reader.group_versions) > 2
     reader.read(asked(users), at(len(users)))
     assert counting.calls == ["read"]
+
+
+class Halfway:
+    """A store in which a write of some shards' first values is done, and the rest of it is pending, or was never told of."""
+
+    def __init__(self, store: LmdbOnlineStore, told: bool) -> None:
+        self._store, self._told = store, told
+
+    def read(self, asks: Sequence[Ask]) -> list[Answer]:
+        answers = self._store.read(asks)
+        for ask, answer in zip(asks, answers, strict=True):
+            if ask.states == "velocity@1" and answer.meta is not None:
+                pending = ShardMeta(position=9, applied={"payments/0": 999}, applied_at=NOW, newest_arrival=NOW)
+                answer.positions = [9, *(answer.meta.position for _ in ask.keys[1:])]
+                answer.meta = msgspec.structs.replace(answer.meta, pending=pending if self._told else None)
+        return answers
+
+
+def test_a_value_that_is_ahead_of_its_shard_says_so(online: LmdbOnlineStore, clock: SimulatedClock) -> None:
+    users = list(range(12))
+    before = FeatureReader(online, view, VERSIONS, clock).read(asked(users), at(len(users)))
+    found = FeatureReader(Halfway(online, True), view, VERSIONS, clock).read(  # type: ignore[arg-type]
+        asked(users), at(len(users))
+    )
+    facts, old = found.facts["velocity"], before.facts["velocity"]
+    first = [i for i, fact in enumerate(facts) if fact.shard not in {other.shard for other in facts[:i]}]
+    assert 1 < len(first) < len(users)
+    for i, fact in enumerate(facts):
+        ahead = i in first
+        assert bytes(fact.positions) == (b'{"payments/0":999}' if ahead else bytes(old[i].positions)), i
+        assert fact.fallback is None and fact.age == (0 if ahead else old[i].age)
+    assert all(same(found.columns[name], before.columns[name]) for name in before.columns)
+
+
+def test_a_value_that_nothing_announced_is_not_served(online: LmdbOnlineStore, clock: SimulatedClock) -> None:
+    found = FeatureReader(Halfway(online, False), view, VERSIONS, clock).read(asked([3]), at(1))  # type: ignore[arg-type]
+    fact = found.facts["velocity"][0]
+    assert fact.fallback is not None and "ahead of all that its shard has announced" in fact.fallback
+    assert np.isnan(found.columns["velocity__count_1h"][0])
 
 
 def test_a_store_that_cannot_be_reached_leaves_defaults_in_place(
