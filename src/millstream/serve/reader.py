@@ -187,11 +187,12 @@ class FeatureReader:
             for shard, (rows, _) in shards[lookup.key].items():
                 answer = next(answers)
                 fact = self._facts(lookup, shard, answer, now)
-                values, meta, failed = answer.values, answer.meta, list[int]()
+                values, meta = answer.values, answer.meta
+                failed: list[int] = []
                 if fact.fallback:
-                    values, meta, failed = [None] * len(rows), None, rows
+                    values, meta, failed = [None] * len(rows), None, list(rows)
                 if len(rows) == count:  # all of them are in one shard
-                    found = _Found(values, [fact] * count, [meta] * count, list(failed))
+                    found = _Found(values, [fact] * count, [meta] * count, failed)
                 else:
                     found = found or _Found.nothing(lookup, count)
                     found.put(rows, values, fact, meta, failed)

@@ -314,7 +314,8 @@ def _mark_dropped(handle: Shard) -> None:
 
 def _found(txn: lmdb.Transaction[bytes], handle: Shard, keys: Sequence[bytes]) -> list[bytes | None]:
     """The states of some keys; most of the time of a read is spent here."""
-    get, checked, states = txn.get, handle.checked, list[bytes | None]()
+    get, checked = txn.get, handle.checked
+    states: list[bytes | None] = []
     cursor: lmdb.Cursor[bytes] | None = None
     for key in keys:
         place = key if 0 < len(key) <= _LONGEST else _stored(key)
