@@ -7,7 +7,7 @@ import pytest
 from millstream.buffer.embedded.log import EmbeddedLog
 from millstream.clock import SimulatedClock
 from millstream.testing.adversarial_log import AdversarialLog
-from millstream.testing.log_suite import LogConformance
+from millstream.testing.log_suite import NOT_ATOMIC, LogConformance
 
 
 class TestEmbeddedLog(LogConformance):
@@ -40,4 +40,24 @@ class TestAdversarialLog(LogConformance):
             "from millstream.clock import SystemClock\n"
             "from millstream.testing.adversarial_log import AdversarialLog\n"
             f"log = AdversarialLog(EmbeddedLog({str(tmp_path / 'log')!r}, SystemClock(), map_gib=1), seed=9)\n"
+        )
+
+
+class TestLogWhoseTransactionsComeApart(LogConformance):
+    deviations = NOT_ATOMIC
+
+    @pytest.fixture
+    def log(self, tmp_path: Path, clock: SimulatedClock):
+        log = AdversarialLog(EmbeddedLog(tmp_path / "log", clock, map_gib=1), seed=1, atomic=False, torn=1)
+        yield log
+        log.close()
+
+    @pytest.fixture
+    def opening(self, tmp_path: Path) -> str:
+        opened = f"EmbeddedLog({str(tmp_path / 'log')!r}, SystemClock(), map_gib=1)"
+        return (
+            "from millstream.buffer.embedded.log import EmbeddedLog\n"
+            "from millstream.clock import SystemClock\n"
+            "from millstream.testing.adversarial_log import AdversarialLog\n"
+            f"log = AdversarialLog({opened}, seed=9, atomic=False, torn=0.7)\n"
         )

@@ -37,3 +37,14 @@ def test_all_of_that_holds_on_a_log_with_gaps_that_shows_late_what_it_has(first:
         except AssertionError as error:
             failed.append(str(error))
     assert not failed, "\n".join(failed)
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS // 20, 5))
+def test_all_of_that_holds_on_a_log_whose_transactions_come_apart(first: int) -> None:
+    failed = []
+    for seed in range(first, first + 5):
+        try:
+            simulate(seed, adversarial="torn")
+        except AssertionError as error:
+            failed.append(str(error))
+    assert not failed, "\n".join(failed)

@@ -134,7 +134,12 @@ class Behind(NamedTuple):
 
 
 class Transaction(Protocol):
-    """Appends and commits that happen all together or not at all."""
+    """Appends and commits that happen all together or not at all, where the log is atomic.
+
+    On a log that is not, what is appended is there when the block is over without an error, may be read before that,
+    and may stay, in part or late, when there was one. A commit is a hint: it may be lost or come late, and whoever
+    commits in the transaction in which he appends may find the one without the other.
+    """
 
     def append(self, topic: str, partition: int, batch: Batch) -> int:
         """Append a batch and return the position of its first record; it is readable once the transaction is over.
@@ -160,6 +165,15 @@ class Log(Protocol):
     from where the last read says, and asks the log how much it has before it. A consumer is a name; its committed
     position is the next one it wants to read.
     """
+
+    @property
+    def atomic(self) -> bool:
+        """Whether a transaction happens wholly or not at all, so that committed positions are as good as the data.
+
+        On a log of which this is not true nothing is read off committed positions but where to look first: records
+        name where they come from, and whoever reads them leaves out what comes again and sees what is missing.
+        """
+        ...
 
     def append(self, topic: str, partition: int, batch: Batch, arrival: int | None = None) -> int:
         """Append a batch and return the position of its first record; called by producers.

@@ -18,6 +18,7 @@ from millstream.buffer.log import Batch, OwnLog
 from millstream.buffer.marks import Marks
 from millstream.buffer.staging import Run, encode_run
 from millstream.buffer.topics import dead_topic
+from millstream.buffer.writing import Append
 from millstream.clock import Clock
 from millstream.computing.interval_runs import Result, looks, run_interval, waits
 from millstream.computing.query_shape import DATED, dated, interval_column, row_by_row, with_known
@@ -277,7 +278,7 @@ class BatchComputer:
         dead: Sequence[DeadLetter],
         positions: Mapping[str, tuple[int | None, int]],
     ) -> None:
-        """Append, one batch to each partition, in one transaction, and move the schedule."""
+        """Append, one batch to each partition, and move the schedule."""
         topic = topic_of(version)
         self._log.create(topic, len(batches))
         standing = self._schedules.standing(version)
@@ -285,15 +286,33 @@ class BatchComputer:
             self._check_next(version, interval, standing, positions)
         for name in {letter.stream for letter in dead}:
             self._log.create(dead_topic(name), self._log.topics().get(dead_topic(name), 1))
-        with self._log.transaction() as work:
-            if not interval.past and (end := self._log.ends(topic)[0][1]) != standing.counted:
-                raise Fenced.moved(f"the end of topic '{topic}'", standing.counted, end)
-            for number, batch in enumerate(batches):
-                work.append(topic, number, batch)
-            for name in {letter.stream for letter in dead}:
-                work.append(dead_topic(name), 0, dead_batch([one for one in dead if one.stream == name]))
+        appends = [
+            Append(dead_topic(name), 0, dead_batch([one for one in dead if one.stream == name]))
+            for name in {letter.stream: None for letter in dead}
+        ]
+        appends += [Append(topic, number, batch) for number, batch in reversed(list(enumerate(batches)))]
+        while not self._appended(topic, None if interval.past else standing, appends):
+            pass
         if not interval.past:
             self._schedules.move(version, standing, interval.end, {place: to for place, (_, to) in positions.items()})
+
+    def _appended(self, topic: str, standing: Standing | None, appends: Sequence[Append]) -> bool:
+        """Append the dead letters and a run in one transaction, unless a schedule has moved on from its standing.
+
+        On a log that is not atomic some of it may stay without the rest. By the first partition, which comes last, a
+        schedule knows its runs: until the record is there the run is not made, and it is appended again.
+        """
+        try:
+            with self._log.transaction() as work:
+                if standing is not None and (end := self._log.ends(topic)[0][1]) != standing.counted:
+                    raise Fenced.moved(f"the end of topic '{topic}'", standing.counted, end)
+                for append in appends:
+                    work.append(*append)
+        except Fenced:
+            if self._log.atomic or (standing is not None and self._log.ends(topic)[0][1] != standing.counted):
+                raise
+            return False
+        return True
 
     def _check_next(
         self,

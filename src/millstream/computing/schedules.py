@@ -62,7 +62,10 @@ class Schedules:
         else:
             found = {place: number for place, number in known.items() if place != f"{topic}/0"}
         for records in through(self._log, topic, 0, max(first, counted), following, 1):
-            found.update(_moved(version, records.payloads[0]))
+            moved = _moved(version, records.payloads[0])
+            if version.group.query is None:  # a fold goes on only; a record that comes late takes nothing back
+                moved = {place: max(to, found.get(place, to)) for place, to in moved.items()}
+            found.update(moved)
         standing = _standing(found, following)
         if known != _numbers(topic, standing):
             self._move(version, known, standing)

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from millstream.buffer.log import Batch, Log, OwnLog
+from millstream.buffer.computed import computed_positions
+from millstream.buffer.log import Batch, OwnLog
 from millstream.buffer.marks import Marks
 from millstream.buffer.reading import through
 from millstream.buffer.topics import computing_consumer, feature_topic, start_mark
+from millstream.buffer.writing import Append, Commit, append_and_commit
 from millstream.clock import Clock
 from millstream.definitions.group_version import StreamGroupVersion
 from millstream.definitions.source import EventStream
@@ -73,8 +75,10 @@ def start_version(
             break
         except Fenced:  # another process has marked it meanwhile, and its markers hold
             continue
-    if not _recorded(log, version):
+    while not _recorded(log, version):
         _write_start(log, version, markers, computed or {}, clock)
+        if log.atomic:  # then it is there, whoever has written it
+            break
     return markers
 
 
@@ -100,8 +104,8 @@ def _markers(
 
 
 def _recorded(log: OwnLog, version: StreamGroupVersion) -> bool:
-    """Whether anything was ever appended to the feature topic, whose first record is the start record."""
-    return any(following for _, following in log.ends(feature_topic(version.id)))
+    """Whether anything was ever appended to every partition of the feature topic, whose first is the start record."""
+    return all(following for _, following in log.ends(feature_topic(version.id)))
 
 
 def _first_record(log: OwnLog, version: StreamGroupVersion) -> dict[str, int]:
@@ -119,29 +123,19 @@ def _write_start(
     log: OwnLog, version: StreamGroupVersion, markers: dict[str, int], computed: dict[str, int], clock: Clock
 ) -> None:
     """Let computing go on from the markers, and write the start record; nothing when another process has done it."""
-    record = Batch(_start_record(markers, clock), "bytes", 1)
-    with suppress(Fenced), log.transaction() as work:
-        for place, position in markers.items():
-            name, _, partition = place.rpartition("/")
-            work.commit(computing_consumer(version.id), name, int(partition), computed.get(place), position)
-        for shard in range(version.shards):
-            work.append(feature_topic(version.id), shard, record)
+    topic, record = feature_topic(version.id), Batch(_start_record(markers, clock), "bytes", 1)
+    commits = []
+    for place, position in markers.items():
+        name, _, partition = place.rpartition("/")
+        commits.append(Commit(computing_consumer(version.id), name, int(partition), computed.get(place), position))
+    empty = [shard for shard, (_, following) in enumerate(log.ends(topic)) if not following]
+    with suppress(Fenced):
+        append_and_commit(log, [Append(topic, shard, record) for shard in empty], commits)
 
 
 def start_markers(marks: Marks, version: str) -> dict[str, int] | None:
     """The start markers of a group version by "stream/partition", or None when it has not started."""
     return marks.read(start_mark(version)) or None
-
-
-def computed_positions(log: Log, version: str, streams: Iterable[str]) -> dict[str, int] | None:
-    """By "stream/partition", the next position computing will fold for a group version, or None before its start."""
-    found: dict[str, int] = {}
-    for stream in streams:
-        for partition, position in enumerate(log.committed(computing_consumer(version), stream)):
-            if position is None:
-                return None
-            found[f"{stream}/{partition}"] = position
-    return found
 
 
 def _source_names(version: StreamGroupVersion, streams: Iterable[EventStream]) -> list[str]:

@@ -1,7 +1,9 @@
 """Stream computing: micro-batches of events in, deltas of every group version out, exactly once.
 
 A worker keeps nothing that matters. It reads from the committed positions, folds, and appends the deltas and moves the
-positions in one transaction of the log; if another worker has moved them first, the whole batch is discarded.
+positions in one transaction of the log; if another worker has moved them first, the whole batch is discarded. On a log
+whose transactions can be torn it reads from where its own records end, and appends before it commits: whatever comes
+twice or is missing is seen by the ranges that each record names.
 """
 
 from __future__ import annotations
@@ -17,16 +19,16 @@ from millstream.buffer.codec.events import DeadLetter, dead_batch
 from millstream.buffer.log import Batch, OwnLog
 from millstream.buffer.repeats import RepeatIndex, mark
 from millstream.buffer.topics import CHECK, computing_consumer, dead_topic, feature_topic
+from millstream.buffer.writing import Append, Commit, append_and_commit
 from millstream.clock import Clock
 from millstream.computing.deltas import delta_records, fold_keys, prepare_all
 from millstream.computing.micro_batch import MicroBatch, group_letters, read_micro_batch
+from millstream.computing.positions import Positions, furthest
 from millstream.computing.shared_reads import Front, Shared
 from millstream.definitions.group_version import StreamGroupVersion
 from millstream.definitions.source import EventStream
 from millstream.engines.stream import Progress
 from millstream.errors import Fenced
-
-#: Reads every record of a stream, from its first, and writes the dead letters of what does not fit the stream.
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class StreamComputer:
         self._readings = [reading for stream in self._streams for reading in _readings(stream, versions)]
         for stream in self._streams:
             log.create(dead_topic(stream.name), len(log.ends(stream.name)))
+        self._positions = Positions(log)
         self._folder = Path(data) / "repeats"
         self._indexes: dict[str, RepeatIndex] = {}
         #: By stream or group version, how many records or rows met with what, since this worker began.
@@ -140,14 +143,24 @@ class StreamComputer:
         return total + Progress(lag=self._lag(stream.name, self._standing(stream, committed), ends))
 
     def _committed(self, reading: _Reading) -> dict[str, list[int | None]]:
-        return {consumer: self._log.committed(consumer, reading.stream.name) for consumer in reading.consumers}
+        return {consumer: self._positions.of(consumer, reading.stream.name) for consumer in reading.consumers}
 
     def _standing(self, stream: EventStream, committed: Mapping[str, list[int | None]]) -> dict[str, list[int | None]]:
-        """Where each reader stands; the check of a stream begins at the first record there is."""
+        """Where each reader stands; the check of a stream begins at the first record there is.
+
+        So does one whose records have been trimmed, for ingestion sees what is missing of them.
+        """
         standing = dict(committed)
-        if None in committed.get(CHECK, []):
-            firsts = [first for first, _ in self._log.ends(stream.name)]
-            standing[CHECK] = [at if p is None else p for p, at in zip(committed[CHECK], firsts, strict=True)]
+        if self._log.atomic and None not in committed.get(CHECK, []):
+            return standing
+        firsts: list[int | None] = [first for first, _ in self._log.ends(stream.name)]
+        if not self._log.atomic:
+            standing = {
+                name: [None if at is None else further for at, further in zip(row, furthest(row, firsts), strict=True)]
+                for name, row in committed.items()
+            }
+        if CHECK in committed:
+            standing[CHECK] = [at if p is None else p for p, at in zip(standing[CHECK], firsts, strict=True)]
         return standing
 
     def _lag(self, topic: str, standing: Mapping[str, list[int | None]], ends: list[int]) -> int:
@@ -196,7 +209,9 @@ class StreamComputer:
                 letters += group_letters(batch.stream, batch.table, version.id, prepared.dead)
                 facts = {**prepared.skipped, "dead": len(prepared.dead), "overflow": states.overflow}
                 reasons[version.id] = +Counter(facts)
-            parts = delta_records(keys, states, version.shards, batch.places, self._clock.now(), batch.newest_arrival)
+            names = [source.name for source in version.group.sources]
+            ranges = self._positions.standing(computing_consumer(version.id), names) | batch.places
+            parts = delta_records(keys, states, version.shards, ranges, self._clock.now(), batch.newest_arrival)
             records += [(feature_topic(version.id), shard, record) for shard, record in enumerate(parts)]
         skipped = sum(reasons.values(), Counter[str]())
         return _Output(records, letters, reasons, Progress(batch.records, len(letters), dict(skipped), total))
@@ -204,22 +219,19 @@ class StreamComputer:
     def _write(
         self, batch: MicroBatch, consumers: tuple[str, ...], output: _Output, committed: dict[str, list[int | None]]
     ) -> None:
-        """The one transaction: positions from where they were read to the end of the batch, deltas, dead letters."""
+        """Dead letters and deltas, and the positions from where they were read to the end of the batch."""
         name, moves = batch.stream.name, {partition: to for partition, (_, to) in batch.ranges.items()}
         letters: dict[int, list[DeadLetter]] = {}
         for letter in output.letters:
             letters.setdefault(letter.partition, []).append(letter)
-        with self._log.transaction() as work:
-            for consumer in consumers:
-                for partition, to in moves.items():
-                    work.commit(consumer, name, partition, committed[consumer][partition], to)
-            for topic, shard, record in output.records:
-                work.append(topic, shard, Batch(record, "bytes", 1))
-            for partition, some in letters.items():
-                work.append(dead_topic(name), partition, dead_batch(some))
-        for consumer in consumers:
-            for partition, to in moves.items():
-                committed[consumer][partition] = to
+        appends = [Append(dead_topic(name), partition, dead_batch(some)) for partition, some in letters.items()]
+        appends += [Append(topic, shard, Batch(record, "bytes", 1)) for topic, shard, record in output.records]
+        steps = [(consumer, partition, to) for consumer in consumers for partition, to in moves.items()]
+        commits = [Commit(consumer, name, p, committed[consumer][p], to) for consumer, p, to in steps]
+        append_and_commit(self._log, appends, commits)
+        for consumer, partition, to in steps:
+            committed[consumer][partition] = to
+            self._positions.move(consumer, name, partition, to)
 
     def _note(self, batch: MicroBatch, fresh: MicroBatch, output: _Output) -> None:
         repeats = batch.table.num_rows - fresh.table.num_rows

@@ -48,16 +48,34 @@ def encode_deltas(
 _DECODER = msgspec.msgpack.Decoder(_Facts)
 
 
+class _Ranges(msgspec.Struct, array_like=True):
+    ranges: dict[str, tuple[int, int]]
+
+
+_RANGES = msgspec.msgpack.Decoder(_Ranges)
+
+
+def ranges_of(record: bytes) -> dict[str, tuple[int, int]]:
+    """The source position ranges of a record, without its states. Raises `CorruptState` for anything else."""
+    return _RANGES.decode(_facts_of(record)[0]).ranges
+
+
 def decode_deltas(record: bytes) -> Deltas:
     """The record that `encode_deltas` wrote. Raises `CorruptState` for anything else."""
+    written, count = _facts_of(record)
+    facts = _DECODER.decode(written)
+    begin = (_HEAD.size + len(written) + 7) // 8 * 8
+    offsets = np.frombuffer(record, "<i8", count + 1, begin)
+    data = np.frombuffer(record, "<i8", -1, begin + 8 * (count + 1))
+    states = States(data, offsets, let_go=facts.let_go)
+    return Deltas(facts.ranges, facts.computed_at, facts.newest_arrival, facts.keys, states)
+
+
+def _facts_of(record: bytes) -> tuple[memoryview, int]:
+    """The facts of a record as they were written, and how many keys it holds."""
     if len(record) < _HEAD.size or record[:4] != _MAGIC:
         raise CorruptState(
             "Delta record: the bytes are not of this format.", "check the versions of the writing workers."
         )
     _, size, count = _HEAD.unpack_from(record)
-    facts = _DECODER.decode(memoryview(record)[_HEAD.size : _HEAD.size + size])
-    begin = (_HEAD.size + size + 7) // 8 * 8
-    offsets = np.frombuffer(record, "<i8", count + 1, begin)
-    data = np.frombuffer(record, "<i8", -1, begin + 8 * (count + 1))
-    states = States(data, offsets, let_go=facts.let_go)
-    return Deltas(facts.ranges, facts.computed_at, facts.newest_arrival, facts.keys, states)
+    return memoryview(record)[_HEAD.size : _HEAD.size + size], count

@@ -26,7 +26,8 @@ _ORDER = [("arrival", "ascending"), ("partition", "ascending"), ("position", "as
 def letters(log: OwnLog, offline: OfflineStore, stream: str, newest: int | None = None) -> pa.Table:
     """Return the dead letters of a stream, each once, in the order in which their events arrived.
 
-    The archive says up to where it holds them, and the log is read from there.
+    The archive says up to where it holds them, and the log is read from there. A letter names the event it is about, by
+    its partition and position, so one that was written again is left out.
 
     Args:
         log: Where dead letters go first.
@@ -74,6 +75,7 @@ def _pieces(log: OwnLog, topic: str, snapshot: Snapshot | None) -> Iterator[pa.T
 
 
 def _newest(found: pa.Table, newest: int | None) -> pa.Table:
+    found = found.group_by(found.column_names, use_threads=False).aggregate([])
     places = pc.sort_indices(found, _ORDER)
     return found.take(places if newest is None else places.slice(max(0, len(places) - newest)))
 

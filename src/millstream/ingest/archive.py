@@ -59,6 +59,7 @@ class Archiver:
         self._log, self._offline, self._clock, self._most = log, offline, clock, most
         self._streams = list(streams)
         self._agreed: set[str] = set()
+        self._held: dict[str, dict[int, int]] = {}
 
     def step(self, least: int = 1) -> Archived:
         """Archive what has come since the last step, one commit for each table that lacks at least so many records.
@@ -99,11 +100,12 @@ class Archiver:
     def _archive(self, topic: str, table: str, read: Callable[[list[Records]], pa.Table], least: int) -> Archived:
         ends = [end for _, end in self._log.ends(topic)]
         told = self._log.committed(ARCHIVE, topic)
-        waiting = records_behind(self._log, topic, [known or 0 for known in told])
+        known = told if self._log.atomic else [self._held.get(topic, {}).get(p) for p in range(len(ends))]
+        waiting = records_behind(self._log, topic, [position or 0 for position in known])
         if waiting < least and topic in self._agreed:  # the archive itself need not be asked
             return Archived(lag=waiting)
         snapshot = self._offline.snapshot(table)
-        positions = held(table, snapshot)
+        positions = self._held[topic] = held(table, snapshot)
         self._refuse_stepped_back(topic, ends, positions, marks_of(snapshot.properties) if snapshot else {})
         if waiting < least:
             return Archived(lag=waiting)
@@ -118,6 +120,7 @@ class Archiver:
                 self._offline.append(table, rows, properties, expected=snapshot.id if snapshot else None)
             except Fenced:
                 return Archived(0, 1, lag)
+            self._held[topic] = after
         self._tell(topic, told, after)
         return Archived(sum(map(len, found)), 0, lag)
 

@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 import pyarrow as pa
 
+from millstream.buffer.computed import computed_positions
 from millstream.buffer.lag import records_before
 from millstream.buffer.log import OwnLog
 from millstream.buffer.marks import Marks
@@ -21,7 +22,7 @@ from millstream.buffer.topics import attempts_mark, feature_topic, goal_mark
 from millstream.clock import Clock
 from millstream.computing.deltas import by_shard, fold_keys
 from millstream.computing.micro_batch import group_letters
-from millstream.computing.start_markers import computed_positions, start_markers
+from millstream.computing.start_markers import start_markers
 from millstream.definitions.group_version import StreamGroupVersion
 from millstream.definitions.source import EventStream
 from millstream.errors import Fenced, StoreError

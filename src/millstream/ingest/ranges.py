@@ -94,7 +94,8 @@ def _folded_again(
     version: GroupVersion[Group], shard: int, missing: Ranges, found: Ranges, events: Events | None, now: int
 ) -> list[Deltas]:
     """What the missing events of each stream add to the keys of a shard."""
-    if events is None or not isinstance(version.group, StreamFeatureGroup):
+    streams = {source.name for source in version.group.sources if isinstance(source, EventStream)}
+    if events is None or not {place.rpartition("/")[0] for place in missing} <= streams:
         raise _gap(version.id, shard, missing, found)
     deltas = []
     for stream in version.group.sources:
@@ -116,7 +117,7 @@ def _folded_again(
 
 def _delta(version: GroupVersion[Group], shard: int, stream: EventStream, table: pa.Table, now: int) -> Deltas:
     (prepared,) = prepare([version.group], stream, table)
-    states = fold(layout_of(version.group), prepared, now)
+    states = fold(layout_of(version.group), prepared, now if isinstance(version.group, StreamFeatureGroup) else None)
     numbers = (n for n, key in enumerate(prepared.keys) if shard_of(key, version.shards) == shard)
     mine = sorted(numbers, key=prepared.keys.__getitem__)
     newest = int(np.asarray(table["_arrival"]).max())

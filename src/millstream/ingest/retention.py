@@ -69,19 +69,22 @@ def trim(parts: Pipeline) -> int:
     When the log is nearly full all of that goes at once, rather than that producers are refused.
     """
     from millstream.buffer.retention import reached, trim_consumed, trim_older
-    from millstream.buffer.topics import ARCHIVE, CAPTURES, DEAD
+    from millstream.buffer.topics import ARCHIVE, CAPTURES, DEAD, event_table
 
     log, clock, versions = parts.log, parts.clock, parts.registry.groups()
     trimmed, full = 0, pressed(parts)
     for stream in parts.registry.streams():
-        trimmed += trim_consumed(log, stream, [ARCHIVE, *computing_consumers(stream, versions)], clock, early=full)
+        consumers = [ARCHIVE, *computing_consumers(stream, versions)]
+        held = _archived(parts, stream.name, event_table(stream.name))
+        trimmed += trim_consumed(log, stream, consumers, clock, early=full, archived=held)
     topics = log.topics()
     for version in versions:
         for topic, needed in _ingested(parts, version, topics):
             trimmed += trim_older(log, topic, needed, -1 if full else max(DAY, 2 * parts.settings.sync_every), clock)
     for topic in topics:
         if topic.startswith((DEAD, CAPTURES)):
-            trimmed += trim_older(log, topic, reached(log, topic, [ARCHIVE]), -1 if full else WEEK, clock)
+            needed = reached(log, topic, [ARCHIVE], _archived(parts, topic, topic))
+            trimmed += trim_older(log, topic, needed, -1 if full else WEEK, clock)
     return trimmed
 
 
@@ -101,6 +104,16 @@ def computing_consumers(stream: EventStream, versions: Collection[GroupVersion])
         if isinstance(one.group, StreamFeatureGroup) and stream.name in {source.name for source in one.group.sources}
     ]
     return [CHECK, *of_groups]
+
+
+def _archived(parts: Pipeline, topic: str, table: str) -> list[int | None] | None:
+    """By partition of a topic, how far its archive is; None on an atomic log, which the archiver tells that as well."""
+    from millstream.history.events import held
+
+    if parts.log.atomic:
+        return None
+    positions = held(table, parts.offline.snapshot(table))
+    return [positions.get(partition) for partition in range(len(parts.log.ends(topic)))]
 
 
 def _ingested(

@@ -13,6 +13,7 @@ import numpy as np
 
 from millstream.buffer.embedded.log import EmbeddedLog
 from millstream.buffer.log import Batch, Behind, Ints, Records, Transaction
+from millstream.testing.torn import Faults, TornWork
 
 GAP = 11
 """Positions of which a record is at one."""
@@ -25,10 +26,16 @@ class AdversarialLog:
     fewer records than were asked for, or none at all, several times in a row, though there are some; where to go on lies
     anywhere in a gap. What was appended shows late. Each topic has its own gaps, the same in every process.
 
+    One that is not atomic lets transactions come apart, as Kafka's do from Python: data is there without its offset, or
+    an offset without its data; of several batches there are some; others come when their writer is long taken for
+    dead; an offset comes late, and steps back; nobody is fenced. What producers append it keeps as they were told.
+
     Args:
         log: the log that holds the records.
         seed: what it draws from: the same seed gives the same reads.
         patience: how often in a row a read of a partition may give nothing though there is something.
+        atomic: whether a transaction happens wholly or not at all.
+        torn: the share of transactions that come apart if it is not, from 0 to 1.
 
     Example:
         >>> import pathlib, tempfile
@@ -45,9 +52,13 @@ class AdversarialLog:
         >>> log.close()
     """
 
-    def __init__(self, log: EmbeddedLog, seed: int, patience: int = 2) -> None:
+    def __init__(
+        self, log: EmbeddedLog, seed: int, patience: int = 2, *, atomic: bool = True, torn: float = 0.4
+    ) -> None:
         self.embedded = log
+        self.atomic = atomic
         self._chance, self._patience = random.Random(seed), patience
+        self._faults = Faults(self._chance, torn)
         self._silent: Counter[tuple[str, int]] = Counter()
 
     def append(self, topic: str, partition: int, batch: Batch, arrival: int | None = None) -> int:
@@ -94,8 +105,17 @@ class AdversarialLog:
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
         """Open a transaction."""
-        with self.embedded.transaction() as work:
-            yield _Work(work)
+        if self.atomic:
+            with self.embedded.transaction() as work:
+                yield _Work(work)
+            return
+        torn = TornWork(self.embedded, self._faults)
+        try:
+            yield _Work(torn)
+        except BaseException:
+            torn.end(failed=True)
+            raise
+        torn.end()
 
     def create(self, topic: str, partitions: int) -> None:
         """Make a topic unless it is there."""

@@ -10,6 +10,7 @@ import pytest
 
 from millstream.buffer.log import Batch, OwnLog, Records
 from millstream.buffer.reading import through
+from millstream.testing.deviations import Declared
 
 _APPENDING = """
 from millstream.buffer.log import Batch
@@ -88,7 +89,7 @@ def numbered(log: OwnLog, count: int) -> None:
             work.append("events", 0, Batch(b"%d" % number, "bytes", 1))
 
 
-class ProcessConformance:
+class ProcessConformance(Declared):
     """Those tests of the protocol `Log` that start processes on a log; `LogConformance` says what they are given."""
 
     @pytest.fixture

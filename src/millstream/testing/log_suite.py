@@ -19,13 +19,24 @@ from millstream.errors import Fenced, LogError
 from millstream.testing.log_processes import ProcessConformance, everything, numbered, payloads, positions, text
 
 START = 1_700_000_000_000_000
+NOT_ATOMIC = {
+    name: ((AssertionError, pytest.fail.Exception), reason)
+    for name, reason in {
+        "test_commits_move_from_the_expected_position_only": "a committed position is a hint",
+        "test_a_fenced_transaction_leaves_nothing": "nobody is fenced",
+        "test_a_killed_transaction_happened_wholly_or_not_at_all": "what was appended stays without its position",
+        "test_two_workers_fence_each_other_and_do_each_piece_once": "nobody is fenced; records say where they are from",
+    }.items()
+}
+"""What a log does not do whose transactions can come apart."""
 
 
 class LogConformance(ProcessConformance):
     """The tests of the protocol `Log` (and `TopicAdmin`, by which the topics are made).
 
     A subclass gives two fixtures: `log`, a fresh log stamped by the fixture `clock`, and `opening`, Python source
-    that binds `log` to the same log in another process.
+    that binds `log` to the same log in another process. What a log does not do its subclass declares as `deviations`;
+    one that is not atomic those of `NOT_ATOMIC`.
     """
 
     @pytest.fixture

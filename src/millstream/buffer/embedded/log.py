@@ -64,6 +64,9 @@ class EmbeddedLog:
         >>> log.close()
     """
 
+    #: A transaction is one of LMDB.
+    atomic = True
+
     def __init__(
         self, path: Path | str, clock: Clock, map_gib: float = 64, *, fsync: bool = True, look_every: float = 0.02
     ) -> None:

@@ -9,6 +9,7 @@ import time
 
 from millstream.testing.simulation.seeds import simulated
 from millstream.testing.simulation.shrink import shrink
+from millstream.testing.simulation.simulate import Adversarial
 
 SHOWN = 10
 """Failing seeds that are shrunk and shown whole; of the others, the number."""
@@ -23,10 +24,12 @@ def main() -> int:
     parser.add_argument(
         "--adversarial", action="store_true", help="on a log with gaps and a store that writes in pieces"
     )
+    parser.add_argument("--torn", action="store_true", help="on such a log whose transactions come apart as well")
     given = parser.parse_args()
+    adversarial: Adversarial = "torn" if given.torn else given.adversarial
     began, broken = time.monotonic(), dict[int, str]()
     seeds = range(given.first, given.first + given.seeds)
-    for done, (seed, error) in enumerate(simulated(seeds, given.workers, adversarial=given.adversarial), 1):
+    for done, (seed, error) in enumerate(simulated(seeds, given.workers, adversarial=adversarial), 1):
         if error is not None:
             broken[seed] = error
             print(f"\r{error}", flush=True)
@@ -34,7 +37,7 @@ def main() -> int:
             print(f"\r{done:,} of {given.seeds:,} seeds, {len(broken)} failed", end="", flush=True)
     print(f"\rsimulated {given.seeds:,} seeds: {len(broken)} failed, in {time.monotonic() - began:,.0f} s")
     for seed in list(broken)[:SHOWN]:
-        print(f"\n{shrink(seed, adversarial=given.adversarial) or broken[seed]}", flush=True)
+        print(f"\n{shrink(seed, adversarial=adversarial) or broken[seed]}", flush=True)
     if broken:
         print(f"\nfailed: {', '.join(map(str, broken))}")
     return 1 if broken else 0

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from millstream.clock import Clock
 from millstream.ingest.retention import trim
@@ -33,10 +33,22 @@ RUNS: Mapping[str, tuple[str, ...]] = {
 """The layers of each process."""
 
 
-class SimulatedParts(Parts):
-    """A project's parts on a clock that the simulation moves; on an adversarial log and store if there is a seed for them."""
+class Adversary(NamedTuple):
+    """What the adversarial log and store of a process are like.
 
-    def __init__(self, settings: Settings, clock: Clock, adversary: int | None = None) -> None:
+    Attributes:
+        seed: What they draw from.
+        atomic: Whether transactions of the log happen wholly or not at all.
+    """
+
+    seed: int
+    atomic: bool = True
+
+
+class SimulatedParts(Parts):
+    """A project's parts on a clock that the simulation moves; on an adversarial log and store if there is an adversary."""
+
+    def __init__(self, settings: Settings, clock: Clock, adversary: Adversary | None = None) -> None:
         super().__init__(settings)
         self.__dict__["clock"] = clock
         self._adversary = adversary
@@ -45,13 +57,15 @@ class SimulatedParts(Parts):
     def log(self) -> Any:
         """The log."""
         log: Any = super().log
-        return log if self._adversary is None else AdversarialLog(log, self._adversary)
+        if self._adversary is None:
+            return log
+        return AdversarialLog(log, self._adversary.seed, atomic=self._adversary.atomic)
 
     @cached_property
     def online(self) -> Any:
         """The online store."""
         online: Any = super().online
-        return online if self._adversary is None else AdversarialOnlineStore(online, self._adversary)
+        return online if self._adversary is None else AdversarialOnlineStore(online, self._adversary.seed)
 
 
 class Process:
@@ -61,10 +75,10 @@ class Process:
         name: What it is called.
         settings: The project.
         clock: The project's clock.
-        adversary: What its adversarial log and store draw from; without one it has the embedded ones as they are.
+        adversary: What its adversarial log and store are like; without one it has the embedded ones as they are.
     """
 
-    def __init__(self, name: str, settings: Settings, clock: Clock, adversary: int | None = None) -> None:
+    def __init__(self, name: str, settings: Settings, clock: Clock, adversary: Adversary | None = None) -> None:
         self.name = name
         self.parts = SimulatedParts(settings, clock, adversary)
         self._scoring: Scoring | None = None

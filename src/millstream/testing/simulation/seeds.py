@@ -7,13 +7,15 @@ import multiprocessing
 from collections.abc import Iterable, Iterator
 from functools import partial
 
-from millstream.testing.simulation.simulate import Broken, simulate
+from millstream.testing.simulation.simulate import Adversarial, Broken, simulate
 
 AT_ONCE, RENEWED = 5, 40
 """Seeds that a process takes at once, and times it does so before it is replaced by another."""
 
 
-def simulated(seeds: Iterable[int], workers: int, *, adversarial: bool = False) -> Iterator[tuple[int, str | None]]:
+def simulated(
+    seeds: Iterable[int], workers: int, *, adversarial: Adversarial = False
+) -> Iterator[tuple[int, str | None]]:
     """Each seed as it is done, in any order, with what it breaks or None.
 
     Args:
@@ -35,7 +37,7 @@ def _quieten() -> None:
     logging.getLogger("millstream").setLevel(logging.CRITICAL)
 
 
-def _broken(seed: int, adversarial: bool) -> tuple[int, str | None]:
+def _broken(seed: int, adversarial: Adversarial) -> tuple[int, str | None]:
     try:
         simulate(seed, adversarial=adversarial)
     except Broken as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from millstream.testing.simulation.simulate import STEPS, Broken, Trace, actions_of, simulate
+from millstream.testing.simulation.simulate import STEPS, Adversarial, Broken, Trace, actions_of, simulate
 
 TRIES = 80
 """Runs after which a shrunk seed is small enough."""
@@ -27,7 +27,7 @@ class Shrunk:
     keep: tuple[int, ...]
     steps: int
     error: Broken
-    adversarial: bool = False
+    adversarial: Adversarial = False
 
     def __str__(self) -> str:
         actions = actions_of(self.seed, self.steps)
@@ -42,7 +42,7 @@ class Shrunk:
         return f"from millstream.testing import simulate; simulate({drawn}{steps}, keep={list(self.keep)})"
 
 
-def shrink(seed: int, *, steps: int = STEPS, tries: int = TRIES, adversarial: bool = False) -> Shrunk | None:
+def shrink(seed: int, *, steps: int = STEPS, tries: int = TRIES, adversarial: Adversarial = False) -> Shrunk | None:
     """Leave out what is not needed for a seed to break the same invariant; None when it breaks none.
 
     Args:

@@ -13,6 +13,7 @@ from functools import cache
 from itertools import count, islice
 from pathlib import Path
 from random import Random
+from typing import Literal
 from unittest.mock import patch
 
 from millstream.buffer.codec import write
@@ -20,9 +21,11 @@ from millstream.errors import MillstreamError
 from millstream.testing.simulation.actions import Action, drawn
 from millstream.testing.simulation.acts import do
 from millstream.testing.simulation.declared import Declared
+from millstream.testing.simulation.process import Adversary
 from millstream.testing.simulation.settle import begin, copied, settle
 from millstream.testing.simulation.world import World
 
+Adversarial = bool | Literal["torn"]
 STEPS = 40
 """Actions of a simulation unless said."""
 SHAPES = (
@@ -54,24 +57,26 @@ class Trace:
 
     Attributes:
         seed: What it was drawn from.
-        adversarial: Whether on an adversarial log and online store.
+        adversarial: Whether on an adversarial log and online store, and on which.
         lines: One for each action, in order, with what came of it.
     """
 
     seed: int
-    adversarial: bool = False
+    adversarial: Adversarial = False
     lines: list[str] = field(default_factory=list)
 
     @property
     def drawn(self) -> str:
         """What it was drawn from, as arguments of `simulate`."""
-        return f"{self.seed}{', adversarial=True' if self.adversarial else ''}"
+        return f"{self.seed}{f', adversarial={self.adversarial!r}' if self.adversarial else ''}"
 
     def __str__(self) -> str:
         return "\n".join(self.lines)
 
 
-def simulate(seed: int, *, steps: int = STEPS, keep: Collection[int] | None = None, adversarial: bool = False) -> Trace:
+def simulate(
+    seed: int, *, steps: int = STEPS, keep: Collection[int] | None = None, adversarial: Adversarial = False
+) -> Trace:
     """Run the whole pipeline through what a seed draws, and hold everything to the truth.
 
     Layers step, producers send, readers read, operators command; processes die before or after any durable write and
@@ -83,7 +88,8 @@ def simulate(seed: int, *, steps: int = STEPS, keep: Collection[int] | None = No
         seed: Any whole number.
         steps: How many actions.
         keep: The numbers of the actions to let happen, in place of all.
-        adversarial: Whether on a log and an online store that keep the text of their protocols and nothing more.
+        adversarial: Whether on a log and an online store that keep the text of their protocols and nothing more; "torn" if
+            transactions of the log may come apart as well.
 
     Returns:
         What happened.
@@ -98,7 +104,7 @@ def simulate(seed: int, *, steps: int = STEPS, keep: Collection[int] | None = No
     """
     random = Random(f"chance of {seed}")
     trace = Trace(seed, adversarial)
-    with _world(_shape(seed), random, seed if adversarial else None) as world:
+    with _world(_shape(seed), random, Adversary(seed, adversarial != "torn") if adversarial else None) as world:
         actions = actions_of(seed, steps)
         world.precarious = any(action.name == "lose_power" for action in actions)
         following = iter([place for place in enumerate(actions) if keep is None or place[0] in keep])
@@ -137,7 +143,7 @@ def _do(world: World, trace: Trace, number: int, action: Action | None) -> None:
 
 
 @contextmanager
-def _world(shape: int, random: Random, adversary: int | None) -> Iterator[World]:
+def _world(shape: int, random: Random, adversary: Adversary | None) -> Iterator[World]:
     """A project that has begun, in a folder of its own, in a process where chance is the seed's."""
     begun = _begun(shape, adversary is not None)
     with tempfile.TemporaryDirectory(dir=_memory(), prefix="millstream-") as folder, _chance(random):
@@ -164,7 +170,7 @@ def _begun(shape: int, adversarial: bool) -> World:
     folder = tempfile.mkdtemp(dir=_memory(), prefix="millstream-begun-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     with _chance(Random(shape)):
-        return begin(Path(folder) / "project", SHAPES[shape], 0 if adversarial else None)
+        return begin(Path(folder) / "project", SHAPES[shape], Adversary(0) if adversarial else None)
 
 
 def _memory() -> str | None:

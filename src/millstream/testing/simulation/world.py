@@ -13,7 +13,7 @@ from millstream.settings import Settings
 from millstream.testing.simulation.declared import Declared
 from millstream.testing.simulation.disk import Disk, Killed
 from millstream.testing.simulation.ledger import Ledger
-from millstream.testing.simulation.process import Process
+from millstream.testing.simulation.process import Adversary, Process
 
 if TYPE_CHECKING:
     from millstream.testing.simulation.flips import Flip
@@ -46,7 +46,7 @@ class World:
         acting: The processes that the step at hand has asked for.
         broken: What does not hold, found in the midst of a step.
         go_on: Lets what comes next happen now, in the midst of the step at hand.
-        adversary: What the adversarial log and store of its processes draw from; without one they have the embedded ones.
+        adversary: What the adversarial log and store of its processes are like; without one they have the embedded ones.
     """
 
     folder: Path
@@ -70,7 +70,7 @@ class World:
     acting: list[Process] = field(default_factory=list)
     broken: Exception | None = None
     go_on: Callable[[int], None] = lambda _: None
-    adversary: int | None = None
+    adversary: Adversary | None = None
 
     def __post_init__(self) -> None:
         self.settings = Settings.load(self.folder)

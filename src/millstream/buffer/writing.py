@@ -1,0 +1,59 @@
+"""Writing what was made of some records, and how far they were read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import NamedTuple
+
+from millstream.buffer.log import Batch, Log
+from millstream.errors import Fenced
+
+
+class Append(NamedTuple):
+    """A batch, and where it goes."""
+
+    topic: str
+    partition: int
+    batch: Batch
+
+
+class Commit(NamedTuple):
+    """A consumer's step from the position that it had read from to the one that it reads next."""
+
+    consumer: str
+    topic: str
+    partition: int
+    expected: int | None
+    position: int
+
+
+def append_and_commit(log: Log, appends: Iterable[Append], commits: Iterable[Commit]) -> None:
+    """Append some batches and move consumers past what they were made of.
+
+    On an atomic log that is one transaction. On any other the batches come first, in their order, and the positions
+    follow once they are durable, so that no position is ever ahead of what it stands for; one that is lost, or that
+    another worker has moved meanwhile, is left so.
+
+    Args:
+        log: the log.
+        appends: what to append.
+        commits: what to commit.
+
+    Raises:
+        Fenced: when another worker has gone on; on a log that is not atomic some batches may stay.
+        DiskFull: when there is no room.
+    """
+    if log.atomic:
+        with log.transaction() as work:
+            for commit in commits:
+                work.commit(*commit)
+            for append in appends:
+                work.append(*append)
+        return
+    with log.transaction() as work:
+        for append in appends:
+            work.append(*append)
+    with suppress(Fenced), log.transaction() as work:
+        for commit in commits:
+            work.commit(*commit)
