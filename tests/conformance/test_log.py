@@ -48,7 +48,7 @@ class TestLogWhoseTransactionsComeApart(LogConformance):
 
     @pytest.fixture
     def log(self, tmp_path: Path, clock: SimulatedClock):
-        log = AdversarialLog(EmbeddedLog(tmp_path / "log", clock, map_gib=1), seed=1, atomic=False, torn=1)
+        log = AdversarialLog(EmbeddedLog(tmp_path / "log", clock, map_gib=1), seed=2, atomic=False, torn=0.3)
         yield log
         log.close()
 
