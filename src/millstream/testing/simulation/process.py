@@ -38,7 +38,7 @@ class Adversary(NamedTuple):
 
     Attributes:
         seed: What they draw from.
-        atomic: Whether transactions of the log happen wholly or not at all.
+        atomic: Whether transactions of the log happen wholly or not at all; if not, the store is the embedded one.
     """
 
     seed: int
@@ -65,7 +65,9 @@ class SimulatedParts(Parts):
     def online(self) -> Any:
         """The online store."""
         online: Any = super().online
-        return online if self._adversary is None else AdversarialOnlineStore(online, self._adversary.seed)
+        if self._adversary is None or not self._adversary.atomic:  # one thing at a time
+            return online
+        return AdversarialOnlineStore(online, self._adversary.seed)
 
 
 class Process:

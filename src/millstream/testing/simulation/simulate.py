@@ -88,8 +88,8 @@ def simulate(
         seed: Any whole number.
         steps: How many actions.
         keep: The numbers of the actions to let happen, in place of all.
-        adversarial: Whether on a log and an online store that keep the text of their protocols and nothing more; "torn" if
-            transactions of the log may come apart as well.
+        adversarial: Whether on a log and an online store that keep the text of their protocols and nothing more; "torn" on
+            such a log whose transactions may come apart, and the embedded store.
 
     Returns:
         What happened.
