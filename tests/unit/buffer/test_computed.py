@@ -15,6 +15,7 @@ from millstream.errors import Fenced
 from millstream.history.events import History
 from millstream.ingest.stream import StreamIngester
 from millstream.store.iceberg.store import IcebergOfflineStore
+from millstream.store.online import shard_metas
 
 GV = version_of(VELOCITY)
 
@@ -96,7 +97,7 @@ def test_a_worker_goes_by_its_records_when_the_offset_is_behind_or_ahead(chain: 
             pass
     while ingester(chain).step().records:
         pass
-    metas = [chain.online.meta("velocity@1", shard) for shard in range(2)]
+    metas = shard_metas(chain.online, "velocity@1", 2)
     wanted = {f"payments/{partition}": end for partition, end in enumerate(ends(chain))}
     assert [meta and meta.applied for meta in metas] == [wanted, wanted]
 
