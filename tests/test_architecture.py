@@ -1,13 +1,23 @@
 """The tree is the diagram: imports run downstream only, time is an argument, and `import millstream` stays light."""
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from importlib import import_module
+from inspect import getsource, isfunction, signature
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+import millstream
+from millstream.buffer.agreement import Identified, Mendable
+from millstream.buffer.log import Limited, Log, Tail, TimeIndex, TopicAdmin, Watched
+from millstream.store.offline import OfflineStore
+from millstream.store.online import BulkLoad, Examined, OnlineStore
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "millstream"
@@ -235,9 +245,7 @@ def test_whoever_asks_an_engine_asks_it_as_every_engine_can_be_asked(module):
 
 #: The log and the stores there are, each on its shelf; whoever uses one knows its protocol.
 SHELVES = ("buffer/embedded/", "store/lmdb/", "store/iceberg/")
-BACKENDS = {
-    "millstream.buffer.embedded.log", "millstream.store.iceberg.store", "millstream.store.lmdb.store",
-}  # fmt: skip
+BACKENDS = {"millstream.buffer.embedded.log", "millstream.store.iceberg.store", "millstream.store.lmdb.store"}
 USERS = [module for module in MODULES if not place(module).startswith((*SHELVES, "testing/"))]
 
 
@@ -249,6 +257,73 @@ def test_whoever_uses_a_part_of_a_project_knows_its_protocol_alone(module):
 def test_names_say_what_a_module_is_for():
     vague = {"base", "common", "helper", "helpers", "manager", "misc", "provider", "util", "utils"}
     assert [place(module) for module in MODULES if vague & {module.stem, module.parent.name}] == []
+
+
+PROTOCOLS = (
+    BulkLoad, Examined, Identified, Limited, Log, Mendable, OfflineStore, OnlineStore, Tail, TimeIndex, TopicAdmin, Watched,
+)  # fmt: skip
+
+
+def documented() -> Iterator[tuple[str, Any]]:
+    """What `import millstream` gives, and what the pages of the docs import, by full name."""
+    for name in millstream.__all__:
+        yield f"millstream.{name}", getattr(millstream, name)
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in (*ROOT.glob("docs/*.md"), ROOT / "README.md"))
+    for module, names in set(re.findall(r"^ *from (millstream[\w.]*) import ([\w, ]+)", pages, re.M)):
+        for name in names.split(", "):
+            found = getattr(import_module(module), name, None)
+            if callable(found):
+                yield f"{module}.{name}", found
+
+
+def described() -> Iterator[tuple[str, Any, str]]:
+    """Each of them that is called, and the public methods of classes, with the words that describe its arguments.
+
+    What a protocol asks for is described there, and what a class inherits where it is made.
+    """
+    protocols = {name for one in PROTOCOLS for name in vars(one)}
+    for name, found in documented():
+        if not isinstance(found, type):
+            yield name, found, found.__doc__ or ""
+        elif not issubclass(found, Exception):
+            yield name, found, "\n".join(one.__doc__ or "" for one in found.__mro__)
+            for method, own in vars(found).items():
+                function = getattr(own, "__func__", own)
+                if isfunction(function) and not method.startswith("_") and method not in protocols:
+                    yield f"{name}.{method}", function, function.__doc__ or ""
+
+
+def undescribed(found: Any, words: str) -> list[str]:
+    """What the docstring of something with three parameters or more does not say though it should."""
+    parameters = [one for one in signature(found).parameters.values() if one.name not in ("self", "cls")]
+    if len(parameters) < 3:
+        return []
+    said = set(re.findall(r"^ +\**(\w+):(?: |$)", words, re.M))
+    wanted = ["Args", *(one.name for one in parameters)]
+    if isfunction(found):
+        text = getsource(found)
+        wanted += [] if signature(found).return_annotation in (None, "None") or said & {"Yields"} else ["Returns"]
+        wanted += ["Raises"] if re.search(r"^ +raise \w", text, re.M) else []
+    return [name for name in wanted if name not in said]
+
+
+@pytest.mark.parametrize(("found", "words"), [pytest.param(*rest, id=name) for name, *rest in described()])
+def test_what_takes_three_arguments_or_more_describes_each_and_what_comes_of_it(found, words):
+    assert undescribed(found, words) == []
+
+
+def test_a_function_that_describes_nothing_is_found():
+    def add(first, second, third: int = 0) -> int:
+        """Add three numbers.
+
+        Args:
+            first: a number.
+        """
+        if first is None:
+            raise ValueError("no number")
+        return first + second + third
+
+    assert undescribed(add, add.__doc__ or "") == ["second", "third", "Returns", "Raises"]
 
 
 def test_the_base_install_has_at_most_twenty_direct_dependencies():

@@ -22,9 +22,17 @@ STRING_BYTES = 39
 class Aggregation:
     """What every aggregation has: an SQL expression over one event, its windows and its filter.
 
-    `over` is one window, several, or None for all time; a list may hold None as well. `where` keeps the events for
-    which it is true. `name` begins the column's name, which is otherwise made from the expression. `hop` replaces the
-    default step of the window's tail. `delay` leaves out the newest events, those within that span before the read.
+    Args:
+        expression: a column, or an SQL expression over one event; `Count` may do without, `TimeSince` has none.
+        over: one window such as "1h", several, or None for all time; a list may hold None as well.
+        where: a condition: events for which it is not true do not count.
+        name: what the column's name begins with, which is otherwise made from the expression.
+        hop: the step of the window's tail; by the window's length unless given.
+        delay: leaves out the newest events, those within that span before the read.
+
+    Raises:
+        DefinitionError: for an argument that is none of these.
+
     """
 
     kind: ClassVar[str]
@@ -183,7 +191,9 @@ class _Dated(_OfExpression):
 class First(_Dated):
     """The value, not null, of the earliest event by event time; equal times are settled by the smaller value.
 
-    A string longer than `max_bytes` of UTF-8 makes its event a dead letter.
+    Args:
+        max_bytes: a string longer than that in UTF-8 makes its event a dead letter; the others are those of every
+            aggregation.
 
     >>> First("country", over="30d").max_bytes
     39
@@ -195,7 +205,9 @@ class First(_Dated):
 class Last(_Dated):
     """The value, not null, of the latest event by event time; equal times are settled by the larger value.
 
-    A string longer than `max_bytes` of UTF-8 makes its event a dead letter.
+    Args:
+        max_bytes: a string longer than that in UTF-8 makes its event a dead letter; the others are those of every
+            aggregation.
 
     >>> Last("country").over
     (None,)

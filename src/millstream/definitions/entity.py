@@ -16,8 +16,17 @@ from millstream.errors import DefinitionError
 class Entity:
     """Something features are about: a user, a device, a pair of airports.
 
-    Declare one per kind of thing, and reuse it in every feature group about it. `keys` maps each join key to its type,
-    "int64" or "string"; their order is part of the key. Raises `DefinitionError` for a bad name or another key type.
+    Declare one per kind of thing, and reuse it in every feature group about it.
+
+    Args:
+        name: its name.
+        keys: the type of each join key, "int64" or "string"; their order is part of the key.
+        owner: who answers for it.
+        description: what it is.
+        tags: words to find it by.
+
+    Raises:
+        DefinitionError: for a bad name or another key type.
 
     >>> Entity("user", keys={"user_id": "int64"}).keys
     {'user_id': 'int64'}

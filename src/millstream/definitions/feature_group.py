@@ -27,11 +27,23 @@ from millstream.errors import DefinitionError
 class StreamFeatureGroup(Readable):
     """Windowed aggregates of events, per entity: counts, sums, extremes, latest values.
 
-    `source` is a stream, or a list of streams whose events count alike (a union). `where` keeps the events for which
-    it is true; `derive` names further columns by SQL expressions over the source's columns and those derived before
-    them. `keys` takes a join key of `entity` from another column, `keys={"user_id": "payee_id"}`. Expressions are
-    DuckDB's SQL over one event. `columns` holds the features that result; their windows empty by themselves. Raises
-    `DefinitionError` for an unknown column, a wrong type, two features of one name, or hops that do not nest.
+    Reach for it when a feature is about what happened lately. `columns` holds the features that result; their windows
+    empty by themselves. Expressions are DuckDB's SQL over one event.
+
+    Args:
+        name: its name; a column is read as `name__feature`.
+        entity: what the features are about.
+        source: a stream, or a list of streams whose events count alike (a union).
+        features: the aggregations.
+        where: a condition: events for which it is not true are left out.
+        derive: further columns by name: expressions over the source's columns and those derived before them.
+        keys: join keys of `entity` that are taken from another column, such as `{"user_id": "payee_id"}`.
+        owner: who answers for it.
+        description: what it is.
+        tags: words to find it by.
+
+    Raises:
+        DefinitionError: for an unknown column, a wrong type, two features of one name, or hops that do not nest.
 
     >>> from millstream import Count, Entity, EventStream, StreamFeatureGroup
     >>> user = Entity("user", keys={"user_id": "int64"})
@@ -96,12 +108,31 @@ class StreamFeatureGroup(Readable):
 class BatchFeatureGroup(Readable):
     """Features from tables on a schedule: by an SQL query, or by the same fold as a stream group's.
 
-    `every` is a duration or a cron line in `zone`; a query sees its interval as `:start` and `:end`, over `sources`
-    by their names. With `time` (a column of the query) rows are dated by it; without, a run is a snapshot at `:end`
-    and a key that vanished becomes null. A row not confirmed by a run within `ttl` reads as null. Instead of a query,
-    `source` with `features` folds the rows of one table; `where`, `derive` and `keys` are as in a stream group. The
-    types of a query's features follow from the tables' schemas, else from `schema`, else from `plan`. Raises
-    `DefinitionError` for a query DuckDB refuses, an unknown table or column, or a bad schedule.
+    Reach for it when a feature is a fact that somebody else keeps in a table. A query sees its interval as `:start` and
+    `:end`. The types of its features follow from the tables' schemas, else from `schema`, else from `plan`.
+
+    Args:
+        name: its name; a column is read as `name__feature`.
+        entity: what the features are about.
+        every: a duration such as "24h", or a cron line such as "0 2 * * *".
+        zone: the time zone of a cron line, "UTC" unless given.
+        sources: the tables and streams that the query reads, by their names.
+        query: the query, one row for each key.
+        time: the column of the query that dates its rows; without one a run is a snapshot at `:end`, and a key that
+            vanished becomes null.
+        ttl: how long after the last run that confirmed a row it is read; null then. For ever unless given.
+        source: instead of a query, the table or stream whose rows are folded.
+        features: the aggregations of such a fold.
+        where: as in a stream group.
+        derive: as in a stream group.
+        keys: as in a stream group.
+        schema: the types of the query's features, where tables do not say.
+        owner: who answers for it.
+        description: what it is.
+        tags: words to find it by.
+
+    Raises:
+        DefinitionError: for a query DuckDB refuses, an unknown table or column, or a bad schedule.
 
     >>> from millstream import BatchFeatureGroup, Entity, Table
     >>> accounts = Table("accounts", path="accounts.parquet", schema={"user_id": "int64", "tier": "string"})

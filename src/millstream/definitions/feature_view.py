@@ -58,11 +58,20 @@ class GroupRead:
 class FeatureView:
     """The features one model reads: request fields, features of groups, and on-demand features.
 
-    `request` maps the fields a caller sends to their types; they are model inputs, first in order (none unless given).
-    `features` lists groups (all their features), `group["feature"]`, `.on(...)` and `.default(...)` of these, and
-    on-demand features.
-    Raises `DefinitionError` for two columns of one name, an argument that is no column, on-demand features that need
-    each other, and a request key of two types.
+    Declare one for every model; what `features` and `score` return is in its order.
+
+    Args:
+        name: its name.
+        request: the type of each field that a caller sends; they are model inputs, first in order. None unless given.
+        features: groups (all their features), `group["feature"]`, `.on(...)` and `.default(...)` of these, and
+            on-demand features.
+        owner: who answers for it.
+        description: what it is.
+        tags: words to find it by.
+
+    Raises:
+        DefinitionError: for two columns of one name, an argument that is no column, on-demand features that need each
+            other, and a request key of two types.
 
     >>> from millstream import Count, Entity, EventStream, FeatureView, StreamFeatureGroup
     >>> user = Entity("user", keys={"user_id": "int64"})
@@ -139,11 +148,19 @@ class FeatureView:
         )
 
     def assemble(self, columns: Mapping[str, np.ndarray], n: int, at: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the model's inputs for `n` rows, from raw columns: defaults applied, on-demand features computed.
+        """Return the model's inputs for some rows: defaults applied, on-demand features computed.
 
-        `columns` holds every request field and every column of a group by its name in the view: numbers as float64
-        with NaN for null, strings as objects with None. `at` is the instant of each row (int64 µs). Training and
-        serving both end here.
+        Training and serving both end here.
+
+        Args:
+            columns: every request field and every column of a group by its name in the view: numbers as float64 with
+                NaN for null, strings as objects with None.
+            n: how many rows there are.
+            at: the instant of each row (int64 µs).
+
+        Returns:
+            dict[str, np.ndarray]: by name, the view's columns in its order.
+
         """
         ready = {**columns, "at": at}
         for entry in self._defaulted:

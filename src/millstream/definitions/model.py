@@ -30,9 +30,15 @@ METRICS = {
 class Label:
     """What an example turned out to be: a column of a stream that is known later than the example.
 
-    An example and its label have equal values in the column `on`. An example without a label by `after` its time is
-    labelled `absent`, or not trained on while `absent` is None. Raises `DefinitionError` for an unknown column or a
-    label that is neither a number nor a boolean.
+    Args:
+        stream: the stream that tells it.
+        column: its column with the label, a number or a boolean.
+        on: the column in which an example and its label have equal values.
+        absent: what an example without a label is labelled once `after` has passed; None: it is not trained on.
+        after: how long after its time an example is mature, 30 days unless given.
+
+    Raises:
+        DefinitionError: for an unknown column, or a label that is neither a number nor a boolean.
 
     >>> from millstream import EventStream, Label
     >>> disputes = EventStream("disputes", time="paid_at", available="decided_at", schema={"payment_id": "string",
@@ -76,8 +82,18 @@ _BOUNDS = {"rounds": (1, 100_000), "leaves": (2, 131_072), "min_rows": (1, 10**9
 class LightGBM:
     """Gradient-boosted trees by LightGBM: the trainer to begin with, for it takes nulls and unequal scales as they are.
 
-    `rounds` trees of at most `leaves` leaves, each with `min_rows` examples or more. Equal data and `seed` give an
-    equal model. Raises `DefinitionError` for a value out of range.
+    Equal data and an equal seed give an equal model.
+
+    Args:
+        rounds: how many trees, 200 unless given.
+        leaves: the most leaves of each, 63 unless given.
+        learning_rate: the weight of each, above 0 and at most 1; 0.05 unless given.
+        min_rows: the fewest examples of a leaf, 20 unless given.
+        seed: what chance is drawn from, 0 unless given.
+        objective: "binary", unless given, for a label of two values, "regression" for a number.
+
+    Raises:
+        DefinitionError: for a value out of range.
 
     >>> LightGBM(rounds=100).leaves
     63
@@ -110,8 +126,14 @@ TRAINERS: tuple[type, ...] = (LightGBM,)
 class Retrain:
     """How often a model is trained again, and what a challenger must not be worse at to become champion.
 
-    `every` is a duration, or a cron line in `zone`. `gate` is a metric, measured for both on the newest matured
-    examples; None promotes every challenger.
+    Args:
+        every: a duration, "24h" unless given, or a cron line such as "0 2 * * *".
+        gate: a metric, "average_precision" unless given, measured for both on the newest matured
+            examples; None promotes every challenger.
+        zone: the time zone of a cron line, "UTC" unless given.
+
+    Raises:
+        DefinitionError: for a bad schedule, or an unknown metric.
 
     >>> Retrain(every="24h").gate
     'average_precision'
@@ -135,10 +157,22 @@ class Retrain:
 class Model:
     """A model: the view it reads, the examples and label it learns from, and its trainer.
 
-    `examples` is a stream whose events are the examples (its columns give the entity keys and request fields; `t` is
-    their time, or the timestamp column `example_at`), or "captures", what has been served. `metrics` (default: all
-    that fit the trainer's objective) are measured on the newest examples. Raises `DefinitionError` when the examples
-    lack a key, a request field or the label's `on` column.
+    Args:
+        name: its name.
+        view: the features it reads.
+        examples: a stream whose events are the examples (its columns give the entity keys and request fields), or
+            "captures", what has been served.
+        label: what they turned out to be.
+        trainer: what fits it.
+        example_at: the timestamp column of `examples` with the instant to read features at; that of `time` unless given.
+        retrain: when it is trained again; never unless given.
+        metrics: what is measured on the newest examples; all that fit the trainer's objective unless given.
+        owner: who answers for it.
+        description: what it is.
+        tags: words to find it by.
+
+    Raises:
+        DefinitionError: when the examples lack a key, a request field or the label's `on` column.
 
     >>> from millstream import Entity, EventStream, FeatureView, Label, Last, Model, StreamFeatureGroup
     >>> user = Entity("user", keys={"user_id": "int64"})

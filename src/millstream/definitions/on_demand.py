@@ -119,12 +119,16 @@ def on_demand(
     values and nothing else, in training and serving alike.
 
     Args:
+        function: nothing; a function here means that the brackets were left out.
         returns: "float64", "int64", "bool" or "string". None, what is not finite and what cannot be computed are null.
         nulls: "null" makes any null argument give null; with "pass" the function is given numbers, whole ones and
             booleans too, as floats with NaN for null, and strings with None.
         owner: who answers for it.
         description: what it says; the function's docstring by default.
         tags: words to find it by.
+
+    Returns:
+        Callable: what makes an on-demand feature of the function below it.
 
     The function's arguments are named after request fields, features (`group__feature`, or another on-demand feature)
     and `at` (int64 µs). It may use its arguments, constants, `if`, bounded loops, functions of numbers from `np`, and

@@ -18,13 +18,27 @@ from millstream.errors import DefinitionError
 class EventStream:
     """Events that arrive one after another: payments, logins, departures.
 
-    `schema` maps columns to types ("int64", "float64", "string", "bool", "timestamp") and `time` names the timestamp
-    column that says when an event happened. `deduplicate` names an id column: an event whose id occurred in the same
-    partition `within` that span before it is a repeat. History that is loaded has its arrival in the timestamp column
-    `available`, else `delay` after its event time. An event more than `future` ahead of its arrival is a dead letter.
-    `partition_by` (default: `deduplicate`) keeps equal values in one of `partitions` partitions (default: the
-    project's setting), and `retention` is how long the log keeps what has been archived. Durations become
-    microseconds. Raises `DefinitionError` when a column is missing or has the wrong type.
+    Declare one for every kind of event that features are computed of, or that are examples or labels of a model.
+
+    Args:
+        name: its name, and that of its topic.
+        schema: the type of each column: "int64", "float64", "string", "bool" or "timestamp".
+        time: the timestamp column that says when an event happened.
+        deduplicate: an id column: an event whose id occurred in the same partition shortly before is a repeat.
+        within: how long before at the most, 24 hours unless given.
+        available: the timestamp column with the arrival of history that is loaded.
+        delay: without such a column, how long after its time loaded history arrived; at once unless given.
+        future: how far ahead of its arrival an event's time may be, 5 minutes unless given; one beyond it is a dead
+            letter.
+        partition_by: the column of which equal values are kept in one partition; that of `deduplicate` unless given.
+        partitions: how many partitions its topic has, for life; the project's setting unless given.
+        retention: how long the log keeps what has been archived, 7 days unless given.
+        owner: who answers for it.
+        description: what it is.
+        tags: words to find it by.
+
+    Raises:
+        DefinitionError: when a column is missing or has the wrong type, or a duration is none.
 
     >>> clicks = EventStream("clicks", time="at", schema={"user_id": "int64", "at": "timestamp"})
     >>> clicks.future
@@ -109,13 +123,23 @@ class EventStream:
 class Table:
     """Rows that are read as a whole: a Parquet file or folder, or a table of a DuckDB file.
 
-    Where they are, the project's settings say: `[tables.accounts] path = "accounts.parquet"`. `path` is the short form of
-    that, for a table of which they say nothing; it is relative to the project folder: `accounts.parquet`,
-    `rows/*.parquet` or `bank.duckdb#accounts`. A table that moves is the same table: no value is computed anew.
+    Where they are, the project's settings say: `[tables.accounts] path = "accounts.parquet"`. A table that moves is the
+    same table: no value is computed anew.
 
-    `time` names the timestamp column that dates a row; a reader could know a row at its `available` column, else `delay`
-    after its time. `schema` may be left out for tables that queries read: then `plan` reads it. Raises `DefinitionError`
-    when a column is missing from a declared schema.
+    Args:
+        name: its name, which queries use.
+        path: the short form of the setting, for a table of which the settings say nothing; relative to the project's
+            folder: `accounts.parquet`, `rows/*.parquet` or `bank.duckdb#accounts`.
+        time: the timestamp column that dates a row.
+        available: the timestamp column that says when a reader could know a row.
+        delay: without such a column, how long after its time a reader could, such as "1h"; at once unless given.
+        schema: the type of each column; may be left out for tables that queries read: then `plan` reads it.
+        owner: who answers for it.
+        description: what it is.
+        tags: words to find it by.
+
+    Raises:
+        DefinitionError: when a column is missing from a declared schema.
 
     >>> Table("accounts", path="accounts.parquet", time="updated_at", delay="1h").delay
     3600000000

@@ -244,6 +244,9 @@ class Project:
             start: From this instant on.
             end: Before this instant.
 
+        Returns:
+            A row for each key and sync at which its values had changed.
+
         Raises:
             NotFound: When there is no such group, or it has not been synced yet.
         """
@@ -335,6 +338,9 @@ class Project:
             model: The model it is a version of.
             fitted: The model, or its text; for LightGBM the booster.
             dictionaries: For each string column its values in the order of their codes.
+
+        Returns:
+            The version that it is from now on, which nothing serves until it is deployed.
 
         Raises:
             TrainingError: When it was fitted to other columns, or a string column has no dictionary.

@@ -51,6 +51,9 @@ def shrink(seed: int, *, steps: int = STEPS, tries: int = TRIES, adversarial: Ad
         tries: The most runs it may take.
         adversarial: Whether on a log and an online store that keep the text of their protocols and nothing more.
 
+    Returns:
+        The actions that are left, and what they break; None when the seed breaks nothing.
+
     Example:
         >>> from millstream.testing.simulation.shrink import shrink
         >>> shrink(1, steps=3) is None
