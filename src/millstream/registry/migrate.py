@@ -33,6 +33,6 @@ def migrate(connection: sa.Connection, found: int) -> None:
     note.drop(connection, checkfirst=True)
     context = MigrationContext.configure(connection, opts={"fn": steps, "script": scripts, "version_table": _NOTE})
     context.stamp(scripts, str(found))
-    with Operations.context(context):
-        context.run_migrations()
+    # Handed over, not as `alembic.op`: that is one for all threads, of which another may migrate another registry.
+    context.run_migrations(op=Operations(context))
     note.drop(connection)

@@ -82,6 +82,28 @@ def test_of_many_who_find_an_earlier_format_one_migrates(url, monkeypatch):
     assert difference(url) == ([], set(), FORMAT)
 
 
+def test_registries_are_migrated_side_by_side_in_one_process(tmp_path):
+    urls = [f"sqlite:///{tmp_path / str(number)}.db" for number in range(6)]
+    for url in urls:
+        made_before(url, 1, LACKED[1] + LACKED[2])
+    failed, start = [], threading.Barrier(len(urls))
+
+    def look(url: str) -> None:
+        start.wait()
+        try:
+            Registry(url).streams()
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=look, args=(url,)) for url in urls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert [difference(url) for url in urls] == [([], set(), FORMAT)] * len(urls)
+
+
 def test_a_migration_that_fails_leaves_what_was_there(url, monkeypatch):
     made_before(url, 1, LACKED[1] + LACKED[2])
     (_, *before), real = difference(url), migrate.migrate

@@ -1,7 +1,7 @@
 """Format 2: states may be built anew beside those that are read; views and model versions are kept as they were."""
 
 import sqlalchemy as sa
-from alembic import op
+from alembic.operations import Operations
 
 revision = "2"
 down_revision = "1"
@@ -12,7 +12,7 @@ def text(length: int) -> sa.String:
     return sa.String(length).with_variant(sa.String(length, collation="C"), "postgresql")
 
 
-def upgrade() -> None:
+def upgrade(op: Operations) -> None:
     """Add the tables, which registries of format 1 that were made later have already."""
     op.create_table(
         "registry_view_revisions",

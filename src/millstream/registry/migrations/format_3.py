@@ -1,7 +1,7 @@
 """Format 3: what commands have begun, and the marks of group versions, are kept in the registry."""
 
 import sqlalchemy as sa
-from alembic import op
+from alembic.operations import Operations
 
 revision = "3"
 down_revision = "2"
@@ -12,7 +12,7 @@ def text(length: int) -> sa.String:
     return sa.String(length).with_variant(sa.String(length, collation="C"), "postgresql")
 
 
-def upgrade() -> None:
+def upgrade(op: Operations) -> None:
     """Add the tables, of which registries of format 2 that were made later have the first already."""
     op.create_table(
         "registry_operations",
