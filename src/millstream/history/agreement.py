@@ -71,6 +71,7 @@ def _shards(log: OwnLog, online: OnlineStore, version: GroupVersion, topics: dic
     for shard, meta in enumerate(readable_metas(online, version.states, version.shards)):  # damage is told of elsewhere
         if meta is None or not meta.backfilled or meta.position < 0:
             continue
+        meta = meta.pending or meta
         place = (staging_topic(version.id), 0) if stated else (feature_topic(version.id), shard)
         looks = [_kept(log, topics, *place, meta.position, meta.extra.get(MARK, ""))]
         for applied, position in meta.applied.items():

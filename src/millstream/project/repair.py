@@ -181,11 +181,14 @@ def _move_states(parts: Parts, gv: str, states: str, shards: int, bases: dict[st
     from millstream.buffer.topics import feature_topic
     from millstream.store.online import MARK, readable_metas
 
-    topic = feature_topic(gv)
-    for shard, meta in enumerate(readable_metas(parts.online, states, shards)):
-        base = max(parts.log.ends(topic)[shard][1], meta.position if meta else 0)
+    topic, metas = feature_topic(gv), readable_metas(parts.online, states, shards)
+    halfway = any(meta is not None and meta.pending is not None for meta in metas)
+    if halfway:  # nobody can complete a write whose deltas are gone
+        parts.online.drop(states)
+    for shard, meta in enumerate(metas):
+        base = max(parts.log.ends(topic)[shard][1], (meta.pending or meta).position if meta else 0)
         mendable(parts.log).rebase(topic, shard, base, [])
-        if meta is None:
+        if meta is None or halfway:
             continue
         applied = {place: bases.get(place, position) for place, position in meta.applied.items()}
         extra = {name: fact for name, fact in meta.extra.items() if name != MARK}
@@ -197,7 +200,7 @@ def _metas(parts: Parts) -> list[ShardMeta]:
     from millstream.store.online import ShardMeta
 
     facts = parts.online.facts({version.states: version.shards for version in parts.registry.groups()})
-    found = [fact for some in facts.values() for fact in some if isinstance(fact, ShardMeta)]
+    found = [fact.pending or fact for some in facts.values() for fact in some if isinstance(fact, ShardMeta)]
     return found
 
 

@@ -45,6 +45,9 @@ def restage(parts: Parts, version: BatchGroupVersion) -> tuple[int, bool]:
     stated = held(table, snapshot).get(0, 0)
     metas = readable_metas(parts.online, version.states, version.shards)
     behind = bool(stated) and any(meta is None or meta.position < stated for meta in metas)
+    if any(meta is not None and meta.pending is not None for meta in metas):  # nobody can complete that write
+        parts.online.drop(version.states)
+        metas, behind = [None] * version.shards, True
     following = parts.log.ends(topic)[0][1]
     begin = _apart(parts, version, stated, marks_of(snapshot.properties).get(0, "") if snapshot else "")
     kept = list(through(parts.log, topic, 0, begin, following))

@@ -14,6 +14,8 @@ from millstream.cli.app import main
 from millstream.cli.checks import checked
 from millstream.clock import FileClock, to_micros
 from millstream.errors import SteppedBack
+from millstream.project.repair import repair
+from millstream.testing.adversarial_online import AdversarialOnlineStore
 
 user = ms.Entity("user", keys={"user_id": "int64"})
 clicks = ms.EventStream("clicks", time="at", schema={"user_id": "int64", "at": "timestamp"}, partitions=2)
@@ -331,3 +333,26 @@ def test_readyz_says_that_the_registry_has_stepped_back(tmp_path: Path) -> None:
         answer = asyncio.run(asked())
     assert answer.status_code == 503
     assert answer.json()["stepped_back"][0].startswith("Registry: it is ")
+
+
+def test_repair_of_states_that_were_being_written_counts_every_event_once(tmp_path: Path):
+    filled(tmp_path)
+    project = opened(tmp_path)
+    store = project.parts.__dict__["online"] = AdversarialOnlineStore(project.parts.online, seed=2)
+    project.parts.online.drop("pace@1")
+    project.backfill("pace")
+    send(project, range(20, 30))
+    project.parts.computer().step()
+    store._stubborn = 100
+    project.parts.ingester().step()
+    (meta,) = store.facts({project.parts.registry.groups()[0].states: 1}).popitem()[1]
+    assert meta is not None and meta.pending is not None
+    project.parts.archiver().step()
+    project.close()
+    restored(tmp_path)
+    project = opened(tmp_path)
+    store = project.parts.__dict__["online"] = AdversarialOnlineStore(project.parts.online, seed=2)
+    assert any("Group version 'pace@1'" in one for one in project.parts.stepped_back())
+    repair(project)
+    assert counts(project, range(31)) == [1] * 30 + [0]
+    project.close()
