@@ -29,7 +29,7 @@ from millstream.errors import Fenced, StoreError
 from millstream.fold import States, layout_of, merge, prepare
 from millstream.ingest.combine import combine
 from millstream.ingest.history_letters import HistoryLetters
-from millstream.ingest.writing import write_all
+from millstream.ingest.writing import FILLING, write_all
 from millstream.store.online import BulkLoad, OnlineStore, ShardMeta, read_shard, readable_metas, shard_metas
 
 _FILLING = -(1 << 62)  # positions of shards that are being filled are above this, and negative
@@ -333,6 +333,6 @@ class _Filler:
         if isinstance(self._online, BulkLoad) and before is not None:
             self._online.load(self._version.states, shard, items, meta, before)
         else:
-            write_all(self._online, self._version.states, shard, items, meta, before)
+            write_all(self._online, self._version.states, shard, items, meta, before, FILLING)
         self._at[shard] = position
         self._writes += 1

@@ -25,7 +25,7 @@ from millstream.history.events import held
 from millstream.ingest.batch_offline import Shape
 from millstream.ingest.batch_online import Confirmed, Items, fresh_rows
 from millstream.ingest.staged_runs import KeyedRun, schema_of
-from millstream.ingest.writing import write_all
+from millstream.ingest.writing import FILLING, write_all
 from millstream.store.offline import STATED, BatchReads, OfflineStore
 from millstream.store.online import PRUNED_BY, OnlineStore, ShardMeta, readable_metas
 
@@ -110,7 +110,7 @@ def _fill(version: BatchGroupVersion, online: OnlineStore, shard: int, stated: _
         extra=facts | {PRUNED_BY: str(now)},
     )
     try:
-        write_all(online, version.states, shard, sorted(items), meta, None)
+        write_all(online, version.states, shard, sorted(items), meta, None, FILLING)
     except Fenced:
         return 0  # somebody else was at it, too
     return len(items)

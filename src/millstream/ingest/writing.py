@@ -8,7 +8,9 @@ from millstream.errors import Fenced
 from millstream.store.online import BEGUN, OnlineStore, ShardMeta, read_shard
 
 TRIES = 8
-"""How often a write is made again for the keys that the store refused."""
+"""How often a write is made again for the keys that the store refused, where the next step goes on with it."""
+FILLING = 100
+"""How often where giving up means to begin anew."""
 
 
 def write_all(
