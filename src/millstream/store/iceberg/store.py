@@ -280,7 +280,7 @@ class IcebergOfflineStore:
         warehouse = self._folder.absolute() / "warehouse"
         warehouse.mkdir(parents=True, exist_ok=True)
         local = {
-            "type": "sql",
+            "py-catalog-impl": "millstream.store.iceberg.catalog.LocalCatalog",
             "uri": f"{sqlite_url(self._folder.absolute() / 'catalog.db')}?timeout=60",
             "warehouse": f"file://{warehouse}",
             "py-io-impl": "millstream.store.iceberg.durable_files.DurableFileIO",
