@@ -53,7 +53,10 @@ REFERENCE = [
     "millstream.project.project",
     "millstream.project.compute",
     "millstream.settings",
+    "millstream.store.online",
+    "millstream.testing.adversarial_online",
     "millstream.testing.generators",
+    "millstream.testing.shards",
 ]
 
 

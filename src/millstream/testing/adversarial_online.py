@@ -32,7 +32,7 @@ class AdversarialOnlineStore:
 
     Example:
         >>> import tempfile
-        >>> store = AdversarialOnlineStore(LmdbOnlineStore(tempfile.mkdtemp()), seed=5)
+        >>> store = AdversarialOnlineStore(LmdbOnlineStore(tempfile.mkdtemp()), seed=6)
         >>> changes, meta = [(b"a", b"1"), (b"b", b"2"), (b"c", b"3")], ShardMeta(position=4)
         >>> store.write("velocity@1", 0, [], ShardMeta(position=3), None)
         ()
@@ -41,8 +41,8 @@ class AdversarialOnlineStore:
         >>> [answer] = store.read([Ask("velocity@1", 0, [b"a", b"c"])])
         >>> answer.values, answer.positions[0], answer.meta.position, answer.meta.pending.position
         ([b'1', None], 4, 3, 4)
-        >>> store.write("velocity@1", 0, changes[2:], meta, 3)
-        []
+        >>> from millstream.ingest.writing import write_all
+        >>> write_all(store, "velocity@1", 0, changes[2:], meta, 3)
         >>> store.facts({"velocity@1": 1})["velocity@1"][0].position
         4
     """
