@@ -269,7 +269,7 @@ def documented() -> Iterator[tuple[str, Any]]:
     for name in millstream.__all__:
         yield f"millstream.{name}", getattr(millstream, name)
     pages = "\n".join(page.read_text(encoding="utf-8") for page in (*ROOT.glob("docs/*.md"), ROOT / "README.md"))
-    for module, names in set(re.findall(r"^ *from (millstream[\w.]*) import ([\w, ]+)", pages, re.M)):
+    for module, names in sorted(set(re.findall(r"^ *from (millstream[\w.]*) import ([\w, ]+)", pages, re.M))):
         for name in names.split(", "):
             found = getattr(import_module(module), name, None)
             if callable(found):

@@ -14,6 +14,7 @@ import pytest
 from millstream.buffer import repeats
 from millstream.buffer.embedded import log as embedded
 from millstream.buffer.embedded import rows as stored
+from millstream.buffer.embedded import writer
 from millstream.computing import stream as computing
 from millstream.errors import DiskFull
 from millstream.fold.instants import FIRST
@@ -99,14 +100,14 @@ def _split_transactions(patch: Patch, first: str) -> None:
 
 @fault
 def a_zombie_is_not_fenced(patch: Patch) -> None:
-    real = embedded._Writer.commit
+    real = writer.Writer.commit
 
     def commit(self: Any, consumer: str, topic: str, partition: int, expected: int | None, position: int) -> None:
-        number = embedded._topic(self._rows, topic)[0]
-        found = embedded._committed(self._rows, embedded._commit_key(number, partition, consumer))
+        number = writer.topic_of(self._rows, topic)[0]
+        found = writer.committed_by(self._rows, writer.commit_key(number, partition, consumer))
         real(self, consumer, topic, partition, found, position)
 
-    patch.setattr(embedded._Writer, "commit", commit)
+    patch.setattr(writer.Writer, "commit", commit)
 
 
 @fault

@@ -8,22 +8,30 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from millstream.buffer.embedded import rows as stored
 from millstream.buffer.embedded.environment import open_environment
+from millstream.buffer.embedded.partitions import (
+    committed_by,
+    ends_of,
+    find_topic,
+    name_of,
+    put_ends,
+    topic_of,
+)
 from millstream.buffer.embedded.room import Room
 from millstream.buffer.embedded.rows import Damaged
+from millstream.buffer.embedded.writer import Writer
 from millstream.buffer.log import Batch, Behind, Records
 from millstream.clock import Clock
-from millstream.errors import CorruptLog, Fenced, LogError, MillstreamError, nearest
+from millstream.errors import CorruptLog, LogError, MillstreamError
 
 if TYPE_CHECKING:
     import lmdb
 
 _FORMAT, _FORMAT_BEFORE = b"2", b"1"  # before: nothing was sealed, and LMDB itself waited for the disk
 _AT_ONCE = 500  # rows removed in one write: others wait for milliseconds, and a page holds what has become free
-_LONGEST_NAME = 400  # bytes; LMDB's keys end at 511
 
 
 class EmbeddedLog:
@@ -88,8 +96,8 @@ class EmbeddedLog:
     def read(self, topic: str, partition: int, position: int, limit: int) -> Records:
         """Return whole stored batches from a position on, until they hold `limit` records."""
         with self._begin() as rows:
-            number, partitions = _topic(rows, topic)
-            first, following = _ends(rows, topic, number, partitions, partition)
+            number, partitions = topic_of(rows, topic)
+            first, following = ends_of(rows, topic, number, partitions, partition)
             if position < first:
                 raise _trimmed(topic, partition, position, first)
             if position >= following:
@@ -109,8 +117,8 @@ class EmbeddedLog:
     def behind(self, topic: str, partition: int, position: int) -> Behind:
         """Return how many records lie after a position, and when the oldest of them was appended."""
         with self._begin() as rows:
-            number, partitions = _topic(rows, topic)
-            first, following = _ends(rows, topic, number, partitions, partition)
+            number, partitions = topic_of(rows, topic)
+            first, following = ends_of(rows, topic, number, partitions, partition)
             place = topic, number, partition
             since = stored.oldest(rows, place, max(first, position), following) if position < following else None
             return Behind(max(0, following - position), since)
@@ -118,8 +126,8 @@ class EmbeddedLog:
     def position_at(self, topic: str, partition: int, instant: int) -> int:
         """Return the first position that was appended at an instant (µs) or later."""
         with self._begin() as rows:
-            number, partitions = _topic(rows, topic)
-            ends = _ends(rows, topic, number, partitions, partition)
+            number, partitions = topic_of(rows, topic)
+            ends = ends_of(rows, topic, number, partitions, partition)
             return stored.find_instant(rows, (topic, number, partition), ends, instant)
 
     def position_of_last(self, topic: str, partition: int, count: int) -> int:
@@ -130,20 +138,20 @@ class EmbeddedLog:
     def ends(self, topic: str) -> list[tuple[int, int]]:
         """Return each partition's first position kept and next position."""
         with self._begin() as rows:
-            number, partitions = _topic(rows, topic)
-            return [_ends(rows, topic, number, partitions, partition) for partition in range(partitions)]
+            number, partitions = topic_of(rows, topic)
+            return [ends_of(rows, topic, number, partitions, partition) for partition in range(partitions)]
 
     def committed(self, consumer: str, topic: str) -> list[int | None]:
         """Return each partition's committed position of a consumer."""
         with self._begin() as rows:
-            number, partitions = _topic(rows, topic)
-            return [_committed(rows, consumer, topic, number, partition) for partition in range(partitions)]
+            number, partitions = topic_of(rows, topic)
+            return [committed_by(rows, consumer, topic, number, partition) for partition in range(partitions)]
 
     @contextmanager
-    def transaction(self) -> Iterator[_Writer]:
+    def transaction(self) -> Iterator[Writer]:
         """Open a transaction of appends and commits: one LMDB transaction; other writers wait until it ends."""
         with self._begin(write=True) as rows:
-            work = _Writer(rows, self._clock)
+            work = Writer(rows, self._clock)
             yield work
             work.finish()
             if work.appended:
@@ -165,8 +173,8 @@ class EmbeddedLog:
     def fingerprint(self, topic: str, partition: int, position: int) -> int | None:
         """Return the checksum of the batch that ends at a position: None where it was trimmed, -1 where none ends there."""
         with self._begin() as rows:
-            number, partitions = _topic(rows, topic)
-            ends = _ends(rows, topic, number, partitions, partition)
+            number, partitions = topic_of(rows, topic)
+            ends = ends_of(rows, topic, number, partitions, partition)
             return stored.check_before(rows, (topic, number, partition), ends, position)
 
     def rebase(self, topic: str, partition: int, base: int, kept: Sequence[Records]) -> None:
@@ -175,15 +183,15 @@ class EmbeddedLog:
         Every consumer of it is moved there.
         """
         with self._begin(write=True) as rows:
-            number, partitions = _topic(rows, topic)
-            _ends(rows, topic, number, partitions, partition)
+            number, partitions = topic_of(rows, topic)
+            ends_of(rows, topic, number, partitions, partition)
             for kind in (b"r", b"s", b"b"):
                 while stored.delete_some(rows, stored.PARTITION_KEY.pack(kind, number, partition), _AT_ONCE):
                     pass
-            _put_ends(rows, number, partition, base, base)
+            put_ends(rows, number, partition, base, base)
             for key in stored.prefixed(rows, stored.PARTITION_KEY.pack(b"c", number, partition), None):
                 rows.put(key, stored.seal(key, stored.POSITION.pack(base)))
-            work = _Writer(rows, self._clock)
+            work = Writer(rows, self._clock)
             for some in kept:
                 columns = zip(some.payloads, some.encodings, some.counts.tolist(), some.appended.tolist(), strict=True)
                 for payload, encoding, count, appended in columns:
@@ -201,14 +209,14 @@ class EmbeddedLog:
 
     def create(self, topic: str, partitions: int) -> None:
         """Make a topic unless it is there with as many partitions."""
-        key = b"t" + _name(topic, "Topic")
+        key = b"t" + name_of(topic, "Topic")
         with self._begin() as rows:  # most often it is there, and nobody has to wait
-            there = _find_topic(rows, topic)
+            there = find_topic(rows, topic)
         if there is not None:
             _same_partitions(topic, there[1], partitions)
             return
         with self._begin(write=True) as rows:
-            there = _find_topic(rows, topic)
+            there = find_topic(rows, topic)
             if there is not None:
                 _same_partitions(topic, there[1], partitions)
                 return
@@ -222,7 +230,7 @@ class EmbeddedLog:
             rows.put(b"n", stored.seal(b"n", stored.NUMBER.pack(number + 1)))
             rows.put(key, stored.seal(key, stored.TOPIC.pack(number, partitions)))
             for partition in range(partitions):
-                _put_ends(rows, number, partition, 0, 0)
+                put_ends(rows, number, partition, 0, 0)
 
     def topics(self) -> dict[str, int]:
         """Return all topics with their numbers of partitions."""
@@ -233,12 +241,12 @@ class EmbeddedLog:
         """Drop whole batches that end at or before a position and return the first position kept."""
         while True:
             with self._begin(write=True, wait=False) as rows:
-                number, partitions = _topic(rows, topic)
-                first, following = _ends(rows, topic, number, partitions, partition)
+                number, partitions = topic_of(rows, topic)
+                first, following = ends_of(rows, topic, number, partitions, partition)
                 place = topic, number, partition
                 kept, more = stored.trim_batches(rows, place, (first, following), before, _AT_ONCE)
                 if kept != first:
-                    _put_ends(rows, number, partition, kept, following)
+                    put_ends(rows, number, partition, kept, following)
             if not more:
                 break
         self._settle()
@@ -247,10 +255,10 @@ class EmbeddedLog:
     def drop(self, topic: str) -> None:
         """Drop a topic, its records and the positions committed in it."""
         with self._begin(write=True) as rows:
-            there = _find_topic(rows, topic)
+            there = find_topic(rows, topic)
             if there is not None:
                 rows.put(b"d" + stored.NUMBER.pack(there[0]), b"")
-                rows.delete(b"t" + _name(topic, "Topic"))
+                rows.delete(b"t" + name_of(topic, "Topic"))
         self._remove_dropped()
 
     def _remove_dropped(self) -> None:
@@ -306,135 +314,8 @@ _OF_A_TOPIC = (b"p", b"r", b"s", b"b", b"c")
 """The kinds of rows that a topic has beside its own."""
 
 
-class _Writer:
-    """Appends and commits within one write transaction."""
-
-    def __init__(self, rows: lmdb.Transaction, clock: Clock) -> None:
-        self._rows = rows
-        self._clock = clock
-        self.appended = 0
-        self.committed = False
-        self._topics: dict[str, tuple[int, int]] = {}
-        self._ends: dict[tuple[str, int], tuple[int, int]] = {}
-        self._stamps: dict[tuple[str, int, int], int] = {}
-
-    def append(self, topic: str, partition: int, batch: Batch, arrival: int | None = None) -> int:
-        """Append a batch and return the position of its first record."""
-        if batch.count < 1:
-            raise LogError(
-                f"Topic '{topic}': the batch holds {batch.count} records; expected at least 1.",
-                "append nothing instead.",
-            )
-        number, (first, position) = self._place(topic, partition)
-        stamp = self._clock.now() if arrival is None else arrival
-        if self._steps_back((topic, number, partition), (first, position), stamp):
-            stored.put_step_back(self._rows, (number, partition, position))
-        stored.put_batch(self._rows, (number, partition, position), batch, stamp)
-        self._ends[topic, partition] = first, position + batch.count
-        self.appended += len(batch.payload)
-        return position
-
-    def commit(self, consumer: str, topic: str, partition: int, expected: int | None, position: int) -> None:
-        """Move a consumer's position from `expected` to `position`, or refuse."""
-        number, _ = self._place(topic, partition)
-        found = _committed(self._rows, consumer, topic, number, partition)
-        if found != expected:
-            raise _fenced(consumer, topic, partition, expected, found)
-        key = _commit_key(number, partition, consumer)
-        self._rows.put(key, stored.seal(key, stored.POSITION.pack(position)))
-        self.committed = True
-
-    def _steps_back(self, place: tuple[str, int, int], ends: tuple[int, int], stamp: int) -> bool:
-        """Whether what comes next was appended, by the clock, before what came last."""
-        first, position = ends
-        before = self._stamps.get(place)
-        if before is None and first < position:
-            try:
-                before = stored.oldest(self._rows, place, position - 1, position)
-            except Damaged:
-                before = stamp + 1  # nobody can tell: a step too many does no harm
-        self._stamps[place] = stamp
-        return before is not None and stamp < before
-
-    def finish(self) -> None:
-        """Write where the partitions end that were appended to; called at the end of the transaction."""
-        for (topic, partition), (first, following) in self._ends.items():
-            _put_ends(self._rows, self._topics[topic][0], partition, first, following)
-
-    def _place(self, topic: str, partition: int) -> tuple[int, tuple[int, int]]:
-        """The number of a topic and the ends of a partition as this transaction has left them."""
-        known = self._topics.get(topic)
-        if known is None:
-            known = self._topics[topic] = _topic(self._rows, topic)
-        ends = self._ends.get((topic, partition))
-        if ends is None:
-            ends = _ends(self._rows, topic, *known, partition)
-        return known[0], ends
-
-
-def _find_topic(rows: lmdb.Transaction, topic: str) -> tuple[int, int] | None:
-    """The number and the partitions of a topic, or None."""
-    key = b"t" + _name(topic, "Topic")
-    value = rows.get(key)
-    if value is None:
-        return None
-    read = stored.opened(key, value, stored.TOPIC.size, f"topic '{topic}'")
-    return cast("tuple[int, int]", stored.TOPIC.unpack(read))
-
-
-def _topic(rows: lmdb.Transaction, topic: str) -> tuple[int, int]:
-    """The number and the partitions of a topic that must be there."""
-    found = _find_topic(rows, topic)
-    if found is None:
-        close = nearest(topic, [name for name, _ in stored.topic_rows(rows)])
-        raise LogError(
-            f"Topic '{topic}' is not in the log.",
-            f"did you mean '{close}'?" if close else "apply the definitions first.",
-        )
-    return found
-
-
-def _ends(rows: lmdb.Transaction, topic: str, number: int, partitions: int, partition: int) -> tuple[int, int]:
-    if not 0 <= partition < partitions:
-        raise LogError(f"Topic '{topic}' has no partition {partition}.", f"its partitions are 0 to {partitions - 1}.")
-    what = f"topic '{topic}', partition {partition}, its ends"
-    key = stored.PARTITION_KEY.pack(b"p", number, partition)
-    value = rows.get(key)
-    if value is None:
-        raise Damaged(what)
-    first, following = stored.ENDS.unpack(stored.opened(key, value, stored.ENDS.size, what))
-    if first > following:
-        raise Damaged(what)
-    return first, following
-
-
 def _put_identity(rows: lmdb.Transaction, name: str, epoch: int) -> None:
     rows.put(b"i", stored.seal(b"i", f"{name}@{epoch}".encode().ljust(stored.IDENTITY)))
-
-
-def _put_ends(rows: lmdb.Transaction, number: int, partition: int, first: int, following: int) -> None:
-    key = stored.PARTITION_KEY.pack(b"p", number, partition)
-    rows.put(key, stored.seal(key, stored.ENDS.pack(first, following)))
-
-
-def _commit_key(number: int, partition: int, consumer: str) -> bytes:
-    return stored.PARTITION_KEY.pack(b"c", number, partition) + _name(consumer, "Consumer")
-
-
-def _committed(rows: lmdb.Transaction, consumer: str, topic: str, number: int, partition: int) -> int | None:
-    key = _commit_key(number, partition, consumer)
-    value = rows.get(key)
-    if value is None:
-        return None
-    what = f"topic '{topic}', partition {partition}, the position of '{consumer}'"
-    return int(stored.POSITION.unpack(stored.opened(key, value, stored.POSITION.size, what))[0])
-
-
-def _name(name: str, kind: str) -> bytes:
-    encoded = name.encode()
-    if not 0 < len(encoded) <= _LONGEST_NAME:
-        raise LogError(f"{kind} '{name[:40]}' has a name of {len(encoded)} bytes.", f"use 1 to {_LONGEST_NAME} bytes.")
-    return encoded
 
 
 def _same_partitions(topic: str, stored: int, wanted: int) -> None:
@@ -449,12 +330,4 @@ def _trimmed(topic: str, partition: int, position: int, first: int) -> LogError:
     return LogError(
         f"Topic '{topic}', partition {partition}: position {position} has been trimmed; the first kept is {first}.",
         f"read from {first} on, and what comes before it from the archive.",
-    )
-
-
-def _fenced(consumer: str, topic: str, partition: int, expected: int | None, found: int | None) -> Fenced:
-    return Fenced(
-        f"Consumer '{consumer}' on topic '{topic}', partition {partition}, is at {found}, not at {expected}: "
-        "another worker has gone on.",
-        "discard this batch and read again from the committed position.",
     )

@@ -141,6 +141,7 @@ class _Synced(io.BufferedWriter):
         self._file, self._ledger = file, ledger
 
     def close(self) -> None:
+        """Close the file once it is on the disk, and note its sum; a second call does nothing."""
         if not self.closed:
             self.flush()
             os.fsync(self.fileno())

@@ -18,7 +18,8 @@ from lmdb.verify import verify
 
 from millstream.buffer.embedded.durability import newest_steady
 from millstream.buffer.embedded.gate import Gate
-from millstream.buffer.embedded.log import EmbeddedLog, _Writer
+from millstream.buffer.embedded.log import EmbeddedLog
+from millstream.buffer.embedded.writer import Writer
 from millstream.buffer.log import Batch
 from millstream.clock import SimulatedClock
 from millstream.errors import LogError
@@ -194,7 +195,7 @@ def test_a_read_returns_only_what_is_durable(tmp_path: Path):
     log = open_log(tmp_path)
     log.create("events", 1)
     with held_back(log), log._env._gate.held(), log._env._transaction(True) as rows:
-        work = _Writer(rows, SimulatedClock(0))
+        work = Writer(rows, SimulatedClock(0))
         work.append("events", 0, Batch(b"x", "bytes", 1))
         work.finish()
     newest = log._env._env.info()["last_txnid"]

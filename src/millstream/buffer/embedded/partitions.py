@@ -1,0 +1,80 @@
+"""Where topics, partitions and consumers are in the embedded log's table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from millstream.buffer.embedded import rows as stored
+from millstream.buffer.embedded.rows import Damaged
+from millstream.errors import LogError, nearest
+
+if TYPE_CHECKING:
+    import lmdb
+
+_LONGEST_NAME = 400  # bytes; LMDB's keys end at 511
+
+
+def find_topic(rows: lmdb.Transaction, topic: str) -> tuple[int, int] | None:
+    """The number and the partitions of a topic, or None."""
+    key = b"t" + name_of(topic, "Topic")
+    value = rows.get(key)
+    if value is None:
+        return None
+    read = stored.opened(key, value, stored.TOPIC.size, f"topic '{topic}'")
+    return cast("tuple[int, int]", stored.TOPIC.unpack(read))
+
+
+def topic_of(rows: lmdb.Transaction, topic: str) -> tuple[int, int]:
+    """The number and the partitions of a topic that must be there."""
+    found = find_topic(rows, topic)
+    if found is None:
+        close = nearest(topic, [name for name, _ in stored.topic_rows(rows)])
+        raise LogError(
+            f"Topic '{topic}' is not in the log.",
+            f"did you mean '{close}'?" if close else "apply the definitions first.",
+        )
+    return found
+
+
+def ends_of(rows: lmdb.Transaction, topic: str, number: int, partitions: int, partition: int) -> tuple[int, int]:
+    """The first position kept of a partition and the next one, of a topic with a number and so many partitions."""
+    if not 0 <= partition < partitions:
+        raise LogError(f"Topic '{topic}' has no partition {partition}.", f"its partitions are 0 to {partitions - 1}.")
+    what = f"topic '{topic}', partition {partition}, its ends"
+    key = stored.PARTITION_KEY.pack(b"p", number, partition)
+    value = rows.get(key)
+    if value is None:
+        raise Damaged(what)
+    first, following = stored.ENDS.unpack(stored.opened(key, value, stored.ENDS.size, what))
+    if first > following:
+        raise Damaged(what)
+    return first, following
+
+
+def put_ends(rows: lmdb.Transaction, number: int, partition: int, first: int, following: int) -> None:
+    """Write where a partition begins and ends."""
+    key = stored.PARTITION_KEY.pack(b"p", number, partition)
+    rows.put(key, stored.seal(key, stored.ENDS.pack(first, following)))
+
+
+def commit_key(number: int, partition: int, consumer: str) -> bytes:
+    """The key of a consumer's position."""
+    return stored.PARTITION_KEY.pack(b"c", number, partition) + name_of(consumer, "Consumer")
+
+
+def committed_by(rows: lmdb.Transaction, consumer: str, topic: str, number: int, partition: int) -> int | None:
+    """The position of a consumer in a partition, or None."""
+    key = commit_key(number, partition, consumer)
+    value = rows.get(key)
+    if value is None:
+        return None
+    what = f"topic '{topic}', partition {partition}, the position of '{consumer}'"
+    return int(stored.POSITION.unpack(stored.opened(key, value, stored.POSITION.size, what))[0])
+
+
+def name_of(name: str, kind: str) -> bytes:
+    """The name of a topic or a consumer as it stands in a key."""
+    encoded = name.encode()
+    if not 0 < len(encoded) <= _LONGEST_NAME:
+        raise LogError(f"{kind} '{name[:40]}' has a name of {len(encoded)} bytes.", f"use 1 to {_LONGEST_NAME} bytes.")
+    return encoded
