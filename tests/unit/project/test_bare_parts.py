@@ -28,14 +28,15 @@ clicks = ms.EventStream("clicks", time="at", schema={"user_id": "int64", "at": "
 tiers = ms.Table("tiers", path="tiers.parquet", schema={"user_id": "int64", "tier": "string"})
 pace = ms.StreamFeatureGroup("pace", entity=user, source=clicks, features=[ms.Count(over="1h")])
 tier = ms.BatchFeatureGroup("tier", entity=user, sources=[tiers], every="1h", query="select * from tiers", ttl="2d")
-view = ms.FeatureView("pace", request={}, features=[pace, tier])
+view = ms.FeatureView("pace", features=[pace, tier])
 
 
 def bare(protocol: type, part: Any) -> Any:
-    """A part with the methods of a protocol, and `close`."""
-    names = [name for name in dir(protocol) if not name.startswith("_") and callable(getattr(protocol, name))]
-    methods = {name: staticmethod(getattr(part, name)) for name in [*names, "close"]}
-    return type(f"Bare{protocol.__name__}", (), methods)()
+    """A part with the methods and properties of a protocol, and `close`."""
+    names = [name for name in dir(protocol) if not name.startswith("_")]
+    methods = {name: staticmethod(getattr(part, name)) for name in [*names, "close"] if callable(getattr(part, name))}
+    told = {name: getattr(part, name) for name in names if isinstance(getattr(protocol, name), property)}
+    return type(f"Bare{protocol.__name__}", (), methods | told)()
 
 
 class Log(Struct, frozen=True):
