@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
 from millstream.buffer.log import Batch, Log
-from millstream.errors import Fenced
+from millstream.errors import Fenced, LogError
+
+PATIENCE = 100
+"""How often in a row a write may be lost before a log counts as one that takes none."""
 
 
 class Append(NamedTuple):
@@ -57,3 +60,22 @@ def append_and_commit(log: Log, appends: Iterable[Append], commits: Iterable[Com
     with suppress(Fenced), log.transaction() as work:
         for commit in commits:
             work.commit(*commit)
+
+
+def until_there(write: Callable[[], bool], topic: str) -> None:
+    """Write again until all of it is there, as of a log that is not atomic some may be lost.
+
+    Args:
+        write: writes, and says whether all is there.
+        topic: where it writes.
+
+    Raises:
+        LogError: when it never is.
+    """
+    for _ in range(PATIENCE):
+        if write():
+            return
+    raise LogError(
+        f"Topic '{topic}': what was written {PATIENCE} times in a row is not there.",
+        "look at the log's server; the same is written again when this is tried again.",
+    )

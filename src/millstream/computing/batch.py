@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from millstream.buffer.log import Batch, OwnLog
 from millstream.buffer.marks import Marks
 from millstream.buffer.staging import Run, encode_run
 from millstream.buffer.topics import dead_topic
-from millstream.buffer.writing import Append
+from millstream.buffer.writing import Append, until_there
 from millstream.clock import Clock
 from millstream.computing.interval_runs import Result, looks, run_interval, waits
 from millstream.computing.query_shape import DATED, dated, interval_column, row_by_row, with_known
@@ -291,8 +292,7 @@ class BatchComputer:
             for name in {letter.stream: None for letter in dead}
         ]
         appends += [Append(topic, number, batch) for number, batch in reversed(list(enumerate(batches)))]
-        while not self._appended(topic, None if interval.past else standing, appends):
-            pass
+        until_there(partial(self._appended, topic, None if interval.past else standing, appends), topic)
         if not interval.past:
             self._schedules.move(version, standing, interval.end, {place: to for place, (_, to) in positions.items()})
 

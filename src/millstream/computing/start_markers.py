@@ -13,7 +13,7 @@ from millstream.buffer.log import Batch, OwnLog
 from millstream.buffer.marks import Marks
 from millstream.buffer.reading import through
 from millstream.buffer.topics import computing_consumer, feature_topic, start_mark
-from millstream.buffer.writing import Append, Commit, append_and_commit
+from millstream.buffer.writing import Append, Commit, append_and_commit, until_there
 from millstream.clock import Clock
 from millstream.definitions.group_version import StreamGroupVersion
 from millstream.definitions.source import EventStream
@@ -75,10 +75,13 @@ def start_version(
             break
         except Fenced:  # another process has marked it meanwhile, and its markers hold
             continue
-    while not _recorded(log, version):
+
+    def written() -> bool:
         _write_start(log, version, markers, computed or {}, clock)
-        if log.atomic:  # then it is there, whoever has written it
-            break
+        return log.atomic or _recorded(log, version)  # on an atomic log it is there, whoever has written it
+
+    if not _recorded(log, version):
+        until_there(written, feature_topic(version.id))
     return markers
 
 

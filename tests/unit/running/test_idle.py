@@ -1,22 +1,20 @@
 """Layers with nothing to do hardly ask for anything, and are awake at once when there is something."""
 
 import functools
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from msgspec import Struct
+from tests.unit.running.threads import layers
 
 import millstream as ms
 from millstream.buffer.embedded.log import EmbeddedLog
 from millstream.clock import Clock
 from millstream.project.backends import BACKENDS
 from millstream.registry.tables import Database
-from millstream.running.layers import run_layer
 from millstream.settings import Settings
 from millstream.store.iceberg.store import IcebergOfflineStore
 from millstream.store.lmdb.store import LmdbOnlineStore
@@ -27,7 +25,7 @@ clicks = ms.EventStream("clicks", time="at", schema={"user_id": "int64", "at": "
 paces = [
     ms.StreamFeatureGroup(f"pace_{n}", entity=user, source=clicks, features=[ms.Count(over="1h")]) for n in range(100)
 ]
-view = ms.FeatureView("pace", request={}, features=[paces[7]])
+view = ms.FeatureView("pace", features=[paces[7]])
 
 MOST = 50
 """Calls a second to the log and the stores together, of all layers with nothing to do."""
@@ -95,21 +93,6 @@ def counting_registry(opened: Any) -> Any:
         return opened(*given, **named)
 
     return call
-
-
-@contextmanager
-def layers(settings: Settings, *names: str) -> Iterator[None]:
-    stop = threading.Event()
-    threads = [threading.Thread(target=run_layer, args=(settings, name, stop)) for name in names]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join(20)
-        assert not any(thread.is_alive() for thread in threads)
 
 
 def a_second(seconds: float) -> Counter[str]:

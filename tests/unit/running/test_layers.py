@@ -5,14 +5,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.unit.running.threads import layers
 
 import millstream as ms
 from millstream.clock import FileClock, to_micros
@@ -20,7 +20,6 @@ from millstream.errors import DiskFull, Fenced, ProjectError, StoreError
 from millstream.project.parts import Parts
 from millstream.running.layers import _loop, _Renewed, _step, run_layer
 from millstream.running.work import Batch, Every, Ingest
-from millstream.settings import Settings
 from millstream.usage.layers import snapshot
 
 user = ms.Entity("user", keys={"user_id": "int64"})
@@ -34,21 +33,6 @@ def project(tmp_path: Path) -> ms.Project:
     (tmp_path / ".millstream").mkdir()
     FileClock(tmp_path / ".millstream" / "clock.json").set(to_micros("2026-01-01T12:00:00Z"), rate=0.0)
     return ms.Project(tmp_path, create=True)
-
-
-@contextmanager
-def layers(settings: Settings, *names: str) -> Iterator[None]:
-    stop = threading.Event()
-    threads = [threading.Thread(target=run_layer, args=(settings, name, stop)) for name in names]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join(20)
-        assert not any(thread.is_alive() for thread in threads)
 
 
 def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:

@@ -3,17 +3,19 @@
 import sqlalchemy as sa
 from alembic.operations import Operations
 
+from millstream.registry.migrations import text
+
 revision = "2"
 down_revision = "1"
 
 
-def text(length: int) -> sa.String:
-    """Text in the order of its characters, whatever language a server sorts by."""
-    return sa.String(length).with_variant(sa.String(length, collation="C"), "postgresql")
-
-
 def upgrade(op: Operations) -> None:
     """Add the tables, which registries of format 1 that were made later have already."""
+    _definitions(op)
+    _models(op)
+
+
+def _definitions(op: Operations) -> None:
     op.create_table(
         "registry_view_revisions",
         sa.Column("name", text(64), primary_key=True),
@@ -29,6 +31,9 @@ def upgrade(op: Operations) -> None:
         sa.Column("state", text(16), nullable=False),
         if_not_exists=True,
     )
+
+
+def _models(op: Operations) -> None:
     op.create_table(
         "model_versions",
         sa.Column("model", text(255), primary_key=True),

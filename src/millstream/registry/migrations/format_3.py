@@ -3,13 +3,10 @@
 import sqlalchemy as sa
 from alembic.operations import Operations
 
+from millstream.registry.migrations import text
+
 revision = "3"
 down_revision = "2"
-
-
-def text(length: int) -> sa.String:
-    """Text in the order of its characters, whatever language a server sorts by."""
-    return sa.String(length).with_variant(sa.String(length, collation="C"), "postgresql")
 
 
 def upgrade(op: Operations) -> None:
