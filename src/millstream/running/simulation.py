@@ -17,6 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from millstream.buffer.topics import feature_topic
 from millstream.clock import FileClock, project_clock, to_micros
 from millstream.errors import ProjectError
 from millstream.settings import Generator, Settings
@@ -79,11 +80,7 @@ def _first_time(settings: Settings, marker: Path, say: Say) -> None:
     """Load the history, backfill, train and deploy; a crash on the way starts over."""
     from millstream.project import Project
 
-    if (settings.data / "log").exists():
-        raise ProjectError(
-            f"Project '{settings.name}' already holds events that its generator did not make.",
-            "set `enabled = false` under [generator] in millstream.toml, or make another project.",
-        )
+    _refuse_used(settings)
     settings.data.mkdir(parents=True, exist_ok=True)
     _mark(marker, ready=False)
     start = to_micros(START)
@@ -103,6 +100,22 @@ def _first_time(settings: Settings, marker: Path, say: Say) -> None:
         say(f"Trained {model.name} version {trained.version} on {count:,} payments: {_figures(trained.metrics)}.")
     project.close()
     _mark(marker, ready=True)
+
+
+def _refuse_used(settings: Settings) -> None:
+    """Raise `ProjectError` where anything came that the generator did not make; what `apply` makes is welcome."""
+    from millstream.project.parts import Parts
+
+    if not (settings.data / "log").exists():
+        return
+    with Parts(settings) as parts:
+        # `apply` begins each feature topic with an empty record; what is in the others came from elsewhere.
+        others = [topic for topic in parts.log.topics() if not topic.startswith(feature_topic(""))]
+        if any(end for topic in others for _, end in parts.log.ends(topic)) or parts.offline.tables():
+            raise ProjectError(
+                f"Project '{settings.name}' already holds events or runs that its generator did not make.",
+                "set `enabled = false` under [generator] in millstream.toml, or make another project.",
+            )
 
 
 def _history(settings: Settings, start: int) -> dict[str, pa.Table]:

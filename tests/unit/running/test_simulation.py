@@ -11,6 +11,7 @@ import pytest
 
 from millstream.clock import FileClock, to_micros
 from millstream.errors import ProjectError
+from millstream.project import Project
 from millstream.running.simulation import LiveProducer, prepare, speed
 from millstream.running.up import serving_at
 from millstream.settings import Generator, Settings
@@ -129,13 +130,20 @@ def test_a_higher_rate_is_a_faster_clock() -> None:
 
 def test_a_project_with_events_of_its_own_is_not_filled(tmp_path: Path) -> None:
     write_project(tmp_path)
-    (tmp_path / ".millstream" / "log").mkdir(parents=True)
+    with Project(tmp_path) as project:
+        project.apply()
+        project.send("logins", [{"user_id": 1, "country": "NL", "at": START}])
     with pytest.raises(ProjectError, match="already holds events"):
         prepare(Settings.load(tmp_path), print)
+    with Project(tmp_path) as project:
+        assert project.parts.history().read("logins").num_rows == 1
 
 
 def test_a_first_start_is_prepared_once_and_over_again_after_a_crash(tmp_path: Path) -> None:
+    """It begins with a project that is applied already, as one does who looks at the plan first."""
     write_project(tmp_path)
+    with Project(tmp_path) as project:
+        project.apply()
     settings = Settings.load(tmp_path)
     said: list[str] = []
 
