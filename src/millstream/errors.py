@@ -431,6 +431,37 @@ class SteppedBack(LogError):
         )
 
 
+class SourceError(MillstreamError):
+    """A foreign source that a stream is bound to cannot be reached or read.
+
+    Why: files that are not there, a project that has moved, a server that does not answer or refuses. What was taken in
+    before is kept, and taking in goes on from there by itself.
+    Mend: as the hint says; where the source has moved, change its section in millstream.toml.
+
+    >>> raise SourceError("Stream 'clicks': its files 'in/*.jsonl' cannot be read: no such folder.", "make it.")
+    Traceback (most recent call last):
+    millstream.errors.SourceError: Stream 'clicks': its files 'in/*.jsonl' cannot be read: no such folder.
+    <BLANKLINE>
+    Hint: make it.
+    """
+
+    code = "MS306"
+
+
+class SourceBusy(SourceError):
+    """A foreign source is throttled; it is asked again later, ever more seldom while it stays so.
+
+    Why: a source has limits for all of its readers together.
+    Mend: nothing; if it never ends, raise the limits of the source, or let others read less.
+
+    >>> raise SourceBusy("Stream 'clicks': its source is throttled.")
+    Traceback (most recent call last):
+    millstream.errors.SourceBusy: Stream 'clicks': its source is throttled.
+    """
+
+    code = "MS307"
+
+
 class StoreError(MillstreamError):
     """A store cannot do what is asked of it.
 
