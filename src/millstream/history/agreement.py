@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from millstream.buffer.agreement import disagreement
 from millstream.buffer.log import OwnLog
@@ -12,15 +12,15 @@ from millstream.definitions.group_version import GroupVersion
 from millstream.definitions.source import EventStream
 from millstream.history.events import marks_of, positions_of
 from millstream.store.offline import OfflineStore
-from millstream.store.online import MARK, OnlineStore, readable_metas
+from millstream.store.online import MARK, Fact, OnlineStore, ShardMeta
 
 
 def online_ahead(log: OwnLog, online: OnlineStore, versions: Iterable[GroupVersion]) -> list[str]:
     """Return, for each group version whose online states are of a later or another log, how the log differs."""
-    topics = log.topics()
-    found = []
-    for version in versions:
-        for what in _shards(log, online, version, topics):
+    topics, every, found = log.topics(), list(versions), list[str]()
+    facts = online.facts({version.states: version.shards for version in every})
+    for version in every:
+        for what in _shards(log, facts[version.states], version, topics):
             found.append(f"Group version '{version.id}': {what}.")
             break
     return found
@@ -65,11 +65,13 @@ def _kept(log: OwnLog, topics: dict[str, int], topic: str, partition: int, posit
     return f"topic '{topic}' is not in the log" if position else None
 
 
-def _shards(log: OwnLog, online: OnlineStore, version: GroupVersion, topics: dict[str, int]) -> Iterator[str]:
+def _shards(log: OwnLog, facts: Sequence[Fact], version: GroupVersion, topics: dict[str, int]) -> Iterator[str]:
     stated = isinstance(version.group, BatchFeatureGroup) and version.group.query is not None
     streams = {one.name for one in version.group.sources if isinstance(one, EventStream)}
-    for shard, meta in enumerate(readable_metas(online, version.states, version.shards)):  # damage is told of elsewhere
-        if meta is None or not meta.backfilled or meta.position < 0:
+    for shard, meta in enumerate(facts):
+        if not isinstance(meta, ShardMeta):  # it is not there yet, or damaged, which is told of elsewhere
+            continue
+        if not meta.backfilled or meta.position < 0:
             continue
         meta = meta.pending or meta
         place = (staging_topic(version.id), 0) if stated else (feature_topic(version.id), shard)

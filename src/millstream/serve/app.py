@@ -1,7 +1,8 @@
 """The service: one small ASGI application, because between a request and its score every microsecond is a cost.
 
 Scoring touches the online store and the journal only. Events and labels go to the log. Nothing here computes features
-from events, and nothing here waits for a layer that does.
+from events, and nothing here waits for a layer that does. A read of a store that is elsewhere is made in a thread, and
+so is every look at the whole pipeline: whoever is slow holds up only those who asked for it.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from millstream.errors import MillstreamError, RequestError
 from millstream.serve.answers import Features, ScoredMany, ages, one_answer, row_answers
@@ -48,9 +50,13 @@ if TYPE_CHECKING:
     from millstream.serve.status import Status
     from millstream.usage.blocks import Block
 
+Found = TypeVar("Found")
+
 BODY_LIMIT = 16 * 2**20
 ROWS_LIMIT = 10_000
 INLINE_ROWS = 50
+READS = 32
+"""Requests whose reads of a store that is elsewhere are under way at once; others wait for one of them to end."""
 
 
 @dataclass(slots=True)
@@ -103,6 +109,8 @@ class Application:
         self._status, self._block, self._clock = status, block, clock
         self._process, self._requests = secrets.token_hex(6), count(1)
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="score")
+        self._reads = ThreadPoolExecutor(READS, thread_name_prefix="read")
+        self._looks = ThreadPoolExecutor(1, thread_name_prefix="look")
         self._routes = {
             ("models", "score"): _Route("score", "POST", self._score, timed=True),
             ("models", "labels"): _Route("labels", "POST", self._labels),
@@ -137,7 +145,8 @@ class Application:
     def close(self) -> None:
         """Finish what is being written."""
         self._intake.close()
-        self._pool.shutdown(wait=True)
+        for pool in (self._pool, self._reads, self._looks):
+            pool.shutdown(wait=True)
 
     def _count(self, route: _Route | None, status: int, microseconds: int) -> None:
         label = route.label if route else "unknown"
@@ -169,15 +178,23 @@ class Application:
     async def _score(self, request: Request) -> Answer:
         body = await request.body()
         scorer = self._catalogue().scorer(request.name)
-        loop = asyncio.get_running_loop()
         large = len(body) > LARGE
-        found = await loop.run_in_executor(self._pool, decode_in_pieces, body) if large else decode(body)
+        found = await _in(self._pool, decode_in_pieces, body) if large else decode(body)
         rows, many = _rows(scorer, found)
-        if len(rows) <= INLINE_ROWS and not large:
-            return self._scored(request.id, scorer, rows, many)
-        return await loop.run_in_executor(self._pool, self._scored, request.id, scorer, rows, many)
+        work = partial(self._scored, request.id, scorer, rows, many)
+        if not scorer.reader.local:
+            answer, lost = await _in(self._reads, work)
+        elif large or len(rows) > INLINE_ROWS:
+            answer, lost = await _in(self._pool, work)
+        else:
+            answer, lost = work()
+        if lost:
+            self._block.count("captures_lost", lost)
+        self._block.count(scorer.counter, len(rows))
+        return answer
 
-    def _scored(self, request_id: str, scorer: Scorer, rows: list[Any], many: bool) -> Answer:
+    def _scored(self, request_id: str, scorer: Scorer, rows: list[Any], many: bool) -> tuple[Answer, int]:
+        """The answer, and how many captures of it were lost; in a thread or not, so it counts nothing itself."""
         scored = scorer.score(rows)
         ids = [f"{request_id}.{i}" for i in range(len(scored))] if many else [request_id]
         model, version = scorer.model.name, scorer.loaded.version
@@ -186,21 +203,22 @@ class Application:
             answer = ScoredMany(request_id, model, version, row_answers(ids, scored))
         else:
             answer = one_answer(request_id, model, version, scored[0])
+        lost = 0
         try:
             captures = [scorer.capture(*one) for one in zip(ids, scored, strict=True)]
             self._journal.append(scorer.shape, captures)
         except MillstreamError:
             # A score is worth more than its record: it is given, and says that it was not kept.
             answer.captured = False
-            self._block.count("captures_lost", len(scored))
-        self._block.count(scorer.counter, len(scored))
-        return Answer(200, encode(answer))
+            lost = len(scored)
+        return Answer(200, encode(answer)), lost
 
     async def _features(self, request: Request) -> Answer:
         lookup = self._catalogue().lookup(request.name)
         given = query_of(request.scope)
         rows = lookup.schema.parse_query(given, self._clock.now())
-        read = lookup.reader.read(rows.values, rows.at)
+        work = partial(lookup.reader.read, rows.values, rows.at)
+        read = work() if lookup.reader.local else await _in(self._reads, work)
         groups = {name: facts[0] for name, facts in read.facts.items()}
         kinds = lookup.reader.view.dtypes
         features = {name: typed_value(column.item(0), kinds[name]) for name, column in read.columns.items()}
@@ -232,7 +250,7 @@ class Application:
         facts = {"ready": catalogue.ready, "missing": catalogue.missing}
         if damaged := damaged_captures(self._journal.folder):
             facts["damaged_captures"] = damaged  # they hold nobody up
-        if stepped_back := self._status.stepped_back():
+        if stepped_back := await _in(self._looks, self._status.stepped_back):
             facts |= {"ready": False, "stepped_back": stepped_back}  # what is served does not get newer
         return Answer(200 if facts["ready"] else 503, encode(facts))
 
@@ -243,10 +261,10 @@ class Application:
         return Answer(200, self._catalogue().openapi)
 
     async def _status_facts(self, request: Request) -> Answer:
-        return Answer(200, encode(self._status.facts()), headers=_FRESH)
+        return Answer(200, encode(await _in(self._looks, self._status.facts)), headers=_FRESH)
 
     async def _page(self, request: Request) -> Answer:
-        return Answer(200, self._status.page(), HTML, _FRESH + _STRICT)
+        return Answer(200, await _in(self._looks, self._status.page), HTML, _FRESH + _STRICT)
 
 
 _FRESH = ((b"cache-control", b"no-store"),)
@@ -258,6 +276,11 @@ _STRICT = (
     ),
     (b"x-content-type-options", b"nosniff"),
 )
+
+
+async def _in(pool: ThreadPoolExecutor, work: Callable[..., Found], *arguments: Any) -> Found:
+    """What work gives that is done in a thread, while other requests are answered."""
+    return await asyncio.get_running_loop().run_in_executor(pool, work, *arguments)
 
 
 def _rows(scorer: Scorer, found: Any) -> tuple[list[Any], bool]:

@@ -19,7 +19,7 @@ from millstream.errors import CorruptState, StoreError
 from millstream.fold import encode_key, layout_of, shard_of
 from millstream.fold.rows import forgotten, row_at, rows_at, split_rows
 from millstream.fold.views import Vector, readable
-from millstream.store.online import EARLY, LET_GO, Answer, Ask, OnlineStore, ShardMeta, pruned_by
+from millstream.store.online import EARLY, LET_GO, Answer, Ask, OnlineStore, ShardMeta, pruned_by, reads_locally
 
 if TYPE_CHECKING:
     from millstream.clock import Clock
@@ -126,13 +126,15 @@ class FeatureReader:
 
     `versions` maps group names to group versions: a model's pins, or the defaults. All that the rows need of the store is
     asked in one call, and all folded groups are valued in one call. `absent` names the view's columns that these versions
-    do not have yet, because the view has moved on; they read as null. Safe for any number of threads.
+    do not have yet, because the view has moved on; they read as null. `local` says whether a read takes microseconds, so
+    that it need not be made in another thread. Safe for any number of threads.
     """
 
     def __init__(
         self, online: OnlineStore, view: FeatureView, versions: Mapping[str, GroupVersion], clock: Clock
     ) -> None:
         self._online, self._clock = online, clock
+        self.local = reads_locally(online)
         self.versions = dict(versions)
         self.view = view.resolved({name: version.schema for name, version in versions.items() if version.schema})
         self._keys: list[_Key] = []

@@ -61,9 +61,9 @@ class Status:
 
     def facts(self) -> dict[str, Any]:
         """Return everything the page shows, ready for JSON; instants are ISO-8601, spans are µs."""
-        now = time.monotonic()
-        if now - self._kept[0] >= KEPT_SECONDS:
-            self._kept = (now, self._look())
+        if time.monotonic() - self._kept[0] >= KEPT_SECONDS:
+            found = self._look()
+            self._kept = (time.monotonic(), found)  # from its end on, however long it took
         return self._kept[1]
 
     def stepped_back(self) -> list[str]:
@@ -71,14 +71,14 @@ class Status:
 
         It is looked at once a second.
         """
-        now = time.monotonic()
-        if now - self._looked[0] >= KEPT_SECONDS:
+        if time.monotonic() - self._looked[0] >= KEPT_SECONDS:
             try:
                 found = online_ahead(self._log, self._online, self._groups())
                 behind = None if found or self._registry is None else registry_behind(self._log, self._registry)
-                self._looked = (now, found if behind is None else [f"Registry: {behind}."])
+                found += [] if behind is None else [f"Registry: {behind}."]
             except MillstreamError as error:
-                self._looked = (now, [error.message])
+                found = [error.message]
+            self._looked = (time.monotonic(), found)
         return self._looked[1]
 
     def metrics(self) -> str:

@@ -319,6 +319,25 @@ class Examined(Protocol):
 
 
 @runtime_checkable
+class LocalReads(Protocol):
+    """An online store that is in this process or on its disk: a read takes microseconds, and waits for nobody.
+
+    Serving makes such a read between two requests, for to hand it to another thread would cost more than the read. The
+    reads of any other store are made in threads, and requests are answered meanwhile.
+    """
+
+    @property
+    def local(self) -> bool:
+        """Whether it is so."""
+        ...
+
+
+def reads_locally(online: OnlineStore) -> bool:
+    """Return whether a read of a store takes microseconds; a store that does not say is taken to be elsewhere."""
+    return isinstance(online, LocalReads) and online.local
+
+
+@runtime_checkable
 class BulkLoad(Protocol):
     """An online store that takes many values faster where nobody reads them yet.
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ from tests.unit.serve.world import NOW, SHARDS, artefact, disputes, fill, model,
 from millstream.buffer.codec.events import decode
 from millstream.buffer.embedded.log import EmbeddedLog
 from millstream.clock import SimulatedClock
+from millstream.errors import StoreError
 from millstream.registry import pinning
 from millstream.registry.definitions import Registry
 from millstream.serve.server import Service
 from millstream.store.lmdb.store import LmdbOnlineStore
+from millstream.store.online import Answer, Ask, Fact, OnlineStore
+from millstream.testing.adversarial_online import AdversarialOnlineStore
 from millstream.train.versions import ModelVersions
 from millstream.usage.layers import publish
 
@@ -30,7 +34,9 @@ ROW = {"user_id": 4, "payee_id": 2, "device_id": "d1", "amount": 12.5, "country"
 class Served:
     """A service over real parts, asked without a socket."""
 
-    def __init__(self, folder: Path, clock: SimulatedClock) -> None:
+    def __init__(
+        self, folder: Path, clock: SimulatedClock, elsewhere: Callable[[LmdbOnlineStore], OnlineStore] | None = None
+    ) -> None:
         self.clock = clock
         self.online = LmdbOnlineStore(folder / "online")
         self.log = EmbeddedLog(folder / "log", clock, map_gib=1)
@@ -44,7 +50,7 @@ class Served:
             "shop",
             folder,
             log=self.log,
-            online=self.online,
+            online=elsewhere(self.online) if elsewhere else self.online,
             registry=self.registry,
             versions=self.versions,
             clock=clock,
@@ -408,3 +414,66 @@ def test_the_page_carries_the_facts_and_nothing_from_elsewhere(served: Served) -
     assert "https://" not in answer.text
     first = answer.text.split('id="first">')[1].split("</script>")[0]
     assert json.loads(first)["project"] == "shop"
+
+
+SLOW = 0.3
+
+
+class Elsewhere(AdversarialOnlineStore):
+    """A store across a network: whatever it is asked takes 300 ms."""
+
+    def read(self, asks: Sequence[Ask]) -> list[Answer]:
+        time.sleep(SLOW)
+        return self.embedded.read(asks)
+
+    def facts(self, shards: Mapping[str, int]) -> dict[str, list[Fact]]:
+        time.sleep(SLOW)
+        return self.embedded.facts(shards)
+
+
+def test_a_store_across_a_network_keeps_nobody_waiting_who_does_not_ask_it(
+    tmp_path: Path, clock: SimulatedClock
+) -> None:
+    served = Served(tmp_path, clock, lambda store: Elsewhere(store, seed=1))
+    fill(served.online)
+    served.train(1)
+
+    async def scene() -> tuple[list[httpx.Response], float, list[float]]:
+        transport = httpx.ASGITransport(served.service.application)
+        async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+            begun = time.perf_counter()
+            path, content = "/v1/views/fraud/features?user_id=4&payee_id=2&device_id=d1", json.dumps(ROW)
+            slow = [client.post("/v1/models/fraud/score", content=content) for _ in range(8)]
+            slow += [client.get(path), client.get("/readyz"), client.get("/status"), client.get("/")]
+            asked = asyncio.gather(*slow)
+            waits = []
+            for quick in ("/livez", "/metrics", "/openapi.json") * 3:
+                await asyncio.sleep(0.01)
+                since = time.perf_counter()
+                assert (await client.get(quick)).status_code == 200
+                waits.append(time.perf_counter() - since)
+            assert not asked.done()
+            answers = await asked
+            return answers, time.perf_counter() - begun, sorted(waits)
+
+    with served.service:
+        answers, took, waits = asyncio.run(scene())
+        assert [answer.status_code for answer in answers] == [200] * 9 + [503] + [200] * 2
+        assert "stepped_back" in answers[9].json()  # the states hold more than this log
+        assert len({answer.json()["score"] for answer in answers[:8]}) == 1
+        assert took < 6 * SLOW  # one after the other, the scores alone take 8
+        assert waits[len(waits) // 2] < 0.05
+        assert served.captured().num_rows == 8
+        assert 'scored_total{model="fraud",version="1"} 8.0' in served.ask("GET", "/metrics").text
+
+
+def test_a_store_across_a_network_that_fails_is_said_of_the_values(tmp_path: Path, clock: SimulatedClock) -> None:
+    class Unreachable(Elsewhere):
+        def read(self, asks: Sequence[Ask]) -> list[Answer]:
+            raise StoreError("The store's server does not answer.")
+
+    served = Served(tmp_path, clock, lambda store: Unreachable(store, seed=1))
+    served.train(1)
+    with served.service:
+        answer = served.score(ROW)
+        assert (answer.status_code, answer.json()["degraded"]) == (200, True)

@@ -56,6 +56,8 @@ class LmdbOnlineStore:
     ([b'state', None], 1)
     """
 
+    local = True
+
     def __init__(self, path: str | Path, map_gib: float = 16, *, fsync: bool = True) -> None:
         self.path = Path(path)
         self._map_gib, self._fsync = map_gib, fsync
