@@ -62,13 +62,14 @@ def append(parts: Parts, stream: str, rows: Any, *, history: bool) -> int:
 def features(parts: Parts, view: str, keys: Any, at: int | None) -> pa.Table:
     """The columns of a view for rows of keys, now or at an instant (µs)."""
     from millstream.buffer.codec.frames import as_dicts
+    from millstream.serve.catalogue import versions_of
     from millstream.serve.reader import FeatureReader
     from millstream.serve.request import RequestSchema
     from millstream.store.online import PAST
     from millstream.train.encoding import typed
 
     definition = parts.registry.view(view)
-    reader = FeatureReader(parts.online, definition, parts.versions(), parts.clock)
+    reader = FeatureReader(parts.online, definition, versions_of(definition, parts.registry.groups(), ()), parts.clock)
     instant = parts.clock.now() if at is None else at
     given = as_dicts(f"View '{view}'", keys, MillstreamError)
     rows = RequestSchema(definition, lenient=True).parse(given, instant)

@@ -271,9 +271,11 @@ def _make_default(connection: sa.Connection, name: str, version: int) -> None:
 
 
 def _read_again(connection: sa.Connection, name: str, version: int) -> None:
-    """A definition that came back to an earlier version which is live still is read at once."""
-    found = sa.select(_versions.state).where(_versions.name == name, _versions.version == version)
-    if connection.execute(found).scalar() == "live":
+    """Read by default a version to which a definition came back, if it is live or nothing else is read."""
+    found = sa.select(_versions.version, _versions.state, _versions.is_default).where(_versions.name == name)
+    used = [row for row in connection.execute(found) if row.state != RETIRED]
+    live = any(row.version == version and row.state == "live" for row in used)
+    if live or not any(row.is_default for row in used):
         _make_default(connection, name, version)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 import millstream as ms
 from millstream.buffer.topics import version_marks
+from millstream.errors import MillstreamError
 from millstream.running.work import Sync
 
 HEAD = """
@@ -121,6 +122,13 @@ def test_a_group_that_comes_back_begins_anew_and_whole(project: ms.Project) -> N
     assert held(project)["online"] == ["pace@2"]
     at = "2026-01-01T12:00:00Z"
     assert project.features("v", [{"user_id": 1}], at=at)["pace__count_24h"].to_pylist() == [40]
+
+
+def test_a_group_without_a_version_to_read_is_one_sentence(project: ms.Project) -> None:
+    declare(project, PACE.format(over="24h") + MODEL.partition("label")[0])
+    project.parts.registry.set_state("pace@1", "retired")
+    with pytest.raises(MillstreamError, match="View 'v' reads feature group 'pace', which has no version to read"):
+        project.features("v", [{"user_id": 1}])
 
 
 def test_the_sync_layer_drops_too(project: ms.Project) -> None:

@@ -252,6 +252,27 @@ def test_a_group_that_a_model_pins_is_not_removed_unless_asked(registry: Registr
     assert "habits" not in {version.group.name for version in registry.groups()}
 
 
+@pytest.mark.parametrize("state", ["new", "backfilling", "live"])
+def test_a_group_that_comes_back_has_a_version_to_read_however_far_it_was(registry: Registry, state: str) -> None:
+    applied(registry)
+    registry.set_state("habits@1", state)
+    registry.pin("fraud@3", ["habits@1", "kyc@1"])
+    without = world(drop=("habits",), view_features=[world()["kyc"]["tier"]])  # the model stays, and what it pins
+    registry.apply(registry.plan(without.values(), complete=True), allow_breaking=True)
+    assert not registry.group("habits", 1).default
+    applied(registry)
+    assert [one.id for one in registry.groups() if one.default] == ["habits@1", "kyc@1"]
+
+
+def test_what_comes_back_unfilled_does_not_take_the_place_of_what_is_read(registry: Registry) -> None:
+    applied(registry)
+    registry.pin("fraud@3", ["habits@1"])
+    applied(registry, group={"where": "amount > 1"})
+    registry.go_live("habits@2")
+    applied(registry)
+    assert registry.group("habits").id == "habits@2"
+
+
 def test_a_view_must_keep_what_a_trained_model_reads(registry: Registry) -> None:
     applied(registry)
     habits, kyc = world()["habits"], world()["kyc"]
