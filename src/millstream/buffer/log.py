@@ -141,8 +141,10 @@ class Transaction(Protocol):
     commits in the transaction in which he appends may find the one without the other.
     """
 
-    def append(self, topic: str, partition: int, batch: Batch) -> int:
+    def append(self, topic: str, partition: int, batch: Batch, arrival: int | None = None) -> int:
         """Append a batch and return the position of its first record; it is readable once the transaction is over.
+
+        It is stamped as by `Log.append`.
 
         Raises:
             LogError: when there is no such topic or partition, or the batch is empty.

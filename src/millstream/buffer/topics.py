@@ -8,6 +8,8 @@ CHECK = "check"
 """The consumer that reads streams which no group version reads, so that what does not fit is a dead letter."""
 REGISTRY = "marks.registry"
 """The topic in which consumers keep which registry the log has followed, and up to which revision."""
+INTAKE = "intake"
+"""The consumer whose position, in a stream's topic of checkpoints, says who takes its foreign source in."""
 DEAD, CAPTURES = "dead.", "captures."
 """What the topics of dead letters, and those of captures, begin with."""
 
@@ -28,6 +30,15 @@ def staging_topic(version: str) -> str:
     'staging.kyc@1'
     """
     return f"staging.{version}"
+
+
+def intake_topic(stream: str) -> str:
+    """The topic, of one partition, that says how far the foreign source of a stream has been taken in.
+
+    >>> intake_topic("payments")
+    'intake.payments'
+    """
+    return f"intake.{stream}"
 
 
 def dead_topic(source: str) -> str:

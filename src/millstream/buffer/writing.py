@@ -14,11 +14,12 @@ PATIENCE = 100
 
 
 class Append(NamedTuple):
-    """A batch, and where it goes."""
+    """A batch, where it goes, and when its foreign source has taken it (µs); None: it arrives as it is appended."""
 
     topic: str
     partition: int
     batch: Batch
+    arrival: int | None = None
 
 
 class Commit(NamedTuple):

@@ -39,7 +39,8 @@ class Events:
         counts: how many events each payload holds; 1 for a tombstone.
         stamps: when the source took each payload, in microseconds; `NO_STAMP` where it does not say.
         keys: the source's own key of each payload, by which a stream without `partition_by` keeps order; or None.
-        next: the position to go on from, whatever text that is; it may have moved on though nothing came.
+        next: the position to go on from, whatever text that is, None before anything was read; it may have moved on though
+            nothing came.
         closed: whether the shard is read to its end, and nothing will ever come after it.
         lost: one sentence, when something that was after the position is not kept any more, and never will come.
     """
@@ -112,8 +113,8 @@ class Source(Protocol):
     def shards(self, read: Mapping[str, str | None]) -> list[Shard]:
         """Return the shards there are, in any order; called before every round of reading.
 
-        Closed ones are listed as long as they are kept; a shard may be missing though it is there, and may come at any
-        time. A new one is read from its beginning.
+        Closed ones are listed as long as they are kept. A shard may be missing now and then though it is there, but not a
+        parent while one is listed that goes on from it. A new one may come at any time, and is read from its beginning.
 
         Args:
             read: by name, how far each shard was read that is not known to be read to its end. A source whose shards

@@ -156,9 +156,9 @@ class _Work:
     def __init__(self, work: Transaction) -> None:
         self._work = work
 
-    def append(self, topic: str, partition: int, batch: Batch) -> int:
+    def append(self, topic: str, partition: int, batch: Batch, arrival: int | None = None) -> int:
         """Append a batch and return the position of its first record."""
-        return _outer(topic, partition, self._work.append(topic, partition, batch))
+        return _outer(topic, partition, self._work.append(topic, partition, batch, arrival))
 
     def commit(self, consumer: str, topic: str, partition: int, expected: int | None, position: int) -> None:
         """Move a consumer's position."""

@@ -95,7 +95,10 @@ class AdversarialSource:
         self._throttle("shards")
         found = [Shard(name, held.parents) for name, held in self.held.items() if held.listed]
         self._chance.shuffle(found)
-        return found[:-1] if self._patience and found and self._chance.random() < 0.1 else found
+        parents = {parent for shard in found for parent in shard.parents}
+        if self._patience and found and found[-1].name not in parents and self._chance.random() < 0.1:
+            found.pop()
+        return found
 
     def read(self, shard: str, position: str | None, limit: int, until: str | None = None) -> Events:
         """Return some events of a shard, or none."""

@@ -11,7 +11,7 @@ from millstream.buffer.log import Batch
 from millstream.buffer.topics import DEAD, feature_topic, staging_topic
 from millstream.errors import Fenced, LogError
 
-Append = tuple[str, int, Batch]
+Append = tuple[str, int, Batch, int | None]
 Commit = tuple[str, str, int, int]
 OURS = (feature_topic(""), staging_topic(""), DEAD)
 """What the topics begin with whose records say where they come from; producers get what they were acknowledged."""
@@ -45,13 +45,13 @@ class TornWork:
         self._appends: list[Append] = []
         self._commits: list[Commit] = []
 
-    def append(self, topic: str, partition: int, batch: Batch) -> int:
+    def append(self, topic: str, partition: int, batch: Batch, arrival: int | None = None) -> int:
         """Append a batch and return the number of its first record, if all goes well."""
         self._log.behind(topic, partition, 0)
         if batch.count < 1:
-            return self._log.append(topic, partition, batch)  # which refuses it
-        before = [one.count for at, number, one in self._appends if (at, number) == (topic, partition)]
-        self._appends.append((topic, partition, batch))
+            return self._log.append(topic, partition, batch, arrival)  # which refuses it
+        before = [one.count for at, number, one, _ in self._appends if (at, number) == (topic, partition)]
+        self._appends.append((topic, partition, batch, arrival))
         return self._log.ends(topic)[partition][1] + sum(before)
 
     def commit(self, consumer: str, topic: str, partition: int, expected: int | None, position: int) -> None:
@@ -68,7 +68,7 @@ class TornWork:
         Raises:
             Fenced: what was appended is there in part, or will be.
         """
-        chance, ours = self._faults.chance, all(topic.startswith(OURS) for topic, _, _ in self._appends)
+        chance, ours = self._faults.chance, all(topic.startswith(OURS) for topic, *_ in self._appends)
         self._wake()
         if failed:
             if ours and chance.random() < self._faults.share:
@@ -96,7 +96,7 @@ class TornWork:
         while self._faults.late and self._faults.chance.random() < 0.5:
             one = self._faults.late.pop(0)
             with suppress(LogError):  # its topic has been dropped
-                self._do(*(([one], []) if len(one) == 3 else ([], [one])))
+                self._do(*(([one], []) if isinstance(one[2], Batch) else ([], [one])))
 
     def _do(self, appends: list[Append], commits: list[Commit] | None = None) -> None:
         expected = [self._log.committed(consumer, topic)[at] for consumer, topic, at, _ in commits or []]
