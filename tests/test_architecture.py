@@ -16,6 +16,7 @@ import pytest
 import millstream
 from millstream.buffer.agreement import Identified, Mendable
 from millstream.buffer.log import Limited, Log, Tail, TimeIndex, TopicAdmin, Watched
+from millstream.buffer.worker import Shareable
 from millstream.sources.source import Source
 from millstream.store.offline import OfflineStore
 from millstream.store.online import BulkLoad, Examined, OnlineStore
@@ -261,8 +262,8 @@ def test_names_say_what_a_module_is_for():
 
 
 PROTOCOLS = (
-    BulkLoad, Examined, Identified, Limited, Log, Mendable, OfflineStore, OnlineStore, Source, Tail, TimeIndex, TopicAdmin,
-    Watched,
+    BulkLoad, Examined, Identified, Limited, Log, Mendable, OfflineStore, OnlineStore, Shareable, Source, Tail, TimeIndex,
+    TopicAdmin, Watched,
 )  # fmt: skip
 
 

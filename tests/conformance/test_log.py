@@ -13,7 +13,7 @@ from millstream.testing.log_suite import NOT_ATOMIC, LogConformance
 class TestEmbeddedLog(LogConformance):
     @pytest.fixture
     def log(self, tmp_path: Path, clock: SimulatedClock):
-        log = EmbeddedLog(tmp_path / "log", clock, map_gib=1)
+        log = EmbeddedLog(tmp_path / "log", clock, map_gib=1, lease=1.0)
         yield log
         log.close()
 
@@ -22,14 +22,14 @@ class TestEmbeddedLog(LogConformance):
         return (
             "from millstream.buffer.embedded.log import EmbeddedLog\n"
             "from millstream.clock import SystemClock\n"
-            f"log = EmbeddedLog({str(tmp_path / 'log')!r}, SystemClock(), map_gib=1)\n"
+            f"log = EmbeddedLog({str(tmp_path / 'log')!r}, SystemClock(), map_gib=1, lease=1.0)\n"
         )
 
 
 class TestAdversarialLog(LogConformance):
     @pytest.fixture(params=[1, 2, 3])
     def log(self, tmp_path: Path, clock: SimulatedClock, request: pytest.FixtureRequest):
-        log = AdversarialLog(EmbeddedLog(tmp_path / "log", clock, map_gib=1), request.param)
+        log = AdversarialLog(EmbeddedLog(tmp_path / "log", clock, map_gib=1, lease=1.0), request.param)
         yield log
         log.close()
 
@@ -39,7 +39,7 @@ class TestAdversarialLog(LogConformance):
             "from millstream.buffer.embedded.log import EmbeddedLog\n"
             "from millstream.clock import SystemClock\n"
             "from millstream.testing.adversarial_log import AdversarialLog\n"
-            f"log = AdversarialLog(EmbeddedLog({str(tmp_path / 'log')!r}, SystemClock(), map_gib=1), seed=9)\n"
+            f"log = AdversarialLog(EmbeddedLog({str(tmp_path / 'log')!r}, SystemClock(), map_gib=1, lease=1.0), seed=9)\n"
         )
 
 
@@ -48,13 +48,13 @@ class TestLogWhoseTransactionsComeApart(LogConformance):
 
     @pytest.fixture
     def log(self, tmp_path: Path, clock: SimulatedClock):
-        log = AdversarialLog(EmbeddedLog(tmp_path / "log", clock, map_gib=1), seed=2, atomic=False, torn=0.3)
+        log = AdversarialLog(EmbeddedLog(tmp_path / "log", clock, map_gib=1, lease=1.0), seed=2, atomic=False, torn=0.3)
         yield log
         log.close()
 
     @pytest.fixture
     def opening(self, tmp_path: Path) -> str:
-        opened = f"EmbeddedLog({str(tmp_path / 'log')!r}, SystemClock(), map_gib=1)"
+        opened = f"EmbeddedLog({str(tmp_path / 'log')!r}, SystemClock(), map_gib=1, lease=1.0)"
         return (
             "from millstream.buffer.embedded.log import EmbeddedLog\n"
             "from millstream.clock import SystemClock\n"

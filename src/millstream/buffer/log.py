@@ -9,6 +9,8 @@ from typing import Literal, NamedTuple, Protocol, Self, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from millstream.buffer.worker import Shareable
+
 Encoding = Literal["json", "arrow", "bytes"]
 Ints = npt.NDArray[np.int64]
 
@@ -268,8 +270,8 @@ class TopicAdmin(Protocol):
         ...
 
 
-class OwnLog(Log, TopicAdmin, Protocol):
-    """A log whose topics are ours to make and trim."""
+class OwnLog(Log, TopicAdmin, Shareable, Protocol):
+    """A log whose topics are ours to make, to trim, and to share among workers."""
 
 
 @runtime_checkable

@@ -5,14 +5,15 @@ from __future__ import annotations
 import random
 import zlib
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 
 import numpy as np
 
 from millstream.buffer.embedded.log import EmbeddedLog
 from millstream.buffer.log import Batch, Behind, Ints, Records, Transaction
+from millstream.testing.adversarial_worker import AdversarialWorker
 from millstream.testing.torn import Faults, TornWork
 
 GAP = 11
@@ -24,7 +25,8 @@ class AdversarialLog:
 
     There are gaps between positions and at the end of a partition, as after control markers and compaction. A read gives
     fewer records than were asked for, or none at all, several times in a row, though there are some; where to go on lies
-    anywhere in a gap. What was appended shows late. Each topic has its own gaps, the same in every process.
+    anywhere in a gap. What was appended shows late. Each topic has its own gaps, the same in every process. Workers lose
+    at any time what they own.
 
     One that is not atomic lets transactions come apart, as Kafka's do from Python: data is there without its offset, or
     an offset without its data; of several batches there are some; others come when their writer is long taken for
@@ -116,6 +118,17 @@ class AdversarialLog:
             torn.end(failed=True)
             raise
         torn.end()
+
+    def worker(self, group: str, topics: Iterable[str], owner: str | None = None) -> AdversarialWorker:
+        """Join a group of workers, in which ownership is lost at any time."""
+        worker = self.embedded.worker(group, topics, owner)
+        opening = self._owned if self.atomic else self.transaction
+        return AdversarialWorker(worker, self._chance, opening, atomic=self.atomic)
+
+    @contextmanager
+    def _owned(self, transaction: AbstractContextManager[Transaction]) -> Iterator[Transaction]:
+        with transaction as work:
+            yield _Work(work)
 
     def create(self, topic: str, partitions: int) -> None:
         """Make a topic unless it is there."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from millstream.buffer.embedded import rows as stored
 from millstream.buffer.embedded.environment import open_environment
+from millstream.buffer.embedded.membership import Membership, member_of
 from millstream.buffer.embedded.partitions import (
     committed_by,
     ends_of,
@@ -22,6 +23,7 @@ from millstream.buffer.embedded.partitions import (
 )
 from millstream.buffer.embedded.room import Room
 from millstream.buffer.embedded.rows import Damaged
+from millstream.buffer.embedded.worker import EmbeddedWorker
 from millstream.buffer.embedded.writer import Writer
 from millstream.buffer.log import Batch, Behind, Records
 from millstream.clock import Clock
@@ -46,6 +48,7 @@ class EmbeddedLog:
         map_gib: most it may grow to, in GiB; disk is taken as it is used.
         fsync: whether an acknowledgement waits for the disk; without, it outlives any process but not the machine.
         look_every: seconds between two looks whether something has come, for those who wait.
+        lease: seconds after which a worker that has not asked what it owns loses it though its process is there.
 
     Raises:
         LogError: when the folder holds something else.
@@ -76,9 +79,16 @@ class EmbeddedLog:
     atomic = True
 
     def __init__(
-        self, path: Path | str, clock: Clock, map_gib: float = 64, *, fsync: bool = True, look_every: float = 0.02
+        self,
+        path: Path | str,
+        clock: Clock,
+        map_gib: float = 64,
+        *,
+        fsync: bool = True,
+        look_every: float = 0.02,
+        lease: float = 30.0,
     ) -> None:
-        self._clock, self._look_every = clock, look_every
+        self._clock, self._look_every, self._lease = clock, look_every, lease
         self._env = open_environment(Path(path), map_gib, durable=fsync)
         self._room = Room(self._env)
         self._open = True
@@ -156,6 +166,11 @@ class EmbeddedLog:
             work.finish()
             if work.appended:
                 self._room.check(rows, consumer=work.committed, size=work.appended)
+
+    def worker(self, group: str, topics: Iterable[str], owner: str | None = None) -> EmbeddedWorker:
+        """Join a group of workers, of any processes of this machine, that share the partitions of some topics."""
+        folder = self._env.path / "workers" / member_of(group).hex()
+        return EmbeddedWorker(self._begin, self.transaction, group, Membership(folder, topics, owner, self._lease))
 
     def filled(self) -> float:
         """Return how full the log is for producers, from 0 to 1: the map, or the disk where that has less room."""
@@ -310,7 +325,7 @@ class EmbeddedLog:
             )
 
 
-_OF_A_TOPIC = (b"p", b"r", b"s", b"b", b"c")
+_OF_A_TOPIC = (b"p", b"r", b"s", b"b", b"c", b"w")
 """The kinds of rows that a topic has beside its own."""
 
 

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import lmdb
 
 _LONGEST_NAME = 400  # bytes; LMDB's keys end at 511
+FREE = bytes(16)
+"""Who owns what nobody owns."""
 
 
 def find_topic(rows: lmdb.Transaction, topic: str) -> tuple[int, int] | None:
@@ -70,6 +72,23 @@ def committed_by(rows: lmdb.Transaction, consumer: str, topic: str, number: int,
         return None
     what = f"topic '{topic}', partition {partition}, the position of '{consumer}'"
     return int(stored.POSITION.unpack(stored.opened(key, value, stored.POSITION.size, what))[0])
+
+
+def owned_by(rows: lmdb.Transaction, group: str, number: int, place: tuple[str, int]) -> tuple[int, bytes]:
+    """The epoch of a partition (topic, partition) for a group of workers, and who owns it; 0 and `FREE` at first."""
+    key = stored.PARTITION_KEY.pack(b"w", number, place[1]) + name_of(group, "Group")
+    value = rows.get(key)
+    if value is None:
+        return 0, FREE
+    what = f"topic '{place[0]}', partition {place[1]}, its owner in '{group}'"
+    epoch, owner = stored.OWNER.unpack(stored.opened(key, value, stored.OWNER.size, what))
+    return int(epoch), bytes(owner)
+
+
+def put_owned(rows: lmdb.Transaction, group: str, place: tuple[int, int], epoch: int, owner: bytes) -> None:
+    """Write who owns a partition (number of the topic, partition), and since which epoch."""
+    key = stored.PARTITION_KEY.pack(b"w", *place) + name_of(group, "Group")
+    rows.put(key, stored.seal(key, stored.OWNER.pack(epoch, owner)))
 
 
 def name_of(name: str, kind: str) -> bytes:

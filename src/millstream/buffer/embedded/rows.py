@@ -10,6 +10,7 @@ Rows of the one table, by the first byte of their key (numbers big-endian, so th
     s topic partition position part  a part of a large payload; the batch holds its size instead
     b topic partition position       here begins a batch that was appended, by the clock, before the one before it
     c topic partition consumer       the consumer's position
+    w topic partition group          the worker that owns it in a group, and its epoch
     d topic                          a dropped topic, rows of which are left
     i                                the log's identity and its epoch
 
@@ -41,6 +42,7 @@ PARTITION_KEY = struct.Struct(">cII")
 ENDS = struct.Struct(">QQ")
 RECORD_KEY = struct.Struct(">cIIQ")
 POSITION = struct.Struct(">Q")
+OWNER = struct.Struct(">Q16s")
 PART_KEY = struct.Struct(">cIIQI")
 PART = 4080
 """Bytes of a payload in one row: what fits into a page of 4 KiB beside its header."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from millstream.buffer.embedded import rows as stored
-from millstream.buffer.embedded.partitions import commit_key, committed_by, ends_of, put_ends, topic_of
+from millstream.buffer.embedded.partitions import commit_key, committed_by, ends_of, owned_by, put_ends, topic_of
 from millstream.buffer.embedded.rows import Damaged
 from millstream.buffer.log import Batch
 from millstream.clock import Clock
@@ -52,6 +52,11 @@ class Writer:
         key = commit_key(number, partition, consumer)
         self._rows.put(key, stored.seal(key, stored.POSITION.pack(position)))
         self.committed = True
+
+    def owner(self, group: str, topic: str, partition: int) -> tuple[int, bytes]:
+        """The epoch of a partition in a group of workers, and who owns it."""
+        number, _ = self._place(topic, partition)
+        return owned_by(self._rows, group, number, (topic, partition))
 
     def _steps_back(self, place: tuple[str, int, int], ends: tuple[int, int], stamp: int) -> bool:
         """Whether what comes next was appended, by the clock, before what came last."""
