@@ -15,6 +15,16 @@ if TYPE_CHECKING:
     from millstream.definitions.model import Label, LightGBM, Model, Retrain
     from millstream.definitions.on_demand import on_demand
     from millstream.definitions.source import EventStream, Table
+    from millstream.definitions.statistics import (
+        Age,
+        Correlation,
+        Covariance,
+        GeometricMean,
+        Kurtosis,
+        Rate,
+        Share,
+        Skewness,
+    )
     from millstream.errors import MillstreamError
     from millstream.project import Project
     from millstream.project.compute import compute
@@ -29,6 +39,7 @@ _HOMES = {
     "model": ("Label", "LightGBM", "Model", "Retrain"),
     "on_demand": ("on_demand",),
     "source": ("EventStream", "Table"),
+    "statistics": ("Age", "Correlation", "Covariance", "GeometricMean", "Kurtosis", "Rate", "Share", "Skewness"),
 }
 _LAZY = {name: f"millstream.definitions.{home}" for home, names in _HOMES.items() for name in names}
 _LAZY |= {
@@ -38,12 +49,17 @@ _LAZY |= {
 }
 
 __all__ = [
+    "Age",
     "BatchFeatureGroup",
+    "Correlation",
     "Count",
+    "Covariance",
     "Entity",
     "EventStream",
     "FeatureView",
     "First",
+    "GeometricMean",
+    "Kurtosis",
     "Label",
     "Last",
     "LightGBM",
@@ -53,7 +69,10 @@ __all__ = [
     "Min",
     "Model",
     "Project",
+    "Rate",
     "Retrain",
+    "Share",
+    "Skewness",
     "Std",
     "StreamFeatureGroup",
     "Sum",

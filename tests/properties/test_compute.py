@@ -44,7 +44,11 @@ def aggregations() -> st.SearchStrategy[list[ms.Count]]:
         ),
         st.tuples(st.sampled_from([ms.First, ms.Last]), st.sampled_from([("x",), ("s",), ("b",), ("upper(s)",)])),
         st.tuples(st.just(ms.Count), st.sampled_from([(), ("x",), ("n",), ("s",)])),
-        st.tuples(st.just(ms.TimeSince), st.just(())),
+        st.tuples(st.sampled_from([ms.TimeSince, ms.Age]), st.just(())),
+        st.tuples(
+            st.sampled_from([ms.Skewness, ms.Kurtosis, ms.GeometricMean]), st.sampled_from([("x",), ("abs(x)",)])
+        ),
+        st.tuples(st.sampled_from([ms.Covariance, ms.Correlation]), st.sampled_from([("x", "abs(x) / 3"), ("b", "x")])),
     )
     wheres = st.sampled_from([None, "x > 0", "x is null", "n is not null", "b", "s <> ''", "abs(n % 7) = 0"])
     one = st.tuples(kinds, st.sampled_from(SPANS), wheres).map(lambda drawn: (*drawn[0], *drawn[1:]))

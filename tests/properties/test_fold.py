@@ -123,7 +123,7 @@ def test_a_full_head_overflows_into_tiles_and_stays_a_function_of_the_set(
 ) -> None:
     rng = np.random.default_rng(seed)
     times = rng.integers(0, spread, n) + 10 * DAY
-    events = [Event(0, int(t), int(t) + int(rng.integers(-SECOND, 3 * SECOND)), 1.5, "a", True) for t in times]
+    events = [Event(0, int(t), int(t) + int(rng.integers(-SECOND, 3 * SECOND)), 1.5, 2.5, "a", True) for t in times]
     whole = states_of(group, events)
     half = n // 2
     assert merged(group, states_of(group, events[half:]), states_of(group, events[:half])) == whole

@@ -84,7 +84,7 @@ def deliveries(draw: Any) -> list[Sent]:
         again = draw(st.sampled_from(sent))
         later = again.event.arrival + draw(st.sampled_from([0, 1, MINUTE, WITHIN, WITHIN + 1, DAY]))
         event = again.event
-        sent.append(Sent(again.id, Event(event.k, event.time, later, event.x, event.s, event.ok)))
+        sent.append(Sent(again.id, Event(event.k, event.time, later, event.x, event.y, event.s, event.ok)))
     return sorted(sent, key=lambda one: one.event.arrival)
 
 

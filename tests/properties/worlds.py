@@ -18,7 +18,9 @@ SECOND, MINUTE, HOUR, DAY = 1_000_000, 60_000_000, 3_600_000_000, 86_400_000_000
 BASE = 1_356_998_400_000_000 + 7 * HOUR + 13 * SECOND + 17
 
 STREAM = ms.EventStream(
-    "events", time="at", schema={"k": "int64", "x": "float64", "s": "string", "ok": "bool", "at": "timestamp"}
+    "events",
+    time="at",
+    schema={"k": "int64", "x": "float64", "y": "float64", "s": "string", "ok": "bool", "at": "timestamp"},
 )
 ENTITY = ms.Entity("k", keys={"k": "int64"})
 
@@ -39,8 +41,14 @@ def group_of(
             ms.Min("x", name=f"min{tag}", **common), ms.Max("x", name=f"max{tag}", **common),
             ms.First("x", name=f"first{tag}", **common), ms.Last("x", name=f"last{tag}", **common),
             ms.First("s", name=f"first_s{tag}", **common), ms.Last("s", name=f"last_s{tag}", **common),
-            ms.TimeSince(name=f"since{tag}", **common),
+            ms.TimeSince(name=f"since{tag}", **common), ms.Age(name=f"age{tag}", **common),
+            ms.Skewness("x", name=f"skew{tag}", **common), ms.Kurtosis("x", name=f"kurt{tag}", **common),
+            ms.GeometricMean("x", name=f"gmean{tag}", **common),
+            ms.Covariance("x", "y", name=f"cov{tag}", **common), ms.Correlation("x", "y", name=f"corr{tag}", **common),
+            ms.Share(where="ok", name=f"share{tag}", over=window, delay=delay),
         ]  # fmt: skip
+        if window is not None:
+            features.append(ms.Rate(per="1h", name=f"rate{tag}", **common))
     return ms.StreamFeatureGroup("g", entity=ENTITY, source=source, features=features)
 
 
@@ -73,6 +81,7 @@ class Event:
     time: int
     arrival: int
     x: float | None
+    y: float | None
     s: str | None
     ok: bool | None
 
@@ -83,8 +92,8 @@ def event_lists(draw: Any, max_size: int = 40) -> list[Event]:
     unit = draw(units)
     lag = draw(st.one_of(st.just(lags), st.just(st.sampled_from([0, 1, SECOND]))))
     one = st.builds(
-        lambda k, n, unit2, late, x, s, ok: Event(k, BASE + n * unit2, BASE + n * unit2 + late, x, s, ok),
-        st.integers(0, 2), st.integers(0, 30), st.sampled_from([unit, unit, SECOND]), lag, numbers, texts,
+        lambda k, n, unit2, late, x, y, s, ok: Event(k, BASE + n * unit2, BASE + n * unit2 + late, x, y, s, ok),
+        st.integers(0, 2), st.integers(0, 30), st.sampled_from([unit, unit, SECOND]), lag, numbers, numbers, texts,
         st.sampled_from([True, True, False, None]),
     )  # fmt: skip
     events = draw(st.lists(one, max_size=max_size))
@@ -97,6 +106,7 @@ def prepared(group: Any, events: list[Event]) -> Prepared:
         {
             "k": pa.array([e.k for e in events], pa.int64()),
             "x": pa.array([e.x for e in events], pa.float64()),
+            "y": pa.array([e.y for e in events], pa.float64()),
             "s": pa.array([e.s for e in events], pa.string()),
             "ok": pa.array([e.ok for e in events], pa.bool_()),
             "at": pa.array([e.time for e in events], pa.timestamp("us", "UTC")),
@@ -113,7 +123,10 @@ def oracle_events(events: list[Event], key: int, available: dict[int, int] | Non
     """The events of one key as the oracle takes them, available at arrival unless given by number."""
     return [
         OracleEvent(
-            e.time, e.arrival, e.arrival if available is None else available[i], {"x": e.x, "s": e.s, "ok": e.ok}
+            e.time,
+            e.arrival,
+            e.arrival if available is None else available[i],
+            {"x": e.x, "y": e.y, "s": e.s, "ok": e.ok},
         )
         for i, e in enumerate(events)
         if e.k == key

@@ -64,7 +64,12 @@ DEFINED = {
     ms.Retrain: (None, {}),
     ms.TimeSince: (None, {}),
     ms.Count: (None, {}),
+    ms.Age: (None, {}),
+    ms.Share: (None, {"where": "amount > 0"}),
+    ms.Rate: (None, {"per": "1h", "over": "24h"}),
+    **dict.fromkeys((ms.Covariance, ms.Correlation), ("x", {"other": "y"})),
     **dict.fromkeys((ms.Sum, ms.Mean, ms.Std, ms.Var, ms.Min, ms.Max, ms.First, ms.Last), ("x", {})),
+    **dict.fromkeys((ms.Skewness, ms.Kurtosis, ms.GeometricMean), ("x", {})),
 }
 
 

@@ -8,18 +8,33 @@ from millstream.definitions.model import Label, LightGBM, Model, Retrain
 from millstream.definitions.on_demand import OnDemandFeature
 from millstream.definitions.reference import FeatureRef
 from millstream.definitions.source import EventStream, Source, Table
+from millstream.definitions.statistics import (
+    Age,
+    Correlation,
+    Covariance,
+    GeometricMean,
+    Kurtosis,
+    Rate,
+    Share,
+    Skewness,
+)
 from millstream.definitions.windows import WindowedFeature
 
 __all__ = [
+    "Age",
     "Aggregation",
     "BatchFeatureGroup",
+    "Correlation",
     "Count",
+    "Covariance",
     "Entity",
     "EventStream",
     "FeatureRef",
     "FeatureView",
     "First",
+    "GeometricMean",
     "GroupRead",
+    "Kurtosis",
     "Label",
     "Last",
     "LightGBM",
@@ -28,7 +43,10 @@ __all__ = [
     "Min",
     "Model",
     "OnDemandFeature",
+    "Rate",
     "Retrain",
+    "Share",
+    "Skewness",
     "Source",
     "Std",
     "StreamFeatureGroup",

@@ -66,6 +66,11 @@ class Aggregation:
         freeze(self, expression=expression, over=_windows(thing, over), where=where, hop=step)
         freeze(self, name=None if name is None else check_name(thing, name), delay=micros(delay, thing, "delay"))
 
+    @property
+    def values(self) -> tuple[str, ...]:
+        """The expressions whose values it takes of each event, in order."""
+        return tuple(sql for sql in (self.expression, getattr(self, "other", None)) if sql)
+
 
 def _windows(thing: str, over: Window | Sequence[Window]) -> tuple[str | None, ...]:
     """Each window as it was written, so that it can end the column's name; every one is checked."""
@@ -92,7 +97,9 @@ class Count(Aggregation):
 
 
 @checked_class
-class _OfExpression(Aggregation):
+class OfExpression(Aggregation):
+    """What every aggregation of a value has; the arguments are those of `Aggregation`."""
+
     def __init__(
         self,
         expression: str,
@@ -108,7 +115,7 @@ class _OfExpression(Aggregation):
         super().__init__(expression, over=over, where=where, name=name, hop=hop, delay=delay)
 
 
-class Sum(_OfExpression):
+class Sum(OfExpression):
     """The sum of a number, exact whatever the order of events. 0 when there is none.
 
     >>> Sum("amount", over="24h").expression
@@ -118,7 +125,7 @@ class Sum(_OfExpression):
     kind = "sum"
 
 
-class Mean(_OfExpression):
+class Mean(OfExpression):
     """The mean of a number; null when there is none.
 
     >>> Mean("amount", over="30d").kind
@@ -128,7 +135,7 @@ class Mean(_OfExpression):
     kind = "mean"
 
 
-class Std(_OfExpression):
+class Std(OfExpression):
     """The sample standard deviation of a number; null below two values.
 
     >>> Std("amount", over="30d").kind
@@ -138,7 +145,7 @@ class Std(_OfExpression):
     kind = "std"
 
 
-class Var(_OfExpression):
+class Var(OfExpression):
     """The sample variance of a number; null below two values.
 
     >>> Var("amount", over="30d").kind
@@ -148,7 +155,7 @@ class Var(_OfExpression):
     kind = "var"
 
 
-class Min(_OfExpression):
+class Min(OfExpression):
     """The smallest number; null when there is none.
 
     >>> Min("amount", over="30d").kind
@@ -158,7 +165,7 @@ class Min(_OfExpression):
     kind = "min"
 
 
-class Max(_OfExpression):
+class Max(OfExpression):
     """The largest number; null when there is none.
 
     >>> Max("amount", over="30d").kind
@@ -170,7 +177,7 @@ class Max(_OfExpression):
 
 @checked_class
 @dataclass(frozen=True, init=False)
-class _Dated(_OfExpression):
+class _Dated(OfExpression):
     max_bytes: int
 
     def __init__(

@@ -323,7 +323,7 @@ def _check_fold(
 
 def _texts(features: object) -> list[str | None]:
     given = features if isinstance(features, Sequence) else ()
-    return [sql for one in given if isinstance(one, Aggregation) for sql in (one.expression, one.where)]
+    return [sql for one in given if isinstance(one, Aggregation) for sql in (*one.values, one.where)]
 
 
 def _common_columns(thing: str, sources: Sequence[Source], expressions: Iterable[str | None]) -> dict[str, str]:

@@ -22,18 +22,19 @@ from millstream.definitions.model import TRAINERS, Label, Model, Retrain
 from millstream.definitions.on_demand import OnDemandFeature
 from millstream.definitions.reference import FeatureRef
 from millstream.definitions.source import EventStream, Source, Table
+from millstream.definitions.statistics import STATISTICS
 from millstream.errors import DefinitionError
 
 _GROUPS = (BatchFeatureGroup, StreamFeatureGroup)
 _KINDS: dict[str, type] = {
     kind.__name__: kind
     for kind in (
-        *AGGREGATIONS, *_GROUPS, Entity, EventStream, FeatureRef, FeatureView, Label, Model, OnDemandFeature,
-        Retrain, Table, *TRAINERS,
+        *AGGREGATIONS, *STATISTICS, *_GROUPS, Entity, EventStream, FeatureRef, FeatureView, Label, Model,
+        OnDemandFeature, Retrain, Table, *TRAINERS,
     )
 }  # fmt: skip
 _ABOUT = ("owner", "description", "tags")
-_DURATIONS = {"after", "delay", "every", "future", "hop", "retention", "ttl", "within"}  # as microseconds
+_DURATIONS = {"after", "delay", "every", "future", "hop", "per", "retention", "ttl", "within"}  # as microseconds
 _KIND, _RESOLVED = "$kind", "$resolved"
 _NOTHING: tuple[Any, ...] = (None, "", (), {})
 
@@ -181,4 +182,4 @@ def _columns_read(group: StreamFeatureGroup | BatchFeatureGroup) -> frozenset[st
 
 
 def _of(features: Iterable[Aggregation]) -> list[str | None]:
-    return [sql for one in features for sql in (one.expression, one.where)]
+    return [sql for one in features for sql in (*one.values, one.where)]

@@ -20,8 +20,11 @@ _HOPS = tuple(
     }.items()
 )  # fmt: skip
 _NUMBERS = ("int64", "float64", "bool")
+_OF_NUMBERS = (
+    "sum", "mean", "std", "var", "skewness", "kurtosis", "geometric_mean", "covariance", "correlation",
+)  # fmt: skip
 _READS: dict[str, tuple[str, ...]] = {"min": (*_NUMBERS, "timestamp"), "max": (*_NUMBERS, "timestamp")}
-_READS |= {kind: _NUMBERS for kind in ("sum", "mean", "std", "var")}
+_READS |= {kind: _NUMBERS for kind in _OF_NUMBERS}
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,8 @@ class WindowedFeature:
     """One column of a group: an aggregate of an expression over a window. Durations are microseconds.
 
     `window` None is all time. `hop` is None only for all time without a delay. `dtype` is "int64" for counts,
-    "string" for the first or last of strings, else "float64".
+    "string" for the first or last of strings, else "float64". `other` is the second expression of an aggregate of two,
+    `per` the span that a rate is for.
     """
 
     name: str
@@ -41,6 +45,8 @@ class WindowedFeature:
     delay: int
     dtype: str
     max_bytes: int
+    other: str | None = None
+    per: int = 0
 
 
 def default_hop(span: int) -> int:
@@ -96,6 +102,8 @@ def _expand(thing: str, aggregation: Aggregation, columns: Mapping[str, str]) ->
             delay=aggregation.delay,
             dtype=dtype,
             max_bytes=aggregation.max_bytes if isinstance(aggregation, First | Last) else 0,
+            other=getattr(aggregation, "other", None),
+            per=getattr(aggregation, "per", 0),
         )
         for written in aggregation.over
     ]
@@ -105,11 +113,12 @@ def _source_type(thing: str, aggregation: Aggregation, columns: Mapping[str, str
     if aggregation.expression is None:
         return None
     kind = aggregation.kind
-    found = type_of(thing, kind, aggregation.expression, columns)
     allowed = _READS.get(kind)
-    if allowed and found not in allowed:
-        hint = f"use ms.Last({aggregation.expression!r}), ms.Count, or make a number of it in derive=."
-        raise DefinitionError.wrong_type(thing, f"{kind} of `{aggregation.expression}`", found, "a number", hint)
+    for expression in reversed(aggregation.values):
+        found = type_of(thing, kind, expression, columns)
+        if allowed and found not in allowed:
+            hint = f"use ms.Last({expression!r}), ms.Count, or make a number of it in derive=."
+            raise DefinitionError.wrong_type(thing, f"{kind} of `{expression}`", found, "a number", hint)
     return found
 
 
@@ -126,11 +135,13 @@ def _stem(thing: str, aggregation: Aggregation) -> str:
         return aggregation.name
     if aggregation.expression is None:
         return aggregation.kind
-    if not is_column(aggregation.expression):
-        what = f"name of {aggregation.kind}(`{aggregation.expression}`)"
-        hint = f'write ms.{type(aggregation).__name__}("{aggregation.expression}", name="...").'
+    read = aggregation.values
+    if not all(is_column(expression) for expression in read):
+        what = f"name of {aggregation.kind}({', '.join(f'`{expression}`' for expression in read)})"
+        given = ", ".join(f'"{expression}"' for expression in read)
+        hint = f'write ms.{type(aggregation).__name__}({given}, name="...").'
         raise DefinitionError.expected(thing, what, None, "a name, for an expression has none", hint)
-    return f"{aggregation.expression.strip()}_{aggregation.kind}"
+    return "_".join([*(expression.strip() for expression in read), aggregation.kind])
 
 
 def _hop(thing: str, aggregation: Aggregation, window: int | None) -> int | None:

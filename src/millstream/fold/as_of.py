@@ -21,6 +21,7 @@ from millstream.fold.lanes import (
     remove_one,
 )
 from millstream.fold.layout import HEADER
+from millstream.fold.moments import SPACE
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -227,7 +228,7 @@ def as_of(events, event_begins, queries, query_begins, times, arrivals, availabl
     is what serving does; else the windows of a key slide, unless a later ordinal asks for an earlier instant.
     """
     n_windows = windows.shape[0]
-    acc, bounds = np.empty(n_windows * meta[0], np.int64), np.empty(n_windows, np.int64)
+    acc, bounds = np.empty(n_windows * meta[0] + SPACE, np.int64), np.empty(n_windows, np.int64)
     edges, ends = np.zeros(max(levels.shape[0], 1), np.int64), np.zeros((3, ops.shape[0]), np.int64)
     scratch, queues = np.empty(0, np.int64), np.empty((2, ops.shape[0], 0), np.int64)
     for k in range(first, last):
@@ -268,7 +269,7 @@ def as_of(events, event_begins, queries, query_begins, times, arrivals, availabl
 @njit(cache=True, nogil=True, error_model="numpy")
 def exact(events, begins, codes, times, available, lanes, ordinal, at, ops, windows, features, meta, numbers, texts):
     """Queries by the window rule itself, event by event: no state, no head, nothing that could overflow."""
-    sums = np.empty(meta[0], np.int64)
+    sums = np.empty(meta[0] + SPACE, np.int64)
     for q in range(at.size):
         feature = 0
         for w in range(windows.shape[0]):

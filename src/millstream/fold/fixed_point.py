@@ -127,7 +127,7 @@ def _normalised(head, below):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _rounded(head, below, sticky, exponent):
+def rounded(head, below, sticky, exponent):
     """`head` (not 0) followed by the bits of `below` and of `sticky`, as the nearest float64, times 2**exponent."""
     head, below, shift = _normalised(head, below)
     if (below | sticky) != _U0:
@@ -160,7 +160,7 @@ def sum_of(low, middle, high):
             exponent -= 64
     if c == _U0:
         return 0.0
-    result = _rounded(c, b, a, exponent)
+    result = rounded(c, b, a, exponent)
     return -result if high < 0 else result
 
 
@@ -222,12 +222,12 @@ def _mean_by_limbs(n, a, b, c, negative):
             exponent -= 64
     if q3 == _U0:
         return 0.0
-    result = _rounded(q3, q2, q1 | q0 | sticky, exponent)
+    result = rounded(q3, q2, q1 | q0 | sticky, exponent)
     return -result if negative else result
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _multiply_add(left, right, plus, carry):
+def multiply_add(left, right, plus, carry):
     """left * right + plus + carry as (low, high) limbs; it never overflows."""
     low, high = left * right, high_product(left, right)
     low += plus
@@ -251,20 +251,20 @@ def _less(left, right, borrow):
 def variance_of(count, lanes, sums, squares):
     """The sample variance: count * squares - sum**2, formed exactly, then rounded and divided once each."""
     a, b, c = _magnitude(lanes[sums], lanes[sums + 1], lanes[sums + 2])
-    s0, k = _multiply_add(a, a, _U0, _U0)
-    s1, k = _multiply_add(a, b, _U0, k)
-    s2, s3 = _multiply_add(a, c, _U0, k)
-    s1, k = _multiply_add(b, a, s1, _U0)
-    s2, k = _multiply_add(b, b, s2, k)
-    s3, s4 = _multiply_add(b, c, s3, k)
-    s2, k = _multiply_add(c, a, s2, _U0)
-    s3, k = _multiply_add(c, b, s3, k)
-    s4, _ = _multiply_add(c, c, s4, k)
+    s0, k = multiply_add(a, a, _U0, _U0)
+    s1, k = multiply_add(a, b, _U0, k)
+    s2, s3 = multiply_add(a, c, _U0, k)
+    s1, k = multiply_add(b, a, s1, _U0)
+    s2, k = multiply_add(b, b, s2, k)
+    s3, s4 = multiply_add(b, c, s3, k)
+    s2, k = multiply_add(c, a, s2, _U0)
+    s3, k = multiply_add(c, b, s3, k)
+    s4, _ = multiply_add(c, c, s4, k)
     n = np.uint64(count)
-    d0, k = _multiply_add(np.uint64(lanes[squares]), n, _U0, _U0)
-    d1, k = _multiply_add(np.uint64(lanes[squares + 1]), n, _U0, k)
-    d2, k = _multiply_add(np.uint64(lanes[squares + 2]), n, _U0, k)
-    d3, d4 = _multiply_add(np.uint64(lanes[squares + 3]), n, _U0, k)
+    d0, k = multiply_add(np.uint64(lanes[squares]), n, _U0, _U0)
+    d1, k = multiply_add(np.uint64(lanes[squares + 1]), n, _U0, k)
+    d2, k = multiply_add(np.uint64(lanes[squares + 2]), n, _U0, k)
+    d3, d4 = multiply_add(np.uint64(lanes[squares + 3]), n, _U0, k)
     d0, k = _less(d0, s0, _U0)
     d1, k = _less(d1, s1, k)
     d2, k = _less(d2, s2, k)
@@ -277,4 +277,4 @@ def variance_of(count, lanes, sums, squares):
             exponent -= 64
     if d4 == _U0:
         return 0.0
-    return _rounded(d4, d3, d2 | d1 | d0, exponent) / (np.float64(count) * np.float64(count - 1))
+    return rounded(d4, d3, d2 | d1 | d0, exponent) / (np.float64(count) * np.float64(count - 1))

@@ -11,6 +11,7 @@ from numba import njit
 
 from millstream.fold.lanes import clear, combine, emit
 from millstream.fold.layout import HEAD_CAPACITY, HEAD_SPAN, HEADER, LIFETIME, STATE_VERSION
+from millstream.fold.moments import SPACE
 
 LOWEST = np.int64(-(2**63))
 _HIGHEST = np.int64(2**63 - 1)
@@ -299,7 +300,7 @@ def value(data, offsets, at, probes, ops, windows, features, meta):
     """States at instants to (numbers, texts), one row each; `probes` holds request fields, one row each."""
     n = offsets.size - 1
     numbers, texts = np.empty((n, meta[2]), np.float64), np.empty((n, meta[3]), np.int64)
-    bounds, acc = np.empty(windows.shape[0], np.int64), np.empty(windows.shape[0] * meta[0], np.int64)
+    bounds, acc = np.empty(windows.shape[0], np.int64), np.empty(windows.shape[0] * meta[0] + SPACE, np.int64)
     for i in range(n):
         place = offsets[i] if offsets[i + 1] > offsets[i] else np.int64(-1)
         value_one(data, place, at[i], ops, windows, features, meta, bounds, acc, numbers, texts, i)

@@ -6,10 +6,13 @@ gives min and max (one lane) and first and last (time, then value). All three ar
 empty lane group is their identity. A new aggregate is a new list of lanes and a formula; no kernel changes.
 """
 
+import math
+
 import numpy as np
 from numba import njit
 
 from millstream.fold.fixed_point import from_sortable, mean_of, sum_of, variance_of
+from millstream.fold.moments import SPACE, correlation_of, covariance_of, kurtosis_of, skewness_of
 
 ADD, LEAST, GREATEST = 0, 1, 2
 
@@ -17,6 +20,7 @@ EMPTY_LEAST = np.int64(2**63 - 1)
 EMPTY_GREATEST = np.int64(-(2**63))
 
 COUNT, SUM, MEAN, VAR, STD, NUMBER, TEXT, SINCE = range(8)
+SHARE, RATE, COVARIANCE, CORRELATION, SKEWNESS, KURTOSIS, GEOMETRIC = range(8, 15)
 
 _U0, _U1 = np.uint64(0), np.uint64(1)
 
@@ -108,17 +112,15 @@ def beats(op, width, left, at, right, start):
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def emit(features, first, last, lanes, base, at, numbers, texts, row):
-    """Write the features `first` to `last` of one window, whose merged lanes begin at `base`, into the output row."""
+    """Write the features `first` to `last` of one window, whose merged lanes begin at `base`, into the output row.
+
+    The last `SPACE` numbers of `lanes` are free to work in.
+    """
     for i in range(first, last):
-        formula, out, a, b, c = (
-            features[i, 0],
-            features[i, 5],
-            base + features[i, 2],
-            base + features[i, 3],
-            base + features[i, 4],
-        )
+        formula, out = features[i, 0], features[i, 8]
+        a, b, c = base + features[i, 2], base + features[i, 3], base + features[i, 4]
         if formula == TEXT:
-            for j in range(b - base):
+            for j in range(features[i, 3]):
                 texts[row, out + j] = lanes[a + j]
             continue
         result = np.nan
@@ -137,6 +139,34 @@ def emit(features, first, last, lanes, base, at, numbers, texts, row):
         elif formula == NUMBER:
             if lanes[a] != EMPTY_LEAST and lanes[a] != EMPTY_GREATEST:
                 result = from_sortable(lanes[b])
-        elif formula == SINCE and lanes[a] != EMPTY_GREATEST:
-            result = np.float64(at - lanes[a]) / 1e6
+        elif formula == SINCE:
+            if lanes[a] != EMPTY_LEAST and lanes[a] != EMPTY_GREATEST:
+                result = np.float64(at - lanes[a]) / 1e6
+        elif formula >= SHARE:
+            result = _derived(features, i, lanes, base)
         numbers[row, out] = result
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def _derived(features, i, lanes, base):
+    """The value of a feature that is worked out from several lane groups."""
+    formula, count = features[i, 0], lanes[base + features[i, 2]]
+    b, c, d = base + features[i, 3], base + features[i, 4], base + features[i, 5]
+    e, f, space = base + features[i, 6], base + features[i, 7], lanes.size - SPACE
+    if formula == SHARE:
+        return np.float64(lanes[b]) / np.float64(count) if count > 0 else np.nan
+    if formula == RATE:
+        return np.float64(count) * np.float64(features[i, 3]) / np.float64(features[i, 4])
+    if formula == GEOMETRIC:
+        if count == 0 or lanes[b] > 0:
+            return np.nan
+        return math.exp(mean_of(count, lanes[c], lanes[c + 1], lanes[c + 2]))
+    if formula == SKEWNESS:
+        return skewness_of(count, lanes, b, c, d, space) if count > 2 else np.nan
+    if formula == KURTOSIS:
+        return kurtosis_of(count, lanes, b, c, d, e, space) if count > 3 else np.nan
+    if count < 2:
+        return np.nan
+    if formula == COVARIANCE:
+        return covariance_of(count, lanes, b, c, d, space)
+    return correlation_of(count, lanes, b, c, d, e, f, space)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +26,8 @@ HEAD_CAPACITY = 64
 AHEAD = 300_000_000
 #: int64 numbers before the rows of a state: version, newest arrival, tiles, instants.
 HEADER = 4
+#: How many places of lanes, or other numbers, a formula takes at most.
+_NUMBERS = 6
 _DAY = 86_400_000_000
 #: Where the tile that holds everything older than the longest window starts.
 LIFETIME = -(2**62)
@@ -36,7 +38,10 @@ _DATED = {"first": lanes.LEAST, "last": lanes.GREATEST}
 
 @dataclass(frozen=True)
 class Slot:
-    """One lane group: what is lifted from an event, and how it merges."""
+    """One lane group: what is lifted from an event, and how it merges.
+
+    With `other`, an event counts only where that expression has a value too.
+    """
 
     lift: str
     expression: str | None
@@ -45,6 +50,7 @@ class Slot:
     width: int
     offset: int = 0
     max_bytes: int = 0
+    other: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,13 +111,14 @@ def layout_of(group: StreamFeatureGroup | BatchFeatureGroup) -> Layout:
 
 @lru_cache(maxsize=512)
 def _layout(columns: tuple[WindowedFeature, ...]) -> Layout:
-    slots: list[Slot] = []
-    plans = [_plan(column, slots) for column in columns]
+    shared = _Slots()
+    plans = [_plan(column, shared) for column in columns]
+    slots = shared.all
     windows, order = _windows(columns)
     features, texts = _features(columns, plans, order)
     used = np.zeros((len(windows), len(slots)), np.int64)
-    for column, (_, _, places) in zip(columns, plans, strict=True):
-        used[order[_window_key(column)], places] = 1
+    for column, plan in zip(columns, plans, strict=True):
+        used[order[_window_key(column)], plan.needs] = 1
     levels = _levels(columns)
     lifetime = any(column.window is None for column in columns)
     width = sum(slot.width for slot in slots)
@@ -123,47 +130,102 @@ def _layout(columns: tuple[WindowedFeature, ...]) -> Layout:
     )  # fmt: skip
 
 
-def _slot(slots: list[Slot], lift: str, column: WindowedFeature, op: int, width: int) -> int:
-    """The index of the lane group with these facts, shared by every feature that needs the same."""
-    expression = None if lift in ("rows", "time") else column.expression
-    max_bytes = column.max_bytes if lift == "text" else 0
-    for i, slot in enumerate(slots):
-        if (slot.lift, slot.expression, slot.where, slot.op, slot.width) == (lift, expression, column.where, op, width):
-            return i
-    offset = slots[-1].offset + slots[-1].width if slots else 0
-    slots.append(Slot(lift, expression, column.where, op, width, offset, max_bytes))
-    return len(slots) - 1
+@dataclass(frozen=True)
+class _Plan:
+    """How a feature is made: its formula, the numbers it takes, and the lane groups it needs.
+
+    A number is the place of a lane, or one of the definition's (what follows the places of a rate or a text).
+    """
+
+    formula: int
+    numbers: tuple[int, ...]
+    needs: tuple[int, ...]
 
 
-def _plan(column: WindowedFeature, slots: list[Slot]) -> tuple[int, tuple[int, int, int], list[int]]:
-    """The formula of a feature, the lane offsets it reads, and the lane groups it needs."""
-    kind = column.kind
+class _Slots:
+    """The lane groups of a group of features, each shared by every feature that needs the same."""
+
+    def __init__(self) -> None:
+        self.all: list[Slot] = []
+
+    def place(self, wanted: Slot) -> int:
+        """The index of a lane group, which is added where there is none with the same facts."""
+        for i, slot in enumerate(self.all):
+            if replace(slot, offset=0, max_bytes=wanted.max_bytes) == wanted:
+                return i
+        last = self.all[-1] if self.all else None
+        self.all.append(replace(wanted, offset=last.offset + last.width if last else 0))
+        return len(self.all) - 1
+
+    def plan(self, formula: int, *wanted: Slot, numbers: tuple[int, ...] = ()) -> _Plan:
+        """A feature that reads lane groups in the order of its formula, and then numbers of its definition."""
+        needs = tuple(self.place(slot) for slot in wanted)
+        return _Plan(formula, (*(self.all[place].offset for place in needs), *numbers), needs)
+
+
+def _plan(column: WindowedFeature, slots: _Slots) -> _Plan:
+    kind, of = column.kind, partial(_slot, column)
     if kind == "count":
-        place = _slot(slots, "present" if column.expression else "rows", column, lanes.ADD, 1)
-        return lanes.COUNT, (slots[place].offset, 0, 0), [place]
+        return slots.plan(lanes.COUNT, of("present" if column.expression else "rows", lanes.ADD, 1))
     if kind == "time_since":
-        place = _slot(slots, "time", column, lanes.GREATEST, 1)
-        return lanes.SINCE, (slots[place].offset, 0, 0), [place]
+        return slots.plan(lanes.SINCE, of("time", lanes.GREATEST, 1))
+    if kind == "age":
+        return slots.plan(lanes.SINCE, of("time", lanes.LEAST, 1))
+    if kind == "share":
+        every = replace(of("rows", lanes.ADD, 1), where=None)
+        return slots.plan(lanes.SHARE, every, of("rows", lanes.ADD, 1))
+    if kind == "rate":
+        numbers = (column.per, column.window or 1)
+        shared = math.gcd(*numbers)
+        rate = (numbers[0] // shared, numbers[1] // shared)
+        return slots.plan(lanes.RATE, of("rows", lanes.ADD, 1), numbers=rate)
     if kind in _EXTREMES:
         op, lift = _EXTREMES[kind]
-        place = _slot(slots, lift, column, op, 1)
-        return lanes.NUMBER, (slots[place].offset, slots[place].offset, 0), [place]
+        plan = slots.plan(lanes.NUMBER, of(lift, op, 1))
+        return replace(plan, numbers=plan.numbers * 2)
     if kind in _DATED:
-        if column.dtype == "string":
-            width = column.max_bytes // 8 + 1
-            place = _slot(slots, "text", column, _DATED[kind], 1 + width)
-            return lanes.TEXT, (slots[place].offset, 1 + width, 0), [place]
-        place = _slot(slots, "dated", column, _DATED[kind], 2)
-        return lanes.NUMBER, (slots[place].offset, slots[place].offset + 1, 0), [place]
-    total = _slot(slots, "sum", column, lanes.ADD, 3)
-    if kind == "sum":
-        return lanes.SUM, (slots[total].offset, 0, 0), [total]
-    count = _slot(slots, "present", column, lanes.ADD, 1)
-    if kind == "mean":
-        return lanes.MEAN, (slots[total].offset, slots[count].offset, 0), [total, count]
-    squares = _slot(slots, "squares", column, lanes.ADD, 4)
-    formula = {"var": lanes.VAR, "std": lanes.STD}[kind]
-    return formula, (slots[total].offset, slots[count].offset, slots[squares].offset), [total, count, squares]
+        return _dated(column, slots)
+    return _moments(column, slots)
+
+
+def _dated(column: WindowedFeature, slots: _Slots) -> _Plan:
+    op = _DATED[column.kind]
+    if column.dtype == "string":
+        width = column.max_bytes // 8 + 2
+        return slots.plan(lanes.TEXT, _slot(column, "text", op, width), numbers=(width,))
+    plan = slots.plan(lanes.NUMBER, _slot(column, "dated", op, 2))
+    return replace(plan, numbers=(plan.numbers[0], plan.numbers[0] + 1))
+
+
+def _moments(column: WindowedFeature, slots: _Slots) -> _Plan:
+    of = partial(_slot, column)
+    total, count, squares = of("sum", lanes.ADD, 3), of("present", lanes.ADD, 1), of("squares", lanes.ADD, 4)
+    cubes, fourths = of("cubes", lanes.ADD, 6), of("fourths", lanes.ADD, 8)
+    products = of("products", lanes.ADD, 4)
+    other = [replace(slot, expression=slot.other, other=slot.expression) for slot in (total, squares)]
+    others, squares_of_others = other
+    wanted = {
+        "sum": (lanes.SUM, total),
+        "mean": (lanes.MEAN, total, count),
+        "var": (lanes.VAR, total, count, squares),
+        "std": (lanes.STD, total, count, squares),
+        "skewness": (lanes.SKEWNESS, count, total, squares, cubes),
+        "kurtosis": (lanes.KURTOSIS, count, total, squares, cubes, fourths),
+        "covariance": (lanes.COVARIANCE, count, total, others, products),
+        "correlation": (lanes.CORRELATION, count, total, others, products, squares, squares_of_others),
+        "geometric_mean": (lanes.GEOMETRIC, of("positive", lanes.ADD, 1), of("not_positive", lanes.ADD, 1),
+                           of("logarithms", lanes.ADD, 3)),
+    }  # fmt: skip
+    formula, *needed = wanted[column.kind]
+    return slots.plan(formula, *needed)  # type: ignore[arg-type]
+
+
+def _slot(column: WindowedFeature, lift: str, op: int, width: int) -> Slot:
+    """The lane group of a column's own expression and filter."""
+    if lift in ("rows", "time"):
+        return Slot(lift, None, column.where, op, width)
+    max_bytes = column.max_bytes if lift == "text" else 0
+    return Slot(lift, column.expression, column.where, op, width, max_bytes=max_bytes, other=column.other)
 
 
 def _window_key(column: WindowedFeature) -> tuple[int, int, int]:
@@ -192,18 +254,21 @@ def _windows(columns: tuple[WindowedFeature, ...]) -> tuple[np.ndarray, dict[tup
     return np.array(rows, np.int64).reshape(-1, 4), order
 
 
-def _features(columns, plans, order) -> tuple[np.ndarray, list[int]]:  # type: ignore[no-untyped-def]
-    """Feature rows (formula, window, lane offsets a b c, output place), sorted by window; widths of the text outputs."""
+def _features(
+    columns: Sequence[WindowedFeature], plans: Sequence[_Plan], order: Mapping[tuple[int, int, int], int]
+) -> tuple[np.ndarray, list[int]]:
+    """Feature rows (formula, window, six numbers of the plan, output place), by window; widths of the text outputs."""
     rows: list[tuple[int, ...]] = []
     texts: list[int] = []
-    for place, (column, (formula, (a, b, c), _)) in enumerate(zip(columns, plans, strict=True)):
+    for place, (column, plan) in enumerate(zip(columns, plans, strict=True)):
         out = place
-        if formula == lanes.TEXT:
+        if plan.formula == lanes.TEXT:
             out = sum(texts)
-            texts.append(b)
-        rows.append((formula, order[_window_key(column)], a, b, c, out))
+            texts.append(plan.numbers[1])
+        numbers = (*plan.numbers, *[0] * (_NUMBERS - len(plan.numbers)))
+        rows.append((plan.formula, order[_window_key(column)], *numbers, out))
     rows.sort(key=lambda row: row[1])
-    return np.array(rows, np.int64).reshape(-1, 6), texts
+    return np.array(rows, np.int64).reshape(-1, _NUMBERS + 3), texts
 
 
 def _levels(columns: tuple[WindowedFeature, ...]) -> np.ndarray:

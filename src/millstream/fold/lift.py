@@ -1,10 +1,11 @@
 """Lift: one event as the lanes of an instant, column by column, before any merging."""
 
+import math
+
 import numpy as np
 from numba import njit
 
-from millstream.fold.fixed_point import high_product, sortable, to_fixed
-from millstream.fold.lanes import EMPTY_GREATEST
+from millstream.fold.fixed_point import high_product, multiply_add, sortable, to_fixed
 
 _U0, _U1 = np.uint64(0), np.uint64(1)
 
@@ -20,15 +21,19 @@ def lift_count(flags, out, offset):
 def lift_sum(numbers, out, offset):
     """Each event's number as three limbs of a fixed-point sum (NaN adds nothing)."""
     for i in range(numbers.size):
-        out[i, offset] = out[i, offset + 1] = out[i, offset + 2] = 0
-        number = numbers[i]
-        if np.isnan(number):
-            continue
-        low, high = to_fixed(number)
-        if number < 0:
-            low, high = ~low + _U1, ~high + (_U1 if low == _U0 else _U0)
-            out[i, offset + 2] = -1 if (low != _U0 or high != _U0) else 0
-        out[i, offset], out[i, offset + 1] = np.int64(low), np.int64(high)
+        _put_fixed(numbers[i], out, i, offset)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
+def _put_fixed(number, out, i, offset):
+    out[i, offset] = out[i, offset + 1] = out[i, offset + 2] = 0
+    if np.isnan(number):
+        return
+    low, high = to_fixed(number)
+    if number < 0:
+        low, high = ~low + _U1, ~high + (_U1 if low == _U0 else _U0)
+        out[i, offset + 2] = -1 if (low != _U0 or high != _U0) else 0
+    out[i, offset], out[i, offset + 1] = np.int64(low), np.int64(high)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
@@ -72,10 +77,72 @@ def lift_dated(times, numbers, empty, out, offset):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def lift_time(times, flags, out, offset):
-    """Each event's time where its flag is set."""
+def lift_time(times, flags, empty, out, offset):
+    """Each event's time where its flag is set, else `empty`."""
     for i in range(flags.size):
-        out[i, offset] = times[i] if flags[i] else EMPTY_GREATEST
+        out[i, offset] = times[i] if flags[i] else empty
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def lift_logarithm(numbers, out, offset):
+    """The natural logarithm of each event's positive number as three limbs of a fixed-point sum (NaN adds nothing)."""
+    for i in range(numbers.size):
+        _put_fixed(math.log(numbers[i]), out, i, offset)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def lift_product(numbers, others, out, offset):
+    """The exact product of each event's two fixed-point numbers, as four limbs in two's complement."""
+    for i in range(numbers.size):
+        for j in range(4):
+            out[i, offset + j] = 0
+        number, other = numbers[i], others[i]
+        if np.isnan(number) or np.isnan(other):
+            continue
+        low, high = to_fixed(other)
+        out[i, offset], out[i, offset + 1] = np.int64(low), np.int64(high)
+        low, high = to_fixed(number)
+        _multiply(out, i, offset, 4, low, high)
+        if (number < 0) != (other < 0):
+            _negate(out, i, offset, 4)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def lift_power(numbers, power, width, out, offset):
+    """The exact third or fourth power of each event's fixed-point number, as `width` limbs (six or eight)."""
+    for i in range(numbers.size):
+        for j in range(width):
+            out[i, offset + j] = 0
+        number = numbers[i]
+        if np.isnan(number):
+            continue
+        low, high = to_fixed(number)
+        out[i, offset], out[i, offset + 1] = np.int64(low), np.int64(high)
+        for _ in range(power - 1):
+            _multiply(out, i, offset, width, low, high)
+        if number < 0 and power == 3:
+            _negate(out, i, offset, width)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def _multiply(out, i, offset, width, low, high):
+    """Multiply the magnitude of `width` limbs by one of two, in place."""
+    below, carry, carry_high = _U0, _U0, _U0
+    for j in range(width):
+        limb = np.uint64(out[i, offset + j])
+        upper, carry_high = multiply_add(below, high, carry_high, _U0)
+        result, carry = multiply_add(limb, low, upper, carry)
+        out[i, offset + j] = np.int64(result)
+        below = limb
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def _negate(out, i, offset, width):
+    carry = _U1
+    for j in range(width):
+        limb = ~np.uint64(out[i, offset + j]) + carry
+        carry = _U1 if carry == _U1 and limb == _U0 else _U0
+        out[i, offset + j] = np.int64(limb)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)

@@ -46,15 +46,22 @@ def _too_late(columns: list[Any], event: OracleEvent) -> bool:
 
 def _feature(column: Any, events: list[OracleEvent], at: int) -> Any:
     until = _floor(at - column.delay, column.hop) if column.delay else at
-    inside = [
+    rows = [
         e
         for e in events
-        if e.time < until
-        and (column.window is None or e.time >= _floor(at - column.delay - column.window, column.hop))
-        and (column.where is None or e.fields[column.where] is True)
+        if e.time < until and (column.window is None or e.time >= _floor(at - column.delay - column.window, column.hop))
     ]
-    if column.kind == "time_since":
-        return (at - max(e.time for e in inside)) / 1e6 if inside else None
+    inside = [e for e in rows if column.where is None or e.fields[column.where] is True]
+    if column.kind == "share":
+        return len(inside) / len(rows) if rows else None
+    if column.kind == "rate":
+        return float(Fraction(len(inside) * column.per, column.window))
+    if column.kind in ("time_since", "age"):
+        which = max if column.kind == "time_since" else min
+        return (at - which(e.time for e in inside)) / 1e6 if inside else None
+    if column.other is not None:
+        pairs = [(_clean(e.fields[column.expression]), _clean(e.fields[column.other])) for e in inside]
+        return _together(column.kind, [(x, y) for x, y in pairs if x is not None and y is not None])
     if column.kind == "count" and column.expression is None:
         return len(inside)
     dated = [(e.time, _clean(e.fields[column.expression])) for e in inside]
@@ -76,14 +83,61 @@ def _aggregate(kind: str, dated: list[tuple[int, Any]], dtype: str) -> Any:
     values = [v for _, v in dated]
     if kind in ("min", "max"):
         return {"min": min, "max": max}[kind](values) if values else None
-    fixed = [round(Fraction(v) * 2**64) for v in values]
+    if kind == "geometric_mean":
+        return _geometric_mean(values)
+    fixed = [_fixed(v) for v in values]
     count, total = len(fixed), sum(fixed)
     if kind == "sum":
         return total / 2**64
     if kind == "mean":
         return total / (count * 2**64) if count else None
+    if kind in ("skewness", "kurtosis"):
+        return _shape(kind, fixed)
     if count < 2:
         return None
     spread = (count * sum(x * x for x in fixed) - total * total) / 2**128
     variance = spread / (float(count) * float(count - 1))
     return math.sqrt(variance) if kind == "std" else variance
+
+
+def _fixed(value: float) -> int:
+    return round(Fraction(value) * 2**64)
+
+
+def _geometric_mean(values: list[float]) -> float | None:
+    if not values or min(values) <= 0:
+        return None
+    return math.exp(sum(_fixed(math.log(v)) for v in values) / (len(values) * 2**64))
+
+
+def _co_moment(xs: list[int], ys: list[int]) -> float:
+    """n * sum(xy) - sum(x) * sum(y) of multiples of 2**-64, rounded once."""
+    return (len(xs) * sum(x * y for x, y in zip(xs, ys, strict=True)) - sum(xs) * sum(ys)) / 2**128
+
+
+def _together(kind: str, pairs: list[tuple[float, float]]) -> float | None:
+    if len(pairs) < 2:
+        return None
+    xs, ys = [_fixed(x) for x, _ in pairs], [_fixed(y) for _, y in pairs]
+    shared, n = _co_moment(xs, ys), float(len(pairs))
+    if kind == "covariance":
+        return shared / (n * (n - 1))
+    along, across = _co_moment(xs, xs), _co_moment(ys, ys)
+    if along == 0 or across == 0:
+        return None
+    return min(1.0, max(-1.0, shared / (math.sqrt(along) * math.sqrt(across))))
+
+
+def _shape(kind: str, xs: list[int]) -> float | None:
+    """Central moments by their definition: every deviation from the mean, times the count, is a whole number."""
+    n = len(xs)
+    spread = _co_moment(xs, xs) / n if n else 0.0
+    if n < (3 if kind == "skewness" else 4) or spread == 0:
+        return None
+    away = [n * x - sum(xs) for x in xs]
+    if kind == "skewness":
+        third = float(Fraction(sum(d**3 for d in away), n * 2**192)) / (n * n)
+        return n * math.sqrt(n - 1) / (n - 2) * (third / (spread * math.sqrt(spread)))
+    fourth = float(Fraction(sum(d**4 for d in away), n * 2**256)) / (float(n) * n * n)
+    scaled = n * (n + 1.0) * (n - 1) * fourth / ((n - 2.0) * (n - 3) * (spread * spread))
+    return scaled - 3.0 * (n - 1) * (n - 1) / ((n - 2.0) * (n - 3))

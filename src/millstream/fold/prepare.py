@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 _EMPTY = {lanes.LEAST: lanes.EMPTY_LEAST, lanes.GREATEST: lanes.EMPTY_GREATEST, lanes.ADD: np.int64(0)}
 
+_POWERS = {"cubes": 3, "fourths": 4}
+#: What is kept as multiples of 2**-64, so that its range is bounded.
+_SUMMED = ("sum", "squares", "products", *_POWERS)
+
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
@@ -70,11 +74,15 @@ def aggregated(group: StreamFeatureGroup | BatchFeatureGroup, feature: WindowedF
 
     `table` holds rows that `prepare` keeps for the group.
     """
-    texts = (feature.expression, feature.where)
-    expression, where = (None if sql is None else _inline(sql, *_columns_of(group)) for sql in texts)
-    columns, _ = _evaluate(table, dict.fromkeys(sql for sql in (expression, where) if sql))
+    where, *values = (
+        None if sql is None else _inline(sql, *_columns_of(group))
+        for sql in (feature.where, feature.expression, feature.other)
+    )
+    columns, _ = _evaluate(table, dict.fromkeys(sql for sql in (where, *values) if sql))
     found = np.ones(table.num_rows, bool) if where is None else _flags(columns[where])
-    return found if expression is None else found & _present(columns[expression])
+    for sql in values:
+        found = found & _present(columns[sql]) if sql else found
+    return found
 
 
 @dataclass(frozen=True)
@@ -102,7 +110,7 @@ class _Plan:
     layout: Layout
     where: str | None
     keys: tuple[str, ...]
-    inputs: tuple[tuple[Slot, str | None, str | None], ...]
+    inputs: tuple[tuple[Slot, str | None, str | None, str | None], ...]
     wanted: tuple[str, ...]
 
 
@@ -128,8 +136,8 @@ def _plan(group: Any) -> _Plan:
 
     where = inline(group.where)
     keys = tuple(_inline((group.keys or {}).get(name, name), derive, columns) for name in group.entity.keys)
-    inputs = tuple((slot, inline(slot.expression), inline(slot.where)) for slot in layout.slots)
-    every = [where, *keys, *(sql for _, expression, condition in inputs for sql in (expression, condition))]
+    inputs = tuple((slot, inline(slot.expression), inline(slot.where), inline(slot.other)) for slot in layout.slots)
+    every = [where, *keys, *(sql for _, *read in inputs for sql in read)]
     return _Plan(layout, where, keys, inputs, tuple(dict.fromkeys(sql for sql in every if sql)))
 
 
@@ -298,24 +306,37 @@ class _Input:
     """What one lane group reads of each row, and which rows it must refuse."""
 
     def __init__(
-        self, slot: Slot, expression: str | None, where_sql: str | None, columns: dict[str, pa.ChunkedArray], rows: int
+        self,
+        slot: Slot,
+        expression: str | None,
+        where_sql: str | None,
+        other: str | None,
+        columns: dict[str, pa.ChunkedArray],
+        rows: int,
     ) -> None:
         self.slot, self.reason = slot, ""
         self.refused: Any = np.False_
         self.not_finite: Any = np.False_
         self.numbers: Any = None
+        self.others: Any = None
         self.flags: Any = None
         self.text: Any = None
         column = columns[expression] if expression else None
         where = _flags(columns[where_sql]) if where_sql else None
+        if other:
+            where = _present(columns[other]) if where is None else where & _present(columns[other])
         if slot.lift in ("rows", "time", "present"):
             self.flags = np.ones(rows, bool) if where is None else where
             if column is not None:
                 self.flags = self.flags & _present(column)
         elif slot.lift == "text":
             self._read_text(column, where)
+        elif slot.lift in ("positive", "not_positive", "logarithms"):
+            self._read_signs(column, where)
         else:
             self._read_numbers(column, where)
+        if slot.lift == "products":
+            self.others = _numbers(columns[other])  # type: ignore[index]
 
     def _read_text(self, column: pa.ChunkedArray, where: np.ndarray | None) -> None:
         text = _flat(column.cast(pa.string()))
@@ -332,11 +353,18 @@ class _Input:
             numbers[~where] = np.nan
         self.not_finite = np.isinf(numbers)
         numbers[self.not_finite] = np.nan
-        if self.slot.lift in ("sum", "squares"):
+        if self.slot.lift in _SUMMED:
             with np.errstate(invalid="ignore"):
                 self.refused = np.abs(numbers) >= LIMIT
             self.reason = f"`{self.slot.expression}` lies outside +-2**50, the range of exact sums"
         self.numbers = numbers
+
+    def _read_signs(self, column: pa.ChunkedArray, where: np.ndarray | None) -> None:
+        """Which numbers are positive, or are not; for their logarithms, those that are."""
+        numbers = _numbers(column)
+        there = np.isfinite(numbers) if where is None else where & np.isfinite(numbers)
+        self.flags = there & ((numbers <= 0) if self.slot.lift == "not_positive" else (numbers > 0))
+        self.numbers = np.where(self.flags, numbers, np.nan)
 
 
 def _lift(layout: Layout, inputs: list[_Input], times: np.ndarray, kept: np.ndarray, everything: bool) -> np.ndarray:
@@ -349,14 +377,20 @@ def _lift(layout: Layout, inputs: list[_Input], times: np.ndarray, kept: np.ndar
     when = pick(times)
     for item in inputs:
         slot, empty = item.slot, _EMPTY[item.slot.op]
-        if slot.lift in ("rows", "present"):
+        if slot.lift in ("rows", "present", "positive", "not_positive"):
             lift.lift_count(pick(item.flags), out, slot.offset)
         elif slot.lift == "time":
-            lift.lift_time(when, pick(item.flags), out, slot.offset)
+            lift.lift_time(when, pick(item.flags), empty, out, slot.offset)
         elif slot.lift == "sum":
             lift.lift_sum(pick(item.numbers), out, slot.offset)
         elif slot.lift == "squares":
             lift.lift_squares(pick(item.numbers), out, slot.offset)
+        elif slot.lift == "products":
+            lift.lift_product(pick(item.numbers), pick(item.others), out, slot.offset)
+        elif slot.lift in _POWERS:
+            lift.lift_power(pick(item.numbers), _POWERS[slot.lift], slot.width, out, slot.offset)
+        elif slot.lift == "logarithms":
+            lift.lift_logarithm(pick(item.numbers), out, slot.offset)
         elif slot.lift == "extreme":
             lift.lift_extreme(pick(item.numbers), empty, out, slot.offset)
         elif slot.lift == "dated":

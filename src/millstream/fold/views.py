@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from millstream.fold.kernels import exact_from, value_one
 from millstream.fold.layout import HEADER, STATE_VERSION, Layout
+from millstream.fold.moments import SPACE
 from millstream.fold.states import Values
 
 _VERSION = STATE_VERSION.to_bytes(8, "little")
@@ -93,7 +94,7 @@ def _value_all(data, places, at, ops, windows, features, meta, cuts):  # type: i
         wide, text = max(wide, meta[g, 2]), max(text, meta[g, 3])
         lanes, most = max(lanes, meta[g, 0]), max(most, cuts[g + 1, 1] - cuts[g, 1])
     numbers, texts = np.empty((groups * rows, wide), np.float64), np.empty((groups * rows, text), np.int64)
-    bounds, acc = np.empty(most, np.int64), np.empty(most * lanes, np.int64)
+    bounds, acc = np.empty(most, np.int64), np.empty(most * lanes + SPACE, np.int64)
     early, any_early = np.zeros(groups * rows, np.bool_), False
     for g in range(groups):
         mine = ops[cuts[g, 0] : cuts[g + 1, 0]]

@@ -16,7 +16,8 @@ def definitions(fraud):
         ms.Count("n", over="1h"), ms.Sum("n", over=["1h", None], delay="5m"),
         ms.Mean("n * 2", name="double", over="1h"),
         ms.Std("n"), ms.Var("n", where="n > 2"), ms.Min("n", over="1d", hop="1h"), ms.Max("n"), ms.First("n"),
-        ms.Last("n", max_bytes=7), ms.TimeSince(name="quiet"),
+        ms.Last("n", max_bytes=7), ms.TimeSince(name="quiet"), ms.Age(), ms.Share(where="n > 2"),
+        ms.Rate(per="1h", over=["1h", "1d"]), ms.Covariance("n", "n * n", name="bend"), ms.Skewness("n", over="1d"),
     ]  # fmt: skip
     folded = ms.BatchFeatureGroup("folded", entity=fraud.user, every="1h", source=visits, features=every_aggregate)
     union = ms.StreamFeatureGroup(

@@ -79,7 +79,7 @@ def test_long_histories_slide_to_the_rule(values, order):
         "a little late": times + rng.integers(0, HOUR, 1_500), "day by day, backwards": times - 2 * (times // DAY * DAY),
     }[order]  # fmt: skip
     events = [
-        Event(0, int(t), int(t), float(x), "ab"[i % 2], i % 7 > 0)
+        Event(0, int(t), int(t), float(x), float(i % 5), "ab"[i % 2], i % 7 > 0)
         for i, (t, x) in enumerate(zip(times, numbers, strict=True))
     ]
     at = np.sort(rng.integers(0, 4 * DAY, 400)) + BASE
@@ -89,7 +89,10 @@ def test_long_histories_slide_to_the_rule(values, order):
 
 
 def test_an_event_known_after_it_left_the_window_never_counts():
-    events = [Event(0, BASE, BASE, 5.0, "old", True), Event(0, BASE + 3 * HOUR, BASE + 3 * HOUR, 1.0, "new", True)]
+    events = [
+        Event(0, BASE, BASE, 5.0, 1.0, "old", True),
+        Event(0, BASE + 3 * HOUR, BASE + 3 * HOUR, 1.0, 2.0, "new", True),
+    ]
     for sweep in (False, True):
         at = [BASE + MINUTE, BASE + 2 * HOUR, BASE + 2 * HOUR + 1, BASE + 3 * HOUR + 1, BASE + 5 * HOUR]
         found, wanted = read(HOURLY, events, [BASE + 2 * HOUR, BASE + 3 * HOUR], [0] * 5, at, at, sweep=sweep)
@@ -102,7 +105,7 @@ def test_an_event_known_after_it_left_the_window_never_counts():
 
 def test_late_history_is_read_at_moments_that_a_state_no_longer_tells_apart():
     """Only a sliding window can answer this, so it shows that late keys slide."""
-    events = [Event(0, BASE + i * SECOND, BASE + HOUR - i, 1.0, "a", True) for i in range(60)]
+    events = [Event(0, BASE + i * SECOND, BASE + HOUR - i, 1.0, None, "a", True) for i in range(60)]
     at = [BASE + 40 * SECOND, BASE + 30 * SECOND]
     available = [e.arrival for e in events]
     found, wanted = read(HOURLY, events, available, [0, 0], [BASE + HOUR] * 2, at)
@@ -112,7 +115,7 @@ def test_late_history_is_read_at_moments_that_a_state_no_longer_tells_apart():
 
 
 def test_a_later_ordinal_may_ask_for_an_earlier_moment():
-    events = [Event(0, BASE + i * MINUTE, BASE + 10 * MINUTE - i, float(i), "a", True) for i in range(4)]
+    events = [Event(0, BASE + i * MINUTE, BASE + 10 * MINUTE - i, float(i), 1.0, "a", True) for i in range(4)]
     at = [BASE + 20 * MINUTE, BASE + 10 * MINUTE]
     found, wanted = read(HOURLY, events, [e.arrival for e in events], [0, 0], [BASE + HOUR, BASE + 2 * HOUR], at)
     assert found == wanted

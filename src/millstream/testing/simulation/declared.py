@@ -82,6 +82,7 @@ class Declared:
                 ms.Count(name=f"n{n}", **common), ms.Count(name=f"ok{n}", where="ok", **common),
                 ms.Sum("x", name=f"sum{n}", **common), ms.Std("d", name=f"std{n}", **common),
                 ms.Last("s", name=f"s{n}", **common), ms.TimeSince(name=f"since{n}", **common),
+                ms.Share(where="ok", name=f"part{n}", **common), ms.Correlation("x", "d", name=f"corr{n}", **common),
             ]  # fmt: skip
         return ms.StreamFeatureGroup("g", entity=KEY, source=[self.events, more] if self.union else self.events,
                                      where=self.where, derive={"d": self.derived}, features=features)  # fmt: skip
