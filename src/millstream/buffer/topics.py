@@ -4,6 +4,8 @@ from __future__ import annotations
 
 ARCHIVE = "archive"
 """The consumer that reads what is archived."""
+COMPUTING = "compute"
+"""The group of workers that share the partitions of the streams."""
 CHECK = "check"
 """The consumer that reads streams which no group version reads, so that what does not fit is a dead letter."""
 REGISTRY = "marks.registry"

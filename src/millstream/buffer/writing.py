@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from millstream.buffer.log import Batch, Log
+from millstream.buffer.worker import Worker
 from millstream.errors import Fenced, LogError
 
 PATIENCE = 100
@@ -32,7 +33,9 @@ class Commit(NamedTuple):
     position: int
 
 
-def append_and_commit(log: Log, appends: Iterable[Append], commits: Iterable[Commit]) -> None:
+def append_and_commit(
+    log: Log, appends: Iterable[Append], commits: Iterable[Commit], worker: Worker | None = None
+) -> None:
     """Append some batches and move consumers past what they were made of.
 
     On an atomic log that is one transaction. On any other the batches come first, in their order, and the positions
@@ -43,22 +46,24 @@ def append_and_commit(log: Log, appends: Iterable[Append], commits: Iterable[Com
         log: the log.
         appends: what to append.
         commits: what to commit.
+        worker: the owner of the partitions that are committed in, if they are shared among workers.
 
     Raises:
-        Fenced: when another worker has gone on; on a log that is not atomic some batches may stay.
+        Fenced: when another worker has gone on, or owns a partition; on a log that is not atomic some batches may stay.
         DiskFull: when there is no room.
     """
+    transaction = log.transaction if worker is None else worker.transaction
     if log.atomic:
-        with log.transaction() as work:
+        with transaction() as work:
             for commit in commits:
                 work.commit(*commit)
             for append in appends:
                 work.append(*append)
         return
-    with log.transaction() as work:
+    with transaction() as work:
         for append in appends:
             work.append(*append)
-    with suppress(Fenced), log.transaction() as work:
+    with suppress(Fenced), transaction() as work:
         for commit in commits:
             work.commit(*commit)
 

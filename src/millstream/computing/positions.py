@@ -15,7 +15,8 @@ class Positions:
     """The positions that a worker reads from; on an atomic log those that are committed, and nothing is kept.
 
     On any other a committed position is a hint. A worker begins where the records of the feature topics end, goes on
-    from where it is itself, and looks at them again when a hint is ahead of it: then another worker has gone on.
+    from where it is itself, and looks at them again when a hint is ahead of it, or it has forgotten where it was: then
+    another worker has gone on.
 
     Args:
         log: the project's log.
@@ -44,6 +45,12 @@ class Positions:
         row = self._reached.get((consumer, stream))
         if row is not None:
             row[partition] = position
+
+    def forget(self, stream: str, partition: int) -> None:
+        """Remember nothing of a partition any more: it was another's, or will be; what is asked next is read off the log."""
+        for (_, name), row in self._reached.items():
+            if name == stream and partition < len(row):
+                row[partition] = None
 
     def standing(self, consumer: str, streams: Iterable[str]) -> dict[str, tuple[int, int]]:
         """By "stream/partition", an empty range where a consumer stands; none on an atomic log, which needs no telling.

@@ -1,6 +1,7 @@
 """Stream computing: micro-batches of events in, deltas of every group version out, exactly once.
 
-A worker keeps nothing that matters. It reads from the committed positions, folds, and appends the deltas and moves the
+A worker keeps nothing that matters. It asks which partitions are its own before each round, and forgets what it knew of
+one whose owner was another meanwhile. It reads from the committed positions, folds, and appends the deltas and moves the
 positions in one transaction of the log; if another worker has moved them first, the whole batch is discarded. On a log
 whose transactions can be torn it reads from where its own records end, and appends before it commits: whatever comes
 twice or is missing is seen by the ranges that each record names.
@@ -9,7 +10,7 @@ twice or is missing is seen by the ranges that each record names.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,7 @@ from millstream.buffer.codec.events import DeadLetter, dead_batch
 from millstream.buffer.log import Batch, OwnLog
 from millstream.buffer.repeats import RepeatIndex, mark
 from millstream.buffer.topics import CHECK, computing_consumer, dead_topic, feature_topic
+from millstream.buffer.worker import EveryPartition, Owned, Worker, changed
 from millstream.buffer.writing import Append, Commit, append_and_commit
 from millstream.clock import Clock
 from millstream.computing.deltas import delta_records, fold_keys, prepare_all
@@ -69,7 +71,8 @@ class StreamComputer:
         clock: stamps the deltas.
         data: the project's data folder; keeps the index of event ids, which can be deleted at any time.
         micro_batch: about how many records to take at once (50,000).
-        partitions: the partitions this worker takes, of every stream; all when left out.
+        worker: says which partitions are its own, and is closed with it; every partition unless given, whoever else
+            computes them.
 
     Raises:
         LogError: when a stream's topic is not there.
@@ -84,11 +87,12 @@ class StreamComputer:
         *,
         data: Path,
         micro_batch: int = 50_000,
-        partitions: Collection[int] | None = None,
+        worker: Worker | None = None,
     ) -> None:
         self._log, self._clock, self._limit = log, clock, micro_batch
-        self._partitions = None if partitions is None else sorted(partitions)
         self._streams = list(streams)
+        self._worker = worker or EveryPartition(log, [stream.name for stream in self._streams])
+        self._owned: Owned = {}
         versions = list(group_versions)
         self._readings = [reading for stream in self._streams for reading in _readings(stream, versions)]
         for stream in self._streams:
@@ -108,7 +112,8 @@ class StreamComputer:
         self.close()
 
     def close(self) -> None:
-        """Let go of the index of event ids; the log stays open."""
+        """Give up the partitions, and let go of the index of event ids; the log stays open."""
+        self._worker.close()
         while self._indexes:
             self._indexes.popitem()[1].close()
 
@@ -126,9 +131,10 @@ class StreamComputer:
     def _round(self, reading: _Reading) -> Progress:
         """Let every reader of a stream read once."""
         stream = reading.stream
+        mine = self._mine(stream.name)
         ends = [following for _, following in self._log.ends(stream.name)]
         committed = self._committed(reading)
-        front = Front(self._standing(stream, committed), self._partitions)
+        front = Front(self._standing(stream, committed), mine)
         total = Progress()
         while together := front.next():
             for shared in together:
@@ -137,10 +143,18 @@ class StreamComputer:
                 except Fenced:
                     self.counters.setdefault(stream.name, Counter())["fenced"] += 1
                     now = self._standing(stream, self._committed(reading))
-                    return total + Progress(fenced=1, lag=self._lag(stream.name, now, ends))
+                    return total + Progress(fenced=1, lag=self._lag(stream.name, now, ends, mine))
                 front.advance(shared, reached)
                 total += progress
-        return total + Progress(lag=self._lag(stream.name, self._standing(stream, committed), ends))
+        return total + Progress(lag=self._lag(stream.name, self._standing(stream, committed), ends, mine))
+
+    def _mine(self, stream: str) -> list[int]:
+        """The partitions of a stream that are this worker's now; of those that come or go nothing is remembered."""
+        owned = self._worker.assigned()
+        for topic, partition in changed(self._owned, owned):
+            self._positions.forget(topic, partition)
+        self._owned = owned
+        return sorted(owned.get(stream, ()))
 
     def _committed(self, reading: _Reading) -> dict[str, list[int | None]]:
         return {consumer: self._positions.of(consumer, reading.stream.name) for consumer in reading.consumers}
@@ -163,9 +177,8 @@ class StreamComputer:
             standing[CHECK] = [at if p is None else p for p, at in zip(standing[CHECK], firsts, strict=True)]
         return standing
 
-    def _lag(self, topic: str, standing: Mapping[str, list[int | None]], ends: list[int]) -> int:
+    def _lag(self, topic: str, standing: Mapping[str, list[int | None]], ends: list[int], mine: list[int]) -> int:
         """How many records the hindmost reader has before it in the partitions of this worker; 0 at the end alone."""
-        mine = range(len(ends)) if self._partitions is None else [p for p in self._partitions if p < len(ends)]
         places = {
             tuple((p, at) for p in mine if (at := row[p]) is not None and at < ends[p]) for row in standing.values()
         }
@@ -228,7 +241,7 @@ class StreamComputer:
         appends += [Append(topic, shard, Batch(record, "bytes", 1)) for topic, shard, record in output.records]
         steps = [(consumer, partition, to) for consumer in consumers for partition, to in moves.items()]
         commits = [Commit(consumer, name, p, committed[consumer][p], to) for consumer, p, to in steps]
-        append_and_commit(self._log, appends, commits)
+        append_and_commit(self._log, appends, commits, self._worker)
         for consumer, partition, to in steps:
             committed[consumer][partition] = to
             self._positions.move(consumer, name, partition, to)

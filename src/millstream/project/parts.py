@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from millstream.buffer.log import OwnLog
     from millstream.buffer.marks import Marks
+    from millstream.buffer.worker import Worker
     from millstream.computing.batch import BatchComputer
     from millstream.computing.past_runs import ScheduledRuns
     from millstream.definitions.group_version import GroupVersion
@@ -178,8 +179,12 @@ class Parts:
             self.settings.folder, self.history(), tables, paths=self.settings.table_paths, engine=self.batch_engine
         )
 
-    def computer(self) -> StreamEngine:
-        """Stream computing of every group version in use, on the streams that have a topic."""
+    def computer(self, worker: Worker | None = None) -> StreamEngine:
+        """Stream computing of every group version in use, on the streams that have a topic.
+
+        Args:
+            worker: Says which partitions to compute, and is closed with it; all unless given.
+        """
         from millstream.computing.stream import StreamComputer
         from millstream.definitions.feature_group import StreamFeatureGroup
 
@@ -193,6 +198,7 @@ class Parts:
             self.clock,
             data=settings.data,
             micro_batch=settings.micro_batch,
+            worker=worker,
         )
 
     def batch_computer(self) -> BatchComputer:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from millstream.buffer.topics import COMPUTING
 from millstream.engines.stream import Progress
 from millstream.errors import DiskFull, MillstreamError, SteppedBack
 from millstream.ingest.retention import computing_consumers, pressed, trim
@@ -38,19 +39,22 @@ BACKFILL_ENDS = 5.0
 
 
 class Compute:
-    """Stream computing."""
+    """Stream computing of a share of the partitions; any number of processes have the others."""
 
     def __init__(self, parts: Parts) -> None:
         settled(parts)
         for found in parts.stepped_back():
             raise SteppedBack.found("Computing waits", found.rstrip("."))
-        self._parts, self._computer = parts, parts.computer()
+        self._parts = parts
+        self._worker = parts.log.worker(COMPUTING, [stream.name for stream in parts.registry.streams()])
+        self._computer = parts.computer(self._worker)
         self._quiet = Quiet(parts.log)
         self._behind = Every(1.0, self._seconds)
         self.facts: dict[str, Any] = {"lag": 0, "lag_s": 0.0, "dead": 0, "skipped": {}}
 
     def step(self) -> int:
         """One micro-batch of every stream, if anything has come."""
+        self._worker.assigned()  # a partition that comes or goes is written to the log, which then is not quiet
         done = self._quiet.read(self._computer.step, lambda done: not (done.lag or done.records or done.fenced))
         if done is None and not self.facts["lag_s"]:
             return 0
@@ -81,7 +85,7 @@ class Compute:
         self._quiet.rest(stop, seconds)
 
     def close(self) -> None:
-        """Let go of the index of event ids."""
+        """Give up the partitions, and let go of the index of event ids."""
         self._computer.close()
 
 

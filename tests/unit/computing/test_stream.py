@@ -30,12 +30,16 @@ from tests.unit.computing.chain import (
 
 import millstream as ms
 from millstream.buffer.codec.events import dead_letters
-from millstream.buffer.topics import dead_topic, feature_topic
+from millstream.buffer.topics import COMPUTING, computing_consumer, dead_topic, feature_topic
+from millstream.buffer.worker import EveryPartition
+from millstream.computing.positions import Positions
 from millstream.computing.stream import StreamComputer
 from millstream.definitions.group_version import GroupVersion
 from millstream.errors import LogError
 from millstream.fold import decode_deltas, layout_of
 from millstream.ingest.combine import combine
+from millstream.testing.adversarial_log import AdversarialLog
+from millstream.testing.worker_suite import shared_among
 
 
 def deltas(chain: Chain, version: GroupVersion) -> list[Any]:
@@ -124,10 +128,90 @@ def test_workers_share_the_partitions(tmp_path: Path) -> None:
     chain = Chain(tmp_path)
     chain.start()
     chain.send(PAYMENTS, payments(200))
-    workers = [chain.computer(partitions=mine) for mine in ([0, 2], [1])]
-    assert sum(worker.step().records for worker in workers) == 200
+    joined = [chain.log.worker(COMPUTING, ["payments"]) for _ in range(2)]
+    shared = shared_among(joined, {"payments": PARTITIONS})
+    assert sorted(len(one["payments"]) for one in shared) == [1, 2]
+    workers = [chain.computer(worker=one) for one in joined]
+    read = [worker.step().records for worker in workers]
+    assert sum(read) == 200 and all(read)
     assert [worker.step().lag for worker in workers] == [0, 0]
     assert delta_states(chain, chain.versions[0]) == expected_states(chain, chain.versions[0])
+    for worker in workers:
+        worker.close()
+
+
+def test_a_worker_that_has_lost_its_partitions_discards_its_batch_and_goes_on_with_what_it_has(tmp_path: Path) -> None:
+    chain = Chain(tmp_path)
+    chain.start()
+    chain.send(PAYMENTS, payments(40))
+    silent = chain.log.worker(COMPUTING, ["payments"], owner="silent")
+    assert set(silent.assigned()["payments"]) == set(range(PARTITIONS))
+
+    class Elsewhere:
+        """A worker that believes to have what another, under its name, has given up."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(silent, name)
+
+        def assigned(self) -> Any:
+            return {"payments": dict.fromkeys(range(PARTITIONS), 1)}
+
+    loser = chain.computer(worker=Elsewhere())
+    silent.close()
+    with chain.computer(worker=chain.log.worker(COMPUTING, ["payments"])) as winner:
+        winner._mine("payments")
+        assert loser.step().fenced == 1
+        assert winner.step().records == 40
+    assert delta_states(chain, chain.versions[0]) == expected_states(chain, chain.versions[0])
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+def test_a_partition_that_comes_back_is_read_from_where_its_last_owner_was(tmp_path: Path, atomic: bool) -> None:
+    chain = Chain(tmp_path)
+    chain.log = AdversarialLog(chain.log, seed=1, atomic=atomic, torn=0.0)
+    chain.start()
+    owned = [{"payments": {0: 1, 1: 1, 2: 1}}, {}]
+
+    class Told(EveryPartition):
+        def __init__(self, number: int) -> None:
+            super().__init__(chain.log, ["payments"])
+            self._number = number
+
+        def assigned(self) -> Any:
+            return owned[self._number]
+
+    with chain.computer(worker=Told(0)) as first, chain.computer(worker=Told(1)) as second:
+
+        def compute(worker: StreamComputer, number: int) -> int:
+            chain.send(PAYMENTS, payments(30, number, first=30 * number))
+            return sum(worker.step().records for _ in range(12))
+
+        assert (compute(first, 0), second.step().records) == (30, 0)
+        owned[:] = [{}, {"payments": {0: 2, 1: 2, 2: 2}}]
+        assert (first.step().records, compute(second, 1)) == (0, 30)
+        owned[:] = [{"payments": {0: 3, 1: 3, 2: 3}}, {}]
+        assert (compute(first, 2), second.step().records) == (30, 0)
+        assert first.step().lag == second.step().lag == 0
+
+
+def test_what_was_remembered_of_a_partition_is_forgotten_though_its_hint_is_lost(tmp_path: Path) -> None:
+    chain = Chain(tmp_path)
+    embedded = chain.log
+    chain.log = AdversarialLog(embedded, seed=1, atomic=False, torn=0.0)
+    chain.start()
+    consumer, positions = computing_consumer(chain.versions[0].id), Positions(chain.log)
+    before = positions.of(consumer, "payments")
+    chain.send(PAYMENTS, payments(30))
+    with chain.computer() as computer:
+        for _ in range(12):
+            computer.step()
+    after = embedded.committed(consumer, "payments")
+    with embedded.transaction() as work:
+        for partition, (at, was) in enumerate(zip(after, before, strict=True)):
+            work.commit(consumer, "payments", partition, at, was)
+    assert positions.of(consumer, "payments") == before
+    positions.forget("payments", 1)
+    assert positions.of(consumer, "payments") == after != before
 
 
 def test_every_batch_appends_one_record_to_each_feature_partition(tmp_path: Path) -> None:
