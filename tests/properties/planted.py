@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -15,12 +16,13 @@ from millstream.buffer import repeats
 from millstream.buffer.embedded import log as embedded
 from millstream.buffer.embedded import rows as stored
 from millstream.buffer.embedded import writer
+from millstream.computing import positions
 from millstream.computing import stream as computing
 from millstream.errors import DiskFull
 from millstream.fold.instants import FIRST
 from millstream.history import captures as captured
 from millstream.history import events as history
-from millstream.ingest import archive, backfill, stream, sync
+from millstream.ingest import archive, backfill, ranges, stream, sync
 from millstream.project import apply as applying
 from millstream.project import drain as moving
 from millstream.project import retire as retiring
@@ -32,19 +34,33 @@ from millstream.store.iceberg import file_ledger
 from millstream.store.iceberg import store as iceberg
 from millstream.store.lmdb import store as lmdb
 from millstream.store.offline import ANY
+from millstream.store.online import BEGUN, Answer
 from millstream.testing.shards import meta_of, pairs
+from millstream.testing.simulation.simulate import Adversarial
 from millstream.train import stored_history as past
 from millstream.train import training_set, versions
 
 Patch = pytest.MonkeyPatch
 FAULTS: dict[str, Callable[[Patch], None]] = {}
 ELUSIVE: dict[str, Callable[[Patch], None]] = {}
+WHERE: dict[str, Adversarial] = {}
+"""On which log and store a fault shows, by name; without one on those that are embedded."""
 
 
 def fault(plant: Callable[[Patch], None]) -> Callable[[Patch], None]:
     """A fault, by the name of the function that plants it."""
     FAULTS[plant.__name__] = plant
     return plant
+
+
+def fault_on(adversarial: Adversarial) -> Callable[[Callable[[Patch], None]], Callable[[Patch], None]]:
+    """A fault that shows where a log or a store keeps the text of its protocol and nothing more."""
+
+    def planted(plant: Callable[[Patch], None]) -> Callable[[Patch], None]:
+        WHERE[plant.__name__] = adversarial
+        return fault(plant)
+
+    return planted
 
 
 def elusive(plant: Callable[[Patch], None]) -> Callable[[Patch], None]:
@@ -104,7 +120,7 @@ def a_zombie_is_not_fenced(patch: Patch) -> None:
 
     def commit(self: Any, consumer: str, topic: str, partition: int, expected: int | None, position: int) -> None:
         number = writer.topic_of(self._rows, topic)[0]
-        found = writer.committed_by(self._rows, writer.commit_key(number, partition, consumer))
+        found = writer.committed_by(self._rows, consumer, topic, number, partition)
         real(self, consumer, topic, partition, found, position)
 
     patch.setattr(writer.Writer, "commit", commit)
@@ -243,6 +259,43 @@ def a_rebuild_empties_what_is_read(patch: Patch) -> None:
         return found
 
     patch.setattr(applying, "rebuild", rebuild)
+
+
+# Stores that refuse keys, and logs whose transactions come apart.
+
+
+@fault_on(True)
+def keys_that_the_store_refuses_are_forgotten(patch: Patch) -> None:
+    def write_all(online: Any, states: str, shard: int, changes: Any, meta: Any, expected: int | None) -> None:
+        if online.write(states, shard, changes, meta, expected):
+            online.write(states, shard, [], meta, BEGUN if expected is None else expected)
+
+    patch.setattr(stream, "write_all", write_all)
+
+
+@fault_on(True)
+def values_that_are_ahead_are_merged_again(patch: Patch) -> None:
+    patch.setattr(Answer, "ahead", lambda self, position: set())
+
+
+@fault_on("torn")
+def a_committed_position_is_trusted(patch: Patch) -> None:
+    patch.setattr(positions.Positions, "of", lambda self, consumer, topic: self._log.committed(consumer, topic))
+
+
+@fault_on("torn")
+def deltas_are_merged_whatever_ranges_they_name(patch: Patch) -> None:
+    real = stream.lacking
+
+    def lacking(version: Any, shard: int, applied: Any, deltas: Any, *given: Any) -> Any:
+        return replace(real(version, shard, applied, deltas, *given), deltas=list(deltas))
+
+    patch.setattr(stream, "lacking", lacking)
+
+
+@fault_on("torn")
+def what_no_delta_brings_is_not_folded_again(patch: Patch) -> None:
+    patch.setattr(ranges, "_folded_again", lambda *given: [])
 
 
 # History, archive, sync.
