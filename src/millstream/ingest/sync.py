@@ -145,6 +145,7 @@ class Syncer:
         rows = pa.concat_tables(pieces) if pieces else None
         if rows is None or not rows.num_rows:
             return SyncReport(version.id)
+        rows = rows.sort_by([(key, "ascending") for key in version.group.entity.keys])  # what is read together
         ends = {str(shard): meta.position for shard, meta in metas.items()}
         properties = {POSITIONS: msgspec.json.encode(ends).decode(), _SYNCED_AT: str(now)}
         if turn.at is not None:

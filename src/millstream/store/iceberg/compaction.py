@@ -19,7 +19,7 @@ AFTER, AT = "millstream.upkeep.files", "millstream.upkeep.compacted_at"
 def due(found: Table) -> bool:
     """Whether enough files have come since the last compaction. Reads nothing but the table's metadata."""
     now, before = data_files(found), int(found.properties.get(AFTER, 0))
-    return now - (before if before <= now else 0) >= FILES and not found.spec().fields
+    return now - (before if before <= now else 0) >= FILES
 
 
 def data_files(found: Table) -> int:
@@ -29,16 +29,23 @@ def data_files(found: Table) -> int:
     return int(noted.get("total-data-files", 0))
 
 
-def small_files(found: Table) -> list[FileScanTask]:
-    """The files to be made into one: the smallest, as long as the next is no larger than those before it together.
+def small_files(found: Table) -> list[list[FileScanTask]]:
+    """The files to be made into one, for each day that has some."""
+    days: dict[tuple[int, str], list[FileScanTask]] = {}
+    for task in found.scan().plan_files():
+        days.setdefault((task.file.spec_id, str(task.file.partition)), []).append(task)
+    return list(filter(None, map(_smallest, days.values())))
+
+
+def _smallest(tasks: list[FileScanTask]) -> list[FileScanTask]:
+    """The smallest files, as long as the next is no larger than those before it together.
 
     So a row is written again only when the file that it is in doubles, and the files that stay are each more than twice
     as large as the one before: few, however many came.
     """
-    tasks = sorted(found.scan().plan_files(), key=lambda task: task.file.file_size_in_bytes)
     chosen: list[FileScanTask] = []
     total = 0
-    for task in tasks:
+    for task in sorted(tasks, key=lambda task: task.file.file_size_in_bytes):
         size = task.file.file_size_in_bytes
         if size >= LARGE or total >= LARGE or (len(chosen) > 1 and size > total):
             break

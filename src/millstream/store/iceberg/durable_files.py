@@ -112,7 +112,7 @@ class _DurableFile(PyArrowFile):
 
     def create(self, overwrite: bool = False) -> io.BufferedWriter:
         """The file to write."""
-        os.makedirs(os.path.dirname(self._path), exist_ok=True)
+        _make_folder(os.path.dirname(self._path))
         return _Synced(_Summed(self._path, "w" if overwrite else "x"), self._ledger)
 
 
@@ -146,11 +146,7 @@ class _Synced(io.BufferedWriter):
             self.flush()
             os.fsync(self.fileno())
             self._note(str(self.name))
-            folder = os.open(os.path.dirname(self.name), os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            _sync_folder(os.path.dirname(self.name))
         super().close()
 
     def _note(self, path: str) -> None:
@@ -162,3 +158,21 @@ class _Synced(io.BufferedWriter):
             self._ledger.note(noted)
             for one in noted:
                 _sums.pop(one, None)
+
+
+def _make_folder(folder: str) -> None:
+    """Make a folder, and see to it that its name is on the disk before that of anything in it."""
+    if os.path.isdir(folder):
+        return
+    above = os.path.dirname(folder)
+    _make_folder(above)
+    os.makedirs(folder, exist_ok=True)
+    _sync_folder(above)
+
+
+def _sync_folder(folder: str) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -28,6 +28,7 @@ from millstream.store.iceberg.commit import (
     whole,
 )
 from millstream.store.iceberg.compaction import AFTER, AT, data_files, due, replaced, small_files, written
+from millstream.store.iceberg.days import DAY, divide, divided_by, divided_by_day, shown, with_day
 from millstream.store.iceberg.errors import clear, unreadable
 from millstream.store.iceberg.file_ledger import FileLedger
 from millstream.store.iceberg.files import clear_out, named_files, sweep
@@ -86,13 +87,14 @@ class IcebergOfflineStore:
         rows = storable(rows)
         with clear(self._folder, table):
             for _ in range(_ATTEMPTS):
-                found = self._found(table) or (self._made(table, rows) if expected in (ANY, None) else None)
+                found = self._found(table) or (self._made(table, rows.schema) if expected in (ANY, None) else None)
                 before = None if found is None else newest(found)
                 head = None if before is None else before.id
                 if found is None or expected not in (ANY, head):
                     given = None if isinstance(expected, str) else expected
                     raise Fenced.moved(f"table '{table}' (its snapshot)", given, head)
-                change = stage(whole(found, table), table, rows, mine)
+                dated = with_day(table, rows) if divided_by(found.metadata) == [DAY] else rows
+                change = stage(whole(found, table), table, dated, mine)
                 if (done := self._landed(table, found, change, mine)) is not None:
                     return done
         raise _busy(table)
@@ -106,8 +108,10 @@ class IcebergOfflineStore:
     ) -> pa.Table:
         """The rows of one snapshot; see `OfflineStore.scan`."""
         with clear(self._folder, table):
-            rows = self._planned(table, columns, where, snapshot).to_arrow()
-        return narrow(rows if columns is None else rows.select(list(columns)))
+            planned = self._planned(table, columns, where, snapshot)
+            rows = planned.to_arrow()
+        names = shown(planned.table_metadata, rows.schema) if columns is None else list(columns)
+        return narrow(rows.select(names))
 
     def batches(
         self,
@@ -134,7 +138,11 @@ class IcebergOfflineStore:
             reader = ArrowScan(planned.table_metadata, planned.io, planned.projection(), planned.row_filter)
             for task in planned.plan_files():
                 for batch in reader.to_record_batches([task]):
-                    yield narrow(batch if columns is None else batch.select(list(columns)))
+                    yield narrow(
+                        batch.select(
+                            list(columns) if columns is not None else shown(planned.table_metadata, batch.schema)
+                        )
+                    )
 
     def snapshot(self, table: str) -> Snapshot | None:
         """The newest snapshot, or None when nothing was ever appended."""
@@ -313,7 +321,7 @@ class IcebergOfflineStore:
             raise NotFound.named("table", table, self.tables())
         return found
 
-    def _made(self, table: str, rows: pa.Table) -> Table:
+    def _made(self, table: str, rows: pa.Schema) -> Table:
         """The table, made from the schema of its first rows unless another writer has made it since."""
         from pyiceberg.exceptions import NamespaceAlreadyExistsError, TableAlreadyExistsError
         from sqlalchemy.exc import IntegrityError
@@ -322,8 +330,11 @@ class IcebergOfflineStore:
         catalog = self._catalog()
         with suppress(NamespaceAlreadyExistsError, IntegrityError):
             catalog.create_namespace(place[0])
+        schema = with_day(table, rows.empty_table()).schema
         try:
-            return catalog.create_table(place, schema=rows.schema, properties=_SETTINGS)
+            made = catalog.create_table_transaction(place, schema=schema, properties=_SETTINGS)
+            divide(made, table, rows)
+            return made.commit_transaction()
         except (TableAlreadyExistsError, IntegrityError):
             return self._load(table)
 
@@ -338,13 +349,16 @@ class IcebergOfflineStore:
         return landing
 
     def _compact(self, table: str, now: int, order: Sequence[str]) -> int:
-        """Make small files into one; returns how many, or 0 when there is nothing to do or others commit all the time."""
+        """Make small files into few; returns how many, or 0 when there is nothing to do or others commit all the time."""
         for _ in range(_FEW):
             found = self._found(table)
-            tasks = small_files(found) if found is not None and due(found) else []
-            if found is None or not tasks:
+            if found is None or not due(found) or (found.spec().fields and not divided_by_day(table, found.metadata)):
                 return 0
-            files = written(found, tasks, order)
+            small = small_files(found)
+            tasks = [task for some in small for task in some]
+            if not tasks:
+                return 0
+            files = [file for some in small for file in written(found, some, order)]
             after = {AFTER: str(data_files(found) - len(tasks) + len(files)), AT: str(now)}
             mine = carried(found) | marked(table, after)
             if self._landed(table, found, replaced(found, tasks, files, mine), mine) is not None:
