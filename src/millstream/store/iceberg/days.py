@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 if TYPE_CHECKING:
     from pyiceberg.table import Transaction
@@ -34,14 +33,13 @@ def instant_of(table: str, rows: pa.Schema) -> str | None:
 def with_day(table: str, rows: pa.Table) -> pa.Table:
     """Rows with their day, where the instant that decides it is a number.
 
-    >>> with_day("events.payments", pa.table({"_appended": [0, 86_400_000_000]})).column("_day").to_pylist()
-    [datetime.date(1970, 1, 1), datetime.date(1970, 1, 2)]
+    >>> with_day("events.payments", pa.table({"_appended": [-1, 86_400_000_001]})).column("_day").to_pylist()
+    [datetime.date(1969, 12, 31), datetime.date(1970, 1, 2)]
     """
     column = instant_of(table, rows.schema)
     if column is None or not pa.types.is_integer(rows.schema.field(column).type):
         return rows
-    days = pc.floor_temporal(rows[column].cast(pa.timestamp("us")), unit="day").cast(pa.date32())
-    return rows.append_column(DAY, days)
+    return rows.append_column(DAY, rows[column].cast(pa.timestamp("us")).cast(pa.date32()))
 
 
 def divide(change: Transaction, table: str, rows: pa.Schema) -> None:
