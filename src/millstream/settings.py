@@ -78,6 +78,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         registry: the registry; SQL unless set.
         batch: the engine that runs the queries of batch groups; DuckDB unless set.
         tables: by name, where a table is; where its definition says unless set.
+        streams: by name, the foreign source of a stream: its `kind`, and the settings of that kind. What is sent to any
+            other stream comes by `send` and over HTTP.
 
     Example:
         >>> import tempfile, pathlib
@@ -113,6 +115,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     tables: Annotated[
         dict[str, TablePlace],
         Meta(description='tables such as [tables.accounts], with path = "accounts.parquet"'),
+    ] = {}
+    streams: Annotated[
+        dict[str, dict[str, Any]],
+        Meta(description='tables such as [streams.payments], with kind = "files" and path = "incoming/*.jsonl"'),
     ] = {}
     log: Section = {}
     online: Section = {}

@@ -1,7 +1,10 @@
 """Every source passes the suite."""
 
+from pathlib import Path
+
 import pytest
 
+from millstream.sources.files import FilesSource
 from millstream.sources.source import Source
 from millstream.testing.adversarial_source import AdversarialSource
 from millstream.testing.source_suite import SourceConformance
@@ -28,3 +31,26 @@ class TestAdversarialSource(SourceConformance):
     @pytest.fixture(params=range(5))
     def world(self, request: pytest.FixtureRequest) -> Made:
         return Made(request.param)
+
+
+class Written:
+    """Files that grow."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def open(self) -> Source:
+        return FilesSource(self._folder, "*.jsonl", "clicks")
+
+    def put(self, place: int, events: list[bytes]) -> None:
+        with (self._folder / f"{place}.jsonl").open("ab") as file:
+            file.write(b"".join(event + b"\n" for event in events))
+
+    def expire(self, place: int) -> None:
+        """Nothing of a file is ever kept no longer but all of it."""
+
+
+class TestFilesSource(SourceConformance):
+    @pytest.fixture
+    def world(self, tmp_path: Path) -> Written:
+        return Written(tmp_path)

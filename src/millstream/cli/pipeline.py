@@ -41,7 +41,7 @@ def up(
 
 
 def run(
-    layer: Annotated[str, typer.Argument(help="compute, ingest, batch, sync, serve, monitor or generator.")],
+    layer: Annotated[str, typer.Argument(help="intake, compute, ingest, batch, sync, serve, monitor or generator.")],
     folder: Folder = HERE,
     host: Annotated[str | None, typer.Option(help="serve: where; millstream.toml says it otherwise.")] = None,
     port: Annotated[

@@ -1,7 +1,7 @@
 """What is behind each part of a project: by section of the settings and its `kind`, the class that opens it.
 
-A new backend is one file, with a msgspec struct of its settings that can `open` it, one line here, and one extra of the
-package that is named after its kind.
+So for the foreign sources that streams are bound to. A new backend is one file, with a msgspec struct of its settings that
+can `open` it, one line here, and one extra of the package that is named after its kind.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from msgspec import Struct
 from millstream.clock import Clock
 from millstream.errors import ProjectError, nearest
 from millstream.settings import FILE, Settings, checked
+from millstream.sources.source import Source
 
 BACKENDS: dict[str, dict[str, str]] = {
     "log": {"embedded": "millstream.buffer.embedded.backend:Embedded"},
@@ -24,6 +25,10 @@ BACKENDS: dict[str, dict[str, str]] = {
     "batch": {"duckdb": "millstream.engines.duckdb.backend:Embedded"},
 }
 """By section and kind, "module:class"; the first kind of a section is the default."""
+SOURCES = {
+    "files": "millstream.sources.files:Files",
+}
+"""By kind, "module:class" of what a stream may be bound to; there is no default."""
 
 
 class Backend(Protocol):
@@ -53,23 +58,61 @@ def backend(settings: Settings, section: str) -> Backend:
         ProjectError: When the kind is not known, its library is not installed, or a setting is not one of its own.
     """
     given: Mapping[str, Any] = getattr(settings, section)
-    file, kinds = settings.folder / FILE, BACKENDS[section]
-    kind = given.get("kind", next(iter(kinds)))
-    if kind not in kinds:
-        close = nearest(kind, kinds) if isinstance(kind, str) else None
-        raise ProjectError(
-            f"Settings '{file}': '{section}.kind' is {kind!r}; it must be one of {', '.join(kinds)}.",
-            f'did you mean "{close}"?' if close else f'leave it out to take the default, "{next(iter(kinds))}".',
-        )
-    struct = _loaded(section, kind)
-    own = {name: value for name, value in given.items() if name != "kind"}
-    made: Backend = struct(**checked(struct, own, file, f"{section}."))
+    kinds = BACKENDS[section]
+    made: Backend = _chosen(settings, section, {"kind": next(iter(kinds)), **given}, kinds)
     return made
 
 
-def _loaded(section: str, kind: str) -> type[Any]:
+class SourceBackend(Protocol):
+    """The settings of one kind of foreign source, a msgspec struct that was made of a section [streams.NAME]."""
+
+    def open(self, settings: Settings, clock: Clock, stream: str) -> Source:
+        """Open the source of a stream.
+
+        Args:
+            settings: The project.
+            clock: The project's clock.
+            stream: The stream's name.
+
+        Raises:
+            MillstreamError: When it cannot be opened.
+        """
+        ...
+
+
+def source_backend(settings: Settings, stream: str) -> SourceBackend:
+    """What a stream is bound to, with its settings checked.
+
+    Args:
+        settings: The project.
+        stream: A stream of which the settings say where its events come from.
+
+    Raises:
+        ProjectError: When the kind is not said or not known, its library is not installed, or a setting is not its own.
+    """
+    made: SourceBackend = _chosen(settings, f"streams.{stream}", settings.streams[stream], SOURCES)
+    return made
+
+
+def _chosen(settings: Settings, section: str, given: Mapping[str, Any], kinds: Mapping[str, str]) -> Any:
+    """The backend that a section chooses by its `kind`, made of what else the section says."""
+    file, kind = settings.folder / FILE, given.get("kind")
+    if not isinstance(kind, str) or kind not in kinds:
+        close = nearest(kind, kinds) if isinstance(kind, str) else None
+        found = f"is {kind!r}; it" if "kind" in given else "is missing; it"
+        default = f'leave it out to take the default, "{next(iter(kinds))}".' if section in BACKENDS else "write it."
+        raise ProjectError(
+            f"Settings '{file}': '{section}.kind' {found} must be one of {', '.join(kinds)}.",
+            f'did you mean "{close}"?' if close else default,
+        )
+    struct = _loaded(section, kind, kinds[kind])
+    own = {name: value for name, value in given.items() if name != "kind"}
+    return struct(**checked(struct, own, file, f"{section}."))
+
+
+def _loaded(section: str, kind: str, place: str) -> type[Any]:
     """The class of a backend; its library is loaded with it."""
-    module, _, name = BACKENDS[section][kind].partition(":")
+    module, _, name = place.partition(":")
     try:
         found: type[Struct] = getattr(import_module(module), name)
     except ModuleNotFoundError as error:

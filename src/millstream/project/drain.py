@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -17,6 +18,7 @@ from millstream.project.parts import Parts
 from millstream.project.refused import looked_at, warn
 from millstream.project.retire import drop_unused
 from millstream.project.upkeep import tend
+from millstream.sources.source import bound
 
 if TYPE_CHECKING:
     from millstream.definitions.feature_view import GroupRead
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 FEW = 1_000
 """Steps without an end to the buffer after which draining gives up: somebody else keeps filling it."""
+THROTTLED = 0.05
+"""Seconds that draining waits where a foreign source is throttled."""
 
 
 def append(parts: Parts, stream: str, rows: Any, *, history: bool) -> int:
@@ -37,6 +41,8 @@ def append(parts: Parts, stream: str, rows: Any, *, history: bool) -> int:
     from millstream.serve.catalogue import needed_columns
 
     definition = parts.registry.stream(stream)
+    if stream in parts.settings.streams and not history:
+        raise bound(stream)
     if stream not in parts.log.topics():
         applying.settle(parts)  # an `apply` has died before the log followed
     given = taken(f"Stream '{stream}'", rows)
@@ -197,6 +203,18 @@ class Drainer:
             raise error
         return dict(total)
 
+    def _take(self, failed: dict[str, MillstreamError]) -> tuple[int, int]:
+        """Take foreign sources in: how many events, and how many sources may have more; one that fails has its turn over."""
+        taken = more = 0
+        for place, taking in enumerate(self._takings):
+            name = f"taken {place}"
+            done = self._tried(failed, name, taking.step) if name not in failed else None
+            if done is not None:
+                taken, more = taken + done.records, more + done.more
+                if done.busy and not done.records:
+                    threading.Event().wait(THROTTLED)
+        return taken, more
+
     def _step(self, failed: dict[str, MillstreamError]) -> tuple[dict[str, int], int]:
         """Let each part do what there is; of one that fails the error is kept, and the others go on.
 
@@ -204,11 +222,12 @@ class Drainer:
 
         Batch computing that failed is not tried again: its other groups have had their turn.
         """
+        taken, more = self._take(failed)
         computed = self._computer.step()
         runs = self._tried(failed, "runs", self._batch_computer.step) if "runs" not in failed else None
         ingested = self._tried(failed, "deltas", self._ingester.step)
         stored = self._tried(failed, "restated", self._batch_ingester.step)
-        left = computed.lag + (ingested.lag - ingested.held if ingested else 0) + (stored.lag if stored else 0)
+        left = more + computed.lag + (ingested.lag - ingested.held if ingested else 0) + (stored.lag if stored else 0)
         done = {
             "events": computed.records,
             "dead": computed.dead,
@@ -217,7 +236,7 @@ class Drainer:
             "deltas": ingested.records if ingested else 0,
             "restated": stored.runs + stored.written if stored else 0,
         }
-        return done, left
+        return done | ({"taken": taken} if self._takings else {}), left
 
     def _tried(self, failed: dict[str, MillstreamError], name: str, step: Callable[[], T]) -> T | None:
         try:
@@ -284,6 +303,8 @@ class Drainer:
         """Let go of what is open."""
         if self._revision is not None:
             self._computer.close()
+            for taking in self._takings:
+                taking.close()
             self._revision = None
 
     def _renew(self) -> None:
@@ -296,4 +317,5 @@ class Drainer:
         self._computer, self._ingester = parts.computer(), parts.ingester()
         self._batch_computer, self._batch_ingester = parts.batch_computer(), parts.batch_ingester()
         self._archiver, self._syncer = parts.archiver(), parts.syncer()
+        self._takings = parts.takings()
         self._revision = revision

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from millstream.buffer.topics import batch_table
 from millstream.clock import Clock, project_clock
 from millstream.errors import NotFound, StoreError
-from millstream.project.backends import BACKENDS, backend
+from millstream.project.backends import BACKENDS, backend, source_backend
 from millstream.settings import Settings
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from millstream.monitor.replay import Pasts
     from millstream.registry.definitions import Registry
     from millstream.serve.scorer import Scorer
+    from millstream.sources.take_in import TakeIn
     from millstream.store.offline import OfflineStore
     from millstream.store.online import OnlineStore
     from millstream.train.stored_history import Stored
@@ -61,6 +62,8 @@ class Parts:
         for section in BACKENDS:
             if getattr(settings, section):
                 backend(settings, section)  # what is wrong is said at once
+        for stream in settings.streams:
+            source_backend(settings, stream)
 
     def __enter__(self) -> Self:
         return self
@@ -200,6 +203,22 @@ class Parts:
             micro_batch=settings.micro_batch,
             worker=worker,
         )
+
+    def takings(self) -> list[TakeIn]:
+        """What takes the foreign source of each stream in that is bound to one, and declared."""
+        from millstream.sources.take_in import TakeIn
+
+        topics, settings = self.log.topics(), self.settings
+        return [
+            TakeIn(
+                self.log,
+                stream,
+                source_backend(settings, stream.name).open(settings, self.clock, stream.name),
+                self.clock,
+            )
+            for stream in self.registry.streams()
+            if stream.name in settings.streams and stream.name in topics
+        ]
 
     def batch_computer(self) -> BatchComputer:
         """Batch computing of every group version in use."""

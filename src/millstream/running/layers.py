@@ -57,7 +57,7 @@ def run_layer(settings: Settings, layer: str, stop: threading.Event) -> None:
 
     Args:
         settings: The project.
-        layer: "compute", "ingest", "batch", "sync", "serve", "monitor" or "generator".
+        layer: "intake", "compute", "ingest", "batch", "sync", "serve", "monitor" or "generator".
         stop: Set it to stop.
 
     Raises:
@@ -167,7 +167,7 @@ class _Renewed:
 
     def step(self) -> int:
         """One step of the work, after a look at the definitions when it is time for one."""
-        from millstream.running.work import tried
+        from millstream.running.repeating import tried
 
         failed: list[MillstreamError] = []
         if time.monotonic() - self._looked >= LOOK:
@@ -245,6 +245,7 @@ def _serve(settings: Settings, stop: threading.Event) -> None:
             clock=parts.clock,
             sample=settings.capture_sample,
             hosts=settings.hosts,
+            bound=settings.streams.keys(),
         )
         run(service, listener, stop, lambda: meter.add(0, {"address": f"{settings.host}:{settings.port}"}))
 

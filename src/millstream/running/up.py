@@ -96,7 +96,11 @@ def _lacks_room(error: BaseException | None, place: Path) -> bool:
 
 
 def _run(settings: Settings, line: StatusLine, stop: threading.Event) -> None:
-    layers = (*LAYERS, "generator") if settings.generator.enabled else LAYERS
+    layers = (
+        *(["intake"] if settings.streams else []),
+        *LAYERS,
+        *(["generator"] if settings.generator.enabled else []),
+    )
     line.say(f"Starting {', '.join(layers)}. http://{settings.host}:{settings.port}/ shows them.")
     processes = [Supervised(settings, layer, line.say) for layer in layers]
     told: dict[str, int] = {}

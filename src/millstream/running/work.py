@@ -17,6 +17,8 @@ from millstream.project.retire import drop_unused
 from millstream.project.upkeep import tend
 from millstream.running.layers import complain
 from millstream.running.quiet import SURE, Quiet
+from millstream.running.repeating import Every, tried
+from millstream.running.taking_in import Intake
 from millstream.store.offline import Upkeep
 
 if TYPE_CHECKING:
@@ -366,40 +368,8 @@ def settled(parts: Parts) -> None:
         complain(error.message)
 
 
-def tried(failed: list[MillstreamError], step: Callable[[], T]) -> T | None:
-    """What a step returns; when it fails, None, and the error is added to those that failed."""
-    try:
-        return step()
-    except MillstreamError as error:
-        failed.append(error)
-        return None
-
-
-class Every:
-    """Does something at once and then at most every so many seconds, and for no more than a tenth of the time.
-
-    Args:
-        seconds: How many seconds, at least, between two times.
-        work: What to do.
-    """
-
-    def __init__(self, seconds: float, work: Callable[[], Any]) -> None:
-        self._seconds, self._work = seconds, work
-        self._due = time.monotonic()
-
-    def step(self) -> Any:
-        """Do it if it is time and return its result, else None."""
-        began = time.monotonic()
-        if began < self._due:
-            return None
-        try:
-            return self._work()
-        finally:
-            now = time.monotonic()
-            self._due = now + max(self._seconds, 10 * (now - began))
-
-
 WORKS: dict[str, Callable[[Parts], Work]] = {
+    "intake": Intake,
     "compute": Compute,
     "ingest": Ingest,
     "batch": Batch,

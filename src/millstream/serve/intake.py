@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +17,7 @@ from millstream.buffer.log import Batch, OwnLog
 from millstream.definitions import EventStream
 from millstream.errors import DiskFull, LogError, MillstreamError, RequestError
 from millstream.serve.http import LARGE, decode, decode_in_pieces
+from millstream.sources.source import bound
 
 Placed = list[tuple[str, int, Batch]]
 
@@ -32,11 +33,11 @@ class _Waiting:
 class Intake:
     """Appends what requests bring; requests that wait at the same time share one transaction, so one sync to disk.
 
-    Use it from one event loop.
+    Use it from one event loop. What is sent to one of the streams that are `bound` to a foreign source is refused.
     """
 
-    def __init__(self, log: OwnLog) -> None:
-        self._log = log
+    def __init__(self, log: OwnLog, bound: Collection[str] = ()) -> None:
+        self._log, self._bound = log, bound
         self._waiting: list[_Waiting] = []
         self._writer: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="intake")
@@ -52,6 +53,8 @@ class Intake:
         or none of its events has one of the `needed` columns and another looks like it misspelt; `DiskFull` when nothing
         was appended for want of room.
         """
+        if stream.name in self._bound:
+            raise bound(stream.name)
         if len(body) > LARGE:
             work = partial(self._placed, stream, body, decode_in_pieces, lines=lines, needed=needed)
             placed = await asyncio.get_running_loop().run_in_executor(self._reader, work)

@@ -8,7 +8,7 @@ import logging
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,8 +43,9 @@ class Service:
     """Everything one serving process has: use it as a context; `application` answers requests meanwhile.
 
     `name` and `data` are the project's; `sample` is the share of requests that is captured; `hosts` are the names by which
-    callers reach it, beside addresses and localhost. While it is open, one
-    thread keeps what is served in step with the registry and ships captures to the log once a second.
+    callers reach it, beside addresses and localhost; `bound` are the streams to which nothing can be sent, as a foreign
+    source feeds them. While it is open, one thread keeps what is served in step with the registry and ships captures to
+    the log once a second.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Service:
         clock: Clock,
         sample: float = 1.0,
         hosts: Iterable[str] = (),
+        bound: Collection[str] = (),
     ) -> None:
         self.deployments = Deployments(name, registry, versions, online, clock)
         self._journal = CaptureJournal(data / "journal", sample=sample)
@@ -67,7 +69,9 @@ class Service:
         current = self.deployments.current
         unfinished = registry.operations.unfinished
         status = Status(name, data, clock, log, online, current, registry.groups, unfinished, registry)
-        self.application = Application(current, Intake(log), self._journal, status, self._block, clock, Callers(hosts))
+        self.application = Application(
+            current, Intake(log, bound), self._journal, status, self._block, clock, Callers(hosts)
+        )
         self._stop = threading.Event()
         self._beside = threading.Thread(target=self._work_beside, name="serve-beside", daemon=True)
 

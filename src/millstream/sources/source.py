@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from millstream.buffer.log import Encoding, Ints
+from millstream.errors import RequestError
 
 NO_STAMP = -1
 """The stamp of a payload that its source has not stamped: it arrives when it is taken in."""
@@ -87,6 +88,18 @@ class Events:
         return int(self.counts.sum())
 
 
+def bound(stream: str) -> RequestError:
+    """What is said to a producer who sends to a stream whose events come from a foreign source."""
+    return RequestError(
+        f"Stream '{stream}' takes its events from the source that the settings bind it to; nothing can be sent to it.",
+        field="stream",
+        given=stream,
+        expected="a stream that is bound to no source",
+        hint=f"write to that source, or remove [streams.{stream}] from millstream.toml; history can be loaded.",
+        status=409,
+    )
+
+
 class Behind(NamedTuple):
     """What a reader of a shard has still before it.
 
@@ -117,8 +130,8 @@ class Source(Protocol):
         parent while one is listed that goes on from it. A new one may come at any time, and is read from its beginning.
 
         Args:
-            read: by name, how far each shard was read that is not known to be read to its end. A source whose shards
-                have no names of their own recognises them by it; others need not look.
+            read: by name, how far each shard was read, those too that are read to their ends as long as they are
+                remembered. A source whose shards have no names of their own recognises them by it; others need not look.
 
         Raises:
             SourceBusy: when it is throttled.

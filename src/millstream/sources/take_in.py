@@ -89,7 +89,8 @@ class TakeIn:
         most: int = 10_000,
         seconds: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._log, self._stream, self._source, self._clock = log, stream, source, clock
+        self.stream = stream
+        self._log, self._source, self._clock = log, source, clock
         self._most, self._seconds = most, seconds
         self._checkpoint: Checkpoint | None = None
         self._moved: dict[str, Place] = {}
@@ -126,7 +127,7 @@ class TakeIn:
             SourceError: when it cannot be reached.
         """
         known = self._known()
-        places = {shard.name: Place() for shard in self._source.shards(known.unended)} | known.shards | self._moved
+        places = {shard.name: Place() for shard in self._source.shards(self._read(known))} | known.shards | self._moved
         found = [self._source.behind(name, at.position) for name, at in places.items() if not at.ended]
         since = [one.since for one in found if one.since is not None]
         return sum(one.records for one in found), min(since, default=None)
@@ -143,14 +144,14 @@ class TakeIn:
 
     def _known(self) -> Checkpoint:
         if self._checkpoint is None:
-            self._log.create(intake_topic(self._stream.name), 1)
-            self._checkpoint = load(self._log, self._stream.name)
+            self._log.create(intake_topic(self.stream.name), 1)
+            self._checkpoint = load(self._log, self.stream.name)
         return self._checkpoint
 
     def _bites(self, failed: list[MillstreamError]) -> tuple[list[Bite], list[str]]:
         """Read every shard that may be read; returns what was read, and which shards need not be remembered."""
         known = self._known()
-        shards = self._asked("", lambda: self._source.shards({**known.unended, **self._unended()}), failed)
+        shards = self._asked("", lambda: self._source.shards(self._read(known)), failed)
         if shards is None:
             return [], []
         bites, left = [], self._most
@@ -164,8 +165,9 @@ class TakeIn:
                 left -= len(events)
         return bites, self._forgettable(known, shards)
 
-    def _unended(self) -> dict[str, str | None]:
-        return {name: place.position for name, place in self._moved.items()}
+    def _read(self, known: Checkpoint) -> dict[str, str | None]:
+        """By name, how far each shard was read."""
+        return {name: place.position for name, place in {**known.shards, **self._moved}.items()}
 
     def _in_turn(self, known: Checkpoint, shards: list[Shard]) -> list[str]:
         """The shards to read, another one first each time: not those that wait for a parent, or are throttled."""
@@ -202,7 +204,7 @@ class TakeIn:
         except Exception as error:
             failed.append(
                 SourceError(
-                    f"Stream '{self._stream.name}': its source failed: {type(error).__name__}: {first_line(error)}.",
+                    f"Stream '{self.stream.name}': its source failed: {type(error).__name__}: {first_line(error)}.",
                     "it is tried again; if it stays so, report it to whoever wrote the source.",
                 )
             )
@@ -222,7 +224,7 @@ class TakeIn:
         late = bool(self._moved) and self._seconds() - self._noted >= NOTED_EVERY
         if records or losses or ended or gone or late:
             write = together if self._log.atomic else apart
-            write(self._log, self._stream, known, Step(bites, dict(self._moved), gone, losses, now))
+            write(self._log, self.stream, known, Step(bites, dict(self._moved), gone, losses, now))
             self._moved, self._noted = {}, self._seconds()
         busy = sum(1 for until, _ in self._waits.values() if self._seconds() < until)
         return Taken(records, bool(records or ended or busy), busy, tuple(losses))
@@ -239,7 +241,7 @@ class TakeIn:
             read.append(some)
             position = some.next
             if position == until or some.closed:
-                finish(self._log, self._stream, self._known(), intent, read, self._clock.now())
+                finish(self._log, self.stream, self._known(), intent, read, self._clock.now())
                 return Taken(sum(map(len, read)), more=True)
         for error in failed:
             raise error

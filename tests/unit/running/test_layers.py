@@ -19,7 +19,8 @@ from millstream.clock import FileClock, to_micros
 from millstream.errors import DiskFull, Fenced, ProjectError, StoreError
 from millstream.project.parts import Parts
 from millstream.running.layers import _loop, _Renewed, _step, run_layer
-from millstream.running.work import Batch, Every, Ingest
+from millstream.running.repeating import Every
+from millstream.running.work import Batch, Ingest
 from millstream.usage.layers import snapshot
 
 user = ms.Entity("user", keys={"user_id": "int64"})

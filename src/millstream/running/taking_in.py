@@ -1,0 +1,72 @@
+"""What the intake layer does in its loop: it takes in the foreign sources that streams are bound to."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from millstream.errors import MillstreamError, ProjectError, SourceBusy, SteppedBack
+from millstream.project.parts import Parts
+from millstream.running.layers import complain
+from millstream.running.repeating import Every, tried
+
+LOOK_AGAIN = 0.2
+"""Seconds between two looks at sources of which all there is has been read."""
+
+
+class Intake:
+    """Takes in the foreign source of each stream that is bound to one."""
+
+    def __init__(self, parts: Parts) -> None:
+        if not parts.settings.streams:
+            raise ProjectError(
+                f"Project '{parts.settings.folder}': no stream is bound to a foreign source, so there is nothing to take in.",
+                'bind one in millstream.toml: [streams.NAME], with kind = "files" and path = "incoming/*.jsonl".',
+            )
+        for found in parts.stepped_back():
+            raise SteppedBack.found("Intake waits", found.rstrip("."))
+        self._clock = parts.clock
+        self._takings = parts.takings()
+        self._behind = Every(1.0, self._lag)
+        waiting = sorted(parts.settings.streams.keys() - {one.stream.name for one in self._takings})
+        lost = sum(one.losses[0] for one in self._takings)
+        self.facts: dict[str, Any] = {"lag": 0, "lag_s": 0.0, "busy": 0, "lost": lost, "waiting": waiting}
+
+    def step(self) -> int:
+        """Take in what each source has.
+
+        Raises:
+            MillstreamError: The first failure, after all sources had their turn.
+        """
+        failed: list[MillstreamError] = []
+        done = [tried(failed, one.step) for one in self._takings]
+        taken = [one for one in done if one is not None]
+        for loss in (loss for one in taken for loss in one.losses):
+            complain(loss.what)
+        self.facts["lost"] += sum(len(one.losses) for one in taken)
+        self.facts["busy"] = sum(one.busy for one in taken)
+        tried(failed, self._behind.step)
+        for error in failed:
+            raise error
+        return sum(one.records for one in taken)
+
+    def _lag(self) -> None:
+        """How much the sources have that is not taken in; as it was while one of them is throttled."""
+        now, lags = self._clock.now(), []
+        for one in self._takings:
+            try:
+                lags.append(one.lag())
+            except SourceBusy:
+                return
+        since = [at for _, at in lags if at is not None]
+        self.facts["lag"] = sum(records for records, _ in lags)
+        self.facts["lag_s"] = round(max(0, now - min(since, default=now)) / 1e6, 1)
+
+    def rest(self, stop: threading.Event, seconds: float) -> None:
+        """Wait a moment: a source does not say when something comes."""
+        stop.wait(max(seconds, LOOK_AGAIN))
+
+    def close(self) -> None:
+        """Let go of the sources."""
+        for one in self._takings:
+            one.close()

@@ -1,0 +1,132 @@
+"""A stream that settings bind to a foreign source is as one to which the same events were sent."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+
+import millstream as ms
+from millstream.errors import ProjectError, RequestError, SourceError
+
+BEGUN = datetime.now(UTC)
+BINDING = '[streams.payments]\nkind = "files"\npath = "incoming/*.jsonl"\n'
+USER = ms.Entity("user", keys={"user_id": "int64"})
+PAYMENTS = ms.EventStream(
+    "payments", time="at", deduplicate="id",
+    schema={"id": "string", "user_id": "int64", "amount": "float64", "at": "timestamp"},
+)  # fmt: skip
+SPEND = ms.StreamFeatureGroup(
+    "spend", entity=USER, source=PAYMENTS, features=[ms.Count(over="1h"), ms.Sum("amount", over="24h")]
+)
+VIEW = ms.FeatureView("fraud", features=[SPEND])
+
+
+def project(folder: Path, settings: str = BINDING) -> ms.Project:
+    folder.mkdir(exist_ok=True)
+    (folder / "millstream.toml").write_text(settings)
+    return ms.Project(folder)
+
+
+def rows(first: int, count: int) -> list[dict[str, object]]:
+    return [
+        {"id": f"p{n}", "user_id": n % 5, "amount": n / 4, "at": (BEGUN - timedelta(seconds=n % 60)).isoformat()}
+        for n in range(first, first + count)
+    ]
+
+
+def write(folder: Path, name: str, events: list[dict[str, object]]) -> None:
+    (folder / "incoming").mkdir(exist_ok=True)
+    with (folder / "incoming" / name).open("ab") as file:
+        file.write(b"".join(msgspec.json.encode(one) + b"\n" for one in events))
+
+
+def values(one: ms.Project) -> object:
+    return one.features("fraud", [{"user_id": user} for user in range(5)])
+
+
+def test_a_bound_stream_gives_what_sent_events_give(tmp_path: Path):
+    with project(tmp_path / "bound") as bound, project(tmp_path / "sent", "") as sent:
+        for one in (bound, sent):
+            one.apply(VIEW)
+        for first in (0, 30):
+            write(tmp_path / "bound", "a.jsonl", rows(first, 20))
+            write(tmp_path / "bound", "b.jsonl", rows(first, 10))  # repeats
+            sent.send("payments", rows(first, 20))
+            assert bound.drain()["taken"] == 30
+            assert "taken" not in sent.drain()
+            assert values(bound) == values(sent)
+            assert sum(values(bound)["spend__count_1h"].to_pylist()) == first // 3 * 2 + 20
+        assert bound.drain()["taken"] == 0
+        bound.sync()
+        assert values(bound) == values(sent)
+
+
+def test_another_process_goes_on_where_one_has_stopped(tmp_path: Path):
+    for count in (10, 20):
+        with project(tmp_path) as bound:
+            bound.apply(VIEW)
+            write(tmp_path, "a.jsonl", rows(count, 10))
+            assert bound.drain()["taken"] == 10
+
+
+def test_nothing_is_sent_to_a_bound_stream_and_history_is_loaded(tmp_path: Path):
+    (tmp_path / "incoming").mkdir()
+    with project(tmp_path) as bound:
+        bound.apply(VIEW)
+        with pytest.raises(RequestError, match="Stream 'payments' takes its events from the source") as raised:
+            bound.send("payments", rows(0, 1))
+        assert raised.value.status == 409
+        assert bound.load("payments", rows(0, 3)) == 3
+
+
+def test_what_does_not_parse_is_a_dead_letter_as_it_is(tmp_path: Path):
+    with project(tmp_path) as bound:
+        bound.apply(VIEW)
+        write(tmp_path, "a.jsonl", rows(0, 2))
+        with (tmp_path / "incoming" / "a.jsonl").open("ab") as file:
+            file.write(b"no JSON at all\n")
+        bound.drain()
+        assert bound.dead_letters("payments")["payload"].to_pylist() == ["no JSON at all"]
+
+
+def test_a_source_that_cannot_be_read_keeps_back_nothing_else(tmp_path: Path):
+    with project(tmp_path) as bound:
+        bound.apply(VIEW)
+        bound.load("payments", rows(0, 4))
+        with pytest.raises(SourceError, match=r"the folder '.*incoming' is not there"):
+            bound.drain()
+        assert sum(values(bound)["spend__count_1h"].to_pylist()) == 4
+
+
+def test_where_a_stream_is_changes_nothing_that_is_declared(tmp_path: Path):
+    (tmp_path / "incoming").mkdir()
+    with project(tmp_path, "") as free:
+        free.apply(VIEW)
+        free.send("payments", rows(0, 4))
+        free.drain()
+    with project(tmp_path) as bound:
+        assert not bound.plan(VIEW).changes
+        write(tmp_path, "a.jsonl", rows(4, 4))
+        assert bound.drain()["taken"] == 4
+        assert sum(values(bound)["spend__count_1h"].to_pylist()) == 8
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ('[streams.a]\npath = "x"', r"'streams\.a\.kind' is missing; it must be one of files"),
+        ('[streams.a]\nkind = "file"', r"'streams\.a\.kind' is 'file'; it must be one of files"),
+        ('[streams.a]\nkind = "files"\npaths = "x"', r"'streams\.a\.paths' is not a setting"),
+        ('[streams.a]\nkind = "files"', r"'streams\.a\.path' is missing"),
+        ('[streams.a]\nkind = "files"\npath = ""', r"'streams\.a\.path' is ''"),
+        ("[streams.a]\nkind = 3", r"'streams\.a\.kind' is 3"),
+        ("streams = 3", r"'streams' is 3; it must be tables such as \[streams.payments\]"),
+        ("[streams]\na = 3", r"'streams' is .*; it must be tables such as \[streams.payments\]"),
+    ],
+)
+def test_a_binding_that_is_wrong_is_said_when_the_project_is_opened(tmp_path: Path, settings: str, said: str):
+    with pytest.raises(ProjectError, match=said):
+        project(tmp_path, settings)
