@@ -153,7 +153,8 @@ def an_append_of_two_partitions_is_two_appends(patch: Patch) -> None:
 def the_index_of_repeats_forgets_when_it_is_lost(patch: Patch) -> None:
     def catch_up(self: Any, stream: Any, partition: int, prefix: bytes, upto: int, oldest: int) -> None:
         with self._env.begin(write=True) as rows:
-            repeats._cover(rows, prefix, upto, oldest)
+            reached, since = repeats._covered(rows, prefix) or (0, oldest)
+            rows.put(b"c" + prefix, repeats._COVERED.pack(max(upto, reached), min(since, oldest)))
 
     patch.setattr(repeats.RepeatIndex, "_catch_up", catch_up)
 
