@@ -50,6 +50,23 @@ def computed_positions(log: OwnLog, version: str, streams: Iterable[str]) -> dic
     return found
 
 
+def begun(log: OwnLog, topic: str, place: str) -> int | None:
+    """The furthest that any partition of a feature topic is in a source; None when none has a record of it.
+
+    On a log that is not atomic that may be further than the first partition, by which a run is known to be there: a
+    worker has died in the midst of one.
+
+    Args:
+        log: the project's log.
+        topic: the feature topic.
+        place: the source and its partition, "source/partition".
+    """
+    if topic not in log.topics():
+        return None
+    reached = [_newest(log, topic, shard, ends).get(place) for shard, ends in enumerate(log.ends(topic))]
+    return max((at for at in reached if at is not None), default=None)
+
+
 def _by_ranges(log: OwnLog, topic: str) -> dict[str, int] | None:
     """By "stream/partition", up to where the records of every partition of a topic are; None when one has no record."""
     if topic not in log.topics():

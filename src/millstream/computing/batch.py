@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from millstream.buffer.codec.events import DeadLetter, dead_batch
+from millstream.buffer.computed import begun
 from millstream.buffer.log import Batch, OwnLog
 from millstream.buffer.marks import Marks
 from millstream.buffer.staging import Run, encode_run
@@ -117,7 +118,8 @@ class BatchComputer:
         failures: list[MillstreamError] = []
         for version in self._versions.values():
             try:
-                done += [self.run(interval) for interval in _together(version, self._due(version, self._clock.now()))]
+                due = self._due(version, self._clock.now())
+                done += [self.run(interval) for interval in _together(version, due, self._begun(version, due))]
             except Fenced:
                 continue  # another worker ran it
             except MillstreamError as error:
@@ -218,6 +220,13 @@ class BatchComputer:
         self._ran[version.id] = ran
         ends = ticks(version.group, ran, now)
         return [Interval(version.id, a, b) for a, b in zip([ran, *ends], ends, strict=False)]
+
+    def _begun(self, version: BatchGroupVersion, due: Sequence[Interval]) -> int | None:
+        """Where a fold of a table has to end that was written in part: nobody can fold the rest of a longer one again."""
+        source = version.group.sources[0]
+        if self._log.atomic or not due or version.group.query is not None or not isinstance(source, Table):
+            return None
+        return begun(self._log, topic_of(version), f"{source.name}/0")
 
     def _misfits(self, sources: Sequence[Source], now: int) -> list[DeadLetter]:
         """Dead letters of the rows that are not what their table declares, each told once by this computer."""
@@ -338,11 +347,14 @@ class BatchComputer:
         return self._versions[gv]
 
 
-def _together(version: BatchGroupVersion, due: list[Interval]) -> list[Interval]:
-    """Late intervals as one, where the runs before the last would say nothing that it does not."""
-    if len(due) < 2 or looks(version.group):
+def _together(version: BatchGroupVersion, due: list[Interval], begun: int | None) -> list[Interval]:
+    """Late intervals as one, where the runs before the last would say nothing that it does not; cut where one has begun."""
+    if not due or looks(version.group):
         return due
-    return [Interval(version.id, due[0].start, due[-1].end)]
+    first, last = due[0].start, due[-1].end
+    if begun is not None and first < begun < last:
+        return [Interval(version.id, first, begun), Interval(version.id, begun, last)]
+    return due if len(due) == 1 else [Interval(version.id, first, last)]
 
 
 def _before(moments: np.ndarray, start: int, inclusive: bool) -> np.ndarray:

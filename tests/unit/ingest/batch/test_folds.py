@@ -6,12 +6,15 @@ from tests.unit.ingest.batch.world import DATED, DAY, HOUR, START, USER
 
 import millstream as ms
 from millstream.buffer.codec.events import encode
+from millstream.buffer.log import Batch
+from millstream.buffer.topics import feature_topic
 from millstream.computing.batch import BatchComputer
 from millstream.computing.table_fold import table_events
 from millstream.computing.tables import Tables
 from millstream.engines.engine import Asked
 from millstream.fold import States, encode_key, fold, layout_of, prepare, pruned, shard_of, value
 from millstream.history.events import History
+from millstream.testing.adversarial_log import AdversarialLog
 from millstream.testing.shards import held
 
 PAYMENTS = ms.EventStream("payments", time="at", schema={"user_id": "int64", "credit": "float64", "at": "timestamp"})
@@ -73,3 +76,30 @@ def test_a_stream_is_folded_by_positions(make_world):
     assert meta.applied == {"payments/0": 2}
     (prepared,) = prepare([world.version.group], PAYMENTS, history.read("payments"))
     assert fold(layout_of(world.version.group), prepared).to_bytes() == [found]
+
+
+@pytest.mark.parametrize("days_before", [0, 1])
+def test_a_run_that_was_written_to_one_shard_is_completed_before_later_ones_are_made(make_world, days_before):
+    rows = [(user, "a", 5.0, START + day * DAY + user) for user in range(1, 9) for day in range(-2, 4)]
+    died, world = make_world(group(DATED)), make_world(group(DATED))
+    for one in (died, world):
+        one.write(*rows)
+        for _ in range(days_before):
+            one.computer.step()
+            one.next_day()
+    died.computer.step()
+    topic = feature_topic("totals@1")
+    world.log.create(topic, 2)
+    (written,) = died.log.read(topic, 1, days_before, 1).payloads
+    world.log.append(topic, 1, Batch(written, "bytes", 1))
+    world.clock.advance(2 * DAY)
+    world.log = AdversarialLog(world.log, seed=1, atomic=False, torn=0.0)
+    world.again()
+    ran = world.computer.step()
+    assert [one.interval.end for one in ran] == [START + days_before * DAY, START + (days_before + 2) * DAY]
+    while world.folding.step().lag:
+        pass
+    at = np.array([world.clock.now()])
+    for user in range(1, 9):
+        held_now = States.from_bytes([state(world, user)[0]])
+        assert value(layout_of(world.version.group), held_now, at).columns["count_7d"][0] == 4 + days_before
