@@ -91,6 +91,29 @@ def _project(folder: Path) -> Iterator[Check]:
     yield _check("captures", lambda: _captures(folder))
     yield _check("clock", lambda: _clock(folder))
     yield _check("operations", lambda: _operations(folder))
+    yield _check("sources", lambda: _sources(folder))
+
+
+def _sources(folder: Path) -> str:
+    from millstream.project import Project
+
+    with Project(folder) as project:
+        bound, takings = project.settings.streams, project.parts.takings()
+        undeclared = sorted(bound.keys() - {one.stream.name for one in takings})
+        if undeclared:
+            names = ", ".join(f"[streams.{name}]" for name in undeclared)
+            raise MillstreamError(f"no stream is declared for {names}.", "apply its definition, or mend the name.")
+        behind = 0
+        for one in takings:
+            with closing(one):
+                lost, newest = one.losses
+                if lost:
+                    raise MillstreamError(
+                        f"stream '{one.stream.name}': {lost} times its source did not keep what was unread. {newest[-1].what}",
+                        "let the source keep events for longer; what can be had elsewhere can be loaded as history.",
+                    )
+                behind += one.lag()[0]
+    return f"{len(bound)} bound, {behind:,} events behind" if bound else "no stream is bound to one"
 
 
 def _definitions(folder: Path) -> str:

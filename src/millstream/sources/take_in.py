@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from millstream.buffer.log import OwnLog
+from millstream.buffer.log import Limited, OwnLog
 from millstream.buffer.topics import intake_topic
 from millstream.clock import Clock
 from millstream.definitions.source import EventStream
-from millstream.errors import MillstreamError, SourceBusy, SourceError, first_line
+from millstream.errors import DiskFull, MillstreamError, SourceBusy, SourceError, first_line
 from millstream.sources.checkpoint import Checkpoint, Intent, Loss, Place, load
 from millstream.sources.source import Events, Shard, Source
 from millstream.sources.steps import Bite, Step, apart, finish, together
@@ -222,6 +222,8 @@ class TakeIn:
         ended = any(place.ended for place in self._moved.values())
         records = sum(len(one.events) for one in bites)
         late = bool(self._moved) and self._seconds() - self._noted >= NOTED_EVERY
+        if records and isinstance(self._log, Limited) and self._log.filled() >= 1:
+            raise DiskFull.writing(f"the events of stream '{self.stream.name}'")  # the rest is for those who consume
         if records or losses or ended or gone or late:
             write = together if self._log.atomic else apart
             write(self._log, self.stream, known, Step(bites, dict(self._moved), gone, losses, now))

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 import millstream as ms
+from millstream.cli.checks import Check, checked
 from millstream.errors import ProjectError, RequestError, SourceError
 
 BEGUN = datetime.now(UTC)
@@ -130,3 +131,24 @@ def test_where_a_stream_is_changes_nothing_that_is_declared(tmp_path: Path):
 def test_a_binding_that_is_wrong_is_said_when_the_project_is_opened(tmp_path: Path, settings: str, said: str):
     with pytest.raises(ProjectError, match=said):
         project(tmp_path, settings)
+
+
+def test_doctor_says_what_is_bound_what_is_not_declared_and_what_was_lost(tmp_path: Path):
+    (tmp_path / "incoming").mkdir()
+    with project(tmp_path) as bound:
+        assert not looked_at(tmp_path).fine
+        assert "no stream is declared for [streams.payments]" in looked_at(tmp_path).found
+        bound.apply(VIEW)
+        write(tmp_path, "a.jsonl", rows(0, 2))
+        assert looked_at(tmp_path).found == "1 bound, 2 events behind"
+        with (tmp_path / "incoming" / "a.jsonl").open("ab") as file:
+            file.write(b"half a line")
+        bound.drain()
+        assert looked_at(tmp_path).found == "1 bound, 0 events behind"
+        (tmp_path / "incoming" / "a.jsonl").write_bytes(b"{}\n")
+        bound.drain()
+        assert "with 11 bytes unread" in looked_at(tmp_path).found
+
+
+def looked_at(folder: Path) -> Check:
+    return next(one for one in checked(folder) if one.name == "sources")

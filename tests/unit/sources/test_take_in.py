@@ -17,7 +17,7 @@ from millstream.buffer.codec.events import decode
 from millstream.buffer.embedded.log import EmbeddedLog
 from millstream.buffer.reading import through
 from millstream.clock import SimulatedClock
-from millstream.errors import Fenced, SourceBusy, SourceError
+from millstream.errors import DiskFull, Fenced, SourceBusy, SourceError
 from millstream.sources.source import NO_STAMP, Events
 from millstream.sources.take_in import FORGOTTEN_AFTER, TakeIn
 from millstream.testing.adversarial_log import AdversarialLog
@@ -382,6 +382,26 @@ def test_a_shard_that_is_missing_from_a_list_for_a_while_is_not_read_again(log: 
     passed.now += FORGOTTEN_AFTER
     take.step()
     assert source.held.keys() == {"a"} and not take._known().shards
+
+
+def test_a_full_log_takes_nothing_in_and_leaves_its_reserve_to_those_who_consume(log: EmbeddedLog):
+    class Full:
+        full = True
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(log, name)
+
+        def filled(self) -> float:
+            return 1.0 if self.full else 0.5
+
+    kept = Full()
+    take = taking(kept, calm(a=3))
+    with pytest.raises(DiskFull):
+        take.step()
+    assert numbers(log) == []
+    kept.full = False
+    to_the_end(take)
+    assert numbers(log) == [0, 1, 2]
 
 
 def test_lag_is_what_the_source_has_and_we_have_not(log: EmbeddedLog):
