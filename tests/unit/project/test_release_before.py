@@ -1,0 +1,103 @@
+"""The release before and this one on one project: it is gone on with where it stood, and they may take turns."""
+
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+import millstream as ms
+from millstream.clock import FileClock, to_micros
+from millstream.store.iceberg.days import DAY
+
+BEFORE = "11499ef"
+"""The last commit whose tables were not divided by day."""
+HOUR = 3_600_000_000
+HERE = Path(__file__)
+USERS = [{"user_id": number} for number in range(3)]
+TURN = """
+import sys
+import millstream as ms
+with ms.Project(sys.argv[1]) as project:
+    first = int(sys.argv[2])
+    at = project.parts.clock.now()
+    project.send("clicks", [{"user_id": n % 3, "ms": float(n), "at": at} for n in range(first, first + 5)])
+    project.parts.archiver().step()
+    print(project.parts.history().read("clicks").num_rows)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A project with 24 events in four hours over midnight, synced every hour by the release before."""
+    with tarfile.open(HERE.with_name("made_before_days.tar.xz")) as made:
+        made.extractall(tmp_path / "p", filter="data")
+    return tmp_path / "p"
+
+
+@pytest.fixture(scope="module")
+def code_before(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The code of the release before, from git's history."""
+    place = tmp_path_factory.mktemp("before")
+    packed = subprocess.run(
+        ["git", "archive", BEFORE, "src"], cwd=HERE.parent.parents[2], capture_output=True, check=False
+    )
+    if packed.returncode:
+        pytest.skip(f"git's history here does not reach back to {BEFORE}")
+    subprocess.run(["tar", "x", "-C", str(place)], input=packed.stdout, check=True)
+    return place / "src"
+
+
+def turn(code: Path, folder: Path, first: int) -> int:
+    """Five more events, archived by a release; how many it finds in history then."""
+    done = subprocess.run(
+        [sys.executable, "-c", TURN, str(folder), str(first)],
+        env={"PYTHONPATH": str(code), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+def test_a_project_of_the_release_before_is_gone_on_with_where_it_stood(folder: Path) -> None:
+    with ms.Project(folder) as project:
+        before = project.features("pace_view", USERS).to_pylist()
+        assert [row["pace__count_30d"] for row in before] == [8, 8, 8]
+        clock = FileClock(project.settings.data / "clock.json")
+        assert clock.now() == to_micros("2026-01-02T03:00:00Z")
+        for _ in range(2):
+            project.send("clicks", [{"user_id": 1, "ms": 2.0, "at": clock.now()}])
+            project.drain()
+            project.sync()
+            clock.advance(HOUR)
+        after = project.features("pace_view", USERS).to_pylist()
+        sums = [row["pace__ms_sum_30d"] for row in before]
+        assert [row["pace__ms_sum_30d"] for row in after] == [sums[0], sums[1] + 4.0, sums[2]]
+        assert project.parts.offline.scan("events.clicks").num_rows == 26
+        history = project.parts.history().read("clicks")
+        assert history.num_rows == history.group_by(["_partition", "_position"]).aggregate([]).num_rows == 26
+        assert project.history("pace").num_rows == 14
+        syncer = project.parts.syncer()
+        reports = [report for _ in USERS for report in syncer.step()]
+        assert all(report.compared for report in reports) and not any(report.disagreeing for report in reports)
+        assert project.parts.stepped_back() == []
+
+
+def test_the_release_before_and_this_one_archive_by_turns(tmp_path: Path, code_before: Path) -> None:
+    """The rows that the release before adds to a table of days are of no day, and are read all the same."""
+    user = ms.Entity("user", keys={"user_id": "int64"})
+    clicks = ms.EventStream("clicks", time="at", schema={"user_id": "int64", "ms": "float64", "at": "timestamp"})
+    pace = ms.StreamFeatureGroup("pace", entity=user, source=clicks, features=[ms.Count(over="1h")])
+    with ms.Project(tmp_path / "p", create=True) as project:
+        project.apply(ms.FeatureView("pace_view", features=[pace]))
+    code = Path(ms.__file__).parents[1]
+    counts = [turn(one, tmp_path / "p", 5 * n) for n, one in enumerate((code, code_before, code, code_before, code))]
+    assert counts == [5, 10, 15, 20, 25]
+    with ms.Project(tmp_path / "p") as project:
+        found = project.parts.history().read("clicks")
+        assert sorted(found["ms"].to_pylist()) == [float(n) for n in range(25)]
+        days = project.parts.offline.scan("events.clicks", [DAY])[DAY]
+        assert (len(days), days.null_count) == (25, 10)
