@@ -15,7 +15,6 @@ import pytest
 from millstream.buffer import repeats
 from millstream.buffer.embedded import log as embedded
 from millstream.buffer.embedded import rows as stored
-from millstream.buffer.embedded import writer
 from millstream.computing import positions
 from millstream.computing import stream as computing
 from millstream.errors import DiskFull
@@ -112,18 +111,6 @@ def _split_transactions(patch: Patch, first: str) -> None:
                 getattr(work, name)(*given)
 
     patch.setattr(embedded.EmbeddedLog, "transaction", transaction)
-
-
-@fault
-def a_zombie_is_not_fenced(patch: Patch) -> None:
-    real = writer.Writer.commit
-
-    def commit(self: Any, consumer: str, topic: str, partition: int, expected: int | None, position: int) -> None:
-        number = writer.topic_of(self._rows, topic)[0]
-        found = writer.committed_by(self._rows, consumer, topic, number, partition)
-        real(self, consumer, topic, partition, found, position)
-
-    patch.setattr(writer.Writer, "commit", commit)
 
 
 @fault

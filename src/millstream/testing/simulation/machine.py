@@ -86,7 +86,9 @@ def damage(world: World, group: str, shard: int) -> str:
     content[: 2 * 4096] = bytes(2 * 4096)
     fresh = path.with_name("data.damaged")
     fresh.write_bytes(content)
-    os.replace(fresh, path)  # another file, so that what this process has mapped stays as it was
+    path.unlink()  # another file, so that what this process has mapped stays as it was
+    path.hardlink_to(fresh)  # a full disk hinders nobody's writes but the project's
+    fresh.unlink()
     world.damaged.add(group)
     return str(path.relative_to(world.settings.data))
 
