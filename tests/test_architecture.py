@@ -39,8 +39,9 @@ APART = {
     "serve": {"computing", "ingest"},
     "monitor": {"computing", "ingest", "serve"},
 }
-#: Backfill folds history into the online store, so it alone joins computing to a store.
-JOINS = {"ingest/backfill.py": {"computing"}}
+#: Backfill folds history into the online store, so it alone joins computing to a store; the log of another project is
+#: opened as that of any project is.
+JOINS = {"ingest/backfill.py": {"computing"}, "sources/another_project.py": {"project"}}
 CLOCKS = {
     "asyncio.sleep", "datetime.date.today", "datetime.datetime.now", "datetime.datetime.today",
     "datetime.datetime.utcnow", "time.gmtime", "time.localtime", "time.sleep", "time.time", "time.time_ns",

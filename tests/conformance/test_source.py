@@ -4,6 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from millstream.buffer.embedded.log import EmbeddedLog
+from millstream.buffer.log import Batch
+from millstream.clock import SimulatedClock
+from millstream.sources.another_project import ProjectSource
 from millstream.sources.files import FilesSource
 from millstream.sources.source import Source
 from millstream.testing.adversarial_source import AdversarialSource
@@ -54,3 +58,29 @@ class TestFilesSource(SourceConformance):
     @pytest.fixture
     def world(self, tmp_path: Path) -> Written:
         return Written(tmp_path)
+
+
+class Sent:
+    """The log of another project."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._log = EmbeddedLog(folder, SimulatedClock(1_800_000_000_000_000), map_gib=1, fsync=False)
+        self._log.create("clicks", 2)
+
+    def open(self) -> Source:
+        log = EmbeddedLog(self._folder, SimulatedClock(0), map_gib=1, fsync=False)
+        return ProjectSource(log, "clicks", "clicks", self._folder)
+
+    def put(self, place: int, events: list[bytes]) -> None:
+        for event in events:
+            self._log.append("clicks", place, Batch(event, "json", 1))
+
+    def expire(self, place: int) -> None:
+        self._log.trim("clicks", place, 3)
+
+
+class TestProjectSource(SourceConformance):
+    @pytest.fixture
+    def world(self, tmp_path: Path) -> Sent:
+        return Sent(tmp_path)

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
+import pyarrow as pa
 import pytest
 
 import millstream as ms
@@ -65,6 +66,23 @@ def test_a_bound_stream_gives_what_sent_events_give(tmp_path: Path):
         assert values(bound) == values(sent)
 
 
+def test_a_stream_of_another_project_gives_what_it_gives_there(tmp_path: Path):
+    with (
+        project(tmp_path / "there", "") as there,
+        project(tmp_path / "here", '[streams.payments]\nkind = "project"\npath = "../there"\n') as here,
+    ):
+        for one in (there, here):
+            one.apply(VIEW)
+        for first in (0, 20):
+            there.send("payments", rows(first, 20))
+            there.send("payments", pa.Table.from_pylist(rows(first, 30)))
+            there.drain()
+            assert here.drain()["taken"] == 50
+            assert values(here) == values(there)
+        arrivals = [one.parts.history().read("payments").sort_by("id")["_arrival"] for one in (there, here)]
+        assert arrivals[0] == arrivals[1]
+
+
 def test_another_process_goes_on_where_one_has_stopped(tmp_path: Path):
     for count in (10, 20):
         with project(tmp_path) as bound:
@@ -118,8 +136,8 @@ def test_where_a_stream_is_changes_nothing_that_is_declared(tmp_path: Path):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ('[streams.a]\npath = "x"', r"'streams\.a\.kind' is missing; it must be one of files"),
-        ('[streams.a]\nkind = "file"', r"'streams\.a\.kind' is 'file'; it must be one of files"),
+        ('[streams.a]\npath = "x"', r"'streams\.a\.kind' is missing; it must be one of files, project"),
+        ('[streams.a]\nkind = "file"', r"'streams\.a\.kind' is 'file'; it must be one of files, project"),
         ('[streams.a]\nkind = "files"\npaths = "x"', r"'streams\.a\.paths' is not a setting"),
         ('[streams.a]\nkind = "files"', r"'streams\.a\.path' is missing"),
         ('[streams.a]\nkind = "files"\npath = ""', r"'streams\.a\.path' is ''"),
