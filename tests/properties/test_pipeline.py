@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 import millstream as ms
 from millstream.buffer.lag import records_ever
+from millstream.buffer.topics import COMPUTING
 from millstream.clock import SimulatedClock
 from millstream.computing.stream import StreamComputer
 from millstream.errors import Fenced
@@ -48,8 +49,8 @@ from tests.properties.worlds import windows as window_lists
 WITHIN = HOUR
 STREAM = ms.EventStream(
     "events", time="at", available="seen", deduplicate="id", within="1h", retention="2h",
-    schema={"id": "string", "k": "int64", "x": "float64", "s": "string", "ok": "bool", "at": "timestamp",
-            "seen": "timestamp"},
+    schema={"id": "string", "k": "int64", "x": "float64", "y": "float64", "s": "string", "ok": "bool",
+            "at": "timestamp", "seen": "timestamp"},
 )  # fmt: skip
 ASKS = ms.EventStream("asks", time="at", schema={"ask": "string", "k": "int64", "at": "timestamp"})
 OUTCOMES = ms.EventStream("outcomes", time="at", schema={"ask": "string", "y": "bool", "at": "timestamp"})
@@ -189,26 +190,28 @@ class Pipeline:
     def begin(self) -> None:
         """Workers that know nothing but what is stored."""
         parts = self.project.parts
-        self.computer = self.another()
+        shared = None if self.seed is None else parts.log.worker(COMPUTING, ["events"])  # whose ownership is lost
+        self.computer = self.another(worker=shared)
         self.ingester, self.archiver = parts.ingester(), parts.archiver()
 
-    def another(self, log: Any = None, micro_batch: int | None = None) -> StreamComputer:
+    def another(self, log: Any = None, micro_batch: int | None = None, worker: Any = None) -> StreamComputer:
         parts = self.project.parts
         return StreamComputer(
             log or parts.log, parts.registry.streams(), parts.registry.groups(), parts.clock,
-            data=parts.settings.data, micro_batch=micro_batch or self.micro_batch,
+            data=parts.settings.data, micro_batch=micro_batch or self.micro_batch, worker=worker,
         )  # fmt: skip
 
     def send(self, sent: list[Sent], as_table: bool, spoilt: bool) -> None:
         """Append events that arrive at one instant, with one among them that fits no schema."""
         self.clock.set(max(self.clock.now(), sent[0].event.arrival))
         rows = [
-            {"id": one.id, "k": one.event.k, "x": one.event.x, "s": one.event.s, "ok": one.event.ok,
-             "at": one.event.time, "seen": one.event.arrival}
+            {"id": one.id, "k": one.event.k, "x": one.event.x, "y": one.event.y, "s": one.event.s,
+             "ok": one.event.ok, "at": one.event.time, "seen": one.event.arrival}
             for one in sent
         ]  # fmt: skip
-        if as_table or any(row["x"] == float("inf") for row in rows):
-            kinds = [pa.string(), pa.int64(), pa.float64(), pa.string(), pa.bool_(), *[pa.timestamp("us", "UTC")] * 2]
+        if as_table or any(float("inf") in (row["x"], row["y"]) for row in rows):
+            floats, times = [pa.float64()] * 2, [pa.timestamp("us", "UTC")] * 2
+            kinds = [pa.string(), pa.int64(), *floats, pa.string(), pa.bool_(), *times]
             columns = [pa.array([row[name] for row in rows], kind) for name, kind in zip(rows[0], kinds, strict=True)]
             self.project.send("events", pa.table(columns, list(rows[0])))
         else:
@@ -255,11 +258,13 @@ class Pipeline:
 
     def drain(self) -> None:
         """Compute and ingest until nothing is left."""
-        for _ in range(1_000):
-            computed, ingested = self.computer.step(), self.ingester.step()
-            left = computed.fenced or computed.lag or ingested.fenced or ingested.lag
-            if not (left or computed.records or ingested.records):
-                return
+        with self.another() as alone:
+            for _ in range(1_000):
+                computed = self.computer.step() + alone.step()
+                ingested = self.ingester.step()
+                left = computed.fenced or computed.lag or ingested.fenced or ingested.lag
+                if not (left or computed.records or ingested.records):
+                    return
         raise AssertionError("the buffer is empty in the end")
 
     def read(self, at: int) -> dict[str, np.ndarray]:
@@ -293,6 +298,7 @@ def history(sent: list[Sent]) -> pa.Table:
             "id": pa.array([one.id for one in rows], pa.string()),
             "k": pa.array([one.event.k for one in rows], pa.int64()),
             "x": pa.array([one.event.x for one in rows], pa.float64()),
+            "y": pa.array([one.event.y for one in rows], pa.float64()),
             "s": pa.array([one.event.s for one in rows], pa.string()),
             "ok": pa.array([one.event.ok for one in rows], pa.bool_()),
             "at": pa.array([one.event.time for one in rows], instant),
