@@ -321,8 +321,8 @@ class NotFound(RequestError):
 class LogError(MillstreamError):
     """The log cannot do what is asked of it.
 
-    Why: a topic that is not there, rows that are no events, a position that was trimmed, or a log that another process
-    holds.
+    Why: a topic that is not there, rows that are no events, an event larger than a record may be, a position that was
+    trimmed, or a log that another process holds.
     Mend: as the hint says. What was acknowledged before is kept.
 
     >>> raise LogError("Topic 'clicks' is not in this log.", "apply the stream first.")
@@ -333,6 +333,14 @@ class LogError(MillstreamError):
     """
 
     code = "MS301"
+
+    @classmethod
+    def too_large(cls, thing: str, size: int, largest: int) -> Self:
+        """What is to be appended to a topic, or sent to a stream, has more bytes than a log takes in one piece."""
+        return cls(
+            f"{thing} of {size:,} bytes; the log takes {largest:,} at most in one record.",
+            "send less in one event, or raise the limit: 'largest_record' in millstream.toml, or that of the log's server.",
+        )
 
 
 class Fenced(LogError):

@@ -60,6 +60,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         fsync: whether a commit survives the loss of power; without, it survives the death of any process, not that of
             the machine, and costs no wait for the disk.
         log_gib: most the log may grow to, in GiB; the space is taken as it is used.
+        largest_record: most bytes of one record of the log; what is larger is kept in parts, one event is refused.
         sync_every: microseconds between two syncs of the stores.
         files_kept: microseconds that files of the offline store stay which no table names any more, for those who have
             begun to read them.
@@ -101,6 +102,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     poll_ms: Annotated[int, Meta(ge=1, le=60_000, description="a whole number from 1 to 60000")] = 20
     fsync: Switch = True
     log_gib: Annotated[float, Meta(ge=0.001, le=65_536, description="a number from 0.001 to 65536")] = 64.0
+    largest_record: Annotated[
+        int, Meta(ge=10_000, le=1_000_000_000, description="a whole number of bytes from 10000 to 1000000000")
+    ] = 1_000_000
     sync_every: Span = 600_000_000
     files_kept: Span = 600_000_000
     frozen_after: Annotated[

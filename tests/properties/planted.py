@@ -171,8 +171,8 @@ def late_events_are_dropped(patch: Patch) -> None:
 
 @fault
 def only_the_first_dead_letter_of_a_batch_is_written(patch: Patch) -> None:
-    real = computing.dead_batch
-    patch.setattr(computing, "dead_batch", lambda letters: real(letters[:1]))
+    real = computing.dead_batches
+    patch.setattr(computing, "dead_batches", lambda letters, largest: real(letters[:1], largest))
 
 
 # Ingestion and the online store.

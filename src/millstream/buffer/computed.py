@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from millstream.buffer.log import OwnLog
+from millstream.buffer.parts import whole_records
 from millstream.buffer.reading import position_of_last, through
 from millstream.buffer.topics import computing_consumer, feature_topic
 from millstream.errors import CorruptLog
 
 TAIL = 16
 """The newest records of each feature partition that are looked at: a worker that was overtaken may have written last."""
+
+FURTHEST = 4_096
+"""How many are looked at where some of those are parts whose first ones are not there."""
 
 
 def computed_in(log: OwnLog, version: str, stream: str) -> list[int | None]:
@@ -63,7 +67,7 @@ def begun(log: OwnLog, topic: str, place: str) -> int | None:
     """
     if topic not in log.topics():
         return None
-    reached = [_newest(log, topic, shard, ends).get(place) for shard, ends in enumerate(log.ends(topic))]
+    reached = [_newest(log, topic, shard, ends, torn=True).get(place) for shard, ends in enumerate(log.ends(topic))]
     return max((at for at in reached if at is not None), default=None)
 
 
@@ -77,14 +81,21 @@ def _by_ranges(log: OwnLog, topic: str) -> dict[str, int] | None:
     return {place: min(reached[place] for reached in shards) for place in set.intersection(*map(set, shards))}
 
 
-def _newest(log: OwnLog, topic: str, shard: int, ends: tuple[int, int]) -> dict[str, int]:
+def _newest(log: OwnLog, topic: str, shard: int, ends: tuple[int, int], *, torn: bool = False) -> dict[str, int]:
+    """By "stream/partition", up to where the newest records of a feature partition are, whole ones unless `torn` is said."""
     from millstream.fold.deltas import ranges_of
 
     first, following = ends
+    count = TAIL
+    while True:
+        begin = max(first, position_of_last(log, topic, shard, count))
+        payloads = (one for records in through(log, topic, shard, begin, following) for one in records.payloads)
+        records, unfinished = whole_records(payloads)
+        if begin == first or count >= FURTHEST or all(record.begun for record in unfinished):
+            break
+        count *= 4  # some parts lie before what was read
     found: dict[str, int] = {}
-    begin = max(first, position_of_last(log, topic, shard, TAIL))
-    for records in through(log, topic, shard, begin, following):
-        for payload in records.payloads:
-            for place, (_, to) in ranges_of(payload).items():
-                found[place] = max(to, found.get(place, to))
+    for record in [*records, *(one.head for one in unfinished if torn)]:
+        for place, (_, to) in ranges_of(record).items():
+            found[place] = max(to, found.get(place, to))
     return found

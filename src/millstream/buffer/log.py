@@ -149,7 +149,7 @@ class Transaction(Protocol):
         It is stamped as by `Log.append`.
 
         Raises:
-            LogError: when there is no such topic or partition, or the batch is empty.
+            LogError: when there is no such topic or partition, or the batch is empty or larger than the log takes.
         """
         ...
 
@@ -179,6 +179,14 @@ class Log(Protocol):
         """
         ...
 
+    @property
+    def largest(self) -> int:
+        """The most bytes that the payload of one batch may have.
+
+        Who appends cuts what is larger: events into several batches, a record into parts (`millstream.buffer.parts`).
+        """
+        ...
+
     def append(self, topic: str, partition: int, batch: Batch, arrival: int | None = None) -> int:
         """Append a batch and return the position of its first record; called by producers.
 
@@ -186,7 +194,7 @@ class Log(Protocol):
         comes from a foreign producer whose broker has stamped it already.
 
         Raises:
-            LogError: when there is no such topic or partition, or the batch is empty.
+            LogError: when there is no such topic or partition, or the batch is empty or larger than the log takes.
             DiskFull: when there is no room; nothing was appended.
         """
         ...

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 import pyarrow as pa
 
+from millstream.buffer.parts import cut
 from millstream.errors import CorruptState
 
 _KEY = b"millstream.run"
@@ -54,6 +55,16 @@ def encode_run(run: Run) -> bytes:
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
+
+
+def run_payloads(run: Run, largest: int) -> list[bytes]:
+    """A run as payloads of the staging topic: its record, in parts where that has more bytes than a log takes.
+
+    Args:
+        run: the run.
+        largest: the most bytes of a payload, as the log says.
+    """
+    return cut(encode_run(run), encode_run(replace(run, rows=run.rows.slice(0, 0))), largest)
 
 
 def decode_run(payload: bytes) -> Run:

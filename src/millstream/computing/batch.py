@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from millstream.buffer.codec.events import DeadLetter, dead_batch
+from millstream.buffer.codec.events import DeadLetter, dead_batches
 from millstream.buffer.computed import begun
 from millstream.buffer.log import Batch, OwnLog
 from millstream.buffer.marks import Marks
-from millstream.buffer.staging import Run, encode_run
+from millstream.buffer.staging import Run, run_payloads
 from millstream.buffer.topics import dead_topic
 from millstream.buffer.writing import Append, until_there
 from millstream.clock import Clock
@@ -252,7 +252,7 @@ class BatchComputer:
                 "mend the table or the query; the interval is run again, and what was served stays.",
             )
         run = Run(interval.start, interval.end, available, snapshot, staged.rows, scheduled=not interval.past)
-        self._write(version, interval, [Batch(encode_run(run), "bytes", 1)], dead, {})
+        self._write(version, interval, [run_payloads(run, self._log.largest)], dead, {})
         return Ran(interval, staged.rows.num_rows, len(dead), staged.skipped)
 
     def _fold(self, version: BatchGroupVersion, interval: Interval) -> Ran:
@@ -268,10 +268,9 @@ class BatchComputer:
             told = self._unread(version, source)
             ranges = {place: (begin or 0, end) for place, (begin, end) in told.items()}
             events = stream_events(source, ranges, self._history)
-        folded = fold_events(version, source, events, ranges, self._clock.now())
-        batches = [Batch(record, "bytes", 1) for record in folded.records]
+        folded = fold_events(version, source, events, ranges, self._clock.now(), self._log.largest)
         dead = [*folded.dead, *self._misfits([source], self._clock.now())]
-        self._write(version, interval, batches, dead, told)
+        self._write(version, interval, folded.records, dead, told)
         return Ran(interval, folded.keys, len(dead), folded.skipped)
 
     def _unread(self, version: BatchGroupVersion, stream: Source) -> dict[str, tuple[int | None, int]]:
@@ -284,23 +283,28 @@ class BatchComputer:
         self,
         version: BatchGroupVersion,
         interval: Interval,
-        batches: Sequence[Batch],
+        records: Sequence[Sequence[bytes]],
         dead: Sequence[DeadLetter],
         positions: Mapping[str, tuple[int | None, int]],
     ) -> None:
-        """Append, one batch to each partition, and move the schedule."""
+        """Append to each partition the payloads of one record, and move the schedule."""
         topic = topic_of(version)
-        self._log.create(topic, len(batches))
+        self._log.create(topic, len(records))
         standing = self._schedules.standing(version)
         if not interval.past:
             self._check_next(version, interval, standing, positions)
         for name in {letter.stream for letter in dead}:
             self._log.create(dead_topic(name), self._log.topics().get(dead_topic(name), 1))
         appends = [
-            Append(dead_topic(name), 0, dead_batch([one for one in dead if one.stream == name]))
+            Append(dead_topic(name), 0, batch)
             for name in {letter.stream: None for letter in dead}
+            for batch in dead_batches([one for one in dead if one.stream == name], self._log.largest)
         ]
-        appends += [Append(topic, number, batch) for number, batch in reversed(list(enumerate(batches)))]
+        appends += [
+            Append(topic, number, Batch(payload, "bytes", 1))
+            for number, payloads in reversed(list(enumerate(records)))
+            for payload in payloads
+        ]
         until_there(partial(self._appended, topic, None if interval.past else standing, appends), topic)
         if not interval.past:
             self._schedules.move(version, standing, interval.end, {place: to for place, (_, to) in positions.items()})

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from millstream.buffer.parts import cut
 from millstream.computing.start_markers import no_states
 from millstream.definitions.group_version import StreamGroupVersion
 from millstream.definitions.source import EventStream
@@ -50,7 +51,21 @@ def delta_records(
     ranges: Mapping[str, tuple[int, int]],
     computed_at: int,
     newest_arrival: int,
-) -> list[bytes]:
-    """One record per feature partition, an empty one where no key of it changed, so that its position moves on too."""
-    parts = by_shard(keys, states, shards)
-    return [encode_deltas(ranges, computed_at, mine, part, newest_arrival) for mine, part in parts]
+    largest: int,
+) -> list[list[bytes]]:
+    """The payloads of one record per feature partition, an empty one where no key of it changed, so that its position moves.
+
+    Args:
+        keys: the keys that changed.
+        states: what is added to each.
+        shards: how many feature partitions there are.
+        ranges: by "stream/partition", what the record holds.
+        computed_at: the clock's time, in microseconds.
+        newest_arrival: when the newest of its events arrived, in microseconds.
+        largest: the most bytes of a payload; a record with more is in parts.
+    """
+    head = encode_deltas(ranges, computed_at, [], no_states(), newest_arrival)
+    records = (
+        encode_deltas(ranges, computed_at, mine, part, newest_arrival) for mine, part in by_shard(keys, states, shards)
+    )
+    return [cut(record, head, largest) for record in records]

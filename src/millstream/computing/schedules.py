@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from millstream.buffer.log import OwnLog
 from millstream.buffer.marks import Marks
+from millstream.buffer.parts import Assembly
 from millstream.buffer.reading import through
 from millstream.buffer.staging import decode_run
 from millstream.buffer.topics import feature_topic, schedule_mark, staging_topic
@@ -61,8 +62,12 @@ class Schedules:
             found, counted = dict[str, int](), first
         else:
             found = {place: number for place, number in known.items() if place != f"{topic}/0"}
-        for records in through(self._log, topic, 0, max(first, counted), following, 1):
-            moved = _moved(version, records.payloads[0])
+        assembly = Assembly()  # a record of which parts are missing is none: its interval runs again
+        payloads = (
+            one for some in through(self._log, topic, 0, max(first, counted), following, 1) for one in some.payloads
+        )
+        for whole in filter(None, map(assembly.add, payloads)):
+            moved = _moved(version, whole.record)
             if version.group.query is None:  # a fold goes on only; a record that comes late takes nothing back
                 moved = {place: max(to, found.get(place, to)) for place, to in moved.items()}
             found.update(moved)

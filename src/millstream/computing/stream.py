@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from millstream.buffer.codec.events import DeadLetter, dead_batch
+from millstream.buffer.codec.events import DeadLetter, dead_batches
 from millstream.buffer.log import Batch, OwnLog
 from millstream.buffer.repeats import RepeatIndex, mark
 from millstream.buffer.topics import CHECK, computing_consumer, dead_topic, feature_topic
@@ -224,8 +224,11 @@ class StreamComputer:
                 reasons[version.id] = +Counter(facts)
             names = [source.name for source in version.group.sources]
             ranges = self._positions.standing(computing_consumer(version.id), names) | batch.places
-            parts = delta_records(keys, states, version.shards, ranges, self._clock.now(), batch.newest_arrival)
-            records += [(feature_topic(version.id), shard, record) for shard, record in enumerate(parts)]
+            found = delta_records(
+                keys, states, version.shards, ranges, self._clock.now(), batch.newest_arrival, self._log.largest
+            )
+            topic = feature_topic(version.id)
+            records += [(topic, shard, payload) for shard, payloads in enumerate(found) for payload in payloads]
         skipped = sum(reasons.values(), Counter[str]())
         return _Output(records, letters, reasons, Progress(batch.records, len(letters), dict(skipped), total))
 
@@ -237,7 +240,11 @@ class StreamComputer:
         letters: dict[int, list[DeadLetter]] = {}
         for letter in output.letters:
             letters.setdefault(letter.partition, []).append(letter)
-        appends = [Append(dead_topic(name), partition, dead_batch(some)) for partition, some in letters.items()]
+        appends = [
+            Append(dead_topic(name), partition, batch)
+            for partition, some in letters.items()
+            for batch in dead_batches(some, self._log.largest)
+        ]
         appends += [Append(topic, shard, Batch(record, "bytes", 1)) for topic, shard, record in output.records]
         steps = [(consumer, partition, to) for consumer in consumers for partition, to in moves.items()]
         commits = [Commit(consumer, name, p, committed[consumer][p], to) for consumer, p, to in steps]

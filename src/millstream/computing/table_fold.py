@@ -26,22 +26,36 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Folded:
-    """The delta records of one run, one per feature partition, and what was left out."""
+    """The payloads of the delta record of each feature partition, of one run, and what was left out."""
 
-    records: list[bytes]
+    records: list[list[bytes]]
     keys: int
     dead: list[DeadLetter]
     skipped: Mapping[str, int]
 
 
 def fold_events(
-    version: BatchGroupVersion, source: Source, events: pa.Table, ranges: Mapping[str, tuple[int, int]], now: int
+    version: BatchGroupVersion,
+    source: Source,
+    events: pa.Table,
+    ranges: Mapping[str, tuple[int, int]],
+    now: int,
+    largest: int,
 ) -> Folded:
-    """Fold events that cover `ranges` of positions by "source/partition"; `now` (µs) stamps the records."""
+    """Fold events that cover `ranges` of positions by "source/partition".
+
+    Args:
+        version: the group version.
+        source: what the events are of.
+        events: the events.
+        ranges: what they cover.
+        now: stamps the records (µs).
+        largest: the most bytes of a payload.
+    """
     (prepared,) = prepare([version.group], source, events) if events.num_rows else (None,)
     keys, states = fold_keys(version, prepared)  # type: ignore[arg-type]
     newest = int(np.max(np.asarray(events["_arrival"]))) if events.num_rows else NO_ARRIVAL
-    records = delta_records(keys, states, version.shards, ranges, now, newest)
+    records = delta_records(keys, states, version.shards, ranges, now, newest, largest)
     dead = [] if prepared is None else [_letter(version.id, source, events, row, why) for row, why in prepared.dead]
     return Folded(records, len(keys), dead, {} if prepared is None else prepared.skipped)
 

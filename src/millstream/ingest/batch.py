@@ -144,7 +144,7 @@ class BatchIngester:
         behind = min([*positions, stored] if due else positions)
         if behind >= following:
             return done
-        runs = read_runs(self._log, version, behind)
+        runs = read_runs(self._log, version, behind, self._clock.now())
         if not runs:
             return done
         if due:
@@ -174,7 +174,7 @@ class BatchIngester:
         following = self._log.ends(staging_topic(version.id))[0][1]
         if len(positions) < version.shards or min(positions) >= following:
             return BatchApplied()
-        done, runs = BatchApplied(), read_runs(self._log, version, min(positions))
+        done, runs = BatchApplied(), read_runs(self._log, version, min(positions), self._clock.now())
         if not runs:
             return done
         at_hand = {run.position: run for run in runs}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from millstream.buffer.codec.events import DeadLetter, dead_batch, dead_letters
+from millstream.buffer.codec.events import DeadLetter, dead_batches, dead_letters
 from millstream.buffer.log import OwnLog
 from millstream.buffer.marks import Marks
 from millstream.buffer.reading import through
@@ -56,7 +56,8 @@ class HistoryLetters:
         topic, numbers = dead_topic(stream), dict[str, int]()
         with self._log.transaction() as work:
             for partition, some in fresh.items():
-                work.append(topic, partition, dead_batch(some))
+                for batch in dead_batches(some, self._log.largest):
+                    work.append(topic, partition, batch)
                 numbers[f"{stream}/{partition}"] = max(letter.position for letter in some)
         ends = self._log.ends(topic)
         numbers |= {f"{topic}/{partition}": ends[partition][1] for partition in fresh}

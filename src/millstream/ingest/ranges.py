@@ -1,7 +1,8 @@
 """What a shard lacks of the deltas in the buffer, told by the source ranges that each of them names.
 
 No delta is trusted to come once, whole and in turn: one whose ranges are applied is left out, and where one is missing, or
-was cut differently when it was written again, the events that the shard lacks are folded again from their source.
+parts of it are, or it was cut differently when it was written again, the events that the shard lacks are folded again
+from their source.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ def lacking(
     deltas: Sequence[Deltas],
     events: Events | None,
     now: int,
+    torn: Sequence[Ranges] = (),
 ) -> Lacking:
     """Return what a shard lacks of some deltas that follow each other in the buffer.
 
@@ -70,19 +72,20 @@ def lacking(
         deltas: the deltas, in their order.
         events: where missing events are read again; without them what is missing is an error.
         now: the clock's time, in microseconds.
+        torn: what those were to hold of which parts are missing.
 
     Raises:
         StoreError: when events that the shard lacks are neither in a delta nor in the log or the archive any more.
     """
     reached, kept = dict(applied), list[Deltas]()
     repeated = refolded = 0
-    for delta in deltas:
-        spans = {place: (reached.get(place, begin), end) for place, (begin, end) in delta.ranges.items()}
+    for delta, ranges in [*((delta, delta.ranges) for delta in deltas), *((None, ranges) for ranges in torn)]:
+        spans = {place: (reached.get(place, begin), end) for place, (begin, end) in ranges.items()}
         missing = {place: (begin, end) for place, (begin, end) in spans.items() if begin < end}
-        if missing == {place: (begin, end) for place, (begin, end) in delta.ranges.items() if begin < end}:
+        if delta and missing == {place: (begin, end) for place, (begin, end) in ranges.items() if begin < end}:
             kept.append(delta)
         elif missing:
-            kept += _folded_again(version, shard, missing, delta.ranges, events, now)
+            kept += _folded_again(version, shard, missing, ranges, events, now)
             refolded += 1
         else:
             repeated += 1

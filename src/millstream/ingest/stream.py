@@ -14,6 +14,7 @@ import msgspec
 
 from millstream.buffer.agreement import mark, refuse_stepped_back
 from millstream.buffer.log import OwnLog
+from millstream.buffer.parts import head_of
 from millstream.buffer.reading import through
 from millstream.buffer.topics import feature_topic, ingestion_consumer
 from millstream.clock import Clock
@@ -21,14 +22,14 @@ from millstream.definitions.feature_group import StreamFeatureGroup
 from millstream.definitions.group_version import Group, GroupVersion
 from millstream.errors import Fenced, MillstreamError, SteppedBack, StoreError
 from millstream.fold import Deltas, States, decode_deltas, layout_of, merge
+from millstream.fold.deltas import ranges_of
 from millstream.fold.layout import AHEAD
 from millstream.ingest.combine import combine
+from millstream.ingest.delta_reads import DeltaRead, DeltaReader
 from millstream.ingest.ranges import Events, Lacking, lacking
 from millstream.ingest.writing import write_all
 from millstream.store.online import BEGUN, MARK, OnlineStore, ShardMeta, read_shard
 
-_LARGE = 8 << 20  # bytes of deltas to aim at in one write
-_MOST = 1024  # records in one write
 _DELAYS = 15  # writes whose delay a shard remembers
 _QUIET = 3_600_000_000  # µs; a shard that was quiet for longer waits for a second arrival before it prunes by the first
 _LIVE = 60_000_000  # µs; what arrived longer ago was loaded, or waited for a process that was down: not the usual delay
@@ -103,7 +104,7 @@ class StreamIngester:
         self._log, self._online, self._clock, self._shards, self._events = log, online, clock, shards, events
         self._beside = [version for version in beside if version.group.columns]
         self._versions = [version for version in group_versions if version.group.columns] + self._beside
-        self._limits: dict[tuple[str, int], int] = {}
+        self._reader = DeltaReader(log, clock)
         self._agreed: set[tuple[str, int]] = set()
 
     def step(self) -> Applied:
@@ -162,16 +163,17 @@ class StreamIngester:
         self._refuse_stepped_back(version, shard, pending or begun, following)
         if begun.position == following:
             return Applied(), None
-        payloads, reached = self._read(version.id, shard, begun.position, pending)
-        if reached == begun.position:
+        if pending is None:
+            read = self._reader.next(version.id, shard, begun.position, following, begun.applied)
+        else:
+            read = self._reader.up_to(version.id, shard, begun.position, pending.position)
+        if read.reached == begun.position:
             return Applied(lag=self._lag(topic, shard, begun.position, following)), None
         try:
-            applied = self._apply(
-                version, shard, payloads, reached, msgspec.structs.replace(begun, pending=pending), known
-            )
+            applied = self._apply(version, shard, read, msgspec.structs.replace(begun, pending=pending), known)
         except Fenced:
             return Applied(fenced=1, lag=self._lag(topic, shard, begun.position, following)), None
-        return applied + Applied(lag=self._lag(topic, shard, reached, following)), reached
+        return applied + Applied(lag=self._lag(topic, shard, read.reached, following)), read.reached
 
     def _lag(self, topic: str, shard: int, position: int, following: int) -> int:
         """About how many records a shard has before it; 0 exactly when it stands at the end."""
@@ -197,34 +199,16 @@ class StreamIngester:
         begun = next(through(self._log, feature_topic(version.id), shard, first, following, 1), None)
         if begun is None:
             return None
-        starts = decode_deltas(begun.payloads[0]).ranges.values()
+        starts = ranges_of(head_of(begun.payloads[0])).values()
         if isinstance(version.group, StreamFeatureGroup) and any(start > 0 for start, _ in starts):
             return None
         return ShardMeta(position=first, backfilled=True, epoch=1)
-
-    def _read(self, gv: str, shard: int, position: int, pending: ShardMeta | None) -> tuple[list[bytes], int]:
-        """Payloads for one write, and the position after them: as many as are pending.
-
-        Else as many as were about right the last time, and more next time if they were small.
-        """
-        if pending is not None:
-            found = through(self._log, feature_topic(gv), shard, position, pending.position)
-            return [payload for records in found for payload in records.payloads], pending.position
-        limit = self._limits.get((gv, shard), 16)
-        records = self._log.read(feature_topic(gv), shard, position, limit)
-        size = sum(map(len, records.payloads))
-        if size > _LARGE:
-            self._limits[gv, shard] = max(1, limit // 2)
-        elif len(records) >= limit and 2 * size <= _LARGE:
-            self._limits[gv, shard] = min(_MOST, 2 * limit)
-        return records.payloads, records.next
 
     def _apply(
         self,
         version: GroupVersion[Group],
         shard: int,
-        payloads: Sequence[bytes],
-        reached: int,
+        read: DeltaRead,
         meta: ShardMeta,
         known: ShardMeta | None,
     ) -> Applied:
@@ -233,10 +217,10 @@ class StreamIngester:
         What another writer has begun to write is made again as that one made it, as of its time.
         """
         now = self._clock.now() if meta.pending is None else meta.pending.applied_at
-        found = [decode_deltas(payload) for payload in payloads]
-        lacks = lacking(version, shard, meta.applied, found, self._events, now)
-        done = Applied(records=len(payloads), repeated=lacks.repeated, refolded=lacks.refolded)
-        after = meta.pending or self._after(version, shard, reached, meta, lacks, now)
+        found = [decode_deltas(record) for record in read.records]
+        lacks = lacking(version, shard, meta.applied, found, self._events, now, read.torn)
+        done = Applied(records=len(read.records), repeated=lacks.repeated, refolded=lacks.refolded)
+        after = meta.pending or self._after(version, shard, read.reached, meta, lacks, now)
         if after.applied != lacks.applied:
             raise _not_pending(version.id, shard, after)
         expected = None if known is None else known.position

@@ -18,6 +18,7 @@ import pyarrow as pa
 from millstream.buffer.codec.types import ARROW_TYPES, INSTANT
 from millstream.buffer.lag import records_ever
 from millstream.buffer.log import Log
+from millstream.buffer.parts import Assembly
 from millstream.buffer.reading import through
 from millstream.buffer.topics import feature_table, feature_topic
 from millstream.clock import Clock
@@ -178,15 +179,16 @@ class Syncer:
             yield [key for key, _ in page.items]
 
     def _touched(self, version: GroupVersion, shard: int, since: int, until: int) -> list[bytes] | None:
-        """The keys of the deltas between two feature positions, or None when the log no longer has them."""
-        keys: set[bytes] = set()
+        """The keys of the deltas between two feature positions, or None when the log does not have all of them."""
+        keys, assembly = set[bytes](), Assembly()
         try:
             for records in through(self._log, feature_topic(version.id), shard, since, until, _RECORDS):
                 for payload in records.payloads:
-                    keys.update(decode_deltas(payload).keys)
+                    if (whole := assembly.add(payload)) is not None:
+                        keys.update(decode_deltas(whole.record).keys)
         except LogError:
             return None
-        return sorted(keys)
+        return None if assembly.unfinished else sorted(keys)  # what is torn was folded again, whatever its keys are
 
     def _values(self, version: GroupVersion, states: dict[bytes, bytes], now: int, meta: ShardMeta) -> pa.Table:
         """Rows of keys, the instant, values, version and positions."""

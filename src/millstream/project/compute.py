@@ -177,7 +177,7 @@ def _decoded(stream: EventStream, frame: Frame, needed: set[str]) -> pa.Table:
     """
     given = taken(f"Stream '{stream.name}'", frame, MillstreamError)
     check_columns(f"Stream '{stream.name}'", given, stream.schema, lambda: needed, MillstreamError)
-    batches = list(encode_history(stream, given))
+    batches = encode_history(stream, given, largest=None)
     ends = np.cumsum([batch.count for batch in batches])
     places = np.split(np.arange(ends[-1] if batches else 0), ends)
     records = [Records.of(stream.name, 0, batch, at, LAST) for batch, at in zip(batches, places, strict=False)]

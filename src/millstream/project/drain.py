@@ -55,7 +55,7 @@ def append(parts: Parts, stream: str, rows: Any, *, history: bool) -> int:
     placed = [
         (partition, batch)
         for partition, part in partition_of(definition, given, len(parts.log.ends(stream)))
-        for batch in encoded(definition, part)
+        for batch in encoded(definition, part, parts.log.largest)
     ]
     with parts.log.transaction() as work:
         for partition, batch in placed:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from millstream.buffer.agreement import disagreement, mendable
+from millstream.buffer.parts import Assembly
 from millstream.buffer.reading import through
 from millstream.buffer.staging import decode_run
 from millstream.buffer.topics import batch_table, staging_topic
@@ -72,12 +73,13 @@ def _apart(parts: Parts, version: BatchGroupVersion, stated: int, kept: str) -> 
     first, following = parts.log.ends(topic)[0]
     if disagreement(parts.log, topic, 0, stated, kept) is None:
         return max(first, stated)
-    known = runs_stated(version, parts.offline)
+    known, assembly = runs_stated(version, parts.offline), Assembly()
     for records in through(parts.log, topic, 0, first, following):
         for position, payload in zip(records.positions.tolist(), records.payloads, strict=True):
-            run = decode_run(payload)
-            if known.get(position) != (run.end, run.available):
-                return int(position)
+            whole = assembly.add(payload, position)
+            run = None if whole is None else decode_run(whole.record)
+            if whole and run and known.get(whole.place) != (run.end, run.available):
+                return whole.place
     return following
 
 

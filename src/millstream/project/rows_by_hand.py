@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from millstream.errors import MillstreamError, RequestError
+from millstream.errors import Fenced, MillstreamError, RequestError
 from millstream.fold.instants import beyond
 
 if TYPE_CHECKING:
+    from millstream.buffer.log import OwnLog
     from millstream.project.parts import Parts
 
 
 def write(parts: Parts, group: str, rows: Any) -> int:
     """Stage rows of a batch group as if a run of its query had just returned them; returns how many."""
-    from millstream.buffer.log import Batch
-    from millstream.buffer.staging import Run, encode_run
+    from millstream.buffer.staging import Run, run_payloads
     from millstream.buffer.topics import staging_topic
     from millstream.computing.interval_runs import Result
     from millstream.computing.run_rows import features_of, stage
@@ -44,9 +44,32 @@ def write(parts: Parts, group: str, rows: Any) -> int:
     if staged.dead:
         raise MillstreamError(staged.dead[0].reason.replace(" of its query", ""), "mend the row; nothing was written.")
     parts.log.create(staging_topic(version.id), 1)
-    record = encode_run(Run(now, now, now, False, staged.rows))
-    parts.log.append(staging_topic(version.id), 0, Batch(record, "bytes", 1))
+    _append(
+        parts.log, staging_topic(version.id), run_payloads(Run(now, now, now, False, staged.rows), parts.log.largest)
+    )
     return int(staged.rows.num_rows)
+
+
+def _append(log: OwnLog, topic: str, payloads: Sequence[bytes]) -> None:
+    """Append the parts of a run; a part that is written again counts once."""
+    from millstream.buffer.log import Batch
+    from millstream.buffer.writing import until_there
+
+    batches = [Batch(payload, "bytes", 1) for payload in payloads]
+
+    def written() -> bool:
+        try:
+            with log.transaction() as work:
+                for batch in batches:
+                    work.append(topic, 0, batch)
+        except Fenced:
+            return False
+        return True
+
+    if len(batches) == 1:
+        log.append(topic, 0, batches[0])
+    else:
+        until_there(written, topic)
 
 
 def _table(group: str, rows: Any, instants: Sequence[str]) -> pa.Table:

@@ -89,15 +89,24 @@ class Intake:
         partitions = self._log.topics().get(stream.name, 1)
         rows = None if lines else _rows(body, decode)
         _refuse_misspelt(stream, body, rows, set(needed))
-        if rows is not None:
-            parts = partition_of(stream, rows, partitions)
-            return [(stream.name, at, batch) for at, part in parts for batch in encode(stream, part)]
-        keyed = [_keyed(stream, line) for line in body.split(b"\n") if line.strip()]
-        return [
-            (stream.name, at, batch)
-            for at, part in partition_of(stream, keyed, partitions)
-            for batch in encode_lines(b"\n".join(row["line of the body"] for row in part))
-        ]
+        given = rows if rows is not None else [_keyed(stream, ln) for ln in body.split(b"\n") if ln.strip()]
+        try:
+            return [
+                (stream.name, at, batch)
+                for at, part in partition_of(stream, given, partitions)
+                for batch in self._encoded(stream, part, lines=rows is None)
+            ]
+        except LogError as error:
+            expected = f"events of at most {self._log.largest:,} bytes each"
+            raise RequestError(
+                error.message, field="body", given=None, expected=expected, hint=error.hint, status=413
+            ) from None
+
+    def _encoded(self, stream: EventStream, part: Any, *, lines: bool) -> list[Batch]:
+        """Rows of one partition as batches that the log takes."""
+        if lines:
+            return encode_lines(b"\n".join(row["line of the body"] for row in part), self._log.largest)
+        return encode(stream, part, self._log.largest)
 
     async def _write_all(self) -> None:
         loop = asyncio.get_running_loop()

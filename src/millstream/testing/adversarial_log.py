@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 
@@ -13,6 +13,8 @@ import numpy as np
 
 from millstream.buffer.embedded.log import EmbeddedLog
 from millstream.buffer.log import Batch, Behind, Ints, Records, Transaction
+from millstream.buffer.parts import LARGEST
+from millstream.errors import LogError
 from millstream.testing.adversarial_worker import AdversarialWorker
 from millstream.testing.torn import Faults, TornWork
 
@@ -38,6 +40,7 @@ class AdversarialLog:
         patience: how often in a row a read of a partition may give nothing though there is something.
         atomic: whether a transaction happens wholly or not at all.
         torn: the share of transactions that come apart if it is not, from 0 to 1.
+        largest: the most bytes of one batch.
 
     Example:
         >>> import pathlib, tempfile
@@ -55,16 +58,24 @@ class AdversarialLog:
     """
 
     def __init__(
-        self, log: EmbeddedLog, seed: int, patience: int = 2, *, atomic: bool = True, torn: float = 0.4
+        self,
+        log: EmbeddedLog,
+        seed: int,
+        patience: int = 2,
+        *,
+        atomic: bool = True,
+        torn: float = 0.4,
+        largest: int = LARGEST,
     ) -> None:
         self.embedded = log
-        self.atomic = atomic
+        self.atomic, self.largest = atomic, largest
         self._chance, self._patience = random.Random(seed), patience
         self._faults = Faults(self._chance, torn)
         self._silent: Counter[tuple[str, int]] = Counter()
 
     def append(self, topic: str, partition: int, batch: Batch, arrival: int | None = None) -> int:
         """Append a batch and return the position of its first record."""
+        self._refuse_larger(topic, batch)
         return _outer(topic, partition, self.embedded.append(topic, partition, batch, arrival))
 
     def read(self, topic: str, partition: int, position: int, limit: int) -> Records:
@@ -109,11 +120,11 @@ class AdversarialLog:
         """Open a transaction."""
         if self.atomic:
             with self.embedded.transaction() as work:
-                yield _Work(work)
+                yield _Work(work, self._refuse_larger)
             return
         torn = TornWork(self.embedded, self._faults)
         try:
-            yield _Work(torn)
+            yield _Work(torn, self._refuse_larger)
         except BaseException:
             torn.end(failed=True)
             raise
@@ -128,7 +139,7 @@ class AdversarialLog:
     @contextmanager
     def _owned(self, transaction: AbstractContextManager[Transaction]) -> Iterator[Transaction]:
         with transaction as work:
-            yield _Work(work)
+            yield _Work(work, self._refuse_larger)
 
     def create(self, topic: str, partitions: int) -> None:
         """Make a topic unless it is there."""
@@ -162,15 +173,20 @@ class AdversarialLog:
         """Let go of the log."""
         self.embedded.close()
 
+    def _refuse_larger(self, topic: str, batch: Batch) -> None:
+        if len(batch.payload) > self.largest:
+            raise LogError.too_large(f"Topic '{topic}': a batch", len(batch.payload), self.largest)
+
 
 class _Work:
     """A transaction whose appends have places with gaps."""
 
-    def __init__(self, work: Transaction) -> None:
-        self._work = work
+    def __init__(self, work: Transaction, refuse_larger: Callable[[str, Batch], None]) -> None:
+        self._work, self._refuse_larger = work, refuse_larger
 
     def append(self, topic: str, partition: int, batch: Batch, arrival: int | None = None) -> int:
         """Append a batch and return the position of its first record."""
+        self._refuse_larger(topic, batch)
         return _outer(topic, partition, self._work.append(topic, partition, batch, arrival))
 
     def commit(self, consumer: str, topic: str, partition: int, expected: int | None, position: int) -> None:

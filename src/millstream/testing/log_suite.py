@@ -67,6 +67,19 @@ class LogConformance(WorkerConformance):
         assert payloads(log, "events", 1) == [b"arrow"] and len(positions(log, "events", 1)) == 2
         assert all(first == 0 for first, _ in log.ends("events"))
 
+    def test_a_batch_that_is_too_large_is_refused_and_leaves_nothing(self, log: OwnLog) -> None:
+        """The largest is taken, by itself and in a transaction; one byte more is refused with the size and the limit."""
+        log.create("events", 1)
+        log.append("events", 0, Batch(b"x" * log.largest, "bytes", 1))
+        for payload in (b"y" * (log.largest + 1), b"z" * (2 * log.largest)):
+            with pytest.raises(LogError, match=f"events.*{len(payload):,} bytes.*{log.largest:,}"):
+                log.append("events", 0, Batch(payload, "bytes", 1))
+            with pytest.raises(LogError, match=f"{log.largest:,}"), log.transaction() as work:
+                work.append("events", 0, text("a"))
+                work.append("events", 0, Batch(payload, "bytes", 1))
+        assert b"x" * log.largest in payloads(log, "events", 0)
+        assert payloads(log, "events", 0) in ([b"x" * log.largest], [b"x" * log.largest, *[b"a"] * 2])
+
     def test_reading_goes_on_where_the_read_before_said(self, log: OwnLog) -> None:
         """Read by read, whatever the limit, everything is there once, and the last read ends at the end."""
         log.create("events", 1)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import millstream as ms
-from millstream.buffer.codec.events import dead_batch, decode, encode, encode_history
+from millstream.buffer.codec.events import dead_batches, decode, encode, encode_history
 from millstream.buffer.embedded.log import EmbeddedLog
 from millstream.buffer.log import Batch
 from millstream.buffer.repeats import repeats
@@ -176,7 +176,7 @@ def test_dead_letters_and_captures_are_archived_too(place):
     place.log.create("captures.fraud", 1)
     place.log.append("payments", 0, Batch(b"{", "json", 1))
     wrong = decode(PAYMENTS, [place.log.read("payments", 0, 0, 1)])
-    place.log.append("dead.payments", 0, dead_batch(wrong.dead))
+    place.log.append("dead.payments", 0, *dead_batches(wrong.dead))
     sink = pa.BufferOutputStream()
     rows = pa.table({"_request_id": ["x"], "_score": [0.5]})
     with pa.ipc.new_stream(sink, rows.schema) as writer:

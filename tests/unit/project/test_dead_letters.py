@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import millstream as ms
-from millstream.buffer.codec.events import DeadLetter, dead_batch
+from millstream.buffer.codec.events import DeadLetter, dead_batches
 from millstream.cli.app import main
 from millstream.clock import FileClock, to_micros
 from millstream.errors import LogError, NotFound
@@ -104,7 +104,7 @@ def test_the_newest_may_be_archived_while_the_log_holds_older_ones(project: ms.P
     send(project, 1, 2)
     project.sync()
     found = DeadLetter("clicks", 0, 0, "pace@1: a backfill cannot fold it", f"{SECRET} 0", START - 1)
-    project.parts.log.append("dead.clicks", 0, dead_batch([found]))
+    project.parts.log.append("dead.clicks", 0, *dead_batches([found]))
     assert numbers(project.dead_letters("clicks")) == [0, 1, 2]
     assert [numbers(project.dead_letters("clicks", newest=n)) for n in (1, 2)] == [[2], [1, 2]]
 

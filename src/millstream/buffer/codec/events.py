@@ -17,6 +17,7 @@ from millstream.buffer.codec.read import UNDECLARED, Parsed, as_sent, parse_arro
 from millstream.buffer.codec.types import PLACE, event_schema
 from millstream.buffer.codec.write import encode, encode_history, encode_lines, partition_of
 from millstream.buffer.log import Batch, Encoding, Records
+from millstream.buffer.parts import LARGEST
 from millstream.clock import to_datetime
 from millstream.definitions.durations import text
 from millstream.definitions.source import EventStream
@@ -25,7 +26,7 @@ from millstream.errors import LogError
 __all__ = [
     "DeadLetter",
     "Decoded",
-    "dead_batch",
+    "dead_batches",
     "dead_letters",
     "decode",
     "encode",
@@ -167,9 +168,32 @@ def retaken(stream: EventStream, table: pa.Table) -> pa.Table:
     return _in_time(stream, parsed, places.set_column(2, PLACE.field("_arrival"), arrival))
 
 
-def dead_batch(letters: Sequence[DeadLetter]) -> Batch:
-    """Make a batch of dead letters, for the topic `dead.{stream}`."""
-    return Batch(msgspec.json.Encoder().encode_lines(letters).rstrip(b"\n"), "json", len(letters))
+def dead_batches(letters: Sequence[DeadLetter], largest: int = LARGEST) -> list[Batch]:
+    """Make batches of dead letters, for the topic `dead.{stream}`.
+
+    Args:
+        letters: the letters; one that alone is larger than a batch may be carries the beginning of its event, and says so.
+        largest: the most bytes of a batch, as the log says (1 MB).
+    """
+    batches, lines, size = list[Batch](), list[bytes](), 0
+    for letter in letters:
+        line = _letter_line(letter, largest)
+        if lines and size + len(line) > largest:
+            batches.append(Batch(b"\n".join(lines), "json", len(lines)))
+            lines, size = [], 0
+        lines.append(line)
+        size += len(line) + 1
+    return [*batches, Batch(b"\n".join(lines), "json", len(lines))] if lines else batches
+
+
+def _letter_line(letter: DeadLetter, largest: int) -> bytes:
+    line = msgspec.json.encode(letter)
+    kept = min(len(letter.payload), largest)
+    while len(line) > largest and kept:
+        kept //= 2
+        said = f"{letter.payload[:kept]} ... (cut: {len(letter.payload):,} characters)"
+        line = msgspec.json.encode(msgspec.structs.replace(letter, payload=said, reason=letter.reason[: kept + 100]))
+    return line
 
 
 def dead_letters(records: Sequence[Records]) -> list[DeadLetter]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from decimal import Decimal
 from itertools import chain, count
@@ -26,6 +26,7 @@ from millstream.buffer.codec.read import parse_json
 from millstream.buffer.codec.types import from_arrow
 from millstream.buffer.codec.values import Unfit, fit, is_missing
 from millstream.buffer.log import Batch
+from millstream.buffer.parts import LARGEST
 from millstream.definitions.source import EventStream
 from millstream.errors import LogError
 
@@ -34,18 +35,20 @@ _ENCODER = msgspec.json.Encoder(decimal_format="number")
 _PLAIN = {str, int, float, bool, type(None)}  # what JSON says as it is: NaN and infinities are null, as in a frame
 
 
-def encode(stream: EventStream, rows: Rows) -> list[Batch]:
+def encode(stream: EventStream, rows: Rows, largest: int | None = LARGEST) -> list[Batch]:
     """Make batches of events for the log.
 
     Args:
         stream: the stream they are sent to.
         rows: dicts, or an Arrow table, a pandas or Polars frame, or anything with `__arrow_c_stream__`.
+        largest: the most bytes of a batch, as the log says (1 MB); None where no log takes them.
 
     Returns:
         list[Batch]: of at most 50,000 events each; none for no rows.
 
     Raises:
-        LogError: when the rows are neither, or declare an arrival, which only loaded history may.
+        LogError: when the rows are neither, or declare an arrival, which only loaded history may; or when one event
+            alone is larger.
 
     Example:
         >>> from millstream.buffer.codec.write import encode
@@ -56,16 +59,16 @@ def encode(stream: EventStream, rows: Rows) -> list[Batch]:
     """
     given = taken(_thing(stream), rows)
     if not isinstance(given, pa.Table):
-        return list(_json_batches(given))
+        return _within(_thing(stream), _json_batches(given), largest)
     if "_arrival" in given.column_names:
         raise LogError(
             f"Stream '{stream.name}': column '_arrival' is Millstream's own; live events arrive when they are taken.",
             "rename the column, or load the rows as history.",
         )
-    return list(_arrow_batches(given))
+    return _within(_thing(stream), _arrow_batches(given, largest), largest)
 
 
-def encode_history(stream: EventStream, rows: Rows) -> list[Batch]:
+def encode_history(stream: EventStream, rows: Rows, largest: int | None = LARGEST) -> list[Batch]:
     """Make batches of loaded history, whose arrival is declared rather than stamped.
 
     The arrival is the stream's `available` column, where it is not null; else the event time plus the stream's `delay`.
@@ -85,12 +88,20 @@ def encode_history(stream: EventStream, rows: Rows) -> list[Batch]:
             f"Stream '{stream.name}': column '_arrival' was given {table['_arrival'].type}; expected int64, microseconds.",
             "leave it out for the stream's own rule, or cast it.",
         )
-    return [*_arrow_batches(table), *wrong]
+    return _within(_thing(stream), [*_arrow_batches(table, largest), *wrong], largest)
 
 
-def encode_lines(payload: bytes) -> list[Batch]:
-    """Make batches of newline-delimited JSON as it came, without blank lines; what is no JSON becomes a dead letter."""
-    return list(_line_batches([line for line in payload.split(b"\n") if line.strip()]))
+def encode_lines(payload: bytes, largest: int | None = LARGEST) -> list[Batch]:
+    """Make batches of newline-delimited JSON as it came, without blank lines; what is no JSON becomes a dead letter.
+
+    Args:
+        payload: the lines.
+        largest: the most bytes of a batch, as the log says (1 MB); None where no log takes them.
+
+    Raises:
+        LogError: when one line alone is larger.
+    """
+    return _within("Events", _line_batches([line for line in payload.split(b"\n") if line.strip()]), largest)
 
 
 def partition_of(stream: EventStream, rows: Rows, partitions: int) -> list[tuple[int, Rows]]:
@@ -184,13 +195,52 @@ def _thing(stream: EventStream) -> str:
     return f"Stream '{stream.name}'"
 
 
-def _arrow_batches(table: pa.Table) -> Iterator[Batch]:
-    for start in range(0, len(table), BATCH_ROWS):
-        part = table.slice(start, BATCH_ROWS).combine_chunks()
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, part.schema) as writer:
-            writer.write_table(part)
-        yield Batch(sink.getvalue().to_pybytes(), "arrow", len(part))
+def _within(thing: str, batches: Iterable[Batch], largest: int | None) -> list[Batch]:
+    """Batches cut into smaller ones, so that each has at most so many bytes."""
+    if largest is None:
+        return list(batches)
+    fitting: list[Batch] = []
+    for batch in batches:
+        if len(batch.payload) <= largest:
+            fitting.append(batch)
+        elif batch.count == 1:
+            raise LogError.too_large(f"{thing}: an event", len(batch.payload), largest)
+        else:
+            halves = _json_halves(batch) if batch.encoding == "json" else _arrow_halves(batch)
+            fitting += _within(thing, halves, largest)
+    return fitting
+
+
+def _json_halves(batch: Batch) -> Iterator[Batch]:
+    """The events of a batch in two, of about as many bytes each."""
+    middle = len(batch.payload) // 2
+    at = batch.payload.find(b"\n", middle)
+    at = batch.payload.rfind(b"\n") if at < 0 else at
+    first = batch.payload.count(b"\n", 0, at) + 1
+    yield Batch(batch.payload[:at], "json", first)
+    yield Batch(batch.payload[at + 1 :], "json", batch.count - first)
+
+
+def _arrow_halves(batch: Batch) -> Iterator[Batch]:
+    table, middle = pa.ipc.open_stream(batch.payload).read_all(), batch.count // 2
+    yield _arrow_batch(table.slice(0, middle))
+    yield _arrow_batch(table.slice(middle))
+
+
+def _arrow_batches(table: pa.Table, largest: int | None = None) -> Iterator[Batch]:
+    """Batches of about the size that is wanted; what a few long values make of one is seen once it is written."""
+    rows = BATCH_ROWS
+    if largest is not None and len(table):
+        rows = max(1, min(rows, int(0.8 * largest * len(table) / max(1, table.nbytes))))
+    for start in range(0, len(table), rows):
+        yield _arrow_batch(table.slice(start, rows))
+
+
+def _arrow_batch(table: pa.Table) -> Batch:
+    part, sink = table.combine_chunks(), pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, part.schema) as writer:
+        writer.write_table(part)
+    return Batch(sink.getvalue().to_pybytes(), "arrow", len(part))
 
 
 def _json_batches(rows: Sequence[Any]) -> Iterator[Batch]:

@@ -10,7 +10,7 @@ from millstream.settings import Settings
 
 
 class Embedded(Struct, frozen=True):
-    """`[log] kind = "embedded"`: in the project's data folder; `log_gib`, `fsync` and `poll_ms` are the project's settings."""
+    """`[log] kind = "embedded"`: in the project's data folder; its size and pace are the project's settings."""
 
     def open(self, settings: Settings, clock: Clock) -> EmbeddedLog:
         """Open the log."""
@@ -20,4 +20,5 @@ class Embedded(Struct, frozen=True):
             map_gib=settings.log_gib,
             fsync=settings.fsync,
             look_every=settings.poll_ms / 4_000,  # a look costs next to nothing
+            largest=settings.largest_record,
         )

@@ -26,6 +26,7 @@ from millstream.buffer.embedded.rows import Damaged
 from millstream.buffer.embedded.worker import EmbeddedWorker
 from millstream.buffer.embedded.writer import Writer
 from millstream.buffer.log import Batch, Behind, Records
+from millstream.buffer.parts import LARGEST
 from millstream.clock import Clock
 from millstream.errors import CorruptLog, LogError, MillstreamError
 
@@ -49,6 +50,7 @@ class EmbeddedLog:
         fsync: whether an acknowledgement waits for the disk; without, it outlives any process but not the machine.
         look_every: seconds between two looks whether something has come, for those who wait.
         lease: seconds after which a worker that has not asked what it owns loses it though its process is there.
+        largest: the most bytes of one batch (1 MB); what was larger when it was appended is read as ever.
 
     Raises:
         LogError: when the folder holds something else.
@@ -87,8 +89,9 @@ class EmbeddedLog:
         fsync: bool = True,
         look_every: float = 0.02,
         lease: float = 30.0,
+        largest: int = LARGEST,
     ) -> None:
-        self._clock, self._look_every, self._lease = clock, look_every, lease
+        self._clock, self._look_every, self._lease, self.largest = clock, look_every, lease, largest
         self._env = open_environment(Path(path), map_gib, durable=fsync)
         self._room = Room(self._env)
         self._open = True
@@ -161,7 +164,7 @@ class EmbeddedLog:
     def transaction(self) -> Iterator[Writer]:
         """Open a transaction of appends and commits: one LMDB transaction; other writers wait until it ends."""
         with self._begin(write=True) as rows:
-            work = Writer(rows, self._clock)
+            work = Writer(rows, self._clock, self.largest)
             yield work
             work.finish()
             if work.appended:

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 
 class Writer:
-    """Appends and commits within one write transaction."""
+    """Appends and commits within one write transaction, of batches of any size unless the `largest` is given."""
 
-    def __init__(self, rows: lmdb.Transaction, clock: Clock) -> None:
+    def __init__(self, rows: lmdb.Transaction, clock: Clock, largest: int | None = None) -> None:
         self._rows = rows
         self._clock = clock
+        self._largest = largest
         self.appended = 0
         self.committed = False
         self._topics: dict[str, tuple[int, int]] = {}
@@ -34,6 +35,8 @@ class Writer:
                 f"Topic '{topic}': the batch holds {batch.count} records; expected at least 1.",
                 "append nothing instead.",
             )
+        if self._largest is not None and len(batch.payload) > self._largest:
+            raise LogError.too_large(f"Topic '{topic}': a batch", len(batch.payload), self._largest)
         number, (first, position) = self._place(topic, partition)
         stamp = self._clock.now() if arrival is None else arrival
         if self._steps_back((topic, number, partition), (first, position), stamp):

@@ -135,10 +135,10 @@ class Season:
 
     def _send(self, instant: int) -> int:
         """Append what has happened by `instant`, all streams in one transaction."""
-        found = {name: track.until(instant) for name, track in self.tracks.items()}
+        found, largest = {name: track.until(instant) for name, track in self.tracks.items()}, self.parts.log.largest
         with self.parts.log.transaction() as work:
             for name, rows in found.items():
-                for batch in encode(self.streams[name], rows) if rows.num_rows else ():
+                for batch in encode(self.streams[name], rows, largest) if rows.num_rows else ():
                     work.append(name, 0, batch)
         return sum(rows.num_rows for rows in found.values())
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from millstream.buffer.codec.events import (
     DeadLetter,
     Decoded,
-    dead_batch,
+    dead_batches,
     dead_letters,
     decode,
     encode,
@@ -271,7 +271,7 @@ def test_a_wrong_value_in_a_dict_lives_on_to_be_a_dead_letter():
 
 
 def test_large_inputs_are_cut_into_batches():
-    assert [batch.count for batch in encode(STREAM, [GOOD] * 120_000)] == [50_000, 50_000, 20_000]
+    assert [batch.count for batch in encode(STREAM, [GOOD] * 120_000, None)] == [50_000, 50_000, 20_000]
     assert [batch.count for batch in encode(STREAM, pa.table({"id": ["x"] * 60_000}))] == [50_000, 10_000]
     assert [batch.count for batch in encode_lines(b"\n\n".join([b"{}"] * 50_001))] == [50_000, 1]
 
@@ -541,8 +541,8 @@ def test_rows_without_a_partition_key_take_partitions_in_turn():
 
 def test_dead_letters_are_read_back_as_they_were():
     letters = [DeadLetter("payments", 1, 5, "because", 'pay"load\n', NOON), DeadLetter("payments", 0, 6, "ü", "", 0)]
-    assert dead_letters(records([dead_batch(letters)])) == letters
-    assert dead_letters(records([dead_batch(letters)], skip=1)) == letters[1:]
+    assert dead_letters(records(dead_batches(letters))) == letters
+    assert dead_letters(records(dead_batches(letters), skip=1)) == letters[1:]
 
 
 @pytest.mark.parametrize("declared", [-1, 0, -(10**15)])

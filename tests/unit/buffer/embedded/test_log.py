@@ -81,7 +81,7 @@ def test_a_full_map_is_one_sentence_and_loses_nothing(tmp_path: Path):
     log.create("events", 1)
     log.append("events", 0, ONE)
     with pytest.raises(DiskFull, match="nothing was written") as caught:
-        log.append("events", 0, Batch(b"x" * 4_000_000, "bytes", 1))
+        log.append("events", 0, Batch(b"x" * 1_000_000, "bytes", 1))
     assert "log_gib" in caught.value.hint
     assert log.ends("events") == [(0, 1)]
     assert log.append("events", 0, ONE) == 1
@@ -111,7 +111,7 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(small_disk: Path):
     log.append("events", 0, ONE)
     ballast = fill(small_disk, 100 << 10)
     with pytest.raises(DiskFull, match=r"disk of .* is full; nothing was written"):
-        log.append("events", 0, Batch(b"x" * 2_000_000, "bytes", 1))
+        log.append("events", 0, Batch(b"x" * 1_000_000, "bytes", 1))
     ballast.unlink()
     assert log.append("events", 0, ONE) == 1
     log.close()
@@ -313,7 +313,7 @@ def test_a_log_that_another_process_has_made_larger_says_what_to_do(tmp_path: Pa
     log.create("events", 1)
     program = (
         "from millstream.buffer.log import Batch\n"
-        "EmbeddedLog(sys.argv[1], SimulatedClock(0), 1).append('events', 0, Batch(b'x' * 4_000_000, 'bytes', 1))"
+        "EmbeddedLog(sys.argv[1], SimulatedClock(0), 1).append('events', 0, Batch(b'x' * 1_000_000, 'bytes', 1))"
     )
     elsewhere(program, tmp_path)
     with pytest.raises(LogError, match="made larger by another process") as caught:
