@@ -4,8 +4,8 @@ A capture is written to a journal file with one system call before its request i
 loses none. Closed journal files are shipped to the topic `captures.{model}` and removed once the log has them, so
 a capture arrives there at least once, under its request id. (A machine that loses power may lose the last second.)
 
-A line ends in the checksum of what it says. A line that is not as it was written stays out, and its file is set aside as
-`*.unreadable` for a person to look at; everything else goes on.
+A line ends in the checksum of what it says. A line that is not as it was written, or is larger than what the log takes,
+stays out, and its file is set aside as `*.unreadable` for a person to look at; everything else goes on.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 from zlib import crc32
@@ -26,7 +26,7 @@ import msgspec
 
 from millstream.buffer.log import Batch
 from millstream.buffer.topics import capture_topic
-from millstream.errors import CorruptState, DiskFull, Forked, MillstreamError
+from millstream.errors import CorruptState, DiskFull, Forked, LogError, MillstreamError
 from millstream.forks import forks
 from millstream.history.captures import FIXED
 
@@ -69,6 +69,10 @@ class _Segment:
 
 class CaptureTopics(Protocol):
     """The part of a log that captures are shipped through."""
+
+    @property
+    def largest(self) -> int:
+        """The most bytes that the payload of one batch may have."""
 
     def create(self, topic: str, partitions: int) -> None:
         """Make sure the topic exists; called before the first append to it."""
@@ -195,18 +199,23 @@ class CaptureShipper:
             return 0
 
     def _ship(self, path: Path) -> int:
-        read = _read(path)
+        read, large = _read(path), 0
         if read.table is not None and read.table.num_rows:
             topic = capture_topic(read.model)
             self._log.create(topic, 1)
-            self._log.append(topic, 0, _arrow(read.table))
+            batches, large = _batches(read.table, self._log.largest)
+            for batch in batches:
+                self._log.append(topic, 0, batch)
+        if large:
+            said = f"{large} of its captures are larger than the {self._log.largest:,} bytes that the log takes"
+            read = replace(read, damage=f"{read.damage}; {said}" if read.damage else said)
         if read.damage is None:
             path.unlink()
         else:
             aside = path.with_suffix(DAMAGED)
             path.rename(aside)
             _logger.error("Capture journal '%s': %s; it is kept as '%s'.", path.name, read.damage, aside)
-        return 0 if read.table is None else int(read.table.num_rows)
+        return 0 if read.table is None else int(read.table.num_rows) - large
 
     def _adopt(self, folder: Path, failed: list[MillstreamError | OSError]) -> int:
         shipped, before = 0, len(failed)
@@ -313,10 +322,15 @@ def _array(values: Sequence[Any], kind: str) -> pa.Array:
     return pa.array(values, {"float64": pa.float64(), "int64": pa.int64(), "bool": pa.bool_()}.get(kind, pa.string()))
 
 
-def _arrow(table: pa.Table) -> Batch:
-    import pyarrow as pa
+def _batches(table: pa.Table, largest: int) -> tuple[list[Batch], int]:
+    """Captures as batches that a log takes, and how many of them it does not take because they are larger by themselves."""
+    from millstream.buffer.codec.write import encode_frame
 
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return Batch(sink.getvalue().to_pybytes(), "arrow", table.num_rows)
+    try:
+        return encode_frame(table, largest), 0
+    except LogError:
+        middle = len(table) // 2
+    if not middle:
+        return [], 1
+    one, other = _batches(table.slice(0, middle), largest), _batches(table.slice(middle), largest)
+    return [*one[0], *other[0]], one[1] + other[1]

@@ -68,7 +68,11 @@ def together(log: OwnLog, stream: EventStream, known: Checkpoint, step: Step) ->
     """
     topic, partitions = intake_topic(stream.name), len(log.ends(stream.name))
     record = known.next_record(step.moved, step.gone, step.losses)
-    appends = [append for one in step.bites for append in placed(stream, one.shard, one.events, partitions, step.now)]
+    appends = [
+        append
+        for one in step.bites
+        for append in placed(stream, one.shard, one.events, partitions, step.now, log.largest)
+    ]
     with log.transaction() as work:
         work.commit(INTAKE, topic, 0, known.committed, known.end)
         for append in appends:
@@ -87,7 +91,7 @@ def apart(log: OwnLog, stream: EventStream, known: Checkpoint, step: Step) -> No
     losses = list(step.losses)
     for one in (bite for bite in step.bites if len(bite.events)):
         partitions = len(log.ends(stream.name))
-        appends = placed(stream, one.shard, one.events, partitions, step.now)
+        appends = placed(stream, one.shard, one.events, partitions, step.now, log.largest)
         here = [loss for loss in losses if loss.shard == one.shard]
         losses = [loss for loss in losses if loss.shard != one.shard]
         intent = _intent(log, stream, one.shard, one.begin, left.pop(one.shard, one.place), partitions, appends)
@@ -114,7 +118,9 @@ def finish(
     Raises:
         Fenced: when another process takes the same source in.
     """
-    appends = [append for one in read for append in placed(stream, intent.shard, one, intent.partitions, now)]
+    appends = [
+        append for one in read for append in placed(stream, intent.shard, one, intent.partitions, now, log.largest)
+    ]
     given: Counter[int] = Counter()
     for append in appends:
         given[append.partition] += append.batch.count
@@ -208,5 +214,5 @@ def _cut(batch: Batch, skip: int) -> list[Batch]:
     if not skip:
         return [batch]
     if batch.encoding == "arrow":
-        return encode_frame(pa.ipc.open_stream(batch.payload).read_all().slice(skip))
+        return encode_frame(pa.ipc.open_stream(batch.payload).read_all().slice(skip), None)
     return [Batch(b"\n".join(batch.payload.split(b"\n")[skip:]), "json", batch.count - skip)]

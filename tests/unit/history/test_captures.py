@@ -100,6 +100,6 @@ def test_captures_that_came_twice_count_once(shop: Shop) -> None:
 
 
 def type_of(table: pa.Table) -> Any:
-    from millstream.serve.capture import _arrow
+    from millstream.buffer.codec.write import encode_frame
 
-    return _arrow(table)
+    return encode_frame(table)[0]

@@ -51,6 +51,7 @@ class Topics:
         self.batches: list[tuple[str, Batch]] = []
         self.topics: dict[str, int] = {}
         self.failing = False
+        self.largest = 1_000_000
 
     def create(self, topic: str, partitions: int) -> None:
         self.topics[topic] = partitions
@@ -105,6 +106,24 @@ def test_what_is_shipped_is_not_shipped_again(tmp_path: Path) -> None:
     journal.append(SHAPE, [row("r2")])
     assert shipper.step() == 1
     assert log.table()["_request_id"].to_pylist() == ["r1", "r2"]
+
+
+def test_captures_of_many_requests_are_shipped_in_batches_that_the_log_takes(tmp_path: Path) -> None:
+    """One that is too large by itself is kept in its file, which is set aside; all others arrive."""
+    journal, log = CaptureJournal(tmp_path), Topics()
+    log.largest = 20_000
+    shipper = CaptureShipper(journal, log)
+    journal.append(SHAPE, [row(f"r{number}") for number in range(400)])
+    assert shipper.step() == 400
+    assert len(log.batches) > 1 and all(len(batch.payload) <= log.largest for _, batch in log.batches)
+    assert log.table()["_request_id"].to_pylist() == [f"r{number}" for number in range(400)]
+    large = row("large")
+    large[0] = {"velocity": "x" * 30_000}
+    journal.append(SHAPE, [row("before"), large, row("after")])
+    assert shipper.step() == 2
+    assert log.table()["_request_id"].to_pylist()[400:] == ["before", "after"]
+    assert len(damaged_captures(tmp_path)) == 1
+    assert shipper.step() == 0
 
 
 def test_captures_stay_in_the_journal_while_the_log_takes_none(tmp_path: Path) -> None:

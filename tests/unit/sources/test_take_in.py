@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -18,6 +19,7 @@ from millstream.buffer.embedded.log import EmbeddedLog
 from millstream.buffer.reading import through
 from millstream.clock import SimulatedClock
 from millstream.errors import DiskFull, Fenced, SourceBusy, SourceError
+from millstream.sources.placing import placed
 from millstream.sources.source import NO_STAMP, Events
 from millstream.sources.take_in import FORGOTTEN_AFTER, TakeIn
 from millstream.testing.adversarial_log import AdversarialLog
@@ -322,6 +324,36 @@ def test_what_does_not_parse_becomes_a_dead_letter_as_it_is(log: EmbeddedLog):
     found = [decode(CLICKS, [log.read("clicks", at, 0, 100)]) for at in range(3)]
     assert sorted(n for one in found for n in one.table["n"].to_pylist()) == [1, 2]
     assert sorted(letter.payload for one in found for letter in one.dead) == ["", "no JSON", "null", "two\nlines"]
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+def test_an_event_that_is_larger_than_the_log_takes_becomes_a_dead_letter_and_keeps_back_no_other(
+    log: EmbeddedLog, atomic: bool
+):
+    small = AdversarialLog(log, 0, patience=0, atomic=atomic, torn=0.0, largest=4_000)
+    source = AdversarialSource(0, patience=0)
+    for n in range(300):
+        source.put("a", event(n, n))
+    source.put("a", b'{"k": 1, "n": 7, "text": "' + b"x" * 9_000 + b'"}')
+    source.put("a", event(300, 300))
+    to_the_end(taking(small, source))
+    read = [one for at, ends in enumerate(small.ends("clicks")) for one in through(small, "clicks", at, *ends)]
+    assert all(len(payload) <= 4_000 for records in read for payload in records.payloads)
+    found = [decode(CLICKS, [records]) for records in read]
+    assert sorted(n for one in found for n in one.table["n"].to_pylist()) == list(range(301))
+    [letter] = [letter for one in found for letter in one.dead]
+    assert "cut: 9,028 bytes; the log takes 4,000" in letter.payload
+
+
+def test_a_frame_is_cut_and_a_row_of_it_that_is_too_large_becomes_a_dead_letter(log: EmbeddedLog):
+    table = pa.table({"n": list(range(200)), "text": ["x" * (20_000 if n == 77 else 50) for n in range(200)]})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    given = Events([sink.getvalue().to_pybytes()], ["arrow"], np.array([200]), np.array([NO_STAMP]), [None], "1")
+    appends = placed(UNKEYED, "a", given, 1, NOW, 5_000)
+    assert all(len(one.batch.payload) <= 5_000 for one in appends) and sum(one.batch.count for one in appends) == 200
+    assert [b"the log takes 5,000" in one.batch.payload for one in appends].count(True) == 1
 
 
 def test_arrow_payloads_are_divided_like_frames(log: EmbeddedLog):

@@ -153,9 +153,18 @@ def partitions_of_lines(stream: EventStream, lines: Sequence[bytes], partitions:
     return [crc32(_key_text(_field(line, column), kind)) % partitions for line in lines]
 
 
-def encode_frame(table: pa.Table) -> list[Batch]:
-    """Make batches of a table as it is, with the arrival that it declares, if it does."""
-    return list(_arrow_batches(table))
+def encode_frame(table: pa.Table, largest: int | None = LARGEST, thing: str = "Frame") -> list[Batch]:
+    """Make batches of a table as it is, with the arrival that it declares, if it does.
+
+    Args:
+        table: the table.
+        largest: the most bytes of a batch, as the log says (1 MB); None where no log takes them.
+        thing: what the table is of, for an error.
+
+    Raises:
+        LogError: when one row alone is larger.
+    """
+    return _within(thing, _arrow_batches(table, largest), largest)
 
 
 def _field(line: bytes, column: str) -> Any:
