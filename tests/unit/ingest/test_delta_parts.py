@@ -43,10 +43,10 @@ class Torn:
         yield self
         raise Killed
 
-    def append(self, topic: str, partition: int, batch: Batch) -> None:
+    def append(self, topic: str, partition: int, batch: Batch, arrival: int | None = None) -> None:
         if topic == TOPIC and self._left:
             self._left -= 1
-            self._log.append(topic, partition, batch)
+            self._log.append(topic, partition, batch, arrival)
 
     def commit(self, *_: Any) -> None:
         pass
@@ -134,7 +134,8 @@ def test_a_torn_record_between_those_of_others_is_folded_again_from_the_source(t
 def test_what_nobody_completes_is_folded_again_after_a_minute(tmp_path: Path) -> None:
     chain = begin(tmp_path)
     settle(chain)
-    chain.send(PAYMENTS, payments(30, first=70))
+    for row in payments(30, first=70):
+        chain.send(PAYMENTS, [row])
     log, chain.log = chain.log, Torn(chain.log, 1)
     before = len(payloads_of(log))
     with chain.computer() as computer, pytest.raises(Killed):
@@ -143,11 +144,11 @@ def test_what_nobody_completes_is_folded_again_after_a_minute(tmp_path: Path) ->
     assert len(payloads_of(log)) == before + 1
     assert part_of(payloads_of(log)[-1]) is not None
     work = ingester(chain)
-    assert work.step().lag
-    assert work.step().lag
+    waiting = [work.step() for _ in range(8)]  # a read of this log may give nothing
+    assert all(done.lag and not done.refolded for done in waiting)
     chain.clock.advance(61_000_000)
-    done = work.step()
-    assert (done.lag, done.refolded) == (0, 1)
+    later = [work.step() for _ in range(8)]
+    assert (later[-1].lag, sum(done.refolded for done in later)) == (0, 1)
 
 
 def payloads_of(log: Any) -> list[bytes]:
