@@ -20,7 +20,7 @@ PARTITIONS = 4
 SOON = 60.0
 """Seconds within which partitions have gone where they belong, on a machine that is busy with other things too."""
 _SHARING = """
-import sys, time
+import os, signal, time
 from millstream.buffer.log import Batch
 from millstream.errors import Fenced
 
@@ -35,6 +35,9 @@ def step():
         found = log.read("events", partition, known or 0, 2)
         if found.next == (known or 0):
             continue
+        if pause:
+            pause.pop()
+            os.kill(os.getpid(), signal.SIGSTOP)
         with worker.transaction() as work:
             for payload in found.payloads:
                 work.append("out", 0, Batch(payload + b"." * 20_000, "bytes", 1))
@@ -51,6 +54,8 @@ while True:
     time.sleep(0.01)
 print("fenced", fenced, flush=True)
 """
+_GOING_ON, _STOPPING = "pause = []\n" + _SHARING, "pause = [True]\n" + _SHARING
+"""The second stops itself in the midst of its first batch, not in a write: others wait for one that is stopped there."""
 
 
 class WorkerConformance(ProcessConformance):
@@ -118,7 +123,7 @@ class WorkerConformance(ProcessConformance):
     ) -> None:
         """And every record is worked on once."""
         sent = spread(log, 60)
-        killed, other = start(_SHARING), start(_SHARING)
+        killed, other = start(_GOING_ON), start(_GOING_ON)
         assert killed.stdout is not None
         for _ in range(3):
             killed.stdout.readline()
@@ -132,12 +137,10 @@ class WorkerConformance(ProcessConformance):
     ) -> None:
         """Others have gone on meanwhile; nothing is done twice."""
         sent = spread(log, 60)
-        stopped = start(_SHARING)
-        assert stopped.stdout is not None
-        stopped.stdout.readline()
-        os.kill(stopped.pid, signal.SIGSTOP)
+        stopped = start(_STOPPING)
         try:
-            assert start(_SHARING).wait(SOON) == 0
+            os.waitid(os.P_PID, stopped.pid, os.WSTOPPED | os.WNOWAIT)
+            assert start(_GOING_ON).wait(SOON) == 0
         finally:
             os.kill(stopped.pid, signal.SIGCONT)
         assert stopped.wait(SOON) == 0
