@@ -22,7 +22,7 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path, self.seconds = path / "incoming", Time()
         self.path.mkdir()
-        self.log = EmbeddedLog(path / "log", SimulatedClock(NOW), map_gib=1, fsync=False)
+        self.log = EmbeddedLog(path / "log", SimulatedClock(NOW), map_gib=1, fsync=False, largest=10_000_000)
         self.log.create("clicks", 3)
         self.take = self.again()
 
