@@ -53,10 +53,10 @@ print(json.dumps(held("VmHWM") - before))
 THEIRS = """
 import pyarrow.parquet as pq
 import pyarrow as pa
-files = sorted(Path(sys.argv[1]).glob(".millstream/offline/warehouse/events/*/data/*.parquet"))
-pq.read_table(files[0], columns=["amount"]).slice(0, 1)
+files = sorted(Path(sys.argv[1]).glob(".millstream/offline/warehouse/events/*/data/**/*.parquet"))
+pq.ParquetFile(files[0]).read(columns=["amount"]).slice(0, 1)
 before = begin()
-table = pa.concat_tables([pq.read_table(file) for file in files])
+table = pa.concat_tables([pq.ParquetFile(file).read() for file in files])
 print(json.dumps(held("VmHWM") - before))
 """
 

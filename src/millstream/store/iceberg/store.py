@@ -323,7 +323,11 @@ class IcebergOfflineStore:
 
     def _made(self, table: str, rows: pa.Schema) -> Table:
         """The table, made from the schema of its first rows unless another writer has made it since."""
-        from pyiceberg.exceptions import NamespaceAlreadyExistsError, TableAlreadyExistsError
+        from pyiceberg.exceptions import (
+            CommitFailedException,
+            NamespaceAlreadyExistsError,
+            TableAlreadyExistsError,
+        )
         from sqlalchemy.exc import IntegrityError
 
         place = identifier(table)
@@ -335,7 +339,7 @@ class IcebergOfflineStore:
             made = catalog.create_table_transaction(place, schema=schema, properties=_SETTINGS)
             divide(made, table, rows)
             return made.commit_transaction()
-        except (TableAlreadyExistsError, IntegrityError):
+        except (TableAlreadyExistsError, CommitFailedException, IntegrityError):
             return self._load(table)
 
     def _landed(self, table: str, found: Table, change: Transaction, mine: Mapping[str, str]) -> Snapshot | None:
