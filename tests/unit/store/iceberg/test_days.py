@@ -9,6 +9,7 @@ import pytest
 from tests.unit.store.test_other_engines import other_engine
 
 from millstream.clock import to_micros
+from millstream.store.iceberg import store as module
 from millstream.store.iceberg.store import IcebergOfflineStore
 from millstream.store.offline import Where
 
@@ -148,3 +149,19 @@ def test_a_column_that_comes_later_is_null_before_in_a_table_of_days(store: Iceb
     store.append(EVENTS, rows(EVENTS, FIRST + DAY).append_column("tier", pa.array(["gold"])))
     assert [row["tier"] for row in store.scan(EVENTS).sort_by("_appended").to_pylist()] == [None, "gold"]
     assert store.scan(EVENTS, snapshot=first.id).to_pylist() == [{"user_id": 0, "_appended": FIRST}]
+
+
+@pytest.mark.parametrize("table", [EVENTS, VALUES])
+def test_of_two_writers_that_make_a_table_at_once_both_are_heard(
+    table: str, folder: Path, store: IcebergOfflineStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    divide = module.divide
+
+    def overtaken(*given: object) -> None:
+        monkeypatch.setattr(module, "divide", divide)
+        IcebergOfflineStore(folder).append(table, rows(table, FIRST))
+        divide(*given)
+
+    monkeypatch.setattr(module, "divide", overtaken)
+    store.append(table, rows(table, FIRST + DAY))
+    assert store.scan(table).num_rows == 2
