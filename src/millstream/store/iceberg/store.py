@@ -323,11 +323,7 @@ class IcebergOfflineStore:
 
     def _made(self, table: str, rows: pa.Schema) -> Table:
         """The table, made from the schema of its first rows unless another writer has made it since."""
-        from pyiceberg.exceptions import (
-            CommitFailedException,
-            NamespaceAlreadyExistsError,
-            TableAlreadyExistsError,
-        )
+        from pyiceberg.exceptions import CommitFailedException, NamespaceAlreadyExistsError, TableAlreadyExistsError
         from sqlalchemy.exc import IntegrityError
 
         place = identifier(table)
