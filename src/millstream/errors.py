@@ -274,6 +274,18 @@ class RequestError(MillstreamError):
         )
 
     @classmethod
+    def of_bound_stream(cls, stream: str) -> Self:
+        """Somebody sends to a stream whose events come from a foreign source."""
+        return cls(
+            f"Stream '{stream}' takes its events from the source that the settings bind it to; nothing can be sent to it.",
+            field="stream",
+            given=stream,
+            expected="a stream that is bound to no source",
+            hint=f"write to that source, or remove [streams.{stream}] from millstream.toml; history can be loaded.",
+            status=409,
+        )
+
+    @classmethod
     def wrong_type(cls, thing: str, field: str, given: object, expected: str) -> Self:
         """A field whose value has another type than the view declares."""
         return cls(

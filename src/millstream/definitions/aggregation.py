@@ -224,14 +224,8 @@ class Last(_Dated):
 
 
 @checked_class
-class TimeSince(Aggregation):
-    """Seconds since the latest event; null when there is none.
-
-    >>> TimeSince(where="status = 'declined'", name="since_declined").kind
-    'time_since'
-    """
-
-    kind = "time_since"
+class OfEvents(Aggregation):
+    """What every aggregation of events alone has, whose values it does not look at; the arguments are `Aggregation`'s."""
 
     def __init__(
         self,
@@ -243,6 +237,16 @@ class TimeSince(Aggregation):
         delay: Duration = "0s",
     ) -> None:
         super().__init__(None, over=over, where=where, name=name, hop=hop, delay=delay)
+
+
+class TimeSince(OfEvents):
+    """Seconds since the latest event; null when there is none.
+
+    >>> TimeSince(where="status = 'declined'", name="since_declined").kind
+    'time_since'
+    """
+
+    kind = "time_since"
 
 
 AGGREGATIONS = (Count, First, Last, Max, Mean, Min, Std, Sum, TimeSince, Var)

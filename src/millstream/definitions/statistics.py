@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from millstream.calls import checked_class
-from millstream.definitions.aggregation import Aggregation, OfExpression, Window
+from millstream.definitions.aggregation import Aggregation, OfEvents, OfExpression, Window
 from millstream.definitions.durations import Duration, micros
 from millstream.definitions.frozen import freeze
 from millstream.errors import DefinitionError
@@ -108,7 +108,7 @@ class Correlation(_OfTwo):
 
 
 @checked_class
-class Share(Aggregation):
+class Share(OfEvents):
     """The share of the group's events that meet a condition; null when there is none.
 
     Use it for "declined of all payments". An event for which the condition is null does not meet it. Its state is two
@@ -135,12 +135,12 @@ class Share(Aggregation):
         if where is None:
             hint = """write ms.Share(where="status = 'declined'", over="24h")."""
             raise DefinitionError.expected("Share", "where", where, "a condition in SQL", hint)
-        super().__init__(None, over=over, where=where, name=name, hop=hop, delay=delay)
+        super().__init__(over=over, where=where, name=name, hop=hop, delay=delay)
 
 
 @checked_class
 @dataclass(frozen=True, init=False)
-class Rate(Aggregation):
+class Rate(OfEvents):
     """How many events there are per span of time: their count by the length of the window. 0.0 when there is none.
 
     Use it to hold windows of different lengths against each other. Its state is a count, 1 int64 per tile.
@@ -167,7 +167,7 @@ class Rate(Aggregation):
         hop: Duration | None = None,
         delay: Duration = "0s",
     ) -> None:
-        super().__init__(None, over=over, where=where, name=name, hop=hop, delay=delay)
+        super().__init__(over=over, where=where, name=name, hop=hop, delay=delay)
         if None in self.over:
             hint = 'write ms.Rate(per="1h", over="24h").'
             raise DefinitionError.expected("Rate", "over", over, "windows of a length, for a rate divides by it", hint)
@@ -177,8 +177,7 @@ class Rate(Aggregation):
         freeze(self, per=span)
 
 
-@checked_class
-class Age(Aggregation):
+class Age(OfEvents):
     """Seconds since the earliest event of the window, of all time unless told; null when there is none.
 
     Use it for how long a user, or a card with a merchant, has been known. Its state is an instant, 1 int64 per tile.
@@ -188,17 +187,6 @@ class Age(Aggregation):
     """
 
     kind = "age"
-
-    def __init__(
-        self,
-        *,
-        over: Window | Sequence[Window] = None,
-        where: str | None = None,
-        name: str | None = None,
-        hop: Duration | None = None,
-        delay: Duration = "0s",
-    ) -> None:
-        super().__init__(None, over=over, where=where, name=name, hop=hop, delay=delay)
 
 
 STATISTICS = (Age, Correlation, Covariance, GeometricMean, Kurtosis, Rate, Share, Skewness)

@@ -12,13 +12,12 @@ import numpy as np
 import pyarrow as pa
 
 from millstream.definitions.source import EventStream
-from millstream.errors import DiskFull, MillstreamError, NotFound, StoreError
+from millstream.errors import DiskFull, MillstreamError, NotFound, RequestError, StoreError
 from millstream.project import apply as applying
 from millstream.project.parts import Parts
 from millstream.project.refused import looked_at, warn
 from millstream.project.retire import drop_unused
 from millstream.project.upkeep import tend
-from millstream.sources.source import bound
 
 if TYPE_CHECKING:
     from millstream.definitions.feature_view import GroupRead
@@ -42,7 +41,7 @@ def append(parts: Parts, stream: str, rows: Any, *, history: bool) -> int:
 
     definition = parts.registry.stream(stream)
     if stream in parts.settings.streams and not history:
-        raise bound(stream)
+        raise RequestError.of_bound_stream(stream)
     if stream not in parts.log.topics():
         applying.settle(parts)  # an `apply` has died before the log followed
     given = taken(f"Stream '{stream}'", rows)

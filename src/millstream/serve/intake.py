@@ -17,7 +17,6 @@ from millstream.buffer.log import Batch, OwnLog
 from millstream.definitions import EventStream
 from millstream.errors import DiskFull, LogError, MillstreamError, RequestError
 from millstream.serve.http import LARGE, decode, decode_in_pieces
-from millstream.sources.source import bound
 
 Placed = list[tuple[str, int, Batch]]
 
@@ -54,7 +53,7 @@ class Intake:
         was appended for want of room.
         """
         if stream.name in self._bound:
-            raise bound(stream.name)
+            raise RequestError.of_bound_stream(stream.name)
         if len(body) > LARGE:
             work = partial(self._placed, stream, body, decode_in_pieces, lines=lines, needed=needed)
             placed = await asyncio.get_running_loop().run_in_executor(self._reader, work)

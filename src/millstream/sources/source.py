@@ -9,7 +9,6 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from millstream.buffer.log import Encoding, Ints
-from millstream.errors import RequestError
 
 NO_STAMP = -1
 """The stamp of a payload that its source has not stamped: it arrives when it is taken in."""
@@ -86,18 +85,6 @@ class Events:
 
     def __len__(self) -> int:
         return int(self.counts.sum())
-
-
-def bound(stream: str) -> RequestError:
-    """What is said to a producer who sends to a stream whose events come from a foreign source."""
-    return RequestError(
-        f"Stream '{stream}' takes its events from the source that the settings bind it to; nothing can be sent to it.",
-        field="stream",
-        given=stream,
-        expected="a stream that is bound to no source",
-        hint=f"write to that source, or remove [streams.{stream}] from millstream.toml; history can be loaded.",
-        status=409,
-    )
 
 
 class Behind(NamedTuple):

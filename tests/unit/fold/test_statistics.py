@@ -11,6 +11,7 @@ from scipy import stats
 
 import millstream as ms
 from millstream.errors import DefinitionError
+from millstream.fold import layout_of
 
 SCHEMA = {"user_id": "int64", "x": "float64", "y": "float64", "ok": "bool", "at": "timestamp"}
 USER = ms.Entity("user", keys={"user_id": "int64"})
@@ -82,6 +83,16 @@ def test_too_few_values_and_values_that_are_not_positive(
     wanted = [None if value is None else pytest.approx(value, rel=1e-12) for value in (skewness, kurtosis, mean)]
     assert [found["x_skewness"], found["x_kurtosis"], found["x_geometric_mean"]] == wanted
     assert (found["x_y_covariance"] is None) == (len(values) < 2)
+
+
+@pytest.mark.parametrize(
+    ("feature", "numbers"),
+    [(ms.Count(), 1), (ms.Sum("x"), 3), (ms.Mean("x"), 4), (ms.Std("x"), 8), (ms.Skewness("x"), 14),
+     (ms.Kurtosis("x"), 22), (ms.GeometricMean("x"), 5), (ms.Covariance("x", "y"), 11), (ms.Correlation("x", "y"), 19),
+     (ms.Share(where="ok"), 2), (ms.Rate(per="1m", over="1h"), 1), (ms.Age(), 1)],
+)  # fmt: skip
+def test_a_tile_has_as_many_numbers_as_the_docs_say(feature: ms.Count, numbers: int) -> None:
+    assert layout_of(group(feature)).n_lanes == numbers
 
 
 def test_shares_rates_and_ages(events: pd.DataFrame) -> None:

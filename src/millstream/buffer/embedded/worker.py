@@ -80,7 +80,7 @@ class EmbeddedWorker:
         with suppress(MillstreamError):
             if self._owned:
                 with self._begin(True) as rows:
-                    self._move(rows, set(self._owned), set(), {self._me})
+                    self._move(rows, set(self._owned), set(), set())
         self._owned = {}
         self._membership.close()
 
@@ -93,14 +93,18 @@ class EmbeddedWorker:
         shares = share(holders, members)
         mine = {place for place, member in shares.items() if member == self._me}
         held = {place for place, (_, holder) in found.items() if holder == self._me}
-        free = {place for place in mine - held if found[place][1] == FREE or found[place][1] not in members}
-        if held - mine or free:
+        kept, others = held & self._owned.keys(), set(members) - {self._me}
+        taken = {place for place in mine - kept if found[place][1] not in others}
+        if held - mine or taken:
             with self._begin(True) as rows:
-                found |= self._move(rows, held - mine, free, set(members))
+                found |= self._move(rows, held - mine, taken, others)
         self._owned = {place: epoch for place, (epoch, holder) in found.items() if holder == self._me}
 
-    def _move(self, rows: lmdb.Transaction, given: set[Place], taken: set[Place], members: set[bytes]) -> _Rows:
-        """Give up and take partitions, as far as nobody else was first; return how it is then."""
+    def _move(self, rows: lmdb.Transaction, given: set[Place], taken: set[Place], others: set[bytes]) -> _Rows:
+        """Give up and take partitions, as far as nobody else was first; return how it is then.
+
+        What is this worker's by its name though it does not know of it was that of one before it, so its epoch ends too.
+        """
         after: _Rows = {}
         for place in given | taken:
             topic = find_topic(rows, place[0])
@@ -109,7 +113,7 @@ class EmbeddedWorker:
             epoch, holder = owned_by(rows, self._group, topic[0], place)
             if place in given and holder == self._me:
                 after[place] = epoch, FREE
-            elif place in taken and (holder == FREE or holder not in members):
+            elif place in taken and holder not in others:
                 after[place] = epoch + 1, self._me
             else:
                 after[place] = epoch, holder
