@@ -93,8 +93,12 @@ def test_the_release_before_and_this_one_archive_by_turns(tmp_path: Path, code_b
     pace = ms.StreamFeatureGroup("pace", entity=user, source=clicks, features=[ms.Count(over="1h")])
     with ms.Project(tmp_path / "p", create=True) as project:
         project.apply(ms.FeatureView("pace_view", features=[pace]))
-    code = Path(ms.__file__).parents[1]
-    counts = [turn(one, tmp_path / "p", 5 * n) for n, one in enumerate((code, code_before, code, code_before, code))]
+    code, settings = Path(ms.__file__).parents[1], tmp_path / "p" / "millstream.toml"
+    plain = settings.read_text()
+    settings.write_text(f"{plain}\n[offline]\nby_day = true\n")
+    counts = [turn(code, tmp_path / "p", 0)]
+    settings.write_text(plain)  # a table stays as it was made
+    counts += [turn(one, tmp_path / "p", 5 * n) for n, one in enumerate((code_before, code, code_before, code), 1)]
     assert counts == [5, 10, 15, 20, 25]
     with ms.Project(tmp_path / "p") as project:
         found = project.parts.history().read("clicks")

@@ -18,10 +18,12 @@ class Iceberg(Struct, frozen=True):
 
     Args:
         catalog: PyIceberg's properties of a catalog, such as `type`, `uri` and `warehouse`; the local one unless set.
+        by_day: whether new tables of events, captures and values lie in files by day.
     """
 
     catalog: Properties = {}
+    by_day: bool = False
 
     def open(self, settings: Settings, clock: Clock) -> IcebergOfflineStore:
         """Open the store."""
-        return IcebergOfflineStore(settings.data / "offline", self.catalog or None)
+        return IcebergOfflineStore(settings.data / "offline", self.catalog or None, by_day=self.by_day)

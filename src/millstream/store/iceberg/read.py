@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import reduce
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from millstream.errors import StoreError
 from millstream.store.offline import Where
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
 Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)
 
+MANY = 100
+"""Values of one comparison up to which they are left to PyIceberg."""
 _SIGNS = {
     "=": "EqualTo",
     "<": "LessThan",
@@ -53,6 +57,39 @@ def chosen(table: str, where: Where, found: Table) -> BooleanExpression:
             ) from error
         conditions.append(condition)
     return reduce(expressions.And, conditions)
+
+
+def apart(table: str, where: Where, found: Table) -> tuple[Where, list[tuple[str, pa.Array]]]:
+    """A filter as what files are planned and read by, and the many values that their rows are held to afterwards.
+
+    PyIceberg makes a filter anew for every file, and of many values that costs more than to read a file of a day.
+
+    Raises:
+        StoreError: there is no such comparison, or a column cannot be compared with a value.
+    """
+    from pyiceberg.types import LongType, StringType
+
+    if where:
+        chosen(table, where, found)
+    plan: list[tuple[str, str, Any]] = []
+    many: list[tuple[str, pa.Array]] = []
+    for column, sign, given in where:
+        kind = found.schema().find_type(column)
+        if sign != "in" or len(given) <= MANY or not isinstance(kind, LongType | StringType):
+            plan.append((column, sign, given))
+            continue
+        values = _plain(given)
+        plan += [(column, ">=", min(values)), (column, "<=", max(values))]
+        many.append((column, pa.array(values, pa.int64() if isinstance(kind, LongType) else pa.string())))
+    return plan, many
+
+
+def held(rows: Rows, many: Sequence[tuple[str, pa.Array]]) -> Rows:
+    """The rows whose columns have one of the values that each is held to."""
+    for column, values in many:
+        if len(rows):
+            rows = rows.filter(pc.is_in(rows[column], value_set=values.cast(rows[column].type)))
+    return rows
 
 
 def narrow(rows: Rows) -> Rows:

@@ -32,7 +32,7 @@ from millstream.store.iceberg.days import DAY, divide, divided_by, divided_by_da
 from millstream.store.iceberg.errors import clear, unreadable
 from millstream.store.iceberg.file_ledger import FileLedger
 from millstream.store.iceberg.files import clear_out, named_files, sweep
-from millstream.store.iceberg.read import chosen, narrow
+from millstream.store.iceberg.read import apart, chosen, held, narrow
 from millstream.store.iceberg.tags import ended, let_go, names, tag_of, tagged
 from millstream.store.offline import ANY, Snapshot, TableFacts, Tended, Where
 
@@ -58,6 +58,7 @@ class IcebergOfflineStore:
     Args:
         folder: where the catalog (`catalog.db`) and the tables (`warehouse/`) are kept.
         catalog: PyIceberg catalog properties, in place of the local ones; `folder` is then not used.
+        by_day: whether tables that are made from now on lie in files by day; worth it where a day has tens of megabytes.
 
     Raises:
         CorruptState: when the catalog or a table cannot be read as what was written.
@@ -69,8 +70,8 @@ class IcebergOfflineStore:
     ({'amount': [5.0]}, {'millstream.positions': '[1]'})
     """
 
-    def __init__(self, folder: str | Path, catalog: Mapping[str, str] | None = None) -> None:
-        self._folder = Path(folder)
+    def __init__(self, folder: str | Path, catalog: Mapping[str, str] | None = None, *, by_day: bool = False) -> None:
+        self._folder, self._by_day = Path(folder), by_day
         self._properties = catalog
         self._opened: tuple[int, Catalog] | None = None
         self._lock = threading.Lock()
@@ -108,8 +109,8 @@ class IcebergOfflineStore:
     ) -> pa.Table:
         """The rows of one snapshot; see `OfflineStore.scan`."""
         with clear(self._folder, table):
-            planned = self._planned(table, columns, where, snapshot)
-            rows = planned.to_arrow()
+            planned, many = self._planned(table, columns, where, snapshot)
+            rows = held(planned.to_arrow(), many)
         names = shown(planned.table_metadata, rows.schema) if columns is None else list(columns)
         return narrow(rows.select(names))
 
@@ -134,15 +135,12 @@ class IcebergOfflineStore:
         from pyiceberg.io.pyarrow import ArrowScan
 
         with clear(self._folder, table):
-            planned = self._planned(table, columns, where, snapshot)
+            planned, many = self._planned(table, columns, where, snapshot)
             reader = ArrowScan(planned.table_metadata, planned.io, planned.projection(), planned.row_filter)
             for task in planned.plan_files():
                 for batch in reader.to_record_batches([task]):
-                    yield narrow(
-                        batch.select(
-                            list(columns) if columns is not None else shown(planned.table_metadata, batch.schema)
-                        )
-                    )
+                    names = shown(planned.table_metadata, batch.schema) if columns is None else list(columns)
+                    yield narrow(held(batch, many).select(names))
 
     def snapshot(self, table: str) -> Snapshot | None:
         """The newest snapshot, or None when nothing was ever appended."""
@@ -246,8 +244,10 @@ class IcebergOfflineStore:
                 else:
                     clear_out(self._folder_of(table), lambda: catalog.drop_table(place))
 
-    def _planned(self, table: str, columns: Sequence[str] | None, where: Where, snapshot: int | None) -> DataScan:
-        """What is to be read, once it is known to be there."""
+    def _planned(
+        self, table: str, columns: Sequence[str] | None, where: Where, snapshot: int | None
+    ) -> tuple[DataScan, list[tuple[str, pa.Array]]]:
+        """What is to be read, once it is known to be there, and what its rows are to be held to."""
         from pyiceberg.expressions import AlwaysTrue
 
         found = whole(self._load(table), table)
@@ -257,11 +257,10 @@ class IcebergOfflineStore:
                 raise NotFound.named(f"column of '{table}'", column, names)
         if snapshot is not None and not reach(found, snapshot):
             raise NotFound.named(f"snapshot of '{table}'", str(snapshot), map(str, snapshot_ids(found)))
-        return found.scan(
-            row_filter=chosen(table, where, found) if where else AlwaysTrue(),
-            selected_fields=tuple(columns) if columns is not None else ("*",),
-            snapshot_id=snapshot,
-        )
+        plan, many = apart(table, where, found)
+        fields = ("*",) if columns is None else dict.fromkeys([*columns, *(column for column, _ in many)])
+        filtered = chosen(table, plan, found) if plan else AlwaysTrue()
+        return found.scan(row_filter=filtered, selected_fields=tuple(fields), snapshot_id=snapshot), many
 
     def close(self) -> None:
         """Let go of the catalog's connections; what is asked next opens its own."""
@@ -330,10 +329,11 @@ class IcebergOfflineStore:
         catalog = self._catalog()
         with suppress(NamespaceAlreadyExistsError, IntegrityError):
             catalog.create_namespace(place[0])
-        schema = with_day(table, rows.empty_table()).schema
+        schema = with_day(table, rows.empty_table()).schema if self._by_day else rows
         try:
             made = catalog.create_table_transaction(place, schema=schema, properties=_SETTINGS)
-            divide(made, table, rows)
+            if self._by_day:
+                divide(made, table, rows)
             return made.commit_transaction()
         except (TableAlreadyExistsError, CommitFailedException, IntegrityError):
             return self._load(table)

@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(folder: Path) -> IcebergOfflineStore:
-    return IcebergOfflineStore(folder)
+    return IcebergOfflineStore(folder, by_day=True)
 
 
 def rows(table: str, *instants: int) -> pa.Table:
@@ -159,7 +159,7 @@ def test_of_two_writers_that_make_a_table_at_once_both_are_heard(
 
     def overtaken(*given: object) -> None:
         monkeypatch.setattr(module, "divide", divide)
-        IcebergOfflineStore(folder).append(table, rows(table, FIRST))
+        IcebergOfflineStore(folder, by_day=True).append(table, rows(table, FIRST))
         divide(*given)
 
     monkeypatch.setattr(module, "divide", overtaken)

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from pyiceberg.table import Transaction
 
-from millstream.errors import CorruptState
+from millstream.errors import CorruptState, StoreError
 from millstream.store.iceberg.store import IcebergOfflineStore
 
 EVENTS = "events.payments"
@@ -88,3 +88,21 @@ def test_its_files_are_parquet_any_engine_reads(store: IcebergOfflineStore, tmp_
     store.append(EVENTS, rows(1, 2, 3))
     [found] = duckdb.sql(f"select sum(n) from '{tmp_path}/warehouse/**/*.parquet'").fetchall()
     assert found == (6,)
+
+
+@pytest.mark.parametrize("column", ["user_id", "name"])
+def test_rows_are_chosen_by_more_values_than_a_plan_is_made_of(tmp_path: Path, column: str) -> None:
+    store = IcebergOfflineStore(tmp_path / "offline")
+    rows = pa.table({"user_id": range(600), "name": [None, *(f"u{n}" for n in range(1, 600))], "x": range(600)})
+    for first in (0, 300):
+        store.append("events.payments", rows.slice(first, 300))
+    wanted = rows[column].drop_null().to_pylist()[::3] + ["u9x" if column == "name" else 10**12]
+    where = [(column, "in", wanted), ("x", "<", 500)]
+    expected = [x for x, one in enumerate(rows[column].to_pylist()) if one in wanted and x < 500]
+    assert sorted(store.scan("events.payments", ["x"], where)["x"].to_pylist()) == expected
+    assert (
+        sorted(x for batch in store.batches("events.payments", ["x"], where) for x in batch["x"].to_pylist())
+        == expected
+    )
+    with pytest.raises(StoreError, match="cannot be compared"):
+        store.scan("events.payments", where=[(column, "in", [*wanted, 1.5j])])
