@@ -96,7 +96,7 @@ def test_rows_are_chosen_by_more_values_than_a_plan_is_made_of(tmp_path: Path, c
     rows = pa.table({"user_id": range(600), "name": [None, *(f"u{n}" for n in range(1, 600))], "x": range(600)})
     for first in (0, 300):
         store.append("events.payments", rows.slice(first, 300))
-    wanted = rows[column].drop_null().to_pylist()[::3] + ["u9x" if column == "name" else 10**12]
+    wanted = [*rows[column].drop_null().to_pylist()[::3], "u9x" if column == "name" else 10**12]
     where = [(column, "in", wanted), ("x", "<", 500)]
     expected = [x for x, one in enumerate(rows[column].to_pylist()) if one in wanted and x < 500]
     assert sorted(store.scan("events.payments", ["x"], where)["x"].to_pylist()) == expected
