@@ -119,10 +119,11 @@ class DeltaReader:
 
     def _held(self, place: tuple[str, int], stretch: _Stretch, applied: Mapping[str, int]) -> int | None:
         """The position of the first record that is to be waited for, before which the shard stops."""
+        awaited = [one for one in stretch.awaited if one.place > stretch.last]
         known = dict(applied)
-        for record in stretch.records:
+        for record in stretch.records if awaited else ():
             known |= {name: max(to, known.get(name, to)) for name, (_, to) in ranges_of(record).items()}
-        lacked = [one for one in stretch.awaited if one.place > stretch.last and _lacks(known, ranges_of(one.head))]
+        lacked = [one for one in awaited if _lacks(known, ranges_of(one.head))]
         if not lacked:
             self._waiting.pop(place, None)
             return None
