@@ -33,8 +33,9 @@ class Worker(Protocol):
         """Return what this worker owns now, by topic and partition the epoch; called before each round of reading.
 
         It gives up what is to go to others, takes what is free, and shows that this worker is alive: one that does not
-        call it for a while loses its partitions. So nothing that was read before may be unfinished when it is called. A
-        topic of which it owns nothing may be missing. It is cheap: where nothing happened nothing is written.
+        call it for minutes loses its partitions, and so does one whose process stands still for seconds, but not one that
+        is busy with a batch. So nothing that was read before may be unfinished when it is called. A topic of which it owns
+        nothing may be missing. It is cheap: where nothing happened nothing is written.
 
         Raises:
             LogError: when the log cannot be read; what is owned is then unknown, and to be asked again.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import resource
+import secrets
 import socket
 import sys
 import threading
@@ -144,6 +145,11 @@ class Meter:
 
         with suppress(OSError):
             publish(self._data, self._layer, facts)
+
+
+def owner_name() -> str:
+    """A new name under which this process shares partitions with others; it begins with the process's number."""
+    return f"{os.getpid()}-{secrets.token_hex(2)}"
 
 
 def complain(message: str) -> None:

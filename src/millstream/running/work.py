@@ -15,7 +15,7 @@ from millstream.project import apply as applying
 from millstream.project.parts import Parts
 from millstream.project.retire import drop_unused
 from millstream.project.upkeep import tend
-from millstream.running.layers import complain
+from millstream.running.layers import complain, owner_name
 from millstream.running.quiet import SURE, Quiet
 from millstream.running.repeating import Every, tried
 from millstream.running.taking_in import Intake
@@ -48,11 +48,12 @@ class Compute:
         for found in parts.stepped_back():
             raise SteppedBack.found("Computing waits", found.rstrip("."))
         self._parts = parts
-        self._worker = parts.log.worker(COMPUTING, [stream.name for stream in parts.registry.streams()])
+        owner = owner_name()
+        self._worker = parts.log.worker(COMPUTING, [stream.name for stream in parts.registry.streams()], owner)
         self._computer = parts.computer(self._worker)
         self._quiet = Quiet(parts.log)
         self._behind = Every(1.0, self._seconds)
-        self.facts: dict[str, Any] = {"lag": 0, "lag_s": 0.0, "dead": 0, "skipped": {}}
+        self.facts: dict[str, Any] = {"owner": owner, "lag": 0, "lag_s": 0.0, "dead": 0, "skipped": {}}
 
     def step(self) -> int:
         """One micro-batch of every stream, if anything has come."""

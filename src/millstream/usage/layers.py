@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,8 +32,8 @@ def publish(data: Path, layer: str, facts: Mapping[str, Any]) -> None:
     """Say what this process of a layer is doing: call it about once a second; the last word replaces the one before.
 
     Readers see it in `snapshot`. By convention `rate` is records a second, `lag` records behind, `age` microseconds
-    since the newest arrival handled; anything else that JSON can hold is passed on as it is. CPU and memory of the
-    process are added.
+    since the newest arrival handled, `owner` the name under which this process shares partitions with others; anything
+    else that JSON can hold is passed on as it is. CPU and memory of the process are added.
 
     >>> import tempfile
     >>> data = Path(tempfile.mkdtemp())
@@ -57,7 +57,9 @@ def publish(data: Path, layer: str, facts: Mapping[str, Any]) -> None:
 def snapshot(data: Path) -> dict[str, Any]:
     """Return what every layer last published and what the scoring processes have counted, ready for JSON.
 
-    A layer's state is `up`, `silent` (its process lives but has published nothing for ten seconds) or `down`.
+    A layer's state is `up`, `silent` (its process lives but has published nothing for ten seconds) or `down`. Where
+    several processes share a layer, each says what it does under its owner's name, in `processes`; of the layer's
+    `facts`, `rate` and `lag` are the sums and `lag_s` the longest, and all others are of who spoke last.
     `latency` holds count, mean, p50 and p99 in milliseconds for each kind of request; `recent` the last fifteen
     minutes of scoring in ticks of ten seconds, oldest first.
     """
@@ -114,14 +116,26 @@ def _layers(folder: Path) -> dict[str, Any]:
         alive = _alive(usage)
         process = {"pid": usage["pid"], "alive": alive, "published_s": round(seconds, 1)}
         process |= {"cpu": usage["cpu"] if alive else 0.0, "rss": usage["rss"] if alive else 0}
+        process |= {"owner": one["facts"].pop("owner", str(usage["pid"])), "facts": one["facts"]}
         layer = layers.setdefault(one["layer"], {"processes": []})
         layer["processes"] = [p for p in layer["processes"] if p["alive"]] + [process]
-        layer["facts"] = one["facts"]
     for layer in layers.values():
+        there = [process for process in layer["processes"] if process["alive"]] or layer["processes"][-1:]
+        layer["facts"] = _together([process["facts"] for process in there])
         layer["state"] = _state(layer["processes"])
         layer["cpu"] = round(sum(p["cpu"] for p in layer["processes"]), 3)
         layer["rss"] = sum(p["rss"] for p in layer["processes"])
     return layers
+
+
+def _together(facts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What the processes of a layer say of it, the last one last: each speaks of the partitions that are its own."""
+    found = dict(facts[-1])
+    for name, join in (("rate", sum), ("lag", sum), ("lag_s", max)):
+        known = [one[name] for one in facts if isinstance(one.get(name), int | float)]
+        if len(known) > 1:
+            found[name] = join(known)
+    return found
 
 
 def _state(processes: list[dict[str, Any]]) -> str:

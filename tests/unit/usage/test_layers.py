@@ -156,6 +156,17 @@ def test_a_killed_layer_is_down_and_its_successor_up(tmp_path: Path) -> None:
     assert len(layer["processes"]) == 1
 
 
+def test_processes_that_share_a_layer_speak_under_their_own_names(tmp_path: Path) -> None:
+    code = PUBLISH_UNTIL_KILLED.replace('{"rate": 10}', '{"rate": 10, "lag": 3, "lag_s": 9.0, "dead": 2, "owner": "a"}')
+    process = started(code, tmp_path)
+    publish(tmp_path, "compute", {"rate": 20, "lag": 4, "lag_s": 1.0, "dead": 5, "owner": "b"})
+    layer = snapshot(tmp_path)["layers"]["compute"]
+    assert {one["owner"]: one["facts"]["lag"] for one in layer["processes"]} == {"a": 3, "b": 4}
+    assert layer["facts"] == {"rate": 30, "lag": 7, "lag_s": 9.0, "dead": 5}
+    killed(process)
+    assert snapshot(tmp_path)["layers"]["compute"]["facts"] == {"rate": 20, "lag": 4, "lag_s": 1.0, "dead": 5}
+
+
 def test_recent_requests_are_counted_in_ticks(tmp_path: Path) -> None:
     block = Block(metrics_folder(tmp_path))
     for _ in range(10):

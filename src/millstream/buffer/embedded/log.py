@@ -49,7 +49,8 @@ class EmbeddedLog:
         map_gib: most it may grow to, in GiB; disk is taken as it is used.
         fsync: whether an acknowledgement waits for the disk; without, it outlives any process but not the machine.
         look_every: seconds between two looks whether something has come, for those who wait.
-        lease: seconds after which a worker that has not asked what it owns loses it though its process is there.
+        lease: seconds after which a worker whose process stands still loses what it owns.
+        patience: seconds after which it does so though its process runs, when it has not asked what it owns.
         largest: the most bytes of one batch (1 MB); what was larger when it was appended is read as ever.
 
     Raises:
@@ -89,9 +90,11 @@ class EmbeddedLog:
         fsync: bool = True,
         look_every: float = 0.02,
         lease: float = 30.0,
+        patience: float = 900.0,
         largest: int = LARGEST,
     ) -> None:
-        self._clock, self._look_every, self._lease, self.largest = clock, look_every, lease, largest
+        self._clock, self._look_every, self.largest = clock, look_every, largest
+        self._alive = lease, patience
         self._env = open_environment(Path(path), map_gib, durable=fsync)
         self._room = Room(self._env)
         self._open = True
@@ -173,7 +176,7 @@ class EmbeddedLog:
     def worker(self, group: str, topics: Iterable[str], owner: str | None = None) -> EmbeddedWorker:
         """Join a group of workers, of any processes of this machine, that share the partitions of some topics."""
         folder = self._env.path / "workers" / member_of(group).hex()
-        return EmbeddedWorker(self._begin, self.transaction, group, Membership(folder, topics, owner, self._lease))
+        return EmbeddedWorker(self._begin, self.transaction, group, Membership(folder, topics, owner, *self._alive))
 
     def filled(self) -> float:
         """Return how full the log is for producers, from 0 to 1: the map, or the disk where that has less room."""

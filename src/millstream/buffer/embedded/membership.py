@@ -16,9 +16,9 @@ from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 
+from millstream.buffer.embedded.pulse import BEAT, Pulse
 from millstream.errors import DiskFull, LogError
 
-_BEAT = struct.Struct("<q")
 _PATIENCE = 1.0  # seconds that the lock of a name is waited for
 _NAME = 64  # bytes of a name in a file's name; a longer one is kept as its hash
 
@@ -32,30 +32,31 @@ class Membership:
     """One worker's place in its group.
 
     The system lets go of the lock of a process that dies, so the others know at the next look. One that is stopped
-    keeps its lock, but its beat, a number in its file, stands still.
+    keeps its lock, but its beat, a number in its file, stands still. One that is busy beats on (see `Pulse`).
 
     Args:
         folder: where the group's files are; made if it is missing.
         topics: of which topics this worker wants partitions.
         owner: its name; a new one unless given.
         lease: seconds after which one whose beat stands still counts as gone.
+        patience: seconds for which it beats on without a word of the worker itself.
 
     Raises:
         LogError: when a worker of that name is at work, or the folder cannot be written.
         DiskFull: when there is no room.
     """
 
-    def __init__(self, folder: Path, topics: Iterable[str], owner: str | None, lease: float) -> None:
+    def __init__(self, folder: Path, topics: Iterable[str], owner: str | None, lease: float, patience: float) -> None:
         self.owner = secrets.token_hex(8) if owner is None else owner
         self._path, self._lease = folder / _file_of(self.owner), lease
-        self._topics, self._beat = sorted(set(topics)), 0
+        self._topics = sorted(set(topics))
         self._seen: dict[str, tuple[int, float]] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._file = self._take(folder)
             facts = json.dumps({"owner": self.owner, "topics": self._topics}).encode()
             os.ftruncate(self._file, 0)
-            os.pwrite(self._file, _BEAT.pack(0) + facts, 0)
+            os.pwrite(self._file, BEAT.pack(0) + facts, 0)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise DiskFull.writing(folder) from None
@@ -63,7 +64,8 @@ class Membership:
                 f"Worker '{self.owner}' cannot join the others in '{folder}': {error.strerror}.",
                 "let the user of this process write there.",
             ) from None
-        self._closing = weakref.finalize(self, os.close, self._file)
+        self._pulse = Pulse(self._file, lease, patience)
+        self._closing = weakref.finalize(self, self._pulse.close)
 
     def _take(self, folder: Path) -> int:
         """The descriptor of this worker's file, locked; others hold the lock for a moment when they look."""
@@ -82,9 +84,7 @@ class Membership:
 
     def beat(self) -> None:
         """Show that this worker is alive."""
-        self._beat += 1
-        with suppress(OSError):  # a disk that fails is said by the log
-            os.pwrite(self._file, _BEAT.pack(self._beat), 0)
+        self._pulse.beat()
 
     def alive(self) -> dict[bytes, list[str]]:
         """Who is alive, this one too, and of which topics each wants partitions; what the dead have left is removed.
@@ -136,8 +136,8 @@ def _read(path: Path) -> tuple[int, str, list[str]] | None:
                     path.unlink()
             return None
         content = os.pread(file, 1 << 20, 0)
-        facts = json.loads(content[_BEAT.size :])
-        return _BEAT.unpack(content[: _BEAT.size])[0], facts["owner"], facts["topics"]
+        facts = json.loads(content[BEAT.size :])
+        return BEAT.unpack(content[: BEAT.size])[0], facts["owner"], facts["topics"]
     except (OSError, ValueError, KeyError, TypeError, struct.error):
         return None
     finally:

@@ -1,8 +1,10 @@
 """Workers of the embedded log: who shares what, and who is gone."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -24,7 +26,7 @@ MEMBERS = (b"1", b"2", b"3", b"4")
 
 @pytest.fixture
 def log(tmp_path: Path):
-    log = EmbeddedLog(tmp_path / "log", SimulatedClock(0), map_gib=1, lease=0.5)
+    log = EmbeddedLog(tmp_path / "log", SimulatedClock(0), map_gib=1, lease=0.5, patience=0.5)
     yield log
     log.close()
 
@@ -84,6 +86,68 @@ def test_a_worker_that_says_nothing_loses_its_partitions_and_is_fenced(log: Embe
             work.commit("c", "events", 1, None, 7)
         assert log.committed("c", "events") == [None, None]
         shared_among([silent, other], {"events": 2})
+
+
+def test_a_worker_that_is_busy_for_longer_than_the_lease_keeps_its_partitions(tmp_path: Path):
+    log = EmbeddedLog(tmp_path / "log", SimulatedClock(0), map_gib=1, lease=0.4, patience=60)
+    log.create("events", 2)
+    with closing(log.worker("g", ["events"])) as busy, closing(log.worker("g", ["events"])) as other:
+        mine, _ = shared_among([busy, other], {"events": 2})
+        (partition,) = mine["events"]
+        end = time.monotonic() + 1.5
+        while time.monotonic() < end:  # the first folds meanwhile
+            assert partition not in other.assigned()["events"]
+            time.sleep(0.1)
+        with busy.transaction() as work:
+            work.commit("c", "events", partition, None, 7)
+    log.close()
+
+
+def test_a_worker_whose_process_is_stopped_loses_its_partitions_for_all_its_patience(tmp_path: Path):
+    log = EmbeddedLog(tmp_path / "log", SimulatedClock(0), map_gib=1, lease=0.5)
+    log.create("events", 2)
+    script = f"""
+import os, signal
+from millstream.buffer.embedded.log import EmbeddedLog
+from millstream.clock import SystemClock
+worker = EmbeddedLog({str(tmp_path / "log")!r}, SystemClock(), map_gib=1, lease=0.5).worker("g", ["events"])
+worker.assigned()
+os.kill(os.getpid(), signal.SIGSTOP)
+"""
+    stopped = subprocess.Popen([sys.executable, "-c", script])
+    try:
+        os.waitid(os.P_PID, stopped.pid, os.WSTOPPED | os.WNOWAIT)
+        with closing(log.worker("g", ["events"])) as worker:
+            shared_among([worker], {"events": 2})
+    finally:
+        stopped.kill()
+        stopped.wait()
+    log.close()
+
+
+def test_a_child_process_keeps_no_partitions_of_a_parent_that_has_ended(tmp_path: Path):
+    patient = EmbeddedLog(tmp_path / "log", SimulatedClock(0), map_gib=1, lease=3_600)
+    patient.create("events", 2)
+    script = f"""
+import os, time
+from millstream.buffer.embedded.log import EmbeddedLog
+from millstream.clock import SystemClock
+worker = EmbeddedLog({str(tmp_path / "log")!r}, SystemClock(), map_gib=1, lease=3_600).worker("g", ["events"])
+worker.assigned()
+child = os.fork()
+if not child:
+    os.write(1, str(os.getpid()).encode())
+    os.close(1)
+    time.sleep(60)
+os._exit(9)
+"""
+    ended = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    try:
+        with closing(patient.worker("g", ["events"])) as worker:
+            assert set(worker.assigned()["events"]) == {0, 1}
+    finally:
+        os.kill(int(ended.stdout), signal.SIGKILL)
+    patient.close()
 
 
 def test_nothing_is_written_while_nothing_changes(log: EmbeddedLog):
