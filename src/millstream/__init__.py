@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from millstream.definitions.aggregation import Count, First, Last, Max, Mean, Min, Std, Sum, TimeSince, Var
+    from millstream.definitions.combined import Difference, Ratio, ZScore
     from millstream.definitions.entity import Entity
     from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatureGroup
     from millstream.definitions.feature_view import FeatureView
@@ -33,6 +34,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "aggregation": ("Count", "First", "Last", "Max", "Mean", "Min", "Std", "Sum", "TimeSince", "Var"),
+    "combined": ("Difference", "Ratio", "ZScore"),
     "entity": ("Entity",),
     "feature_group": ("BatchFeatureGroup", "StreamFeatureGroup"),
     "feature_view": ("FeatureView",),
@@ -54,6 +56,7 @@ __all__ = [
     "Correlation",
     "Count",
     "Covariance",
+    "Difference",
     "Entity",
     "EventStream",
     "FeatureView",
@@ -70,6 +73,7 @@ __all__ = [
     "Model",
     "Project",
     "Rate",
+    "Ratio",
     "Retrain",
     "Share",
     "Skewness",
@@ -79,6 +83,7 @@ __all__ = [
     "Table",
     "TimeSince",
     "Var",
+    "ZScore",
     "compute",
     "on_demand",
 ]

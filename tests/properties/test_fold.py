@@ -19,6 +19,7 @@ from tests.properties.worlds import (
     Event,
     event_lists,
     groups,
+    numbers,
     oracle_events,
     prepared,
     same,
@@ -48,20 +49,22 @@ def merged(group: Any, left: list[bytes], right: list[bytes]) -> list[bytes]:
 @given(
     groups,
     event_lists(),
-    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 39), gaps), min_size=1, max_size=8),
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 39), gaps, numbers), min_size=1, max_size=8),
     st.booleans(),
 )
 def test_point_in_time_is_the_oracle(group: Any, events: list[Event], asks: list[Any], sweep: bool) -> None:
     moments = [e.arrival for e in events] or [0]
-    queries = [(k, moments[n % len(moments)] + gap) for k, n, gap in asks]
+    queries = [(k, moments[n % len(moments)] + gap) for k, n, gap, _ in asks]
+    probes = np.array([[x] for *_, x in asks], np.float64)
     batch = prepared(group, events)
     at = np.array([t for _, t in queries], np.int64)
     keys = [encode_key(ENTITY.keys, [k]) for k, _ in queries]
-    got = as_of(layout_of(group), batch, batch.arrivals, keys, at, at, sweep=sweep).columns
-    plain = exact(layout_of(group), batch, batch.arrivals, keys, at, at).columns
+    got = as_of(layout_of(group), batch, batch.arrivals, keys, at, at, probes, sweep=sweep).columns
+    plain = exact(layout_of(group), batch, batch.arrivals, keys, at, at, probes).columns
     assert all(repr(got[name].tolist()) == repr(plain[name].tolist()) for name in got)
     for row, (k, t) in enumerate(queries):
-        assert same(got, row, oracle(group.columns, oracle_events(events, k), t)) == []
+        request = {"x": asks[row][3]}
+        assert same(got, row, oracle(group.columns, oracle_events(events, k), t, request=request)) == []
 
 
 @many
@@ -94,8 +97,8 @@ def test_a_state_reads_as_the_oracle_from_five_seconds_before_its_newest_arrival
         mine = oracle_events(events, k)
         start = newest[k] if newest[k] > -FAR else 0
         for t in [start - before, *(start + gap for gap in later)]:
-            got = value(layout_of(group), states, np.full(3, t, np.int64)).columns
-            assert same(got, k, oracle(group.columns, mine, t, FAR)) == []
+            got = value(layout_of(group), states, np.full(3, t, np.int64), np.full((3, 1), 2.5)).columns
+            assert same(got, k, oracle(group.columns, mine, t, FAR, {"x": 2.5})) == []
 
 
 @many

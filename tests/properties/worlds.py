@@ -47,6 +47,11 @@ def group_of(
             ms.Covariance("x", "y", name=f"cov{tag}", **common), ms.Correlation("x", "y", name=f"corr{tag}", **common),
             ms.Share(where="ok", name=f"share{tag}", over=window, delay=delay),
         ]  # fmt: skip
+        features += [
+            ms.Ratio(ms.Sum("x", **common), ms.Count("x", over="1h"), name=f"ratio{tag}"),
+            ms.Difference(ms.Last("x"), ms.Mean("y", **common), name=f"difference{tag}"),
+            ms.ZScore("x", request="x", name=f"zscore{tag}", **common),
+        ]
         if window is not None:
             features.append(ms.Rate(per="1h", name=f"rate{tag}", **common))
     return ms.StreamFeatureGroup("g", entity=ENTITY, source=source, features=features)

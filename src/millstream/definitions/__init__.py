@@ -1,6 +1,7 @@
 """What is wanted: entities, sources, feature groups, views and models, as frozen data that is checked when built."""
 
 from millstream.definitions.aggregation import Aggregation, Count, First, Last, Max, Mean, Min, Std, Sum, TimeSince, Var
+from millstream.definitions.combined import Difference, Ratio, ZScore
 from millstream.definitions.entity import Entity
 from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatureGroup
 from millstream.definitions.feature_view import FeatureView, GroupRead, ViewColumn
@@ -27,6 +28,7 @@ __all__ = [
     "Correlation",
     "Count",
     "Covariance",
+    "Difference",
     "Entity",
     "EventStream",
     "FeatureRef",
@@ -44,6 +46,7 @@ __all__ = [
     "Model",
     "OnDemandFeature",
     "Rate",
+    "Ratio",
     "Retrain",
     "Share",
     "Skewness",
@@ -56,4 +59,5 @@ __all__ = [
     "Var",
     "ViewColumn",
     "WindowedFeature",
+    "ZScore",
 ]

@@ -51,6 +51,7 @@ class GroupRead:
     prefix: str
     columns: tuple[ViewColumn, ...]
     name: str  # the group's, with the read's prefix; a second read of that name also says by which keys
+    probes: tuple[str, ...] = ()  # the request fields that its columns read
 
 
 @checked_class
@@ -116,6 +117,7 @@ class FeatureView:
         freeze(self, name=name, request=fields, features=items, **check_about(thing, owner, description, tags))
         freeze(self, entries=_entries(thing, fields, items))
         freeze(self, groups=_reads(thing, self.entries), on_demand=_on_demand_order(thing, self.entries))
+        _check_probes(thing, fields, self.groups)
         freeze(self, _functions=_functions(self.on_demand, self.dtypes))
         freeze(self, entity_keys=_entity_keys(thing, fields, self.groups))
         freeze(self, _defaulted=tuple(entry for entry in self.entries if entry.default is not None))
@@ -233,8 +235,34 @@ def _reads(thing: str, entries: Iterable[ViewColumn]) -> tuple[GroupRead, ...]:
         named = f"{prefix}__{name}" if prefix else name
         if any(named == one.name for one in found):
             named = f"{named} by {', '.join(keys.values())}"
-        found.append(GroupRead(groups[name], tuple(keys.items()), prefix, tuple(columns), named))
+        probes = _probes(groups[name], columns)
+        found.append(GroupRead(groups[name], tuple(keys.items()), prefix, tuple(columns), named, probes))
     return tuple(found)
+
+
+def _probes(group: StreamFeatureGroup | BatchFeatureGroup, columns: Iterable[ViewColumn]) -> tuple[str, ...]:
+    """The fields of the request that some columns of a group read."""
+    fields = {column.name: column.request for column in group.columns}
+    found = dict.fromkeys(fields.get(column.feature) for column in columns)
+    return tuple(field for field in found if field is not None)
+
+
+def _check_probes(thing: str, request: Schema, reads: Iterable[GroupRead]) -> None:
+    """Refuse a feature that reads a field which the view's request does not have, or which is no number."""
+    asked = {name: read.group.name for read in reads for name in read.probes}
+    for name, group in asked.items():
+        what = f"request=\"{name}\" of group '{group}'"
+        if name not in request:
+            hint = (
+                f'a feature of a request is read through a view: ms.FeatureView(..., request={{"{name}": "float64"}}).'
+            )
+            raise DefinitionError(f"{thing}: {what} is no field of its request, which has {_listed(request)}.", hint)
+        if request[name] not in ("int64", "float64"):
+            raise DefinitionError.wrong_type(thing, what, request[name], "a number")
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names) or "none"
 
 
 def _entity_keys(thing: str, request: Schema, reads: Iterable[GroupRead]) -> Schema:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from millstream.definitions.aggregation import Aggregation, First, Last
+from millstream.definitions.combined import Combined, ZScore
 from millstream.definitions.durations import UNITS, micros, text
 from millstream.definitions.expressions import is_column, type_of
 from millstream.errors import DefinitionError
@@ -21,7 +22,7 @@ _HOPS = tuple(
 )  # fmt: skip
 _NUMBERS = ("int64", "float64", "bool")
 _OF_NUMBERS = (
-    "sum", "mean", "std", "var", "skewness", "kurtosis", "geometric_mean", "covariance", "correlation",
+    "sum", "mean", "std", "var", "skewness", "kurtosis", "geometric_mean", "covariance", "correlation", "zscore",
 )  # fmt: skip
 _READS: dict[str, tuple[str, ...]] = {"min": (*_NUMBERS, "timestamp"), "max": (*_NUMBERS, "timestamp")}
 _READS |= {kind: _NUMBERS for kind in _OF_NUMBERS}
@@ -33,7 +34,8 @@ class WindowedFeature:
 
     `window` None is all time. `hop` is None only for all time without a delay. `dtype` is "int64" for counts,
     "string" for the first or last of strings, else "float64". `other` is the second expression of an aggregate of two,
-    `per` the span that a rate is for.
+    `per` the span that a rate is for. One that is worked out of two others has them as `parts`, whose windows are its own,
+    and may read a field of the request.
     """
 
     name: str
@@ -47,6 +49,8 @@ class WindowedFeature:
     max_bytes: int
     other: str | None = None
     per: int = 0
+    parts: tuple[WindowedFeature, ...] = ()
+    request: str | None = None
 
 
 def default_hop(span: int) -> int:
@@ -58,19 +62,30 @@ def default_hop(span: int) -> int:
     return next((hop for longest, hop in _HOPS if span <= longest), _HOPS[-1][1])
 
 
+def folded(columns: Iterable[WindowedFeature]) -> tuple[WindowedFeature, ...]:
+    """Return what is folded for some columns: each as it is, or the parts that it is worked out of.
+
+    >>> count = WindowedFeature("n", "count", None, None, None, None, 0, "int64", 0)
+    >>> [part.name for part in folded([count, replace(count, name="twice", kind="ratio", parts=(count, count))])]
+    ['n', 'n', 'n']
+    """
+    return tuple(one for column in columns for one in column.parts or (column,))
+
+
 def windowed_features(thing: str, features: object, columns: Mapping[str, str]) -> tuple[WindowedFeature, ...]:
     """Return one feature per aggregation and window, in order, checked against the group's `columns`.
 
     Raises `DefinitionError` for wrong types, for two columns of one name and for hops that do not nest.
     """
     given = _aggregations(thing, features)
-    found = [feature for aggregation in given for feature in _expand(thing, aggregation, columns)]
+    found = [feature for aggregation in given for feature in _columns(thing, aggregation, columns)]
     seen: set[str] = set()
     for feature in found:
         if feature.name in seen:
             raise DefinitionError.same_name(thing, "features", feature.name, 'give one of them a name, name="...".')
         seen.add(feature.name)
-    _check_nesting(thing, found, [step for one in given if (step := one.hop)])
+    explicit = [part for one in given for part in ((one.a, one.b) if isinstance(one, Combined) else (one,))]
+    _check_nesting(thing, folded(found), [step for one in explicit if (step := one.hop)])
     return tuple(found)
 
 
@@ -82,7 +97,38 @@ def _aggregations(thing: str, features: object) -> tuple[Aggregation, ...]:
     return given
 
 
-def _expand(thing: str, aggregation: Aggregation, columns: Mapping[str, str]) -> list[WindowedFeature]:
+def _columns(thing: str, aggregation: Aggregation, columns: Mapping[str, str]) -> list[WindowedFeature]:
+    """The columns of an aggregation, each with the parts that it is worked out of, if it is."""
+    if isinstance(aggregation, Combined):
+        parts = []
+        for argument, part in (("a", aggregation.a), ("b", aggregation.b)):
+            [one] = _expand(thing, part, columns, f"{aggregation.name}.{argument}")
+            if one.dtype not in ("int64", "float64"):
+                what = f"{argument} of {aggregation.kind} '{aggregation.name}'"
+                raise DefinitionError.wrong_type(thing, what, one.dtype, "a number", "choose aggregations of numbers.")
+            parts.append(one)
+        return [_worked_out(aggregation.name, aggregation.kind, tuple(parts), None)]
+    found = _expand(thing, aggregation, columns)
+    if not isinstance(aggregation, ZScore):
+        return found
+    return [
+        _worked_out(
+            one.name,
+            one.kind,
+            tuple(replace(one, name=f"{one.name}.{kind}", kind=kind) for kind in ("mean", "std")),
+            aggregation.request,
+        )
+        for one in found
+    ]
+
+
+def _worked_out(name: str, kind: str, parts: tuple[WindowedFeature, ...], request: str | None) -> WindowedFeature:
+    return WindowedFeature(name, kind, None, None, None, None, 0, "float64", 0, parts=parts, request=request)
+
+
+def _expand(
+    thing: str, aggregation: Aggregation, columns: Mapping[str, str], stem: str | None = None
+) -> list[WindowedFeature]:
     kind = aggregation.kind
     source_type = _source_type(thing, aggregation, columns)
     if aggregation.where is not None:
@@ -90,7 +136,7 @@ def _expand(thing: str, aggregation: Aggregation, columns: Mapping[str, str]) ->
     dtype = "int64" if kind == "count" else "float64"
     if kind in ("first", "last") and source_type == "string":
         dtype = "string"
-    stem = _stem(thing, aggregation)
+    stem = _stem(thing, aggregation) if stem is None else stem
     return [
         WindowedFeature(
             name=stem if written is None else f"{stem}_{written}",

@@ -5,6 +5,7 @@ an instant, and `as_of` does all of it over history for many (key, instant) rows
 backfill, training and verification call these and nothing else. `oracle` is the definition they are tested against.
 """
 
+from millstream.fold.combined import probes_of
 from millstream.fold.deltas import Deltas, decode_deltas, encode_deltas
 from millstream.fold.keys import decode_key, encode_key, encode_keys, shard_of
 from millstream.fold.layout import HEAD_CAPACITY, HEAD_SPAN, STATE_VERSION, Layout, layout_of
@@ -33,6 +34,7 @@ __all__ = [
     "layout_of",
     "merge",
     "prepare",
+    "probes_of",
     "pruned",
     "shard_of",
     "value",

@@ -296,8 +296,8 @@ def value_one(data, place, at, ops, windows, features, meta, bounds, acc, number
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def value(data, offsets, at, probes, ops, windows, features, meta):
-    """States at instants to (numbers, texts), one row each; `probes` holds request fields, one row each."""
+def value(data, offsets, at, ops, windows, features, meta):
+    """States at instants to (numbers, texts), one row each."""
     n = offsets.size - 1
     numbers, texts = np.empty((n, meta[2]), np.float64), np.empty((n, meta[3]), np.int64)
     bounds, acc = np.empty(windows.shape[0], np.int64), np.empty(windows.shape[0] * meta[0] + SPACE, np.int64)

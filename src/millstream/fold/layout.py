@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from millstream.definitions.windows import folded
 from millstream.fold import lanes
 
 if TYPE_CHECKING:
@@ -53,13 +54,31 @@ class Slot:
     other: str | None = None
 
 
+@dataclass(frozen=True)
+class Combination:
+    """A column that is worked out of two that the kernels give, by their names, and of a field of the request."""
+
+    column: str
+    kind: str
+    a: str
+    b: str
+    request: str | None
+
+
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """The arrays by which the kernels fold one group: lane groups, windows, features and tile levels."""
+    """The arrays by which the kernels fold one group: lane groups, windows, features and tile levels.
+
+    `columns` are the group's; `outputs` what the kernels give, in the order of their places: those of the columns that
+    are folded, then what `combinations` are worked out of. `probes` are the fields of a request that these read.
+    """
 
     slots: tuple[Slot, ...]
     columns: tuple[str, ...]
     dtypes: tuple[str, ...]
+    outputs: tuple[tuple[str, str], ...]
+    combinations: tuple[Combination, ...]
+    probes: tuple[str, ...]
     text_widths: tuple[int, ...]
     ops: np.ndarray
     windows: np.ndarray
@@ -110,7 +129,8 @@ def layout_of(group: StreamFeatureGroup | BatchFeatureGroup) -> Layout:
 
 
 @lru_cache(maxsize=512)
-def _layout(columns: tuple[WindowedFeature, ...]) -> Layout:
+def _layout(published: tuple[WindowedFeature, ...]) -> Layout:
+    columns, combinations = _outputs(published)
     shared = _Slots()
     plans = [_plan(column, shared) for column in columns]
     slots = shared.all
@@ -125,9 +145,34 @@ def _layout(columns: tuple[WindowedFeature, ...]) -> Layout:
     meta = np.array([width, int(lifetime), len(columns), sum(texts)], np.int64)
     ops = np.array([(slot.op, slot.offset, slot.width) for slot in slots], np.int64).reshape(-1, 3)
     return Layout(
-        slots=tuple(slots), columns=tuple(c.name for c in columns), dtypes=tuple(c.dtype for c in columns),
+        slots=tuple(slots), columns=tuple(c.name for c in published), dtypes=tuple(c.dtype for c in published),
+        outputs=tuple((c.name, c.dtype) for c in columns), combinations=combinations,
+        probes=tuple(dict.fromkeys(one.request for one in combinations if one.request is not None)),
         text_widths=tuple(texts), ops=ops, windows=windows, window_ops=used, features=features, levels=levels, meta=meta,
     )  # fmt: skip
+
+
+def _outputs(
+    published: tuple[WindowedFeature, ...],
+) -> tuple[tuple[WindowedFeature, ...], tuple[Combination, ...]]:
+    """What the kernels give: the columns that are folded, and what else others are worked out of, each once."""
+    outputs = [column for column in published if not column.parts]
+    known = {replace(column, name=""): column.name for column in reversed(outputs)}
+    for part in folded(column for column in published if column.parts):
+        if known.setdefault(replace(part, name=""), part.name) == part.name:
+            outputs.append(part)
+    combinations = tuple(
+        Combination(
+            column.name,
+            column.kind,
+            known[replace(column.parts[0], name="")],
+            known[replace(column.parts[1], name="")],
+            column.request,
+        )
+        for column in published
+        if column.parts
+    )
+    return tuple(outputs), combinations
 
 
 @dataclass(frozen=True)

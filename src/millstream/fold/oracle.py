@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from types import MappingProxyType
 from typing import Any
 
 
@@ -26,11 +27,32 @@ class OracleEvent:
     fields: Mapping[str, Any]
 
 
-def oracle(columns: Iterable[Any], events: list[OracleEvent], at: int, ordinal: int | None = None) -> dict[str, Any]:
-    """The value of each windowed feature at `at`, from the events available by `ordinal` (`at` when not given)."""
+def oracle(
+    columns: Iterable[Any],
+    events: list[OracleEvent],
+    at: int,
+    ordinal: int | None = None,
+    request: Mapping[str, Any] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """The value of each windowed feature at `at`, from the events available by `ordinal` (`at` when not given).
+
+    `request` holds the fields of the request by their names.
+    """
     columns = list(columns)
     known = [e for e in events if e.available <= (at if ordinal is None else ordinal) and not _too_late(columns, e)]
-    return {column.name: _feature(column, known, at) for column in columns}
+    return {column.name: _value(column, known, at, request) for column in columns}
+
+
+def _value(column: Any, events: list[OracleEvent], at: int, request: Mapping[str, Any]) -> Any:
+    if not column.parts:
+        return _feature(column, events, at)
+    a, b = (_feature(part, events, at) for part in column.parts)
+    if column.kind == "zscore":
+        asked = _clean(request.get(column.request))
+        a = None if asked is None or a is None else asked - a
+    if a is None or b is None or (b == 0 and column.kind != "difference"):
+        return None
+    return _clean(float(a - b if column.kind == "difference" else a / b))
 
 
 def _floor(instant: int, hop: int | None) -> int:
@@ -39,8 +61,9 @@ def _floor(instant: int, hop: int | None) -> int:
 
 def _too_late(columns: list[Any], event: OracleEvent) -> bool:
     return all(
-        column.window is not None and event.time < _floor(event.arrival - column.delay - column.window, column.hop)
+        part.window is not None and event.time < _floor(event.arrival - part.delay - part.window, part.hop)
         for column in columns
+        for part in column.parts or (column,)
     )
 
 

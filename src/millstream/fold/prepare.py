@@ -74,6 +74,9 @@ def aggregated(group: StreamFeatureGroup | BatchFeatureGroup, feature: WindowedF
 
     `table` holds rows that `prepare` keeps for the group.
     """
+    if feature.parts:
+        parts: np.ndarray = np.any([aggregated(group, part, table) for part in feature.parts], axis=0)
+        return parts
     where, *values = (
         None if sql is None else _inline(sql, *_columns_of(group))
         for sql in (feature.where, feature.expression, feature.other)

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from millstream.errors import CorruptState
 from millstream.fold import as_of as past
 from millstream.fold import kernels
+from millstream.fold.combined import combined
 from millstream.fold.layout import AHEAD, HEAD_SPAN, HEADER, STATE_VERSION, Layout
 
 if TYPE_CHECKING:
@@ -118,20 +119,22 @@ class Values:
     layout: Layout
     numbers: np.ndarray
     texts: np.ndarray
+    probes: np.ndarray | None = None
 
     @property
     def columns(self) -> dict[str, np.ndarray]:
         """Column name to values: float64 with NaN for null, or strings with None for null."""
-        result, at = {}, 0
+        result: dict[str, np.ndarray] = {}
+        at = 0
         widths = iter(self.layout.text_widths)
-        for place, (name, dtype) in enumerate(zip(self.layout.columns, self.layout.dtypes, strict=True)):
+        for place, (name, dtype) in enumerate(self.layout.outputs):
             if dtype == "string":
                 width = next(widths)
                 result[name] = _texts(self.texts[:, at : at + width])
                 at += width
             else:
                 result[name] = self.numbers[:, place]
-        return result
+        return combined(self.layout, result, self.probes) if self.layout.combinations else result
 
 
 def _texts(lanes: np.ndarray) -> np.ndarray:
@@ -200,13 +203,15 @@ def pruned(layout: Layout, states: States, newest: np.ndarray) -> States:
 
 
 def value(layout: Layout, states: States, at: np.ndarray, probes: np.ndarray | None = None) -> Values:
-    """Feature values of states at instants (µs), exact from five seconds before each key's newest arrival on."""
-    if probes is None:
-        probes = np.empty((len(states), 0))
+    """Feature values of states at instants (µs), exact from five seconds before each key's newest arrival on.
+
+    `probes` are the fields of the request that the layout reads, one column each (float64, NaN for null); nulls unless
+    given.
+    """
     numbers, texts = kernels.value(
-        states.data, states.offsets, at, probes, layout.ops, layout.windows, layout.features, layout.meta
+        states.data, states.offsets, at, layout.ops, layout.windows, layout.features, layout.meta
     )
-    return Values(layout, numbers, texts)
+    return Values(layout, numbers, texts, probes)
 
 
 def as_of(
@@ -216,6 +221,7 @@ def as_of(
     keys: Sequence[bytes] | pa.Array,
     ordinal: np.ndarray,
     at: np.ndarray,
+    probes: np.ndarray | None = None,
     *,
     sweep: bool = False,
 ) -> Values:
@@ -249,7 +255,7 @@ def as_of(
         edges = [0, *sorted(set(cuts) - {0, n_keys}), n_keys]
         with ThreadPoolExecutor(workers) as pool:
             list(pool.map(run, edges[:-1], edges[1:]))
-    return Values(layout, numbers, texts)
+    return Values(layout, numbers, texts, probes)
 
 
 def exact(
@@ -259,6 +265,7 @@ def exact(
     keys: Sequence[bytes] | pa.Array,
     ordinal: np.ndarray,
     at: np.ndarray,
+    probes: np.ndarray | None = None,
 ) -> Values:
     """What `as_of` gives, by the window rule itself: every event of a key is looked at for every query.
 
@@ -272,7 +279,7 @@ def exact(
         np.ascontiguousarray(ordinal, np.int64), np.ascontiguousarray(at, np.int64), layout.ops, layout.windows,
         layout.features, layout.meta, numbers, texts,
     )  # fmt: skip
-    return Values(layout, numbers, texts)
+    return Values(layout, numbers, texts, probes)
 
 
 def _empty(layout: Layout, rows: int) -> tuple[np.ndarray, np.ndarray]:

@@ -44,12 +44,16 @@ class Vector:
             self._meta = np.stack([layout.meta for layout in layouts])
 
     def read(
-        self, states: Sequence[Sequence[bytes | None]], at: NDArray[np.int64]
+        self,
+        states: Sequence[Sequence[bytes | None]],
+        at: NDArray[np.int64],
+        probes: Sequence[NDArray[np.float64] | None] | None = None,
     ) -> tuple[list[dict[str, NDArray[Any]]], NDArray[np.bool_] | None]:
         """Return each group's columns, from one sequence of states per group with a state for each instant (µs).
 
         Empty states, None or b"", are those of no event; the others must be `readable`. Beside the columns it is said,
-        for each group and row, whether the instant lies before what the state is exact for; None: none does.
+        for each group and row, whether the instant lies before what the state is exact for; None: none does. `probes`
+        are, for each group, the fields of the request that it reads.
         """
         if not self._layouts:
             return [], None
@@ -66,9 +70,10 @@ class Vector:
         found: list[dict[str, NDArray[Any]]] = []
         for i, layout in enumerate(self._layouts):
             mine = slice(i * rows, (i + 1) * rows)
-            if layout.text_widths:
-                width, text = len(layout.columns), sum(layout.text_widths)
-                found.append(Values(layout, numbers[mine, :width], texts[mine, :text]).columns)
+            if layout.text_widths or layout.combinations:
+                width, text = len(layout.outputs), sum(layout.text_widths)
+                asked = None if probes is None else probes[i]
+                found.append(Values(layout, numbers[mine, :width], texts[mine, :text], asked).columns)
             else:
                 found.append({name: numbers[mine, place] for name, place in self._numbers[i]})
         return found, early.reshape(len(self._layouts), rows) if any_early else None

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream.definitions.feature_group import BatchFeatureGroup
+from millstream.definitions.windows import folded
 from millstream.errors import RequestError, nearest
 from millstream.fold import aggregated, encode_keys, prepare
 from millstream.fold.instants import micros
@@ -116,7 +117,8 @@ def _of_reading(replay: Replay, reading: Reading, entry: ViewColumn) -> pa.Table
     if isinstance(group, BatchFeatureGroup) and group.query is not None:
         return _stated(replay, reading, keys, group.ttl)
     (column,) = [c for c in group.columns if c.name == entry.feature]
-    since, until = _span(column, int(replay.at[0]))
+    spans = [_span(part, int(replay.at[0])) for part in folded([column])]
+    since, until = min(first for first, _ in spans), max(last for _, last in spans)
     available, start, pieces = replay.available(reading), 0, []
     for source in group.sources:
         table = replay.table(source)

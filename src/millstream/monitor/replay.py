@@ -21,7 +21,7 @@ from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.definitions.source import EventStream, Table
 from millstream.definitions.whole_numbers import floats, of_arrow, put
 from millstream.engines.engine import FIRST
-from millstream.fold import Prepared, as_of, encode_keys, exact, layout_of, prepare, shard_of
+from millstream.fold import Prepared, as_of, encode_keys, exact, layout_of, prepare, probes_of, shard_of
 from millstream.fold.instants import micros
 from millstream.fold.kernels import by_key
 from millstream.fold.layout import HEAD_SPAN
@@ -175,10 +175,11 @@ class Replay:
             return self._stated(reading, pick, keys)
         events = self.events(reading.version)
         available = self.available(reading)
-        run = exact if by_rule else as_of
+        run, layout = exact if by_rule else as_of, layout_of(group)
         options = {} if by_rule else {"sweep": True}
+        probes = probes_of(layout, {name: self._field(name, pick) for name in reading.read.probes}, len(pick))
         return run(
-            layout_of(group), events, available, keys, reading.ordinals[pick], self.at[pick], **options
+            layout, events, available, keys, reading.ordinals[pick], self.at[pick], probes, **options
         ).columns  # fmt: skip
 
     def _stated(self, reading: Reading, pick: np.ndarray, keys: pa.Array) -> Columns:
@@ -209,6 +210,10 @@ class Replay:
             mine = reading.shards == shard
             result[mine] = ends[reading.ordinals[mine]]
         return result
+
+    def _field(self, name: str, rows: np.ndarray) -> np.ndarray:
+        found: np.ndarray = column_values(self.captures[name])[rows]
+        return found
 
     def _key(self, name: str, rows: np.ndarray) -> pa.Array:
         return self.captures[name].combine_chunks().take(pa.array(rows))

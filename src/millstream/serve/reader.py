@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from millstream.definitions.whole_numbers import as_column, objects
 from millstream.errors import CorruptState, StoreError
-from millstream.fold import encode_key, layout_of, shard_of
+from millstream.fold import encode_key, layout_of, probes_of, shard_of
 from millstream.fold.rows import forgotten, row_at, rows_at, split_rows
 from millstream.fold.views import Vector, readable
 from millstream.store.online import EARLY, LET_GO, Answer, Ask, OnlineStore, ShardMeta, pruned_by, reads_locally
@@ -69,7 +69,8 @@ class _Lookup:
     """One read of a group.
 
     `key` is the place of its keys among the reader's, `columns` are the features taken from it with their names in the
-    view, `absent` the columns whose features its version does not have. `null` are the facts of a null key.
+    view, `absent` the columns whose features its version does not have, `probes` the request fields that it reads. `null`
+    are the facts of a null key.
     """
 
     name: str
@@ -82,6 +83,7 @@ class _Lookup:
     absent: tuple[ViewColumn, ...]
     folded: bool
     schema: Mapping[str, str]
+    probes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,9 @@ class FeatureReader:
         self._folded = [lookup for lookup in lookups if lookup.folded]
         self._dated = [lookup for lookup in lookups if not lookup.folded]
         self._lookups = (*self._folded, *self._dated)
-        self._vector = Vector([layout_of(lookup.version.group) for lookup in self._folded])
+        self._layouts = [layout_of(lookup.version.group) for lookup in self._folded]
+        self._vector = Vector(self._layouts)
+        self._probing = any(lookup.probes for lookup in self._folded)
         self.absent = _absent(self.view, lookups)
         self._request = tuple(self.view.request.items())
         self._positions: dict[tuple[str, int], tuple[ShardMeta, msgspec.Raw]] = {}
@@ -165,7 +169,7 @@ class FeatureReader:
         folded = found[: len(self._folded)]
         for lookup, one in zip(self._folded, folded, strict=True):
             _leave_out(lookup, one, readable)
-        valued, early = self._vector.read([one.states for one in folded], at)
+        valued, early = self._vector.read([one.states for one in folded], at, self._probes(raw, len(at)))
         for group, (lookup, one, columns) in enumerate(zip(self._folded, folded, valued, strict=True)):
             if early is not None:
                 _give_up(lookup, one, np.flatnonzero(early[group]).tolist(), EARLY)
@@ -173,6 +177,13 @@ class FeatureReader:
         for lookup, one in zip(self._dated, found[len(folded) :], strict=True):
             _take(lookup, one, _dated(lookup, one, at), raw, facts)
         return Read(self.view.assemble(raw, len(at), at), facts)
+
+    def _probes(self, raw: Columns, rows: int) -> Sequence[NDArray[np.float64] | None] | None:
+        """The request fields that each folded group reads; None where none reads any."""
+        if not self._probing:
+            return None
+        pairs = zip(self._folded, self._layouts, strict=True)
+        return [probes_of(layout, {name: raw[name] for name in lookup.probes}, rows) for lookup, layout in pairs]
 
     def _fetch(self, keys: Sequence[_Keys], shards: Sequence[_Shards], now: int) -> list[_Found]:
         """What the store gives for every lookup, by one call."""
@@ -281,6 +292,7 @@ def _lookups(view: FeatureView, versions: Mapping[str, GroupVersion], keys: list
                 absent,
                 folded,
                 schema,
+                read.probes,
             )
         )
     return lookups

@@ -22,13 +22,13 @@ from millstream.definitions.source import Source
 from millstream.definitions.whole_numbers import of_arrow
 from millstream.engines.engine import FIRST
 from millstream.errors import TrainingError, nearest
-from millstream.fold import Prepared, as_of, encode_keys, layout_of, prepare
+from millstream.fold import Prepared, as_of, encode_keys, layout_of, prepare, probes_of
 from millstream.fold.rows import rows_as_of, with_keys
 from millstream.train.encoding import numbers, typed
 
 Columns = dict[str, NDArray[Any]]
 Instants = NDArray[np.int64]
-_Read = Callable[[pa.Array], Columns]  # from encoded keys, one per example, to the group's features
+_Read = Callable[[pa.Array, GroupRead], Columns]  # from encoded keys, one per example, to the group's features
 
 AT = "_at"  # the column of an example that holds its instant
 
@@ -73,9 +73,9 @@ def join(view: FeatureView, examples: pa.Table, past: Past) -> pa.Table:
     found = {name: _values(given[name]) for name in view.request}
     seen: dict[Source, pa.Table] = {}
     for group, reads in _by_group(view, past):
-        read = _reader(group, past, at, seen)
+        read = _reader(group, past, at, seen, found)
         for one in reads:
-            features = read(encode_keys(group.entity.keys, [given[key] for _, key in one.keys]))
+            features = read(encode_keys(group.entity.keys, [given[key] for _, key in one.keys]), one)
             found |= columns_of(one, features, len(at))
     inputs = view.assemble(found, len(at), at)
     columns = {name: given[name] for name in (*view.entity_keys, AT)}
@@ -151,17 +151,26 @@ def _by_group(view: FeatureView, past: Past) -> list[tuple[Group, list[GroupRead
     return list(groups.values())
 
 
-def _reader(group: Group, past: Past, at: Instants, seen: dict[Source, pa.Table]) -> _Read:
-    """How to read the group at the examples' instants; `seen` keeps the events of each source for the next group."""
+def _reader(group: Group, past: Past, at: Instants, seen: dict[Source, pa.Table], fields: Columns) -> _Read:
+    """How to read the group at the examples' instants, which have these request fields.
+
+    `seen` keeps the events of each source for the next group.
+    """
     if isinstance(group, BatchFeatureGroup) and group.query is not None:
         rows = with_keys(group.entity.keys, past.rows(group))
-        return lambda keys: rows_as_of(group.schema_of_features, rows, keys, at, group.ttl)
+        return lambda keys, _: rows_as_of(group.schema_of_features, rows, keys, at, group.ttl)
     for source in group.sources:
         if source not in seen:
             seen[source] = past.events(source)
     events = union([prepare([group], source, seen[source])[0] for source in group.sources])
     available = past.available(group, events)
-    return lambda keys: as_of(layout_of(group), events, available, keys, at, at).columns
+    layout = layout_of(group)
+
+    def read(keys: pa.Array, one: GroupRead) -> Columns:
+        probes = probes_of(layout, {name: fields[name] for name in one.probes}, len(at))
+        return as_of(layout, events, available, keys, at, at, probes).columns
+
+    return read
 
 
 def _values(column: pa.Array) -> NDArray[Any]:

@@ -19,6 +19,7 @@ from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.definitions.feature_view import GroupRead
 from millstream.definitions.group_version import Group, GroupVersion
 from millstream.definitions.source import EventStream, Source, Table
+from millstream.definitions.windows import folded
 from millstream.engines.engine import FIRST
 from millstream.errors import TrainingError
 from millstream.fold import Prepared
@@ -248,7 +249,7 @@ def _wanted(group: Group, stream: EventStream, keys: Sequence[pa.Array], at: int
         column = mapped.get(name, name)
         if column.lower() not in derived and stream.schema.get(column) == kind:
             values[column] = known
-    spans = [one.window and one.window + one.delay + 2 * (one.hop or 0) for one in group.columns]
+    spans = [one.window and one.window + one.delay + 2 * (one.hop or 0) for one in folded(group.columns)]
     lasting = at is None or any(span is None for span in spans)
     return Wanted(values, None if lasting else max(FIRST, at - max(spans)))  # type: ignore[operator, type-var]
 
