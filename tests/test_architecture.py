@@ -26,7 +26,7 @@ SOURCE = ROOT / "src" / "millstream"
 MODULES = sorted(SOURCE.rglob("*.py"))
 #: From the bottom to the top: no part imports one that stands after it.
 FLOORS = (
-    "errors", "clock", "forks", "calls", "engines", "definitions", "settings", "fold", "buffer", "sources", "usage",
+    "errors", "clock", "forks", "disk", "calls", "engines", "definitions", "settings", "fold", "buffer", "sources", "usage",
     "store", "registry", "history", "computing", "ingest", "train", "serve", "monitor", "project",
 )  # fmt: skip
 #: What a part must not import though it stands before it: layers know the gap between them, and not each other.
@@ -240,10 +240,11 @@ def test_what_knows_lightgbm_is_its_trainer(module):
 
 @pytest.mark.parametrize("module", MODULES, ids=place)
 def test_whoever_asks_an_engine_asks_it_as_every_engine_can_be_asked(module):
-    """What of DuckDB is known outside its folder is what has its protocols."""
-    behind = {"millstream.engines.duckdb.connection", "millstream.engines.duckdb.views"}
-    if not place(module).startswith("engines/duckdb/"):
-        assert behind & set(imports(module)) == set()
+    """DuckDB is named in its folder and where the engine within the process is chosen."""
+    if not place(module).startswith(("engines/duckdb/", "engines/embedded.py")):
+        assert [name for name in imports(module) if name.startswith("millstream.engines.duckdb")] == []
+        if not place(module).startswith(("settings.py", "project/backends.py", "cli/checks.py")):
+            assert '"duckdb"' not in module.read_text()
 
 
 #: The log and the stores there are, each on its shelf; whoever uses one knows its protocol.

@@ -14,7 +14,7 @@ import pytest
 import millstream as ms
 from millstream.cli.checks import checked
 from millstream.errors import StoreError
-from millstream.project import apply as applying
+from millstream.project import apply
 from millstream.running.work import Ingest
 
 user = ms.Entity("user", keys={"user_id": "int64"})
@@ -87,8 +87,8 @@ def test_backfill_builds_damaged_states_again(project: ms.Project) -> None:
 def test_the_layer_of_ingestion_builds_damaged_states_again_by_itself(project: ms.Project) -> None:
     with pytest.raises(StoreError):
         project.features(view, KEYS, at=AT)
-    assert applying.rebuild_damaged(project.parts) == ["pace@1"]
-    assert applying.rebuild_damaged(project.parts) == []
+    assert apply.rebuild_damaged(project.parts) == ["pace@1"]
+    assert apply.rebuild_damaged(project.parts) == []
     layer = Ingest(project.parts)
     try:
         while any(one.building is not None for one in project.parts.registry.groups()):
@@ -151,7 +151,7 @@ def test_damaged_states_of_a_query_are_built_again_from_what_its_runs_stated(tmp
     table.unlink()  # what it said is known
     with pytest.raises(StoreError, match="backfill pace"):
         made.features(asked, KEYS)
-    assert applying.rebuild_damaged(made.parts) == ["pace@1"]
+    assert apply.rebuild_damaged(made.parts) == ["pace@1"]
     made.backfill()
     assert made.features(asked, KEYS)["pace__plan"].to_pylist() == [f"plan {n % 3}" for n in range(40)]
     assert {check.name: check.fine for check in checked(made.settings.folder)}["online store"]

@@ -19,13 +19,10 @@ from millstream.computing import positions
 from millstream.computing import stream as computing
 from millstream.errors import DiskFull
 from millstream.fold.instants import FIRST
-from millstream.history import captures as captured
+from millstream.history import captures
 from millstream.history import events as history
 from millstream.ingest import archive, backfill, ranges, stream, sync
-from millstream.project import apply as applying
-from millstream.project import drain as moving
-from millstream.project import retire as retiring
-from millstream.project import serving
+from millstream.project import apply, drain, retire, serving
 from millstream.registry import definitions as registry
 from millstream.registry import tables
 from millstream.serve import capture, catalogue, intake, reader
@@ -36,8 +33,7 @@ from millstream.store.offline import ANY
 from millstream.store.online import BEGUN, Answer
 from millstream.testing.shards import meta_of, pairs
 from millstream.testing.simulation.simulate import Adversarial
-from millstream.train import stored_history as past
-from millstream.train import training_set, versions
+from millstream.train import stored_history, training_set, versions
 
 Patch = pytest.MonkeyPatch
 FAULTS: dict[str, Callable[[Patch], None]] = {}
@@ -115,7 +111,7 @@ def _split_transactions(patch: Patch, first: str) -> None:
 
 @fault
 def a_full_disk_is_acknowledged(patch: Patch) -> None:
-    real = moving.append
+    real = drain.append
 
     def append(parts: Any, stream: str, rows: Any, *, history: bool) -> int:
         try:
@@ -123,17 +119,17 @@ def a_full_disk_is_acknowledged(patch: Patch) -> None:
         except DiskFull:
             return len(rows)
 
-    patch.setattr(moving, "append", append)
+    patch.setattr(drain, "append", append)
 
 
 @fault
 def an_append_of_two_partitions_is_two_appends(patch: Patch) -> None:
-    real = moving.append
+    real = drain.append
 
     def append(parts: Any, stream: str, rows: Any, *, history: bool) -> int:
         return sum(real(parts, stream, [row], history=history) for row in rows)
 
-    patch.setattr(moving, "append", append)
+    patch.setattr(drain, "append", append)
 
 
 @fault
@@ -214,7 +210,7 @@ def the_last_delta_of_a_write_is_forgotten(patch: Patch) -> None:
 
 @fault
 def ingestion_begins_without_the_history(patch: Patch) -> None:
-    real = backfill.backfill
+    real = backfill.fold_history
 
     def hasty(version: Any, past: Any, *given: Any, **options: Any) -> Any:
         class Nothing:
@@ -223,7 +219,7 @@ def ingestion_begins_without_the_history(patch: Patch) -> None:
 
         return real(version, Nothing(), *given, **options)
 
-    patch.setattr(backfill, "backfill", hasty)
+    patch.setattr(backfill, "fold_history", hasty)
 
 
 @fault
@@ -236,7 +232,7 @@ def backfill_goes_one_past_the_start_marker(patch: Patch) -> None:
 
 @fault
 def a_rebuild_empties_what_is_read(patch: Patch) -> None:
-    real = applying.rebuild
+    real = apply.rebuild
 
     def rebuild(parts: Any, version: Any) -> Any:
         found = real(parts, version)
@@ -246,7 +242,7 @@ def a_rebuild_empties_what_is_read(patch: Patch) -> None:
                 parts.online.write(version.states, shard, gone, meta, meta.position)
         return found
 
-    patch.setattr(applying, "rebuild", rebuild)
+    patch.setattr(apply, "rebuild", rebuild)
 
 
 # Stores that refuse keys, and logs whose transactions come apart.
@@ -414,7 +410,7 @@ def a_capture_is_let_go_before_it_is_shipped(patch: Patch) -> None:
 
 @elusive
 def a_capture_that_is_shipped_twice_counts_twice(patch: Patch) -> None:
-    patch.setattr(captured, "_once", lambda table: table)
+    patch.setattr(captures, "_once", lambda table: table)
 
 
 @fault
@@ -453,7 +449,7 @@ def string_columns_are_scored_as_missing(patch: Patch) -> None:
 
 @fault
 def training_counts_what_was_not_known_yet(patch: Patch) -> None:
-    patch.setattr(past.Stored, "available", lambda self, group, events: _noted(self, group, events))
+    patch.setattr(stored_history.Stored, "available", lambda self, group, events: _noted(self, group, events))
 
 
 def _noted(stored: Any, group: Any, events: Any) -> Any:
@@ -486,7 +482,7 @@ def a_group_that_goes_takes_along_what_models_pin(patch: Patch) -> None:
 
 @fault
 def what_is_retired_is_never_dropped(patch: Patch) -> None:
-    patch.setattr(retiring, "_drop", lambda parts, unused: False)
+    patch.setattr(retire, "_drop", lambda parts, unused: False)
 
 
 # Over HTTP.
@@ -556,4 +552,4 @@ def offline_files_are_not_compared_with_their_sums(patch: Patch) -> None:
 
 @fault
 def damaged_states_are_not_built_anew(patch: Patch) -> None:
-    patch.setattr(applying, "rebuild_damaged", lambda parts: [])
+    patch.setattr(apply, "rebuild_damaged", lambda parts: [])

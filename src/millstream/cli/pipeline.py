@@ -133,7 +133,7 @@ def repair(
     from contextlib import closing
 
     from millstream.project import Project
-    from millstream.project.repair import repair as repaired
+    from millstream.project.repair import repair
     from millstream.running.up import lock
     from millstream.settings import Settings
 
@@ -149,7 +149,7 @@ def repair(
         if not yes:
             typer.echo("\n".join(found), err=True)
             typer.confirm("Go on with what there is, and build the states anew from history?", abort=True, err=True)
-        done = repaired(project)
+        done = repair(project)
     kept = ", ".join(f"{count:,} of '{topic}'" for topic, count in done.kept.items()) or "none"
     told = f"Log {done.identity}: kept {kept} that the archive did not hold; built {', '.join(done.rebuilt) or 'nothing'} anew."
     if done.dropped:

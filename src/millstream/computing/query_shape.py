@@ -7,6 +7,7 @@ from typing import Any
 
 from millstream.definitions.expressions import bind_interval
 from millstream.definitions.source import EventStream, Source
+from millstream.engines.embedded import DIALECT
 from millstream.engines.engine import KNOWN
 
 #: The column that carries the instant by which a query takes rows into its interval.
@@ -32,7 +33,7 @@ def row_by_row(query: str, sources: Sequence[Source]) -> bool:
     import sqlglot
     from sqlglot import exp
 
-    parsed = sqlglot.parse_one(query.strip().rstrip(";"), read="duckdb")
+    parsed = sqlglot.parse_one(query.strip().rstrip(";"), read=DIALECT.name)
     if not isinstance(parsed, exp.Select) or len(list(parsed.find_all(exp.Table))) != 1:
         return False
     clauses = ("joins", "group", "having", "distinct", "windows", "qualify", "limit", "offset", "laterals", "sample")
@@ -55,12 +56,12 @@ def interval_column(query: str) -> tuple[str, bool] | None:
     import sqlglot
     from sqlglot import exp
 
-    where = sqlglot.parse_one(query.strip().rstrip(";"), read="duckdb").args.get("where")
+    where = sqlglot.parse_one(query.strip().rstrip(";"), read=DIALECT.name).args.get("where")
     found: dict[str, exp.Expression] = {}
     for part in where.this.flatten() if where and isinstance(where.this, exp.And) else []:
         if isinstance(part, exp.GT | exp.GTE | exp.LT | exp.LTE) and isinstance(part.expression, exp.Placeholder):
             found[part.expression.name] = part
-    uses = len(list(sqlglot.parse_one(query.strip().rstrip(";"), read="duckdb").find_all(exp.Placeholder)))
+    uses = len(list(sqlglot.parse_one(query.strip().rstrip(";"), read=DIALECT.name).find_all(exp.Placeholder)))
     first, last = found.get("start"), found.get("end")
     if first is None or last is None or uses != 2 or not isinstance(first.this, exp.Column) or first.this != last.this:
         return None
@@ -79,9 +80,9 @@ def with_known(query: str, by: str | None = None) -> str:
     """
     import sqlglot
 
-    parsed: Any = sqlglot.parse_one(bind_interval(query.strip().rstrip(";"))[0], read="duckdb")
+    parsed: Any = sqlglot.parse_one(bind_interval(query.strip().rstrip(";"))[0], read=DIALECT.name)
     parsed = parsed if parsed.is_star else parsed.select(KNOWN)
-    return str((parsed.select(f'"{by}" as {DATED}') if by else parsed).sql(dialect="duckdb"))
+    return str((parsed.select(f'"{by}" as {DATED}') if by else parsed).sql(dialect=DIALECT.name))
 
 
 def compares_only(query: str) -> bool:
@@ -93,6 +94,6 @@ def compares_only(query: str) -> bool:
     import sqlglot
     from sqlglot import exp
 
-    parsed = sqlglot.parse_one(query.strip().rstrip(";"), read="duckdb")
+    parsed = sqlglot.parse_one(query.strip().rstrip(";"), read=DIALECT.name)
     comparisons = (exp.GT, exp.GTE, exp.LT, exp.LTE, exp.Between)
     return all(isinstance(one.parent, comparisons) for one in parsed.find_all(exp.Placeholder))

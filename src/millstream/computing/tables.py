@@ -10,7 +10,7 @@ from millstream.buffer.codec.events import DeadLetter
 from millstream.computing.table_rows import IN_MEMORY, declared, in_file, typed
 from millstream.definitions.expressions import bind_interval
 from millstream.definitions.source import EventStream, Source, Table
-from millstream.engines.duckdb.engine import DuckDB
+from millstream.engines.embedded import EMBEDDED
 from millstream.engines.engine import KNOWN, Asked, BatchEngine, Known, QuerySource, Stored, unreadable
 from millstream.errors import MillstreamError
 
@@ -41,7 +41,7 @@ class Tables:
         folder: what relative paths start from.
         history: the events of streams.
         paths: by name, where a table is; where its definition says unless given.
-        engine: what runs the queries; DuckDB in this process unless given.
+        engine: what runs the queries; the one within the process unless given.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Tables:
         engine: BatchEngine | None = None,
     ) -> None:
         self._folder, self._history, self._paths = folder, history, dict(paths or {})
-        self.engine = DuckDB() if engine is None else engine
+        self.engine = EMBEDDED if engine is None else engine
 
     def query(
         self, query: str, sources: Sequence[Source], asked: Asked, instead: Mapping[str, pa.Table] | None = None

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from millstream.definitions.schema import Schema
-from millstream.engines.duckdb.dialect import DIALECT
+from millstream.engines.embedded import DIALECT
 from millstream.engines.engine import Refused
 from millstream.errors import DefinitionError, first_line
 
@@ -177,7 +177,7 @@ def _parse_query(thing: str, query: str, tables: Mapping[str, Schema | None]) ->
     from sqlglot import exp
 
     try:
-        statements = [statement for statement in sqlglot.parse(query, read="duckdb") if statement is not None]
+        statements = [statement for statement in sqlglot.parse(query, read=DIALECT.name) if statement is not None]
     except sqlglot.errors.SqlglotError as error:
         raise DefinitionError.bad_sql(thing, "query", query, f"does not parse: {first_line(error)}") from None
     if len(statements) != 1 or not isinstance(statements[0], exp.Query):
@@ -228,7 +228,7 @@ def _check_tables(thing: str, parsed: exp.Query, tables: Mapping[str, Schema | N
         )
         elsewhere = table.args.get("db") is not None or table.args.get("catalog") is not None
         if elsewhere or named not in (DIALECT.words().tables if called else known):
-            raise DefinitionError.unknown_choice(thing, "a table of the query", table.sql(dialect="duckdb"), tables)
+            raise DefinitionError.unknown_choice(thing, "a table of the query", table.sql(dialect=DIALECT.name), tables)
 
 
 def _check_names(thing: str, names: Sequence[str]) -> None:
@@ -270,11 +270,11 @@ def _needs_quotes(token: Any, columns: Mapping[str, str]) -> bool:
 def _parse(sql: str) -> exp.Expr:
     import sqlglot
 
-    return sqlglot.parse_one(sql, read="duckdb")
+    return sqlglot.parse_one(sql, read=DIALECT.name)
 
 
 @lru_cache(maxsize=1024)
 def _tokens(sql: str) -> tuple[Any, ...]:
     import sqlglot
 
-    return tuple(sqlglot.tokenize(sql, read="duckdb"))
+    return tuple(sqlglot.tokenize(sql, read=DIALECT.name))

@@ -131,7 +131,13 @@ class Refused(Exception):
 
 
 class Dialect(Protocol):
-    """The SQL that definitions are written in; asked when a definition is built, without any rows."""
+    """The SQL that definitions are written in; asked when a definition is built, without any rows.
+
+    Attributes:
+        name: what SQLGlot calls it.
+    """
+
+    name: str
 
     def words(self) -> Words:
         """The words that are not what they seem; asked for every text of SQL."""

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from millstream.engines.duckdb.engine import DuckDB
+from millstream.engines.embedded import DIALECT, EMBEDDED
 from millstream.errors import MillstreamError, first_line
 from millstream.fold import lanes, lift
 from millstream.fold.fixed_point import LIMIT
@@ -24,7 +24,6 @@ from millstream.fold.row_errors import halved
 if TYPE_CHECKING:
     from millstream.definitions import BatchFeatureGroup, EventStream, StreamFeatureGroup, Table
     from millstream.definitions.windows import WindowedFeature
-    from millstream.engines.engine import BatchEngine
 
 _EMPTY = {lanes.LEAST: lanes.EMPTY_LEAST, lanes.GREATEST: lanes.EMPTY_GREATEST, lanes.ADD: np.int64(0)}
 
@@ -157,11 +156,11 @@ def _parsed(sql: str, columns: frozenset[str]) -> Any:
     from sqlglot import exp
 
     bare = sql.strip()
-    return exp.column(bare, quoted=True) if bare in columns else sqlglot.parse_one(sql, read="duckdb")
+    return exp.column(bare, quoted=True) if bare in columns else sqlglot.parse_one(sql, read=DIALECT.name)
 
 
 def _inline(sql: str, derive: tuple[tuple[str, str], ...], columns: frozenset[str]) -> str:
-    """The expression with the derived columns written out, as DuckDB text."""
+    """The expression with the derived columns written out, in SQL as the engine reads it."""
     from sqlglot import exp
 
     parsed = _parsed(sql, columns)
@@ -172,11 +171,11 @@ def _inline(sql: str, derive: tuple[tuple[str, str], ...], columns: frozenset[st
                 inner.copy() if isinstance(node, exp.Column) and node.name.lower() == name.lower() else node
             )
         )
-    return str(parsed.sql(dialect="duckdb"))
+    return str(parsed.sql(dialect=DIALECT.name))
 
 
 #: Whatever engine runs queries, micro-batches are transformed by the one that expressions were checked by.
-_engine: BatchEngine = DuckDB()
+_engine = EMBEDDED
 
 
 def _evaluate(table: pa.Table, wanted: Iterable[str]) -> tuple[dict[str, pa.ChunkedArray], dict[str, dict[int, str]]]:
@@ -214,7 +213,7 @@ def _names(expressions: tuple[str, ...]) -> frozenset[str]:
     import sqlglot
     from sqlglot import exp
 
-    parsed = [sqlglot.parse_one(sql, read="duckdb") for sql in expressions]
+    parsed = [sqlglot.parse_one(sql, read=DIALECT.name) for sql in expressions]
     return frozenset(column.name.lower() for tree in parsed for column in tree.find_all(exp.Column))
 
 

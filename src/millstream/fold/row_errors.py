@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from millstream.engines.duckdb.engine import DuckDB
+from millstream.engines.embedded import EMBEDDED
 from millstream.engines.engine import Fault
 
 Result = TypeVar("Result")
-_fault = DuckDB().fault
 
 
 def halved(
-    rows: int, run: Callable[[int, int], Result], fault: Callable[[BaseException], Fault] = _fault
+    rows: int, run: Callable[[int, int], Result], fault: Callable[[BaseException], Fault] = EMBEDDED.fault
 ) -> tuple[list[tuple[int, int, Result]], dict[int, Exception]]:
     """What `run(first, size)` gives for ranges that together hold each row on which it does not fail, and the others.
 
     Each range on which it fails is halved, until each guilty row stands alone. Where rows run out of memory and none of
     the others can be run either, it is the machine that has too little. `fault` says whose fault an error of the engine
-    is; DuckDB's unless given.
+    is; that of the engine within the process unless given.
 
     Raises:
         Exception: what `run` raised that is no row's fault.

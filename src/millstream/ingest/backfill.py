@@ -83,7 +83,7 @@ class Handover:
         return {int(partition): position for (name, partition), position in places.items() if name == stream}
 
 
-def backfill(
+def fold_history(
     version: StreamGroupVersion,
     history: History,
     online: OnlineStore,
@@ -100,7 +100,7 @@ def backfill(
     """Fold all history before a version's start markers into its online states, so that ingestion can go on from there.
 
     Called for every new version; calling it again continues what a dead process left, and does nothing once it is
-    complete. `finish` makes the version the default when ingestion has caught up.
+    complete. `go_live` makes the version the default when ingestion has caught up.
 
     Args:
         version: the group version; it has been started.
@@ -149,10 +149,10 @@ def backfill(
     return Backfilled(events, dead)
 
 
-def finish(version: StreamGroupVersion, online: OnlineStore, log: OwnLog, marks: Marks, registry: Lifecycle) -> bool:
+def go_live(version: StreamGroupVersion, online: OnlineStore, log: OwnLog, marks: Marks, registry: Lifecycle) -> bool:
     """Make a new version live, once the store holds all that had arrived when this was first asked.
 
-    Called again and again after `backfill`, while computing and ingestion go on.
+    Called again and again after `fold_history`, while computing and ingestion go on.
 
     Returns:
         bool: whether the version is live now.
@@ -169,7 +169,7 @@ def finish(version: StreamGroupVersion, online: OnlineStore, log: OwnLog, marks:
 def caught_up(version: StreamGroupVersion, read: StreamGroupVersion, online: OnlineStore, log: OwnLog) -> bool:
     """Whether a build made beside the one that is read holds all that that one holds, or all there is if it is damaged.
 
-    Called again and again after `backfill`, while computing and ingestion go on.
+    Called again and again after `fold_history`, while computing and ingestion go on.
     """
     ends = [following for _, following in log.ends(feature_topic(version.id))]
     mine, theirs = shard_metas(online, version.states, version.shards), readable_metas(online, read.states, read.shards)

@@ -240,7 +240,7 @@ def backfill(parts: Parts, version: GroupVersion, *, progress: Advance | None = 
     """
     parts.registry.operations.begin("backfill", version.id, "fold its history, then let it be read")
     if isinstance(version.group, StreamFeatureGroup):
-        from millstream.ingest.backfill import backfill as fold_history
+        from millstream.ingest.backfill import fold_history
 
         fold_history(
             version.beside or version,
@@ -275,8 +275,7 @@ def finish(parts: Parts, version: GroupVersion) -> bool:
 
 
 def _finished(parts: Parts, version: GroupVersion) -> bool:
-    from millstream.ingest.backfill import caught_up
-    from millstream.ingest.backfill import finish as finished
+    from millstream.ingest.backfill import caught_up, go_live
     from millstream.ingest.rebuilt import states_caught_up
     from millstream.store.online import shard_metas
 
@@ -291,7 +290,7 @@ def _finished(parts: Parts, version: GroupVersion) -> bool:
             return True
         version = beside
     if isinstance(version.group, StreamFeatureGroup):
-        return finished(version, parts.online, parts.log, parts.marks, parts.registry)
+        return go_live(version, parts.online, parts.log, parts.marks, parts.registry)
     if None in shard_metas(parts.online, version.states, version.shards):
         return False
     return parts.registry.go_live(version.id)

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from millstream.definitions.source import EventStream
 from millstream.errors import DiskFull, MillstreamError, NotFound, RequestError, StoreError
-from millstream.project import apply as applying
+from millstream.project import apply
 from millstream.project.parts import Parts
 from millstream.project.refused import looked_at, warn
 from millstream.project.retire import drop_unused
@@ -43,7 +43,7 @@ def append(parts: Parts, stream: str, rows: Any, *, history: bool) -> int:
     if stream in parts.settings.streams and not history:
         raise RequestError.of_bound_stream(stream)
     if stream not in parts.log.topics():
-        applying.settle(parts)  # an `apply` has died before the log followed
+        apply.settle(parts)  # an `apply` has died before the log followed
     given = taken(f"Stream '{stream}'", rows)
 
     def needed() -> set[str]:
@@ -277,11 +277,11 @@ class Drainer:
         """Backfill one group anew, or all that are not live or whose states are being built anew; returns their ids."""
         parts = self._parts
         parts.revision()
-        applying.start(parts)
-        versions = applying.unfinished(parts) if group is None else applying.anew(parts, group)
+        apply.start(parts)
+        versions = apply.unfinished(parts) if group is None else apply.anew(parts, group)
         for version in versions:
-            with applying.alone(parts, f"backfill {version.id}", wait=True):
-                applying.backfill(parts, applying.again(parts, version), progress=progress)
+            with apply.alone(parts, f"backfill {version.id}", wait=True):
+                apply.backfill(parts, apply.again(parts, version), progress=progress)
         with suppress(StoreError):  # a damaged shard is an error until the build beside it is read
             self.drain()
         done = [version.id for version in versions if self._finished(version)]
@@ -291,11 +291,11 @@ class Drainer:
         return done
 
     def _finished(self, version: GroupVersion) -> bool:
-        done = applying.finish(self._parts, version)
+        done = apply.finish(self._parts, version)
         if not done:
             with suppress(StoreError):
                 self.drain()
-            done = applying.finish(self._parts, version)
+            done = apply.finish(self._parts, version)
         return done
 
     def close(self) -> None:
@@ -312,7 +312,7 @@ class Drainer:
             return
         self.close()
         parts = self._parts
-        applying.settle(parts)
+        apply.settle(parts)
         self._computer, self._ingester = parts.computer(), parts.ingester()
         self._batch_computer, self._batch_ingester = parts.batch_computer(), parts.batch_ingester()
         self._archiver, self._syncer = parts.archiver(), parts.syncer()

@@ -54,11 +54,11 @@ def repair(project: Project) -> Repaired:
         Repaired: what was done.
     """
     from millstream.definitions.feature_group import StreamFeatureGroup
-    from millstream.project import apply as applying
+    from millstream.project import apply
     from millstream.project.reregistering import go_on
 
     parts = project.parts
-    applying.start(parts)
+    apply.start(parts)
     found = parts.stepped_back()
     if not found:
         return Repaired("", [], {}, [])
@@ -66,7 +66,7 @@ def repair(project: Project) -> Repaired:
     if any(not one.startswith("Registry: ") for one in found):
         kept, rebuilt = _log_mended(parts)
     dropped = go_on(parts)
-    applying.start(parts)
+    apply.start(parts)
     groups = [one for one in parts.registry.groups() if isinstance(one.group, StreamFeatureGroup)]
     rebuilt += [gv for version in groups if version.default for gv in project.backfill(version.group.name)]
     identity = identity_of(parts.log)

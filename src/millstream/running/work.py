@@ -11,7 +11,7 @@ from millstream.buffer.topics import COMPUTING, INGESTION, feature_topic, stagin
 from millstream.engines.stream import Progress
 from millstream.errors import DiskFull, MillstreamError, SteppedBack
 from millstream.ingest.retention import computing_consumers, pressed, trim
-from millstream.project import apply as applying
+from millstream.project import apply
 from millstream.project.parts import Parts
 from millstream.project.retire import drop_unused
 from millstream.project.upkeep import tend
@@ -111,7 +111,7 @@ class Ingest:
         self._archive = Every(ARCHIVE_EVERY, self._archive_enough)
         self._archive_all = Every(parts.settings.sync_every / 1e6, self._archiver.step)
         self._age = Every(1.0, self._newest_age)
-        self._damaged = Every(1.0, lambda: applying.rebuild_damaged(parts))
+        self._damaged = Every(1.0, lambda: apply.rebuild_damaged(parts))
         self._behind = Every(1.0, self._seconds)
         self.facts: dict[str, Any] = {
             "owner": owner,
@@ -228,15 +228,15 @@ class Ingest:
 
     def _fill(self) -> bool:
         """Bring each unfinished version as far as it can be now; returns whether there were any."""
-        applying.settle(self._parts)
-        applying.start(self._parts)
-        versions = applying.unfinished(self._parts)
+        apply.settle(self._parts)
+        apply.start(self._parts)
+        versions = apply.unfinished(self._parts)
         for version in versions:
-            with applying.alone(self._parts, f"backfill {version.id}", wait=False) as mine:
+            with apply.alone(self._parts, f"backfill {version.id}", wait=False) as mine:
                 if mine:
                     self.facts["backfilling"] = version.id
-                    applying.backfill(self._parts, applying.again(self._parts, version))
-                    applying.finish(self._parts, version)
+                    apply.backfill(self._parts, apply.again(self._parts, version))
+                    apply.finish(self._parts, version)
         self.facts.pop("backfilling", None)
         return bool(versions)
 
@@ -373,7 +373,7 @@ class Monitor:
 def settled(parts: Parts) -> None:
     """Finish what a command that died has left; what keeps one from it is said, and stops nothing else."""
     try:
-        applying.settle(parts)
+        apply.settle(parts)
     except DiskFull:
         raise
     except MillstreamError as error:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millstream.buffer.embedded.environment import exclusive, no_room
+from millstream.disk import sync_folder
 from millstream.errors import CorruptState, DiskFull
 from millstream.train.encoding import Encoder
 from millstream.train.trainers.trainer import Artefact
@@ -55,9 +56,9 @@ def _write_aside(folder: Path, digest: str, files: Mapping[str, bytes]) -> None:
     aside = Path(tempfile.mkdtemp(prefix=".", dir=folder))
     for name, content in files.items():
         _write(aside / name, content)
-    _sync(aside)
+    sync_folder(aside)
     aside.rename(folder / digest)
-    _sync(folder)
+    sync_folder(folder)
 
 
 def read(folder: Path, digest: str, thing: str) -> tuple[Artefact, Floats, Floats]:
@@ -111,11 +112,3 @@ def _write(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

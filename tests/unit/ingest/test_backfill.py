@@ -33,7 +33,7 @@ import millstream as ms
 from millstream.buffer.codec.events import dead_letters
 from millstream.definitions.group_version import GroupVersion
 from millstream.errors import Fenced, StoreError
-from millstream.ingest.backfill import backfill, caught_up, finish
+from millstream.ingest.backfill import caught_up, fold_history, go_live
 from millstream.testing.shards import meta_of
 
 
@@ -54,7 +54,7 @@ class Registry:
 
 def run(chain: Chain, version: GroupVersion, history: Any = None, **options: Any) -> Any:
     history, options = history or LogHistory(chain.log), {"rows": 20, "held": 0, **options}
-    return backfill(version, history, chain.online, chain.log, chain.marks, Registry(), chain.clock, **options)
+    return fold_history(version, history, chain.online, chain.log, chain.marks, Registry(), chain.clock, **options)
 
 
 @settings(max_examples=25, deadline=None)
@@ -281,12 +281,12 @@ def test_a_version_becomes_the_default_once_the_buffer_is_drained(tmp_path: Path
     chain.send(PAYMENTS, payments(60))
     chain.start("end")
     chain.send(PAYMENTS, payments(30, first=60))
-    assert not finish(version, chain.online, chain.log, chain.marks, registry)
-    backfill(version, LogHistory(chain.log), chain.online, chain.log, chain.marks, registry, chain.clock)
-    assert not finish(version, chain.online, chain.log, chain.marks, registry)
+    assert not go_live(version, chain.online, chain.log, chain.marks, registry)
+    fold_history(version, LogHistory(chain.log), chain.online, chain.log, chain.marks, registry, chain.clock)
+    assert not go_live(version, chain.online, chain.log, chain.marks, registry)
     chain.drain()
     chain.send(PAYMENTS, payments(5, first=90))
-    assert finish(version, chain.online, chain.log, chain.marks, registry)
+    assert go_live(version, chain.online, chain.log, chain.marks, registry)
     assert registry.states == [("velocity@1", "backfilling")]
     assert registry.live == ["velocity@1"]
 
@@ -295,7 +295,7 @@ def test_a_version_of_an_empty_stream_becomes_the_default(tmp_path: Path) -> Non
     chain, registry = Chain(tmp_path), Registry()
     chain.start("end")
     chain.drain()
-    assert finish(chain.versions[0], chain.online, chain.log, chain.marks, registry)
+    assert go_live(chain.versions[0], chain.online, chain.log, chain.marks, registry)
 
 
 def test_rows_that_fail_are_dead_letters_once_though_the_backfill_is_repeated(tmp_path: Path) -> None:

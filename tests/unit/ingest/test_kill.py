@@ -14,7 +14,7 @@ from typing import Any
 from tests.unit.computing.chain import LOGINS, PAYMENTS, Chain, LogHistory, expected_states, payments
 from tests.unit.ingest.worker import VERSIONS, Silent, chain_in, compute, fill, ingest
 
-from millstream.ingest.backfill import backfill
+from millstream.ingest.backfill import fold_history
 
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["tests.unit.ingest.worker"])
@@ -82,6 +82,6 @@ def test_killing_a_backfill_while_the_layers_go_on_loses_and_doubles_nothing(tmp
     for layer in layers:
         layer.kill()
     for version in VERSIONS:
-        backfill(version, LogHistory(chain.log), chain.online, chain.log, chain.marks, Silent(), chain.clock)
+        fold_history(version, LogHistory(chain.log), chain.online, chain.log, chain.marks, Silent(), chain.clock)
     chain.drain()
     check(chain)

@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.unit.computing.chain import ACTIVITY, LOGINS, PAYMENTS, VELOCITY, Chain, LogHistory, version_of
 
-from millstream.ingest.backfill import backfill
+from millstream.ingest.backfill import fold_history
 
 VERSIONS = (version_of(VELOCITY), version_of(ACTIVITY, shards=3))
 
@@ -45,7 +45,7 @@ def fill(folder: str, ready: Any) -> None:
     """Backfill one version after the other, in small chunks."""
     chain = chain_in(folder)
     for version in VERSIONS:
-        backfill(
+        fold_history(
             version, LogHistory(chain.log), chain.online, chain.log, chain.marks, Silent(), chain.clock,
             progress=lambda done, total: ready.set(), rows=25,
         )  # fmt: skip

@@ -16,7 +16,7 @@ from millstream.buffer.topics import (
     version_marks,
 )
 from millstream.clock import FileClock, to_micros
-from millstream.project import apply as applying
+from millstream.project import apply
 
 HOUR = 3_600_000_000
 NOW = to_micros("2026-01-02T01:30:00Z")
@@ -110,5 +110,5 @@ def test_what_is_built_anew_writes_no_letter_again(project):
 
 def test_a_backfill_that_died_counts_its_attempts_on(project):
     version = project.parts.registry.group("strict")
-    applying.backfill(project.parts, version)
+    apply.backfill(project.parts, version)
     assert project.parts.marks.read(attempts_mark("strict@1")) == {"attempts": 2}

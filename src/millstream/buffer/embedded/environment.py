@@ -16,6 +16,7 @@ import lmdb
 from millstream.buffer.embedded.durability import Durability, give_up, recover
 from millstream.buffer.embedded.gate import Gate, boot
 from millstream.buffer.embedded.lmdb_pages import refuse_broken_pages, refuse_broken_roots
+from millstream.disk import sync_folder
 from millstream.errors import CorruptLog, DiskFull, LogError
 
 _BROKEN = (
@@ -238,7 +239,8 @@ def _opened(path: Path, map_gib: float, durable: bool, *, self_syncing: bool) ->
         refuse_cut_short(env, path)
         refuse_broken_pages(env, path / "data.mdb")
         if durable:
-            _sync_folders(path)
+            for folder in (path, path.parent):
+                sync_folder(folder)
     except (lmdb.Error, OSError):
         env.close()
         raise
@@ -338,16 +340,6 @@ def file_at(folder: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return found.st_dev, found.st_ino
-
-
-def _sync_folders(path: Path) -> None:
-    """Put the names of new files on disk as well: without them, what is in the files is lost with the power."""
-    for folder in (path, path.parent):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 _open: dict[Path, Environment] = {}

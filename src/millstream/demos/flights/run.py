@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json as json_text
 import shutil
 import time
 from dataclasses import asdict
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +57,7 @@ def run(folder: Path, *, months: int = 6, json: bool = False) -> dict[str, Any]:
     FileClock(project.settings.data / "clock.json").set(season.clock.now())
     show.closing(folder, found)
     if json:
-        print(json_text.dumps(found))
+        print(dumps(found))
     return found
 
 
@@ -137,11 +137,11 @@ def live(project: Project, season: Season, months: int, show: report.Report) -> 
 
 def retrain(project: Project) -> str:
     """Retrain on all that has matured; the gate decides."""
-    from millstream.train.retrain import retrain as retrained
+    from millstream.train.retrain import retrain
 
     model = project.parts.registry.model("late")
     examples = project.training_set("late")
-    decision = retrained(model, examples, project.parts.model_versions)
+    decision = retrain(model, examples, project.parts.model_versions)
     return (
         f"v{decision.version.version} {'promoted' if decision.promoted else 'kept back'}"
         if decision.version

@@ -62,6 +62,8 @@ os.register_at_fork(after_in_child=_connect_anew)
 class DuckDBDialect:
     """DuckDB's SQL; one connection of the process answers, on which there are no rows."""
 
+    name = "duckdb"
+
     def words(self) -> Words:
         """The functions that DuckDB lists as volatile, the macros that call them, and its keywords."""
         return _words()

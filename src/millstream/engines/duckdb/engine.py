@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from millstream.clock import to_datetime
 from millstream.engines.duckdb.connection import PerThread, connect, ends_connection, fault, lock
 from millstream.engines.duckdb.dialect import DIALECT
 from millstream.engines.duckdb.views import Views, misfits, reached
@@ -74,6 +73,8 @@ class DuckDB:
 
 
 def _run(query: str, sources: Sequence[QuerySource], asked: Asked) -> pa.Table:
+    from millstream.clock import to_datetime  # NumPy is loaded with the first query
+
     instants = {"start": to_datetime(asked.start), "end": to_datetime(asked.end)}
     with _shown(sources, asked) as connection:
         [statement] = connection.extract_statements(query)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from pyiceberg.io.pyarrow import PyArrowFile, PyArrowFileIO
 
+from millstream.disk import sync_folder
 from millstream.settings import quoted
 from millstream.store.iceberg.file_ledger import FileLedger
 
@@ -146,7 +147,7 @@ class _Synced(io.BufferedWriter):
             self.flush()
             os.fsync(self.fileno())
             self._note(str(self.name))
-            _sync_folder(os.path.dirname(self.name))
+            sync_folder(os.path.dirname(self.name))
         super().close()
 
     def _note(self, path: str) -> None:
@@ -167,12 +168,4 @@ def _make_folder(folder: str) -> None:
     above = os.path.dirname(folder)
     _make_folder(above)
     os.makedirs(folder, exist_ok=True)
-    _sync_folder(above)
-
-
-def _sync_folder(folder: str) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(above)

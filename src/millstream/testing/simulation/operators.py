@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from millstream.errors import DiskFull, MillstreamError, NotFound, TrainingError
-from millstream.project import apply as applying
 from millstream.project import serving
+from millstream.project.apply import again, alone, backfill, plan, rebuild, start
+from millstream.project.apply import apply as apply_plan
 from millstream.project.project import Project
 from millstream.testing.simulation import learnt
 from millstream.testing.simulation.declared import changed
@@ -30,8 +31,8 @@ def apply(world: World, *, whole: bool = False) -> str:
     Where that is the `whole` of it, what is not declared any more goes.
     """
     parts = world.process("operator").parts
-    planned = applying.plan(parts, [world.shape.model], complete=whole)
-    done = applying.apply(parts, planned, allow_breaking=True, agreed=lambda _: True)
+    planned = plan(parts, [world.shape.model], complete=whole)
+    done = apply_plan(parts, planned, allow_breaking=True, agreed=lambda _: True)
     world.undone = False
     return f"{len(done)} changes"
 
@@ -46,12 +47,12 @@ def whole(world: World, bare: bool) -> str:
 def anew(world: World, group: str) -> str:
     """Throw the states of a group away and fold history again."""
     parts = world.process("operator").parts
-    applying.start(parts)
+    start(parts)
     if group not in {one.group.name for one in parts.registry.groups()}:
         return "no such group"
-    version = applying.rebuild(parts, parts.registry.group(group))
-    with applying.alone(parts, f"backfill {version.id}", wait=True):
-        applying.backfill(parts, applying.again(parts, version))
+    version = rebuild(parts, parts.registry.group(group))
+    with alone(parts, f"backfill {version.id}", wait=True):
+        backfill(parts, again(parts, version))
     return version.id
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from millstream.clock import Clock
 from millstream.ingest.retention import trim
-from millstream.project import apply as applying
+from millstream.project import apply
 from millstream.project.parts import Parts
 from millstream.project.retire import drop_unused
 from millstream.project.serving import Scoring
@@ -171,7 +171,7 @@ def _batch(process: Process) -> int:
 
 
 def _ingest(process: Process) -> int:
-    applying.rebuild_damaged(process.parts)
+    apply.rebuild_damaged(process.parts)
     applied = process.made("ingester").step()
     stored = process.made("batch_ingester").step()
     return int(applied.records + applied.lag - applied.held + stored.runs + stored.written + stored.lag)
@@ -207,12 +207,12 @@ def _backfill(process: Process) -> int:
     """Bring new versions to where they can be read, as the ingestion process does beside its loop."""
     parts = process.parts
     done = 0
-    for version in applying.unfinished(parts):
-        applying.start(parts)
-        with applying.alone(parts, f"backfill {version.id}", wait=False) as mine:
+    for version in apply.unfinished(parts):
+        apply.start(parts)
+        with apply.alone(parts, f"backfill {version.id}", wait=False) as mine:
             if mine:
-                applying.backfill(parts, applying.again(parts, version))
-                done += applying.finish(parts, version)
+                apply.backfill(parts, apply.again(parts, version))
+                done += apply.finish(parts, version)
     return done
 
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from millstream.buffer.log import Log
 from millstream.definitions.source import EventStream
 from millstream.errors import DiskFull
-from millstream.project import drain as moving
+from millstream.project import drain
 from millstream.testing.simulation.declared import ACCOUNTS
 from millstream.testing.simulation.disk import Killed
 from millstream.testing.simulation.ledger import INSTANT, WRONG
@@ -82,7 +82,7 @@ def _event(world: World, number: int, k: Any, other: Any, x: Any, s: Any, ok: An
 
 
 def _in_process(world: World, stream: str, rows: list[dict[str, Any]]) -> None:
-    moving.append(world.process("producer").parts, stream, rows, history=False)
+    drain.append(world.process("producer").parts, stream, rows, history=False)
 
 
 def _posted(world: World, stream: str, rows: list[dict[str, Any]]) -> None:

@@ -12,8 +12,7 @@ from millstream.buffer.topics import ARCHIVE, CHECK, computing_consumer, event_t
 from millstream.definitions.source import EventStream
 from millstream.errors import DiskFull, MillstreamError, StoreError
 from millstream.history.events import held
-from millstream.project import apply as applying
-from millstream.project import drain as moving
+from millstream.project import apply, drain
 from millstream.project.compute import compute
 from millstream.serve.capture import DAMAGED
 from millstream.store.online import metas_of, shard_metas
@@ -68,7 +67,7 @@ def reads(world: World) -> str:
     parts, now = world.process("serve").parts, world.clock.now()
     asked = [{"k": k, "other": 6 - k, "at": now} for k in KEYS]
     try:
-        read = moving.features(parts, "view", asked, now)
+        read = drain.features(parts, "view", asked, now)
         versions, held = parts.versions(), 0
         if _behind(parts, versions, now):
             return "the clock was set back: history is read, which has more than was applied"
@@ -120,7 +119,7 @@ def settled(world: World) -> str:
 def nobody_waits(world: World) -> None:
     """Every reader of every stream has read all of it, and every version that is wanted can be read."""
     parts = world.process("witness").parts
-    unfinished = [one.id for one in applying.unfinished(parts)]
+    unfinished = [one.id for one in apply.unfinished(parts)]
     assert not unfinished, f"nothing unfinished stays: group versions {unfinished}"
     for stream in parts.registry.streams():
         ends = [end for _, end in parts.log.ends(stream.name)]
@@ -159,7 +158,7 @@ def values(world: World) -> None:
     """What is read is what `ms.compute` makes of all that was acknowledged."""
     parts, now = world.process("serve").parts, world.clock.now()
     asked = [{"k": k, "other": 6 - k, "at": now} for k in KEYS]
-    read = moving.features(parts, "view", asked, now)
+    read = drain.features(parts, "view", asked, now)
     for one in parts.registry.view("view").groups:
         version = parts.versions()[one.group.name]
         if one.group.name == "spent" or getattr(version.group, "ttl", None) or (world.jumped and _is_batch(version)):
