@@ -16,6 +16,7 @@ from benchmarks.harness import FULL, QUICK, Claim, Scale
 #: Each is a module with `run(scale)`, which yields claims; the first paragraph of its text says what is compared.
 NAMES = (
     "log_append",
+    "log_read",
     "online_read",
     "point_in_time",
     "stream_computing",

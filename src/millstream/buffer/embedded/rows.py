@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, cast
 
 import xxhash
 
+from millstream.buffer.embedded.columns import CHECKED, Columns, intact, read_columns
 from millstream.buffer.log import Batch, Encoding, Records
 
 if TYPE_CHECKING:
@@ -53,11 +54,12 @@ _BEFORE = struct.Struct("<IqI")  # a batch in format 1: count, append time, enco
 _HEAD = struct.Struct("<IqII")  # a batch: count, append time, encoding, checksum of the payload
 _FULL = struct.Struct("<IqIII")  # the same and its seal
 _SEAL = struct.Struct("<I")
-_CHECKED = 0x5EA1ED00  # added to the encoding of a checked batch; no flipped bit makes one of format 1 of it
 _IN_PARTS = 0x10  # added to the encoding as well
 _SIZE = struct.Struct("<Q")
 _ENCODINGS: tuple[Encoding, ...] = ("json", "arrow", "bytes")
 _SHORT = 0xFFFFFFFF
+_FEW, _MANY = 16, 1024
+"""Rows to look at at once: at first, and once they have turned out to be small."""
 _digest = xxhash.xxh3_64_intdigest
 
 
@@ -92,7 +94,7 @@ def record_key(number: int, partition: int, position: int) -> bytes:
 def put_batch(rows: lmdb.Transaction, place: tuple[int, int, int], batch: Batch, stamp: int) -> None:
     """Write a batch; `place`: the number of its topic, its partition and its position."""
     key, payload = record_key(*place), batch.payload
-    encoding = _CHECKED + _ENCODINGS.index(batch.encoding)
+    encoding = CHECKED + _ENCODINGS.index(batch.encoding)
     whole = len(payload) + _FULL.size <= PART
     head = _HEAD.pack(batch.count, stamp, encoding if whole else encoding + _IN_PARTS, _digest(payload) & _SHORT)
     sealed = head + _SEAL.pack(_digest(key + head) & _SHORT)
@@ -125,7 +127,7 @@ def _head(key: bytes, value: memoryview, what: str) -> tuple[int, int, int, int,
         if encoding >= len(_ENCODINGS):
             if sealed != _digest(key + bytes(value[: _HEAD.size])) & _SHORT:
                 raise _damaged(key, what)
-            encoding -= _CHECKED
+            encoding -= CHECKED
             if not 0 <= encoding & ~_IN_PARTS < len(_ENCODINGS):
                 raise _damaged(key, what)
             return count, appended, encoding, _FULL.size, check
@@ -141,6 +143,14 @@ def _damaged(key: bytes, what: str) -> Damaged:
     return Damaged(f"{what}, position {RECORD_KEY.unpack(key)[3]}" if len(key) == RECORD_KEY.size else what)
 
 
+def _found(cursor: lmdb.Cursor, wanted: bytes) -> bool:
+    """Move a cursor to the row with a key, or to the one before where it would be; whether there is any."""
+    more = cursor.set_range(wanted)
+    if more and bytes(cursor.key()) == wanted:
+        return True
+    return cursor.prev() if more else cursor.last()
+
+
 def _stored(
     rows: lmdb.Transaction, number: int, partition: int, position: int, following: int, what: str
 ) -> Iterator[tuple[int, tuple[int, int, int, int, int], memoryview]]:
@@ -151,10 +161,7 @@ def _stored(
     """
     wanted, expected = record_key(number, partition, position), position
     with rows.cursor() as cursor:
-        more = cursor.set_range(wanted)
-        if not (more and bytes(cursor.key()) == wanted):
-            more = cursor.prev() if more else cursor.last()
-        for name, raw in cursor.iternext() if more else ():
+        for name, raw in cursor.iternext() if _found(cursor, wanted) else ():
             key, value = bytes(name), cast("memoryview", raw)
             if key[:9] != wanted[:9] or len(key) != len(wanted):
                 break
@@ -180,31 +187,53 @@ def read_batches(
     """
     topic, number, partition = place
     what = f"topic '{topic}', partition {partition}"
-    payloads, encodings, counts, stamps = list[bytes](), list[Encoding](), list[int](), list[int]()
-    skip = held = 0
-    next_ = position
-    for at, (count, appended, encoding, begin, check), value in _stored(
-        rows, number, partition, position, following, what
-    ):
-        if encoding < _IN_PARTS:
-            payload = bytes(value[begin:])  # the one copy: the map's pages are used again after the transaction
-        else:
-            encoding -= _IN_PARTS
-            payload = _joined(rows, (number, partition, at), _SIZE.unpack_from(value, begin)[0], what)
-        if check >= 0 and _digest(payload) & _SHORT != check:
-            raise Damaged(f"{what}, position {at}")
-        skip = skip or max(0, position - at)
-        payloads.append(payload)
-        encodings.append(_ENCODINGS[encoding])
-        counts.append(count)
-        stamps.append(appended)
-        next_ = at + count
-        held = next_ - position
-        if held >= limit:
-            break
-    sizes, appends = np.array(counts, np.int64), np.array(stamps, np.int64)
-    positions = np.arange(position, position + held, dtype=np.int64)
-    return Records(topic, partition, payloads, encodings, sizes, appends, positions, next_, skip)
+    read, next_, few, wanted = list[Columns](), position, _FEW, max(1, limit)
+    with rows.cursor() as cursor:
+        while next_ < following and next_ - position < wanted:
+            key, left = record_key(number, partition, next_), wanted - (next_ - position)
+            plain = None
+            if _found(cursor, key):
+                most = min(few, left)
+                plain = read_columns(cursor, key[:9], next_, following, len(_ENCODINGS), most, left)
+            if plain is None:
+                plain = _lone(rows, (number, partition, next_), following, what)
+                few = 1
+            read.append(plain)
+            next_, few = plain.next, min(2 * few, _MANY)
+    return _records(topic, partition, position, read)
+
+
+def _lone(rows: lmdb.Transaction, place: tuple[int, int, int], following: int, what: str) -> Columns:
+    """The one batch that holds a position, however it is written; `place`: number of the topic, partition, position.
+
+    Raises:
+        Damaged: when it is not what was written, or is not there.
+    """
+    number, partition, position = place
+    at, (count, appended, encoding, begin, check), value = next(
+        _stored(rows, number, partition, position, following, what)
+    )
+    if encoding < _IN_PARTS:
+        payload = bytes(value[begin:])  # the one copy: the map's pages are used again after the transaction
+    else:
+        encoding -= _IN_PARTS
+        payload = _joined(rows, (number, partition, at), _SIZE.unpack_from(value, begin)[0], what)
+    if check >= 0 and not intact([payload], np.array([check], np.uint32)):
+        raise Damaged(f"{what}, position {at}")
+    kinds, counts, stamps = (np.array([one], np.int64) for one in (encoding, count, appended))
+    return Columns([payload], kinds, counts, stamps, at, at + count)
+
+
+def _records(topic: str, partition: int, position: int, read: list[Columns]) -> Records:
+    """What was read from a position on."""
+    if not read:
+        return Records.none(topic, partition, position)
+    payloads = [payload for some in read for payload in some.payloads]
+    encodings = [_ENCODINGS[kind] for some in read for kind in some.encodings.tolist()]
+    counts, stamps = np.concatenate([some.counts for some in read]), np.concatenate([some.appended for some in read])
+    next_, skip = read[-1].next, max(0, position - read[0].first)
+    positions = np.arange(position, next_, dtype=np.int64)
+    return Records(topic, partition, payloads, encodings, counts, stamps, positions, next_, skip)
 
 
 def oldest(rows: lmdb.Transaction, place: tuple[str, int, int], position: int, following: int) -> int | None:
