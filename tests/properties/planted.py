@@ -26,7 +26,7 @@ from millstream.ingest import archive, backfill, ranges, stream, sync
 from millstream.project import apply, drain, retire, serving
 from millstream.registry import definitions as registry
 from millstream.registry import tables
-from millstream.serve import capture, catalogue, intake, reader
+from millstream.serve import capture, catalogue, reader, receiver
 from millstream.store.iceberg import file_ledger
 from millstream.store.iceberg import store as iceberg
 from millstream.store.lmdb import store as lmdb
@@ -491,7 +491,7 @@ def what_is_retired_is_never_dropped(patch: Patch) -> None:
 
 @fault
 def the_service_acknowledges_what_found_no_room(patch: Patch) -> None:
-    real = intake.Intake._write
+    real = receiver.Receiver._write
 
     def write(self: Any, requests: Any) -> Any:
         try:
@@ -499,7 +499,7 @@ def the_service_acknowledges_what_found_no_room(patch: Patch) -> None:
         except DiskFull:
             return [[0 for _ in placed] for placed in requests]
 
-    patch.setattr(intake.Intake, "_write", write)
+    patch.setattr(receiver.Receiver, "_write", write)
 
 
 @fault

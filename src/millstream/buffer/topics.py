@@ -13,7 +13,8 @@ CHECK = "check"
 REGISTRY = "marks.registry"
 """The topic in which consumers keep which registry the log has followed, and up to which revision."""
 INTAKE = "intake"
-"""The consumer whose position, in a stream's topic of checkpoints, says who takes its foreign source in."""
+"""The group of workers that share the foreign sources, and the consumer whose position in a stream's topic of checkpoints
+says how far its source was taken in."""
 DEAD, CAPTURES = "dead.", "captures."
 """What the topics of dead letters, and those of captures, begin with."""
 

@@ -204,8 +204,12 @@ class Parts:
             worker=worker,
         )
 
-    def takings(self) -> list[TakeIn]:
-        """What takes the foreign source of each stream in that is bound to one, and declared."""
+    def takings(self, worker: Worker | None = None) -> list[TakeIn]:
+        """What takes the foreign source of each stream in that is bound to one, and declared.
+
+        Args:
+            worker: Says which to take in; all unless given.
+        """
         from millstream.sources.take_in import TakeIn
 
         topics, settings = self.log.topics(), self.settings
@@ -215,6 +219,7 @@ class Parts:
                 stream,
                 source_backend(settings, stream.name).open(settings, self.clock, stream.name),
                 self.clock,
+                worker=worker,
             )
             for stream in self.registry.streams()
             if stream.name in settings.streams and stream.name in topics

@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+from millstream.buffer.topics import INTAKE, intake_topic
 from millstream.errors import MillstreamError, ProjectError, SourceBusy, SteppedBack
 from millstream.project.parts import Parts
-from millstream.running.layers import complain
+from millstream.running.layers import complain, owner_name
 from millstream.running.repeating import Every, tried
 
 LOOK_AGAIN = 0.2
@@ -15,7 +16,7 @@ LOOK_AGAIN = 0.2
 
 
 class Intake:
-    """Takes in the foreign source of each stream that is bound to one."""
+    """Takes in a share of the foreign sources that streams are bound to; any number of processes have the others."""
 
     def __init__(self, parts: Parts) -> None:
         if not parts.settings.streams:
@@ -26,11 +27,20 @@ class Intake:
         for found in parts.stepped_back():
             raise SteppedBack.found("Intake waits", found.rstrip("."))
         self._clock = parts.clock
-        self._takings = parts.takings()
+        owner, topics = owner_name(), [intake_topic(stream) for stream in sorted(parts.settings.streams)]
+        self._worker = parts.log.worker(INTAKE, topics, owner)
+        self._takings = parts.takings(self._worker)
         self._behind = Every(1.0, self._lag)
         waiting = sorted(parts.settings.streams.keys() - {one.stream.name for one in self._takings})
         lost = sum(one.losses[0] for one in self._takings)
-        self.facts: dict[str, Any] = {"lag": 0, "lag_s": 0.0, "busy": 0, "lost": lost, "waiting": waiting}
+        self.facts: dict[str, Any] = {
+            "owner": owner,
+            "lag": 0,
+            "lag_s": 0.0,
+            "busy": 0,
+            "lost": lost,
+            "waiting": waiting,
+        }
 
     def step(self) -> int:
         """Take in what each source has.
@@ -54,6 +64,8 @@ class Intake:
         """How much the sources have that is not taken in; as it was while one of them is throttled."""
         now, lags = self._clock.now(), []
         for one in self._takings:
+            if not one.owned:
+                continue
             try:
                 lags.append(one.lag())
             except SourceBusy:
@@ -67,6 +79,7 @@ class Intake:
         stop.wait(max(seconds, LOOK_AGAIN))
 
     def close(self) -> None:
-        """Let go of the sources."""
+        """Give up the sources, and let go of them."""
+        self._worker.close()
         for one in self._takings:
             one.close()

@@ -40,8 +40,8 @@ from millstream.serve.http import (
     send_answer,
     too_large,
 )
-from millstream.serve.intake import Intake
 from millstream.serve.paths import no_path
+from millstream.serve.receiver import Receiver
 from millstream.serve.scorer import Scorer
 from millstream.train.encoding import typed_value
 
@@ -97,7 +97,7 @@ class Application:
     def __init__(
         self,
         catalogue: Callable[[], Catalogue],
-        intake: Intake,
+        receiver: Receiver,
         journal: CaptureJournal,
         status: Status,
         block: Block,
@@ -105,7 +105,7 @@ class Application:
         callers: Callers,
     ) -> None:
         self._callers = callers
-        self._catalogue, self._intake, self._journal = catalogue, intake, journal
+        self._catalogue, self._receiver, self._journal = catalogue, receiver, journal
         self._status, self._block, self._clock = status, block, clock
         self._process, self._requests = secrets.token_hex(6), count(1)
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="score")
@@ -144,7 +144,7 @@ class Application:
 
     def close(self) -> None:
         """Finish what is being written."""
-        self._intake.close()
+        self._receiver.close()
         for pool in (self._pool, self._reads, self._looks):
             pool.shutdown(wait=True)
 
@@ -236,7 +236,7 @@ class Application:
         body = await request.body()
         lines = b"ndjson" in (kind := request.header(b"content-type")) or b"jsonl" in kind
         needed = self._catalogue().needed.get(stream.name, ())
-        positions = await self._intake.take(stream, body, lines=lines, needed=needed)
+        positions = await self._receiver.take(stream, body, lines=lines, needed=needed)
         accepted = sum(part["count"] for part in positions)
         self._block.count(f'events{{stream="{stream.name}"}}', accepted)
         facts = {"request_id": request.id, "stream": stream.name, "accepted": accepted, "positions": positions}

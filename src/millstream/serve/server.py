@@ -21,7 +21,7 @@ from millstream.serve.callers import Callers
 from millstream.serve.capture import CaptureJournal, CaptureShipper
 from millstream.serve.catalogue import Deployments
 from millstream.serve.connection import Connection
-from millstream.serve.intake import Intake
+from millstream.serve.receiver import Receiver
 from millstream.serve.status import Status
 from millstream.usage.blocks import Block
 from millstream.usage.layers import metrics_folder
@@ -70,7 +70,7 @@ class Service:
         unfinished = registry.operations.unfinished
         status = Status(name, data, clock, log, online, current, registry.groups, unfinished, registry)
         self.application = Application(
-            current, Intake(log, bound), self._journal, status, self._block, clock, Callers(hosts)
+            current, Receiver(log, bound), self._journal, status, self._block, clock, Callers(hosts)
         )
         self._stop = threading.Event()
         self._beside = threading.Thread(target=self._work_beside, name="serve-beside", daemon=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from millstream.buffer.log import Batch, OwnLog
+from millstream.buffer.parts import Assembly, cut
 from millstream.buffer.reading import through
 from millstream.buffer.topics import INTAKE, intake_topic
 from millstream.errors import LogError
@@ -76,9 +77,9 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     intent: Intent | None = None
     format: int = 1
 
-    def batch(self) -> Batch:
-        """The record as it is appended."""
-        return Batch(msgspec.json.encode(self), "bytes", 1)
+    def batches(self, largest: int) -> list[Batch]:
+        """The record as it is appended: in parts, where it says more than the log takes in one piece (bytes)."""
+        return [Batch(payload, "bytes", 1) for payload in cut(msgspec.json.encode(self), b"", largest)]
 
 
 @dataclass
@@ -148,9 +149,11 @@ def load(log: OwnLog, stream: str) -> Checkpoint:
         return found
     [found.committed] = log.committed(INTAKE, topic)  # before the end: who writes between the two is found out
     [(first, found.end)] = log.ends(topic)
+    assembly = Assembly()  # what its writer did not write to the end is as if it had not been begun
     for records in through(log, topic, 0, first, found.end):
         for payload in records.payloads:
-            found.add(_record(topic, payload))
+            if (whole := assembly.add(payload)) is not None:
+                found.add(_record(topic, whole.record))
     return found
 
 

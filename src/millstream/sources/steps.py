@@ -14,6 +14,7 @@ from millstream.buffer.codec.write import encode_frame
 from millstream.buffer.log import Batch, OwnLog
 from millstream.buffer.reading import through
 from millstream.buffer.topics import INTAKE, intake_topic
+from millstream.buffer.worker import Worker
 from millstream.buffer.writing import Append
 from millstream.definitions.source import EventStream
 from millstream.errors import Fenced
@@ -54,7 +55,7 @@ class Step:
     now: int
 
 
-def together(log: OwnLog, stream: EventStream, known: Checkpoint, step: Step) -> None:
+def together(log: OwnLog, stream: EventStream, known: Checkpoint, step: Step, worker: Worker) -> None:
     """Write a step in one transaction, on a log that is atomic.
 
     Args:
@@ -62,9 +63,10 @@ def together(log: OwnLog, stream: EventStream, known: Checkpoint, step: Step) ->
         stream: the stream whose source is taken in.
         known: how far it is; further afterwards.
         step: what to write.
+        worker: who is to own the source.
 
     Raises:
-        Fenced: when another process takes the same source in; nothing was written.
+        Fenced: when another process takes the same source in, or is to; nothing was written.
     """
     topic, partitions = intake_topic(stream.name), len(log.ends(stream.name))
     record = known.next_record(step.moved, step.gone, step.losses)
@@ -73,19 +75,23 @@ def together(log: OwnLog, stream: EventStream, known: Checkpoint, step: Step) ->
         for one in step.bites
         for append in placed(stream, one.shard, one.events, partitions, step.now, log.largest)
     ]
-    with log.transaction() as work:
+    with worker.transaction() as work:
         work.commit(INTAKE, topic, 0, known.committed, known.end)
         for append in appends:
             work.append(*append)
-        work.append(topic, 0, record.batch())
+        for batch in record.batches(log.largest):
+            work.append(topic, 0, batch)
     known.committed = known.end
-    _wrote(log, topic, known, record)
+    [(_, end)] = log.ends(topic)  # who appends meanwhile has committed, so the next commit is refused
+    _wrote(log, topic, known, record, end)
 
 
-def apart(log: OwnLog, stream: EventStream, known: Checkpoint, step: Step) -> None:
+def apart(log: OwnLog, stream: EventStream, known: Checkpoint, step: Step, _: Worker) -> None:
     """Write a step shard by shard, on a log whose transactions may come apart: what is to come first, then the events.
 
-    Arguments and errors are those of `together`; what was written before an error stays, and is known.
+    Arguments and errors are those of `together`; what was written before an error stays, and is known. Before each append it
+    is seen whether another process has gone on: one that was stopped, and whose source others have, appends nothing more
+    but what it was about to append at that moment.
     """
     left = dict(step.moved)
     losses = list(step.losses)
@@ -161,27 +167,40 @@ def _carry_out(
 ) -> None:
     _write_alone(log, stream, known, Record(intent=intent))
     for append in appends:
+        _refuse_overtaken(log, stream, known)
         log.append(*append)
     _write_alone(log, stream, known, known.next_record({intent.shard: intent.place}, [], losses))
 
 
 def _write_alone(log: OwnLog, stream: EventStream, known: Checkpoint, record: Record) -> None:
-    """Append a record where nobody else has appended since."""
-    topic = intake_topic(stream.name)
+    """Append a record where nobody else has appended since, nor does meanwhile."""
+    topic, batches = intake_topic(stream.name), record.batches(log.largest)
+    _refuse_overtaken(log, stream, known)
+    for batch in batches:
+        log.append(topic, 0, batch)
     [(_, end)] = log.ends(topic)
+    there = [payload for found in through(log, topic, 0, known.end, end) for payload in found.payloads]
+    if there != [batch.payload for batch in batches]:
+        raise _overtaken(stream)
+    _wrote(log, topic, known, record, end)
+
+
+def _refuse_overtaken(log: OwnLog, stream: EventStream, known: Checkpoint) -> None:
+    [(_, end)] = log.ends(intake_topic(stream.name))
     if end != known.end:
-        raise Fenced(
-            f"Stream '{stream.name}': another process takes its source in, and has gone on.",
-            "let one process at a time run the intake of a project.",
-        )
-    log.append(topic, 0, record.batch())
-    _wrote(log, topic, known, record)
+        raise _overtaken(stream)
 
 
-def _wrote(log: OwnLog, topic: str, known: Checkpoint, record: Record) -> None:
+def _overtaken(stream: EventStream) -> Fenced:
+    return Fenced(
+        f"Stream '{stream.name}': another process takes its source in, and has gone on.",
+        "read how far it is, and go on from there.",
+    )
+
+
+def _wrote(log: OwnLog, topic: str, known: Checkpoint, record: Record, end: int) -> None:
     """Go on from a record that was written; one that says all makes those before it superfluous."""
-    begin = known.end
-    [(_, known.end)] = log.ends(topic)
+    begin, known.end = known.end, end
     known.add(record)
     if record.whole:
         log.trim(topic, 0, begin)

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from millstream.buffer.log import Limited, OwnLog
 from millstream.buffer.topics import intake_topic
+from millstream.buffer.worker import EveryPartition, Worker
 from millstream.clock import Clock
 from millstream.definitions.source import EventStream
 from millstream.errors import DiskFull, MillstreamError, SourceBusy, SourceError, first_line
@@ -48,11 +49,13 @@ class Taken:
 class TakeIn:
     """Takes the foreign source of one stream in, from where it, or whoever did it before, has stopped.
 
-    The events and how far they were read are written in one transaction, from the position at which the last one has
-    left off: of two that take the same source in, one is fenced. On a log that is not atomic it is first written what is
-    about to be appended; whoever comes after one that stopped in the midst of it appends what is not there, and there must
-    be one at a time. The order within a shard is kept, and a shard is read once its parents are. All that
-    follows (computing, archive, history) reads the stream's topic as if the events had been sent.
+    Processes share the sources of a project, one has each. The events and how far they were read are written in one
+    transaction, from the position at which the last one has left off: of two that take the same source in, one is fenced.
+    On a log that is not atomic it is first written what is about to be appended; whoever comes after one that stopped in the
+    midst of it appends what is not there, and one that goes on after others have sees it before it appends.
+
+    The order within a shard is kept, and a shard is read once its parents are. All that follows (computing, archive,
+    history) reads the stream's topic as if the events had been sent.
 
     Args:
         log: the log, which has the stream's topic.
@@ -61,6 +64,8 @@ class TakeIn:
         clock: the project's clock.
         most: about how many events one step takes.
         seconds: what time is measured with while a source is throttled.
+        worker: says whether the source is this one's, by the topic of its checkpoints; who made it closes it. It is
+            unless given, whoever else takes it in.
 
     Example:
         >>> import pathlib, tempfile
@@ -88,8 +93,11 @@ class TakeIn:
         *,
         most: int = 10_000,
         seconds: Callable[[], float] = time.monotonic,
+        worker: Worker | None = None,
     ) -> None:
-        self.stream = stream
+        self.stream, self._topic = stream, intake_topic(stream.name)
+        self._worker = worker or EveryPartition(log, [self._topic])
+        self._epoch: int | None = None
         self._log, self._source, self._clock = log, source, clock
         self._most, self._seconds = most, seconds
         self._checkpoint: Checkpoint | None = None
@@ -100,7 +108,7 @@ class TakeIn:
         self._unlisted: dict[str, float] = {}
 
     def step(self) -> Taken:
-        """Take in what there is, at most about as many events as one step takes.
+        """Take in what there is, at most about as many events as one step takes; nothing while another has the source.
 
         Raises:
             SourceError: when a shard cannot be read, once all others had their turn.
@@ -108,16 +116,36 @@ class TakeIn:
             DiskFull: when there is no room; nothing was taken in.
         """
         failed: list[MillstreamError] = []
+        if not self._mine():
+            return Taken()
         try:
             intent = self._known().intent
             taken = self._write(*self._bites(failed)) if intent is None else self._redo(intent, failed)
         except BaseException:
-            self._checkpoint = None  # nobody knows what is written: it is read again
-            self._moved = {}
+            self._forget()  # nobody knows what is written: it is read again
             raise
         for error in failed:
             raise error
         return taken
+
+    @property
+    def owned(self) -> bool:
+        """Whether the source was this one's at the last step."""
+        return self._epoch is not None
+
+    def _mine(self) -> bool:
+        """Ask whether the source is this one's now; what was known under another ownership is forgotten."""
+        if self._log.topics().get(self._topic) is None:
+            self._log.create(self._topic, 1)
+        epoch = self._worker.assigned().get(self._topic, {}).get(0)
+        if epoch != self._epoch:
+            self._forget()
+            self._unlisted = {}
+        self._epoch = epoch
+        return epoch is not None
+
+    def _forget(self) -> None:
+        self._checkpoint, self._moved = None, {}
 
     def lag(self) -> tuple[int, int | None]:
         """Return about how many events are still to be taken in, and when the oldest of them was stamped (µs).
@@ -144,7 +172,7 @@ class TakeIn:
 
     def _known(self) -> Checkpoint:
         if self._checkpoint is None:
-            self._log.create(intake_topic(self.stream.name), 1)
+            self._log.create(self._topic, 1)
             self._checkpoint = load(self._log, self.stream.name)
         return self._checkpoint
 
@@ -226,7 +254,7 @@ class TakeIn:
             raise DiskFull.writing(f"the events of stream '{self.stream.name}'")  # the rest is for those who consume
         if records or losses or ended or gone or late:
             write = together if self._log.atomic else apart
-            write(self._log, self.stream, known, Step(bites, dict(self._moved), gone, losses, now))
+            write(self._log, self.stream, known, Step(bites, dict(self._moved), gone, losses, now), self._worker)
             self._moved, self._noted = {}, self._seconds()
         busy = sum(1 for until, _ in self._waits.values() if self._seconds() < until)
         return Taken(records, bool(records or ended or busy), busy, tuple(losses))

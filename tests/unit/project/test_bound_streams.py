@@ -5,7 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import lightgbm
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -24,6 +26,8 @@ SPEND = ms.StreamFeatureGroup(
     "spend", entity=USER, source=PAYMENTS, features=[ms.Count(over="1h"), ms.Sum("amount", over="24h")]
 )
 VIEW = ms.FeatureView("fraud", features=[SPEND])
+DISPUTES = ms.EventStream("disputes", time="at", schema={"id": "string", "bad": "bool", "at": "timestamp"})
+LABEL = ms.Label(DISPUTES, "bad", on="id", absent=False, after="1h")
 
 
 def project(folder: Path, settings: str = BINDING) -> ms.Project:
@@ -81,6 +85,31 @@ def test_a_stream_of_another_project_gives_what_it_gives_there(tmp_path: Path):
             assert values(here) == values(there)
         arrivals = [one.parts.history().read("payments").sort_by("id")["_arrival"] for one in (there, here)]
         assert arrivals[0] == arrivals[1]
+
+
+@pytest.mark.parametrize("kind", ["files", "project"])
+def test_what_is_served_of_a_bound_stream_is_verified_and_has_parity(tmp_path: Path, kind: str):
+    with project(tmp_path / "there", "") as there:
+        there.apply(PAYMENTS)
+        binding = BINDING if kind == "files" else '[streams.payments]\nkind = "project"\npath = "../there"\n'
+        with project(tmp_path / "here", binding) as here:
+            here.apply(ms.Model("fraud", view=VIEW, examples=PAYMENTS, label=LABEL))
+            drawn = np.random.default_rng(3).random((200, 2))
+            drawn = lightgbm.Dataset(drawn, [0, 1] * 100, feature_name=list(VIEW.columns))
+            here.register("fraud", lightgbm.train({"objective": "binary", "verbose": -1}, drawn, num_boost_round=2))
+            here.deploy("fraud")
+            asked = [{"user_id": user} for user in range(5)]
+            for first in (0, 20, 40):
+                if kind == "files":
+                    write(tmp_path / "here", "a.jsonl", rows(first, 30))  # and repeats
+                else:
+                    there.send("payments", rows(first, 30))
+                here.drain()
+                here.score("fraud", asked)
+            here.sync()
+            verified, parity = here.verify("fraud"), here.parity("fraud")
+    assert (verified.requests, verified.mismatches, verified.degraded) == (15, 0, 0)
+    assert (parity.requests, parity.unexplained) == (15, 0)
 
 
 def test_another_process_goes_on_where_one_has_stopped(tmp_path: Path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,18 +17,22 @@ import millstream as ms
 from millstream.buffer.codec.events import decode
 from millstream.buffer.embedded.log import EmbeddedLog
 from millstream.buffer.reading import through
+from millstream.buffer.topics import INTAKE
 from millstream.clock import SimulatedClock
 from millstream.errors import DiskFull, Fenced, SourceBusy, SourceError
+from millstream.sources.checkpoint import load
 from millstream.sources.placing import placed
 from millstream.sources.source import NO_STAMP, Events
 from millstream.sources.take_in import FORGOTTEN_AFTER, TakeIn
 from millstream.testing.adversarial_log import AdversarialLog
 from millstream.testing.adversarial_source import AdversarialSource
+from millstream.testing.worker_suite import shared_among
 
 CLICKS = ms.EventStream(
     "clicks", time="at", partition_by="k", schema={"k": "int64", "n": "int64", "at": "timestamp"}, partitions=3
 )
 UNKEYED = ms.EventStream("clicks", time="at", schema={"k": "int64", "n": "int64", "at": "timestamp"}, partitions=3)
+UNKEYED_ONE = ms.EventStream("clicks", time="at", schema={"k": "int64", "n": "int64", "at": "timestamp"}, partitions=1)
 NOW = 1_800_000_000_000_000
 
 
@@ -207,6 +211,85 @@ def test_a_second_process_is_noticed_on_a_log_that_is_not_atomic(log: EmbeddedLo
         first.step()
     to_the_end(second)
     assert numbers(kept) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("written", range(1, 6))
+def test_one_that_was_stopped_on_a_log_that_is_not_atomic_appends_nothing_once_others_have_gone_on(
+    log: EmbeddedLog, written: int
+):
+    kept = AdversarialLog(log, 3, atomic=False)
+    source = calm(a=9)
+    others = []
+
+    class Stopped:
+        """A log whose user stands still before one of its appends, while another goes on."""
+
+        left = written
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(kept, name)
+
+        def ends(self, topic: str) -> Any:
+            self.left -= topic == "intake.clicks"
+            if self.left == 0 and not others:
+                others.append(taking(kept, source, most=9))
+                to_the_end(others[0])
+            return kept.ends(topic)
+
+    stopped = taking(Stopped(), source, most=9)
+    with suppress(Fenced):
+        stopped.step()
+    to_the_end(taking(kept, source))
+    assert numbers(kept) == list(range(9))
+
+
+def test_of_two_processes_each_takes_in_a_source_of_its_own(log: EmbeddedLog):
+    log.create("views", 1)
+    views = ms.EventStream("views", time="at", schema={"k": "int64", "n": "int64", "at": "timestamp"})
+    sources = {"clicks": calm(a=3), "views": calm(a=4)}
+    for stream in sources:
+        log.create(f"intake.{stream}", 1)
+    with (
+        closing(log.worker(INTAKE, ["intake.clicks", "intake.views"])) as one,
+        closing(log.worker(INTAKE, ["intake.clicks", "intake.views"])) as other,
+    ):
+        takings = {
+            number: [
+                taking(log, sources[stream.name], stream, worker=worker) for stream in (CLICKS, views)
+            ]
+            for number, worker in enumerate((one, other))
+        }  # fmt: skip
+        shared_among([one, other], {"intake.clicks": 1, "intake.views": 1})
+        taken = [[take.step().records for take in some] for some in takings.values()]
+        assert sorted(taken) == sorted([[0, 4], [3, 0]])
+        assert [[take.owned for take in some].count(True) for some in takings.values()] == [1, 1]
+        one.close()
+        for source in sources.values():
+            source.put("a", event(1, 99))
+        shared_among([other], {"intake.clicks": 1, "intake.views": 1})
+        assert [take.step().records for take in takings[1]] == [1, 1]
+    assert len(numbers(log)) == 4
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+def test_a_checkpoint_of_very_many_shards_is_written_in_parts_and_read_whole(
+    tmp_path: Path, clock: SimulatedClock, atomic: bool
+):
+    log = EmbeddedLog(tmp_path / "log", clock, map_gib=1, fsync=False, largest=2_000)
+    log.create("clicks", 1)
+    kept: Any = log if atomic else AdversarialLog(log, 5, atomic=False, largest=2_000)
+    source = calm(**{f"a_file_with_a_name_of_some_length_{n}": 1 for n in range(300)})
+    take = taking(kept, source, UNKEYED_ONE, most=150)
+    to_the_end(take)
+    for n in range(120):  # so that one record says all there is
+        source.put(f"a_file_with_a_name_of_some_length_{n}", event(0, 300 + n))
+        take.step()
+    [(first, _)] = log.ends("intake.clicks")
+    assert first > 0
+    assert len(load(kept, "clicks").shards) == 300
+    to_the_end(taking(kept, source, UNKEYED_ONE))
+    assert numbers(kept) == list(range(420))
+    log.close()
 
 
 def test_children_wait_until_each_of_their_parents_is_read_to_its_end(log: EmbeddedLog):

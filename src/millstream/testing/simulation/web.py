@@ -55,7 +55,7 @@ class Web:
             clock=parts.clock,
         )
         application = self.service.application
-        application._pool = application._intake._thread = application._intake._reader = self._here  # type: ignore[assignment]
+        application._pool = application._receiver._thread = application._receiver._reader = self._here  # type: ignore[assignment]
 
     def ask(self, method: str, path: str, body: Any) -> dict[str, Any]:
         """Send a request, after a look at what is deployed; returns the body of the answer.

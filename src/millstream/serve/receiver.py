@@ -29,7 +29,7 @@ class _Waiting:
     done: asyncio.Future[list[int]]
 
 
-class Intake:
+class Receiver:
     """Appends what requests bring; requests that wait at the same time share one transaction, so one sync to disk.
 
     Use it from one event loop. What is sent to one of the streams that are `bound` to a foreign source is refused.
@@ -39,8 +39,8 @@ class Intake:
         self._log, self._bound = log, bound
         self._waiting: list[_Waiting] = []
         self._writer: asyncio.Task[None] | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="intake")
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="intake-read")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="receive")
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="receive-read")
 
     async def take(
         self, stream: EventStream, body: bytes, *, lines: bool, needed: Iterable[str] = ()

@@ -11,7 +11,7 @@ import millstream as ms
 from millstream.buffer.embedded.log import EmbeddedLog
 from millstream.clock import SimulatedClock
 from millstream.errors import RequestError
-from millstream.serve.intake import Intake
+from millstream.serve.receiver import Receiver
 
 CLICKS = ms.EventStream("clicks", time="at", schema={"at": "timestamp"})
 
@@ -21,8 +21,8 @@ def test_an_event_for_a_bound_stream_is_refused_and_one_for_another_is_taken(tmp
     log.create("clicks", 1)
     event = b'{"at": "2026-01-01"}'
     with pytest.raises(RequestError, match="Stream 'clicks' takes its events from the source") as raised:
-        asyncio.run(Intake(log, {"clicks"}).take(CLICKS, event, lines=False))
+        asyncio.run(Receiver(log, {"clicks"}).take(CLICKS, event, lines=False))
     assert raised.value.status == 409
-    taken = asyncio.run(Intake(log, {"logins"}).take(CLICKS, event, lines=False))
+    taken = asyncio.run(Receiver(log, {"logins"}).take(CLICKS, event, lines=False))
     assert taken == [{"partition": 0, "position": 0, "count": 1}]
     log.close()
