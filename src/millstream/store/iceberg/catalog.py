@@ -1,4 +1,4 @@
-"""The catalog of a local offline store: a table's metadata is parsed once for as long as its file stays what it is."""
+"""The catalog of a local offline store: a table is found fast, its metadata parsed once for as long as they stay the same."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import os
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from pyiceberg.catalog.sql import SqlCatalog
+import sqlalchemy as sa
+from pyiceberg.catalog import Catalog
+from pyiceberg.catalog.sql import IcebergTables, SqlCatalog
+from pyiceberg.exceptions import NoSuchTableError
 from pyiceberg.io import load_file_io
 from pyiceberg.serializers import FromInputFile
-from pyiceberg.table import Table
 
 from millstream.store.iceberg.durable_files import local_path
+from millstream.store.iceberg.local_table import LocalTable
 
 if TYPE_CHECKING:
+    from pyiceberg.table import Table
     from pyiceberg.table.metadata import TableMetadata
 
 _KEPT = 64  # tables; the metadata of one grows with its snapshots, a few hundred at most
@@ -29,6 +33,24 @@ class LocalCatalog(SqlCatalog):
     def __init__(self, name: str, **properties: str) -> None:
         super().__init__(name, **properties)
         self._metadata = lru_cache(_KEPT)(self._parsed)
+        columns = IcebergTables.__table__.c
+        query = sa.select(columns.table_namespace, columns.table_name, columns.metadata_location).where(
+            columns.catalog_name == name,
+            columns.table_namespace == sa.bindparam("space"),
+            columns.table_name == sa.bindparam("table"),
+        )
+        kinds = self._iceberg_type_filter()
+        self._place_of = query if kinds is None else query.where(kinds)
+
+    def load_table(self, identifier: str | tuple[str, ...]) -> Table:
+        """The table of a name as it is now; PyIceberg asks by its ORM, which takes three times as long."""
+        space = Catalog.namespace_to_string(Catalog.namespace_from(identifier))
+        table = Catalog.table_name_from(identifier)
+        with self.engine.connect() as connection:
+            found = connection.execute(self._place_of, {"space": space, "table": table}).first()
+        if found is None:
+            raise NoSuchTableError(f"Table does not exist: {space}.{table}")
+        return self._convert_orm_to_iceberg(found)
 
     def _convert_orm_to_iceberg(self, orm_table: Any) -> Table:
         location = orm_table.metadata_location
@@ -38,7 +60,7 @@ class LocalCatalog(SqlCatalog):
         facts = os.stat(path)
         metadata = self._metadata(location, (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns))
         place = *self.identifier_to_tuple(orm_table.table_namespace), orm_table.table_name
-        return Table(place, metadata, location, self._load_file_io(metadata.properties, location), self)
+        return LocalTable(place, metadata, location, self._load_file_io(metadata.properties, location), self)
 
     def _parsed(self, location: str, _: tuple[int, ...]) -> TableMetadata:
         io = load_file_io(properties=self.properties, location=location)
