@@ -13,7 +13,6 @@ from functools import lru_cache
 from typing import Any
 
 from millstream.definitions.aggregation import AGGREGATIONS, Aggregation
-from millstream.definitions.combined import COMBINED
 from millstream.definitions.entity import Entity
 from millstream.definitions.expressions import references
 from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatureGroup
@@ -30,7 +29,7 @@ _GROUPS = (BatchFeatureGroup, StreamFeatureGroup)
 _KINDS: dict[str, type] = {
     kind.__name__: kind
     for kind in (
-        *AGGREGATIONS, *COMBINED, *STATISTICS, *_GROUPS, Entity, EventStream, FeatureRef, FeatureView, Label, Model,
+        *AGGREGATIONS, *STATISTICS, *_GROUPS, Entity, EventStream, FeatureRef, FeatureView, Label, Model,
         OnDemandFeature, Retrain, Table, *TRAINERS,
     )
 }  # fmt: skip
@@ -53,9 +52,16 @@ def to_dict(definition: Any) -> dict[str, Any]:
 
 
 def data_of(definition: Any) -> Mapping[str, Any]:
-    """Return what `to_dict` does, made once for each definition, which never changes: nor may what is returned."""
-    known: Mapping[str, Any] = _once(definition, "_data", _plain)
+    """Return what `to_dict` does, made once for each definition, which never changes: nor may what is returned.
+
+    What several definitions refer to is in what is returned for each of them, and is made once as well.
+    """
+    known: Mapping[str, Any] = _once(definition, "_data", lambda one: _plain(one, _known))
     return known
+
+
+def _known(value: Any) -> Any:
+    return data_of(value) if type(value).__name__ in _KINDS else _plain(value, _known)
 
 
 def from_dict(data: Mapping[str, Any]) -> Any:
@@ -103,12 +109,14 @@ def revision_of(view: FeatureView) -> str:
     return fingerprint(view)[:16]
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, inner: Callable[[Any], Any] | None = None) -> Any:
+    """A value as data; what is in it is made by `inner`, which is this function unless given."""
+    part = inner or _plain
     if type(value).__name__ in _KINDS:
-        return {_KIND: type(value).__name__, **{name: _plain(given) for name, given in _arguments(value).items()}}
+        return {_KIND: type(value).__name__, **{name: part(given) for name, given in _arguments(value).items()}}
     if isinstance(value, Mapping):
-        return {name: _plain(one) for name, one in value.items()}
-    return [_plain(one) for one in value] if isinstance(value, tuple | list) else value
+        return {name: part(one) for name, one in value.items()}
+    return [part(one) for one in value] if isinstance(value, tuple | list) else value
 
 
 def _arguments(definition: Any) -> dict[str, Any]:
@@ -155,8 +163,10 @@ def _essence(value: Any) -> Any:
         return {name: _essence(one) for name, one in value.items()}
     if isinstance(value, tuple | list):
         return [_essence(one) for one in value]
-    if type(value).__name__ not in _KINDS:
-        return value
+    return _once(value, "_essence", _essence_of) if type(value).__name__ in _KINDS else value
+
+
+def _essence_of(value: Any) -> dict[str, Any]:
     given = {name: one for name, one in _arguments(value).items() if name not in (*_ABOUT, _RESOLVED)}
     if isinstance(value, _GROUPS):
         given.pop("source", None)

@@ -205,7 +205,7 @@ def _reached(definition: Any) -> Iterator[Definition]:
 def _admit(found: dict[Key, Definition], one: Definition) -> None:
     key = (thing_of(one), one.name)
     there = found.setdefault(key, one)
-    if there is one or _plain(there) == _plain(one):
+    if there is one or data_of(there) == data_of(one) or _plain(there) == _plain(one):
         if isinstance(one, BatchFeatureGroup) and one.schema_of_features:
             found[key] = one
         return

@@ -125,3 +125,9 @@ def test_what_is_known_of_a_definition_is_not_that_of_a_copy_with_other_types() 
     assert data_of(resolved)["$resolved"] == {"tier": "int64"}
     assert (data_of(group), fingerprint(group)) == before
     assert to_dict(resolved) == data_of(resolved) and to_dict(resolved) is not to_dict(resolved)
+
+
+def test_what_several_definitions_refer_to_is_made_into_data_once(fraud) -> None:
+    assert all(json.dumps(data_of(one)) == json.dumps(to_dict(one)) for one in definitions(fraud))
+    assert data_of(fraud.habits)["entity"] is data_of(fraud.access)["entity"] is data_of(fraud.user)
+    assert to_dict(fraud.habits)["entity"] is not data_of(fraud.user)
