@@ -52,7 +52,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         data: where everything the project keeps lies; `.millstream` in the folder unless set. Data outside the folder
             belong to one project: a copy of the folder that names the same data is refused.
         definitions: the Python file that declares the features.
-        partitions: partitions of a stream that does not say.
+        partitions: partitions of a new stream that does not say.
         shards: shards of a feature group in the online store, and partitions of its feature topic.
         micro_batch: most events computed in one transaction.
         poll_ms: milliseconds a layer waits when it found nothing to do; one that has read all there is in the embedded

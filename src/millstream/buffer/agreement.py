@@ -79,8 +79,10 @@ def disagreement(log: Log, topic: str, partition: int, position: int, kept: str 
         position: the next position to read.
         kept: the mark that was kept with it; without one only the end of the log is looked at.
     """
-    place = f"topic '{topic}', partition {partition}"
-    following = log.ends(topic)[partition][1]
+    place, ends = f"topic '{topic}', partition {partition}", log.ends(topic)
+    if partition >= len(ends):
+        return f"topic '{topic}' has {len(ends)} partitions, and partition {partition} was read" if position else None
+    following = ends[partition][1]
     if position > following:
         return f"{place} ends at {following}, before position {position}, which was read"
     if not kept or not isinstance(log, Identified):

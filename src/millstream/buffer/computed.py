@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from millstream.buffer.log import OwnLog
+from millstream.buffer.log import Log, OwnLog
 from millstream.buffer.parts import whole_records
 from millstream.buffer.reading import position_of_last, through
 from millstream.buffer.topics import computing_consumer, feature_topic
@@ -21,7 +21,7 @@ def computed_in(log: OwnLog, version: str, stream: str) -> list[int | None]:
     """By partition of a stream, the next position that computing will fold for a group version; None before its start.
 
     On an atomic log that is what was committed. On any other it is what the newest records of every feature partition
-    hold; what was committed counts only in a partition of the stream that none of them names.
+    hold. In a partition that the stream has got since its start a version stands at the first record.
 
     Args:
         log: the project's log.
@@ -33,14 +33,29 @@ def computed_in(log: OwnLog, version: str, stream: str) -> list[int | None]:
     """
     told = log.committed(computing_consumer(version), stream)
     if log.atomic:
-        return told
+        return with_added(log, stream, told)
     try:
         reached = _by_ranges(log, feature_topic(version))
     except CorruptLog:  # whatever is true, ingestion leaves out what comes again, and folds what is missing
-        return told
+        return with_added(log, stream, told)
     if reached is None:
         return [None] * len(told)
-    return [reached.get(f"{stream}/{partition}", at) for partition, at in enumerate(told)]
+    firsts = (first for first, _ in log.ends(stream))
+    return [reached.get(f"{stream}/{p}", first) for p, first in zip(range(len(told)), firsts, strict=False)]
+
+
+def with_added(log: Log, topic: str, standing: Sequence[int | None]) -> list[int | None]:
+    """Where a consumer stands, with the first record of each partition that its topic has got since it began.
+
+    Args:
+        log: the log.
+        topic: the topic that it reads.
+        standing: by partition, where it stands; None where it has not begun. If that is everywhere, it stays so.
+    """
+    if None not in standing or all(at is None for at in standing):
+        return list(standing)
+    firsts = (first for first, _ in log.ends(topic))
+    return [first if at is None else at for at, first in zip(standing, firsts, strict=False)]
 
 
 def computed_positions(log: OwnLog, version: str, streams: Iterable[str]) -> dict[str, int] | None:

@@ -163,7 +163,11 @@ class Transaction(Protocol):
 
 
 class Log(Protocol):
-    """A durable log of topics, each a fixed number of partitions; positions in a partition increase from 0 on.
+    """A durable log of topics, each of some partitions; positions in a partition increase from 0 on.
+
+    A stream's topic may get more partitions at any time, by `TopicAdmin.grow` or by whoever runs a broker, and never
+    fewer: whoever works by partition asks anew how many there are, and reads one that has come from 0 on. The topics of
+    features, runs, captures and checkpoints keep the number that they were made with.
 
     Positions are dense in no way: nobody but the log adds to one, subtracts two, or counts with them. A reader goes on
     from where the last read says, and asks the log how much it has before it. A consumer is a name; its committed
@@ -251,13 +255,24 @@ class Log(Protocol):
 
 @runtime_checkable
 class TopicAdmin(Protocol):
-    """A log that can make, trim and drop its own topics."""
+    """A log that can make, widen, trim and drop its own topics."""
 
     def create(self, topic: str, partitions: int) -> None:
         """Make a topic unless it is there; called when definitions are applied.
 
         Raises:
-            LogError: when it is there with another number of partitions, which is fixed for life.
+            LogError: when it is there with another number of partitions.
+        """
+        ...
+
+    def grow(self, topic: str, partitions: int) -> None:
+        """Add partitions to a topic, empty ones, until it has so many; nothing happens where it has as many or more.
+
+        What is there stays as it is, and where it is. Called for streams, and for their dead letters, which lie in a
+        partition of the number that the event is in.
+
+        Raises:
+            LogError: when there is no such topic.
         """
         ...
 

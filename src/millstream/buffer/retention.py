@@ -78,7 +78,7 @@ def reached(
         archived: by partition, a position that counts like those of a consumer.
     """
     rows = [_standing(log, topic, consumer) for consumer in consumers]
-    by_partition = zip(*rows, *([] if archived is None else [archived]), strict=True)
+    by_partition = zip(*rows, *([] if archived is None else [archived]), strict=False)  # a topic may grow meanwhile
     return [None if None in row else min(at for at in row if at is not None) for row in by_partition]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
-from millstream.buffer.log import Batch, Log
+from millstream.buffer.log import Batch, Log, TopicAdmin
 from millstream.buffer.worker import Worker
 from millstream.errors import Fenced, LogError
 
@@ -66,6 +66,27 @@ def append_and_commit(
     with suppress(Fenced), transaction() as work:
         for commit in commits:
             work.commit(*commit)
+
+
+def widen(log: TopicAdmin, topic: str, partitions: int) -> None:
+    """Let a topic be there with at least so many partitions, whoever else makes it or widens it meanwhile.
+
+    Args:
+        log: the log.
+        topic: the topic.
+        partitions: how many at least.
+
+    Raises:
+        LogError: when it cannot be made.
+    """
+    if topic not in log.topics():
+        try:
+            log.create(topic, partitions)
+        except LogError:
+            if topic not in log.topics():
+                raise
+    if log.topics()[topic] < partitions:
+        log.grow(topic, partitions)
 
 
 def until_there(write: Callable[[], bool], topic: str) -> None:

@@ -20,7 +20,7 @@ from millstream.buffer.log import Batch, OwnLog
 from millstream.buffer.marks import Marks
 from millstream.buffer.staging import Run, run_payloads
 from millstream.buffer.topics import dead_topic
-from millstream.buffer.writing import Append, until_there
+from millstream.buffer.writing import Append, until_there, widen
 from millstream.clock import Clock
 from millstream.computing.interval_runs import Result, looks, run_interval, waits
 from millstream.computing.query_shape import DATED, dated, interval_column, row_by_row, with_known
@@ -294,7 +294,7 @@ class BatchComputer:
         if not interval.past:
             self._check_next(version, interval, standing, positions)
         for name in {letter.stream for letter in dead}:
-            self._log.create(dead_topic(name), self._log.topics().get(dead_topic(name), 1))
+            widen(self._log, dead_topic(name), 1)
         appends = [
             Append(dead_topic(name), 0, batch)
             for name in {letter.stream: None for letter in dead}

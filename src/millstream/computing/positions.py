@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 
 from millstream.buffer.computed import computed_in
 from millstream.buffer.log import OwnLog
@@ -33,7 +34,8 @@ class Positions:
         if self._log.atomic:
             return told
         place = (consumer, stream)
-        known = self._reached.get(place, [None] * len(told))
+        known = self._reached.get(place, [])
+        known = [*known, *[None] * (len(told) - len(known))]  # there may be more partitions than there were
         hints, self._hints[place] = self._hints.get(place), told
         if None in known or (told != hints and furthest(known, told) != known):
             known = furthest(known, self._found(consumer, stream, told))
@@ -69,9 +71,9 @@ class Positions:
 
 
 def furthest(left: Sequence[int | None], right: Sequence[int | None]) -> Row:
-    """By partition, the further of two positions; None is before all of them.
+    """By partition, the further of two positions; None is before all of them, and what there is of a longer row.
 
-    >>> furthest([3, None, None], [2, 5, None])
-    [3, 5, None]
+    >>> furthest([3, None, None], [2, 5, None, 1])
+    [3, 5, None, 1]
     """
-    return [max((at for at in both if at is not None), default=None) for both in zip(left, right, strict=True)]
+    return [max((at for at in both if at is not None), default=None) for both in zip_longest(left, right)]

@@ -93,17 +93,26 @@ def _markers(
     computed: dict[str, int] | None,
     at: str,
 ) -> dict[str, int]:
-    """The markers that hold: those that are known, unless they are of another log than the one there is."""
+    """The markers that hold: those that are known, unless they are of another log than the one there is.
+
+    A partition that a stream has got since has none: all of it is computing's.
+    """
     ends = {f"{name}/{p}": ends for name in names for p, ends in enumerate(log.ends(name))}
-    fits = known.keys() == ends.keys() and all(first <= known[place] <= end for place, (first, end) in ends.items())
+    whole = _names_streams(known, names) and known.keys() <= ends.keys()
+    fits = whole and all(ends[place][0] <= at <= ends[place][1] for place, at in known.items())
     if computed is None:  # no process has computed anything of it
         return known if fits else {f"{name}/{p}": to for name in names for p, to in enumerate(_places(log, name, at))}
     if not _recorded(log, version):  # its deltas were dropped with the topic, so what came before is for backfill
         return computed
-    if known.keys() == ends.keys():
+    if whole:
         return known
     recorded = _first_record(log, version)
-    return recorded if recorded.keys() == ends.keys() else computed
+    return recorded if _names_streams(recorded, names) and recorded.keys() <= ends.keys() else computed
+
+
+def _names_streams(markers: Iterable[str], names: Iterable[str]) -> bool:
+    """Whether markers were made of these streams, each of which has at least one partition."""
+    return {f"{name}/0" for name in names} <= set(markers)
 
 
 def _recorded(log: OwnLog, version: StreamGroupVersion) -> bool:
@@ -127,10 +136,12 @@ def _write_start(
 ) -> None:
     """Let computing go on from the markers, and write the start record; nothing when another process has done it."""
     topic, record = feature_topic(version.id), Batch(_start_record(markers, clock), "bytes", 1)
-    commits = []
+    consumer, commits = computing_consumer(version.id), []
+    told = {name: log.committed(consumer, name) for name in {place.rpartition("/")[0] for place in markers}}
     for place, position in markers.items():
-        name, _, partition = place.rpartition("/")
-        commits.append(Commit(computing_consumer(version.id), name, int(partition), computed.get(place), position))
+        name, partition = place.rpartition("/")[0], int(place.rpartition("/")[2])
+        expected = None if told[name][partition] is None else computed.get(place)
+        commits.append(Commit(consumer, name, partition, expected, position))
     empty = [shard for shard, (_, following) in enumerate(log.ends(topic)) if not following]
     with suppress(Fenced):
         append_and_commit(log, [Append(topic, shard, record) for shard in empty], commits)

@@ -21,7 +21,7 @@ from millstream.buffer.log import Batch, OwnLog
 from millstream.buffer.repeats import RepeatIndex, mark
 from millstream.buffer.topics import CHECK, computing_consumer, dead_topic, feature_topic
 from millstream.buffer.worker import EveryPartition, Owned, Worker, changed
-from millstream.buffer.writing import Append, Commit, append_and_commit
+from millstream.buffer.writing import Append, Commit, append_and_commit, widen
 from millstream.clock import Clock
 from millstream.computing.deltas import delta_records, fold_keys, prepare_all
 from millstream.computing.micro_batch import MicroBatch, group_letters, read_micro_batch
@@ -95,8 +95,9 @@ class StreamComputer:
         self._owned: Owned = {}
         versions = list(group_versions)
         self._readings = [reading for stream in self._streams for reading in _readings(stream, versions)]
+        self._widths: dict[str, int] = {}
         for stream in self._streams:
-            log.create(dead_topic(stream.name), len(log.ends(stream.name)))
+            self._widen_dead_topic(stream.name, len(log.ends(stream.name)))
         self._positions = Positions(log)
         self._folder = Path(data) / "repeats"
         self._indexes: dict[str, RepeatIndex] = {}
@@ -131,9 +132,10 @@ class StreamComputer:
     def _round(self, reading: _Reading) -> Progress:
         """Let every reader of a stream read once."""
         stream = reading.stream
-        mine = self._mine(stream.name)
         ends = [following for _, following in self._log.ends(stream.name)]
-        committed = self._committed(reading)
+        mine = [partition for partition in self._mine(stream.name) if partition < len(ends)]
+        self._widen_dead_topic(stream.name, len(ends))
+        committed = self._committed(reading, len(ends))
         front = Front(self._standing(stream, committed), mine)
         total = Progress()
         while together := front.next():
@@ -142,7 +144,7 @@ class StreamComputer:
                     progress, reached = self._advance(reading, shared, committed, ends)
                 except Fenced:
                     self.counters.setdefault(stream.name, Counter())["fenced"] += 1
-                    now = self._standing(stream, self._committed(reading))
+                    now = self._standing(stream, self._committed(reading, len(ends)))
                     return total + Progress(fenced=1, lag=self._lag(stream.name, now, ends, mine))
                 front.advance(shared, reached)
                 total += progress
@@ -156,25 +158,35 @@ class StreamComputer:
         self._owned = owned
         return sorted(owned.get(stream, ()))
 
-    def _committed(self, reading: _Reading) -> dict[str, list[int | None]]:
-        return {consumer: self._positions.of(consumer, reading.stream.name) for consumer in reading.consumers}
+    def _widen_dead_topic(self, stream: str, partitions: int) -> None:
+        """Let each partition of a stream have one for its dead letters; those that came lately have their turn now."""
+        if self._widths.get(stream, 0) < partitions:
+            widen(self._log, dead_topic(stream), partitions)
+            self._widths[stream] = partitions
+
+    def _committed(self, reading: _Reading, partitions: int) -> dict[str, list[int | None]]:
+        """By consumer, its positions in the partitions of a round; one that has come since is for the next."""
+        name = reading.stream.name
+        return {consumer: self._positions.of(consumer, name)[:partitions] for consumer in reading.consumers}
 
     def _standing(self, stream: EventStream, committed: Mapping[str, list[int | None]]) -> dict[str, list[int | None]]:
         """Where each reader stands; the check of a stream begins at the first record there is.
 
-        So does one whose records have been trimmed, for ingestion sees what is missing of them.
+        So does every reader that has begun in a partition that has come since; and one whose records have been trimmed,
+        for ingestion sees what is missing of them.
         """
-        standing = dict(committed)
-        if self._log.atomic and None not in committed.get(CHECK, []):
-            return standing
-        firsts: list[int | None] = [first for first, _ in self._log.ends(stream.name)]
-        if not self._log.atomic:
-            standing = {
-                name: [None if at is None else further for at, further in zip(row, furthest(row, firsts), strict=True)]
-                for name, row in committed.items()
-            }
-        if CHECK in committed:
-            standing[CHECK] = [at if p is None else p for p, at in zip(standing[CHECK], firsts, strict=True)]
+        if self._log.atomic and not any(None in row for row in committed.values()):
+            return dict(committed)
+        firsts = [first for first, _ in self._log.ends(stream.name)]
+        standing: dict[str, list[int | None]] = {}
+        for name, row in committed.items():
+            begun = name == CHECK or any(at is not None for at in row)
+            further = list(row) if self._log.atomic else furthest(row, firsts[: len(row)])
+            standing[name] = (
+                [first if at is None else at for at, first in zip(further, firsts, strict=False)]
+                if begun
+                else list(row)
+            )
         return standing
 
     def _lag(self, topic: str, standing: Mapping[str, list[int | None]], ends: list[int], mine: list[int]) -> int:

@@ -31,7 +31,8 @@ class EventStream:
         future: how far ahead of its arrival an event's time may be, 5 minutes unless given; one beyond it is a dead
             letter.
         partition_by: the column of which equal values are kept in one partition; that of `deduplicate` unless given.
-        partitions: how many partitions its topic has, for life; the project's setting unless given.
+        partitions: how many partitions its topic has at least: it may grow, and does where this is more than it has; the
+            project's setting, when it is made, unless given.
         retention: how long the log keeps what has been archived, 7 days unless given.
         owner: who answers for it.
         description: what it is.

@@ -60,7 +60,7 @@ def stated_ahead(log: OwnLog, offline: OfflineStore, versions: Iterable[GroupVer
 
 def _kept(log: OwnLog, topics: dict[str, int], topic: str, partition: int, position: int, kept: str = "") -> str | None:
     """How a log differs from the one that a position was kept of, where the topic may be gone altogether."""
-    if topic in topics and partition < topics[topic]:
+    if topic in topics:
         return disagreement(log, topic, partition, position, kept)
     return f"topic '{topic}' is not in the log" if position else None
 

@@ -90,7 +90,8 @@ class History:
 
         Args:
             stream: its name; or a definition of it, by which it is read if the one of today does not give the same.
-            upto: by partition, the position before which to read; a partition that is not named is read to its end.
+            upto: by partition, the position before which to read, and nothing of a partition that is not named: it may
+                have come later. Everything to its end when left out.
             since: by partition, the first position to read.
 
         Raises:
@@ -109,10 +110,9 @@ class History:
     ) -> Iterator[pa.Table]:
         """The same events in tables of about `rows` at most, in bounded memory (None: as they come)."""
         definition = self._stream(stream)
-        upto, since = upto or {}, since or {}
+        since = since or {}
         yield event_schema(definition).empty_table()
-        for partition, end in self.ends(definition.name).items():
-            last = min(upto.get(partition, end), end)
+        for partition, last in self._bounded(definition, upto):
             yield from self._partition(definition, partition, since.get(partition, 0), last, rows)
 
     def ends(self, stream: str) -> dict[int, int]:
@@ -127,20 +127,23 @@ class History:
         Args:
             stream: its name, or a definition of it; see `read`.
             wanted: what is looked for; an event that any of these means is found.
-            upto: by partition, the position before which to look.
+            upto: by partition, the position before which to look; see `read`.
 
         Raises:
             NotFound: there is no such stream.
         """
         definition = self._stream(stream)
         wanted = [one for one in wanted if not one.nothing]
-        ends = self._log.ends(definition.name) if wanted else []
         pieces = [event_schema(definition).empty_table()]
-        for partition, (_, end) in enumerate(ends):
-            last = min((upto or {}).get(partition, end), end)
+        for partition, last in self._bounded(definition, upto) if wanted else ():
             found = pa.concat_tables([pieces[0], *self._search(definition, partition, last, wanted)])
             pieces.append(self._without_repeats(definition, partition, last, found))
         return pa.concat_tables(pieces).combine_chunks()
+
+    def _bounded(self, stream: EventStream, upto: Mapping[int, int] | None) -> Iterator[tuple[int, int]]:
+        """The partitions to read, each with the position before which to stop."""
+        for partition, end in self.ends(stream.name).items():
+            yield partition, end if upto is None else min(upto.get(partition, 0), end)
 
     def _search(self, stream: EventStream, partition: int, last: int, wanted: Sequence[Wanted]) -> Iterator[pa.Table]:
         """The wanted events of a partition before a position, repeats included, in their order."""

@@ -88,9 +88,10 @@ class Archiver:
         self, topic: str, ends: list[int], positions: dict[int, int], marks: dict[int, str]
     ) -> None:
         """At the first look at an archive, and whenever the log ends before what the archive holds."""
-        if topic in self._agreed and all(positions.get(p, 0) <= end for p, end in enumerate(ends)):
+        known = dict(enumerate(ends))
+        if topic in self._agreed and all(position <= known.get(p, 0) for p, position in positions.items()):
             return
-        for partition in range(len(ends)):
+        for partition in sorted(known.keys() | positions.keys()):
             position = positions.get(partition, 0)
             refuse_stepped_back(
                 f"Archive of '{topic}'", self._log, topic, partition, position, marks.get(partition, "")

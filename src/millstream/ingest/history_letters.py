@@ -9,6 +9,7 @@ from millstream.buffer.log import OwnLog
 from millstream.buffer.marks import Marks
 from millstream.buffer.reading import through
 from millstream.buffer.topics import dead_topic, letters_mark
+from millstream.buffer.writing import widen
 from millstream.definitions.source import EventStream
 
 
@@ -36,7 +37,7 @@ class HistoryLetters:
         self._known = marks.read(letters_mark(version))
         self._last = dict(self._known)
         for stream in streams:
-            log.create(dead_topic(stream.name), len(log.ends(stream.name)))
+            widen(log, dead_topic(stream.name), len(log.ends(stream.name)))
             self._find(stream.name)
 
     def write(self, stream: str, letters: Sequence[DeadLetter]) -> None:
@@ -49,7 +50,7 @@ class HistoryLetters:
         for letter in letters:
             place = f"{stream}/{letter.partition}"
             last = self._last.get(place)
-            if letter.position < self._markers[place] and (last is None or letter.position > last):
+            if self._before_start(place, letter) and (last is None or letter.position > last):
                 fresh.setdefault(letter.partition, []).append(letter)
         if not fresh:
             return
@@ -77,4 +78,8 @@ class HistoryLetters:
                     self._last[place] = max(*found, self._last.get(place, found[0]))
 
     def _ours(self, place: str, letter: DeadLetter) -> bool:
-        return letter.reason.startswith(f"{self._version}: ") and letter.position < self._markers[place]
+        return letter.reason.startswith(f"{self._version}: ") and self._before_start(place, letter)
+
+    def _before_start(self, place: str, letter: DeadLetter) -> bool:
+        """Whether an event is not computing's; a partition that its stream has got since the start is, all of it."""
+        return letter.position < self._markers.get(place, 0)

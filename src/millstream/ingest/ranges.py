@@ -26,14 +26,10 @@ Ranges = Mapping[str, tuple[int, int]]
 class Events(Protocol):
     """The events of streams, as they are read again."""
 
-    def ends(self, stream: str) -> dict[int, int]:
-        """Return, by partition of a stream, the position before which all that has come lies."""
-        ...
-
     def read(
         self, stream: EventStream, *, upto: Mapping[int, int] | None = None, since: Mapping[int, int] | None = None
     ) -> pa.Table:
-        """Return the valid events of a stream between two positions of each partition, without repeats."""
+        """Return the valid events of a stream between two positions of the partitions named, without repeats."""
         ...
 
 
@@ -68,7 +64,8 @@ def lacking(
     Args:
         version: the group version.
         shard: its shard.
-        applied: by "stream/partition", the position that the shard has applied.
+        applied: by "stream/partition", the position that the shard has applied; nothing of a partition that is not
+            named, which has come since the shard began.
         deltas: the deltas, in their order.
         events: where missing events are read again; without them what is missing is an error.
         now: the clock's time, in microseconds.
@@ -78,9 +75,11 @@ def lacking(
         StoreError: when events that the shard lacks are neither in a delta nor in the log or the archive any more.
     """
     reached, kept = dict(applied), list[Deltas]()
+    streams = {source.name for source in version.group.sources if isinstance(source, EventStream)}
     repeated = refolded = 0
     for delta, ranges in [*((delta, delta.ranges) for delta in deltas), *((None, ranges) for ranges in torn)]:
-        spans = {place: (reached.get(place, begin), end) for place, (begin, end) in ranges.items()}
+        starts = {place: 0 if place.rpartition("/")[0] in streams else begin for place, (begin, _) in ranges.items()}
+        spans = {place: (reached.get(place, starts[place]), end) for place, (_, end) in ranges.items()}
         missing = {place: (begin, end) for place, (begin, end) in spans.items() if begin < end}
         if delta and missing == {place: (begin, end) for place, (begin, end) in ranges.items() if begin < end}:
             kept.append(delta)
@@ -106,7 +105,7 @@ def _folded_again(
         spans = {int(partition): span for (name, partition), span in places.items() if name == stream.name}
         if not isinstance(stream, EventStream) or not spans:
             continue
-        upto = dict.fromkeys(events.ends(stream.name), 0) | {partition: end for partition, (_, end) in spans.items()}
+        upto = {partition: end for partition, (_, end) in spans.items()}
         try:
             table = events.read(stream, upto=upto, since={partition: begin for partition, (begin, _) in spans.items()})
         except CorruptLog:

@@ -84,7 +84,7 @@ def apply(parts: Parts, planned: Plan, *, allow_breaking: bool, agreed: Agreed |
 
 
 def start(parts: Parts) -> None:
-    """Make the topics of all streams, and write the start markers of group versions that have none.
+    """Make or widen the topics of all streams, and write the start markers of group versions that have none.
 
     It is the rest of an `apply`, done again by whoever finds that one has not come so far.
 
@@ -97,9 +97,11 @@ def start(parts: Parts) -> None:
     known = {stream.name for stream in streams}
     failed: list[MillstreamError] = []
     for stream in streams:
-        if stream.name not in topics:
-            with _kept(failed):
+        with _kept(failed):
+            if stream.name not in topics:
                 parts.log.create(stream.name, stream.partitions or parts.settings.partitions)
+            elif topics[stream.name] < (stream.partitions or 0):
+                parts.log.grow(stream.name, stream.partitions or 0)
     for version in parts.registry.groups("new"):
         if isinstance(version.group, StreamFeatureGroup) and known.issuperset(
             one.name for one in version.group.sources
@@ -302,11 +304,12 @@ def _check_topics(parts: Parts, planned: Plan) -> None:
 
     topics = parts.log.topics()
     for stream in closure(planned.definitions).values():
-        made = topics.get(stream.name) if isinstance(stream, EventStream) else None
-        if made is not None and isinstance(stream, EventStream) and stream.partitions not in (None, made):
+        made = topics.get(stream.name, 0)
+        if isinstance(stream, EventStream) and stream.partitions is not None and stream.partitions < made:
             raise PlanError(
-                f"Stream '{stream.name}': partitions was given {stream.partitions}; its topic has {made}, which it keeps.",
-                f"declare partitions={made}, or a stream of another name.",
+                f"Stream '{stream.name}': partitions was given {stream.partitions}; its topic has {made}, and may get more, "
+                "never fewer.",
+                f"declare partitions={made} or more, or a stream of another name.",
             )
 
 

@@ -132,6 +132,9 @@ def _places(parts: Parts, topic: str, table: str) -> Iterator[tuple[int, int, li
     positions = positions_of(snapshot.properties) if snapshot else {}
     marks = marks_of(snapshot.properties) if snapshot else {}
     applied = [meta.applied for meta in _metas(parts)]
+    known = (place.rpartition("/") for one in applied for place in one)
+    partitions = [*positions, *(int(partition) for name, _, partition in known if name == topic)]
+    parts.log.grow(topic, max(partitions, default=-1) + 1)  # the log may be of a time when there were fewer
     for partition, (first, following) in enumerate(parts.log.ends(topic)):
         archived, mark = positions.get(partition, 0), marks.get(partition, "")
         base = max(archived, following, *(one.get(f"{topic}/{partition}", 0) for one in applied), 0)

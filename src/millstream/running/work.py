@@ -72,12 +72,17 @@ class Compute:
 
     def _seconds(self) -> float:
         """How long the oldest event has waited that some reader has still before it."""
+        from millstream.buffer.computed import with_added
         from millstream.buffer.lag import seconds_behind
 
         parts = self._parts
         versions = parts.registry.groups()
+
+        def standing(reader: str, stream: str) -> list[int | None]:
+            return with_added(parts.log, stream, parts.log.committed(reader, stream))
+
         found = [
-            seconds_behind(parts.log, stream.name, parts.log.committed(reader, stream.name), parts.clock)
+            seconds_behind(parts.log, stream.name, standing(reader, stream.name), parts.clock)
             for stream in parts.registry.streams()
             for reader in computing_consumers(stream, versions)
         ]

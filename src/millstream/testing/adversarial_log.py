@@ -14,12 +14,15 @@ import numpy as np
 from millstream.buffer.embedded.log import EmbeddedLog
 from millstream.buffer.log import Batch, Behind, Ints, Records, Transaction
 from millstream.buffer.parts import LARGEST
+from millstream.buffer.topics import CAPTURES, DEAD, REGISTRY, feature_topic, intake_topic, staging_topic
 from millstream.errors import LogError
 from millstream.testing.adversarial_worker import AdversarialWorker
 from millstream.testing.torn import Faults, TornWork
 
 GAP = 11
 """Positions of which a record is at one."""
+KEPT = (feature_topic(""), staging_topic(""), intake_topic(""), CAPTURES, DEAD, REGISTRY)
+"""What the topics begin with that are no streams', and grow by nobody's hand but ours."""
 
 
 class AdversarialLog:
@@ -28,7 +31,7 @@ class AdversarialLog:
     There are gaps between positions and at the end of a partition, as after control markers and compaction. A read gives
     fewer records than were asked for, or none at all, several times in a row, though there are some; where to go on lies
     anywhere in a gap. What was appended shows late. Each topic has its own gaps, the same in every process. Workers lose
-    at any time what they own.
+    at any time what they own. Topics of streams get more partitions while they are read, if it is told to let them.
 
     One that is not atomic lets transactions come apart, as Kafka's do from Python: data is there without its offset, or
     an offset without its data; of several batches there are some; others come when their writer is long taken for
@@ -41,6 +44,7 @@ class AdversarialLog:
         atomic: whether a transaction happens wholly or not at all.
         torn: the share of transactions that come apart if it is not, from 0 to 1.
         largest: the most bytes of one batch.
+        widest: up to how many partitions the topics of streams grow; as many as they have when it is left out.
 
     Example:
         >>> import pathlib, tempfile
@@ -66,10 +70,11 @@ class AdversarialLog:
         atomic: bool = True,
         torn: float = 0.4,
         largest: int = LARGEST,
+        widest: int = 0,
     ) -> None:
         self.embedded = log
         self.atomic, self.largest = atomic, largest
-        self._chance, self._patience = random.Random(seed), patience
+        self._chance, self._patience, self._widest = random.Random(seed), patience, widest
         self._faults = Faults(self._chance, torn)
         self._silent: Counter[tuple[str, int]] = Counter()
 
@@ -80,6 +85,7 @@ class AdversarialLog:
 
     def read(self, topic: str, partition: int, position: int, limit: int) -> Records:
         """Return some records, or none, and some place to go on from."""
+        self._widen(topic)
         place, number = (topic, partition), _inner(topic, partition, position)
         found = self.embedded.read(topic, partition, number, limit)
         following = self.embedded.ends(topic)[partition][1]
@@ -145,6 +151,10 @@ class AdversarialLog:
         """Make a topic unless it is there."""
         self.embedded.create(topic, partitions)
 
+    def grow(self, topic: str, partitions: int) -> None:
+        """Add partitions to a topic until it has so many."""
+        self.embedded.grow(topic, partitions)
+
     def topics(self) -> dict[str, int]:
         """Return all topics with their numbers of partitions."""
         return self.embedded.topics()
@@ -172,6 +182,13 @@ class AdversarialLog:
     def close(self) -> None:
         """Let go of the log."""
         self.embedded.close()
+
+    def _widen(self, topic: str) -> None:
+        """Now and then let a stream's topic have one more partition, as whoever runs a broker may."""
+        if self._widest and not topic.startswith(KEPT) and self._chance.random() < 0.05:
+            partitions = self.embedded.topics().get(topic, self._widest)
+            if partitions < self._widest:
+                self.embedded.grow(topic, partitions + 1)
 
     def _refuse_larger(self, topic: str, batch: Batch) -> None:
         if len(batch.payload) > self.largest:

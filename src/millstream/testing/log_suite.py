@@ -297,7 +297,7 @@ class LogConformance(WorkerConformance):
             log.append("events", 0, Batch(b"", "json", 0))
 
     def test_creating_a_topic_twice_is_harmless_unless_partitions_differ(self, log: OwnLog) -> None:
-        """The number of partitions is fixed for life."""
+        """A topic does not become another one."""
         log.create("events", 3)
         log.append("events", 2, text("a"))
         log.create("events", 3)
@@ -305,6 +305,37 @@ class LogConformance(WorkerConformance):
         assert log.topics() == {"events": 3}
         with pytest.raises(LogError, match="3 partitions"):
             log.create("events", 4)
+
+    def test_a_topic_grows_and_keeps_what_it_has(self, log: OwnLog) -> None:
+        """The partitions that come are empty, and begin at 0; nobody has committed in them."""
+        log.create("events", 1)
+        log.create("kept", 1)
+        log.append("events", 0, text("a"))
+        with log.transaction() as work:
+            work.commit("c", "events", 0, None, 5)
+        told, places = log.committed("c", "events"), positions(log, "events", 0)
+        log.grow("events", 3)
+        log.grow("events", 3)
+        assert log.topics() == {"events": 3, "kept": 1}
+        assert log.ends("events")[1:] == [(0, 0), (0, 0)]
+        assert log.committed("c", "events") == [*told, None, None]
+        log.append("events", 2, text("b", "c"))
+        log.append("events", 0, text("d"))
+        assert [payloads(log, "events", partition) for partition in range(3)] == [[b"a", b"d"], [], [b"b\nc"]]
+        assert positions(log, "events", 0)[: len(places)] == places
+        assert log.behind("events", 2, 0).records == 2
+        with pytest.raises(LogError, match="no partition 3"):
+            log.append("events", 3, text("e"))
+
+    def test_a_topic_never_shrinks(self, log: OwnLog) -> None:
+        """Whoever asks for fewer partitions than there are gets what there is, so two may ask at once."""
+        log.create("events", 3)
+        log.append("events", 2, text("a"))
+        log.grow("events", 2)
+        assert log.topics() == {"events": 3}
+        assert payloads(log, "events", 2) == [b"a"]
+        with pytest.raises(LogError, match="'evnts'"):
+            log.grow("evnts", 4)
 
     def test_trimming_drops_whole_batches_and_keeps_positions(self, log: OwnLog) -> None:
         """What is trimmed cannot be read; what is kept has the places it had."""

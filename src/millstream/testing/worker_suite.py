@@ -93,6 +93,15 @@ class WorkerConformance(ProcessConformance):
             log.create("events", PARTITIONS)
             shared_among([worker], {"events": PARTITIONS})
 
+    def test_partitions_that_a_topic_gets_are_shared_evenly_too(self, log: OwnLog) -> None:
+        """Nobody has to join again, or to ask for them."""
+        log.create("events", 2)
+        with ExitStack() as joined:
+            workers = [joined.enter_context(closing(log.worker("group", ["events"]))) for _ in range(2)]
+            shared_among(workers, {"events": 2})
+            log.grow("events", 6)
+            assert [len(one["events"]) for one in shared_among(workers, {"events": 6})] == [3, 3]
+
     def test_an_owner_appends_and_advances(self, log: OwnLog) -> None:
         """What it does in its transaction is what a transaction of the log does."""
         log.create("events", 1)

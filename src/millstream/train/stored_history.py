@@ -152,11 +152,9 @@ class Stored:
             pinned = self._pinned.positions.get(name)
             upto = self.read.positions.get(name) or self._history.ends(name) if pinned is None else pinned
             if self._wanted is None or isinstance(source, str):
-                found = self._history.read(source, upto=upto)
+                self._events[source] = self._history.read(source, upto=upto)
             else:
-                found = self._history.select(source, self._wanted.get(source, ()), upto=upto)
-            # a partition that was empty then is empty again
-            self._events[source] = found.filter(pc.is_in(found["_partition"], pa.array(list(upto), pa.int32())))
+                self._events[source] = self._history.select(source, self._wanted.get(source, ()), upto=upto)
             self.read.positions[name] = upto
         return self._events[source]
 

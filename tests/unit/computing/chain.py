@@ -78,7 +78,7 @@ class Chain:
             start_version(self.log, self.marks, version, self.streams, self.clock, at)
 
     def send(self, stream: Any, rows: Any) -> None:
-        for partition, part in partition_of(stream, rows, PARTITIONS):
+        for partition, part in partition_of(stream, rows, len(self.log.ends(stream.name))):
             for batch in encode(stream, part):
                 self.log.append(stream.name, partition, batch)
 
@@ -142,7 +142,7 @@ def events(log: Any, stream: Any, upto: Mapping[int, int] | None = None) -> pa.T
     table = table.filter(pa.array(~repeats(table, stream)))
     if upto is not None:
         partitions, positions = table["_partition"].to_numpy(), table["_position"].to_numpy()
-        table = table.filter(pa.array(positions < np.array([upto[p] for p in range(PARTITIONS)])[partitions]))
+        table = table.filter(pa.array(positions < np.array([upto.get(p, 0) for p in range(len(records))])[partitions]))
     return table
 
 

@@ -21,7 +21,8 @@ from millstream.buffer.repeats import repeats
 from millstream.buffer.retention import trim_consumed
 from millstream.buffer.topics import ARCHIVE
 from millstream.clock import SimulatedClock
-from millstream.errors import LogError, NotFound
+from millstream.errors import LogError, NotFound, SteppedBack
+from millstream.history.agreement import archive_ahead
 from millstream.history.events import History, positions_of
 from millstream.history.selection import Wanted
 from millstream.ingest.archive import Archiver
@@ -165,10 +166,36 @@ def test_reading_parts_of_it(place):
     place.send(0, "d")
     place.send(1, "e")
     read = place.history.read
-    assert read("payments", upto={0: 2})["id"].to_pylist() == ["a", "b", "e"]
-    assert read("payments", since={0: 1}, upto={1: 0})["id"].to_pylist() == ["b", "c", "d"]
+    assert read("payments", upto={0: 2, 1: 1})["id"].to_pylist() == ["a", "b", "e"]
+    assert read("payments", since={0: 1}, upto={0: 4, 1: 0})["id"].to_pylist() == ["b", "c", "d"]
+    assert read("payments", since={0: 1})["id"].to_pylist() == ["b", "c", "d", "e"]
     with pytest.raises(NotFound, match="No stream is named 'payment'"):
         read("payment")
+
+
+def test_a_partition_that_has_come_since_is_not_read_up_to_positions_of_before(place):
+    place.send(0, "a")
+    before = place.history.ends("payments")
+    place.log.grow("payments", 3)
+    place.send(2, "b")
+    for archived in (False, True):
+        if archived:
+            place.archiver().step()
+        assert place.history.read("payments", upto=before)["id"].to_pylist() == ["a"]
+        assert place.history.read("payments")["id"].to_pylist() == ["a", "b"]
+
+
+def test_an_archive_of_more_partitions_than_the_log_has_is_not_gone_on_with(place):
+    place.log.grow("payments", 3)
+    place.send(2, "a")
+    place.archiver().step()
+    place.log.drop("payments")
+    place.log.create("payments", 2)
+    with pytest.raises(SteppedBack, match="has 2 partitions, and partition 2 was read"):
+        place.archiver().step()
+    assert archive_ahead(place.log, place.offline, [PAYMENTS]) == [
+        "Archive of 'payments': topic 'payments' has 2 partitions, and partition 2 was read."
+    ]
 
 
 def test_dead_letters_and_captures_are_archived_too(place):

@@ -253,6 +253,16 @@ class EmbeddedLog:
             for partition in range(partitions):
                 put_ends(rows, number, partition, 0, 0)
 
+    def grow(self, topic: str, partitions: int) -> None:
+        """Add partitions to a topic until it has so many."""
+        with self._begin(write=True) as rows:
+            number, there = topic_of(rows, topic)
+            if there < partitions:
+                key = b"t" + name_of(topic, "Topic")
+                rows.put(key, stored.seal(key, stored.TOPIC.pack(number, partitions)))
+                for partition in range(there, partitions):
+                    put_ends(rows, number, partition, 0, 0)
+
     def topics(self) -> dict[str, int]:
         """Return all topics with their numbers of partitions."""
         with self._begin() as rows:
@@ -342,8 +352,8 @@ def _put_identity(rows: lmdb.Transaction, name: str, epoch: int) -> None:
 def _same_partitions(topic: str, stored: int, wanted: int) -> None:
     if stored != wanted:
         raise LogError(
-            f"Topic '{topic}' has {stored} partitions, not {wanted}; the number is fixed for life.",
-            f"keep partitions={stored}, or declare a stream by another name.",
+            f"Topic '{topic}' has {stored} partitions, not {wanted}.",
+            f"keep partitions={stored}; the topic of a stream grows where its definition says more.",
         )
 
 
