@@ -33,7 +33,20 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "aggregation": ("Count", "First", "Last", "Max", "Mean", "Min", "Std", "Sum", "TimeSince", "Var"),
+    "aggregation": (
+        "ArgMax",
+        "ArgMin",
+        "Count",
+        "First",
+        "Last",
+        "Max",
+        "Mean",
+        "Min",
+        "Std",
+        "Sum",
+        "TimeSince",
+        "Var",
+    ),
     "combined": ("Difference", "Ratio", "ZScore"),
     "entity": ("Entity",),
     "feature_group": ("BatchFeatureGroup", "StreamFeatureGroup"),
@@ -52,6 +65,8 @@ _LAZY |= {
 
 __all__ = [
     "Age",
+    "ArgMax",
+    "ArgMin",
     "BatchFeatureGroup",
     "Correlation",
     "Count",

@@ -85,3 +85,75 @@ def test_a_project_keeps_them_online_in_training_and_for_verify(tmp_path: Path) 
     assert project.verify("v").mismatches == 0
     assert project.parity("m").unexplained == 0
     project.close()
+
+
+payments = ms.EventStream(
+    "payments", time="at",
+    schema={"user_id": "int64", "order": "int64", "amount": "float64", "ok": "bool", "country": "string", "at": "timestamp"},
+)  # fmt: skip
+kept = ms.StreamFeatureGroup("kept", entity=user, source=payments, features=[
+    ms.Max("order", over="30d"), ms.Min("order"), ms.Last("order"), ms.First("ok"), ms.Max("at"), ms.Max("country"),
+    ms.ArgMax("order", by="amount"), ms.ArgMin("country", by="order"), ms.ArgMin("at", by="country", over="30d"),
+])  # fmt: skip
+KEPT = {
+    "kept__order_max_30d": 2**63 - 1, "kept__order_min": -BIG, "kept__order_last": BIG, "kept__ok_first": False,
+    "kept__at_max": SEEN + timedelta(hours=2), "kept__country_max": "FR", "kept__order_amount_arg_max": 2**63 - 1,
+    "kept__country_order_arg_min": "", "kept__at_country_arg_min_30d": SEEN,
+}  # fmt: skip
+
+
+@ms.on_demand(returns="bool")
+def repeated(asked, kept__order_last):
+    return asked == kept__order_last
+
+
+kept_view = ms.FeatureView("w", request={"asked": "int64"}, features=[kept, repeated])
+kept_model = ms.Model(
+    "n", view=kept_view, examples=asks, trainer=ms.LightGBM(rounds=5, min_rows=1),
+    label=ms.Label(asks, "y", on="id", after="1m"),
+)  # fmt: skip
+
+
+def payment_rows() -> list[dict[str, object]]:
+    one = {"user_id": 1, "order": -BIG, "amount": 1.0, "ok": False, "country": "", "at": SEEN}
+    two = {
+        "user_id": 1,
+        "order": 2**63 - 1,
+        "amount": 3.0,
+        "ok": True,
+        "country": "DE",
+        "at": SEEN + timedelta(hours=1),
+    }
+    return [one, two, {**two, "order": BIG, "amount": 2.0, "country": "FR", "at": SEEN + timedelta(hours=2)}]
+
+
+def test_what_an_aggregate_keeps_comes_back_as_it_was_on_every_path(tmp_path: Path) -> None:
+    wanted = {"asked": BIG, **KEPT, "repeated": True}
+    nothing = {"asked": BIG, **dict.fromkeys(KEPT), "repeated": None}
+    keys = [{"user_id": 1, "asked": BIG}, {"user_id": 2, "asked": BIG}]
+    at = NOW - timedelta(hours=1)
+    found = ms.compute(kept_view, {payments: payment_rows()}, [{**one, "at": at} for one in keys])
+    assert found.select(list(wanted)).to_pylist() == [wanted, nothing]
+    project = ms.Project(tmp_path / "p", create=True)
+    project.apply(kept_model)
+    project.load(payments, payment_rows())
+    project.load(asks, [
+        {"id": str(i), "user_id": 1 + i % 2, "asked": BIG, "y": i % 2 == 0, "at": at - timedelta(minutes=i)} for i in range(60)
+    ])  # fmt: skip
+    project.drain()
+    project.backfill()
+    online = project.features("w", keys)
+    assert online.to_pylist() == [wanted, nothing]
+    assert online.schema == found.select(online.column_names).schema
+    trained = project.training_set("n").table.select(list(wanted)).to_pylist()
+    assert wanted in trained and nothing in trained and all(row in (wanted, nothing) for row in trained)
+    project.train("n")
+    project.deploy("n")
+    project.score("n", [{"id": "z", **one} for one in keys])
+    project.score("n", [{"id": "z", **keys[0]}])
+    project.sync()
+    history = project.history("kept").to_pylist()
+    assert {name.removeprefix("kept__"): value for name, value in KEPT.items()}.items() <= history[0].items()
+    assert project.verify("w").mismatches == 0
+    assert project.parity("n").unexplained == 0
+    project.close()

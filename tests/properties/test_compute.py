@@ -42,7 +42,14 @@ def aggregations() -> st.SearchStrategy[list[ms.Count]]:
         st.tuples(
             st.sampled_from([ms.Sum, ms.Mean, ms.Min, ms.Max]), st.sampled_from([("x",), ("abs(x) / 3",), ("b",)])
         ),
-        st.tuples(st.sampled_from([ms.First, ms.Last]), st.sampled_from([("x",), ("s",), ("b",), ("upper(s)",)])),
+        st.tuples(
+            st.sampled_from([ms.First, ms.Last, ms.Min, ms.Max]),
+            st.sampled_from([("x",), ("s",), ("b",), ("n",), ("at",), ("upper(s)",)]),
+        ),
+        st.tuples(
+            st.sampled_from([ms.ArgMin, ms.ArgMax]),
+            st.sampled_from([("n", "x"), ("s", "n"), ("x", "s"), ("at", "b"), ("b", "at"), ("abs(x)", "upper(s)")]),
+        ),
         st.tuples(st.just(ms.Count), st.sampled_from([(), ("x",), ("n",), ("s",)])),
         st.tuples(st.sampled_from([ms.TimeSince, ms.Age]), st.just(())),
         st.tuples(

@@ -20,7 +20,15 @@ BASE = 1_356_998_400_000_000 + 7 * HOUR + 13 * SECOND + 17
 STREAM = ms.EventStream(
     "events",
     time="at",
-    schema={"k": "int64", "x": "float64", "y": "float64", "s": "string", "ok": "bool", "at": "timestamp"},
+    schema={
+        "k": "int64",
+        "x": "float64",
+        "y": "float64",
+        "s": "string",
+        "ok": "bool",
+        "n": "int64",
+        "at": "timestamp",
+    },
 )
 ENTITY = ms.Entity("k", keys={"k": "int64"})
 
@@ -41,6 +49,14 @@ def group_of(
             ms.Min("x", name=f"min{tag}", **common), ms.Max("x", name=f"max{tag}", **common),
             ms.First("x", name=f"first{tag}", **common), ms.Last("x", name=f"last{tag}", **common),
             ms.First("s", name=f"first_s{tag}", **common), ms.Last("s", name=f"last_s{tag}", **common),
+            ms.Min("n", name=f"min_n{tag}", **common), ms.Max("n", name=f"max_n{tag}", **common),
+            ms.First("n", name=f"first_n{tag}", **common), ms.Last("n", name=f"last_n{tag}", **common),
+            ms.Min("s", name=f"min_s{tag}", **common), ms.Max("s", name=f"max_s{tag}", **common),
+            ms.Min("ok", name=f"min_ok{tag}", **common), ms.Last("ok", name=f"last_ok{tag}", **common),
+            ms.Max("at", name=f"max_at{tag}", **common), ms.First("at", name=f"first_at{tag}", **common),
+            ms.ArgMin("n", by="x", name=f"n_by_x{tag}", **common), ms.ArgMax("n", by="s", name=f"n_by_s{tag}", **common),
+            ms.ArgMin("s", by="n", name=f"s_by_n{tag}", **common), ms.ArgMax("x", by="ok", name=f"x_by_ok{tag}", **common),
+            ms.ArgMin("x", by="s", name=f"x_by_s{tag}", **common), ms.ArgMax("s", by="at", name=f"s_by_at{tag}", **common),
             ms.TimeSince(name=f"since{tag}", **common), ms.Age(name=f"age{tag}", **common),
             ms.Skewness("x", name=f"skew{tag}", **common), ms.Kurtosis("x", name=f"kurt{tag}", **common),
             ms.GeometricMean("x", name=f"gmean{tag}", **common),
@@ -73,6 +89,11 @@ numbers = st.one_of(
     st.floats(-1e12, 1e12, allow_nan=False),
     st.integers(-100_000, 100_000).map(lambda cents: cents / 100),
 )  # fmt: skip
+wholes = st.one_of(
+    st.none(),
+    st.sampled_from([0, 1, -1, 2**53, 2**53 + 1, -(2**53) - 1, 2**63 - 1, -(2**63), 2**63 - 2, 1 - 2**63]),
+    st.integers(-(2**63), 2**63 - 1),
+)
 texts = st.one_of(st.none(), st.sampled_from(["", "DE", "FR", "é", "\U0001f600", "a" * 39, "a\0", "a"]))
 units = st.sampled_from([1, SECOND // 2, SECOND, MINUTE, HOUR, DAY])
 lags = st.sampled_from([-2 * SECOND, -1, 0, 1, SECOND, 4 * SECOND, 10 * SECOND, HOUR, 2 * DAY, 40 * DAY])
@@ -89,6 +110,7 @@ class Event:
     y: float | None
     s: str | None
     ok: bool | None
+    n: int | None = None
 
 
 @st.composite
@@ -97,9 +119,9 @@ def event_lists(draw: Any, max_size: int = 40) -> list[Event]:
     unit = draw(units)
     lag = draw(st.one_of(st.just(lags), st.just(st.sampled_from([0, 1, SECOND]))))
     one = st.builds(
-        lambda k, n, unit2, late, x, y, s, ok: Event(k, BASE + n * unit2, BASE + n * unit2 + late, x, y, s, ok),
+        lambda k, n, unit2, late, *fields: Event(k, BASE + n * unit2, BASE + n * unit2 + late, *fields),
         st.integers(0, 2), st.integers(0, 30), st.sampled_from([unit, unit, SECOND]), lag, numbers, numbers, texts,
-        st.sampled_from([True, True, False, None]),
+        st.sampled_from([True, True, False, None]), wholes,
     )  # fmt: skip
     events = draw(st.lists(one, max_size=max_size))
     return sorted(events, key=lambda e: e.arrival)
@@ -114,6 +136,7 @@ def prepared(group: Any, events: list[Event]) -> Prepared:
             "y": pa.array([e.y for e in events], pa.float64()),
             "s": pa.array([e.s for e in events], pa.string()),
             "ok": pa.array([e.ok for e in events], pa.bool_()),
+            "n": pa.array([e.n for e in events], pa.int64()),
             "at": pa.array([e.time for e in events], pa.timestamp("us", "UTC")),
             "_arrival": np.array([e.arrival for e in events], np.int64),
             "_partition": np.zeros(len(events), np.int64),
@@ -131,7 +154,7 @@ def oracle_events(events: list[Event], key: int, available: dict[int, int] | Non
             e.time,
             e.arrival,
             e.arrival if available is None else available[i],
-            {"x": e.x, "y": e.y, "s": e.s, "ok": e.ok},
+            {"x": e.x, "y": e.y, "s": e.s, "ok": e.ok, "n": e.n, "at": e.time},
         )
         for i, e in enumerate(events)
         if e.k == key
@@ -145,6 +168,8 @@ def same(got: dict[str, np.ndarray], row: int, expected: dict[str, Any]) -> list
         found = got[name][row]
         if isinstance(wanted, str) or isinstance(found, str) or found is None:
             equal = found == wanted
+        elif isinstance(wanted, int) and abs(wanted) > 2**53:
+            equal = isinstance(found, int) and found == wanted
         elif wanted is None:
             equal = bool(np.isnan(found))
         else:

@@ -1,6 +1,20 @@
 """What is wanted: entities, sources, feature groups, views and models, as frozen data that is checked when built."""
 
-from millstream.definitions.aggregation import Aggregation, Count, First, Last, Max, Mean, Min, Std, Sum, TimeSince, Var
+from millstream.definitions.aggregation import (
+    Aggregation,
+    ArgMax,
+    ArgMin,
+    Count,
+    First,
+    Last,
+    Max,
+    Mean,
+    Min,
+    Std,
+    Sum,
+    TimeSince,
+    Var,
+)
 from millstream.definitions.combined import Difference, Ratio, ZScore
 from millstream.definitions.entity import Entity
 from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatureGroup
@@ -24,6 +38,8 @@ from millstream.definitions.windows import WindowedFeature
 __all__ = [
     "Age",
     "Aggregation",
+    "ArgMax",
+    "ArgMin",
     "BatchFeatureGroup",
     "Correlation",
     "Count",

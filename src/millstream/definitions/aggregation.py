@@ -13,7 +13,7 @@ from millstream.definitions.frozen import check_name, freeze
 from millstream.errors import DefinitionError
 
 Window = str | timedelta | None
-#: How many UTF-8 bytes of a string `First` and `Last` keep, unless told otherwise.
+#: How many UTF-8 bytes of a string are kept at most, unless told otherwise.
 STRING_BYTES = 39
 
 
@@ -155,8 +155,38 @@ class Var(OfExpression):
     kind = "var"
 
 
-class Min(OfExpression):
-    """The smallest number; null when there is none.
+@checked_class
+@dataclass(frozen=True, init=False)
+class _Extreme(OfExpression):
+    max_bytes: int | None
+
+    def __init__(
+        self,
+        expression: str,
+        *,
+        over: Window | Sequence[Window] = None,
+        where: str | None = None,
+        name: str | None = None,
+        hop: Duration | None = None,
+        delay: Duration = "0s",
+        max_bytes: int | None = None,
+    ) -> None:
+        super().__init__(expression, over=over, where=where, name=name, hop=hop, delay=delay)
+        freeze(self, max_bytes=_most_bytes(type(self).__name__, max_bytes))
+
+
+def _most_bytes(thing: str, given: int | None) -> int | None:
+    return None if given is None else whole(thing, "max_bytes", given, 1, 1024)
+
+
+class Min(_Extreme):
+    """The smallest value, of the type of what it is taken of; null when there is none.
+
+    Strings are in the order of their UTF-8 bytes, false comes before true.
+
+    Args:
+        max_bytes: a string longer than that in UTF-8 (39 unless told) makes its event a dead letter; the others are
+            those of every aggregation.
 
     >>> Min("amount", over="30d").kind
     'min'
@@ -165,14 +195,87 @@ class Min(OfExpression):
     kind = "min"
 
 
-class Max(OfExpression):
-    """The largest number; null when there is none.
+class Max(_Extreme):
+    """The largest value, of the type of what it is taken of; null when there is none.
+
+    Strings are in the order of their UTF-8 bytes, false comes before true.
+
+    Args:
+        max_bytes: a string longer than that in UTF-8 (39 unless told) makes its event a dead letter; the others are
+            those of every aggregation.
 
     >>> Max("amount", over="30d").kind
     'max'
     """
 
     kind = "max"
+
+
+@checked_class
+@dataclass(frozen=True, init=False)
+class _Chosen(OfExpression):
+    by: str
+    max_bytes: int | None
+
+    def __init__(
+        self,
+        expression: str,
+        by: str,
+        *,
+        over: Window | Sequence[Window] = None,
+        where: str | None = None,
+        name: str | None = None,
+        hop: Duration | None = None,
+        delay: Duration = "0s",
+        max_bytes: int | None = None,
+    ) -> None:
+        thing = type(self).__name__
+        if not isinstance(by, str) or not by.strip():
+            hint = f'write ms.{thing}("country", by="amount").'
+            raise DefinitionError.expected(thing, "by", by, "a column or an SQL expression", hint)
+        super().__init__(expression, over=over, where=where, name=name, hop=hop, delay=delay)
+        freeze(self, by=by, max_bytes=_most_bytes(thing, max_bytes))
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """What is kept, and by what it is chosen."""
+        return (*super().values, self.by)
+
+
+class ArgMin(_Chosen):
+    """The value of the event where another one is least; null when no event has both.
+
+    Use it for "the country of the smallest payment". Of events with the same least value the latest counts, and of
+    those of one instant the one with the larger value of `expression`.
+
+    Args:
+        by: what is least there, a column or an SQL expression of any type.
+        max_bytes: a string longer than that in UTF-8 (39 unless told), of either, makes its event a dead letter; the
+            others are those of every aggregation.
+
+    >>> ArgMin("country", by="amount", over="30d").by
+    'amount'
+    """
+
+    kind = "arg_min"
+
+
+class ArgMax(_Chosen):
+    """The value of the event where another one is greatest; null when no event has both.
+
+    Use it for "the country of the largest payment". Of events with the same greatest value the latest counts, and of
+    those of one instant the one with the larger value of `expression`.
+
+    Args:
+        by: what is greatest there, a column or an SQL expression of any type.
+        max_bytes: a string longer than that in UTF-8 (39 unless told), of either, makes its event a dead letter; the
+            others are those of every aggregation.
+
+    >>> ArgMax("country", by="amount", over="30d").kind
+    'arg_max'
+    """
+
+    kind = "arg_max"
 
 
 @checked_class
@@ -249,4 +352,4 @@ class TimeSince(OfEvents):
     kind = "time_since"
 
 
-AGGREGATIONS = (Count, First, Last, Max, Mean, Min, Std, Sum, TimeSince, Var)
+AGGREGATIONS = (ArgMax, ArgMin, Count, First, Last, Max, Mean, Min, Std, Sum, TimeSince, Var)

@@ -18,7 +18,7 @@ from millstream.definitions.reference import Readable
 from millstream.definitions.schedule import check_every
 from millstream.definitions.schema import Schema, check_schema, require_column
 from millstream.definitions.source import EventStream, Source, Table
-from millstream.definitions.windows import WindowedFeature, check_condition, windowed_features
+from millstream.definitions.windows import WindowedFeature, check_condition, is_typed, untyped, windowed_features
 from millstream.errors import DefinitionError
 
 
@@ -101,6 +101,14 @@ class StreamFeatureGroup(Readable):
     def schema_of_features(self) -> Schema:
         """The type of each feature, in order."""
         return FrozenMapping({column.name: column.dtype for column in self.columns})
+
+    def untyped(self) -> StreamFeatureGroup:
+        """Return the same group as releases had it that kept every number as a float64."""
+        if not any(map(is_typed, self.columns)):
+            return self
+        before = copy(self)
+        freeze(before, columns=tuple(map(untyped, self.columns)))
+        return before
 
 
 @checked_class
@@ -212,6 +220,14 @@ class BatchFeatureGroup(Readable):
         checked = check_schema(f"BatchFeatureGroup '{self.name}'", schema)
         freeze(known, schema_of_features=checked, _names=tuple(checked))
         return known
+
+    def untyped(self) -> BatchFeatureGroup:
+        """Return the same group as releases had it that kept every number as a float64."""
+        if not any(map(is_typed, self.columns)):
+            return self
+        before, columns = copy(self), tuple(map(untyped, self.columns))
+        freeze(before, columns=columns, schema_of_features=FrozenMapping({one.name: one.dtype for one in columns}))
+        return before
 
     def _read_query(self, thing: str, sources: tuple[Source, ...], query: str, keys: Mapping[str, str] | None) -> None:
         if not sources or not all(isinstance(one, EventStream | Table) for one in sources):

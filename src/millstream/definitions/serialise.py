@@ -23,6 +23,7 @@ from millstream.definitions.on_demand import OnDemandFeature
 from millstream.definitions.reference import FeatureRef
 from millstream.definitions.source import EventStream, Source, Table
 from millstream.definitions.statistics import STATISTICS
+from millstream.definitions.windows import is_typed
 from millstream.errors import DefinitionError
 
 _GROUPS = (BatchFeatureGroup, StreamFeatureGroup)
@@ -36,6 +37,8 @@ _KINDS: dict[str, type] = {
 _ABOUT = ("owner", "description", "tags")
 _DURATIONS = {"after", "delay", "every", "future", "hop", "per", "retention", "ttl", "within"}  # as microseconds
 _KIND, _RESOLVED = "$kind", "$resolved"
+#: In which format a group keeps its states, where that is not the first; written, so that an older version stays itself.
+_FORMAT = "$format"
 _NOTHING: tuple[Any, ...] = (None, "", (), {})
 
 
@@ -129,6 +132,8 @@ def _arguments(definition: Any) -> dict[str, Any]:
             given["sources"] = ()
         else:
             given[_RESOLVED] = definition.schema_of_features
+    if isinstance(definition, _GROUPS) and any(is_typed(column) for column in definition.columns):
+        given[_FORMAT] = 2
     optional = _accepted(type(definition).__name__)
     return {name: value for name, value in given.items() if not optional.get(name, True) or value not in _NOTHING}
 
@@ -145,13 +150,15 @@ def _built(value: Any) -> Any:
         return [_built(one) for one in value]
     if not isinstance(value, Mapping):
         return value
-    inner = {name: _built(one) for name, one in value.items() if name not in (_KIND, _RESOLVED)}
+    inner = {name: _built(one) for name, one in value.items() if name not in (_KIND, _RESOLVED, _FORMAT)}
     if _KIND not in value:
         return FrozenMapping(inner)
     for name in _DURATIONS & inner.keys():
         if isinstance(inner[name], int):
             inner[name] = timedelta(microseconds=inner[name])
     definition = _KINDS[value[_KIND]](**inner)
+    if isinstance(definition, _GROUPS) and _FORMAT not in value:
+        definition = definition.untyped()
     return definition.resolved(value[_RESOLVED]) if _RESOLVED in value else definition
 
 

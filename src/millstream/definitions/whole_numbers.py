@@ -38,6 +38,20 @@ def of_arrow(column: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
     return np.array(floats.to_numpy(zero_copy_only=False) if isinstance(floats, pa.Array) else floats.to_numpy())
 
 
+def of_lanes(lanes: NDArray[np.int64], present: NDArray[np.bool_]) -> NDArray[Any]:
+    """Return whole numbers, null where they are not present, as a view carries them.
+
+    >>> of_lanes(np.array([1, 2**53 + 1]), np.array([True, False])).tolist()
+    [1.0, nan]
+    """
+    beyond = present & ((lanes > _EXACT) | (lanes < -_EXACT))
+    if beyond.any():
+        wide = objects(lanes.tolist())
+        wide[~present] = None
+        return wide
+    return np.where(present, lanes, np.nan)
+
+
 def objects(values: Sequence[Any]) -> NDArray[Any]:
     """Return values as an array of objects, which stay what they are."""
     column = np.empty(len(values), object)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from millstream.definitions.aggregation import Aggregation, First, Last
+from millstream.definitions.aggregation import STRING_BYTES, Aggregation
 from millstream.definitions.combined import Combined, ZScore
 from millstream.definitions.durations import UNITS, micros, text
 from millstream.definitions.expressions import is_column, type_of
@@ -24,18 +24,19 @@ _NUMBERS = ("int64", "float64", "bool")
 _OF_NUMBERS = (
     "sum", "mean", "std", "var", "skewness", "kurtosis", "geometric_mean", "covariance", "correlation", "zscore",
 )  # fmt: skip
-_READS: dict[str, tuple[str, ...]] = {"min": (*_NUMBERS, "timestamp"), "max": (*_NUMBERS, "timestamp")}
-_READS |= {kind: _NUMBERS for kind in _OF_NUMBERS}
+_READS: dict[str, tuple[str, ...]] = {kind: _NUMBERS for kind in _OF_NUMBERS}
+#: Those whose value is one of the values that they aggregate, and so of their type.
+KEEPING = ("min", "max", "first", "last", "arg_min", "arg_max")
 
 
 @dataclass(frozen=True)
 class WindowedFeature:
     """One column of a group: an aggregate of an expression over a window. Durations are microseconds.
 
-    `window` None is all time. `hop` is None only for all time without a delay. `dtype` is "int64" for counts,
-    "string" for the first or last of strings, else "float64". `other` is the second expression of an aggregate of two,
-    `per` the span that a rate is for. One that is worked out of two others has them as `parts`, whose windows are its own,
-    and may read a field of the request.
+    `window` None is all time. `hop` is None only for all time without a delay. `dtype` is "int64" for counts, the type
+    of the expression for those `KEEPING` one of its values, else "float64". `other` is the second expression of an
+    aggregate of two, and `by` its type where it orders; `per` is the span that a rate is for. One that is
+    worked out of two others has them as `parts`, whose windows are its own, and may read a field of the request.
     """
 
     name: str
@@ -51,6 +52,27 @@ class WindowedFeature:
     per: int = 0
     parts: tuple[WindowedFeature, ...] = ()
     request: str | None = None
+    by: str = ""
+
+
+def is_typed(feature: WindowedFeature) -> bool:
+    """Whether a feature has a state that releases did not have in which every number was kept as a float64."""
+    if feature.kind not in KEEPING or feature.dtype == "float64":
+        return False
+    return feature.dtype != "string" or feature.kind not in ("first", "last") or _is_long(feature)
+
+
+def _is_long(feature: WindowedFeature) -> bool:
+    return feature.max_bytes > 255 and feature.max_bytes % 8 == 7
+
+
+def untyped(feature: WindowedFeature) -> WindowedFeature:
+    """Return the feature as those releases had it."""
+    if not is_typed(feature):
+        return feature
+    if feature.dtype == "string":
+        return replace(feature, max_bytes=feature.max_bytes - 1)
+    return replace(feature, dtype="float64")
 
 
 def default_hop(span: int) -> int:
@@ -103,6 +125,7 @@ def _columns(thing: str, aggregation: Aggregation, columns: Mapping[str, str]) -
         parts = []
         for argument, part in (("a", aggregation.a), ("b", aggregation.b)):
             [one] = _expand(thing, part, columns, f"{aggregation.name}.{argument}")
+            one = untyped(one) if one.dtype in _NUMBERS else one
             if one.dtype not in ("int64", "float64"):
                 what = f"{argument} of {aggregation.kind} '{aggregation.name}'"
                 raise DefinitionError.wrong_type(thing, what, one.dtype, "a number", "choose aggregations of numbers.")
@@ -130,12 +153,13 @@ def _expand(
     thing: str, aggregation: Aggregation, columns: Mapping[str, str], stem: str | None = None
 ) -> list[WindowedFeature]:
     kind = aggregation.kind
-    source_type = _source_type(thing, aggregation, columns)
+    source_type, by = _source_types(thing, aggregation, columns)
     if aggregation.where is not None:
         check_condition(thing, f"where of {kind}", aggregation.where, columns)
     dtype = "int64" if kind == "count" else "float64"
-    if kind in ("first", "last") and source_type == "string":
-        dtype = "string"
+    if kind in KEEPING and source_type:
+        dtype = source_type
+    texts = dtype == "string" or by == "string" or kind in ("first", "last")
     stem = _stem(thing, aggregation) if stem is None else stem
     return [
         WindowedFeature(
@@ -147,25 +171,28 @@ def _expand(
             hop=_hop(thing, aggregation, window),
             delay=aggregation.delay,
             dtype=dtype,
-            max_bytes=aggregation.max_bytes if isinstance(aggregation, First | Last) else 0,
-            other=getattr(aggregation, "other", None),
+            max_bytes=(getattr(aggregation, "max_bytes", None) or STRING_BYTES) if kind in KEEPING and texts else 0,
+            other=aggregation.values[1] if len(aggregation.values) > 1 else None,
             per=getattr(aggregation, "per", 0),
+            by=by if hasattr(aggregation, "by") else "",
         )
         for written in aggregation.over
     ]
 
 
-def _source_type(thing: str, aggregation: Aggregation, columns: Mapping[str, str]) -> str | None:
-    if aggregation.expression is None:
-        return None
+def _source_types(thing: str, aggregation: Aggregation, columns: Mapping[str, str]) -> tuple[str, str]:
+    """The types of the expressions that it takes of each event, "" where there is none."""
     kind = aggregation.kind
     allowed = _READS.get(kind)
-    for expression in reversed(aggregation.values):
+    types: list[str] = []
+    for expression in aggregation.values:
         found = type_of(thing, kind, expression, columns)
+        types.append(found)
         if allowed and found not in allowed:
             hint = f"use ms.Last({expression!r}), ms.Count, or make a number of it in derive=."
             raise DefinitionError.wrong_type(thing, f"{kind} of `{expression}`", found, "a number", hint)
-    return found
+    types += ["", ""]
+    return types[0], types[1]
 
 
 def check_condition(thing: str, argument: str, sql: str, columns: Mapping[str, str]) -> None:

@@ -187,7 +187,8 @@ def _fronts(low, lanes, size, ops, used, w, sums, queue, late, ends):
             if best < 0 or beats(op, width, lanes, top * size + offset, lanes, best * size + offset):
                 best = top
         if best < 0:
-            sums[offset] = EMPTY_LEAST if op == LEAST else EMPTY_GREATEST
+            for j in range(width):
+                sums[offset + j] = EMPTY_LEAST if op == LEAST else EMPTY_GREATEST
             continue
         for j in range(width):
             sums[offset + j] = lanes[best * size + offset + j]

@@ -12,6 +12,7 @@ import numpy as np
 
 from millstream.definitions.windows import folded
 from millstream.fold import lanes
+from millstream.fold.ordered import width_of
 
 if TYPE_CHECKING:
     from millstream.definitions import BatchFeatureGroup, StreamFeatureGroup
@@ -33,15 +34,17 @@ _DAY = 86_400_000_000
 #: Where the tile that holds everything older than the longest window starts.
 LIFETIME = -(2**62)
 
-_EXTREMES = {"min": (lanes.LEAST, "extreme"), "max": (lanes.GREATEST, "extreme")}
+_EXTREMES = {"min": lanes.LEAST, "max": lanes.GREATEST}
 _DATED = {"first": lanes.LEAST, "last": lanes.GREATEST}
+_CHOSEN = {"arg_min": lanes.LEAST, "arg_max": lanes.GREATEST}
 
 
 @dataclass(frozen=True)
 class Slot:
     """One lane group: what is lifted from an event, and how it merges.
 
-    With `other`, an event counts only where that expression has a value too.
+    With `other`, an event counts only where that expression has a value too. `kinds` are the types of the expression and
+    of the other one, where their values are kept as they are.
     """
 
     lift: str
@@ -52,6 +55,7 @@ class Slot:
     offset: int = 0
     max_bytes: int = 0
     other: str | None = None
+    kinds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,8 @@ class Layout:
 
     `columns` are the group's; `outputs` what the kernels give, in the order of their places: those of the columns that
     are folded, then what `combinations` are worked out of. `probes` are the fields of a request that these read.
+    `text_widths` are the numbers of lanes of the columns that are given out as lanes, which the kernels call texts;
+    `inverted` says for each such column, by name, whether the bits of its value are inverted.
     """
 
     slots: tuple[Slot, ...]
@@ -80,6 +86,7 @@ class Layout:
     combinations: tuple[Combination, ...]
     probes: tuple[str, ...]
     text_widths: tuple[int, ...]
+    inverted: Mapping[str, bool]
     ops: np.ndarray
     windows: np.ndarray
     window_ops: np.ndarray
@@ -148,7 +155,8 @@ def _layout(published: tuple[WindowedFeature, ...]) -> Layout:
         slots=tuple(slots), columns=tuple(c.name for c in published), dtypes=tuple(c.dtype for c in published),
         outputs=tuple((c.name, c.dtype) for c in columns), combinations=combinations,
         probes=tuple(dict.fromkeys(one.request for one in combinations if one.request is not None)),
-        text_widths=tuple(texts), ops=ops, windows=windows, window_ops=used, features=features, levels=levels, meta=meta,
+        text_widths=tuple(texts), inverted=_inverted(columns, plans), ops=ops, windows=windows, window_ops=used,
+        features=features, levels=levels, meta=meta,
     )  # fmt: skip
 
 
@@ -225,19 +233,39 @@ def _plan(column: WindowedFeature, slots: _Slots) -> _Plan:
         rate = (numbers[0] // shared, numbers[1] // shared)
         return slots.plan(lanes.RATE, of("rows", lanes.ADD, 1), numbers=rate)
     if kind in _EXTREMES:
-        op, lift = _EXTREMES[kind]
-        plan = slots.plan(lanes.NUMBER, of(lift, op, 1))
-        return replace(plan, numbers=plan.numbers * 2)
+        return _extreme(column, slots)
     if kind in _DATED:
         return _dated(column, slots)
+    if kind in _CHOSEN:
+        return _chosen(column, slots)
     return _moments(column, slots)
+
+
+def _extreme(column: WindowedFeature, slots: _Slots) -> _Plan:
+    op = _EXTREMES[column.kind]
+    if column.dtype == "float64":
+        plan = slots.plan(lanes.NUMBER, _slot(column, "extreme", op, 1))
+        return replace(plan, numbers=plan.numbers * 2)
+    return _kept(column, "kept", op, slots)
+
+
+def _kept(column: WindowedFeature, lift: str, op: int, slots: _Slots) -> _Plan:
+    """A value as it is, after a lane that says whether there is one."""
+    width = 1 + width_of(column.dtype, column.max_bytes)
+    return slots.plan(lanes.TEXT, _slot(column, lift, op, width), numbers=(width,))
+
+
+def _chosen(column: WindowedFeature, slots: _Slots) -> _Plan:
+    """A value after those that it is chosen by: another value, then its time."""
+    before, width = width_of(column.by, column.max_bytes), 1 + width_of(column.dtype, column.max_bytes)
+    plan = slots.plan(lanes.TEXT, _slot(column, "chosen", _CHOSEN[column.kind], before + width), numbers=(width,))
+    return replace(plan, numbers=(plan.numbers[0] + before, width))
 
 
 def _dated(column: WindowedFeature, slots: _Slots) -> _Plan:
     op = _DATED[column.kind]
-    if column.dtype == "string":
-        width = column.max_bytes // 8 + 2
-        return slots.plan(lanes.TEXT, _slot(column, "text", op, width), numbers=(width,))
+    if column.dtype != "float64":
+        return _kept(column, "text" if column.dtype == "string" else "kept_dated", op, slots)
     plan = slots.plan(lanes.NUMBER, _slot(column, "dated", op, 2))
     return replace(plan, numbers=(plan.numbers[0], plan.numbers[0] + 1))
 
@@ -269,8 +297,12 @@ def _slot(column: WindowedFeature, lift: str, op: int, width: int) -> Slot:
     """The lane group of a column's own expression and filter."""
     if lift in ("rows", "time"):
         return Slot(lift, None, column.where, op, width)
-    max_bytes = column.max_bytes if lift == "text" else 0
-    return Slot(lift, column.expression, column.where, op, width, max_bytes=max_bytes, other=column.other)
+    keeps = lift in ("text", "kept", "kept_dated", "chosen")
+    kinds = (column.dtype, column.by)[: 2 if column.by else 1] if keeps and lift != "text" else ()
+    return Slot(
+        lift, column.expression, column.where, op, width, max_bytes=column.max_bytes if keeps else 0,
+        other=column.other, kinds=kinds,
+    )  # fmt: skip
 
 
 def _window_key(column: WindowedFeature) -> tuple[int, int, int]:
@@ -314,6 +346,12 @@ def _features(
         rows.append((plan.formula, order[_window_key(column)], *numbers, out))
     rows.sort(key=lambda row: row[1])
     return np.array(rows, np.int64).reshape(-1, _NUMBERS + 3), texts
+
+
+def _inverted(columns: Sequence[WindowedFeature], plans: Sequence[_Plan]) -> dict[str, bool]:
+    """The columns that are given out as lanes, and whether the bits of their values are inverted."""
+    given = zip(columns, plans, strict=True)
+    return {column.name: column.kind == "arg_min" for column, plan in given if plan.formula == lanes.TEXT}
 
 
 def _levels(columns: tuple[WindowedFeature, ...]) -> np.ndarray:

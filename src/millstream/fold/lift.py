@@ -161,6 +161,8 @@ def lift_text(times, valid, starts, data, empty, width, out, offset):
                 place = j * 8 + k
                 byte = np.uint64(data[starts[i] + place]) if place < size else _U0
                 if place == (width - 1) * 8 - 1:
-                    byte = np.uint64(size)
+                    byte = np.uint64(size & 255)
+                elif place == (width - 1) * 8 - 2 and size > 255:
+                    byte = np.uint64(size >> 8)
                 packed = (packed << np.uint64(8)) | byte
             out[i, offset + 1 + j] = np.int64(packed ^ np.uint64(1 << 63))

@@ -82,13 +82,15 @@ def _feature(column: Any, events: list[OracleEvent], at: int) -> Any:
     if column.kind in ("time_since", "age"):
         which = max if column.kind == "time_since" else min
         return (at - which(e.time for e in inside)) / 1e6 if inside else None
+    if column.kind in ("arg_min", "arg_max"):
+        return _chosen(column, inside)
     if column.other is not None:
         pairs = [(_clean(e.fields[column.expression]), _clean(e.fields[column.other])) for e in inside]
         return _together(column.kind, [(x, y) for x, y in pairs if x is not None and y is not None])
     if column.kind == "count" and column.expression is None:
         return len(inside)
     dated = [(e.time, _clean(e.fields[column.expression])) for e in inside]
-    return _aggregate(column.kind, [(time, v) for time, v in dated if v is not None], column.dtype)
+    return _aggregate(column.kind, [(time, v) for time, v in dated if v is not None])
 
 
 def _clean(value: Any) -> Any:
@@ -97,15 +99,15 @@ def _clean(value: Any) -> Any:
     return value
 
 
-def _aggregate(kind: str, dated: list[tuple[int, Any]], dtype: str) -> Any:
+def _aggregate(kind: str, dated: list[tuple[int, Any]]) -> Any:
     if kind == "count":
         return len(dated)
     if kind in ("first", "last"):
-        order = [(time, v.encode() if dtype == "string" else v, v) for time, v in dated]
+        order = [(time, _rank(v), v) for time, v in dated]
         return (min if kind == "first" else max)(order)[2] if order else None
     values = [v for _, v in dated]
     if kind in ("min", "max"):
-        return {"min": min, "max": max}[kind](values) if values else None
+        return {"min": min, "max": max}[kind](values, key=_rank) if values else None
     if kind == "geometric_mean":
         return _geometric_mean(values)
     fixed = [_fixed(v) for v in values]
@@ -121,6 +123,21 @@ def _aggregate(kind: str, dated: list[tuple[int, Any]], dtype: str) -> Any:
     spread = (count * sum(x * x for x in fixed) - total * total) / 2**128
     variance = spread / (float(count) * float(count - 1))
     return math.sqrt(variance) if kind == "std" else variance
+
+
+def _rank(value: Any) -> Any:
+    """What a value is compared by: strings by their bytes."""
+    return value.encode() if isinstance(value, str) else value
+
+
+def _chosen(column: Any, events: list[OracleEvent]) -> Any:
+    """Of the events with the least or greatest `other`, the latest; of those of one time, the larger value."""
+    rows = [(_clean(e.fields[column.other]), e.time, _clean(e.fields[column.expression])) for e in events]
+    rows = [row for row in rows if row[0] is not None and row[2] is not None]
+    if not rows:
+        return None
+    edge = (min if column.kind == "arg_min" else max)(_rank(by) for by, _, _ in rows)
+    return max((row for row in rows if _rank(row[0]) == edge), key=lambda row: (row[1], _rank(row[2])))[2]
 
 
 def _fixed(value: float) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from millstream.fold.fixed_point import LIMIT
 from millstream.fold.instants import micros
 from millstream.fold.keys import encode_keys, narrowed
 from millstream.fold.layout import Layout, Slot, layout_of
+from millstream.fold.ordered import Coded, coded, lift_texts
 from millstream.fold.row_errors import halved
 
 if TYPE_CHECKING:
@@ -323,6 +324,7 @@ class _Input:
         self.others: Any = None
         self.flags: Any = None
         self.text: Any = None
+        self.kept: tuple[Coded, ...] = ()
         column = columns[expression] if expression else None
         where = _flags(columns[where_sql]) if where_sql else None
         if other:
@@ -331,6 +333,8 @@ class _Input:
             self.flags = np.ones(rows, bool) if where is None else where
             if column is not None:
                 self.flags = self.flags & _present(column)
+        elif slot.kinds:
+            self._read_kept(columns, [sql for sql in (expression, other) if sql], where)
         elif slot.lift == "text":
             self._read_text(column, where)
         elif slot.lift in ("positive", "not_positive", "logarithms"):
@@ -348,6 +352,17 @@ class _Input:
         sizes = np.asarray(pc.fill_null(pc.binary_length(text), 0))
         self.refused = sizes > longest
         self.reason = f"`{self.slot.expression}` is longer than {longest} bytes (max_bytes of this aggregate)"
+
+    def _read_kept(self, columns: dict[str, pa.ChunkedArray], read: Sequence[str], where: np.ndarray | None) -> None:
+        """The value that is kept, and the one that it is chosen by where there is one."""
+        said = [sql for sql in (self.slot.expression, self.slot.other) if sql]
+        parts = zip(said, read, self.slot.kinds, strict=True)
+        self.kept = tuple(coded(sql, columns[wide], kind, self.slot.max_bytes, where) for sql, wide, kind in parts)
+        there = [one.valid | one.refused for one in self.kept]
+        self.flags = np.logical_and.reduce([one.valid for one in self.kept])
+        self.refused = np.logical_and.reduce(there) & ~self.flags
+        self.reason = ", or ".join(one.reason for one in self.kept if one.reason)
+        self.not_finite = np.logical_or.reduce([np.broadcast_to(one.infinite, len(self.flags)) for one in self.kept])
 
     def _read_numbers(self, column: pa.ChunkedArray, where: np.ndarray | None) -> None:
         numbers = _numbers(column)
@@ -397,16 +412,26 @@ def _lift(layout: Layout, inputs: list[_Input], times: np.ndarray, kept: np.ndar
             lift.lift_extreme(pick(item.numbers), empty, out, slot.offset)
         elif slot.lift == "dated":
             lift.lift_dated(when, pick(item.numbers), empty, out, slot.offset)
+        elif slot.kinds:
+            _put_kept(item, when, pick, empty, out)
         else:
             text = item.text if everything else item.text.take(pa.array(kept))
-            _lift_text(text, when, slot, empty, out)
+            valid = np.asarray(text.is_valid()).astype(bool)
+            lift_texts(text, valid, when, empty, out, slot.offset, slot.width)
     return out
 
 
-def _lift_text(text: Any, when: np.ndarray, slot: Slot, empty: np.int64, out: np.ndarray) -> None:
-    text = text.cast(pa.large_string())
-    _, offsets, data = text.buffers()
-    starts = np.frombuffer(offsets, np.int64, len(text) + 1, text.offset * 8) if len(text) else np.zeros(1, np.int64)
-    raw = np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(1, np.uint8)
-    valid = np.asarray(text.is_valid()).astype(bool)
-    lift.lift_text(when, valid, starts, raw, empty, slot.width, out, slot.offset)
+def _put_kept(
+    item: _Input, when: np.ndarray, pick: Callable[[np.ndarray], np.ndarray], empty: np.int64, out: np.ndarray
+) -> None:
+    """What a value is chosen by, its time, and the value itself; the latter two inverted for the latest of the least."""
+    slot, valid = item.slot, pick(item.flags)
+    first = np.zeros_like(when) if slot.lift == "kept" else when
+    parts = [first.reshape(-1, 1), pick(item.kept[0].lanes)]
+    if slot.lift == "chosen":
+        inverted = slot.op == lanes.LEAST
+        parts = [pick(item.kept[1].lanes), *(~part if inverted else part for part in parts)]
+    place = slot.offset
+    for part in parts:
+        out[:, place : place + part.shape[1]] = np.where(valid[:, None], part, empty)
+        place += part.shape[1]

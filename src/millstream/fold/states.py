@@ -18,6 +18,7 @@ from millstream.fold import as_of as past
 from millstream.fold import kernels
 from millstream.fold.combined import combined
 from millstream.fold.layout import AHEAD, HEAD_SPAN, HEADER, STATE_VERSION, Layout
+from millstream.fold.ordered import values_of
 
 if TYPE_CHECKING:
     from millstream.fold.prepare import Prepared
@@ -123,31 +124,18 @@ class Values:
 
     @property
     def columns(self) -> dict[str, np.ndarray]:
-        """Column name to values: float64 with NaN for null, or strings with None for null."""
+        """Column name to values as a view carries them, float64 with NaN for null or objects with None for null."""
         result: dict[str, np.ndarray] = {}
         at = 0
         widths = iter(self.layout.text_widths)
         for place, (name, dtype) in enumerate(self.layout.outputs):
-            if dtype == "string":
+            if name in self.layout.inverted:
                 width = next(widths)
-                result[name] = _texts(self.texts[:, at : at + width])
+                result[name] = values_of(dtype, self.texts[:, at : at + width], self.layout.inverted[name])
                 at += width
             else:
                 result[name] = self.numbers[:, place]
         return combined(self.layout, result, self.probes) if self.layout.combinations else result
-
-
-def _texts(lanes: np.ndarray) -> np.ndarray:
-    """Packed (time, text) lanes to strings."""
-    present = (lanes[:, 0] != np.iinfo(np.int64).max) & (lanes[:, 0] != np.iinfo(np.int64).min)
-    packed = (np.ascontiguousarray(lanes[:, 1:]).view(np.uint64) ^ np.uint64(1 << 63)).astype(">u8")
-    raw = packed.view(np.uint8).reshape(len(lanes), 8 * packed.shape[1])
-    sizes = np.where(present, raw[:, -1], 0).astype(np.int32)
-    ends = np.zeros(len(lanes) + 1, np.int32)
-    np.cumsum(sizes, out=ends[1:])
-    data = raw[np.arange(raw.shape[1]) < sizes[:, None]]
-    buffers = [pa.py_buffer(np.packbits(present, bitorder="little")), pa.py_buffer(ends), pa.py_buffer(data)]
-    return np.asarray(pa.Array.from_buffers(pa.string(), len(lanes), buffers).to_numpy(zero_copy_only=False))
 
 
 def settled(events: Prepared, now: int | None = None) -> np.ndarray:

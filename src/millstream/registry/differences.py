@@ -170,7 +170,7 @@ def _of_groups(before: Group, after: Group) -> Iterator[str]:
     if not before.columns:
         yield from (f"feature {name}: {kinds[0][name]} -> {kind}" for name, kind in kinds[1].items()
                     if kinds[0].get(name, kind) != kind)  # fmt: skip
-    apart = ("features", "source", "sources", "entity", "$resolved")
+    apart = ("features", "source", "sources", "entity", "$resolved", "$format")
     yield from _compared("", _without(before, apart), _without(after, apart))
 
 

@@ -61,7 +61,11 @@ def test_all_time_has_no_hop_unless_it_is_delayed(group):
 
 def test_only_strings_keep_bytes(group):
     columns = group(features=[ms.Last("country", max_bytes=2), ms.First("amount"), ms.Last("paid_at")]).columns
-    assert [(column.dtype, column.max_bytes) for column in columns] == [("string", 2), ("float64", 39), ("float64", 39)]
+    assert [(column.dtype, column.max_bytes) for column in columns] == [
+        ("string", 2),
+        ("float64", 39),
+        ("timestamp", 39),
+    ]
 
 
 @pytest.mark.parametrize(

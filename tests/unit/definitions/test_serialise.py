@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import pytest
 
@@ -131,3 +132,37 @@ def test_what_several_definitions_refer_to_is_made_into_data_once(fraud) -> None
     assert all(json.dumps(data_of(one)) == json.dumps(to_dict(one)) for one in definitions(fraud))
     assert data_of(fraud.habits)["entity"] is data_of(fraud.access)["entity"] is data_of(fraud.user)
     assert to_dict(fraud.habits)["entity"] is not data_of(fraud.user)
+
+
+@pytest.mark.parametrize(
+    ("feature", "before", "now"),
+    [
+        (ms.Max("n"), "float64", "int64"),
+        (ms.Last("at"), "float64", "timestamp"),
+        (ms.First("ok"), "float64", "bool"),
+        (ms.Last("s", max_bytes=1023), "string", "string"),
+    ],
+)
+def test_a_group_of_a_release_that_rounded_whole_numbers_stays_as_it_was(feature: Any, before: str, now: str) -> None:
+    schema = {"user_id": "int64", "n": "int64", "s": "string", "ok": "bool", "at": "timestamp"}
+    events = ms.EventStream("events", time="at", schema=schema)
+    user = ms.Entity("user", keys={"user_id": "int64"})
+    group = ms.StreamFeatureGroup("g", entity=user, source=events, features=[feature])
+    written = to_dict(group)
+    assert written.pop("$format") == 2
+    older = from_dict(written)
+    assert list(older.schema_of_features.values()) == [before]
+    assert list(from_dict(to_dict(group)).schema_of_features.values()) == [now]
+    assert to_dict(older) == written
+    assert fingerprint(older) != fingerprint(group)
+
+
+def test_a_group_of_floats_and_short_strings_is_written_as_before() -> None:
+    events = ms.EventStream(
+        "events", time="at", schema={"k": "int64", "x": "float64", "s": "string", "at": "timestamp"}
+    )
+    key = ms.Entity("key", keys={"k": "int64"})
+    features = [ms.Max("x"), ms.Last("s"), ms.First("x"), ms.Count("s"), ms.Sum("x")]
+    written = to_dict(ms.StreamFeatureGroup("g", entity=key, source=events, features=features))
+    assert "$format" not in written
+    assert written["features"][0] == {"$kind": "Max", "expression": "x", "over": [None], "delay": 0}

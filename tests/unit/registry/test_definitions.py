@@ -15,10 +15,10 @@ from tests.postgresql import PASSWORD, QUOTED, USER, PostgreSQL
 
 import millstream as ms
 from millstream.definitions.on_demand import OnDemandFeature
-from millstream.definitions.serialise import to_dict
+from millstream.definitions.serialise import fingerprint, from_dict, to_dict
 from millstream.errors import CorruptState, DiskFull, NotFound, PlanError, StoreError
 from millstream.registry.definitions import Registry
-from millstream.registry.tables import Database, pins
+from millstream.registry.tables import Database, definitions, group_versions, pins
 
 SCHEMA = {
     "payment_id": "string",
@@ -652,3 +652,27 @@ def test_without_its_driver_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(StoreError, match="needs the library 'psycopg'") as raised:
         Registry("postgresql://u:hunter2@127.0.0.1/registry").streams()
     assert raised.value.hint == "pip install 'millstream[postgres]'"
+
+
+def test_a_version_whose_whole_numbers_were_rounded_is_kept_and_a_new_one_is_made(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/registry.db"
+    payments = ms.EventStream("payments", schema=SCHEMA, time="paid_at")
+    group = ms.StreamFeatureGroup("habits", entity=user, source=payments, features=[ms.Last("payee_id")])
+    registry = Registry(url)
+    registry.apply(registry.plan([group]))
+    older = from_dict({name: value for name, value in to_dict(group).items() if name != "$format"})
+    with sa.create_engine(url).begin() as connection:  # as a release before wrote it
+        for table in (definitions, group_versions):
+            body = connection.execute(sa.select(table.c.body).where(table.c.name == "habits")).scalar_one()
+            connection.execute(
+                table.update().where(table.c.name == "habits").values(body=body.replace(',"$format":2', ""))
+            )
+        connection.execute(group_versions.update().values(fingerprint=fingerprint(older)))
+    registry = Registry(url)
+    assert registry.group("habits").schema == {"payee_id_last": "float64"}
+    plan = registry.plan([group])
+    assert "feature payee_id_last: dtype: float64 -> int64" in plan.text()
+    registry.apply(plan)
+    assert [(one.id, one.schema["payee_id_last"]) for one in registry.groups()] == [
+        ("habits@1", "float64"), ("habits@2", "int64"),
+    ]  # fmt: skip

@@ -1,0 +1,132 @@
+"""Values as lanes that compare as the values do, and back: what is kept of an event as it is.
+
+A number is one lane; a string is its UTF-8 bytes packed big-endian, its length last, in one byte or two. Before the
+lanes of a value stands one that says whether there is a value: its time, or 0. Where the order is reversed, as for the
+latest of the least, the bits of the time and of the value are inverted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from millstream.definitions.whole_numbers import of_lanes
+from millstream.fold import lift
+from millstream.fold.instants import micros
+from millstream.fold.keys import narrowed
+from millstream.fold.lanes import EMPTY_GREATEST, EMPTY_LEAST
+
+_SIGN = np.int64(2**63 - 1)
+_WRONG: Mapping[str, str] = MappingProxyType({
+    "int64": "is no whole number of 64 bits",
+    "string": "is longer than {} bytes (max_bytes of this aggregate)",
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Coded:
+    """The values of a column as lanes, which of them are there, and which rows must be refused, for what reason."""
+
+    lanes: np.ndarray
+    valid: np.ndarray
+    refused: np.ndarray
+    reason: str
+    infinite: np.ndarray | np.bool_ = np.False_
+
+
+def width_of(kind: str, max_bytes: int) -> int:
+    """How many lanes a value of a type has.
+
+    >>> width_of("int64", 0), width_of("string", 39)
+    (1, 5)
+    """
+    if kind != "string":
+        return 1
+    return (max_bytes + (1 if max_bytes < 256 else 2) + 7) // 8
+
+
+def coded(sql: str, column: pa.ChunkedArray, kind: str, max_bytes: int, where: np.ndarray | None) -> Coded:
+    """The values of an expression as lanes, of the rows for which `where` holds."""
+    valid = np.asarray(column.is_valid()).astype(bool)
+    if where is not None:
+        valid = valid & where
+    reason = f"`{sql}` {_WRONG.get(kind, '').format(max_bytes)}"
+    nothing = np.zeros(len(valid), bool)
+    if kind == "string":
+        return _texts(column, valid, max_bytes, reason)
+    if kind == "float64":
+        numbers = np.array(column.cast(pa.float64(), safe=False).to_numpy(), np.float64)
+        infinite = valid & np.isinf(numbers)
+        valid = valid & np.isfinite(numbers)
+        return Coded(_sortable(np.where(valid, numbers, 0.0)), valid, nothing, "", infinite)
+    if kind == "int64":
+        whole, wide = narrowed(column.combine_chunks())
+        wide = valid & wide
+        return Coded(_filled(whole), valid & ~wide, wide, reason)
+    if kind == "timestamp":
+        column = micros(column)
+        return Coded(_filled(column), valid & np.asarray(column.is_valid()).astype(bool), nothing, "")
+    return Coded(_filled(column.cast(pa.bool_()).cast(pa.int8())), valid, nothing, "")
+
+
+def _filled(column: Any) -> np.ndarray:
+    """Whole numbers as one lane each, 0 for null."""
+    return np.asarray(pc.fill_null(column.cast(pa.int64()), 0)).astype(np.int64).reshape(-1, 1)
+
+
+def _sortable(numbers: np.ndarray) -> np.ndarray:
+    bits = (numbers + 0.0).view(np.int64)
+    return np.where(bits >= 0, bits, bits ^ _SIGN).reshape(-1, 1)
+
+
+def _texts(column: pa.ChunkedArray, valid: np.ndarray, max_bytes: int, reason: str) -> Coded:
+    text = column.cast(pa.string()).combine_chunks()
+    refused = valid & (np.asarray(pc.fill_null(pc.binary_length(text), 0)) > max_bytes)
+    valid = valid & ~refused
+    out = np.zeros((len(valid), width_of("string", max_bytes) + 1), np.int64)
+    lift_texts(text, valid, np.zeros(len(valid), np.int64), np.int64(0), out, 0, out.shape[1])
+    return Coded(out[:, 1:], valid, refused, reason)
+
+
+def lift_texts(
+    text: pa.Array, valid: np.ndarray, first: np.ndarray, empty: np.int64, out: np.ndarray, offset: int, width: int
+) -> None:
+    """Write the strings for which `valid` holds as lanes, each after the lane `first`; the others `empty`."""
+    text = text.cast(pa.large_string())
+    _, offsets, data = text.buffers()
+    starts = np.frombuffer(offsets, np.int64, len(text) + 1, text.offset * 8) if len(text) else np.zeros(1, np.int64)
+    raw = np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(1, np.uint8)
+    lift.lift_text(first, valid, starts, raw, empty, width, out, offset)
+
+
+def values_of(dtype: str, lanes: np.ndarray, inverted: bool) -> np.ndarray:
+    """Lanes, one row each, as a view carries their values: the first says whether there is one."""
+    present = (lanes[:, 0] != EMPTY_LEAST) & (lanes[:, 0] != EMPTY_GREATEST)
+    kept = ~lanes[:, 1:] if inverted else lanes[:, 1:]
+    if dtype == "string":
+        return _strings(kept, present)
+    if dtype == "float64":
+        bits = np.ascontiguousarray(kept[:, 0])
+        return np.where(present, np.where(bits >= 0, bits, bits ^ _SIGN).view(np.float64), np.nan)
+    return of_lanes(kept[:, 0], present)
+
+
+def _strings(lanes: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Packed texts to strings."""
+    packed = (np.ascontiguousarray(lanes).view(np.uint64) ^ np.uint64(1 << 63)).astype(">u8")
+    raw = packed.view(np.uint8).reshape(len(lanes), 8 * packed.shape[1])
+    sizes = raw[:, -1].astype(np.int32)
+    if raw.shape[1] > 256:
+        sizes += raw[:, -2].astype(np.int32) << 8
+    sizes[~present] = 0
+    ends = np.zeros(len(lanes) + 1, np.int32)
+    np.cumsum(sizes, out=ends[1:])
+    data = raw[np.arange(raw.shape[1]) < sizes[:, None]]
+    buffers = [pa.py_buffer(np.packbits(present, bitorder="little")), pa.py_buffer(ends), pa.py_buffer(data)]
+    return np.asarray(pa.Array.from_buffers(pa.string(), len(lanes), buffers).to_numpy(zero_copy_only=False))
