@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from millstream.buffer.log import Log, Transaction
+    from millstream.buffer.log import OwnLog, Transaction
 
 Owned = Mapping[str, Mapping[int, int]]
 """By topic and partition, the epoch of an ownership."""
@@ -88,7 +88,7 @@ class EveryPartition:
 
     Args:
         log: the log.
-        topics: what it reads.
+        topics: what it reads; one that is not there has no partitions yet.
 
     Example:
         >>> import pathlib, tempfile
@@ -101,12 +101,13 @@ class EveryPartition:
         >>> log.close()
     """
 
-    def __init__(self, log: Log, topics: Iterable[str]) -> None:
+    def __init__(self, log: OwnLog, topics: Iterable[str]) -> None:
         self._log, self._topics = log, tuple(topics)
 
     def assigned(self) -> Owned:
         """Return every partition there is, always under the epoch 0."""
-        return {topic: dict.fromkeys(range(len(self._log.ends(topic))), 0) for topic in self._topics}
+        there = self._log.topics()
+        return {topic: dict.fromkeys(range(there[topic]), 0) for topic in self._topics if topic in there}
 
     def transaction(self) -> AbstractContextManager[Transaction]:
         """Open a transaction of the log."""

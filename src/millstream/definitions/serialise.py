@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from millstream.definitions.aggregation import AGGREGATIONS, Aggregation
+from millstream.definitions.combined import COMBINED
 from millstream.definitions.entity import Entity
 from millstream.definitions.expressions import references
 from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatureGroup
@@ -30,7 +31,7 @@ _GROUPS = (BatchFeatureGroup, StreamFeatureGroup)
 _KINDS: dict[str, type] = {
     kind.__name__: kind
     for kind in (
-        *AGGREGATIONS, *STATISTICS, *_GROUPS, Entity, EventStream, FeatureRef, FeatureView, Label, Model,
+        *AGGREGATIONS, *COMBINED, *STATISTICS, *_GROUPS, Entity, EventStream, FeatureRef, FeatureView, Label, Model,
         OnDemandFeature, Retrain, Table, *TRAINERS,
     )
 }  # fmt: skip

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from millstream.buffer.agreement import mark, refuse_stepped_back
 from millstream.buffer.log import OwnLog
 from millstream.buffer.topics import batch_table, ingestion_consumer, staging_topic
+from millstream.buffer.worker import EveryPartition, Owned, Worker, changed
 from millstream.clock import Clock
 from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.definitions.group_version import BatchGroupVersion
@@ -68,7 +69,10 @@ class BatchApplied:
 
 
 class BatchIngester:
-    """Applies the runs of batch groups to the stores; any number may run, one at a time gets a shard or a table.
+    """Applies the runs of batch groups to the stores; any number of workers share the groups.
+
+    As with the shards of streams (`millstream.ingest.stream`), what keeps one out that has lost a group and does not know
+    it is the position that it has read, which each store compares with its own.
 
     Args:
         log: the project's log.
@@ -79,6 +83,8 @@ class BatchIngester:
         beside: the builds of states that are made beside those of versions that are read; who makes each begins it.
         bite: runs of a group that wait before the offline store takes them in, in one commit; more than one makes
             fewer files where runs are frequent. `flush` does not wait.
+        worker: says which groups are its own, by the partitions of the staging topics; who made it closes it. All unless
+            given.
     """
 
     def __init__(
@@ -91,6 +97,7 @@ class BatchIngester:
         *,
         beside: Iterable[BatchGroupVersion] = (),
         bite: int = 1,
+        worker: Worker | None = None,
     ) -> None:
         self._bite = bite
         self._log, self._online, self._offline, self._clock = log, online, offline, clock
@@ -98,6 +105,8 @@ class BatchIngester:
             [v for v in some if isinstance(v.group, BatchFeatureGroup) and not v.group.columns]
             for some in (group_versions, beside)
         )
+        self._worker = worker or EveryPartition(log, [staging_topic(version.id) for version in self._versions])
+        self._owned: Owned = {}
         self._stored: dict[str, int] = {}
         self._agreed: set[str] = set()
 
@@ -115,12 +124,12 @@ class BatchIngester:
             StoreError: the first failure, after all groups had their turn; nothing of it was written.
             SteppedBack: when the log is older than what the stores have taken from it, or another one.
         """
-        total, failures, topics = BatchApplied(), list[MillstreamError](), self._log.topics()
+        total, failures, owned = BatchApplied(), list[MillstreamError](), self._mine()
         due = self._bite if bite is None else bite
         work = [(one, partial(self._advance, one, due)) for one in self._versions]
         work += [(one, partial(self._advance_beside, one)) for one in self._beside]
         for version, advance in work:
-            if staging_topic(version.id) not in topics:
+            if not owned.get(staging_topic(version.id)):
                 continue
             try:
                 total += advance()
@@ -129,6 +138,16 @@ class BatchIngester:
         if failures:
             raise failures[0]
         return total
+
+    def _mine(self) -> Owned:
+        """What is this worker's now; of groups that come or go nothing is remembered."""
+        owned = self._worker.assigned()
+        gone = {topic for topic, _ in changed(self._owned, owned)}
+        for version in (version for version in self._versions if staging_topic(version.id) in gone):
+            self._stored.pop(version.id, None)
+            self._agreed.discard(version.id)
+        self._owned = owned
+        return owned
 
     def _advance(self, version: BatchGroupVersion, bite: int) -> BatchApplied:
         topic = staging_topic(version.id)
@@ -357,7 +376,7 @@ class BatchIngester:
         if (told or 0) >= min(reached, position):
             return
         try:
-            with self._log.transaction() as work:
+            with self._worker.transaction() as work:
                 work.commit(consumer, topic, 0, told, min(reached, position))
         except Fenced:
             return

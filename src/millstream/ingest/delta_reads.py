@@ -69,6 +69,11 @@ class DeltaReader:
         self._limits: dict[tuple[str, int], int] = {}
         self._waiting: dict[tuple[str, int], tuple[int, int]] = {}
 
+    def forget(self, gv: str, shard: int) -> None:
+        """Know nothing of a shard that others have had meanwhile."""
+        self._limits.pop((gv, shard), None)
+        self._waiting.pop((gv, shard), None)
+
     def up_to(self, gv: str, shard: int, position: int, until: int) -> DeltaRead:
         """Read what another writer has read who stopped at a position: the same is whole, and the same is torn."""
         stretch = _Stretch()

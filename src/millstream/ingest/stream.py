@@ -3,11 +3,15 @@
 A shard of the store says in its own meta what it has applied, and takes the next deltas together with the new positions
 in one write. So a restart goes on from the store, never from what the log was told, and a replay adds nothing. Where a
 store takes a write in pieces, the meta says beforehand what is being written, and whoever finds it so completes it.
+
+Workers share the shards as the log says who owns the partitions of the feature topics. That saves work, and decides
+nothing: one that has lost a shard may not know it, and what keeps its write out is the position that it has read, which
+the store compares with that of the shard, whether it has locks or not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -17,6 +21,7 @@ from millstream.buffer.log import OwnLog
 from millstream.buffer.parts import head_of
 from millstream.buffer.reading import through
 from millstream.buffer.topics import feature_topic, ingestion_consumer
+from millstream.buffer.worker import EveryPartition, Owned, Worker, changed
 from millstream.clock import Clock
 from millstream.definitions.feature_group import StreamFeatureGroup
 from millstream.definitions.group_version import Group, GroupVersion
@@ -76,7 +81,7 @@ class Applied:
 
 
 class StreamIngester:
-    """Applies the deltas of group versions to their online states; any number may run, one at a time gets a shard.
+    """Applies the deltas of group versions to their online states; any number of workers share the shards.
 
     A version that began in the middle of its streams waits until backfill has brought what comes before.
 
@@ -86,7 +91,8 @@ class StreamIngester:
         group_versions: the versions to ingest; those without windowed features are left alone.
         clock: stamps what is written.
         beside: the builds that backfill makes beside versions that are read; it begins each, ingestion goes on.
-        shards: the shards this worker takes, of every version; all when left out.
+        worker: says which shards are its own, by the partitions of the feature topics; who made it closes it. Every shard
+            unless given, whoever else takes them.
         events: where events are read again that no delta brings, the project's history; without it they are an error.
     """
 
@@ -98,14 +104,17 @@ class StreamIngester:
         clock: Clock,
         *,
         beside: Iterable[GroupVersion[Group]] = (),
-        shards: Collection[int] | None = None,
+        worker: Worker | None = None,
         events: Events | None = None,
     ) -> None:
-        self._log, self._online, self._clock, self._shards, self._events = log, online, clock, shards, events
+        self._log, self._online, self._clock, self._events = log, online, clock, events
         self._beside = [version for version in beside if version.group.columns]
         self._versions = [version for version in group_versions if version.group.columns] + self._beside
+        self._worker = worker or EveryPartition(log, [feature_topic(version.id) for version in self._versions])
+        self._owned: Owned = {}
         self._reader = DeltaReader(log, clock)
         self._agreed: set[tuple[str, int]] = set()
+        self._untold: dict[tuple[str, int], int] = {}
 
     def step(self) -> Applied:
         """Apply what the buffer holds, one write for each shard at most, and tell the log how far the store is.
@@ -119,13 +128,13 @@ class StreamIngester:
             DiskFull: when there is no room; nothing was written.
         """
         total, moved, failures = Applied(), dict[tuple[str, int], int](), list[MillstreamError]()
-        topics = self._log.topics()
-        versions = [version for version in self._versions if feature_topic(version.id) in topics]
+        owned = self._mine()
+        versions = [version for version in self._versions if owned.get(feature_topic(version.id))]
         facts = self._online.facts({version.states: version.shards for version in versions}) if versions else {}
         for version in versions:
             ends = self._log.ends(feature_topic(version.id))
             for shard, (end, fact) in enumerate(zip(ends, facts[version.states], strict=True)):
-                if self._shards is not None and shard not in self._shards:
+                if shard not in owned[feature_topic(version.id)]:
                     continue
                 try:
                     if isinstance(fact, StoreError):
@@ -137,10 +146,24 @@ class StreamIngester:
                 total += applied
                 if position is not None:
                     moved[version.id, shard] = min(position, moved.get((version.id, shard), position))
-        self._tell(moved)
+        self._untold |= moved
+        self._tell()
         if failures:
             raise failures[0]
         return total
+
+    def _mine(self) -> Owned:
+        """What is this worker's now; of shards that come or go nothing is remembered."""
+        owned = self._worker.assigned()
+        gone = changed(self._owned, owned)
+        for version in self._versions if gone else ():
+            for shard in range(version.shards):
+                if (feature_topic(version.id), shard) in gone:
+                    self._reader.forget(version.id, shard)
+                    self._agreed.discard((version.states, shard))
+                    self._untold.pop((version.id, shard), None)
+        self._owned = owned
+        return owned
 
     def _advance(
         self, version: GroupVersion[Group], shard: int, ends: tuple[int, int], known: ShardMeta | None
@@ -250,18 +273,19 @@ class StreamIngester:
         moved = msgspec.structs.replace(meta, position=reached, applied=lacks.applied, extra=extra)
         return _after(moved, lacks.deltas, now) if lacks.deltas else moved
 
-    def _tell(self, moved: Mapping[tuple[str, int], int]) -> None:
-        """Tell the log how far the store is, after the fact; if another worker tells it too, either will do."""
-        if not moved:
+    def _tell(self) -> None:
+        """Tell the log how far the store is, after the fact; what another worker hinders is told after the next step."""
+        if not self._untold:
             return
-        told = {gv: self._log.committed(ingestion_consumer(gv), feature_topic(gv)) for gv, _ in moved}
+        told = {gv: self._log.committed(ingestion_consumer(gv), feature_topic(gv)) for gv, _ in self._untold}
         try:
-            with self._log.transaction() as work:
-                for (gv, shard), position in moved.items():
+            with self._worker.transaction() as work:
+                for (gv, shard), position in self._untold.items():
                     if (told[gv][shard] or 0) < position:
                         work.commit(ingestion_consumer(gv), feature_topic(gv), shard, told[gv][shard], position)
         except Fenced:
             return
+        self._untold.clear()
 
 
 def _after(meta: ShardMeta, deltas: Sequence[Deltas], now: int) -> ShardMeta:

@@ -268,9 +268,7 @@ def _batched(keys: Sequence[bytes]) -> Iterator[list[bytes]]:
 
 
 def _column(values: np.ndarray, dtype: str) -> pa.Array:
-    kind = ARROW_TYPES[dtype]
     if values.dtype == object:
-        return pa.array(values, pa.int64() if pa.types.is_timestamp(kind) else kind).cast(kind)
+        return pa.array(values, pa.string())
     missing = np.isnan(values)
-    floats = pa.array(np.where(missing, 0, values), pa.float64(), mask=missing)
-    return floats.cast(pa.int64()).cast(kind) if pa.types.is_timestamp(kind) else floats.cast(kind)
+    return pa.array(np.where(missing, 0, values), pa.float64(), mask=missing).cast(ARROW_TYPES[dtype])

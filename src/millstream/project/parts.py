@@ -241,16 +241,27 @@ class Parts:
             engine=self.batch_engine,
         )
 
-    def ingester(self) -> StreamIngester:
-        """Ingestion of what stream computing, and folds on a schedule, put into the buffer."""
+    def ingester(self, worker: Worker | None = None) -> StreamIngester:
+        """Ingestion of what stream computing, and folds on a schedule, put into the buffer.
+
+        Args:
+            worker: Says which shards to take; all unless given.
+        """
         from millstream.ingest.stream import StreamIngester
 
         versions = self.registry.groups()
         beside = [one.beside for one in versions if one.beside is not None]
-        return StreamIngester(self.log, self.online, versions, self.clock, beside=beside, events=self.history())
+        return StreamIngester(
+            self.log, self.online, versions, self.clock, beside=beside, worker=worker, events=self.history()
+        )
 
-    def batch_ingester(self, bite: int = 1) -> BatchIngester:
-        """Ingestion of what queries put into the buffer, into the offline store `bite` runs at a time."""
+    def batch_ingester(self, bite: int = 1, worker: Worker | None = None) -> BatchIngester:
+        """Ingestion of what queries put into the buffer, into the offline store `bite` runs at a time.
+
+        Args:
+            bite: How many runs.
+            worker: Says which groups to take; all unless given.
+        """
         from millstream.ingest.batch import BatchIngester
 
         versions = self.registry.groups()
@@ -263,6 +274,7 @@ class Parts:
             self.clock,
             beside=beside,
             bite=bite,
+            worker=worker,
         )
 
     def archiver(self) -> Archiver:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from millstream.buffer.topics import COMPUTING
+from millstream.buffer.topics import COMPUTING, INGESTION, feature_topic, staging_topic
 from millstream.engines.stream import Progress
 from millstream.errors import DiskFull, MillstreamError, SteppedBack
 from millstream.ingest.retention import computing_consumers, pressed, trim
@@ -98,11 +98,18 @@ class Compute:
 
 
 class Ingest:
-    """Ingestion into the stores, the archive, and in a thread beside them the backfill of new group versions."""
+    """Ingestion of a share of the shards, the archive, and in a thread beside them the backfill of new group versions.
+
+    Any number of processes have the other shards; the first to come archives, or fills a version, whoever else would.
+    """
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._ingester, self._batch, self._archiver = parts.ingester(), parts.batch_ingester(), parts.archiver()
+        owner, versions = owner_name(), parts.registry.groups()
+        topics = [feature_topic(one.id) if one.group.columns else staging_topic(one.id) for one in versions]
+        self._worker = parts.log.worker(INGESTION, topics, owner)
+        self._ingester, self._batch = parts.ingester(self._worker), parts.batch_ingester(worker=self._worker)
+        self._archiver = parts.archiver()
         self._quiet = Quiet(parts.log)
         self._filling = any(version.building is not None for version in parts.registry.groups())
         self._newest: int | None = None
@@ -112,6 +119,7 @@ class Ingest:
         self._damaged = Every(1.0, lambda: apply.rebuild_damaged(parts))
         self._behind = Every(1.0, self._seconds)
         self.facts: dict[str, Any] = {
+            "owner": owner,
             "lag": 0,
             "lag_s": 0.0,
             "age": None,
@@ -131,6 +139,9 @@ class Ingest:
             MillstreamError: The first failure, after all parts had their turn.
         """
         failed: list[MillstreamError] = []
+        tried(
+            failed, self._worker.assigned
+        )  # a shard that comes or goes is written to the log, which then is not quiet
         taken = tried(failed, lambda: self._quiet.read(self._take, self._took_all))
         self._newest = self._newest if taken is None else None
         archived = [tried(failed, self._archive_all.step), tried(failed, self._archive.step)]
@@ -172,7 +183,6 @@ class Ingest:
     def _seconds(self) -> float:
         """How long the oldest delta has waited that some shard has still to take in."""
         from millstream.buffer.lag import seconds_behind
-        from millstream.buffer.topics import feature_topic
         from millstream.store.online import metas_of
 
         parts, topics = self._parts, self._parts.log.topics()
@@ -198,11 +208,12 @@ class Ingest:
         self._quiet.rest(stop, seconds)
 
     def close(self) -> None:
-        """Let a backfill that is under way come to an end of its own, or of the process.
+        """Give up the shards, and let a backfill that is under way come to an end of its own, or of the process.
 
         One that waits is waited for: a process that ends while another thread is in a library's code may abort.
         """
         self._stop.set()
+        self._worker.close()
         self._beside.join(BACKFILL_ENDS)
 
     def _backfill(self) -> None:

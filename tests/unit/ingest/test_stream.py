@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,12 +27,15 @@ from tests.unit.computing.chain import (
 )
 
 from millstream.buffer.log import Batch
-from millstream.errors import CorruptState, StoreError
+from millstream.buffer.topics import INGESTION, feature_topic, ingestion_consumer
+from millstream.buffer.worker import EveryPartition, Owned
+from millstream.errors import CorruptState, Fenced, StoreError
 from millstream.history.events import History
 from millstream.ingest.stream import Applied, StreamIngester
 from millstream.store.iceberg.store import IcebergOfflineStore
 from millstream.store.lmdb.store import LmdbOnlineStore
 from millstream.testing.shards import meta_of, pairs
+from millstream.testing.worker_suite import shared_among
 
 actions = st.lists(
     st.sampled_from(["send", "send", "ingest", "ingest", "restart", "save", "lose", "rival"]), min_size=4, max_size=16
@@ -142,13 +147,72 @@ def test_a_version_that_began_in_the_middle_waits(tmp_path: Path) -> None:
     assert meta_of(chain.online, "velocity@1", 0) is None
 
 
+class Told(EveryPartition):
+    """A worker that owns what it is told, and is fenced once where it is to be."""
+
+    owned: Owned
+    fenced = False
+
+    def assigned(self) -> Owned:
+        return self.owned
+
+    @contextmanager
+    def transaction(self) -> Iterator[Any]:
+        with super().transaction() as work:
+            yield work
+            if self.fenced:
+                self.fenced = False
+                raise Fenced("Its partitions have gone to another.", "ask again.")
+
+
 def test_workers_share_the_shards(tmp_path: Path) -> None:
     chain = Chain(tmp_path, versions=(version_of(VELOCITY, shards=4),))
     chain.start()
     chain.send(PAYMENTS, payments(60))
     chain.computer().step()
-    assert [chain.ingester(shards=mine).step().records for mine in ([0], [1, 2, 3])] == [2, 6]
+    topic = feature_topic("velocity@1")
+    with closing(chain.log.worker(INGESTION, [topic])) as one, closing(chain.log.worker(INGESTION, [topic])) as other:
+        owned = shared_among([one, other], {topic: 4})
+        assert [len(some[topic]) for some in owned] == [2, 2]
+        first, second = chain.ingester(worker=one), chain.ingester(worker=other)
+        metas = [meta_of(chain.online, "velocity@1", shard) for shard in range(4) if first.step()]
+        assert {shard for shard, meta in enumerate(metas) if meta is not None} == owned[0][topic].keys()
+        assert second.step().records == 4
     assert chain.states(chain.versions[0]) == expected_states(chain, chain.versions[0])
+
+
+def test_of_a_shard_that_others_have_had_nothing_is_remembered(tmp_path: Path) -> None:
+    chain = Chain(tmp_path, versions=(version_of(VELOCITY, shards=1),))
+    chain.start()
+    computer, topic = chain.computer(), feature_topic("velocity@1")
+    worker = Told(chain.log, [topic])
+    ingester, taken = chain.ingester(worker=worker), []
+    for number, owned in enumerate([{topic: {0: 1}}, {}, {topic: {0: 3}}]):
+        chain.send(PAYMENTS, payments(20, number, first=20 * number))
+        computer.step()
+        worker.owned, worker.fenced = owned, number == 0
+        taken.append(ingester.step().records)
+        if not owned:
+            assert chain.ingester().step().records
+    assert [records > 0 for records in taken] == [True, False, True]
+    (told,) = chain.log.committed(ingestion_consumer("velocity@1"), topic)
+    assert told == meta_of(chain.online, "velocity@1", 0).position
+    assert chain.states(chain.versions[0]) == expected_states(chain, chain.versions[0])
+
+
+def test_what_a_fenced_transaction_did_not_tell_the_log_is_told_after_the_next_step(tmp_path: Path) -> None:
+    chain = Chain(tmp_path, versions=(version_of(VELOCITY, shards=1),))
+    chain.start()
+    chain.send(PAYMENTS, payments(20))
+    chain.computer().step()
+    topic = feature_topic("velocity@1")
+    worker = Told(chain.log, [topic])
+    worker.owned, worker.fenced = {topic: {0: 1}}, True
+    ingester = chain.ingester(worker=worker)
+    assert ingester.step().records
+    assert chain.log.committed(ingestion_consumer("velocity@1"), topic) == [None]
+    assert ingester.step().records == 0
+    assert chain.log.committed(ingestion_consumer("velocity@1"), topic) == [chain.log.ends(topic)[0][1]]
 
 
 def test_many_small_batches_are_applied_in_few_writes(tmp_path: Path) -> None:

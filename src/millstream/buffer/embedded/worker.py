@@ -48,6 +48,7 @@ class EmbeddedWorker:
         self._membership, self._me = membership, member_of(membership.owner)
         self._owned: dict[Place, int] = {}
         self._look_at = 0.0
+        self._seen: tuple[int, Mapping[bytes, Iterable[str]]] | None = None
         self._open = True
 
     def assigned(self) -> Owned:
@@ -88,6 +89,10 @@ class EmbeddedWorker:
         """See who is there and who has what, and do this worker's part of the sharing."""
         members = self._membership.alive()
         with self._begin(False) as rows:
+            seen = rows.id(), members
+            if seen == self._seen:  # nothing was written since, and nobody has come or gone
+                return
+            self._seen = seen
             found = _owners(rows, self._group, members)
         holders = {place: None if holder == FREE else holder for place, (_, holder) in found.items()}
         shares = share(holders, members)
