@@ -178,12 +178,13 @@ def _rebuildable(parts: Parts, version: GroupVersion) -> bool:
     return version.group.query is not None and _damaged(parts, version)
 
 
-def anew(parts: Parts, group: str) -> list[GroupVersion]:
+def anew(parts: Parts, group: str, *, every: bool = False) -> list[GroupVersion]:
     """Let the version of a group that is read by default be built anew, and all others whose states are damaged.
 
     Args:
         parts: The project.
         group: The name of the group.
+        every: Whether the others are built anew too whatever their states are.
 
     Returns:
         The versions as the registry has them then, the default one first.
@@ -193,7 +194,7 @@ def anew(parts: Parts, group: str) -> list[GroupVersion]:
     """
     default = parts.registry.group(group)
     others = [one for one in parts.registry.groups() if one.group.name == group and one.id != default.id]
-    return [rebuild(parts, one) for one in (default, *(one for one in others if _damaged(parts, one)))]
+    return [rebuild(parts, one) for one in (default, *(one for one in others if every or _damaged(parts, one)))]
 
 
 def _damaged(parts: Parts, version: GroupVersion) -> bool:

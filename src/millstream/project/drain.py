@@ -273,12 +273,15 @@ class Drainer:
         tend(self._parts)
         return {"archived": archived, "synced": sum(report.rows for report in reports), "dropped": dropped}
 
-    def backfill(self, group: str | None, progress: Advance | None) -> list[str]:
-        """Backfill one group anew, or all that are not live or whose states are being built anew; returns their ids."""
+    def backfill(self, group: str | None, progress: Advance | None = None, *, every: bool = False) -> list[str]:
+        """Backfill one group anew, or all that are not live or whose states are being built anew; returns their ids.
+
+        Of the group it is the default version and what is damaged, or `every` version.
+        """
         parts = self._parts
         parts.revision()
         apply.start(parts)
-        versions = apply.unfinished(parts) if group is None else apply.anew(parts, group)
+        versions = apply.unfinished(parts) if group is None else apply.anew(parts, group, every=every)
         for version in versions:
             with apply.alone(parts, f"backfill {version.id}", wait=True):
                 apply.backfill(parts, apply.again(parts, version), progress=progress)

@@ -7,6 +7,7 @@ that no position ever means two things. Done again after a crash it comes to the
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -55,6 +56,7 @@ def repair(project: Project) -> Repaired:
     """
     from millstream.definitions.feature_group import StreamFeatureGroup
     from millstream.project import apply
+    from millstream.project.drain import Drainer
     from millstream.project.reregistering import go_on
 
     parts = project.parts
@@ -68,7 +70,9 @@ def repair(project: Project) -> Repaired:
     dropped = go_on(parts)
     apply.start(parts)
     groups = [one for one in parts.registry.groups() if isinstance(one.group, StreamFeatureGroup)]
-    rebuilt += [gv for version in groups if version.default for gv in project.backfill(version.group.name)]
+    with closing(Drainer(parts)) as drainer:  # a version that a model pins is read as well as the default one
+        for name in dict.fromkeys(one.group.name for one in groups if one.default):
+            rebuilt += drainer.backfill(name, every=True)
     identity = identity_of(parts.log)
     return Repaired(identity, found, {topic: count for topic, count in kept.items() if count}, rebuilt, dropped)
 

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,6 +16,8 @@ from millstream.cli.checks import checked
 from millstream.clock import FileClock, to_micros
 from millstream.errors import SteppedBack
 from millstream.project.repair import repair
+from millstream.registry import pinning
+from millstream.serve.reader import FeatureReader
 from millstream.testing.adversarial_online import AdversarialOnlineStore
 
 user = ms.Entity("user", keys={"user_id": "int64"})
@@ -355,4 +358,34 @@ def test_repair_of_states_that_were_being_written_counts_every_event_once(tmp_pa
     assert any("Group version 'pace@1'" in one for one in project.parts.stepped_back())
     repair(project)
     assert counts(project, range(31)) == [1] * 30 + [0]
+    project.close()
+
+
+def test_repair_builds_the_versions_anew_that_a_model_pins_as_well(tmp_path: Path) -> None:
+    """The champion goes on reading the version that it learnt from when the group's default is another one."""
+    project = opened(tmp_path)
+    send(project, range(10))
+    project.drain()
+    with project.parts.registry._database.writing() as connection:
+        pinning.pin(connection, "slow@1", ["pace@1"])
+    project.apply(later)
+    project.backfill()
+    send(project, range(10, 15))
+    project.drain()
+    project.close()
+    shutil.copytree(tmp_path / ".millstream" / "log", tmp_path / "copy")
+    project = opened(tmp_path)
+    send(project, range(15, 20))
+    project.drain()
+    project.parts.archiver().step()
+    project.close()
+    restored(tmp_path)
+    project = opened(tmp_path)
+    send(project, range(20, 30))
+    done = repair(project)
+    assert sorted(done.rebuilt) == ["pace@1", "pace@2"]
+    assert counts(project, range(31)) == [1] * 30 + [0]
+    reader = FeatureReader(project.parts.online, view, project.parts.versions(("pace@1",)), project.clock)
+    read = reader.read({"user_id": list(range(31))}, np.full(31, project.clock.now()))
+    assert read.columns["pace__count_1d"].tolist() == [1] * 30 + [0]
     project.close()
