@@ -11,7 +11,7 @@ INGESTION = "ingest"
 CHECK = "check"
 """The consumer that reads streams which no group version reads, so that what does not fit is a dead letter."""
 REGISTRY = "marks.registry"
-"""The topic in which consumers keep which registry the log has followed, and up to which revision."""
+"""The topic, of one partition, whose records say which registry the log has followed, and up to which revision."""
 INTAKE = "intake"
 """The group of workers that share the foreign sources, and the consumer whose position in a stream's topic of checkpoints
 says how far its source was taken in."""
