@@ -68,6 +68,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         host: the address the service listens on; loopback unless set.
         port: the port the service listens on.
         hosts: names by which callers reach the service, beside addresses, localhost and names without a dot; "*" is any.
+        online_read_ms: milliseconds that a read of an online store that is elsewhere may take while features are served;
+            then its groups are answered as those that cannot be read. The embedded store takes microseconds.
         capture_sample: share of the scored requests that are captured, from 0 to 1.
         registry_url: the registry's database, as an SQLAlchemy URL; a SQLite file in `data` unless set. The path of a
             SQLite file is relative to the folder.
@@ -113,6 +115,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     host: Text = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65_535, description="a whole number from 0 to 65535")] = 8787
     hosts: Names = ()
+    online_read_ms: Annotated[int, Meta(ge=1, le=600_000, description="a whole number from 1 to 600000")] = 1_000
     capture_sample: Annotated[float, Meta(ge=0, le=1, description="a number from 0 to 1")] = 1.0
     registry_url: Text = ""
     generator: Annotated[Generator, Meta(description="a table")] = Generator()

@@ -74,7 +74,7 @@ def features(parts: Parts, view: str, keys: Any, at: int | None) -> pa.Table:
     from millstream.train.encoding import typed
 
     definition = parts.registry.view(view)
-    reader = FeatureReader(parts.online, definition, versions_of(definition, parts.registry.groups(), ()), parts.clock)
+    reader = FeatureReader(parts.served, definition, versions_of(definition, parts.registry.groups(), ()), parts.clock)
     instant = parts.clock.now() if at is None else at
     given = as_dicts(f"View '{view}'", keys, MillstreamError)
     rows = RequestSchema(definition, lenient=True).parse(given, instant)

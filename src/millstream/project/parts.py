@@ -75,7 +75,8 @@ class Parts:
 
     def close(self) -> None:
         """Let go of all that is open; what is used next is opened anew."""
-        self.__dict__.pop("marks", None)  # of the registry that is closed
+        for name in ("marks", "served"):  # of what is closed
+            self.__dict__.pop(name, None)
         with ExitStack() as closing:
             for name in _OPENED:
                 part = self.__dict__.pop(name, None)
@@ -98,6 +99,13 @@ class Parts:
         """The online store."""
         opened: OnlineStore = self._open("online")
         return opened
+
+    @cached_property
+    def served(self) -> OnlineStore:
+        """The online store as serving reads it, with a deadline where it is elsewhere."""
+        from millstream.store.deadline import with_deadline
+
+        return with_deadline(self.online, self.settings.online_read_ms / 1_000)
 
     @cached_property
     def offline(self) -> OfflineStore:
@@ -387,7 +395,7 @@ class Parts:
 
         definition = self.registry.model(model)
         loaded = self.model_versions.load(model, version)
-        reader = FeatureReader(self.online, definition.view, self.versions(loaded.pins), self.clock)
+        reader = FeatureReader(self.served, definition.view, self.versions(loaded.pins), self.clock)
         return Scorer(definition, loaded, reader, self.clock)
 
     def captures(self, model: str, newest: int | None = None) -> pa.Table:

@@ -245,7 +245,7 @@ def _serve(settings: Settings, stop: threading.Event) -> None:
             settings.name,
             settings.data,
             log=parts.log,
-            online=parts.online,
+            online=parts.served,
             registry=parts.registry,
             versions=parts.model_versions,
             clock=parts.clock,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from millstream.errors import StoreError
 from millstream.registry import pinning
 from millstream.registry.definitions import Registry
 from millstream.serve.server import Service
+from millstream.store.deadline import DeadlineStore
 from millstream.store.lmdb.store import LmdbOnlineStore
 from millstream.store.online import Answer, Ask, Fact, OnlineStore
 from millstream.testing.adversarial_online import AdversarialOnlineStore
@@ -465,6 +467,31 @@ def test_a_store_across_a_network_keeps_nobody_waiting_who_does_not_ask_it(
         assert waits[len(waits) // 2] < 0.05
         assert served.captured().num_rows == 8
         assert 'scored_total{model="fraud",version="1"} 8.0' in served.ask("GET", "/metrics").text
+
+
+def test_a_store_across_a_network_that_hangs_costs_values_and_no_answers(tmp_path: Path, clock: SimulatedClock) -> None:
+    goes_on = threading.Event()
+
+    class Hanging(Elsewhere):
+        def read(self, asks: Sequence[Ask]) -> list[Answer]:
+            assert goes_on.wait(60)
+            return self.embedded.read(asks)
+
+    served = Served(tmp_path, clock, lambda store: DeadlineStore(Hanging(store, seed=1), 0.3))
+    served.train(1)
+
+    async def scene() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(served.service.application)
+        async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+            content = json.dumps(ROW)
+            return await asyncio.gather(*[client.post("/v1/models/fraud/score", content=content) for _ in range(70)])
+
+    with served.service:
+        begun = time.monotonic()
+        answers = asyncio.run(scene())
+        assert time.monotonic() - begun < 20
+        assert {(answer.status_code, answer.json()["degraded"]) for answer in answers} == {(200, True)}
+        goes_on.set()
 
 
 def test_a_store_across_a_network_that_fails_is_said_of_the_values(tmp_path: Path, clock: SimulatedClock) -> None:
