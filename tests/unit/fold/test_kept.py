@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 
 import millstream as ms
@@ -138,3 +140,22 @@ def test_what_cannot_be_chosen_by_is_refused_when_it_is_built() -> None:
         ms.ArgMin("s", by="x", max_bytes=2000)
     with pytest.raises(DefinitionError, match="name"):
         group(ms.ArgMax("s", by="x + 1"))
+
+
+def test_what_is_no_finite_number_is_null_before_a_filter_sees_it_in_whatever_form_rows_come() -> None:
+    numbers = [float("nan"), float("inf"), float("-inf"), None, 7.0, 0.0]
+    plain = [{**dict.fromkeys(SCHEMA), "user_id": 1, "x": x, "at": START} for x in numbers]
+    arrow = pa.table({
+        **{name: pa.nulls(len(plain), pa.string() if name == "s" else pa.int64()) for name in SCHEMA},
+        "user_id": [1] * len(plain), "x": pa.array(numbers, pa.float64(), from_pandas=False),
+        "ok": pa.nulls(len(plain), pa.bool_()), "at": [START] * len(plain),
+    })  # fmt: skip
+    narrow = arrow.set_column(arrow.column_names.index("x"), "x", arrow["x"].cast(pa.float32()))
+    conditions = ("x > 5", "x is null", "x < -1", "x = x")
+    features = [ms.Count(name=f"n{i}", where=where) for i, where in enumerate(conditions)]
+    for rows in (plain, arrow, narrow, arrow.to_pandas(), pl.from_arrow(arrow)):
+        asked = [{"user_id": 1, "at": START + timedelta(hours=1)}]
+        (found,) = ms.compute(
+            group(*features, ms.Max("x"), where="x is null or x < 100"), {EVENTS: rows}, asked
+        ).to_pylist()
+        assert [found[name] for name in ("g__n0", "g__n1", "g__n2", "g__n3", "g__x_max")] == [1, 4, 0, 2, 7.0]

@@ -17,13 +17,18 @@ from millstream.serve.server import Service
 
 user = ms.Entity("user", keys={"user_id": "int64"})
 visits = ms.EventStream(
-    "visits", time="at", schema={"user_id": "int64", "spent": "float64", "page": "string", "at": "timestamp"}
-)
+    "visits", time="at",
+    schema={"user_id": "int64", "spent": "float64", "page": "string", "order": "int64", "new": "bool", "at": "timestamp"},
+)  # fmt: skip
 facts = {"user_id": "int64", "paid": "bool", "since": "timestamp", "points": "int64"}
 accounts = ms.Table("accounts", path="accounts.parquet", schema=facts)
 seen = ms.StreamFeatureGroup(
-    "seen", entity=user, source=visits, features=[ms.Count(over="24h"), ms.Sum("spent"), ms.Last("page")]
-)
+    "seen", entity=user, source=visits,
+    features=[
+        ms.Count(over="24h"), ms.Sum("spent"), ms.Last("page"), ms.Max("order"), ms.Min("new"), ms.Min("page"),
+        ms.ArgMax("at", by="spent"),
+    ],
+)  # fmt: skip
 account = ms.BatchFeatureGroup(
     "account", entity=user, sources=[accounts], every="1d", query="select user_id, paid, since, points from accounts"
 )
@@ -47,6 +52,10 @@ KNOWN = {
     "seen__count_24h": 2,
     "seen__spent_sum": 7.0,
     "seen__page_last": "home",
+    "seen__order_max": 2**53 + 1,
+    "seen__new_min": False,
+    "seen__page_min": "home",
+    "seen__at_spent_arg_max": datetime(2025, 12, 1, 11, tzinfo=UTC),
     "account__paid": True,
     "account__since": SINCE,
     "account__points": -3,
@@ -65,8 +74,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> ms.Project:
     project = ms.Project(folder, create=True)
     project.apply(view)
     days = {"2026-01-01T10:00:00Z": 0.0, "2026-01-01T11:00:00Z": 1.0, "2025-12-01T11:00:00Z": 6.0}
-    project.load(visits, [{"user_id": 1, "page": "home", "spent": spent, "at": at} for at, spent in days.items()])
-    project.load(visits, [{"user_id": 3, "page": "home", "spent": 1.0, "at": "2026-01-01T11:00:00Z"}])
+    project.load(visits, [
+        {"user_id": 1, "page": "home", "spent": spent, "order": 2**53 + 1, "new": spent > 0, "at": at}
+        for at, spent in days.items()
+    ])  # fmt: skip
+    other = {"user_id": 3, "page": "home", "spent": 1.0, "order": 7, "new": True, "at": "2026-01-01T11:00:00Z"}
+    project.load(visits, [other])
     columns = {"user_id": [1, 3], "paid": [True, False], "since": pa.array([SINCE, None]), "points": [-3, 2**40]}
     pq.write_table(pa.table(columns), project.settings.folder / "accounts.parquet")
     project.drain()
