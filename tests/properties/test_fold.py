@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from millstream.fold import States, as_of, encode_key, exact, fold, layout_of, merge, value
+from millstream.fold import RequestRows, States, as_of, encode_key, exact, fold, layout_of, merge, request_lanes, value
 from millstream.fold.oracle import oracle
 from tests.properties.worlds import (
     DAY,
@@ -23,6 +25,7 @@ from tests.properties.worlds import (
     oracle_events,
     prepared,
     same,
+    texts,
 )
 
 KEYS = [encode_key(ENTITY.keys, [k]) for k in range(3)]
@@ -45,26 +48,47 @@ def merged(group: Any, left: list[bytes], right: list[bytes]) -> list[bytes]:
     return merge(layout_of(group), States.from_bytes(left), States.from_bytes(right)).to_bytes()
 
 
+def lanes_of(group: Any, rows: list[Event]) -> np.ndarray:
+    """The lanes of requests, which are the same by a query and in compiled form."""
+    fields = {name: name for name in ("k", "x", "y", "s", "ok")}
+    values = {name: [getattr(row, name) for row in rows] for name in fields}
+    at = np.array([row.time for row in rows], np.int64)
+    kinds = {"k": pa.int64(), "s": pa.string(), "ok": pa.bool_()}
+    given = {name: pa.array(column, kinds.get(name, pa.float64())) for name, column in values.items()}
+    found = request_lanes(group, fields, given, at)
+    assert RequestRows(group, fields).lanes(values, at).tolist() == found.tolist()
+    return found
+
+
 @many
 @given(
     groups,
     event_lists(),
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 39), gaps, numbers), min_size=1, max_size=8),
     st.booleans(),
+    st.one_of(st.none(), st.tuples(numbers, texts, st.sampled_from([True, False, None]))),
 )
-def test_point_in_time_is_the_oracle(group: Any, events: list[Event], asks: list[Any], sweep: bool) -> None:
+def test_point_in_time_is_the_oracle(
+    group: Any, events: list[Event], asks: list[Any], sweep: bool, request_row: tuple[Any, ...] | None
+) -> None:
     moments = [e.arrival for e in events] or [0]
     queries = [(k, moments[n % len(moments)] + gap) for k, n, gap, _ in asks]
     probes = np.array([[x] for *_, x in asks], np.float64)
     batch = prepared(group, events)
     at = np.array([t for _, t in queries], np.int64)
     keys = [encode_key(ENTITY.keys, [k]) for k, _ in queries]
-    got = as_of(layout_of(group), batch, batch.arrivals, keys, at, at, probes, sweep=sweep).columns
-    plain = exact(layout_of(group), batch, batch.arrivals, keys, at, at, probes).columns
+    rows = [
+        None if request_row is None else Event(k, t, t, x, *request_row)
+        for (k, t), (*_, x) in zip(queries, asks, strict=True)
+    ]
+    added = None if request_row is None else lanes_of(group, rows)
+    got = as_of(layout_of(group), batch, batch.arrivals, keys, at, at, probes, added, sweep=sweep).columns
+    plain = exact(layout_of(group), batch, batch.arrivals, keys, at, at, probes, added).columns
     assert all(repr(got[name].tolist()) == repr(plain[name].tolist()) for name in got)
     for row, (k, t) in enumerate(queries):
         request = {"x": asks[row][3]}
-        assert same(got, row, oracle(group.columns, oracle_events(events, k), t, request=request)) == []
+        one = None if request_row is None else oracle_events([rows[row]], k)[0]
+        assert same(got, row, oracle(group.columns, oracle_events(events, k), t, None, request, one)) == []
 
 
 @many
@@ -95,10 +119,16 @@ def test_a_state_reads_as_the_oracle_from_five_seconds_before_its_newest_arrival
     newest = [int(m) for m in states.newest]
     for k in range(3):
         mine = oracle_events(events, k)
+        row = Event(k, 0, 0, 2.5, None, "b", True)
         start = newest[k] if newest[k] > -FAR else 0
         for t in [start - before, *(start + gap for gap in later)]:
-            got = value(layout_of(group), states, np.full(3, t, np.int64), np.full((3, 1), 2.5)).columns
+            at, probes = np.full(3, t, np.int64), np.full((3, 1), 2.5)
+            got = value(layout_of(group), states, at, probes).columns
             assert same(got, k, oracle(group.columns, mine, t, FAR, {"x": 2.5})) == []
+            added = lanes_of(group, [replace(row, time=t)] * 3)
+            got = value(layout_of(group), states, at, probes, added).columns
+            (one,) = oracle_events([replace(row, time=t, arrival=t)], k)
+            assert same(got, k, oracle(group.columns, mine, t, FAR, {"x": 2.5}, one)) == []
 
 
 @many

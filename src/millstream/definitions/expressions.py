@@ -67,6 +67,25 @@ def references(sql: str) -> frozenset[str]:
     return frozenset(column.name.lower() for column in _parse(sql).find_all(exp.Column))
 
 
+def inlined(sql: str, derive: tuple[tuple[str, str], ...], columns: frozenset[str]) -> str:
+    """Return an expression over some columns with those that are derived written out, in SQL as the engine reads it.
+
+    >>> inlined("k > 1", (("k", "amount / 1000"),), frozenset({"amount", "k"}))
+    '(amount / 1000) > 1'
+    """
+    from sqlglot import exp
+
+    parsed = _parsed_in(sql, columns)
+    for name, definition in reversed(derive):
+        inner = exp.paren(_parsed_in(definition, columns))
+        parsed = parsed.transform(
+            lambda node, name=name, inner=inner: (
+                inner.copy() if isinstance(node, exp.Column) and node.name.lower() == name.lower() else node
+            )
+        )
+    return str(parsed.sql(dialect=DIALECT.name))
+
+
 def query_schema(thing: str, query: str, tables: Mapping[str, Schema | None]) -> tuple[Schema | None, tuple[str, ...]]:
     """Return what a query gives: its types, or None while a table's columns are unknown; and its column names.
 
@@ -110,6 +129,14 @@ def bind_interval(query: str) -> tuple[str, frozenset[str]]:
             pieces += [query[last : colon.start], f"${name.text.lower()}"]
             last = name.end + 1
     return "".join([*pieces, query[last:]]), frozenset(used)
+
+
+def _parsed_in(sql: str, columns: frozenset[str]) -> Any:
+    """An expression as SQLGlot has it; a column alone is that column, also where its name is a word of SQL's own."""
+    from sqlglot import exp
+
+    bare = sql.strip()
+    return exp.column(bare, quoted=True) if bare in columns else _parse(sql)
 
 
 def _check_expression(thing: str, argument: str, sql: str, columns: Mapping[str, str]) -> None:

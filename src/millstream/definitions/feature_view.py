@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 class ViewColumn:
     """One input of a model: where it comes from, and its type ("" until `plan` has read the tables).
 
-    `kind` is "request", "group" or "on_demand". `keys` maps join keys to request keys.
+    `kind` is "request", "group" or "on_demand". `keys` maps join keys to request keys. With
+    `fields`, the request counts as one more event: see `FeatureRef`.
     """
 
     column: str
@@ -34,6 +35,7 @@ class ViewColumn:
     keys: FrozenMapping[str, str] = EMPTY
     default: Value | None = None
     on_demand: OnDemandFeature | None = None
+    fields: FrozenMapping[str, str] = EMPTY
 
     def nulls(self, n: int) -> np.ndarray:
         """Return `n` nulls as views assemble this column: None in objects for a string, else NaN."""
@@ -52,6 +54,9 @@ class GroupRead:
     columns: tuple[ViewColumn, ...]
     name: str  # the group's, with the read's prefix; a second read of that name also says by which keys
     probes: tuple[str, ...] = ()  # the request fields that its columns read
+    fields: FrozenMapping[str, str] | None = (
+        None  # where the request counts as one more event: the field of each column
+    )
 
 
 @checked_class
@@ -120,6 +125,7 @@ class FeatureView:
         _check_probes(thing, fields, self.groups)
         freeze(self, _functions=_functions(self.on_demand, self.dtypes))
         freeze(self, entity_keys=_entity_keys(thing, fields, self.groups))
+        freeze(self, groups=tuple(_with_fields(thing, read, {**self.entity_keys, **fields}) for read in self.groups))
         freeze(self, _defaulted=tuple(entry for entry in self.entries if entry.default is not None))
         freeze(self, columns=tuple(entry.column for entry in self.entries))
 
@@ -209,7 +215,7 @@ def _of_reference(thing: str, item: FeatureRef) -> list[ViewColumn]:
         dtype = group.schema_of_features.get(name, "")
         column = f"{prefix}{group.name}__{name}"
         default = _check_default(thing, column, dtype, item.default_value)
-        found.append(ViewColumn(column, "group", dtype, group, name, keys, default))
+        found.append(ViewColumn(column, "group", dtype, group, name, keys, default, fields=item.fields))
     return found
 
 
@@ -220,7 +226,7 @@ def _check_default(thing: str, column: str, dtype: str, value: Value | None) -> 
 
 
 def _reads(thing: str, entries: Iterable[ViewColumn]) -> tuple[GroupRead, ...]:
-    reads: dict[tuple[str, FrozenMapping[str, str], str], list[ViewColumn]] = {}
+    reads: dict[tuple[str, FrozenMapping[str, str], str, FrozenMapping[str, str]], list[ViewColumn]] = {}
     groups: dict[str, StreamFeatureGroup | BatchFeatureGroup] = {}
     for entry in entries:
         if entry.group is None:
@@ -229,15 +235,34 @@ def _reads(thing: str, entries: Iterable[ViewColumn]) -> tuple[GroupRead, ...]:
         if groups.setdefault(name, entry.group) != entry.group:
             raise DefinitionError.same_name(thing, "feature groups", name, "rename one of them.")
         prefix = entry.column.removesuffix(f"{name}__{entry.feature}").removesuffix("__")
-        reads.setdefault((name, entry.keys, prefix), []).append(entry)
+        reads.setdefault((name, entry.keys, prefix, entry.fields), []).append(entry)
     found: list[GroupRead] = []
-    for (name, keys, prefix), columns in reads.items():
-        named = f"{prefix}__{name}" if prefix else name
-        if any(named == one.name for one in found):
-            named = f"{named} by {', '.join(keys.values())}"
+    for (name, keys, prefix, fields), columns in reads.items():
+        named = _read_name(f"{prefix}__{name}" if prefix else name, keys, fields, {one.name for one in found})
         probes = _probes(groups[name], columns)
-        found.append(GroupRead(groups[name], tuple(keys.items()), prefix, tuple(columns), named, probes))
+        found.append(
+            GroupRead(groups[name], tuple(keys.items()), prefix, tuple(columns), named, probes, fields or None)
+        )
     return tuple(found)
+
+
+def _read_name(name: str, keys: FrozenMapping[str, str], fields: FrozenMapping[str, str], taken: set[str]) -> str:
+    """The name of a read that no other one has."""
+    by = f"{name} by {', '.join(keys.values())}"
+    choices = [name, by, f"{by} with {', '.join(fields.values())}"]
+    choices += [f"{choices[-1]}, {number}" for number in range(2, len(taken) + 3)]
+    return next(choice for choice in choices if choice not in taken)
+
+
+def _with_fields(thing: str, read: GroupRead, request: Mapping[str, str]) -> GroupRead:
+    """A read with the field of each column, where the request counts as one more event."""
+    if read.fields is None:
+        return read
+    from millstream.definitions.request_row import compiled, resolve_fields
+
+    fields = resolve_fields(thing, read.group, dict(read.keys), read.fields, request)
+    compiled(thing, read.group)
+    return replace(read, fields=FrozenMapping(fields))
 
 
 def _probes(group: StreamFeatureGroup | BatchFeatureGroup, columns: Iterable[ViewColumn]) -> tuple[str, ...]:

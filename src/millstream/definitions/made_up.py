@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 _ROWS = 64
 _NUMBERS = [0.0, 1.0, -1.0, 0.5, 2.5, -2.5, 3.0, 0.001, 99.99, 100.0, -7.25, 1e6, -1e6, 12345.678, 1e9]
-_POOLS: dict[str, list[Any]] = {
+#: Values of each type that a made-up row may have.
+POOLS: dict[str, list[Any]] = {
     "float64": _NUMBERS,
     "int64": [0, 1, -1, 2, 3, 7, 10, -10, 24, 60, 100, 3600, 86_400, 1_000_003],
     "bool": [False, True],
@@ -62,7 +63,7 @@ def check_made_up(thing: str, function: RowFunction, reference: Callable[..., An
 
 def _pick(kind: str, nulls: str, row: int, place: int) -> Any:
     """A value of an argument's pool, so that the arguments go through theirs at different paces."""
-    pool = [*_POOLS[kind], None] if nulls == "pass" else _POOLS[kind]
+    pool = [*POOLS[kind], None] if nulls == "pass" else POOLS[kind]
     return pool[(row * (2 * place + 1) + row // len(pool) + 5 * place) % len(pool)]
 
 

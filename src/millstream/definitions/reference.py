@@ -42,6 +42,10 @@ class Readable(ABC):
         """Read the whole group under other request keys; see `FeatureRef.on`."""
         return FeatureRef(self, None).on(prefix=prefix, **keys)  # type: ignore[arg-type]
 
+    def with_request(self, *, prefix: str = "", **fields: str) -> FeatureRef:
+        """Read the whole group as if the request were one more event; see `FeatureRef.with_request`."""
+        return FeatureRef(self, None).with_request(prefix=prefix, **fields)  # type: ignore[arg-type]
+
     def _ipython_key_completions_(self) -> list[str]:
         return list(self.feature_names)
 
@@ -50,7 +54,8 @@ class Readable(ABC):
 class FeatureRef:
     """One feature of a group, or all of them, as a view reads it; made by `group["feature"]` or `group.on(...)`.
 
-    `keys` maps join keys to the request keys they are taken from, where these differ.
+    `keys` maps join keys to the request keys they are taken from, where these differ. `fields` maps columns of the group's
+    source to the request fields that give them, where the request counts as one more event; empty where it does not.
     """
 
     group: StreamFeatureGroup | BatchFeatureGroup
@@ -58,6 +63,7 @@ class FeatureRef:
     keys: FrozenMapping[str, str] = EMPTY
     prefix: str = ""
     default_value: Value | None = None
+    fields: FrozenMapping[str, str] = EMPTY
 
     def default(self, value: Value) -> FeatureRef:
         """Read `value` where the feature is null, in training and serving alike.
@@ -92,7 +98,39 @@ class FeatureRef:
                 raise DefinitionError.expected(thing, join_key, request_key, "the name of a request key")
         if prefix != "":
             check_name(thing, prefix)
-        return replace(self, keys=FrozenMapping(keys), prefix=prefix)
+        return replace(self, keys=FrozenMapping(keys), prefix=prefix or (self.prefix if self.fields else ""))
+
+    def with_request(self, *, prefix: str = "", **fields: str) -> FeatureRef:
+        """Read as if the request were one more event at the moment of the read.
+
+        A payment that is scored counts itself so before it is published, and one that is published already does not count
+        twice: other events of that very moment stay out. Each keyword is a column of the group's source, and its value the
+        field of the view's request that gives it. A field of a column's own name may be left out; a column that no field
+        gives is null. The request goes through the group's filters and expressions; what they drop is not added, and
+        windows with a delay do not hold it.
+
+        Args:
+            prefix: what the columns' names begin with, so that a view can read a group both ways.
+            fields: the request field of each column.
+
+        Raises:
+            DefinitionError: the group is none of a stream, or has no such column. Whether the view has the fields, and
+                whether all expressions of the group have a compiled form, is checked when the view is built.
+
+        >>> from millstream import Entity, EventStream, FeatureView, StreamFeatureGroup, Sum
+        >>> paid = EventStream("paid", time="at", schema={"user_id": "int64", "amount": "float64", "at": "timestamp"})
+        >>> spend = StreamFeatureGroup("spend", entity=Entity("user", keys={"user_id": "int64"}), source=paid,
+        ...     features=[Sum("amount", over="1h")])
+        >>> FeatureView("v", request={"amount": "float64"}, features=[spend.with_request(prefix="now")]).columns
+        ('amount', 'now__spend__amount_sum_1h')
+        """
+        from millstream.definitions.request_row import check_fields
+
+        thing = f"with_request() of '{self.label}'"
+        known = check_fields(thing, self.group, fields)
+        if prefix != "":
+            check_name(thing, prefix)
+        return replace(self, fields=FrozenMapping(known), prefix=prefix or self.prefix)
 
     @property
     def label(self) -> str:

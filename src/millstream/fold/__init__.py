@@ -10,6 +10,7 @@ from millstream.fold.deltas import Deltas, decode_deltas, encode_deltas
 from millstream.fold.keys import decode_key, encode_key, encode_keys, shard_of
 from millstream.fold.layout import HEAD_CAPACITY, HEAD_SPAN, STATE_VERSION, Layout, layout_of
 from millstream.fold.prepare import Prepared, aggregated, prepare
+from millstream.fold.requests import RequestRows, request_lanes
 from millstream.fold.states import States, Values, as_of, exact, fold, merge, pruned, value
 from millstream.fold.warm import warm
 
@@ -20,6 +21,7 @@ __all__ = [
     "Deltas",
     "Layout",
     "Prepared",
+    "RequestRows",
     "States",
     "Values",
     "aggregated",
@@ -36,6 +38,7 @@ __all__ = [
     "prepare",
     "probes_of",
     "pruned",
+    "request_lanes",
     "shard_of",
     "value",
     "warm",

@@ -25,7 +25,9 @@ from millstream.fold.moments import SPACE
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _sweep(times, arrivals, available, lanes, ordinal, at, ops, windows, features, levels, meta, out, scratch):
+def _sweep(
+    times, arrivals, available, lanes, ordinal, at, requests, ops, windows, features, levels, meta, out, scratch
+):
     """One key by merging each event into its state as it becomes available, and reading at each query."""
     numbers, texts, bounds, acc, edges = out
     one = np.empty(1, np.int64)
@@ -43,7 +45,10 @@ def _sweep(times, arrivals, available, lanes, ordinal, at, ops, windows, feature
                 have = True
             known += 1
         where = place if have else np.int64(-1)
-        value_one(scratch, where, at[q], ops, windows, features, meta, bounds, acc, numbers, texts, q)
+        request = np.int64(q * meta[0] if requests.size > 0 else -1)
+        value_one(
+            scratch, where, at[q], ops, windows, features, meta, bounds, acc, numbers, texts, q, requests, request
+        )
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
@@ -56,15 +61,15 @@ def _span(windows, w, at):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _slide(times, available, known, lanes, ordinal, at, ops, windows, window_ops, features, meta, out, queue, late,
-           ends):  # fmt: skip
+def _slide(times, available, known, lanes, ordinal, at, requests, ops, windows, window_ops, features, meta, out, queue,
+           late, ends):  # fmt: skip
     """One key whose queries ascend in ordinal and instant: each window slides, adding and removing events.
 
     Events are numbered by their times; `known` lists them as they become available, and nothing where that is the same.
     One enters a window when it is available and its time is past, whichever comes last, unless its time has left the
     window by then.
     """
-    numbers, texts, sums = out
+    numbers, texts, sums, held = out
     feature, size = 0, meta[0]
     for w in range(windows.shape[0]):
         begin = feature
@@ -100,7 +105,13 @@ def _slide(times, available, known, lanes, ordinal, at, ops, windows, window_ops
                     moved = True
             if moved:
                 _fronts(low, lanes, size, ops, window_ops, w, sums, queue, late, ends)
-            emit(features, begin, feature, sums, 0, at[q], numbers, texts, q)
+            if requests.size > 0 and windows[w, 2] == 0:
+                for j in range(size):
+                    held[j] = sums[j]
+                combine(ops, held, 0, requests, q * size)
+                emit(features, begin, feature, held, 0, at[q], numbers, texts, q)
+            else:
+                emit(features, begin, feature, sums, 0, at[q], numbers, texts, q)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
@@ -221,14 +232,15 @@ def _rows(lanes, events, size):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def as_of(events, event_begins, queries, query_begins, times, arrivals, available, lanes, ordinal, at, ops, windows,
-          window_ops, features, levels, meta, sweep, first, last, numbers, texts):  # fmt: skip
-    """History and (key, instant) rows to feature rows, for the keys `first..last`.
+def as_of(events, event_begins, queries, query_begins, times, arrivals, available, lanes, ordinal, at, requests, ops,
+          windows, window_ops, features, levels, meta, sweep, first, last, numbers, texts):  # fmt: skip
+    """History and (key, instant) rows to feature rows, for the keys `first..last`; `requests` are lanes to add to each.
 
     An event counts for the queries whose ordinal is not below its availability. `sweep` forces the state machine, which
     is what serving does; else the windows of a key slide, unless a later ordinal asks for an earlier instant.
     """
     n_windows = windows.shape[0]
+    held = np.empty(meta[0] + SPACE, np.int64)
     acc, bounds = np.empty(n_windows * meta[0] + SPACE, np.int64), np.empty(n_windows, np.int64)
     edges, ends = np.zeros(max(levels.shape[0], 1), np.int64), np.zeros((3, ops.shape[0]), np.int64)
     scratch, queues = np.empty(0, np.int64), np.empty((2, ops.shape[0], 0), np.int64)
@@ -240,6 +252,7 @@ def as_of(events, event_begins, queries, query_begins, times, arrivals, availabl
         if not _ascending_by(by, moments):
             asked = in_order(in_order(asked, at), ordinal)
             by, moments = ordinal[asked], at[asked]
+        added = _rows(requests, asked, meta[0]) if requests.size > 0 else requests
         found, strings = np.empty((asked.size, meta[2]), np.float64), np.empty((asked.size, meta[3]), np.int64)
         if not sweep and _ascending(moments):
             passed = times[mine]
@@ -250,14 +263,14 @@ def as_of(events, event_begins, queries, query_begins, times, arrivals, availabl
             known = in_order(np.arange(0 if _ascending(open_from) else mine.size), open_from)
             if queues.shape[2] < mine.size:
                 queues = np.empty((2, ops.shape[0], 2 * mine.size), np.int64)
-            _slide(passed, open_from, known, _rows(lanes, mine, meta[0]), by, moments, ops, windows, window_ops,
-                   features, meta, (found, strings, acc), queues[0], queues[1], ends)  # fmt: skip
+            _slide(passed, open_from, known, _rows(lanes, mine, meta[0]), by, moments, added, ops, windows, window_ops,
+                   features, meta, (found, strings, acc, held), queues[0], queues[1], ends)  # fmt: skip
         else:
             mine = in_order(mine, available)
             need = 2 * (HEADER + (mine.size + 2) * (1 + meta[0])) + HEADER + 1 + meta[0]
             if scratch.size < need:
                 scratch = np.empty(2 * need, np.int64)
-            _sweep(times[mine], arrivals[mine], available[mine], _rows(lanes, mine, meta[0]), by, moments, ops, windows,
+            _sweep(times[mine], arrivals[mine], available[mine], _rows(lanes, mine, meta[0]), by, moments, added, ops, windows,
                    features, levels, meta, (found, strings, bounds, acc, edges), scratch)  # fmt: skip
         for j in range(meta[2]):
             for i in range(asked.size):
@@ -268,7 +281,8 @@ def as_of(events, event_begins, queries, query_begins, times, arrivals, availabl
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def exact(events, begins, codes, times, available, lanes, ordinal, at, ops, windows, features, meta, numbers, texts):
+def exact(events, begins, codes, times, available, lanes, ordinal, at, requests, ops, windows, features, meta, numbers,
+          texts):  # fmt: skip
     """Queries by the window rule itself, event by event: no state, no head, nothing that could overflow."""
     sums = np.empty(meta[0] + SPACE, np.int64)
     for q in range(at.size):
@@ -279,6 +293,8 @@ def exact(events, begins, codes, times, available, lanes, ordinal, at, ops, wind
                 feature += 1
             since, until = _span(windows, w, at[q])
             clear(ops, sums, 0)
+            if requests.size > 0 and windows[w, 2] == 0:
+                combine(ops, sums, 0, requests, q * meta[0])
             for place in range(begins[codes[q]], begins[codes[q] + 1]):
                 event = events[place]
                 if available[event] <= ordinal[q] and since <= times[event] < until:

@@ -255,8 +255,11 @@ def exact_from(data, place, meta):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _read_class(data, place, first, last, at, ops, windows, bounds, acc, meta):
-    """Sum up the rows of one state for the windows `first..last`, which end together and nest."""
+def _read_class(data, place, first, last, at, ops, windows, bounds, acc, meta, requests, request):
+    """Sum up the rows of one state for the windows `first..last`, which end together and nest.
+
+    Where they end at the instant itself, the lanes of the request at `request` count too (-1: there is none).
+    """
     step = 1 + meta[0]
     hop, delay = windows[first, 1], windows[first, 2]
     until = at if delay == 0 else (at - delay) // hop * hop
@@ -264,6 +267,8 @@ def _read_class(data, place, first, last, at, ops, windows, bounds, acc, meta):
         width, hop = windows[w, 0], windows[w, 1]
         bounds[w] = LOWEST if width < 0 else (at - delay - width) // hop * hop
         clear(ops, acc, w * meta[0])
+    if request >= 0 and delay == 0:
+        combine(ops, acc, first * meta[0], requests, request)
     rows = data[place + 2] + data[place + 3] if place >= 0 else 0
     for i in range(rows):
         row = place + HEADER + i * step
@@ -279,14 +284,14 @@ def _read_class(data, place, first, last, at, ops, windows, bounds, acc, meta):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def value_one(data, place, at, ops, windows, features, meta, bounds, acc, numbers, texts, row):
+def value_one(data, place, at, ops, windows, features, meta, bounds, acc, numbers, texts, row, requests, request):
     """The features of one state (-1: empty) at one instant, into an output row."""
     first, feature = 0, 0
     while first < windows.shape[0]:
         last = first + 1
         while last < windows.shape[0] and windows[last, 3] == windows[first, 3]:
             last += 1
-        _read_class(data, place, first, last, at, ops, windows, bounds, acc, meta)
+        _read_class(data, place, first, last, at, ops, windows, bounds, acc, meta, requests, request)
         for w in range(first, last):
             begin = feature
             while feature < features.shape[0] and features[feature, 1] == w:
@@ -296,12 +301,13 @@ def value_one(data, place, at, ops, windows, features, meta, bounds, acc, number
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def value(data, offsets, at, ops, windows, features, meta):
-    """States at instants to (numbers, texts), one row each."""
+def value(data, offsets, at, requests, ops, windows, features, meta):
+    """States at instants to (numbers, texts), one row each; `requests` are lanes to add to each, or none at all."""
     n = offsets.size - 1
     numbers, texts = np.empty((n, meta[2]), np.float64), np.empty((n, meta[3]), np.int64)
     bounds, acc = np.empty(windows.shape[0], np.int64), np.empty(windows.shape[0] * meta[0] + SPACE, np.int64)
     for i in range(n):
         place = offsets[i] if offsets[i + 1] > offsets[i] else np.int64(-1)
-        value_one(data, place, at[i], ops, windows, features, meta, bounds, acc, numbers, texts, i)
+        request = np.int64(i * meta[0] if requests.size > 0 else -1)
+        value_one(data, place, at[i], ops, windows, features, meta, bounds, acc, numbers, texts, i, requests, request)
     return numbers, texts

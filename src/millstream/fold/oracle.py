@@ -33,20 +33,23 @@ def oracle(
     at: int,
     ordinal: int | None = None,
     request: Mapping[str, Any] = MappingProxyType({}),
+    added: OracleEvent | None = None,
 ) -> dict[str, Any]:
     """The value of each windowed feature at `at`, from the events available by `ordinal` (`at` when not given).
 
-    `request` holds the fields of the request by their names.
+    `request` holds the fields of the request by their names. `added` is the request as one more event, at `at`.
     """
     columns = list(columns)
     known = [e for e in events if e.available <= (at if ordinal is None else ordinal) and not _too_late(columns, e)]
-    return {column.name: _value(column, known, at, request) for column in columns}
+    return {column.name: _value(column, known, at, request, added) for column in columns}
 
 
-def _value(column: Any, events: list[OracleEvent], at: int, request: Mapping[str, Any]) -> Any:
+def _value(
+    column: Any, events: list[OracleEvent], at: int, request: Mapping[str, Any], added: OracleEvent | None
+) -> Any:
     if not column.parts:
-        return _feature(column, events, at)
-    a, b = (_feature(part, events, at) for part in column.parts)
+        return _feature(column, events, at, added)
+    a, b = (_feature(part, events, at, added) for part in column.parts)
     if column.kind == "zscore":
         asked = _clean(request.get(column.request))
         a = None if asked is None or a is None else asked - a
@@ -67,13 +70,15 @@ def _too_late(columns: list[Any], event: OracleEvent) -> bool:
     )
 
 
-def _feature(column: Any, events: list[OracleEvent], at: int) -> Any:
+def _feature(column: Any, events: list[OracleEvent], at: int, added: OracleEvent | None) -> Any:
     until = _floor(at - column.delay, column.hop) if column.delay else at
     rows = [
         e
         for e in events
         if e.time < until and (column.window is None or e.time >= _floor(at - column.delay - column.window, column.hop))
     ]
+    if added is not None and not column.delay:
+        rows.append(added)
     inside = [e for e in rows if column.where is None or e.fields[column.where] is True]
     if column.kind == "share":
         return len(inside) / len(rows) if rows else None

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from millstream.definitions.expressions import inlined
 from millstream.engines.embedded import DIALECT, EMBEDDED
 from millstream.errors import MillstreamError, first_line
 from millstream.fold import lanes, lift
@@ -78,7 +79,7 @@ def aggregated(group: StreamFeatureGroup | BatchFeatureGroup, feature: WindowedF
         parts: np.ndarray = np.any([aggregated(group, part, table) for part in feature.parts], axis=0)
         return parts
     where, *values = (
-        None if sql is None else _inline(sql, *_columns_of(group))
+        None if sql is None else inlined(sql, *_columns_of(group))
         for sql in (feature.where, feature.expression, feature.other)
     )
     columns, _ = _evaluate(table, dict.fromkeys(sql for sql in (where, *values) if sql))
@@ -86,6 +87,26 @@ def aggregated(group: StreamFeatureGroup | BatchFeatureGroup, feature: WindowedF
     for sql in values:
         found = found & _present(columns[sql]) if sql else found
     return found
+
+
+def lanes_of_table(group: StreamFeatureGroup, table: pa.Table, at: np.ndarray) -> np.ndarray:
+    """Return the lanes of each row of a source's table at an instant (µs); those of a row that does not count are empty."""
+    return lanes_of_rows(group, *_evaluate(table, _plan_of(group).wanted), at)
+
+
+def lanes_of_rows(
+    group: StreamFeatureGroup, columns: dict[str, pa.ChunkedArray], failed: dict[str, dict[int, str]], at: np.ndarray
+) -> np.ndarray:
+    """Return the lanes of rows of which everything is evaluated: by expression the values, and the rows on which it fails."""
+    rows, layout = len(at), layout_of(group)
+    found = _prepare_one(group, columns, failed, _Rows(at, at, np.zeros(rows, np.int64), np.arange(rows)))
+    if len(found.positions) == rows:
+        return found.lanes
+    out = np.empty((rows, layout.n_lanes), np.int64)
+    for slot in layout.slots:
+        out[:, slot.offset : slot.offset + slot.width] = _EMPTY[slot.op]
+    out[found.positions] = found.lanes
+    return out
 
 
 @dataclass(frozen=True)
@@ -135,10 +156,10 @@ def _plan(group: Any) -> _Plan:
     layout, (derive, columns) = layout_of(group), _columns_of(group)
 
     def inline(sql: str | None) -> str | None:
-        return None if sql is None else _inline(sql, derive, columns)
+        return None if sql is None else inlined(sql, derive, columns)
 
     where = inline(group.where)
-    keys = tuple(_inline((group.keys or {}).get(name, name), derive, columns) for name in group.entity.keys)
+    keys = tuple(inlined((group.keys or {}).get(name, name), derive, columns) for name in group.entity.keys)
     inputs = tuple((slot, inline(slot.expression), inline(slot.where), inline(slot.other)) for slot in layout.slots)
     every = [where, *keys, *(sql for _, *read in inputs for sql in read)]
     return _Plan(layout, where, keys, inputs, tuple(dict.fromkeys(sql for sql in every if sql)))
@@ -149,30 +170,6 @@ def _columns_of(group: Any) -> tuple[tuple[tuple[str, str], ...], frozenset[str]
     derive = tuple((group.derive or {}).items())
     names = {name for source in group.sources for name in source.schema or {}}
     return derive, frozenset(names | {name for name, _ in derive})
-
-
-def _parsed(sql: str, columns: frozenset[str]) -> Any:
-    """An expression as SQLGlot has it; a column alone is that column, also where its name is a word of SQL's own."""
-    import sqlglot
-    from sqlglot import exp
-
-    bare = sql.strip()
-    return exp.column(bare, quoted=True) if bare in columns else sqlglot.parse_one(sql, read=DIALECT.name)
-
-
-def _inline(sql: str, derive: tuple[tuple[str, str], ...], columns: frozenset[str]) -> str:
-    """The expression with the derived columns written out, in SQL as the engine reads it."""
-    from sqlglot import exp
-
-    parsed = _parsed(sql, columns)
-    for name, definition in reversed(derive):
-        inner = exp.paren(_parsed(definition, columns))
-        parsed = parsed.transform(
-            lambda node, name=name, inner=inner: (
-                inner.copy() if isinstance(node, exp.Column) and node.name.lower() == name.lower() else node
-            )
-        )
-    return str(parsed.sql(dialect=DIALECT.name))
 
 
 #: Whatever engine runs queries, micro-batches are transformed by the one that expressions were checked by.

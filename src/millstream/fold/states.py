@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: Below this many events and queries `as_of` stays on the calling thread.
 _PARALLEL_ROWS = 50_000
+#: The lanes of requests where none is added.
+NO_LANES = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,14 +192,21 @@ def pruned(layout: Layout, states: States, newest: np.ndarray) -> States:
     return merge(layout, states, States(bare[filled].reshape(-1), offsets))
 
 
-def value(layout: Layout, states: States, at: np.ndarray, probes: np.ndarray | None = None) -> Values:
+def value(
+    layout: Layout,
+    states: States,
+    at: np.ndarray,
+    probes: np.ndarray | None = None,
+    requests: np.ndarray | None = None,
+) -> Values:
     """Feature values of states at instants (µs), exact from five seconds before each key's newest arrival on.
 
     `probes` are the fields of the request that the layout reads, one column each (float64, NaN for null); nulls unless
-    given.
+    given. `requests` are the lanes of one more event at each instant, as `request_lanes` makes them.
     """
+    added = NO_LANES if requests is None else requests.reshape(-1)
     numbers, texts = kernels.value(
-        states.data, states.offsets, at, layout.ops, layout.windows, layout.features, layout.meta
+        states.data, states.offsets, at, added, layout.ops, layout.windows, layout.features, layout.meta
     )
     return Values(layout, numbers, texts, probes)
 
@@ -210,13 +219,15 @@ def as_of(
     ordinal: np.ndarray,
     at: np.ndarray,
     probes: np.ndarray | None = None,
+    requests: np.ndarray | None = None,
     *,
     sweep: bool = False,
 ) -> Values:
     """The features of (key, instant) rows from history, each by the events available by its ordinal.
 
     For a point-in-time join, availability and ordinal are instants (µs); for a recomputation by log position they are
-    ranks of positions. With `sweep`, every key goes through the states that serving would have held.
+    ranks of positions. `probes` and `requests` are as in `value`. With `sweep`,
+    every key goes through the states that serving would have held.
     """
     # Column by column, which is how they are read; every row is written.
     numbers = np.empty((len(at), int(layout.meta[2])), np.float64, order="F")
@@ -226,12 +237,13 @@ def as_of(
     order, event_begins = kernels.by_key(events.codes, n_keys)
     ordinal, at = np.ascontiguousarray(ordinal, np.int64), np.ascontiguousarray(at, np.int64)
     settled_by = settled(events)
+    added = NO_LANES if requests is None else requests.reshape(-1)
 
     def run(first: int, last: int) -> None:
         past.as_of(
             order, event_begins, queries, query_begins, events.times, settled_by, available, events.lanes.reshape(-1),
-            ordinal, at, layout.ops, layout.windows, layout.window_ops, layout.features, layout.levels, layout.meta, sweep,
-            first, last, numbers, texts,
+            ordinal, at, added, layout.ops, layout.windows, layout.window_ops, layout.features, layout.levels, layout.meta,
+            sweep, first, last, numbers, texts,
         )  # fmt: skip
 
     workers = min(os.cpu_count() or 1, 8) if len(order) + len(queries) > _PARALLEL_ROWS else 1
@@ -254,6 +266,7 @@ def exact(
     ordinal: np.ndarray,
     at: np.ndarray,
     probes: np.ndarray | None = None,
+    requests: np.ndarray | None = None,
 ) -> Values:
     """What `as_of` gives, by the window rule itself: every event of a key is looked at for every query.
 
@@ -264,8 +277,9 @@ def exact(
     order, begins = kernels.by_key(events.codes, n_keys)
     past.exact(
         order, begins, codes, events.times, np.ascontiguousarray(available, np.int64), events.lanes.reshape(-1),
-        np.ascontiguousarray(ordinal, np.int64), np.ascontiguousarray(at, np.int64), layout.ops, layout.windows,
-        layout.features, layout.meta, numbers, texts,
+        np.ascontiguousarray(ordinal, np.int64), np.ascontiguousarray(at, np.int64),
+        NO_LANES if requests is None else requests.reshape(-1), layout.ops, layout.windows, layout.features,
+        layout.meta, numbers, texts,
     )  # fmt: skip
     return Values(layout, numbers, texts, probes)
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from millstream.fold.kernels import exact_from, value_one
 from millstream.fold.layout import HEADER, STATE_VERSION, Layout
 from millstream.fold.moments import SPACE
-from millstream.fold.states import Values
+from millstream.fold.states import NO_LANES, Values
 
 _VERSION = STATE_VERSION.to_bytes(8, "little")
 _SMALLEST = 8 * HEADER
@@ -36,6 +36,7 @@ class Vector:
     def __init__(self, layouts: Sequence[Layout]) -> None:
         self._layouts = tuple(layouts)
         self._numbers = tuple(_number_places(layout) for layout in layouts)
+        self._no_requests = np.full(len(layouts), -1)
         self._cuts = np.zeros((len(layouts) + 1, 3), np.int64)
         if layouts:
             parts = [[layout.ops, layout.windows, layout.features] for layout in layouts]
@@ -48,12 +49,13 @@ class Vector:
         states: Sequence[Sequence[bytes | None]],
         at: NDArray[np.int64],
         probes: Sequence[NDArray[np.float64] | None] | None = None,
+        requests: Sequence[NDArray[np.int64] | None] | None = None,
     ) -> tuple[list[dict[str, NDArray[Any]]], NDArray[np.bool_] | None]:
         """Return each group's columns, from one sequence of states per group with a state for each instant (µs).
 
         Empty states, None or b"", are those of no event; the others must be `readable`. Beside the columns it is said,
         for each group and row, whether the instant lies before what the state is exact for; None: none does. `probes`
-        are, for each group, the fields of the request that it reads.
+        are, for each group, the fields of the request that it reads, `requests` the lanes of one more event at each instant.
         """
         if not self._layouts:
             return [], None
@@ -63,9 +65,11 @@ class Vector:
             places.append(begin if state else -1)
             begin += len(state) >> 3
         data = np.frombuffer(b"".join(flat), np.int64) if begin else _EMPTY
+        added, begins = (NO_LANES, self._no_requests) if requests is None else _one_after_another(requests)
         numbers, texts, early, any_early = _value_all(
-            data, np.array(places, np.int64), at, self._ops, self._windows, self._features, self._meta, self._cuts
-        )
+            data, np.array(places, np.int64), at, added, begins, self._ops, self._windows, self._features, self._meta,
+            self._cuts,
+        )  # fmt: skip
         rows = len(at)
         found: list[dict[str, NDArray[Any]]] = []
         for i, layout in enumerate(self._layouts):
@@ -86,13 +90,21 @@ def _number_places(layout: Layout) -> tuple[tuple[str, int], ...]:
 _EMPTY = np.empty(0, np.int64)
 
 
+def _one_after_another(requests: Sequence[NDArray[np.int64] | None]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The lanes of the groups' requests, and where each group's begin, -1 where it has none."""
+    sizes = [0 if one is None else one.size for one in requests]
+    begins = np.cumsum([0, *sizes[:-1]])
+    begins[[one is None for one in requests]] = -1
+    return np.concatenate([one.reshape(-1) for one in requests if one is not None] or [NO_LANES]), begins
+
+
 def readable(state: bytes) -> bool:
     """Return whether bytes are a state of the format that this version reads."""
     return state[:8] == _VERSION and len(state) >= _SMALLEST and not len(state) & 7
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _value_all(data, places, at, ops, windows, features, meta, cuts):  # type: ignore[no-untyped-def]
+def _value_all(data, places, at, requests, begins, ops, windows, features, meta, cuts):  # type: ignore[no-untyped-def]
     groups, rows = meta.shape[0], at.size
     wide, text, lanes, most = 1, 1, 1, 1
     for g in range(groups):
@@ -107,7 +119,9 @@ def _value_all(data, places, at, ops, windows, features, meta, cuts):  # type: i
         wanted = features[cuts[g, 2] : cuts[g + 1, 2]]
         for i in range(rows):
             row = g * rows + i
-            value_one(data, places[row], at[i], mine, spans, wanted, meta[g], bounds, acc, numbers, texts, row)
+            request = np.int64(-1 if begins[g] < 0 else begins[g] + i * meta[g, 0])
+            value_one(data, places[row], at[i], mine, spans, wanted, meta[g], bounds, acc, numbers, texts, row, requests,
+                      request)  # fmt: skip
             if places[row] >= 0 and at[i] < exact_from(data, places[row], meta[g]):
                 early[row], any_early = True, True
     return numbers, texts, early, any_early

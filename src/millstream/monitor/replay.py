@@ -21,7 +21,7 @@ from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.definitions.source import EventStream, Table
 from millstream.definitions.whole_numbers import floats, of_arrow, put
 from millstream.engines.engine import FIRST
-from millstream.fold import Prepared, as_of, encode_keys, exact, layout_of, prepare, probes_of, shard_of
+from millstream.fold import Prepared, as_of, encode_keys, exact, layout_of, prepare, probes_of, request_lanes, shard_of
 from millstream.fold.instants import micros
 from millstream.fold.kernels import by_key
 from millstream.fold.layout import HEAD_SPAN
@@ -178,8 +178,13 @@ class Replay:
         run, layout = exact if by_rule else as_of, layout_of(group)
         options = {} if by_rule else {"sweep": True}
         probes = probes_of(layout, {name: self._field(name, pick) for name in reading.read.probes}, len(pick))
+        fields, added = reading.read.fields, None
+        if fields is not None:
+            added = request_lanes(
+                group, fields, {name: self._key(name, pick) for name in fields.values()}, self.at[pick]
+            )
         return run(
-            layout, events, available, keys, reading.ordinals[pick], self.at[pick], probes, **options
+            layout, events, available, keys, reading.ordinals[pick], self.at[pick], probes, added, **options
         ).columns  # fmt: skip
 
     def _stated(self, reading: Reading, pick: np.ndarray, keys: pa.Array) -> Columns:

@@ -9,7 +9,7 @@ from typing import Any
 from millstream.definitions.durations import text
 from millstream.definitions.entity import Entity
 from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatureGroup
-from millstream.definitions.feature_view import FeatureView
+from millstream.definitions.feature_view import FeatureView, ViewColumn
 from millstream.definitions.group_version import Group
 from millstream.definitions.model import Model
 from millstream.definitions.serialise import data_of
@@ -73,6 +73,8 @@ def changed_inputs(before: FeatureView, after: FeatureView) -> Mapping[str, str]
             found[entry.column] = f"{entry.column} is {one.dtype}, not {entry.dtype}"
         elif one.default != entry.default:
             found[entry.column] = f"{entry.column} has another default"
+        elif dict(one.fields) != dict(entry.fields):
+            found[entry.column] = f"{entry.column} counts the request otherwise"
         elif one.on_demand is not None and entry.on_demand is not None and one.on_demand.hash != entry.on_demand.hash:
             found[entry.column] = f"{entry.column} is another function"
     return found
@@ -201,11 +203,20 @@ def _of_views(before: FeatureView, after: FeatureView) -> Iterator[str]:
             yield f"column {entry.column}: {entry.dtype} -> {one.dtype}"
         if dict(one.keys) != dict(entry.keys):
             yield f"column {entry.column}: by {', '.join(entry.keys.values())} -> by {', '.join(one.keys.values())}"
+        if dict(one.fields) != dict(entry.fields):
+            yield f"column {entry.column}: {_counted(entry)} -> {_counted(one)}"
         if one.on_demand is not None and entry.on_demand is not None and one.on_demand.hash != entry.on_demand.hash:
             yield f"column {entry.column}: its function has changed"
     yield from _compared("", _without(before, ("features", "request")), _without(after, ("features", "request")))
     if set(before.columns) == set(after.columns) and before.columns != after.columns:
         yield "the order of its columns has changed"
+
+
+def _counted(column: ViewColumn) -> str:
+    """How a column counts the request."""
+    if not column.fields:
+        return "without the request"
+    return "with the request, " + ", ".join(f"{name} by {field}" for name, field in column.fields.items())
 
 
 def _without(definition: Any, names: Iterable[str]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from millstream.definitions.whole_numbers import as_column, objects
 from millstream.errors import CorruptState, StoreError
-from millstream.fold import encode_key, layout_of, probes_of, shard_of
+from millstream.fold import RequestRows, encode_key, layout_of, probes_of, shard_of
 from millstream.fold.rows import forgotten, row_at, rows_at, split_rows
 from millstream.fold.views import Vector, readable
 from millstream.store.online import EARLY, LET_GO, Answer, Ask, OnlineStore, ShardMeta, pruned_by, reads_locally
@@ -69,8 +69,8 @@ class _Lookup:
     """One read of a group.
 
     `key` is the place of its keys among the reader's, `columns` are the features taken from it with their names in the
-    view, `absent` the columns whose features its version does not have, `probes` the request fields that it reads. `null`
-    are the facts of a null key.
+    view, `absent` the columns whose features its version does not have, `probes` the request fields that it reads,
+    `rows` makes the request one more of its events, where it counts as one. `null` are the facts of a null key.
     """
 
     name: str
@@ -84,6 +84,7 @@ class _Lookup:
     folded: bool
     schema: Mapping[str, str]
     probes: tuple[str, ...]
+    rows: RequestRows | None
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,7 @@ class FeatureReader:
         self._lookups = (*self._folded, *self._dated)
         self._layouts = [layout_of(lookup.version.group) for lookup in self._folded]
         self._vector = Vector(self._layouts)
+        self._adding = any(lookup.rows for lookup in self._folded)
         self._probing = any(lookup.probes for lookup in self._folded)
         self.absent = _absent(self.view, lookups)
         self._request = tuple(self.view.request.items())
@@ -169,7 +171,9 @@ class FeatureReader:
         folded = found[: len(self._folded)]
         for lookup, one in zip(self._folded, folded, strict=True):
             _leave_out(lookup, one, readable)
-        valued, early = self._vector.read([one.states for one in folded], at, self._probes(raw, len(at)))
+        valued, early = self._vector.read(
+            [one.states for one in folded], at, self._probes(raw, len(at)), self._requests(values, at)
+        )
         for group, (lookup, one, columns) in enumerate(zip(self._folded, folded, valued, strict=True)):
             if early is not None:
                 _give_up(lookup, one, np.flatnonzero(early[group]).tolist(), EARLY)
@@ -184,6 +188,14 @@ class FeatureReader:
             return None
         pairs = zip(self._folded, self._layouts, strict=True)
         return [probes_of(layout, {name: raw[name] for name in lookup.probes}, rows) for lookup, layout in pairs]
+
+    def _requests(
+        self, values: Mapping[str, Sequence[Any]], at: NDArray[np.int64]
+    ) -> Sequence[NDArray[np.int64] | None] | None:
+        """What the requests add to each folded group; None where they add to none."""
+        if not self._adding:
+            return None
+        return [None if lookup.rows is None else lookup.rows.lanes(values, at) for lookup in self._folded]
 
     def _fetch(self, keys: Sequence[_Keys], shards: Sequence[_Shards], now: int) -> list[_Found]:
         """What the store gives for every lookup, by one call."""
@@ -293,6 +305,7 @@ def _lookups(view: FeatureView, versions: Mapping[str, GroupVersion], keys: list
                 folded,
                 schema,
                 read.probes,
+                None if read.fields is None else RequestRows(version.group, read.fields),
             )
         )
     return lookups

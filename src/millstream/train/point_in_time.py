@@ -22,13 +22,15 @@ from millstream.definitions.source import Source
 from millstream.definitions.whole_numbers import of_arrow
 from millstream.engines.engine import FIRST
 from millstream.errors import TrainingError, nearest
-from millstream.fold import Prepared, as_of, encode_keys, layout_of, prepare, probes_of
+from millstream.fold import Prepared, as_of, encode_keys, layout_of, prepare, probes_of, request_lanes
 from millstream.fold.rows import rows_as_of, with_keys
 from millstream.train.encoding import numbers, typed
 
 Columns = dict[str, NDArray[Any]]
 Instants = NDArray[np.int64]
 _Read = Callable[[pa.Array, GroupRead], Columns]  # from encoded keys, one per example, to the group's features
+
+_Examples = tuple[Mapping[str, pa.Array], Columns]  # what examples have, as given and as views carry their fields
 
 AT = "_at"  # the column of an example that holds its instant
 
@@ -73,7 +75,7 @@ def join(view: FeatureView, examples: pa.Table, past: Past) -> pa.Table:
     found = {name: _values(given[name]) for name in view.request}
     seen: dict[Source, pa.Table] = {}
     for group, reads in _by_group(view, past):
-        read = _reader(group, past, at, seen, found)
+        read = _reader(group, past, at, seen, (given, found))
         for one in reads:
             features = read(encode_keys(group.entity.keys, [given[key] for _, key in one.keys]), one)
             found |= columns_of(one, features, len(at))
@@ -151,8 +153,8 @@ def _by_group(view: FeatureView, past: Past) -> list[tuple[Group, list[GroupRead
     return list(groups.values())
 
 
-def _reader(group: Group, past: Past, at: Instants, seen: dict[Source, pa.Table], fields: Columns) -> _Read:
-    """How to read the group at the examples' instants, which have these request fields.
+def _reader(group: Group, past: Past, at: Instants, seen: dict[Source, pa.Table], examples: _Examples) -> _Read:
+    """How to read the group at the examples' instants.
 
     `seen` keeps the events of each source for the next group.
     """
@@ -167,8 +169,10 @@ def _reader(group: Group, past: Past, at: Instants, seen: dict[Source, pa.Table]
     layout = layout_of(group)
 
     def read(keys: pa.Array, one: GroupRead) -> Columns:
+        given, fields = examples
         probes = probes_of(layout, {name: fields[name] for name in one.probes}, len(at))
-        return as_of(layout, events, available, keys, at, at, probes).columns
+        added = None if one.fields is None else request_lanes(group, one.fields, given, at)  # type: ignore[arg-type]
+        return as_of(layout, events, available, keys, at, at, probes, added).columns
 
     return read
 

@@ -33,3 +33,58 @@ def test_a_zscore_is_served_captured_and_recomputed(tmp_path: Path) -> None:
     kept = shop.project.history("unusual").to_pylist()
     assert {row["amount_zscore_1h"] for row in kept} == {None}
     assert all(row["each"] == pytest.approx(row["each"]) for row in kept)
+
+
+SPENT = ms.StreamFeatureGroup("spent", entity=user, source=orders, where="amount > 0", features=[
+    ms.Count(over="1h"), ms.Sum("amount", over="1h"), ms.Max("amount"), ms.TimeSince(),
+    ms.Count(over="1h", delay="1m", name="before"), ms.ZScore("amount", request="amount")])  # fmt: skip
+
+
+def test_a_request_that_counts_itself_is_served_captured_and_recomputed(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    of_payee = SPENT.on(user_id="payee_id").with_request(prefix="payee")
+    shop.begin(SPENT, SPENT.with_request(prefix="now"), of_payee, request={"amount": "float64"})
+    shop.round()
+    now = shop.clock.now()
+    shop.project.send("orders", [{"user_id": 1, "payee_id": 1, "amount": 7.5, "at": now}])
+    shop.project.drain()
+    shop.asked.clear()
+    for amount in (7.5, None, -1.0, 2.0**51):
+        shop.score(amount=amount, payee_id=2, at=now)
+    plain, counted = shop.served("spent__count_1h"), shop.served("now__spent__count_1h")
+    assert [after - before for before, after in zip(plain, counted, strict=True)] == [1, 0, 0, 0]
+    total = [shop.served(f"{prefix}spent__amount_sum_1h")[0] for prefix in ("", "now__")]
+    assert total[1] == pytest.approx(total[0] + 7.5)
+    assert shop.served("now__spent__time_since")[0] == 0.0
+    assert shop.served("now__spent__before_1h") == shop.served("spent__before_1h")
+    assert shop.served("payee__spent__amount_max")[0] == 7.5  # its key's column is the payee, so the row is the payee's
+    holds(shop.project, 10)
+    shop.project.sync()
+    assert shop.project.training_set("risk").table.num_rows == 10
+    told = shop.project.explain(shop.asked[0], "now__spent__count_1h")
+    assert told.events is not None
+    assert told.events.num_rows == plain[0]
+
+
+def test_a_request_reads_alike_from_a_project_and_from_frames(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    view = ms.FeatureView("v", request={"amount": "float64"}, features=[SPENT.with_request()])
+    shop.project.apply(view)
+    now = shop.clock.now()
+    rows = [{"user_id": i % 3, "payee_id": 1, "amount": 0.1 * i, "at": now - i * 1_000_000} for i in range(40)]
+    shop.project.send("orders", rows)
+    shop.project.drain()
+    shop.project.backfill()
+    asked = [{"user_id": i, "amount": amount} for i in (0, 1, 2, 7, None) for amount in (0.3, None, -2.0, 1e14)]
+    served = shop.project.features("v", asked, at=now)
+    computed = ms.compute(view, {orders: rows}, [row | {"at": now} for row in asked])
+    assert served.to_pylist() == computed.select(served.column_names).to_pylist()
+
+
+def test_a_change_of_what_counts_is_told_and_breaks_a_model_that_learnt_otherwise(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    shop.begin(SPENT["count_1h"], request={"amount": "float64"})
+    view = ms.FeatureView("risk", request={"amount": "float64"}, features=[SPENT["count_1h"].with_request()])
+    shown = str(shop.project.plan(view))
+    assert "column spent__count_1h: without the request -> with the request, at by at" in shown
+    assert "spent__count_1h counts the request otherwise" in shown

@@ -14,8 +14,9 @@ from typing import Any
 import httpx
 import pyarrow as pa
 import pytest
-from tests.unit.serve.world import NOW, SHARDS, artefact, disputes, fill, model, payments, view
+from tests.unit.serve.world import NOW, SHARDS, artefact, disputes, fill, model, payments, velocity, view
 
+import millstream as ms
 from millstream.buffer.codec.events import decode
 from millstream.buffer.embedded.log import EmbeddedLog
 from millstream.clock import SimulatedClock
@@ -202,6 +203,20 @@ def test_a_wrong_path_or_method_is_told_what_there_is(
     answer = served.ask(method, path, content=b"{}")
     assert answer.status_code == status
     assert hint in error(answer)["hint"]
+
+
+def test_a_request_counts_itself_before_it_is_published(served: Served) -> None:
+    fields = {"amount": "float64", "country": "string"}
+    both = ms.FeatureView("both", request=fields, features=[velocity, velocity.with_request(prefix="now")])
+    served.registry.apply(served.registry.plan([both]))
+    served.service.deployments.refresh()
+    path = "/v1/views/both/features?user_id=4&amount=12.5&country=de"
+    said = served.ask("GET", path).json()["features"]
+    assert said["now__velocity__count_1h"] == said["velocity__count_1h"] + 1
+    assert said["now__velocity__amount_sum_1h"] == pytest.approx(said["velocity__amount_sum_1h"] + 12.5)
+    said = served.ask("GET", "/v1/views/both/features?user_id=4").json()["features"]
+    assert said["now__velocity__count_1h"] == said["velocity__count_1h"] + 1
+    assert said["now__velocity__amount_sum_1h"] == said["velocity__amount_sum_1h"]
 
 
 def test_features_are_read_by_query(served: Served) -> None:
