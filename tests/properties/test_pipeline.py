@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import millstream as ms
+from millstream.buffer.codec.events import partition_of
 from millstream.buffer.lag import records_ever
 from millstream.buffer.parts import LARGEST
 from millstream.buffer.topics import COMPUTING
@@ -56,6 +57,8 @@ STREAM = ms.EventStream(
 ASKS = ms.EventStream("asks", time="at", schema={"ask": "string", "k": "int64", "at": "timestamp"})
 OUTCOMES = ms.EventStream("outcomes", time="at", schema={"ask": "string", "y": "bool", "at": "timestamp"})
 FUTURE = 5 * MINUTE
+WIDEST = 6
+"""As many partitions as the stream gets at most, of three at first."""
 
 few = settings(
     max_examples=60, deadline=None, derandomize=True,
@@ -66,7 +69,7 @@ seeds = st.integers(0, 1_000)
 SMALL = 2_500
 """Bytes of a record, so that those of a few events are in parts; a table of one event has nearly as many."""
 turns = st.sampled_from(
-    ["compute", "compute", "ingest", "ingest", "archive", "restart", "fence", "lose", "tear", "trim", "read"]
+    ["compute", "compute", "ingest", "ingest", "archive", "restart", "fence", "lose", "tear", "trim", "read", "grow"]
 )
 torn_turns = turns | st.just("ahead")
 
@@ -174,6 +177,7 @@ class Pipeline:
     seed: int | None = None  # of an adversarial log and store; without one the embedded ones are used as they are
     atomic: bool = True  # whether its transactions are
     project: ms.Project = field(init=False)
+    landed: list[Sent] = field(default_factory=list)  # what was sent, under an id that names its partition too
     reads: list[tuple[int, int, dict[str, np.ndarray]]] = field(default_factory=list)
     wrong: int = 0
 
@@ -184,7 +188,11 @@ class Pipeline:
         self.project.parts.clock = self.clock
         if self.seed is not None:
             self.project.parts.__dict__["log"] = AdversarialLog(
-                self.project.parts.log, self.seed, atomic=self.atomic, largest=SMALL if self.seed % 3 else LARGEST
+                self.project.parts.log,
+                self.seed,
+                atomic=self.atomic,
+                largest=SMALL if self.seed % 3 else LARGEST,
+                widest=WIDEST,
             )
             self.project.parts.__dict__["online"] = AdversarialOnlineStore(self.project.parts.online, self.seed)
         self.view = ms.FeatureView("view", features=[self.group])
@@ -209,6 +217,10 @@ class Pipeline:
     def send(self, sent: list[Sent], as_table: bool, spoilt: bool) -> None:
         """Append events that arrive at one instant, with one among them that fits no schema."""
         self.clock.set(max(self.clock.now(), sent[0].event.arrival))
+        width = self.project.parts.log.topics()["events"]
+        for one in sent:
+            ((partition, _),) = partition_of(STREAM, [{"id": one.id}], width)
+            self.landed.append(Sent(f"{one.id}/{partition}", one.event))
         rows = [
             {"id": one.id, "k": one.event.k, "x": one.event.x, "y": one.event.y, "s": one.event.s,
              "ok": one.event.ok, "at": one.event.time, "seen": one.event.arrival}
@@ -249,6 +261,8 @@ class Pipeline:
                 ).step()
         elif what == "trim":
             trim(parts)
+        elif what == "grow":
+            parts.log.grow("events", min(WIDEST, parts.log.topics()["events"] + 1))
         elif what == "ahead":
             self.commit_ahead()
 
@@ -393,7 +407,7 @@ def check_online(
         run(pipe, sent, data)
         end = max((one.event.arrival for one in sent), default=BASE)
         pipe.reads += [(at, max(at, end), pipe.read(at)) for at in [end - before, *(end + gap for gap in later)]]
-        check_reads(pipe, sent, group)
+        check_reads(pipe, pipe.landed, group)
         early = sum(one.event.time - one.event.arrival > FUTURE for one in sent)
         assert pipe.dead() == pipe.wrong + early
         check_replay(pipe)
@@ -503,7 +517,7 @@ def check_training_set(
         assert list(zip(found["_at"].to_pylist(), found["k"].to_pylist(), strict=True)) == wanted
         delay = pipe.project.parts.delay(pipe.project.parts.registry.group("g"))
         for place, (at, k) in enumerate(wanted):
-            served = [one for one in sent if one.event.arrival + delay <= at]
+            served = [one for one in pipe.landed if one.event.arrival + delay <= at]
             frame = pure(pipe.view, served, [(k, at)])
             assert {name: bits(_plain(found[f"g__{name}"]))[place] for name in frame} == {
                 name: bits(frame[name])[0] for name in frame
