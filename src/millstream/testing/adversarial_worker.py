@@ -7,9 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from millstream.buffer.embedded.worker import EmbeddedWorker
 from millstream.buffer.log import Batch, Transaction
-from millstream.buffer.worker import Owned
+from millstream.buffer.worker import Owned, Worker
 from millstream.errors import Fenced
 
 LOST, LATE, IN_THE_MIDST = 0.2, 0.2, 0.1
@@ -18,7 +17,7 @@ _EPOCHS = 1 << 20
 
 
 class AdversarialWorker:
-    """A worker whose ownership is lost at any time; `AdversarialLog` makes it.
+    """A worker whose ownership is lost at any time; `AdversarialLog` makes it, or what knows who else there is.
 
     Now and then it owns less than it might, and gets it back under a new epoch; it hears late of what went to others, so
     that two believe that they own a partition; it has lost one in the midst of a batch. On an atomic log what it does
@@ -32,7 +31,7 @@ class AdversarialWorker:
 
     def __init__(
         self,
-        worker: EmbeddedWorker,
+        worker: Worker,
         chance: random.Random,
         transaction: Callable[..., AbstractContextManager[Transaction]],
         *,

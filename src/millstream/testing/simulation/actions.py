@@ -11,7 +11,8 @@ SECOND, MINUTE, HOUR, DAY = 1_000_000, 60_000_000, 3_600_000_000, 86_400_000_000
 LAYERS = ("compute", "ingest", "batch", "archive", "sync", "backfill", "ship", "upkeep")
 PROCESSES = ("compute", "ingest", "batch", "sync", "serve", "monitor")
 KINDS_OF_FILES = ("log", "online", "journal", "warehouse")
-DISKS = ("log", "online", "repeats", "registry", "catalog", "warehouse", "journal", "models")
+DISKS = ("log", "log", "log", "online", "repeats", "registry", "catalog", "warehouse", "journal", "models")
+"""Places that may have no room; the log most often, as all that producers are told depends on it."""
 
 _KEYS = (1, 2, 4, 5, None)  # two in each shard
 _AMOUNTS = (None, 0.1, 0.2, 1.0, -3.5, 1e9 + 0.01, 12.34, -0.0)
@@ -140,7 +141,7 @@ def _change(random: Random) -> tuple[Any, ...]:
 
 _WEIGHTS = {
     "send": 20, "retry": 4, "layer": 50, "score": 12, "reads": 6, "advance": 11, "jump": 0.7, "table": 3, "change": 3,
-    "anew": 2, "deploy": 2, "rollback": 1.5, "trim": 1, "season": 0.5, "zombie": 2, "wake": 4, "fill": 1.2, "room": 3,
+    "anew": 2, "deploy": 2, "rollback": 1.5, "trim": 1, "season": 0.5, "zombie": 2, "wake": 4, "fill": 1.8, "room": 3,
     "forget": 1, "restart": 1.5, "damage": 0.3, "lose_power": 0.3, "served": 0.7, "burst": 0.7,
     "post": 4, "ask": 4, "outcome": 3, "train": 1.5, "whole": 1, "flip": 0.6, "restore": 2,
 }  # fmt: skip

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from millstream.buffer.parts import LARGEST
 from millstream.clock import Clock
 from millstream.ingest.retention import trim
 from millstream.project import apply
@@ -20,6 +21,7 @@ from millstream.serve.capture import CaptureJournal
 from millstream.settings import Settings
 from millstream.testing.adversarial_log import AdversarialLog
 from millstream.testing.adversarial_online import AdversarialOnlineStore
+from millstream.testing.simulation.losing_worker import LosingWorker
 from millstream.testing.simulation.web import Web
 
 RUNS: Mapping[str, tuple[str, ...]] = {
@@ -39,10 +41,12 @@ class Adversary(NamedTuple):
     Attributes:
         seed: What they draw from.
         atomic: Whether transactions of the log happen wholly or not at all; if not, the store is the embedded one.
+        largest: The most bytes of one record that computing writes: what is larger is in parts.
     """
 
     seed: int
     atomic: bool = True
+    largest: int = LARGEST
 
 
 class SimulatedParts(Parts):
@@ -69,6 +73,37 @@ class SimulatedParts(Parts):
             return online
         return AdversarialOnlineStore(online, self._adversary.seed)
 
+    def computer(self, worker: Any = None) -> Any:
+        """Stream computing, whose records may be in parts."""
+        return self._in_parts(super().computer(worker))
+
+    def batch_computer(self) -> Any:
+        """Batch computing, whose records may be in parts."""
+        return self._in_parts(super().batch_computer())
+
+    def _in_parts(self, computer: Any) -> Any:
+        if self._adversary is not None:
+            computer._log = SmallRecords(computer._log, self._adversary.largest)
+        return computer
+
+    def worker(self) -> LosingWorker | None:
+        """Who computes, if it may lose what it owns at any time."""
+        if self._adversary is None:
+            return None
+        topics = self.log.topics()
+        names = [stream.name for stream in self.registry.streams() if stream.name in topics]
+        return LosingWorker(self.log, names, self._adversary.seed)
+
+
+class SmallRecords:
+    """A log of which it is said that it takes small records only, for who goes by that when it cuts what it writes."""
+
+    def __init__(self, log: Any, largest: int) -> None:
+        self._log, self.largest = log, largest
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
 
 class Process:
     """A process; what it knows of the definitions it learnt when it last looked.
@@ -88,6 +123,7 @@ class Process:
         self.dead = False
         self._revision: int | None = None
         self._made: dict[str, Any] = {}
+        self.worker: LosingWorker | None = None
 
     @property
     def scoring(self) -> Scoring:
@@ -116,6 +152,9 @@ class Process:
 
     def made(self, name: str) -> Any:
         """What a layer works with, made from the definitions that are known."""
+        if name == "computer" and name not in self._made:
+            self.worker = self.parts.worker()
+            self._made[name] = self.parts.computer(self.worker)
         if name not in self._made:
             self._made[name] = getattr(self.parts, name)()
         return self._made[name]
@@ -162,8 +201,13 @@ def _close_files(folder: Path) -> None:
 
 
 def _compute(process: Process) -> int:
-    done = process.made("computer").step()
-    return int(done.records + done.lag)
+    computer, worker = process.made("computer"), process.worker
+    if worker is None:
+        done = computer.step()
+        return int(done.records + done.lag)
+    worker.lacking = False
+    done = computer.step()
+    return int(done.records + done.lag + worker.lacking)  # who owns nothing knows of nothing that is left
 
 
 def _batch(process: Process) -> int:

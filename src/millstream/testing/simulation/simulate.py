@@ -17,6 +17,7 @@ from typing import Literal
 from unittest.mock import patch
 
 from millstream.buffer.codec import write
+from millstream.buffer.parts import LARGEST
 from millstream.errors import MillstreamError
 from millstream.testing.simulation.actions import Action, drawn
 from millstream.testing.simulation.acts import do
@@ -26,6 +27,8 @@ from millstream.testing.simulation.settle import begin, copied, settle
 from millstream.testing.simulation.world import World
 
 Adversarial = bool | Literal["torn"]
+SMALL = 700
+"""Bytes of a record, so that the deltas of a few events are in parts, and the rows of a query's run."""
 STEPS = 40
 """Actions of a simulation unless said."""
 SHAPES = (
@@ -88,8 +91,9 @@ def simulate(
         seed: Any whole number.
         steps: How many actions.
         keep: The numbers of the actions to let happen, in place of all.
-        adversarial: Whether on a log and an online store that keep the text of their protocols and nothing more; "torn" on
-            such a log whose transactions may come apart, and the embedded store.
+        adversarial: Whether on a log and an online store that keep the text of their protocols and nothing more, where
+            ownership of partitions is lost at any time and records are small; "torn" on such a log whose transactions may
+            come apart, and the embedded store.
 
     Returns:
         What happened.
@@ -104,7 +108,7 @@ def simulate(
     """
     random = Random(f"chance of {seed}")
     trace = Trace(seed, adversarial)
-    with _world(_shape(seed), random, Adversary(seed, adversarial != "torn") if adversarial else None) as world:
+    with _world(_shape(seed), random, _adversary(seed, adversarial)) as world:
         actions = actions_of(seed, steps)
         world.precarious = any(action.name == "lose_power" for action in actions)
         following = iter([place for place in enumerate(actions) if keep is None or place[0] in keep])
@@ -122,6 +126,13 @@ def simulate(
 def actions_of(seed: int, steps: int = STEPS) -> list[Action]:
     """What a seed lets happen."""
     return drawn(Random(seed), steps)
+
+
+def _adversary(seed: int, adversarial: Adversarial) -> Adversary | None:
+    """What the log and the store are like; in two of three seeds records of a few events are in parts."""
+    if not adversarial:
+        return None
+    return Adversary(seed, adversarial != "torn", SMALL if seed % 3 else LARGEST)
 
 
 def _shape(seed: int) -> int:

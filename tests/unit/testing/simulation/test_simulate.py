@@ -7,12 +7,12 @@ import pytest
 from millstream.ingest import stream
 from millstream.testing import simulate
 from millstream.testing.simulation.shrink import fewest, shrink
-from millstream.testing.simulation.simulate import Broken, actions_of
+from millstream.testing.simulation.simulate import Adversarial, Broken, actions_of
 
 
-@pytest.mark.parametrize("seed", [3, 20])
-def test_the_same_seed_gives_the_same_trace(seed: int) -> None:
-    first, again = simulate(seed), simulate(seed)
+@pytest.mark.parametrize(("seed", "adversarial"), [(3, False), (4, True), (5, "torn")])
+def test_the_same_seed_gives_the_same_trace(seed: int, adversarial: Adversarial) -> None:
+    first, again = simulate(seed, adversarial=adversarial), simulate(seed, adversarial=adversarial)
     assert str(first) == str(again)
     assert len(first.lines) == len(actions_of(seed)) + 1
 
