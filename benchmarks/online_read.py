@@ -46,6 +46,9 @@ class Served:
         self._fill(arrived(payments(users * EVENTS_OF_A_USER, users, DAYS)))
         view = ms.FeatureView("bench", request={}, features=groups)
         self.reader = FeatureReader(self.store, view, self.versions, SimulatedClock(NOW))
+        fields = {"amount": "float64", "fee": "float64", "status": "string"}
+        counting = ms.FeatureView("counting", request=fields, features=[group.with_request() for group in groups])
+        self.counting = FeatureReader(self.store, counting, self.versions, SimulatedClock(NOW))
         self.columns = view.columns
 
     def _fill(self, events: pa.Table) -> None:
@@ -69,6 +72,25 @@ class Served:
             self.reader.read(values, at)
         return {"wall": (time.perf_counter() - wall) / len(keys), "cpu": (time.process_time() - cpu) / len(keys)}
 
+    def read_counting(self, keys: list[list[int]]) -> float:
+        """Read each list of keys at once, the request as one more row of every group; the wall time of one read in µs."""
+        asked = [
+            (
+                {
+                    "user_id": some,
+                    "amount": [12.5] * len(some),
+                    "fee": [1.0] * len(some),
+                    "status": ["paid"] * len(some),
+                },
+                np.full(len(some), NOW),
+            )
+            for some in keys
+        ]
+        wall = time.perf_counter()
+        for values, at in asked:
+            self.counting.read(values, at)
+        return (time.perf_counter() - wall) / len(keys) * 1e6
+
     def values(self, keys: list[int]) -> dict[str, np.ndarray]:
         """The 55 columns of some users."""
         return self.reader.read({"user_id": keys}, np.full(len(keys), NOW)).columns
@@ -90,6 +112,7 @@ def run(scale: Scale) -> Iterator[Claim]:
             _open(feast, served, folder)
         for count, reads in ((1, scale.of(500, least=20)), (100, scale.of(50, least=5))):
             yield from _claims(served, feast, count, reads, scale.repeats)
+            yield _counting(served, count, reads, scale.repeats)
 
 
 def _claims(served: Served, feast: Peer | None, count: int, reads: int, repeats: int) -> Iterator[Claim]:
@@ -103,6 +126,17 @@ def _claims(served: Served, feast: Peer | None, count: int, reads: int, repeats:
         what, who = ("", "Feast on SQLite") if values else (", no dict of values", "Feast on SQLite, its message only")
         yield Claim(f"55 features in 8 groups, {keys}{what}", "µs", *wall, peer=who, target=target)
         yield Claim(f"CPU of {keys}{what}", "µs", cpu[0][1:], cpu[1][1:], peer=who)
+
+
+def _counting(served: Served, count: int, reads: int, repeats: int) -> Claim:
+    """What it costs that the request is one more row of every group, beside the read of the same features without it."""
+    rng = np.random.default_rng(count)
+    batches = [rng.choice(served.users, count, replace=False).tolist() for _ in range(reads)]
+    taken = in_turns(
+        lambda: served.read_counting(batches), lambda: served.read(batches)["wall"] * 1e6, repeats
+    )  # fmt: skip
+    keys = f"{count} key" + "s" * (count > 1)
+    return Claim(f"55 features in 8 groups, {keys}, with the request", "µs", *taken, peer="the same without it")
 
 
 def _kept(read: Callable[[], Mapping[str, float]], cpu: list[float]) -> Callable[[], float]:

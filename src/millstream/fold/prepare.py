@@ -98,14 +98,25 @@ def lanes_of_rows(
     group: StreamFeatureGroup, columns: dict[str, pa.ChunkedArray], failed: dict[str, dict[int, str]], at: np.ndarray
 ) -> np.ndarray:
     """Return the lanes of rows of which everything is evaluated: by expression the values, and the rows on which it fails."""
-    rows, layout = len(at), layout_of(group)
-    found = _prepare_one(group, columns, failed, _Rows(at, at, np.zeros(rows, np.int64), np.arange(rows)))
-    if len(found.positions) == rows:
-        return found.lanes
-    out = np.empty((rows, layout.n_lanes), np.int64)
-    for slot in layout.slots:
+    plan, rows = _plan_of(group), len(at)
+    keep = np.ones(rows, bool)
+    keep[[row for sql in plan.wanted for row in failed.get(sql, ())]] = False
+    if plan.where:
+        keep &= _flags(columns[plan.where])
+    for sql in plan.keys:
+        if columns[sql].null_count:
+            keep &= np.asarray(columns[sql].is_valid())
+    inputs = [_Input(*item, columns, rows) for item in plan.inputs]
+    for item in inputs:
+        keep &= ~item.refused
+    kept = np.flatnonzero(keep)
+    found = _lift(plan.layout, inputs, at, kept, len(kept) == rows)
+    if len(kept) == rows:
+        return found
+    out = np.empty((rows, plan.layout.n_lanes), np.int64)
+    for slot in plan.layout.slots:
         out[:, slot.offset : slot.offset + slot.width] = _EMPTY[slot.op]
-    out[found.positions] = found.lanes
+    out[kept] = found
     return out
 
 
