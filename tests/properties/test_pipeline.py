@@ -23,7 +23,7 @@ import millstream as ms
 from millstream.buffer.codec.events import partition_of
 from millstream.buffer.lag import records_ever
 from millstream.buffer.parts import LARGEST
-from millstream.buffer.topics import COMPUTING
+from millstream.buffer.topics import COMPUTING, INGESTION
 from millstream.clock import SimulatedClock
 from millstream.computing.stream import StreamComputer
 from millstream.errors import Fenced
@@ -205,7 +205,15 @@ class Pipeline:
         parts = self.project.parts
         shared = None if self.seed is None else parts.log.worker(COMPUTING, ["events"])  # whose ownership is lost
         self.computer = self.another(worker=shared)
-        self.ingester, self.archiver = parts.ingester(), parts.archiver()
+        shards = None if self.seed is None else parts.log.worker(INGESTION, ["features.g@1"])
+        self.ingester, self.archiver = parts.ingester(shards), parts.archiver()
+        self.shards = shards
+
+    def close(self) -> None:
+        """Give up what is owned."""
+        self.computer.close()
+        if self.shards is not None:
+            self.shards.close()
 
     def another(self, log: Any = None, micro_batch: int | None = None, worker: Any = None) -> StreamComputer:
         parts = self.project.parts
@@ -246,7 +254,7 @@ class Pipeline:
         elif what == "archive":
             self.archiver.step()
         elif what == "restart":
-            self.computer.close()
+            self.close()
             self.begin()
         elif what == "fence":
             with self.another() as first, self.another(Interrupted(parts.log, first)) as second:
@@ -277,10 +285,11 @@ class Pipeline:
 
     def drain(self) -> None:
         """Compute and ingest until nothing is left."""
+        whole = self.project.parts.ingester()
         with self.another() as alone:
             for _ in range(1_000):
                 computed = self.computer.step() + alone.step()
-                ingested = self.ingester.step()
+                ingested = self.ingester.step() + whole.step()
                 left = computed.fenced or computed.lag or ingested.fenced or ingested.lag
                 if not (left or computed.records or ingested.records):
                     return
@@ -411,7 +420,7 @@ def check_online(
         early = sum(one.event.time - one.event.arrival > FUTURE for one in sent)
         assert pipe.dead() == pipe.wrong + early
         check_replay(pipe)
-        pipe.computer.close()
+        pipe.close()
         pipe.project.close()
 
 
@@ -522,5 +531,5 @@ def check_training_set(
             assert {name: bits(_plain(found[f"g__{name}"]))[place] for name in frame} == {
                 name: bits(frame[name])[0] for name in frame
             }
-        pipe.computer.close()
+        pipe.close()
         pipe.project.close()

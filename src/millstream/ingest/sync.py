@@ -268,7 +268,9 @@ def _batched(keys: Sequence[bytes]) -> Iterator[list[bytes]]:
 
 
 def _column(values: np.ndarray, dtype: str) -> pa.Array:
+    kind = ARROW_TYPES[dtype]
     if values.dtype == object:
-        return pa.array(values, pa.string())
+        return pa.array(values, pa.int64() if pa.types.is_timestamp(kind) else kind).cast(kind)
     missing = np.isnan(values)
-    return pa.array(np.where(missing, 0, values), pa.float64(), mask=missing).cast(ARROW_TYPES[dtype])
+    floats = pa.array(np.where(missing, 0, values), pa.float64(), mask=missing)
+    return floats.cast(pa.int64()).cast(kind) if pa.types.is_timestamp(kind) else floats.cast(kind)
