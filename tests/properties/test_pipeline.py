@@ -26,6 +26,7 @@ from millstream.buffer.parts import LARGEST
 from millstream.buffer.topics import COMPUTING, INGESTION
 from millstream.clock import SimulatedClock
 from millstream.computing.stream import StreamComputer
+from millstream.definitions.whole_numbers import of_arrow
 from millstream.errors import Fenced
 from millstream.fold import States, layout_of, pruned
 from millstream.fold.oracle import oracle
@@ -51,7 +52,7 @@ from tests.properties.worlds import windows as window_lists
 WITHIN = HOUR
 STREAM = ms.EventStream(
     "events", time="at", available="seen", deduplicate="id", within="1h", retention="2h",
-    schema={"id": "string", "k": "int64", "x": "float64", "y": "float64", "s": "string", "ok": "bool",
+    schema={"id": "string", "k": "int64", "x": "float64", "y": "float64", "s": "string", "ok": "bool", "n": "int64",
             "at": "timestamp", "seen": "timestamp"},
 )  # fmt: skip
 ASKS = ms.EventStream("asks", time="at", schema={"ask": "string", "k": "int64", "at": "timestamp"})
@@ -91,7 +92,7 @@ def deliveries(draw: Any) -> list[Sent]:
         again = draw(st.sampled_from(sent))
         later = again.event.arrival + draw(st.sampled_from([0, 1, MINUTE, WITHIN, WITHIN + 1, DAY]))
         event = again.event
-        sent.append(Sent(again.id, Event(event.k, event.time, later, event.x, event.y, event.s, event.ok)))
+        sent.append(Sent(again.id, Event(event.k, event.time, later, event.x, event.y, event.s, event.ok, event.n)))
     return sorted(sent, key=lambda one: one.event.arrival)
 
 
@@ -231,7 +232,7 @@ class Pipeline:
             self.landed.append(Sent(f"{one.id}/{partition}", one.event))
         rows = [
             {"id": one.id, "k": one.event.k, "x": one.event.x, "y": one.event.y, "s": one.event.s,
-             "ok": one.event.ok, "at": one.event.time, "seen": one.event.arrival}
+             "ok": one.event.ok, "n": one.event.n, "at": one.event.time, "seen": one.event.arrival}
             for one in sent
         ]  # fmt: skip
         if as_table or any(float("inf") in (row["x"], row["y"]) for row in rows):
@@ -314,6 +315,8 @@ class Pipeline:
 def _plain(column: pa.ChunkedArray) -> np.ndarray:
     if pa.types.is_string(column.type) or pa.types.is_null(column.type):
         return np.array(column.to_pylist(), object)
+    if pa.types.is_integer(column.type) or pa.types.is_timestamp(column.type):
+        return of_arrow(column.cast(pa.int64()))
     return column.cast(pa.float64()).to_numpy(zero_copy_only=False)
 
 
@@ -329,6 +332,7 @@ def history(sent: list[Sent]) -> pa.Table:
             "y": pa.array([one.event.y for one in rows], pa.float64()),
             "s": pa.array([one.event.s for one in rows], pa.string()),
             "ok": pa.array([one.event.ok for one in rows], pa.bool_()),
+            "n": pa.array([one.event.n for one in rows], pa.int64()),
             "at": pa.array([one.event.time for one in rows], instant),
             "seen": pa.array([one.event.arrival for one in rows], instant),
         }

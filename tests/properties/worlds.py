@@ -66,8 +66,9 @@ def group_of(
         features += [
             ms.Ratio(ms.Sum("x", **common), ms.Count("x", over="1h"), name=f"ratio{tag}"),
             ms.Difference(ms.Last("x"), ms.Mean("y", **common), name=f"difference{tag}"),
-            ms.ZScore("x", request="x", name=f"zscore{tag}", **common),
         ]
+        if source is STREAM:  # it is read through a view whose request has the field
+            features.append(ms.ZScore("x", request="x", name=f"zscore{tag}", **common))
         if window is not None:
             features.append(ms.Rate(per="1h", name=f"rate{tag}", **common))
     return ms.StreamFeatureGroup("g", entity=ENTITY, source=source, features=features)
