@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         Share,
         Skewness,
     )
+    from millstream.definitions.values import DistinctCount, Entropy, Lag, Median, Mode, Quantile
     from millstream.errors import MillstreamError
     from millstream.project import Project
     from millstream.project.compute import compute
@@ -55,6 +56,7 @@ _HOMES = {
     "on_demand": ("on_demand",),
     "source": ("EventStream", "Table"),
     "statistics": ("Age", "Correlation", "Covariance", "GeometricMean", "Kurtosis", "Rate", "Share", "Skewness"),
+    "values": ("DistinctCount", "Entropy", "Lag", "Median", "Mode", "Quantile"),
 }
 _LAZY = {name: f"millstream.definitions.{home}" for home, names in _HOMES.items() for name in names}
 _LAZY |= {
@@ -72,21 +74,27 @@ __all__ = [
     "Count",
     "Covariance",
     "Difference",
+    "DistinctCount",
     "Entity",
+    "Entropy",
     "EventStream",
     "FeatureView",
     "First",
     "GeometricMean",
     "Kurtosis",
     "Label",
+    "Lag",
     "Last",
     "LightGBM",
     "Max",
     "Mean",
+    "Median",
     "MillstreamError",
     "Min",
+    "Mode",
     "Model",
     "Project",
+    "Quantile",
     "Rate",
     "Ratio",
     "Retrain",

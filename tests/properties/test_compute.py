@@ -55,6 +55,11 @@ def aggregations() -> st.SearchStrategy[list[ms.Count]]:
         st.tuples(
             st.sampled_from([ms.Skewness, ms.Kurtosis, ms.GeometricMean]), st.sampled_from([("x",), ("abs(x)",)])
         ),
+        st.tuples(
+            st.sampled_from([ms.DistinctCount, ms.Lag, ms.Mode]), st.sampled_from([("x",), ("n",), ("s",), ("b",)])
+        ),
+        st.tuples(st.just(ms.Median), st.sampled_from([("x",), ("abs(x)",)])),
+        st.tuples(st.just(ms.Entropy), st.sampled_from([("n",), ("s",), ("b",), ("upper(s)",)])),
         st.tuples(st.sampled_from([ms.Covariance, ms.Correlation]), st.sampled_from([("x", "abs(x) / 3"), ("b", "x")])),
     )
     wheres = st.sampled_from([None, "x > 0", "x is null", "n is not null", "b", "s <> ''", "abs(n % 7) = 0"])

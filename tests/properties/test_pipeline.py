@@ -375,7 +375,10 @@ def run(pipe: Pipeline, sent: list[Sent], data: Any) -> None:
 
 
 gaps = st.sampled_from([0, 1, SECOND, 5 * SECOND, MINUTE, 7 * MINUTE, HOUR, DAY, 8 * DAY, 31 * DAY])
-groups = st.builds(lambda windows, filtered: group_of(windows, filtered, STREAM), window_lists, st.booleans())
+groups = st.builds(
+    lambda windows, filtered, values: group_of(windows, filtered, STREAM, values),
+    window_lists, st.booleans(), st.booleans(),
+)  # fmt: skip
 
 
 replays = st.tuples(

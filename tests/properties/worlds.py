@@ -35,13 +35,27 @@ ENTITY = ms.Entity("k", keys={"k": "int64"})
 
 @cache
 def group_of(
-    windows: tuple[tuple[str | None, str, str], ...], filtered: bool, source: ms.EventStream = STREAM
+    windows: tuple[tuple[str | None, str, str], ...],
+    filtered: bool,
+    source: ms.EventStream = STREAM,
+    values: bool = False,
 ) -> ms.StreamFeatureGroup:
-    """A group with every aggregate over the given (window, delay, tag)s."""
-    features = []
+    """A group with every aggregate over the given (window, delay, tag)s; with `values`, those that tell values apart."""
+    features: list[Any] = []
     for window, delay, tag in windows:
         where = "ok" if filtered else None
         common: dict[str, Any] = {"over": window, "delay": delay, "where": where}
+        if values:
+            features += [
+                ms.Count(name=f"n{tag}", **common), ms.Last("s", name=f"last_s{tag}", **common),
+                ms.DistinctCount("s", name=f"texts{tag}", **common), ms.DistinctCount("x", name=f"numbers{tag}", **common),
+                ms.Median("x", name=f"median{tag}", **common),
+                ms.Quantile("x", q=[0.0, 0.95, 1.0], name=f"share{tag}", **common),
+                ms.Entropy("s", name=f"entropy{tag}", **common), ms.Mode("s", name=f"mode_s{tag}", **common),
+                ms.Mode("x", name=f"mode_x{tag}", categories=3, **common), ms.Lag("x", name=f"newest{tag}", **common),
+                ms.Lag("x", 3, name=f"third{tag}", **common), ms.Lag("s", 2, name=f"second_s{tag}", **common),
+            ]  # fmt: skip
+            continue
         features += [
             ms.Count(name=f"n{tag}", **common), ms.Count("x", name=f"nx{tag}", **common),
             ms.Sum("x", name=f"sum{tag}", **common), ms.Mean("x", name=f"mean{tag}", **common),
@@ -81,7 +95,7 @@ windows = st.lists(
     ),
     min_size=1, max_size=3, unique=True,
 ).map(lambda pairs: tuple((w, d, f"_{i}") for i, (w, d) in enumerate(pairs)))  # fmt: skip
-groups = st.builds(group_of, windows, st.booleans())
+groups = st.builds(group_of, windows, st.booleans(), st.just(STREAM), st.booleans())
 
 numbers = st.one_of(
     st.none(),

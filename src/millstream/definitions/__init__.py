@@ -33,6 +33,7 @@ from millstream.definitions.statistics import (
     Share,
     Skewness,
 )
+from millstream.definitions.values import DistinctCount, Entropy, Lag, Median, Mode, Quantile
 from millstream.definitions.windows import WindowedFeature
 
 __all__ = [
@@ -45,7 +46,9 @@ __all__ = [
     "Count",
     "Covariance",
     "Difference",
+    "DistinctCount",
     "Entity",
+    "Entropy",
     "EventStream",
     "FeatureRef",
     "FeatureView",
@@ -54,13 +57,17 @@ __all__ = [
     "GroupRead",
     "Kurtosis",
     "Label",
+    "Lag",
     "Last",
     "LightGBM",
     "Max",
     "Mean",
+    "Median",
     "Min",
+    "Mode",
     "Model",
     "OnDemandFeature",
+    "Quantile",
     "Rate",
     "Ratio",
     "Retrain",

@@ -9,6 +9,7 @@ from millstream.calls import checked_class
 from millstream.definitions.aggregation import Aggregation, OfExpression, Window
 from millstream.definitions.durations import Duration
 from millstream.definitions.frozen import check_name, freeze
+from millstream.definitions.values import Quantile
 from millstream.errors import DefinitionError
 
 
@@ -61,6 +62,9 @@ def _check_part(thing: str, argument: str, part: object, example: str) -> None:
         )
     if not isinstance(part, Aggregation):
         raise DefinitionError.expected(thing, argument, part, "an aggregation", example)
+    if isinstance(part, Quantile) and len(part.q) != 1:
+        hint = f"make one {thing.split()[0]} for each share."
+        raise DefinitionError.expected(thing, f"q of {argument}", list(part.q), "one share", hint)
     if len(part.over) != 1:
         windows = [one or "all time" for one in part.over]
         hint = f"make one {thing.split()[0]} for each window."

@@ -24,6 +24,7 @@ from millstream.definitions.on_demand import OnDemandFeature
 from millstream.definitions.reference import FeatureRef
 from millstream.definitions.source import EventStream, Source, Table
 from millstream.definitions.statistics import STATISTICS
+from millstream.definitions.values import VALUES
 from millstream.definitions.windows import is_typed
 from millstream.errors import DefinitionError
 
@@ -31,8 +32,8 @@ _GROUPS = (BatchFeatureGroup, StreamFeatureGroup)
 _KINDS: dict[str, type] = {
     kind.__name__: kind
     for kind in (
-        *AGGREGATIONS, *COMBINED, *STATISTICS, *_GROUPS, Entity, EventStream, FeatureRef, FeatureView, Label, Model,
-        OnDemandFeature, Retrain, Table, *TRAINERS,
+        *AGGREGATIONS, *COMBINED, *STATISTICS, *VALUES, *_GROUPS, Entity, EventStream, FeatureRef, FeatureView, Label,
+        Model, OnDemandFeature, Retrain, Table, *TRAINERS,
     )
 }  # fmt: skip
 _ABOUT = ("owner", "description", "tags")

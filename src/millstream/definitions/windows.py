@@ -10,6 +10,7 @@ from millstream.definitions.aggregation import STRING_BYTES, Aggregation
 from millstream.definitions.combined import Combined, ZScore
 from millstream.definitions.durations import UNITS, micros, text
 from millstream.definitions.expressions import is_column, type_of
+from millstream.definitions.values import Lag, Quantile, percent
 from millstream.errors import DefinitionError
 
 #: The default hop of a window by window plus delay: the first row that is long enough.
@@ -25,8 +26,11 @@ _OF_NUMBERS = (
     "sum", "mean", "std", "var", "skewness", "kurtosis", "geometric_mean", "covariance", "correlation", "zscore",
 )  # fmt: skip
 _READS: dict[str, tuple[str, ...]] = {kind: _NUMBERS for kind in _OF_NUMBERS}
+_READS |= {kind: ("int64", "float64") for kind in ("quantile", "median")}
+_READS["entropy"] = ("int64", "string", "bool", "timestamp")
 #: Those whose value is one of the values that they aggregate, and so of their type.
 KEEPING = ("min", "max", "first", "last", "arg_min", "arg_max")
+_TOLD_APART = ("lag", "mode")
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ class WindowedFeature:
     of the expression for those `KEEPING` one of its values, else "float64". `other` is the second expression of an
     aggregate of two, and `by` its type where it orders; `per` is the span that a rate is for. One that is
     worked out of two others has them as `parts`, whose windows are its own, and may read a field of the request.
+    `of` is the type of the expression. `k` says how many values, or which one, is asked for, `share` which quantile,
+    `bound` how many different values a window may hold.
     """
 
     name: str
@@ -53,6 +59,10 @@ class WindowedFeature:
     parts: tuple[WindowedFeature, ...] = ()
     request: str | None = None
     by: str = ""
+    of: str = ""
+    k: int = 0
+    share: float = 0.0
+    bound: int = 0
 
 
 def is_typed(feature: WindowedFeature) -> bool:
@@ -156,11 +166,10 @@ def _expand(
     source_type, by = _source_types(thing, aggregation, columns)
     if aggregation.where is not None:
         check_condition(thing, f"where of {kind}", aggregation.where, columns)
-    dtype = "int64" if kind == "count" else "float64"
-    if kind in KEEPING and source_type:
+    dtype = "int64" if kind in ("count", "distinct_count") else "float64"
+    if kind in (*KEEPING, *_TOLD_APART) and source_type:
         dtype = source_type
     texts = dtype == "string" or by == "string" or kind in ("first", "last")
-    stem = _stem(thing, aggregation) if stem is None else stem
     return [
         WindowedFeature(
             name=stem if written is None else f"{stem}_{written}",
@@ -171,13 +180,37 @@ def _expand(
             hop=_hop(thing, aggregation, window),
             delay=aggregation.delay,
             dtype=dtype,
-            max_bytes=(getattr(aggregation, "max_bytes", None) or STRING_BYTES) if kind in KEEPING and texts else 0,
+            max_bytes=_max_bytes(aggregation, texts),
             other=aggregation.values[1] if len(aggregation.values) > 1 else None,
             per=getattr(aggregation, "per", 0),
             by=by if hasattr(aggregation, "by") else "",
+            of=source_type,
+            k=getattr(aggregation, "n", int(kind == "mode")),
+            share=share,
+            bound=getattr(aggregation, "categories", 0),
         )
+        for stem, share in _stems(thing, aggregation, stem)
         for written in aggregation.over
     ]
+
+
+def _max_bytes(aggregation: Aggregation, texts: bool) -> int:
+    """How many bytes a string that it keeps may have, 0 where it keeps none."""
+    given: int = getattr(aggregation, "max_bytes", None) or 0
+    if aggregation.kind in KEEPING:
+        return (given or STRING_BYTES) if texts else 0
+    return given
+
+
+def _stems(thing: str, aggregation: Aggregation, given: str | None) -> list[tuple[str, float]]:
+    """The names without their windows of what an aggregation comes to, and which quantile each is."""
+    stem = _stem(thing, aggregation) if given is None else given
+    if isinstance(aggregation, Quantile):
+        begin = stem.removesuffix("_quantile") if given is None and aggregation.name is None else stem
+        return [(f"{begin}_{percent(share)}", share) for share in aggregation.q]
+    if isinstance(aggregation, Lag) and given is None and aggregation.name is None:
+        stem = f"{stem}_{aggregation.n}"
+    return [(stem, 0.5)]
 
 
 def _source_types(thing: str, aggregation: Aggregation, columns: Mapping[str, str]) -> tuple[str, str]:

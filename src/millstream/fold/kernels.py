@@ -18,7 +18,7 @@ _HIGHEST = np.int64(2**63 - 1)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _edges(levels, newest, edges):
+def edges_of(levels, newest, edges):
     """Per level, the instant before which a tile belongs to the next coarser one."""
     last = levels.shape[0] - 1
     for i in range(last + 1):
@@ -27,7 +27,7 @@ def _edges(levels, newest, edges):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _tile_of(start, levels, edges, lifetime):
+def tile_of(start, levels, edges, lifetime):
     """The start of the tile that holds the instant or finer tile `start`, or `LOWEST` where no window needs it."""
     if start == LIFETIME:
         return start
@@ -106,7 +106,7 @@ def merge_one(data, a, b, out, at, ops, levels, meta, edges):
             tiles[side] = place + HEADER
             heads[side] = tiles[side] + data[place + 2] * step
             ends[side] = heads[side] + data[place + 3] * step
-    _edges(levels, newest, edges)
+    edges_of(levels, newest, edges)
     apart, overflow = _head_start(newest, data, heads[0], ends[0], heads[1], ends[1], step)
     end = at + HEADER
     cursors = np.array([tiles[0], tiles[1], heads[0], heads[1]])
@@ -121,7 +121,7 @@ def merge_one(data, a, b, out, at, ops, levels, meta, edges):
                     best, which = start, i
         if which < 0:
             break
-        tile = _tile_of(best, levels, edges, meta[1])
+        tile = tile_of(best, levels, edges, meta[1])
         if tile != LOWEST:
             last, end = _put(ops, out, last, end, tile, data, cursors[which], step)
         cursors[which] += step
@@ -139,7 +139,7 @@ def fold_one(order, times, arrivals, lanes, out, at, ops, levels, meta, edges):
     newest = LOWEST
     for i in range(order.size):
         newest = max(newest, arrivals[order[i]])
-    _edges(levels, newest, edges)
+    edges_of(levels, newest, edges)
     apart, kept, overflow, previous = newest - HEAD_SPAN, 0, 0, _HIGHEST
     for i in range(order.size - 1, -1, -1):
         instant = times[order[i]]
@@ -158,7 +158,7 @@ def fold_one(order, times, arrivals, lanes, out, at, ops, levels, meta, edges):
         event = order[i]
         start = times[event]
         if start < apart:
-            start = _tile_of(start, levels, edges, meta[1])
+            start = tile_of(start, levels, edges, meta[1])
             if start == LOWEST:
                 continue
         elif count < 0:

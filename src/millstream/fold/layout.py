@@ -12,6 +12,7 @@ import numpy as np
 
 from millstream.definitions.windows import folded
 from millstream.fold import lanes
+from millstream.fold.entry_layout import KINDS, EntryLayout, entry_layout
 from millstream.fold.ordered import width_of
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ class Layout:
     features: np.ndarray
     levels: np.ndarray
     meta: np.ndarray
+    entries: EntryLayout | None = None
 
     @property
     def n_lanes(self) -> int:
@@ -101,9 +103,10 @@ class Layout:
 
     @property
     def state_bytes_max(self) -> int:
-        """The worst-case bytes of one key's state: every tile of every level and a full head."""
+        """The worst-case bytes of one key's state: every tile of every level and a full head, all bags as large as may be."""
         rows = HEAD_CAPACITY + (1 if self.meta[1] else 0) + sum(tiles for _, tiles in self._tiles())
-        return 8 * (HEADER + rows * (1 + self.n_lanes))
+        bags = sum(bag.most_lanes for bag in self.entries.bags) if self.entries else 0
+        return 8 * (HEADER + rows * (1 + self.n_lanes + bags))
 
     def state_bytes_at(self, per_day: float) -> int:
         """About the bytes of one key's state at a rate of events a day that come by chance: of the tiles that hold any.
@@ -112,7 +115,12 @@ class Layout:
         """
         occupied = sum(tiles * -math.expm1(-per_day * hop / _DAY) for hop, tiles in self._tiles())
         rows = 1 + (1 if self.meta[1] else 0) + occupied
-        return round(8 * (HEADER + rows * (1 + self.n_lanes)))
+        lanes = HEADER + rows * (1 + self.n_lanes)
+        if self.entries:
+            longest = max((span for _, span in self.levels.tolist()), default=_DAY)
+            kept = per_day * longest / _DAY
+            lanes += sum(rows + min(kept, rows * bag.bound) * bag.width for bag in self.entries.bags)
+        return round(8 * lanes)
 
     def _tiles(self) -> Iterator[tuple[int, int]]:
         """For each level its hop (µs) and how many tiles of it a state may hold."""
@@ -139,13 +147,14 @@ def layout_of(group: StreamFeatureGroup | BatchFeatureGroup) -> Layout:
 def _layout(published: tuple[WindowedFeature, ...]) -> Layout:
     columns, combinations = _outputs(published)
     shared = _Slots()
-    plans = [_plan(column, shared) for column in columns]
+    plans = [None if column.kind in KINDS else _plan(column, shared) for column in columns]
     slots = shared.all
     windows, order = _windows(columns)
     features, texts = _features(columns, plans, order)
     used = np.zeros((len(windows), len(slots)), np.int64)
     for column, plan in zip(columns, plans, strict=True):
-        used[order[_window_key(column)], plan.needs] = 1
+        if plan:
+            used[order[_window_key(column)], plan.needs] = 1
     levels = _levels(columns)
     lifetime = any(column.window is None for column in columns)
     width = sum(slot.width for slot in slots)
@@ -157,6 +166,7 @@ def _layout(published: tuple[WindowedFeature, ...]) -> Layout:
         probes=tuple(dict.fromkeys(one.request for one in combinations if one.request is not None)),
         text_widths=tuple(texts), inverted=_inverted(columns, plans), ops=ops, windows=windows, window_ops=used,
         features=features, levels=levels, meta=meta,
+        entries=entry_layout(columns, lambda column: order[_window_key(column)]),
     )  # fmt: skip
 
 
@@ -332,12 +342,14 @@ def _windows(columns: tuple[WindowedFeature, ...]) -> tuple[np.ndarray, dict[tup
 
 
 def _features(
-    columns: Sequence[WindowedFeature], plans: Sequence[_Plan], order: Mapping[tuple[int, int, int], int]
+    columns: Sequence[WindowedFeature], plans: Sequence[_Plan | None], order: Mapping[tuple[int, int, int], int]
 ) -> tuple[np.ndarray, list[int]]:
     """Feature rows (formula, window, six numbers of the plan, output place), by window; widths of the text outputs."""
     rows: list[tuple[int, ...]] = []
     texts: list[int] = []
     for place, (column, plan) in enumerate(zip(columns, plans, strict=True)):
+        if plan is None:
+            continue
         out = place
         if plan.formula == lanes.TEXT:
             out = sum(texts)
@@ -348,10 +360,10 @@ def _features(
     return np.array(rows, np.int64).reshape(-1, _NUMBERS + 3), texts
 
 
-def _inverted(columns: Sequence[WindowedFeature], plans: Sequence[_Plan]) -> dict[str, bool]:
+def _inverted(columns: Sequence[WindowedFeature], plans: Sequence[_Plan | None]) -> dict[str, bool]:
     """The columns that are given out as lanes, and whether the bits of their values are inverted."""
     given = zip(columns, plans, strict=True)
-    return {column.name: column.kind == "arg_min" for column, plan in given if plan.formula == lanes.TEXT}
+    return {column.name: column.kind == "arg_min" for column, plan in given if plan and plan.formula == lanes.TEXT}
 
 
 def _levels(columns: tuple[WindowedFeature, ...]) -> np.ndarray:

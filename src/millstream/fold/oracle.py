@@ -13,6 +13,8 @@ from fractions import Fraction
 from types import MappingProxyType
 from typing import Any
 
+from millstream.fold.oracle_values import KINDS, of_values
+
 
 @dataclass(frozen=True)
 class OracleEvent:
@@ -95,7 +97,8 @@ def _feature(column: Any, events: list[OracleEvent], at: int, added: OracleEvent
     if column.kind == "count" and column.expression is None:
         return len(inside)
     dated = [(e.time, _clean(e.fields[column.expression])) for e in inside]
-    return _aggregate(column.kind, [(time, v) for time, v in dated if v is not None])
+    dated = [(time, v) for time, v in dated if v is not None]
+    return of_values(column, dated) if column.kind in KINDS else _aggregate(column.kind, dated)
 
 
 def _clean(value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,9 @@ from millstream.definitions.expressions import inlined
 from millstream.engines.embedded import DIALECT, EMBEDDED
 from millstream.errors import MillstreamError, first_line
 from millstream.fold import lanes, lift
+from millstream.fold.entries import INPUT
+from millstream.fold.entry_inputs import EntryInput
+from millstream.fold.entry_layout import Bag
 from millstream.fold.fixed_point import LIMIT
 from millstream.fold.instants import micros
 from millstream.fold.keys import encode_keys, narrowed
@@ -39,6 +42,7 @@ class Prepared:
     """The events of one group, ready to fold; arrays have one row per event that counts.
 
     `keys` are the distinct entity keys and `codes` say which one each event has. Times and arrivals are in µs.
+    `entries` has, for each bag of the group, whether the event has an entry and its lanes.
     `skipped` counts by reason what does not count for this group; `dead` holds (row of the table, reason).
     """
 
@@ -49,8 +53,14 @@ class Prepared:
     partitions: np.ndarray
     positions: np.ndarray
     lanes: np.ndarray
+    entries: np.ndarray
     skipped: dict[str, int]
     dead: list[tuple[int, str]]
+
+    def take(self, places: np.ndarray) -> Prepared:
+        """The events at some places, under the same keys and codes."""
+        columns = ("codes", "times", "arrivals", "partitions", "positions", "lanes", "entries")
+        return replace(self, **{name: getattr(self, name)[places] for name in columns})
 
 
 def prepare(
@@ -146,6 +156,7 @@ class _Plan:
     where: str | None
     keys: tuple[str, ...]
     inputs: tuple[tuple[Slot, str | None, str | None, str | None], ...]
+    bags: tuple[tuple[Bag, str, str | None], ...]
     wanted: tuple[str, ...]
 
 
@@ -172,8 +183,10 @@ def _plan(group: Any) -> _Plan:
     where = inline(group.where)
     keys = tuple(inlined((group.keys or {}).get(name, name), derive, columns) for name in group.entity.keys)
     inputs = tuple((slot, inline(slot.expression), inline(slot.where), inline(slot.other)) for slot in layout.slots)
-    every = [where, *keys, *(sql for _, *read in inputs for sql in read)]
-    return _Plan(layout, where, keys, inputs, tuple(dict.fromkeys(sql for sql in every if sql)))
+    given = layout.entries.bags if layout.entries else ()
+    bags = tuple((bag, _inline(bag.expression, derive, columns), inline(bag.where)) for bag in given)
+    every = [where, *keys, *(sql for _, *read in inputs for sql in read), *(sql for _, *read in bags for sql in read)]
+    return _Plan(layout, where, keys, inputs, bags, tuple(dict.fromkeys(sql for sql in every if sql)))
 
 
 def _columns_of(group: Any) -> tuple[tuple[tuple[str, str], ...], frozenset[str]]:
@@ -264,17 +277,24 @@ def _prepare_one(
         _drop(keep, np.asarray(keys.is_null()), "null_key", skipped)
     _drop(keep, rows.times < layout.too_late_before(rows.arrivals), "too_late", skipped)
     inputs = [_Input(*item, columns, len(keep)) for item in plan.inputs]
-    for item in inputs:
+    bags = [
+        EntryInput(bag, columns[sql], _flags(columns[condition]) if condition else None)
+        for bag, sql, condition in plan.bags
+    ]
+    every: list[_Input | EntryInput] = [*inputs, *bags]
+    for item in every:
         for row in np.flatnonzero(keep & item.refused).tolist():
             dead[row], keep[row] = item.reason, False
-    skipped["not_finite"] += sum(int((item.not_finite & keep).sum()) for item in inputs)
+    skipped["not_finite"] += sum(int((item.not_finite & keep).sum()) for item in every)
     everything = bool(keep.all())
     kept = np.arange(len(keep)) if everything else np.flatnonzero(keep)
     coded = (keys if everything else keys.take(pa.array(kept))).dictionary_encode()
     return Prepared(
         keys=coded.dictionary.to_pylist(), codes=coded.indices.to_numpy().astype(np.int64), times=rows.times[kept],
         arrivals=rows.arrivals[kept], partitions=rows.partitions[kept], positions=rows.positions[kept],
-        lanes=_lift(layout, inputs, rows.times, kept, everything), skipped=dict(+skipped), dead=sorted(dead.items()),
+        lanes=_lift(layout, inputs, rows.times, kept, everything),
+        entries=_entries(layout, bags, rows.times[kept], None if everything else kept), skipped=dict(+skipped),
+        dead=sorted(dead.items()),
     )  # fmt: skip
 
 
@@ -390,6 +410,14 @@ class _Input:
         there = np.isfinite(numbers) if where is None else where & np.isfinite(numbers)
         self.flags = there & ((numbers <= 0) if self.slot.lift == "not_positive" else (numbers > 0))
         self.numbers = np.where(self.flags, numbers, np.nan)
+
+
+def _entries(layout: Layout, bags: list[EntryInput], times: np.ndarray, kept: np.ndarray | None) -> np.ndarray:
+    """One row of entries per kept event."""
+    out = np.empty((len(times), layout.entries.width if layout.entries else 0), np.int64)
+    for i, item in enumerate(bags):
+        item.lift(times, kept, out, int(layout.entries.rows[i, INPUT]))  # type: ignore[union-attr]
+    return out
 
 
 def _lift(layout: Layout, inputs: list[_Input], times: np.ndarray, kept: np.ndarray, everything: bool) -> np.ndarray:

@@ -15,8 +15,9 @@ import pyarrow.compute as pc
 
 from millstream.errors import CorruptState
 from millstream.fold import as_of as past
-from millstream.fold import kernels
+from millstream.fold import entry_states, entry_values, kernels
 from millstream.fold.combined import combined
+from millstream.fold.entry_values import Heap
 from millstream.fold.layout import AHEAD, HEAD_SPAN, HEADER, STATE_VERSION, Layout
 from millstream.fold.ordered import values_of
 
@@ -123,6 +124,7 @@ class Values:
     numbers: np.ndarray
     texts: np.ndarray
     probes: np.ndarray | None = None
+    heap: Heap | None = None
 
     @property
     def columns(self) -> dict[str, np.ndarray]:
@@ -130,8 +132,11 @@ class Values:
         result: dict[str, np.ndarray] = {}
         at = 0
         widths = iter(self.layout.text_widths)
+        lists = self.heap.columns(self.layout.entries) if self.heap and self.layout.entries else {}
         for place, (name, dtype) in enumerate(self.layout.outputs):
-            if name in self.layout.inverted:
+            if name in lists:
+                result[name] = lists[name]
+            elif name in self.layout.inverted:
                 width = next(widths)
                 result[name] = values_of(dtype, self.texts[:, at : at + width], self.layout.inverted[name])
                 at += width
@@ -157,6 +162,12 @@ def fold(layout: Layout, prepared: Prepared, now: int | None = None) -> States:
         layout.ops, layout.levels, layout.meta,
     )  # fmt: skip
     states = States(*result)
+    if layout.entries:
+        data, offsets = entry_states.fold(
+            states.data, states.offsets, prepared.codes, prepared.times, prepared.entries, layout.entries.rows,
+            layout.entries.payloads, layout.levels, layout.meta,
+        )  # fmt: skip
+        states = States(data, offsets, states.overflow)
     return replace(states, let_go=_let_go(prepared, states))
 
 
@@ -177,9 +188,21 @@ def _let_go(prepared: Prepared, states: States) -> Sequence[int]:
 def merge(layout: Layout, left: States, right: States) -> States:
     """States of the same keys, merged pairwise; which side is which, and in what order, never matters."""
     data = np.concatenate([left.data, right.data])
-    return States(
-        *kernels.merge(data, left.offsets, right.offsets + len(left.data), layout.ops, layout.levels, layout.meta)
+    places = left.offsets, right.offsets + len(left.data)
+    states = States(*kernels.merge(data, *places, layout.ops, layout.levels, layout.meta))
+    if layout.entries is None:
+        return states
+    data, offsets = entry_states.merge(
+        data,
+        *places,
+        states.data,
+        states.offsets,
+        layout.entries.rows,
+        layout.entries.payloads,
+        layout.levels,
+        layout.meta,
     )
+    return States(data, offsets, states.overflow)
 
 
 def pruned(layout: Layout, states: States, newest: np.ndarray) -> States:
@@ -208,7 +231,10 @@ def value(
     numbers, texts = kernels.value(
         states.data, states.offsets, at, added, layout.ops, layout.windows, layout.features, layout.meta
     )
-    return Values(layout, numbers, texts, probes)
+    heap = None
+    if layout.entries:
+        heap = entry_values.of_states(layout, layout.entries, states.data, states.offsets, at, numbers)
+    return Values(layout, numbers, texts, probes, heap)
 
 
 def as_of(
@@ -255,7 +281,31 @@ def as_of(
         edges = [0, *sorted(set(cuts) - {0, n_keys}), n_keys]
         with ThreadPoolExecutor(workers) as pool:
             list(pool.map(run, edges[:-1], edges[1:]))
-    return Values(layout, numbers, texts, probes)
+    heap = None
+    if layout.entries and sweep:
+        heap = _swept(layout, events, available, query_codes, ordinal, at, numbers)
+    elif layout.entries:
+        heap = entry_values.of_history(layout, layout.entries, events, available, query_codes, ordinal, at, numbers)
+    return Values(layout, numbers, texts, probes, heap)
+
+
+def _swept(
+    layout: Layout,
+    events: Prepared,
+    available: np.ndarray,
+    codes: np.ndarray,
+    ordinal: np.ndarray,
+    at: np.ndarray,
+    numbers: np.ndarray,
+) -> Heap:
+    """Write into `numbers` what bags give from the state that serving would have held at each query; the lists."""
+    heaps = []
+    for row, code in enumerate(codes.tolist()):
+        states = fold(layout, events.take(np.flatnonzero((events.codes == code) & (available <= ordinal[row]))))
+        offsets = states.offsets[code : code + 2] if code < len(events.keys) else np.zeros(2, np.int64)
+        mine = slice(row, row + 1)
+        heaps.append(entry_values.of_states(layout, layout.entries, states.data, offsets, at[mine], numbers[mine]))  # type: ignore[arg-type]
+    return entry_values.joined(heaps)
 
 
 def exact(
@@ -281,7 +331,10 @@ def exact(
         NO_LANES if requests is None else requests.reshape(-1), layout.ops, layout.windows, layout.features,
         layout.meta, numbers, texts,
     )  # fmt: skip
-    return Values(layout, numbers, texts, probes)
+    heap = None
+    if layout.entries:
+        heap = entry_values.of_history(layout, layout.entries, events, available, codes, ordinal, at, numbers)
+    return Values(layout, numbers, texts, probes, heap)
 
 
 def _empty(layout: Layout, rows: int) -> tuple[np.ndarray, np.ndarray]:

@@ -12,6 +12,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from millstream.fold.entry_values import of_states
 from millstream.fold.kernels import exact_from, value_one
 from millstream.fold.layout import HEADER, STATE_VERSION, Layout
 from millstream.fold.moments import SPACE
@@ -60,24 +61,27 @@ class Vector:
         if not self._layouts:
             return [], None
         flat = [state or b"" for group in states for state in group]
-        places, begin = [], 0
+        places, begins = [], [0]
         for state in flat:
-            places.append(begin if state else -1)
-            begin += len(state) >> 3
-        data = np.frombuffer(b"".join(flat), np.int64) if begin else _EMPTY
-        added, begins = (NO_LANES, self._no_requests) if requests is None else _one_after_another(requests)
+            places.append(begins[-1] if state else -1)
+            begins.append(begins[-1] + (len(state) >> 3))
+        data = np.frombuffer(b"".join(flat), np.int64) if begins[-1] else _EMPTY
+        added, kept = (NO_LANES, self._no_requests) if requests is None else _one_after_another(requests)
         numbers, texts, early, any_early = _value_all(
-            data, np.array(places, np.int64), at, added, begins, self._ops, self._windows, self._features, self._meta,
+            data, np.array(places, np.int64), at, added, kept, self._ops, self._windows, self._features, self._meta,
             self._cuts,
         )  # fmt: skip
         rows = len(at)
         found: list[dict[str, NDArray[Any]]] = []
         for i, layout in enumerate(self._layouts):
             mine = slice(i * rows, (i + 1) * rows)
-            if layout.text_widths or layout.combinations:
+            if layout.text_widths or layout.combinations or layout.entries:
                 width, text = len(layout.outputs), sum(layout.text_widths)
-                asked = None if probes is None else probes[i]
-                found.append(Values(layout, numbers[mine, :width], texts[mine, :text], asked).columns)
+                asked, heap = None if probes is None else probes[i], None
+                if layout.entries:
+                    offsets = np.array(begins[mine.start : mine.stop + 1], np.int64)
+                    heap = of_states(layout, layout.entries, data, offsets, at, numbers[mine, :width])
+                found.append(Values(layout, numbers[mine, :width], texts[mine, :text], asked, heap).columns)
             else:
                 found.append({name: numbers[mine, place] for name, place in self._numbers[i]})
         return found, early.reshape(len(self._layouts), rows) if any_early else None

@@ -114,6 +114,7 @@ def union(pieces: Sequence[Prepared]) -> Prepared:
         partitions=joined("partitions"),
         positions=joined("positions"),
         lanes=joined("lanes"),
+        entries=joined("entries"),
         skipped={},
         dead=[row for piece in pieces for row in piece.dead],
     )

@@ -19,6 +19,8 @@ def definitions(fraud):
         ms.Std("n"), ms.Var("n", where="n > 2"), ms.Min("n", over="1d", hop="1h"), ms.Max("n"), ms.First("n"),
         ms.Last("n", max_bytes=7), ms.TimeSince(name="quiet"), ms.Age(), ms.Share(where="n > 2"),
         ms.Rate(per="1h", over=["1h", "1d"]), ms.Covariance("n", "n * n", name="bend"), ms.Skewness("n", over="1d"),
+        ms.DistinctCount("n"), ms.Quantile("n", q=[0.5, 0.95]), ms.Median("n"), ms.Mode("n", categories=9), ms.Lag("n", 3),
+        ms.Entropy("n"),
     ]  # fmt: skip
     folded = ms.BatchFeatureGroup("folded", entity=fraud.user, every="1h", source=visits, features=every_aggregate)
     union = ms.StreamFeatureGroup(

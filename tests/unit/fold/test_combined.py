@@ -107,6 +107,7 @@ def test_they_are_kept_in_the_registry_and_told_apart() -> None:
         (lambda: ms.Ratio(ms.Sum("x"), ms.Sum("y")), "missing a required argument: 'name'"),
         (lambda: ms.Ratio(ms.Sum("x"), ms.Sum("y"), name=None), "a name, for it has none of its own"),
         (lambda: ms.Ratio(ms.Sum("x"), "y", name="r"), "expected an aggregation"),
+        (lambda: ms.Ratio(ms.Quantile("x", q=[0.1, 0.9]), ms.Sum("y"), name="r"), "(?s)one share.*one Ratio for each"),
         (lambda: ms.Ratio(ms.Sum("x", over=["1h", "24h"]), ms.Sum("y"), name="r"), "(?s)one window.*one Ratio for each"),
         (lambda: ms.Ratio(ms.Sum("x", name="s"), ms.Sum("y"), name="r"), "none, for it is no column"),
         (lambda: ms.Difference(ms.Ratio(ms.Sum("x"), ms.Sum("y"), name="q"), ms.Sum("y"), name="r"), "on-demand feature"),

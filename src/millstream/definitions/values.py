@@ -1,0 +1,192 @@
+"""Aggregations that tell values apart: how many differ, which are most frequent, where they lie, which came last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from millstream.calls import checked_class, whole
+from millstream.definitions.aggregation import STRING_BYTES, OfExpression, Window
+from millstream.definitions.durations import Duration
+from millstream.definitions.frozen import freeze
+from millstream.errors import DefinitionError
+
+#: How many different values a key may have in a window, unless told otherwise.
+CATEGORIES = 256
+_MOST_CATEGORIES = 65_536
+_MOST_ROWS = 1_000
+
+
+class DistinctCount(OfExpression):
+    """How many different values there are: exact up to 256 in the window, an estimate beyond. 0 when there is none.
+
+    Use it for "how many devices in 24 hours". Beyond 256 values the estimate is that of 4,096 HyperLogLog registers
+    (Ertl, 2017), with a standard error of 1.6 %; which of the two it is, and its bits, follow from the values alone. Its
+    state is one int64 per value and tile, 412 int64 at most.
+
+    >>> DistinctCount("device_id", over="24h").kind
+    'distinct_count'
+    """
+
+    kind = "distinct_count"
+
+
+@checked_class
+@dataclass(frozen=True, init=False)
+class Quantile(OfExpression):
+    """Where the given share of the values lies, interpolated linearly as NumPy does; null when there is none.
+
+    Use it where a mean is led astray by a few large payments. Exact up to 64 values in the window; beyond, each of the two
+    neighbouring values is off by less than 1 % of its magnitude, and magnitudes below 2**-64 are 0 (buckets of DDSketch,
+    Masson and others, 2019). Its state is two int64 per value or bucket and tile.
+
+    Args:
+        q: the share, from 0 to 1, or several of them, each of which makes a column: 0.95 gives `amount_p95`. The others
+            are those of every aggregation.
+
+    >>> Quantile("amount", q=[0.5, 0.95], over="24h").q
+    (0.5, 0.95)
+    """
+
+    kind = "quantile"
+
+    q: tuple[float, ...]
+
+    def __init__(
+        self,
+        expression: str,
+        *,
+        q: float | Sequence[float],
+        over: Window | Sequence[Window] = None,
+        where: str | None = None,
+        name: str | None = None,
+        hop: Duration | None = None,
+        delay: Duration = "0s",
+    ) -> None:
+        super().__init__(expression, over=over, where=where, name=name, hop=hop, delay=delay)
+        shares = tuple(q) if isinstance(q, Sequence) and not isinstance(q, str | bytes) else (q,)
+        for share in shares:
+            if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+                hint = "write q=0.95, or q=[0.5, 0.95]."
+                raise DefinitionError.expected("Quantile", "q", q, "shares from 0 to 1", hint)
+        if not shares:
+            raise DefinitionError.expected("Quantile", "q", q, "at least one share", "write q=0.95.")
+        freeze(self, q=tuple(float(share) for share in shares))
+
+
+class Median(OfExpression):
+    """The middle value, or the mean of the two in the middle: the quantile of one half; null when there is none.
+
+    >>> Median("amount", over="30d").kind
+    'median'
+    """
+
+    kind = "median"
+
+
+@checked_class
+@dataclass(frozen=True, init=False)
+class _OfCategories(OfExpression):
+    categories: int
+    max_bytes: int
+
+    def __init__(
+        self,
+        expression: str,
+        *,
+        over: Window | Sequence[Window] = None,
+        where: str | None = None,
+        name: str | None = None,
+        hop: Duration | None = None,
+        delay: Duration = "0s",
+        categories: int = CATEGORIES,
+        max_bytes: int = STRING_BYTES,
+    ) -> None:
+        thing = type(self).__name__
+        super().__init__(expression, over=over, where=where, name=name, hop=hop, delay=delay)
+        freeze(self, categories=whole(thing, "categories", categories, 1, _MOST_CATEGORIES))
+        freeze(self, max_bytes=whole(thing, "max_bytes", max_bytes, 1, 1024))
+
+
+class Entropy(_OfCategories):
+    """Shannon's entropy, in bits, of the shares that the values have; null when there is none, or too many differ.
+
+    Use it for how spread out a user's merchants or countries are. Its state is an int64 more per value and tile than the
+    value takes.
+
+    Args:
+        categories: how many different values a key may have in a window; with more the feature is null.
+        max_bytes: a string longer than that in UTF-8 makes its event a dead letter; the others are those of every
+            aggregation.
+
+    >>> Entropy("merchant_id", over="30d").categories
+    256
+    """
+
+    kind = "entropy"
+
+
+class Mode(_OfCategories):
+    """The most frequent value, of equally frequent ones the smallest; null when there is none, or too many differ.
+
+    Args:
+        categories: how many different values a key may have in a window; with more the feature is null.
+        max_bytes: a string longer than that in UTF-8 makes its event a dead letter; the others are those of every
+            aggregation.
+
+    >>> Mode("country", over="30d").max_bytes
+    39
+    """
+
+    kind = "mode"
+
+
+@checked_class
+@dataclass(frozen=True, init=False)
+class Lag(OfExpression):
+    """The n-th newest value that is not null, by event time and then by value; null when there are fewer.
+
+    Use it for "the payment before the last". `Lag(x, n=1)` is `Last(x)`. Its state is n entries of a time, a value and a
+    count per tile at most.
+
+    Args:
+        n: which one, 1 for the newest; at most 1,000.
+        max_bytes: a string longer than that in UTF-8 makes its event a dead letter; the others are those of every
+            aggregation.
+
+    >>> Lag("amount", n=2).n
+    2
+    """
+
+    kind = "lag"
+
+    n: int
+    max_bytes: int
+
+    def __init__(
+        self,
+        expression: str,
+        n: int = 1,
+        *,
+        over: Window | Sequence[Window] = None,
+        where: str | None = None,
+        name: str | None = None,
+        hop: Duration | None = None,
+        delay: Duration = "0s",
+        max_bytes: int = STRING_BYTES,
+    ) -> None:
+        super().__init__(expression, over=over, where=where, name=name, hop=hop, delay=delay)
+        freeze(self, n=whole("Lag", "n", n, 1, _MOST_ROWS), max_bytes=whole("Lag", "max_bytes", max_bytes, 1, 1024))
+
+
+VALUES = (DistinctCount, Entropy, Lag, Median, Mode, Quantile)
+
+
+def percent(share: float) -> str:
+    """Return what a share is called in a column's name.
+
+    >>> percent(0.95), percent(0.999), percent(0.5)
+    ('p95', 'p99_9', 'p50')
+    """
+    text = f"{round(100 * share, 10):.10f}".rstrip("0").rstrip(".")
+    return "p" + text.replace(".", "_")

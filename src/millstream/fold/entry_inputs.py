@@ -1,0 +1,96 @@
+"""From the columns of events to their entries: key lanes that ascend as the values do, and what merges beside them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numba import njit
+
+from millstream.fold.entries import SPREAD
+from millstream.fold.entry_layout import Bag, Part
+from millstream.fold.fixed_point import LIMIT
+from millstream.fold.ordered import Coded, coded
+from millstream.fold.sketches import mixed
+
+
+class EntryInput:
+    """What one bag reads of each row, and which rows it must refuse.
+
+    Args:
+        bag: the bag.
+        column: the values of its expression.
+        where: which rows meet its condition; None: all do.
+
+    Attributes:
+        refused: the rows that are refused, for `reason`.
+        not_finite: the rows whose number is infinite, which counts as null.
+    """
+
+    def __init__(self, bag: Bag, column: pa.ChunkedArray, where: np.ndarray | None) -> None:
+        self._bag = bag
+        if bag.kind == "string" and bag.key[0].form == "hash":  # of any length, of which 64 bits are kept
+            there = np.asarray(column.is_valid()).astype(bool)
+            there = there if where is None else there & where
+            found = Coded(_hashes_of_text(column), there, np.zeros(len(there), bool), "")
+        else:
+            found = coded(bag.expression, column, bag.kind, bag.max_bytes, where)
+        self._there, self._lanes, self.reason = found.valid, found.lanes, found.reason
+        self.refused: Any = found.refused
+        self.not_finite: Any = found.infinite
+        if bag.rule == SPREAD:
+            numbers = np.array(column.cast(pa.float64(), safe=False).to_numpy(), np.float64)
+            with np.errstate(invalid="ignore"):
+                self.refused = self._there & (np.abs(numbers) >= LIMIT)
+            self.reason = f"`{bag.expression}` lies outside +-2**50, the range of quantiles"
+
+    def lift(self, times: np.ndarray, kept: np.ndarray | None, out: np.ndarray, at: int) -> None:
+        """Write each kept row's entry from the lane `at` of `out` on: whether there is one, its key and payload."""
+        value = self._lanes if kept is None else self._lanes[kept]
+        out[:, at] = self._there if kept is None else self._there[kept]
+        at += 1
+        for part in self._bag.key:
+            self._put(part, times.reshape(-1, 1) if part.form == "time" else value, out, at)
+            at += part.width
+        if self._bag.counted:
+            out[:, at] = 1
+            at += 1
+        if self._bag.dated:
+            out[:, at] = times
+
+    def _put(self, part: Part, lanes: np.ndarray, out: np.ndarray, at: int) -> None:
+        out[:, at : at + part.width] = ~lanes if part.inverted else lanes
+        if part.form == "hash" and self._bag.kind != "string":
+            _mix(out, at)
+
+
+def _hashes_of_text(column: pa.ChunkedArray) -> np.ndarray:
+    text = pc.fill_null(column.combine_chunks().cast(pa.large_string()), "")
+    _, offsets, data = text.buffers()
+    starts = np.frombuffer(offsets, np.int64, len(text) + 1, text.offset * 8) if len(text) else np.zeros(1, np.int64)
+    raw = np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(1, np.uint8)
+    out = np.empty((len(text), 1), np.int64)
+    _mix_texts(starts, raw, out)
+    return out
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _mix(out, at):  # type: ignore[no-untyped-def]
+    for i in range(out.shape[0]):
+        out[i, at] = mixed(out[i, at], np.uint64(1))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _mix_texts(starts, data, out):  # type: ignore[no-untyped-def]
+    """A mixture of each text's length and words of eight bytes."""
+    for i in range(out.shape[0]):
+        begin, end = starts[i], starts[i + 1]
+        found = mixed(end - begin, np.uint64(2))
+        for word in range(begin, end, 8):
+            packed = np.uint64(0)
+            for place in range(word, min(word + 8, end)):
+                packed = (packed << np.uint64(8)) | np.uint64(data[place])
+            found = mixed(np.int64(packed ^ np.uint64(found)), np.uint64(3))
+        out[i, 0] = found

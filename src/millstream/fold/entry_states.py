@@ -1,0 +1,262 @@
+"""The kernels over entries: what follows the lanes in a state, for each of its rows the bags of the group.
+
+A state is `[header, rows..., bags of the first row, bags of the second, ...]`. Which row an event belongs to is what the
+kernels over lanes have found; these add the bags of the same events to the same rows.
+"""
+
+import numpy as np
+from numba import njit
+
+from millstream.fold.emitting import emit_entries
+from millstream.fold.entries import GROWTH, copy, gather, lanes_of, union
+from millstream.fold.kernels import LOWEST, by_key, edges_of, in_order, tile_of
+from millstream.fold.layout import HEADER
+
+_HIGHEST = np.int64(2**63 - 1)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _with_room(out, end, lanes):
+    """The array, or a longer one that begins with the same, in which as many lanes follow `end`."""
+    if out.size >= end + lanes:
+        return out
+    longer = np.empty(2 * (end + lanes), np.int64)
+    longer[:end] = out[:end]
+    return longer
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def _first_instant(data, place, step):
+    """Where the instants of a state begin, or the highest number where it has none."""
+    return data[place + HEADER + data[place + 2] * step] if data[place + 3] else _HIGHEST
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def fold(fixed, offsets, codes, times, entries, bags, pays, levels, meta):
+    """The states of events, with the bags of their entries behind the lanes: (data, offsets)."""
+    step, n_keys = 1 + meta[0], offsets.size - 1
+    order, begins = by_key(codes, n_keys)
+    room = bags.shape[0] * (fixed.size // step) + codes.size * entries.shape[1]
+    out, found = np.empty(fixed.size + room, np.int64), np.zeros(n_keys + 1, np.int64)
+    edges, end = np.zeros(max(levels.shape[0], 1), np.int64), np.int64(0)
+    for k in range(n_keys):
+        size = offsets[k + 1] - offsets[k]
+        out = _with_room(out, end, size)
+        copy(fixed, offsets[k], out, end, size)
+        place = end
+        end += size
+        if size > 0:
+            mine = in_order(order[begins[k] : begins[k + 1]], times)
+            edges_of(levels, out[place + 1], edges)
+            apart, i = _first_instant(out, place, step), 0
+            for r in range(out[place + 2] + out[place + 3]):
+                start, begin = out[place + HEADER + r * step], i
+                while i < mine.size:
+                    instant = times[mine[i]]
+                    tile = instant if instant >= apart else tile_of(instant, levels, edges, meta[1])
+                    if tile == LOWEST:
+                        begin = i + 1
+                    elif tile != start:
+                        break
+                    i += 1
+                for b in range(bags.shape[0]):
+                    out = _with_room(out, end, (i - begin) * entries.shape[1] + GROWTH)
+                    end = gather(bags[b], pays, entries, mine[begin:i], out, end)
+        found[k + 1] = end
+    return out[:end], found
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def rows_of(data, place, bags, step):
+    """Where the bags of each row of a state begin, and where the last ones end; of no state (-1) nothing."""
+    rows = data[place + 2] + data[place + 3] if place >= 0 else np.int64(0)
+    begins = np.empty(rows + 1, np.int64)
+    at = place + HEADER + rows * step
+    for r in range(rows):
+        begins[r] = at
+        for b in range(bags.shape[0]):
+            at += lanes_of(bags[b], data, at)
+    begins[rows] = at
+    return begins
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _joined(data, sources, count, bags, pays, out, end, left, right):
+    """Write the bags of one row, merged from those that begin at `sources`, from `end` on; returns (out, end, left, right).
+
+    `left` and `right` are free to work in, and grow as `out` does.
+    """
+    for b in range(bags.shape[0]):
+        bag = bags[b]
+        size = lanes_of(bag, data, sources[0])
+        left = _with_room(left, 0, size + GROWTH)
+        copy(data, sources[0], left, 0, size)
+        sources[0] += size
+        for i in range(1, count):
+            more = lanes_of(bag, data, sources[i])
+            right = _with_room(right, 0, size + more + GROWTH)
+            size = union(bag, pays, left, 0, data, sources[i], right, 0)
+            left, right = right, left
+            sources[i] += more
+        out = _with_room(out, end, size)
+        copy(left, 0, out, end, size)
+        end += size
+    return out, end, left, right
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def merge(data, left, right, fixed, offsets, bags, pays, levels, meta):
+    """The pairwise merge of states whose lanes are merged already (`fixed`), with their bags: (data, offsets)."""
+    n_keys = offsets.size - 1
+    out = np.empty(left[n_keys] - left[0] + right[n_keys] - right[0] + fixed.size, np.int64)
+    found, edges = np.zeros(n_keys + 1, np.int64), np.zeros(max(levels.shape[0], 1), np.int64)
+    work, other = np.empty(GROWTH, np.int64), np.empty(GROWTH, np.int64)
+    end = np.int64(0)
+    for k in range(n_keys):
+        size = offsets[k + 1] - offsets[k]
+        out = _with_room(out, end, size)
+        copy(fixed, offsets[k], out, end, size)
+        place = end
+        end += size
+        if size > 0:
+            a = left[k] if left[k + 1] > left[k] else np.int64(-1)
+            b = right[k] if right[k + 1] > right[k] else np.int64(-1)
+            edges_of(levels, out[place + 1], edges)
+            out, end, work, other = _merge_rows(
+                data, a, b, out, place, end, bags, pays, levels, edges, meta, work, other
+            )
+        found[k + 1] = end
+    return out[:end], found
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _merge_rows(data, a, b, out, place, end, bags, pays, levels, edges, meta, work, other):
+    """Write the bags of every row of the state at `place` of `out`, from those of the states at `a` and `b` of `data`."""
+    step = 1 + meta[0]
+    apart = _first_instant(out, place, step)
+    begins = (rows_of(data, a, bags, step), rows_of(data, b, bags, step))
+    # Four ascending lists of rows: the tiles of both states, and the instants of both.
+    cursors, limits = np.zeros(4, np.int64), np.zeros(4, np.int64)
+    for side in range(2):
+        state = a if side == 0 else b
+        if state >= 0:
+            limits[side] = cursors[2 + side] = data[state + 2]
+            limits[2 + side] = data[state + 2] + data[state + 3]
+    sources = np.empty(limits[2] + limits[3] + 1, np.int64)
+    for r in range(out[place + 2] + out[place + 3]):
+        start, count = out[place + HEADER + r * step], 0
+        for i in range(4):
+            state = a if i % 2 == 0 else b
+            while cursors[i] < limits[i]:
+                instant = data[state + HEADER + cursors[i] * step]
+                if i < 2 or instant < apart:
+                    instant = tile_of(instant, levels, edges, meta[1])
+                if instant != LOWEST:
+                    if instant != start:
+                        break
+                    sources[count] = begins[i % 2][cursors[i]]
+                    count += 1
+                cursors[i] += 1
+        out, end, work, other = _joined(data, sources, count, bags, pays, out, end, work, other)
+    return out, end, work, other
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def value(data, offsets, at, bags, pays, windows, features, inner, meta, numbers, refs, heap):
+    """Write what the bags of states say at instants into numbers, and lists into the heap; returns its length or -1.
+
+    `refs` (row, list) says where in the heap a list begins, -1 for null. A heap that is too short gives -1.
+    """
+    step, used = 1 + meta[0], np.int64(0)
+    work, other = np.empty(GROWTH, np.int64), np.empty(GROWTH, np.int64)
+    for i in range(offsets.size - 1):
+        place = offsets[i] if offsets[i + 1] > offsets[i] else np.int64(-1)
+        begins = rows_of(data, place, bags, step)
+        feature = 0
+        while feature < features.shape[0]:
+            last = feature + 1
+            while last < features.shape[0] and features[last, 0] == features[feature, 0]:
+                last += 1
+            used, work, other = _value_bag(
+                data, place, begins, at[i], bags, pays, windows, features[feature:last], inner, step, numbers, refs, i, heap,
+                used, work, other,
+            )  # fmt: skip
+            if used < 0:
+                return used
+            feature = last
+    return used
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _value_bag(
+    data, place, begins, at, bags, pays, windows, features, inner, step, numbers, refs, row, heap, used, work, other
+):
+    """The features of one bag; those of windows that end together and nest add rows to what the one before has."""
+    bag = bags[features[0, 0]]
+    nest, size, until, r = np.int64(-1), np.int64(1), LOWEST, np.int64(0)
+    work[0] = 0
+    for f in range(features.shape[0]):
+        w = features[f, 1]
+        width, hop, delay = windows[w, 0], windows[w, 1], windows[w, 2]
+        if windows[w, 3] != nest:
+            nest, size, r = windows[w, 3], np.int64(1), np.int64(begins.size - 2)
+            work[0] = 0
+            until = at if delay == 0 else (at - delay) // hop * hop
+        since = LOWEST if width < 0 else (at - delay - width) // hop * hop
+        while r >= 0 and data[place + HEADER + r * step] >= since:
+            if data[place + HEADER + r * step] < until:
+                source = begins[r]
+                for b in range(features[0, 0]):
+                    source += lanes_of(bags[b], data, source)
+                more = lanes_of(bag, data, source)
+                if more > 1 or data[source]:
+                    other = _with_room(other, 0, size + more + GROWTH)
+                    size = union(bag, pays, work, 0, data, source, other, 0)
+                    work, other = other, work
+            r -= 1
+        used = emit_entries(bag, features[f], inner, work, 0, at, numbers, refs, row, heap, used)
+        if used < 0:
+            return used, work, other
+    return used, work, other
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def exact(
+    events,
+    begins,
+    codes,
+    times,
+    available,
+    entries,
+    ordinal,
+    at,
+    bags,
+    pays,
+    windows,
+    features,
+    inner,
+    numbers,
+    refs,
+    heap,
+):
+    """What bags hold of history, by the window rule itself; returns the length of the heap, or -1 if it is too short."""
+    used, work = np.int64(0), np.empty(GROWTH, np.int64)
+    for q in range(at.size):
+        mine = events[begins[codes[q]] : begins[codes[q] + 1]]
+        work = _with_room(work, 0, mine.size * entries.shape[1] + GROWTH)
+        inside = np.empty(mine.size, np.int64)
+        for f in range(features.shape[0]):
+            w = features[f, 1]
+            if f == 0 or w != features[f - 1, 1] or features[f, 0] != features[f - 1, 0]:
+                width, hop, delay, count = windows[w, 0], windows[w, 1], windows[w, 2], 0
+                until = at[q] if delay == 0 else (at[q] - delay) // hop * hop
+                since = LOWEST if width < 0 else (at[q] - delay - width) // hop * hop
+                for event in mine:
+                    if available[event] <= ordinal[q] and since <= times[event] < until:
+                        inside[count] = event
+                        count += 1
+                gather(bags[features[f, 0]], pays, entries, inside[:count], work, 0)
+            used = emit_entries(bags[features[f, 0]], features[f], inner, work, 0, at[q], numbers, refs, q, heap, used)
+            if used < 0:
+                return used
+    return used
