@@ -180,6 +180,8 @@ class Lag(OfExpression):
 
 
 VALUES = (DistinctCount, Entropy, Lag, Median, Mode, Quantile)
+#: The kinds of columns that these come to.
+VALUE_KINDS = frozenset(one.kind for one in VALUES)
 
 
 def percent(share: float) -> str:

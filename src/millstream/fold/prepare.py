@@ -184,8 +184,9 @@ def _plan(group: Any) -> _Plan:
     keys = tuple(inlined((group.keys or {}).get(name, name), derive, columns) for name in group.entity.keys)
     inputs = tuple((slot, inline(slot.expression), inline(slot.where), inline(slot.other)) for slot in layout.slots)
     given = layout.entries.bags if layout.entries else ()
-    bags = tuple((bag, _inline(bag.expression, derive, columns), inline(bag.where)) for bag in given)
-    every = [where, *keys, *(sql for _, *read in inputs for sql in read), *(sql for _, *read in bags for sql in read)]
+    bags = tuple((bag, inline(bag.expression) or "", inline(bag.where)) for bag in given)
+    every = [where, *keys, *(sql for _, *read in inputs for sql in read)]
+    every += [sql for _, *read in bags for sql in read]
     return _Plan(layout, where, keys, inputs, bags, tuple(dict.fromkeys(sql for sql in every if sql)))
 
 
