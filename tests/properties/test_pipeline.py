@@ -237,7 +237,7 @@ class Pipeline:
         ]  # fmt: skip
         if as_table or any(float("inf") in (row["x"], row["y"]) for row in rows):
             floats, times = [pa.float64()] * 2, [pa.timestamp("us", "UTC")] * 2
-            kinds = [pa.string(), pa.int64(), *floats, pa.string(), pa.bool_(), *times]
+            kinds = [pa.string(), pa.int64(), *floats, pa.string(), pa.bool_(), pa.int64(), *times]
             columns = [pa.array([row[name] for row in rows], kind) for name, kind in zip(rows[0], kinds, strict=True)]
             self.project.send("events", pa.table(columns, list(rows[0])))
         else:
@@ -353,8 +353,11 @@ def pure(view: Any, sent: list[Sent], asks: list[tuple[int, int]]) -> dict[str, 
 
 def bits(column: np.ndarray) -> list[Any]:
     """Values that are equal exactly when they are the same bits; all nulls are one."""
-    if column.dtype == object:
-        return [None if value is None else value for value in column.tolist()]
+    if column.dtype == object:  # texts, or whole numbers of which one of the column is beyond what a float64 holds
+        small = [isinstance(value, int | float) and abs(value) <= 2**53 for value in column.tolist()]
+        return [
+            np.float64(value).tobytes() if fits else value for value, fits in zip(column.tolist(), small, strict=True)
+        ]
     return [None if value != value else np.float64(value).tobytes() for value in column.tolist()]
 
 
