@@ -212,7 +212,7 @@ def _to_buckets(out, at):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _sorted(bag, entries, events):
+def ordered(bag, entries, events):
     """Events in the order of their entries' keys."""
     first, n = bag[INPUT] + 1, events.size
     if n < 12:
@@ -231,6 +231,13 @@ def _sorted(bag, entries, events):
     return events
 
 
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def same_key(bag, entries, left, right):
+    """Whether the entries of two events have one key."""
+    first = bag[INPUT] + 1
+    return _order(bag[KEY], entries[left], first, entries[right], first) == 0
+
+
 @njit(cache=True, nogil=True, error_model="numpy")
 def gather(bag, pays, entries, events, out, at):
     """The bag of the entries that some events have, into `out` from `at`; returns where it ends."""
@@ -241,7 +248,7 @@ def gather(bag, pays, entries, events, out, at):
             n += 1
     width, first, end = bag[WIDTH], bag[INPUT] + 1, at + 1
     last = np.int64(-1)
-    for event in _sorted(bag, entries, there[:n]):
+    for event in ordered(bag, entries, there[:n]):
         if last >= 0 and _order(bag[KEY], out, last, entries[event], first) == 0:
             _absorb(bag, pays, out, last, entries[event], first)
             continue

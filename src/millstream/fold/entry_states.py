@@ -238,9 +238,13 @@ def exact(
     numbers,
     refs,
     heap,
+    used,
 ):
-    """What bags hold of history, by the window rule itself; returns the length of the heap, or -1 if it is too short."""
-    used, work = np.int64(0), np.empty(GROWTH, np.int64)
+    """What bags hold of history, by the window rule itself; returns how much of the heap is used, or -1.
+
+    `used` says how much is already.
+    """
+    work = np.empty(GROWTH, np.int64)
     for q in range(at.size):
         mine = events[begins[codes[q]] : begins[codes[q] + 1]]
         work = _with_room(work, 0, mine.size * entries.shape[1] + GROWTH)

@@ -16,6 +16,8 @@ REGISTERS, PER_LANE = 4_096, 10
 REGISTER_LANES = (REGISTERS + PER_LANE - 1) // PER_LANE
 _INDEX_BITS = 12
 _MOST = 64 - _INDEX_BITS
+#: The greatest rank a register can hold.
+MOST_RANK = _MOST + 1
 _ALPHA = 0.5 / math.log(2.0)
 
 #: How many buckets there are from one power of two to the next: each spans less than 2 % of its magnitude.
@@ -39,15 +41,26 @@ def mixed(lane, seed):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def index_of(value):
+    """The register of a mixed value."""
+    return np.int64(np.uint64(value) >> np.uint64(_MOST))
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def rank_of(value):
+    """What a mixed value says to its register: how many bits it has after the index up to the first that is set."""
+    rest = np.uint64(value) << np.uint64(_INDEX_BITS)
+    rank = np.int64(1)
+    while rank <= _MOST and not rest >> _U63:
+        rest <<= np.uint64(1)
+        rank += 1
+    return rank
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def register(lanes, at, value):
     """Note a mixed value in the registers that begin at `at`."""
-    bits = np.uint64(value)
-    index = np.int64(bits >> np.uint64(_MOST))
-    rest = bits << np.uint64(_INDEX_BITS)
-    rank = np.uint64(1)
-    while rank <= np.uint64(_MOST) and not rest >> _U63:
-        rest <<= np.uint64(1)
-        rank += np.uint64(1)
+    index, rank = index_of(value), np.uint64(rank_of(value))
     place, shift = at + index // PER_LANE, _U6 * np.uint64(index % PER_LANE)
     held = np.uint64(lanes[place])
     if (held >> shift) & _U63 < rank:
@@ -73,6 +86,12 @@ def registered(lanes, at):
     held = np.zeros(_MOST + 2, np.int64)
     for i in range(REGISTERS):
         held[(np.uint64(lanes[at + i // PER_LANE]) >> (_U6 * np.uint64(i % PER_LANE))) & _U63] += 1
+    return estimated(held)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def estimated(held):
+    """About how many different values there were, to the nearest whole number, from how many registers hold each rank."""
     m = np.float64(REGISTERS)
     z = m * _tau(1.0 - held[_MOST + 1] / m)
     for rank in range(_MOST, 0, -1):

@@ -333,7 +333,7 @@ def exact(
     )  # fmt: skip
     heap = None
     if layout.entries:
-        heap = entry_values.of_history(layout, layout.entries, events, available, codes, ordinal, at, numbers)
+        heap = entry_values.by_rule(layout, layout.entries, events, available, codes, ordinal, at, numbers)
     return Values(layout, numbers, texts, probes, heap)
 
 
