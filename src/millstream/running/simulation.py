@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from millstream.buffer.topics import feature_topic
+from millstream.buffer.topics import REGISTRY, feature_topic
 from millstream.clock import FileClock, project_clock, to_micros
 from millstream.errors import ProjectError
 from millstream.settings import Generator, Settings
@@ -109,8 +109,9 @@ def _refuse_used(settings: Settings) -> None:
     if not (settings.data / "log").exists():
         return
     with Parts(settings) as parts:
-        # `apply` begins each feature topic with an empty record; what is in the others came from elsewhere.
-        others = [topic for topic in parts.log.topics() if not topic.startswith(feature_topic(""))]
+        # `apply` begins each feature topic with an empty record, and notes the registry; the rest came from elsewhere.
+        ours = (feature_topic(""), REGISTRY)
+        others = [topic for topic in parts.log.topics() if not topic.startswith(ours)]
         if any(end for topic in others for _, end in parts.log.ends(topic)) or parts.offline.tables():
             raise ProjectError(
                 f"Project '{settings.name}' already holds events or runs that its generator did not make.",
