@@ -50,10 +50,10 @@ def _find(tree, row):
     while 2 * step < tree.size:
         step *= 2
     while step > 0:
-        following = place + step
-        if following < tree.size and before + tree[following] <= row:
-            place = following
-            before += tree[following]
+        beyond = place + step
+        if beyond < tree.size and before + tree[beyond] <= row:
+            place = beyond
+            before += tree[beyond]
         step //= 2
     return place, before
 
