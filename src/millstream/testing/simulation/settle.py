@@ -62,14 +62,13 @@ def _step(world: World, name: str, layer: str) -> int:
 
 
 def mend(world: World) -> None:
-    """The operator builds anew what is damaged, as the error says, and restores what cannot be built."""
+    """The operator builds anew what is damaged, as the error says; what cannot be built is restored by then."""
     for group in sorted(world.damaged):
         project = Project(world.folder)
         project.parts = world.process("operator").parts
         project.backfill(group)
         world.bury(world.process("operator"))
     world.damaged.clear()
-    flips.restore(world)
     if world.flips:
         _build_anew(world)
 
@@ -97,6 +96,7 @@ def settle(world: World) -> str:
         layers.wake(world, 0, "")
         world.bury(world.zombies[0])
     world.end_seconds()
+    flips.restore(world)  # first, as `apply` reads what the log says of the registry
     if world.undone:
         operators.apply(world, whole=True)
     if world.shape.bare:
