@@ -7,7 +7,7 @@ events, however late they became available. Both give what `exact`, the rule its
 import numpy as np
 from numba import njit
 
-from millstream.fold.kernels import LOWEST, fold_one, in_order, merge_one, value_one
+from millstream.fold.kernels import LOWEST, ascending, fold_one, in_order, merge_one, span, value_one
 from millstream.fold.lanes import (
     ADD,
     EMPTY_GREATEST,
@@ -51,15 +51,6 @@ def _sweep(
         )
 
 
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
-def _span(windows, w, at):
-    """The times that a window holds at an instant: from the first returned on, up to but not at the second."""
-    width, hop, delay = windows[w, 0], windows[w, 1], windows[w, 2]
-    until = at if delay == 0 else (at - delay) // hop * hop
-    since = LOWEST if width < 0 else (at - delay - width) // hop * hop
-    return since, until
-
-
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _slide(times, available, known, lanes, ordinal, at, requests, ops, windows, window_ops, features, meta, out, queue,
            late, ends):  # fmt: skip
@@ -79,7 +70,7 @@ def _slide(times, available, known, lanes, ordinal, at, requests, ops, windows, 
         ends[:] = 0
         low, high, new, by = 0, 0, 0, LOWEST
         for q in range(at.size):
-            since, until = _span(windows, w, at[q])
+            since, until = span(windows, w, at[q])
             moved = False
             while low < high and times[low] < since:
                 if available[low] <= by:
@@ -206,14 +197,6 @@ def _fronts(low, lanes, size, ops, used, w, sums, queue, late, ends):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _ascending(values):
-    for i in range(1, values.size):  # noqa: SIM110 - Numba has no generators
-        if values[i] < values[i - 1]:
-            return False
-    return True
-
-
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _ascending_by(first, then):
     for i in range(1, first.size):
         if first[i] < first[i - 1] or (first[i] == first[i - 1] and then[i] < then[i - 1]):
@@ -254,13 +237,13 @@ def as_of(events, event_begins, queries, query_begins, times, arrivals, availabl
             by, moments = ordinal[asked], at[asked]
         added = _rows(requests, asked, meta[0]) if requests.size > 0 else requests
         found, strings = np.empty((asked.size, meta[2]), np.float64), np.empty((asked.size, meta[3]), np.int64)
-        if not sweep and _ascending(moments):
+        if not sweep and ascending(moments):
             passed = times[mine]
-            if not _ascending(passed):
+            if not ascending(passed):
                 mine = in_order(mine, times)
                 passed = times[mine]
             open_from = available[mine]
-            known = in_order(np.arange(0 if _ascending(open_from) else mine.size), open_from)
+            known = in_order(np.arange(0 if ascending(open_from) else mine.size), open_from)
             if queues.shape[2] < mine.size:
                 queues = np.empty((2, ops.shape[0], 2 * mine.size), np.int64)
             _slide(passed, open_from, known, _rows(lanes, mine, meta[0]), by, moments, added, ops, windows, window_ops,
@@ -291,7 +274,7 @@ def exact(events, begins, codes, times, available, lanes, ordinal, at, requests,
             begin = feature
             while feature < features.shape[0] and features[feature, 1] == w:
                 feature += 1
-            since, until = _span(windows, w, at[q])
+            since, until = span(windows, w, at[q])
             clear(ops, sums, 0)
             if requests.size > 0 and windows[w, 2] == 0:
                 combine(ops, sums, 0, requests, q * meta[0])

@@ -1,14 +1,13 @@
 """Entries: what an aggregate remembers of several values apart, sorted by value, beside the lanes of a tile.
 
-A bag is `[head, entries...]`; an entry is key lanes, by which entries ascend and are told apart, and payload lanes that
-merge as lanes do. The head is `entries * 4 + mode`. What a bag keeps of the entries that came together is settled by
+A bag is `[head, entries...]`; an entry is key lanes, by which entries ascend and are told apart, and mostly a lane that
+counts events. The head is `entries * 4 + mode`. What a bag keeps of the entries that came together is settled by
 its rule, which looks at them alone; so bags merge in any order and grouping to the same lanes.
 
 The rules, by the bound of the bag:
 
-- `FOREMOST`: the first `bound` entries by key, each as often as its first payload lane counts it.
+- `FOREMOST`: the first `bound` entries by key, each as often as it counts.
 - `BOUNDED`: all entries, or the mode `PASSED` and none if there would be more than `bound`.
-- `NEWEST`: the `bound` entries of the greatest first payload lane; of equal ones those of the greater key.
 - `DISTINCT`: all entries, or the registers of `sketches` (`ESTIMATED`) if there would be more than `bound`.
 - `SPREAD`: all entries, or the buckets of `sketches` (`ESTIMATED`) if they would count more than `bound` in all.
 """
@@ -17,13 +16,13 @@ import numpy as np
 from numba import njit
 
 from millstream.fold.fixed_point import from_sortable
-from millstream.fold.lanes import combine_one
+from millstream.fold.lanes import compare
 from millstream.fold.sketches import REGISTER_LANES, bucket_of, register, register_all
 
-FOREMOST, BOUNDED, NEWEST, DISTINCT, SPREAD = range(5)
+FOREMOST, BOUNDED, DISTINCT, SPREAD = range(4)
 EXACT, PASSED, ESTIMATED = range(3)
-#: The columns of a row of `bags`: its rule, widths of key and entry, bound, where an event's entry begins, its payload.
-RULE, KEY, WIDTH, BOUND, INPUT, FIRST_OP, END_OP = range(7)
+#: The columns of a row of `bags`: its rule, widths of key and entry, bound, where an event's entry begins.
+RULE, KEY, WIDTH, BOUND, INPUT = range(5)
 #: How many lanes a bag may grow by when it is settled, beyond those of what came together.
 GROWTH = REGISTER_LANES + 1
 
@@ -34,21 +33,11 @@ def lanes_of(bag, data, at):
     return 1 + (data[at] >> 2) * bag[WIDTH]
 
 
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _order(width, left, at, right, start):
-    for j in range(width):
-        a, b = left[at + j], right[start + j]
-        if a != b:
-            return -1 if a < b else 1
-    return 0
-
-
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _absorb(bag, pays, into, at, data, start):
-    """Merge the payload of an entry into that of one with the same key."""
-    for i in range(bag[FIRST_OP], bag[END_OP]):
-        offset = pays[i, 1]
-        combine_one(pays[i, 0], pays[i, 2], into, at + offset, data, start + offset)
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
+def _absorb(bag, into, at, data, start):
+    """Count the events of an entry to those of one with the same key, where events are counted."""
+    if bag[WIDTH] > bag[KEY]:
+        into[at + bag[KEY]] += data[start + bag[KEY]]
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
@@ -59,31 +48,31 @@ def copy(data, start, out, at, lanes):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def union(bag, pays, left, a, right, b, out, at):
+def union(bag, left, a, right, b, out, at):
     """Merge the bags at `a` of `left` and at `b` of `right` into `out` from `at`; returns where it ends."""
     mode = max(left[a] & 3, right[b] & 3)
     if mode == PASSED:
         out[at] = PASSED
         return at + 1
     if mode == EXACT:
-        _in_order(bag, pays, left, a, right, b, out, at)
+        _in_order(bag, left, a, right, b, out, at)
         return settle(bag, out, at)
     if bag[RULE] == DISTINCT:
         return _union_registers(left, a, right, b, out, at)
     if left[a] & 3 == right[b] & 3:
-        return _in_order(bag, pays, left, a, right, b, out, at)
-    return _union_buckets(bag, pays, left, a, right, b, out, at)
+        return _in_order(bag, left, a, right, b, out, at)
+    return _union_buckets(bag, left, a, right, b, out, at)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _in_order(bag, pays, left, a, right, b, out, at):
+def _in_order(bag, left, a, right, b, out, at):
     """Merge the entries of two bags of one mode, ascending, those of equal keys into one."""
     width = bag[WIDTH]
     i, end_i = a + 1, a + lanes_of(bag, left, a)
     j, end_j = b + 1, b + lanes_of(bag, right, b)
     end = at + 1
     while i < end_i or j < end_j:
-        order = 1 if i >= end_i else -1 if j >= end_j else _order(bag[KEY], left, i, right, j)
+        order = 1 if i >= end_i else -1 if j >= end_j else compare(left, i, right, j, bag[KEY])
         if order <= 0:
             copy(left, i, out, end, width)
             i += width
@@ -91,7 +80,7 @@ def _in_order(bag, pays, left, a, right, b, out, at):
             copy(right, j, out, end, width)
             j += width
         elif order == 0:
-            _absorb(bag, pays, out, end, right, j)
+            _absorb(bag, out, end, right, j)
             j += width
         end += width
     out[at] = (end - at - 1) // width * 4 + (left[a] & 3)
@@ -114,16 +103,16 @@ def _union_registers(left, a, right, b, out, at):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _union_buckets(bag, pays, left, a, right, b, out, at):
+def _union_buckets(bag, left, a, right, b, out, at):
     """One side counts buckets, the other values: those are put into buckets behind where the result ends at most."""
     free = at + lanes_of(bag, left, a) + lanes_of(bag, right, b)
     if left[a] & 3 == ESTIMATED:
         copy(right, b, out, free, lanes_of(bag, right, b))
         _to_buckets(out, free)
-        return _in_order(bag, pays, left, a, out, free, out, at)
+        return _in_order(bag, left, a, out, free, out, at)
     copy(left, a, out, free, lanes_of(bag, left, a))
     _to_buckets(out, free)
-    return _in_order(bag, pays, right, b, out, free, out, at)
+    return _in_order(bag, right, b, out, free, out, at)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -144,8 +133,6 @@ def settle(bag, out, at):
     if rule == BOUNDED:
         out[at] = PASSED
         return at + 1
-    if rule == NEWEST:
-        return _newest(bag, out, at, end)
     found = out[at + 1 : end].copy()
     out[at] = REGISTER_LANES * 4 + ESTIMATED
     for j in range(REGISTER_LANES):
@@ -162,34 +149,6 @@ def _foremost(bag, out, at, end):
     while place < end and left > 0:
         out[place + bag[KEY]] = min(out[place + bag[KEY]], left)
         left -= out[place + bag[KEY]]
-        place += width
-        kept += 1
-    out[at] = kept * 4
-    return place
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _newest(bag, out, at, end):
-    """Drop the oldest entry, of equal ones that of the smallest key, until as many are left as may be."""
-    width, bound, key = bag[WIDTH], bag[BOUND], bag[KEY]
-    count = (end - at - 1) // width
-    when = np.empty(count, np.int64)
-    for i in range(count):
-        when[i] = out[at + 1 + i * width + key]
-    ascending = when.copy()
-    ascending.sort()
-    edge = ascending[count - bound]
-    skip = -bound
-    for i in range(count):
-        skip += 1 if when[i] >= edge else 0
-    place, kept = at + 1, 0
-    for i in range(count):
-        if when[i] < edge:
-            continue
-        if when[i] == edge and skip > 0:
-            skip -= 1
-            continue
-        copy(out, at + 1 + i * width, out, place, width)
         place += width
         kept += 1
     out[at] = kept * 4
@@ -218,7 +177,7 @@ def ordered(bag, entries, events):
     if n < 12:
         for i in range(1, n):
             moved, j = events[i], i - 1
-            while j >= 0 and _order(bag[KEY], entries[events[j]], first, entries[moved], first) > 0:
+            while j >= 0 and compare(entries[events[j]], first, entries[moved], first, bag[KEY]) > 0:
                 events[j + 1] = events[j]
                 j -= 1
             events[j + 1] = moved
@@ -235,11 +194,11 @@ def ordered(bag, entries, events):
 def same_key(bag, entries, left, right):
     """Whether the entries of two events have one key."""
     first = bag[INPUT] + 1
-    return _order(bag[KEY], entries[left], first, entries[right], first) == 0
+    return compare(entries[left], first, entries[right], first, bag[KEY]) == 0
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def gather(bag, pays, entries, events, out, at):
+def gather(bag, entries, events, out, at):
     """The bag of the entries that some events have, into `out` from `at`; returns where it ends."""
     there, n = np.empty(events.size, np.int64), 0
     for event in events:
@@ -249,8 +208,8 @@ def gather(bag, pays, entries, events, out, at):
     width, first, end = bag[WIDTH], bag[INPUT] + 1, at + 1
     last = np.int64(-1)
     for event in ordered(bag, entries, there[:n]):
-        if last >= 0 and _order(bag[KEY], out, last, entries[event], first) == 0:
-            _absorb(bag, pays, out, last, entries[event], first)
+        if last >= 0 and compare(out, last, entries[event], first, bag[KEY]) == 0:
+            _absorb(bag, out, last, entries[event], first)
             continue
         last = end
         copy(entries[event], first, out, end, width)

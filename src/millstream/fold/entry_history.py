@@ -3,20 +3,18 @@
 The entries of a key are ranked once per bag. A window then holds how many of its events have each rank, as a binary
 indexed tree (Fenwick, 1994), so that an event enters or leaves in the logarithm of how many ranks there are, and what is
 asked for is found in the tree: order statistics, the first entries, those that are there at all. What bags keep in
-registers is counted rank by rank here, so that an event can be taken out again. Entries led by their time need no tree:
-they are in that order already. All give what `entry_states.exact`, the rule itself, gives.
+registers is counted rank by rank here, so that an event can be taken out again. All give what `entry_states.exact`, the
+rule itself, gives.
 """
 
 import numpy as np
 from numba import njit
 
-from millstream.fold.emitting import DISTINCT_COUNT, QUANTILE, emit_entries
+from millstream.fold.emitting import FORMULA, NUMBER, OUT, QUANTILE, between, emit_entries
 from millstream.fold.entries import (
     BOUND,
     BOUNDED,
     DISTINCT,
-    END_OP,
-    FIRST_OP,
     GROWTH,
     INPUT,
     KEY,
@@ -25,13 +23,12 @@ from millstream.fold.entries import (
     SPREAD,
     WIDTH,
     copy,
-    gather,
     ordered,
     same_key,
 )
 from millstream.fold.entry_states import exact
 from millstream.fold.fixed_point import from_sortable
-from millstream.fold.kernels import LOWEST, in_order
+from millstream.fold.kernels import ascending, in_order, span
 from millstream.fold.sketches import MOST_RANK, REGISTERS, bucket_of, estimated, index_of, middle_of, rank_of
 
 
@@ -45,7 +42,7 @@ def _add(tree, group, change):
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _find(tree, row):
-    """The group that holds the row of a number, counted from 0, and how many rows lie before that group."""
+    """The group that holds the row of a number, counted from 0."""
     place, before, step = 0, np.int64(0), 1
     while 2 * step < tree.size:
         step *= 2
@@ -55,7 +52,7 @@ def _find(tree, row):
             place = beyond
             before += tree[beyond]
         step //= 2
-    return place, before
+    return place
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -118,13 +115,11 @@ def _quantile(bag, tree, total, firsts, entries, share):
     lane, place = bag[INPUT] + 1, np.float64(total - 1) * share
     low = np.int64(np.floor(place))
     rest = place - np.float64(low)
-    left = from_sortable(entries[firsts[_find(tree, low)[0]], lane])
-    right = from_sortable(entries[firsts[_find(tree, min(low + 1, total - 1))[0]], lane])
+    left = from_sortable(entries[firsts[_find(tree, low)], lane])
+    right = from_sortable(entries[firsts[_find(tree, min(low + 1, total - 1))], lane])
     if total > bag[BOUND]:
         left, right = middle_of(bucket_of(left)), middle_of(bucket_of(right))
-    if rest >= 0.5:
-        return right - (right - left) * (1.0 - rest)
-    return left + (right - left) * rest
+    return between(left, right, rest)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
@@ -135,7 +130,7 @@ def _counted(bag, tree, counted, total, different, firsts, entries, out):
         return
     row, end, kept, left = np.int64(0), 1, 0, bag[BOUND]
     while row < total and (bag[RULE] == BOUNDED or left > 0):
-        group, _ = _find(tree, row)
+        group = _find(tree, row)
         copy(entries[firsts[group]], bag[INPUT] + 1, out, end, bag[KEY])
         many = counted[group] if bag[RULE] == BOUNDED else min(counted[group], left)
         out[end + bag[KEY]] = many
@@ -147,11 +142,10 @@ def _counted(bag, tree, counted, total, different, firsts, entries, out):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def slide(
-    mine, times, available, known, entries, ordinal, at, rows, bags, pays, windows, features, inner, numbers, refs, heap,
-    used, place,
+def _slide(
+    mine, times, available, known, entries, ordinal, at, rows, bags, windows, features, numbers, texts, place
 ):  # fmt: skip
-    """One key whose queries ascend in ordinal and instant; returns how much of the heap is used, or -1.
+    """One key whose queries ascend in ordinal and instant.
 
     `mine` are the events by time, `times` and `available` theirs in that order, `known` their places as they become
     available, or nothing where that is the same order; `rows` are the output rows of the queries. `place` has room for a
@@ -163,137 +157,114 @@ def slide(
         b, w, last = features[feature, 0], features[feature, 1], feature + 1
         while last < features.shape[0] and features[last, 0] == b and features[last, 1] == w:
             last += 1
-        bag = bags[b]
         if feature == 0 or features[feature - 1, 0] != b:
-            of, firsts = _groups(bag, entries, mine, place)
-        if work.size < 1 + mine.size * bag[WIDTH] + GROWTH:
-            work = np.empty(1 + mine.size * bag[WIDTH] + GROWTH, np.int64)
-        used = _slide_window(
-            mine, times, available, known, entries, ordinal, at, rows, bag, pays, windows[w], features[feature:last], inner,
-            numbers, refs, heap, used, work, of, firsts,
+            of, firsts = _groups(bags[b], entries, mine, place)
+        if work.size < 1 + firsts.size * bags[b, WIDTH]:
+            work = np.empty(1 + firsts.size * bags[b, WIDTH], np.int64)
+        _slide_window(
+            times, available, known, entries, ordinal, at, rows, bags[b], windows, w, features[feature:last], numbers, texts,
+            work, of, firsts,
         )  # fmt: skip
-        if used < 0:
-            return used
         feature = last
-    return used
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _slide_window(
-    mine, times, available, known, entries, ordinal, at, rows, bag, pays, window, features, inner, numbers, refs, heap,
-    used, work, of, firsts,
+    times, available, known, entries, ordinal, at, rows, bag, windows, w, features, numbers, texts, work, of, firsts
 ):  # fmt: skip
-    width, hop, delay = window[0], window[1], window[2]
-    tree, counted = np.zeros(firsts.size + 1, np.int64), np.zeros(firsts.size, np.int64)
+    """One window of one bag, query by query; see `as_of._slide` for which events enter it and leave it, and when."""
+    tree, counted, sums = np.zeros(firsts.size + 1, np.int64), np.zeros(firsts.size, np.int64), np.zeros(2, np.int64)
     ranks, most, held = np.zeros((0, 0), np.int32), np.zeros(0, np.int64), np.zeros(0, np.int64)
-    inside = np.zeros(mine.size, np.bool_)
-    total, different, low, high, new, by = np.int64(0), np.int64(0), 0, 0, 0, LOWEST
-    alone = bag[RULE] != DISTINCT and bag[RULE] != SPREAD and bag[END_OP] - bag[FIRST_OP] == 1 and _counts(bag, pays)
+    inside, lane = np.zeros(times.size, np.bool_), bag[INPUT] + 1
+    low, high, new = 0, 0, 0
     for q in range(at.size):
-        until = at[q] if delay == 0 else (at[q] - delay) // hop * hop
-        since = LOWEST if width < 0 else (at[q] - delay - width) // hop * hop
-        by, passed = ordinal[q], high
+        since, until = span(windows, w, at[q])
+        by, passed, moved = ordinal[q], high, q == 0
         while True:  # one event that leaves, then those that enter
             event, change = -1, 1
             if low < high and times[low] < since:
                 event, change = low, -1
                 low += 1
-                if not inside[event]:
-                    continue
             elif high < times.size and times[high] < until and (known.size > 0 or available[high] <= by):
-                event = high
                 high += 1
-                if times[event] < since:
+                if times[high - 1] < since:
                     low = high
-                    continue
-                if available[event] > by:
-                    continue
+                elif available[high - 1] <= by:
+                    event = high - 1
             elif new < known.size and available[known[new]] <= by:
-                event = known[new]
+                if low <= known[new] < passed:
+                    event = known[new]
                 new += 1
-                if not low <= event < passed or inside[event]:
-                    continue
             else:
                 break
-            inside[event] = change > 0
-            group = of[event]
-            if group < 0:
+            if event < 0 or inside[event] == (change > 0):
                 continue
-            _add(tree, group, change)
-            counted[group] += change
-            total += change
-            if counted[group] == (1 if change > 0 else 0):
-                different += change
-                if held.size:
-                    _note(entries[firsts[group], bag[INPUT] + 1], change, ranks, most, held)
-        if bag[RULE] == DISTINCT and different > bag[BOUND] and not held.size:
-            ranks, most, held = _registers(firsts, counted, entries, bag[INPUT] + 1)
-        if alone:
-            _counted(bag, tree, counted, total, different, firsts, entries, work)
-        elif bag[RULE] != DISTINCT and bag[RULE] != SPREAD:
-            gather(bag, pays, entries, mine[low:high][inside[low:high]], work, 0)
-        for f in range(features.shape[0]):
-            if features[f, 2] == DISTINCT_COUNT:
-                count = estimated(held) if different > bag[BOUND] else different
-                numbers[rows[q], features[f, 3]] = np.float64(count)
-            elif features[f, 2] == QUANTILE:
-                share = from_sortable(features[f, 4])
-                numbers[rows[q], features[f, 3]] = _quantile(bag, tree, total, firsts, entries, share)
-            else:
-                used = emit_entries(bag, features[f], inner, work, 0, at[q], numbers, refs, rows[q], heap, used)
-                if used < 0:
-                    return used
-    return used
+            inside[event] = change > 0
+            if of[event] < 0:
+                continue
+            moved = True
+            if _count(of[event], change, tree, counted, sums) and held.size:
+                _note(entries[firsts[of[event]], lane], change, ranks, most, held)
+        if bag[RULE] == DISTINCT and sums[1] > bag[BOUND] and not held.size:
+            ranks, most, held = _registers(firsts, counted, entries, lane)
+        _emit(bag, features, tree, counted, sums, held, firsts, entries, moved, work, numbers, texts, rows[q])
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
-def _counts(bag, pays):
-    """Whether the one thing that merges beside the keys is the count of events."""
-    return pays[bag[FIRST_OP], 0] == 0
+def _count(group, change, tree, counted, sums):
+    """Count an event in or out, in `sums` too: events, and groups that are there; whether its group came or went."""
+    _add(tree, group, change)
+    counted[group] += change
+    sums[0] += change
+    different = counted[group] == (1 if change > 0 else 0)
+    if different:
+        sums[1] += change
+    return different
 
 
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _ascending(values):
-    for i in range(1, values.size):  # noqa: SIM110 - Numba has no generators
-        if values[i] < values[i - 1]:
-            return False
-    return True
+@njit(cache=True, nogil=True, error_model="numpy")
+def _emit(bag, features, tree, counted, sums, held, firsts, entries, moved, work, numbers, texts, row):
+    """Write the features of a window; entries that are only counted are written down where any has `moved` since."""
+    if moved and bag[RULE] != DISTINCT and bag[RULE] != SPREAD:
+        _counted(bag, tree, counted, sums[0], sums[1], firsts, entries, work)
+    for f in range(features.shape[0]):
+        if bag[RULE] == DISTINCT:
+            numbers[row, features[f, OUT]] = np.float64(estimated(held) if sums[1] > bag[BOUND] else sums[1])
+        elif features[f, FORMULA] == QUANTILE:
+            share = from_sortable(features[f, NUMBER])
+            numbers[row, features[f, OUT]] = _quantile(bag, tree, sums[0], firsts, entries, share)
+        else:
+            emit_entries(bag, features[f], work, numbers, texts, row)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def as_of(
-    events, event_begins, queries, query_begins, times, available, entries, ordinal, at, bags, pays, windows, features,
-    inner, first, last, numbers, refs, heap,
+    events, event_begins, queries, query_begins, times, available, entries, ordinal, at, bags, windows, features, first,
+    last, numbers, texts,
 ):  # fmt: skip
-    """History and (key, instant) rows to feature rows, for the keys `first..last`; how much of the heap is used, or -1.
+    """History and (key, instant) rows to feature rows, for the keys `first..last`.
 
-    Events are in the order of time for each key. A key whose later ordinals ask for earlier instants is read by the rule
-    itself.
+    A key whose later ordinals ask for earlier instants is read by the rule itself.
     """
-    used, codes = np.int64(0), np.empty(1, np.int64)
-    place = np.empty(entries.shape[0], np.int64)
+    place, codes = np.empty(entries.shape[0], np.int64), np.empty(1, np.int64)
     for k in range(first, last):
         asked = queries[query_begins[k] : query_begins[k + 1]]
         if asked.size == 0:
             continue
         asked = in_order(in_order(asked, at), ordinal)
-        mine = in_order(events[event_begins[k] : event_begins[k + 1]], times)
-        if _ascending(at[asked]):
+        if ascending(at[asked]):
+            mine = in_order(events[event_begins[k] : event_begins[k + 1]], times)
             open_from = available[mine]
-            known = in_order(np.arange(0 if _ascending(open_from) else mine.size), open_from)
-            used = slide(
-                mine, times[mine], open_from, known, entries, ordinal[asked], at[asked], asked, bags, pays, windows, features,
-                inner, numbers, refs, heap, used, place,
+            known = in_order(np.arange(0 if ascending(open_from) else mine.size), open_from)
+            _slide(
+                mine, times[mine], open_from, known, entries, ordinal[asked], at[asked], asked, bags, windows, features,
+                numbers, texts, place,
             )  # fmt: skip
-        else:
-            codes[0] = k
-            for q in asked:
-                used = exact(
-                    events, event_begins, codes, times, available, entries, ordinal[q : q + 1], at[q : q + 1], bags, pays,
-                    windows, features, inner, numbers[q : q + 1], refs[q : q + 1], heap, used,
-                )  # fmt: skip
-                if used < 0:
-                    return used
-        if used < 0:
-            return used
-    return used
+            continue
+        codes[0] = k
+        for q in asked:
+            one = slice(q, q + 1)
+            exact(
+                events, event_begins, codes, times, available, entries, ordinal[one], at[one], bags, windows, features,
+                numbers[one], texts[one],
+            )  # fmt: skip

@@ -56,9 +56,6 @@ class EntryInput:
             at += part.width
         if self._bag.counted:
             out[:, at] = 1
-            at += 1
-        if self._bag.dated:
-            out[:, at] = times
 
     def _put(self, part: Part, lanes: np.ndarray, out: np.ndarray, at: int) -> None:
         out[:, at : at + part.width] = ~lanes if part.inverted else lanes

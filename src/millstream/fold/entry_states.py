@@ -9,7 +9,7 @@ from numba import njit
 
 from millstream.fold.emitting import emit_entries
 from millstream.fold.entries import GROWTH, copy, gather, lanes_of, union
-from millstream.fold.kernels import LOWEST, by_key, edges_of, in_order, tile_of
+from millstream.fold.kernels import LOWEST, by_key, edges_of, in_order, span, tile_of
 from millstream.fold.layout import HEADER
 
 _HIGHEST = np.int64(2**63 - 1)
@@ -32,7 +32,7 @@ def _first_instant(data, place, step):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def fold(fixed, offsets, codes, times, entries, bags, pays, levels, meta):
+def fold(fixed, offsets, codes, times, entries, bags, levels, meta):
     """The states of events, with the bags of their entries behind the lanes: (data, offsets)."""
     step, n_keys = 1 + meta[0], offsets.size - 1
     order, begins = by_key(codes, n_keys)
@@ -61,7 +61,7 @@ def fold(fixed, offsets, codes, times, entries, bags, pays, levels, meta):
                     i += 1
                 for b in range(bags.shape[0]):
                     out = _with_room(out, end, (i - begin) * entries.shape[1] + GROWTH)
-                    end = gather(bags[b], pays, entries, mine[begin:i], out, end)
+                    end = gather(bags[b], entries, mine[begin:i], out, end)
         found[k + 1] = end
     return out[:end], found
 
@@ -81,7 +81,7 @@ def rows_of(data, place, bags, step):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _joined(data, sources, count, bags, pays, out, end, left, right):
+def _joined(data, sources, count, bags, out, end, left, right):
     """Write the bags of one row, merged from those that begin at `sources`, from `end` on; returns (out, end, left, right).
 
     `left` and `right` are free to work in, and grow as `out` does.
@@ -95,7 +95,7 @@ def _joined(data, sources, count, bags, pays, out, end, left, right):
         for i in range(1, count):
             more = lanes_of(bag, data, sources[i])
             right = _with_room(right, 0, size + more + GROWTH)
-            size = union(bag, pays, left, 0, data, sources[i], right, 0)
+            size = union(bag, left, 0, data, sources[i], right, 0)
             left, right = right, left
             sources[i] += more
         out = _with_room(out, end, size)
@@ -105,7 +105,7 @@ def _joined(data, sources, count, bags, pays, out, end, left, right):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def merge(data, left, right, fixed, offsets, bags, pays, levels, meta):
+def merge(data, left, right, fixed, offsets, bags, levels, meta):
     """The pairwise merge of states whose lanes are merged already (`fixed`), with their bags: (data, offsets)."""
     n_keys = offsets.size - 1
     out = np.empty(left[n_keys] - left[0] + right[n_keys] - right[0] + fixed.size, np.int64)
@@ -122,15 +122,13 @@ def merge(data, left, right, fixed, offsets, bags, pays, levels, meta):
             a = left[k] if left[k + 1] > left[k] else np.int64(-1)
             b = right[k] if right[k + 1] > right[k] else np.int64(-1)
             edges_of(levels, out[place + 1], edges)
-            out, end, work, other = _merge_rows(
-                data, a, b, out, place, end, bags, pays, levels, edges, meta, work, other
-            )
+            out, end, work, other = _merge_rows(data, a, b, out, place, end, bags, levels, edges, meta, work, other)
         found[k + 1] = end
     return out[:end], found
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _merge_rows(data, a, b, out, place, end, bags, pays, levels, edges, meta, work, other):
+def _merge_rows(data, a, b, out, place, end, bags, levels, edges, meta, work, other):
     """Write the bags of every row of the state at `place` of `out`, from those of the states at `a` and `b` of `data`."""
     step = 1 + meta[0]
     apart = _first_instant(out, place, step)
@@ -157,52 +155,39 @@ def _merge_rows(data, a, b, out, place, end, bags, pays, levels, edges, meta, wo
                     sources[count] = begins[i % 2][cursors[i]]
                     count += 1
                 cursors[i] += 1
-        out, end, work, other = _joined(data, sources, count, bags, pays, out, end, work, other)
+        out, end, work, other = _joined(data, sources, count, bags, out, end, work, other)
     return out, end, work, other
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def value(data, offsets, at, bags, pays, windows, features, inner, meta, numbers, refs, heap):
-    """Write what the bags of states say at instants into numbers, and lists into the heap; returns its length or -1.
-
-    `refs` (row, list) says where in the heap a list begins, -1 for null. A heap that is too short gives -1.
-    """
-    step, used = 1 + meta[0], np.int64(0)
+def value(data, offsets, at, bags, windows, features, meta, numbers, texts):
+    """Write what the bags of states say at instants into numbers and lanes."""
+    step = 1 + meta[0]
     work, other = np.empty(GROWTH, np.int64), np.empty(GROWTH, np.int64)
     for i in range(offsets.size - 1):
         place = offsets[i] if offsets[i + 1] > offsets[i] else np.int64(-1)
-        begins = rows_of(data, place, bags, step)
-        feature = 0
+        begins, feature = rows_of(data, place, bags, step), 0
         while feature < features.shape[0]:
             last = feature + 1
             while last < features.shape[0] and features[last, 0] == features[feature, 0]:
                 last += 1
-            used, work, other = _value_bag(
-                data, place, begins, at[i], bags, pays, windows, features[feature:last], inner, step, numbers, refs, i, heap,
-                used, work, other,
-            )  # fmt: skip
-            if used < 0:
-                return used
+            work, other = _value_bag(
+                data, place, begins, at[i], bags, windows, features[feature:last], step, numbers, texts, i, work, other
+            )
             feature = last
-    return used
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _value_bag(
-    data, place, begins, at, bags, pays, windows, features, inner, step, numbers, refs, row, heap, used, work, other
-):
+def _value_bag(data, place, begins, at, bags, windows, features, step, numbers, texts, row, work, other):
     """The features of one bag; those of windows that end together and nest add rows to what the one before has."""
     bag = bags[features[0, 0]]
     nest, size, until, r = np.int64(-1), np.int64(1), LOWEST, np.int64(0)
     work[0] = 0
     for f in range(features.shape[0]):
-        w = features[f, 1]
-        width, hop, delay = windows[w, 0], windows[w, 1], windows[w, 2]
-        if windows[w, 3] != nest:
-            nest, size, r = windows[w, 3], np.int64(1), np.int64(begins.size - 2)
+        since, end = span(windows, features[f, 1], at)
+        if windows[features[f, 1], 3] != nest:
+            nest, size, until, r = windows[features[f, 1], 3], np.int64(1), end, np.int64(begins.size - 2)
             work[0] = 0
-            until = at if delay == 0 else (at - delay) // hop * hop
-        since = LOWEST if width < 0 else (at - delay - width) // hop * hop
         while r >= 0 and data[place + HEADER + r * step] >= since:
             if data[place + HEADER + r * step] < until:
                 source = begins[r]
@@ -211,56 +196,28 @@ def _value_bag(
                 more = lanes_of(bag, data, source)
                 if more > 1 or data[source]:
                     other = _with_room(other, 0, size + more + GROWTH)
-                    size = union(bag, pays, work, 0, data, source, other, 0)
+                    size = union(bag, work, 0, data, source, other, 0)
                     work, other = other, work
             r -= 1
-        used = emit_entries(bag, features[f], inner, work, 0, at, numbers, refs, row, heap, used)
-        if used < 0:
-            return used, work, other
-    return used, work, other
+        emit_entries(bag, features[f], work, numbers, texts, row)
+    return work, other
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def exact(
-    events,
-    begins,
-    codes,
-    times,
-    available,
-    entries,
-    ordinal,
-    at,
-    bags,
-    pays,
-    windows,
-    features,
-    inner,
-    numbers,
-    refs,
-    heap,
-    used,
-):
-    """What bags hold of history, by the window rule itself; returns how much of the heap is used, or -1.
-
-    `used` says how much is already.
-    """
+def exact(events, begins, codes, times, available, entries, ordinal, at, bags, windows, features, numbers, texts):
+    """Write what bags hold of history into numbers and lanes, by the window rule itself."""
     work = np.empty(GROWTH, np.int64)
     for q in range(at.size):
         mine = events[begins[codes[q]] : begins[codes[q] + 1]]
         work = _with_room(work, 0, mine.size * entries.shape[1] + GROWTH)
         inside = np.empty(mine.size, np.int64)
         for f in range(features.shape[0]):
-            w = features[f, 1]
-            if f == 0 or w != features[f - 1, 1] or features[f, 0] != features[f - 1, 0]:
-                width, hop, delay, count = windows[w, 0], windows[w, 1], windows[w, 2], 0
-                until = at[q] if delay == 0 else (at[q] - delay) // hop * hop
-                since = LOWEST if width < 0 else (at[q] - delay - width) // hop * hop
+            if f == 0 or features[f, 1] != features[f - 1, 1] or features[f, 0] != features[f - 1, 0]:
+                since, until = span(windows, features[f, 1], at[q])
+                count = 0
                 for event in mine:
                     if available[event] <= ordinal[q] and since <= times[event] < until:
                         inside[count] = event
                         count += 1
-                gather(bags[features[f, 0]], pays, entries, inside[:count], work, 0)
-            used = emit_entries(bags[features[f, 0]], features[f], inner, work, 0, at[q], numbers, refs, q, heap, used)
-            if used < 0:
-                return used
-    return used
+                gather(bags[features[f, 0]], entries, inside[:count], work, 0)
+            emit_entries(bags[features[f, 0]], features[f], work, numbers, texts, q)

@@ -191,6 +191,15 @@ def by_key(codes, n_keys):
     return order, begins
 
 
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def ascending(values):
+    """Whether no value is less than the one before it."""
+    for i in range(1, values.size):  # noqa: SIM110 - Numba has no generators
+        if values[i] < values[i - 1]:
+            return False
+    return True
+
+
 @njit(cache=True, nogil=True, error_model="numpy")
 def in_order(order, values):
     """The given numbers, sorted (stably) by their values."""
@@ -252,6 +261,15 @@ def exact_from(data, place, meta):
                 return max(start, data[row])
         row -= step
     return start
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
+def span(windows, w, at):
+    """The times that a window holds at an instant: from the first returned on, up to but not at the second."""
+    width, hop, delay = windows[w, 0], windows[w, 1], windows[w, 2]
+    until = at if delay == 0 else (at - delay) // hop * hop
+    since = LOWEST if width < 0 else (at - delay - width) // hop * hop
+    return since, until
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)

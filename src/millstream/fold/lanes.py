@@ -70,7 +70,8 @@ def _subtract(into, at, lanes, start, width):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _compare(left, at, right, start, width):
+def compare(left, at, right, start, width):
+    """Which of two tuples of lanes is smaller: -1 the left one, 1 the right one, 0 neither."""
     for j in range(width):
         a, b = left[at + j], right[start + j]
         if a != b:
@@ -84,7 +85,7 @@ def combine_one(op, width, into, at, lanes, start):
     if op == ADD:
         _add(into, at, lanes, start, width)
         return
-    order = _compare(lanes, start, into, at, width)
+    order = compare(lanes, start, into, at, width)
     if (op == LEAST and order < 0) or (op == GREATEST and order > 0):
         for j in range(width):
             into[at + j] = lanes[start + j]
@@ -106,7 +107,7 @@ def remove_one(width, into, at, lanes, start):
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def beats(op, width, left, at, right, start):
     """Whether the left lane group would stay when the right one is merged with it and differs."""
-    order = _compare(left, at, right, start, width)
+    order = compare(left, at, right, start, width)
     return order < 0 if op == LEAST else order > 0
 
 

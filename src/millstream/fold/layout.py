@@ -12,7 +12,7 @@ import numpy as np
 
 from millstream.definitions.windows import folded
 from millstream.fold import lanes
-from millstream.fold.entry_layout import KINDS, EntryLayout, entry_layout
+from millstream.fold.entry_layout import KINDS, EntryLayout, entry_layout, value_width
 from millstream.fold.ordered import width_of
 
 if TYPE_CHECKING:
@@ -150,7 +150,8 @@ def _layout(published: tuple[WindowedFeature, ...]) -> Layout:
     plans = [None if column.kind in KINDS else _plan(column, shared) for column in columns]
     slots = shared.all
     windows, order = _windows(columns)
-    features, texts = _features(columns, plans, order)
+    places, texts = _places(columns, plans)
+    features = _features(columns, plans, places, order)
     used = np.zeros((len(windows), len(slots)), np.int64)
     for column, plan in zip(columns, plans, strict=True):
         if plan:
@@ -166,7 +167,7 @@ def _layout(published: tuple[WindowedFeature, ...]) -> Layout:
         probes=tuple(dict.fromkeys(one.request for one in combinations if one.request is not None)),
         text_widths=tuple(texts), inverted=_inverted(columns, plans), ops=ops, windows=windows, window_ops=used,
         features=features, levels=levels, meta=meta,
-        entries=entry_layout(columns, lambda column: order[_window_key(column)]),
+        entries=entry_layout(columns, lambda column: order[_window_key(column)], places),
     )  # fmt: skip
 
 
@@ -341,29 +342,45 @@ def _windows(columns: tuple[WindowedFeature, ...]) -> tuple[np.ndarray, dict[tup
     return np.array(rows, np.int64).reshape(-1, 4), order
 
 
-def _features(
-    columns: Sequence[WindowedFeature], plans: Sequence[_Plan | None], order: Mapping[tuple[int, int, int], int]
-) -> tuple[np.ndarray, list[int]]:
-    """Feature rows (formula, window, six numbers of the plan, output place), by window; widths of the text outputs."""
-    rows: list[tuple[int, ...]] = []
+def _places(columns: Sequence[WindowedFeature], plans: Sequence[_Plan | None]) -> tuple[list[int], list[int]]:
+    """Where each column begins in the numbers, or in the lanes, that are given out; widths of those that are lanes."""
+    places: list[int] = []
     texts: list[int] = []
     for place, (column, plan) in enumerate(zip(columns, plans, strict=True)):
+        width = _lanes_out(column, plan)
+        places.append(sum(texts) if width else place)
+        texts += [width] if width else []
+    return places, texts
+
+
+def _lanes_out(column: WindowedFeature, plan: _Plan | None) -> int:
+    """How many lanes a column is given out as, 0 for a number."""
+    if plan is None:
+        return value_width(column)
+    return plan.numbers[1] if plan.formula == lanes.TEXT else 0
+
+
+def _features(
+    columns: Sequence[WindowedFeature],
+    plans: Sequence[_Plan | None],
+    places: Sequence[int],
+    order: Mapping[tuple[int, int, int], int],
+) -> np.ndarray:
+    """Feature rows (formula, window, six numbers of the plan, output place) of what lanes give, by window."""
+    rows: list[tuple[int, ...]] = []
+    for column, plan, out in zip(columns, plans, places, strict=True):
         if plan is None:
             continue
-        out = place
-        if plan.formula == lanes.TEXT:
-            out = sum(texts)
-            texts.append(plan.numbers[1])
         numbers = (*plan.numbers, *[0] * (_NUMBERS - len(plan.numbers)))
         rows.append((plan.formula, order[_window_key(column)], *numbers, out))
     rows.sort(key=lambda row: row[1])
-    return np.array(rows, np.int64).reshape(-1, _NUMBERS + 3), texts
+    return np.array(rows, np.int64).reshape(-1, _NUMBERS + 3)
 
 
 def _inverted(columns: Sequence[WindowedFeature], plans: Sequence[_Plan | None]) -> dict[str, bool]:
     """The columns that are given out as lanes, and whether the bits of their values are inverted."""
     given = zip(columns, plans, strict=True)
-    return {column.name: column.kind == "arg_min" for column, plan in given if plan and plan.formula == lanes.TEXT}
+    return {column.name: column.kind == "arg_min" for column, plan in given if _lanes_out(column, plan)}
 
 
 def _levels(columns: tuple[WindowedFeature, ...]) -> np.ndarray:

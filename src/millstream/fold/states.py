@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -15,17 +13,17 @@ import pyarrow.compute as pc
 
 from millstream.errors import CorruptState
 from millstream.fold import as_of as past
-from millstream.fold import entry_states, entry_values, kernels
+from millstream.fold import entry_states, kernels
 from millstream.fold.combined import combined
-from millstream.fold.entry_values import Heap
+from millstream.fold.entry_layout import EntryLayout
+from millstream.fold.entry_values import EntryHistory, of_states
 from millstream.fold.layout import AHEAD, HEAD_SPAN, HEADER, STATE_VERSION, Layout
 from millstream.fold.ordered import values_of
+from millstream.fold.shares import in_shares
 
 if TYPE_CHECKING:
     from millstream.fold.prepare import Prepared
 
-#: Below this many events and queries `as_of` stays on the calling thread.
-_PARALLEL_ROWS = 50_000
 #: The lanes of requests where none is added.
 NO_LANES = np.empty(0, np.int64)
 
@@ -124,7 +122,6 @@ class Values:
     numbers: np.ndarray
     texts: np.ndarray
     probes: np.ndarray | None = None
-    heap: Heap | None = None
 
     @property
     def columns(self) -> dict[str, np.ndarray]:
@@ -132,11 +129,8 @@ class Values:
         result: dict[str, np.ndarray] = {}
         at = 0
         widths = iter(self.layout.text_widths)
-        lists = self.heap.columns(self.layout.entries) if self.heap and self.layout.entries else {}
         for place, (name, dtype) in enumerate(self.layout.outputs):
-            if name in lists:
-                result[name] = lists[name]
-            elif name in self.layout.inverted:
+            if name in self.layout.inverted:
                 width = next(widths)
                 result[name] = values_of(dtype, self.texts[:, at : at + width], self.layout.inverted[name])
                 at += width
@@ -165,7 +159,7 @@ def fold(layout: Layout, prepared: Prepared, now: int | None = None) -> States:
     if layout.entries:
         data, offsets = entry_states.fold(
             states.data, states.offsets, prepared.codes, prepared.times, prepared.entries, layout.entries.rows,
-            layout.entries.payloads, layout.levels, layout.meta,
+            layout.levels, layout.meta,
         )  # fmt: skip
         states = States(data, offsets, states.overflow)
     return replace(states, let_go=_let_go(prepared, states))
@@ -198,7 +192,6 @@ def merge(layout: Layout, left: States, right: States) -> States:
         states.data,
         states.offsets,
         layout.entries.rows,
-        layout.entries.payloads,
         layout.levels,
         layout.meta,
     )
@@ -231,10 +224,9 @@ def value(
     numbers, texts = kernels.value(
         states.data, states.offsets, at, added, layout.ops, layout.windows, layout.features, layout.meta
     )
-    heap = None
     if layout.entries:
-        heap = entry_values.of_states(layout, layout.entries, states.data, states.offsets, at, numbers)
-    return Values(layout, numbers, texts, probes, heap)
+        of_states(layout, layout.entries, states.data, states.offsets, at, numbers, texts)
+    return Values(layout, numbers, texts, probes)
 
 
 def as_of(
@@ -272,24 +264,15 @@ def as_of(
             sweep, first, last, numbers, texts,
         )  # fmt: skip
 
-    workers = min(os.cpu_count() or 1, 8) if len(order) + len(queries) > _PARALLEL_ROWS else 1
-    if workers == 1:
-        run(0, n_keys)
-    else:
-        work = event_begins[1:] + query_begins[1:]
-        cuts = np.searchsorted(work, np.linspace(0, work[-1], 4 * workers + 1)[1:-1]).tolist()
-        edges = [0, *sorted(set(cuts) - {0, n_keys}), n_keys]
-        with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(run, edges[:-1], edges[1:]))
-    heap = None
+    in_shares(event_begins[1:] + query_begins[1:], run)
     if layout.entries and sweep:
-        heap = _swept(layout, events, available, query_codes, ordinal, at, numbers)
+        _sweep_entries(layout, events, available, query_codes, ordinal, at, numbers, texts)
     elif layout.entries:
-        heap = entry_values.of_history(layout, layout.entries, events, available, query_codes, ordinal, at, numbers)
-    return Values(layout, numbers, texts, probes, heap)
+        EntryHistory(layout, layout.entries, events, available, query_codes, ordinal, at).sliding(numbers, texts)
+    return Values(layout, numbers, texts, probes)
 
 
-def _swept(
+def _sweep_entries(
     layout: Layout,
     events: Prepared,
     available: np.ndarray,
@@ -297,15 +280,15 @@ def _swept(
     ordinal: np.ndarray,
     at: np.ndarray,
     numbers: np.ndarray,
-) -> Heap:
-    """Write into `numbers` what bags give from the state that serving would have held at each query; the lists."""
-    heaps = []
+    texts: np.ndarray,
+) -> None:
+    """Write what bags give from the state that serving would have held at each query."""
+    bags: EntryLayout = layout.entries  # type: ignore[assignment]
     for row, code in enumerate(codes.tolist()):
         states = fold(layout, events.take(np.flatnonzero((events.codes == code) & (available <= ordinal[row]))))
         offsets = states.offsets[code : code + 2] if code < len(events.keys) else np.zeros(2, np.int64)
-        mine = slice(row, row + 1)
-        heaps.append(entry_values.of_states(layout, layout.entries, states.data, offsets, at[mine], numbers[mine]))  # type: ignore[arg-type]
-    return entry_values.joined(heaps)
+        one = slice(row, row + 1)
+        of_states(layout, bags, states.data, offsets, at[one], numbers[one], texts[one])
 
 
 def exact(
@@ -325,16 +308,15 @@ def exact(
     numbers, texts = _empty(layout, len(at))
     codes, n_keys = _codes(keys, events.keys)
     order, begins = kernels.by_key(events.codes, n_keys)
+    available, ordinal, at = (np.ascontiguousarray(one, np.int64) for one in (available, ordinal, at))
     past.exact(
-        order, begins, codes, events.times, np.ascontiguousarray(available, np.int64), events.lanes.reshape(-1),
-        np.ascontiguousarray(ordinal, np.int64), np.ascontiguousarray(at, np.int64),
+        order, begins, codes, events.times, available, events.lanes.reshape(-1), ordinal, at,
         NO_LANES if requests is None else requests.reshape(-1), layout.ops, layout.windows, layout.features,
         layout.meta, numbers, texts,
     )  # fmt: skip
-    heap = None
     if layout.entries:
-        heap = entry_values.by_rule(layout, layout.entries, events, available, codes, ordinal, at, numbers)
-    return Values(layout, numbers, texts, probes, heap)
+        EntryHistory(layout, layout.entries, events, available, codes, ordinal, at).by_rule(numbers, texts)
+    return Values(layout, numbers, texts, probes)
 
 
 def _empty(layout: Layout, rows: int) -> tuple[np.ndarray, np.ndarray]:
