@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,18 +12,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream.definitions.expressions import inlined
-from millstream.engines.embedded import DIALECT, EMBEDDED
-from millstream.errors import MillstreamError, first_line
 from millstream.fold import lanes, lift
 from millstream.fold.entries import INPUT
 from millstream.fold.entry_inputs import EntryInput
 from millstream.fold.entry_layout import Bag
+from millstream.fold.evaluating import evaluate
 from millstream.fold.fixed_point import LIMIT
 from millstream.fold.instants import micros
 from millstream.fold.keys import encode_keys, narrowed
 from millstream.fold.layout import Layout, Slot, layout_of
 from millstream.fold.ordered import Coded, coded, lift_texts
-from millstream.fold.row_errors import halved
 
 if TYPE_CHECKING:
     from millstream.definitions import BatchFeatureGroup, EventStream, StreamFeatureGroup, Table
@@ -72,7 +69,7 @@ def prepare(
     An expression that fails on a row makes that row a dead letter of every group here that uses it; the rest goes on.
     """
     wanted = dict.fromkeys(sql for group in groups for sql in _plan_of(group).wanted)
-    columns, failed = _evaluate(table, wanted)
+    columns, failed = evaluate(table, wanted)
     common = _Rows(
         times=_int64(table[_time_column(stream)]), arrivals=_int64(table["_arrival"]),
         partitions=_int64(table["_partition"]), positions=_int64(table["_position"]),
@@ -92,7 +89,7 @@ def aggregated(group: StreamFeatureGroup | BatchFeatureGroup, feature: WindowedF
         None if sql is None else inlined(sql, *_columns_of(group))
         for sql in (feature.where, feature.expression, feature.other)
     )
-    columns, _ = _evaluate(table, dict.fromkeys(sql for sql in (where, *values) if sql))
+    columns, _ = evaluate(table, dict.fromkeys(sql for sql in (where, *values) if sql))
     found = np.ones(table.num_rows, bool) if where is None else _flags(columns[where])
     for sql in values:
         found = found & _present(columns[sql]) if sql else found
@@ -101,7 +98,7 @@ def aggregated(group: StreamFeatureGroup | BatchFeatureGroup, feature: WindowedF
 
 def lanes_of_table(group: StreamFeatureGroup, table: pa.Table, at: np.ndarray) -> np.ndarray:
     """Return the lanes of each row of a source's table at an instant (µs); those of a row that does not count are empty."""
-    return lanes_of_rows(group, *_evaluate(table, _plan_of(group).wanted), at)
+    return lanes_of_rows(group, *evaluate(table, _plan_of(group).wanted), at)
 
 
 def lanes_of_rows(
@@ -195,70 +192,6 @@ def _columns_of(group: Any) -> tuple[tuple[tuple[str, str], ...], frozenset[str]
     derive = tuple((group.derive or {}).items())
     names = {name for source in group.sources for name in source.schema or {}}
     return derive, frozenset(names | {name for name, _ in derive})
-
-
-#: Whatever engine runs queries, micro-batches are transformed by the one that expressions were checked by.
-_engine = EMBEDDED
-
-
-def _evaluate(table: pa.Table, wanted: Iterable[str]) -> tuple[dict[str, pa.ChunkedArray], dict[str, dict[int, str]]]:
-    """Each expression over the rows, and by expression the rows on which it fails, with the reason."""
-    columns = {sql: table[sql.strip('"')] for sql in wanted if sql.strip('"') in table.column_names}
-    computed = [sql for sql in wanted if sql not in columns]
-    failed: dict[str, dict[int, str]] = {}
-    if not computed:
-        return columns, failed
-    try:
-        columns.update(zip(computed, _query(table, computed).columns, strict=True))
-    except Exception as error:  # of any type; each expression is then tried alone to find the guilty one
-        if _engine.fault(error) == "machine":
-            raise _not_evaluated(computed[0], error) from error
-        for sql in computed:
-            columns[sql], failed[sql] = _split(table, sql)
-    return columns, failed
-
-
-def _not_evaluated(sql: str, error: Exception) -> MillstreamError:
-    return MillstreamError(
-        f"Expression `{sql}` cannot be evaluated: {first_line(error)}.",
-        "see to memory, disk and versions; no row is to blame, and nothing was lost.",
-    )
-
-
-def _query(table: pa.Table, expressions: list[str]) -> pa.Table:
-    """The values of expressions."""
-    return _engine.evaluate(expressions, _read_by(table, tuple(expressions)))
-
-
-@lru_cache(maxsize=1_024)
-def _names(expressions: tuple[str, ...]) -> frozenset[str]:
-    """The lower-cased names of the columns that the expressions read."""
-    import sqlglot
-    from sqlglot import exp
-
-    parsed = [sqlglot.parse_one(sql, read=DIALECT.name) for sql in expressions]
-    return frozenset(column.name.lower() for tree in parsed for column in tree.find_all(exp.Column))
-
-
-def _read_by(table: pa.Table, expressions: tuple[str, ...]) -> pa.Table:
-    """The columns that the expressions read; binding the others would cost more than a small batch is worth."""
-    wanted = _names(expressions)
-    names = [name for name in table.column_names if name.lower() in wanted]
-    return table.select(names or table.column_names[:1])
-
-
-def _split(table: pa.Table, sql: str) -> tuple[pa.ChunkedArray, dict[int, str]]:
-    """One expression over rows some of which fail, null for those, and the reason of each."""
-    try:
-        kind = _query(table.slice(0, 0), [sql]).schema.field(0).type
-        found, guilty = halved(table.num_rows, lambda first, size: _query(table.slice(first, size), [sql]).column(0))
-    except Exception as error:
-        if _engine.fault(error) in ("query", "machine"):
-            raise _not_evaluated(sql, error) from error
-        kind, found, guilty = pa.null(), [], dict.fromkeys(range(table.num_rows), error)  # it needs no row to fail
-    pieces = {first: column.chunks for first, _, column in found} | {row: [pa.nulls(1, kind)] for row in guilty}
-    failed = {row: f"`{sql}` fails on this row: {first_line(error)}" for row, error in guilty.items()}
-    return pa.chunked_array([chunk for first in sorted(pieces) for chunk in pieces[first]], kind), failed
 
 
 def _prepare_one(
