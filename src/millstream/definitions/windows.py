@@ -222,8 +222,11 @@ def _source_types(thing: str, aggregation: Aggregation, columns: Mapping[str, st
         found = type_of(thing, kind, expression, columns)
         types.append(found)
         if allowed and found not in allowed:
-            hint = f"use ms.Last({expression!r}), ms.Count, or make a number of it in derive=."
-            raise DefinitionError.wrong_type(thing, f"{kind} of `{expression}`", found, "a number", hint)
+            wanted, hint = "a number", f"use ms.Last({expression!r}), ms.Count, or make a number of it in derive=."
+            if found == "float64":
+                wanted = " or ".join(allowed)
+                hint = f"make categories of it in derive=, as cast({expression} as bigint)."
+            raise DefinitionError.wrong_type(thing, f"{kind} of `{expression}`", found, wanted, hint)
     types += ["", ""]
     return types[0], types[1]
 
