@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream.buffer.codec.events import DeadLetter
-from millstream.buffer.codec.types import ARROW_TYPES
 from millstream.computing.interval_runs import Result
 from millstream.computing.table_rows import payload, shown
+from millstream.definitions.data_types import ARROW_TYPES
 from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.errors import MillstreamError, PlanError, nearest
 from millstream.fold.instants import micros

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from millstream.buffer.codec.events import DeadLetter
-from millstream.buffer.codec.types import ARROW_TYPES
 from millstream.computing.deltas import delta_records, fold_keys
 from millstream.computing.start_markers import NO_ARRIVAL
+from millstream.definitions.data_types import ARROW_TYPES
 from millstream.definitions.group_version import BatchGroupVersion
 from millstream.definitions.source import EventStream, Source, Table
 from millstream.errors import MillstreamError

@@ -17,7 +17,8 @@ import numpy as np
 import pyarrow as pa
 
 from millstream.buffer.codec.events import DeadLetter
-from millstream.buffer.codec.types import ARROW_TYPES, from_arrow
+from millstream.buffer.codec.types import from_arrow
+from millstream.definitions.data_types import ARROW_TYPES
 from millstream.definitions.source import Table
 
 #: Parquet files up to this many bytes are kept in memory between runs.

@@ -346,25 +346,25 @@ def _held_to_sql(found: RowExpression, parsed: exp.Expr, columns: tuple[tuple[st
     import pyarrow as pa
     from sqlglot import exp
 
+    from millstream.definitions.data_types import ARROW_TYPES
+
     read = {column.name.lower() for column in parsed.find_all(exp.Column)}
     kinds = {name: kind for name, kind in columns if name.lower() in read}
-    arrow = {"int64": pa.int64(), "float64": pa.float64(), "string": pa.string(), "bool": pa.bool_()}
-    arrow["timestamp"] = pa.timestamp("us", "UTC")
     made: dict[str, list[Any]] = {"_": [None] * _ROWS}
     for place, (name, kind) in enumerate(kinds.items()):
-        if kind not in arrow:
+        if kind not in POOLS:
             raise _NoForm(f"the type {kind} of '{name}'")
         literals = [one.this for one in parsed.find_all(exp.Literal) if one.is_string] if kind == "string" else []
         pool = [*POOLS[kind], *literals, None]
         made[name] = [pool[(row * (2 * place + 1) + row // len(pool) + 5 * place) % len(pool)] for row in range(_ROWS)]
     table = pa.table(
-        {name: pa.array(values, arrow.get(kinds.get(name, ""), pa.null())) for name, values in made.items()}
+        {name: pa.array(values, ARROW_TYPES.get(kinds.get(name, ""), pa.null())) for name, values in made.items()}
     )
     try:
         column = EMBEDDED.evaluate([found.sql], table).column(0)
     except Exception as error:
         raise _NoForm(f"on made-up rows it fails: {first_line(error)}") from None
-    column = column.cast(arrow[found.kind]) if found.kind != "timestamp" else column.cast(pa.int64())
+    column = column.cast(ARROW_TYPES[found.kind]) if found.kind != "timestamp" else column.cast(pa.int64())
     wanted = column.to_pylist()
     for row, one in enumerate(wanted):
         given = {name.lower(): values[row] for name, values in made.items()}

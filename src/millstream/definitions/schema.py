@@ -9,7 +9,9 @@ from millstream.definitions.frozen import FrozenMapping
 from millstream.errors import DefinitionError
 
 TYPES = ("int64", "float64", "string", "bool", "timestamp")
-KEY_TYPES = ("int64", "string")
+KEY_TYPES = ("int64", "string", "bool")
+#: The types that tell one event from another.
+ID_TYPES = ("int64", "string")
 Schema = FrozenMapping[str, str]
 
 _COLUMN = re.compile(r"[A-Za-z][A-Za-z0-9_]*")

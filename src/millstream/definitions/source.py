@@ -9,7 +9,7 @@ from os import PathLike, fspath
 from millstream.calls import checked_class, whole
 from millstream.definitions.durations import Duration, micros, text
 from millstream.definitions.frozen import check_about, check_name, freeze
-from millstream.definitions.schema import KEY_TYPES, TYPES, Schema, check_schema, require_column
+from millstream.definitions.schema import ID_TYPES, TYPES, Schema, check_schema, require_column
 from millstream.errors import DefinitionError
 
 
@@ -85,7 +85,7 @@ class EventStream:
         if available is not None:
             require_column(thing, columns, available, "available", ("timestamp",))
         if deduplicate is not None:
-            require_column(thing, columns, deduplicate, "deduplicate", KEY_TYPES)
+            require_column(thing, columns, deduplicate, "deduplicate", ID_TYPES)
         if partition_by is not None:
             require_column(thing, columns, partition_by, "partition_by", TYPES)
         if partitions is not None:

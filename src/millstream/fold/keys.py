@@ -15,7 +15,8 @@ _SIGN = 1 << 63
 
 
 def encode_key(types: Mapping[str, str], values: Sequence[object]) -> bytes:
-    """One key as bytes: an int64 is 8 big-endian bytes, a lone string is its UTF-8, one of several carries its length.
+    """One key as bytes: an int64 is 8 big-endian bytes, and so is a bool, as 0 or 1; a lone string is its UTF-8, one of
+    several carries its length.
 
     >>> encode_key({"user_id": "int64"}, [42]).hex()
     '800000000000002a'
@@ -43,7 +44,8 @@ def decode_key(types: Mapping[str, str], key: bytes) -> tuple[object, ...]:
             values.append(key[4 : 4 + size].decode())
             key = key[4 + size :]
         else:
-            values.append(int.from_bytes(key[:8], "big") - _SIGN)
+            number = int.from_bytes(key[:8], "big") - _SIGN
+            values.append(bool(number) if kind == "bool" else number)
             key = key[8:]
     return tuple(values)
 

@@ -14,17 +14,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from millstream.definitions.data_types import ARROW_TYPES
 from millstream.definitions.request_row import compiled, source_columns
 from millstream.engines.engine import FIRST
 from millstream.fold.prepare import lanes_of_rows, lanes_of_table
 
 if TYPE_CHECKING:
     from millstream.definitions import StreamFeatureGroup
-
-_ARROW = {
-    "int64": pa.int64(), "float64": pa.float64(), "string": pa.string(), "bool": pa.bool_(),
-    "timestamp": pa.timestamp("us", "UTC"),
-}  # fmt: skip
 
 
 def request_lanes(
@@ -39,14 +35,14 @@ def request_lanes(
         at: the instants (µs); a request without one (`FIRST`) adds nothing.
     """
     dated = at != FIRST
-    times = pa.array(np.where(dated, at, 0)).cast(_ARROW["timestamp"])
+    times = pa.array(np.where(dated, at, 0)).cast(ARROW_TYPES["timestamp"])
     columns: dict[str, Any] = {}
     for name, kind in source_columns(group).items():
-        column = given[fields[name]] if name in fields else pa.nulls(len(at), _ARROW[kind])
+        column = given[fields[name]] if name in fields else pa.nulls(len(at), ARROW_TYPES[kind])
         column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
         if pa.types.is_integer(column.type) and kind == "timestamp":
             column = column.cast(pa.int64())
-        column = column.cast(_ARROW[kind])
+        column = column.cast(ARROW_TYPES[kind])
         keep = pa.array(dated)
         if kind == "float64":
             keep = pc.and_(keep, pc.fill_null(pc.is_finite(column), False))
@@ -86,7 +82,7 @@ class RequestRows:
                 except ArithmeticError as error:
                     failed.setdefault(sql, {})[i] = str(error)
                     found.append(None)
-            columns[sql] = pa.chunked_array([pa.array(found, _ARROW[expression.kind])])
+            columns[sql] = pa.chunked_array([pa.array(found, ARROW_TYPES[expression.kind])])
         return lanes_of_rows(self._group, columns, failed, at)
 
     def _row(self, values: Mapping[str, Sequence[Any]], i: int, at: int) -> dict[str, Any]:

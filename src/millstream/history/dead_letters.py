@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream.buffer.codec.events import dead_letters
-from millstream.buffer.codec.types import INSTANT
 from millstream.buffer.topics import dead_topic
+from millstream.definitions.data_types import INSTANT
 from millstream.errors import LogError
 from millstream.history.captures import spans
 from millstream.history.events import held

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream.buffer.codec.events import redecode, retaken
-from millstream.buffer.codec.types import ARROW_TYPES, PLACE, event_schema
+from millstream.buffer.codec.types import PLACE, event_schema
+from millstream.definitions.data_types import ARROW_TYPES
 from millstream.definitions.source import EventStream
 from millstream.store.offline import BatchReads, OfflineStore, Snapshot, Where
 

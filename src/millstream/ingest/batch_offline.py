@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from millstream.buffer.codec.types import ARROW_TYPES
+from millstream.definitions.data_types import ARROW_TYPES
 from millstream.fold.keys import encode_keys, key_codes
 from millstream.fold.rows import pack_columns
 from millstream.ingest.staged_runs import KeyedRun

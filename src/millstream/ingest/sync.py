@@ -15,13 +15,13 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from millstream.buffer.codec.types import ARROW_TYPES, INSTANT
 from millstream.buffer.lag import records_ever
 from millstream.buffer.log import Log
 from millstream.buffer.parts import Assembly
 from millstream.buffer.reading import through
 from millstream.buffer.topics import feature_table, feature_topic
 from millstream.clock import Clock
+from millstream.definitions.data_types import ARROW_TYPES, INSTANT
 from millstream.definitions.feature_group import StreamFeatureGroup
 from millstream.definitions.group_version import GroupVersion
 from millstream.errors import Fenced, LogError, StoreError

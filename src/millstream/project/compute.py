@@ -17,12 +17,13 @@ import pyarrow.compute as pc
 from millstream.buffer.codec.events import decode, encode_history
 from millstream.buffer.codec.frames import check_columns, taken
 from millstream.buffer.codec.read import plain_value
-from millstream.buffer.codec.types import ARROW_TYPES, INSTANT, from_arrow
+from millstream.buffer.codec.types import from_arrow
 from millstream.buffer.codec.values import Unfit, fit, is_missing, reason
 from millstream.buffer.log import Records
 from millstream.buffer.repeats import repeats
 from millstream.calls import checked
 from millstream.computing.past_runs import ScheduledRuns
+from millstream.definitions.data_types import ARROW_TYPES, INSTANT
 from millstream.definitions.expressions import bind_interval
 from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.definitions.feature_view import FeatureView

@@ -100,7 +100,7 @@ def _declares(reader: FeatureReader, read: GroupRead) -> bool:
 
 def _looked_back(parts: Parts, reader: FeatureReader, rows: Rows, found: pa.Table, past: list[int]) -> pa.Table:
     """What was read online, with the rows that only history tells read from there."""
-    from millstream.buffer.codec.types import ARROW_TYPES
+    from millstream.definitions.data_types import ARROW_TYPES
     from millstream.train.point_in_time import AT, join
     from millstream.train.stored_history import LookedBack, needed
 

@@ -111,8 +111,8 @@ def _from_dicts(group: str, rows: Sequence[Any], instants: Sequence[str]) -> pa.
 
 
 def _instants(group: str, name: str, values: Sequence[Any]) -> pa.Array:
-    from millstream.buffer.codec.types import INSTANT
     from millstream.buffer.codec.values import EXPECTED, Unfit, fit, reason
+    from millstream.definitions.data_types import INSTANT
 
     found: list[int | None] = []
     for value in values:

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from millstream.buffer.codec.types import ARROW_TYPES
 from millstream.buffer.topics import batch_table, capture_topic
+from millstream.definitions.data_types import ARROW_TYPES
 from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.definitions.feature_view import GroupRead
 from millstream.definitions.group_version import Group, GroupVersion

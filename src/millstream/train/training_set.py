@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from millstream.buffer.codec.types import INSTANT
 from millstream.calls import checked_methods
 from millstream.clock import to_datetime, to_micros
+from millstream.definitions.data_types import INSTANT
 from millstream.definitions.feature_view import FeatureView
 from millstream.definitions.model import Label, Model
 from millstream.errors import TrainingError

@@ -5,19 +5,21 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
+from millstream.definitions.data_types import ARROW_TYPES
 from millstream.fold import decode_key, encode_key, encode_keys, shard_of
 
 TYPES = [
     ({"user_id": "int64"}, [(0,), (-1,), (2**63 - 1,), (-(2**63),), (42,)]),
     ({"device_id": "string"}, [("",), ("a",), ("é\U0001f600",), ("a\0b",)]),
+    ({"returning": "bool"}, [(False,), (True,)]),
+    ({"a": "bool", "b": "string", "c": "bool"}, [(False, "", True), (True, "\x01", False), (False, "\0", True)]),
     ({"carrier": "string", "n": "int64", "dest": "string"}, [("UA", 7, "IAH"), ("", -7, ""), ("U", 7, "AIAH")]),
 ]
 
 
 @pytest.mark.parametrize(("types", "keys"), TYPES)
 def test_a_column_and_a_single_key_give_the_same_bytes_which_decode_again(types, keys):
-    arrow = {"int64": pa.int64(), "string": pa.string()}
-    columns = [pa.array([key[i] for key in keys], arrow[kind]) for i, kind in enumerate(types.values())]
+    columns = [pa.array([key[i] for key in keys], ARROW_TYPES[kind]) for i, kind in enumerate(types.values())]
     encoded = encode_keys(types, columns).to_pylist()
     assert encoded == [encode_key(types, key) for key in keys]
     assert [decode_key(types, key) for key in encoded] == keys

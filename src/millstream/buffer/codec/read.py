@@ -15,8 +15,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from millstream.buffer.codec.types import ARROW_TYPES, Mask, from_arrow, from_python, value_schema
+from millstream.buffer.codec.types import Mask, from_arrow, from_python, value_schema
 from millstream.buffer.codec.values import Unfit, fit, reason
+from millstream.definitions.data_types import ARROW_TYPES
 from millstream.definitions.source import EventStream
 
 UNDECLARED = int(np.iinfo(np.int64).min)

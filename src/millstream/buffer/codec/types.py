@@ -14,17 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream.buffer.codec.values import Unfit, fit
+from millstream.definitions.data_types import ARROW_TYPES, INSTANT
 from millstream.definitions.source import EventStream
 from millstream.fold.instants import beyond, in_other_units, microseconds
 
-INSTANT = pa.timestamp("us", tz="UTC")
-ARROW_TYPES: dict[str, pa.DataType] = {
-    "int64": pa.int64(),
-    "float64": pa.float64(),
-    "string": pa.string(),
-    "bool": pa.bool_(),
-    "timestamp": INSTANT,
-}
 PLACE = pa.schema(
     [("_partition", pa.int32()), ("_position", pa.int64()), ("_arrival", pa.int64()), ("_appended", pa.int64())]
 )

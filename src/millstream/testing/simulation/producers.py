@@ -9,12 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from millstream.buffer.log import Log
+from millstream.definitions.data_types import INSTANT
 from millstream.definitions.source import EventStream
 from millstream.errors import DiskFull
 from millstream.project import drain
 from millstream.testing.simulation.declared import ACCOUNTS
 from millstream.testing.simulation.disk import Killed
-from millstream.testing.simulation.ledger import INSTANT, WRONG
+from millstream.testing.simulation.ledger import WRONG
 from millstream.testing.simulation.web import busy
 
 if TYPE_CHECKING:
