@@ -71,7 +71,7 @@ class Site:
 def ours(site: Site) -> Callable[[], None]:
     """What computes, ingests and archives all that there is."""
     parts = site.project.parts
-    computer, ingester, archiver = parts.computer(), parts.ingester(), parts.archiver()
+    computer, ingester, archiver = parts.layers.computer(), parts.layers.ingester(), parts.layers.archiver()
 
     def work() -> None:
         while computer.step().records:

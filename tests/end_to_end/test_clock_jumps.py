@@ -82,7 +82,7 @@ def test_an_event_taken_while_the_clock_was_a_day_ahead(tmp_path: Path, producer
         again.features(view, [{"user_id": 1}]).to_pylist() == shop.project.features(view, [{"user_id": 1}]).to_pylist()
     )
     shop.project.sync()
-    assert [report.disagreeing for report in shop.project.parts.syncer().step()] == [0]
+    assert [report.disagreeing for report in shop.project.parts.layers.syncer().step()] == [0]
 
 
 def test_a_key_that_comes_back_after_a_quiet_week_is_read_and_pruned_as_ever(tmp_path: Path) -> None:

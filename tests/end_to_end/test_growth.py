@@ -90,13 +90,13 @@ def test_partitions_grow_while_everything_runs(tmp_path: Path) -> None:
     users = sorted(sent)
     found = project.features("risk", [{"user_id": n, "shop": "shop-1"} for n in users])
     assert dict(zip(users, found["spending__count"].to_pylist(), strict=True)) == dict(sent)
-    ids = project.parts.history().read("orders")["id"]
+    ids = project.parts.histories.events().read("orders")["id"]
     assert len(ids) == len(ids.unique()) == sent.total()
     project.sync()
     project.score("risk", [{"user_id": users[0], "shop": "shop-1", "amount": 5.0}])
     verified = project.verify()
     assert (verified.mismatches, verified.degraded, verified.shown) == (0, 0, ())
     assert verified.requests > 20
-    assert {3, 8} <= {_partitions(text) for text in project.parts.captures("risk")["_groups"].to_pylist()}
+    assert {3, 8} <= {_partitions(text) for text in project.parts.histories.captures("risk")["_groups"].to_pylist()}
     compared = project.parity("risk")
     assert (compared.unexplained, compared.shown) == (0, ())

@@ -53,7 +53,7 @@ def test_every_line_is_taken_in_once_though_intake_is_killed(tmp_path: Path):
             process.wait()
         project.drain()
         assert records_ever(project.parts.log, "payments") == written  # the history leaves out what is there twice
-        events = project.parts.history().read(project.parts.registry.stream("payments"))
+        events = project.parts.histories.events().read(project.parts.registry.stream("payments"))
         assert sorted(events["id"].to_pylist()) == sorted(f"p{n}" for n in range(written))
 
 
@@ -88,7 +88,7 @@ def test_two_processes_share_the_sources_and_one_that_is_killed_is_replaced(tmp_
                 process.kill()
                 process.wait()
         for stream in ("payments", "clicks"):
-            assert project.parts.history().read(project.parts.registry.stream(stream)).num_rows == 80
+            assert project.parts.histories.events().read(project.parts.registry.stream(stream)).num_rows == 80
 
 
 def test_up_takes_in_what_streams_are_bound_to(tmp_path: Path):

@@ -237,7 +237,7 @@ def check_features(project: ms.Project, ledger: Ledger) -> None:
     names = sorted(one.id for one in parts.registry.groups())
     assert names == ["spending@1", "standing@1", "turnover@1", "turnover@2"]
     for pins in ((), ("turnover@1",)):
-        versions = parts.versions(pins)
+        versions = parts.served.versions(pins)
         for key, group in (("user_id", "spending"), ("shop", "turnover")):
             expected = expected_of(ledger, key, at, positive=group == "turnover")
             view = ms.FeatureView("check", features=[versions[group].group])
@@ -270,7 +270,7 @@ def expected_of(ledger: Ledger, key: str, at: int, *, positive: bool) -> dict[An
 
 def check_history(project: ms.Project, ledger: Ledger) -> None:
     """History holds every order once, as it was sent; what was wrong is a dead letter with its reason."""
-    found = project.parts.history().read("orders").sort_by("id")
+    found = project.parts.histories.events().read("orders").sort_by("id")
     sent = sorted(ledger.events.values(), key=lambda row: row["id"])
     assert found["id"].to_pylist() == [row["id"] for row in sent]
     assert found["amount"].to_pylist() == [row["amount"] for row in sent]
@@ -287,13 +287,13 @@ def check_captures(project: ms.Project, ledger: Ledger) -> None:
     report = project.verify()
     assert report.mismatches == 0, report.shown
     assert report.requests + report.degraded >= len(ledger.answered) > 200
-    captures = project.parts.captures("risk")
+    captures = project.parts.histories.captures("risk")
     kept = dict(zip(captures["_request_id"].to_pylist(), captures["_score"].to_pylist(), strict=True))
     assert len(kept) == captures.num_rows
     assert {one: kept.get(one) for one in ledger.answered} == ledger.answered
     explained = project.parity("risk")
     assert explained.unexplained == 0, explained.shown
-    reports = project.parts.syncer().step()
+    reports = project.parts.layers.syncer().step()
     assert {one.gv for one in reports} >= {"spending@1", "turnover@2"}
     assert all(one.disagreeing == 0 for one in reports)
 

@@ -41,14 +41,14 @@ class Actor:
 
     def compute(self) -> None:
         """Compute what there is."""
-        computer = self._open.parts.computer()
+        computer = self._layers.computer()
         while computer.step().records:
             pass
         computer.close()
 
     def ingest(self) -> None:
         """Ingest what is computed."""
-        ingester = self._open.parts.ingester()
+        ingester = self._layers.ingester()
         while ingester.step().records:
             pass
 
@@ -70,7 +70,9 @@ class Actor:
         self._open.sync()
         found = self._open.verify(VIEW)
         served = self._open.features(VIEW, [{"user_id": user} for user in range(USERS)]).to_pylist()
-        events = self._open.parts.history().read("clicks")["ms"].to_pylist()
+        parts = self._open.parts
+        history = parts.histories.events() if hasattr(parts, "histories") else parts.history()
+        events = history.read("clicks")["ms"].to_pylist()
         return {
             "requests": found.requests,
             "mismatches": found.mismatches,
@@ -78,6 +80,11 @@ class Actor:
             "served": [[row["pace__count_30d"], row["pace__ms_sum_30d"]] for row in served],
             "events": sorted(events),
         }
+
+    @property
+    def _layers(self) -> Any:
+        """What makes the layers: the parts themselves in releases that have nothing else for it."""
+        return getattr(self._open.parts, "layers", self._open.parts)
 
     @property
     def _open(self) -> ms.Project:

@@ -84,13 +84,15 @@ def test_an_online_answer_is_what_was_so_or_says_that_it_is_none(
             project.sync()
         keys = [{"user_id": one, "shop": place, "at": at + nudge} for one, place, at, nudge in asked]
         found = project.features(view, keys).to_pylist()
-        events = project.parts.history().read(stream).drop_columns(["rest", "_partition", "_position", "_appended"])
+        events = (
+            project.parts.histories.events().read(stream).drop_columns(["rest", "_partition", "_position", "_appended"])
+        )
         plain = ms.EventStream("orders", time="at", schema=COLUMNS, delay=timedelta(seconds=delay))
         wanted = ms.compute(declared(delay, False)[1], {plain: events.drop_columns(["_arrival"])}, keys)
         assert found == wanted.select(list(found[0])).to_pylist()
         if delay:
             return  # what serving answers goes by the events' own times, for it is live events that are stamped late
-        reader = FeatureReader(project.parts.online, view, project.parts.versions(), project.parts.clock)
+        reader = FeatureReader(project.parts.online, view, project.parts.served.versions(), project.parts.clock)
         given = RequestSchema(view).parse(keys, 0)
         read = reader.read(given.values, given.at)
         for name, facts in read.facts.items():

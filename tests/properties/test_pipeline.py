@@ -207,7 +207,7 @@ class Pipeline:
         shared = None if self.seed is None else parts.log.worker(COMPUTING, ["events"])  # whose ownership is lost
         self.computer = self.another(worker=shared)
         shards = None if self.seed is None else parts.log.worker(INGESTION, ["features.g@1"])
-        self.ingester, self.archiver = parts.ingester(shards), parts.archiver()
+        self.ingester, self.archiver = parts.layers.ingester(shards), parts.layers.archiver()
         self.shards = shards
 
     def close(self) -> None:
@@ -266,7 +266,11 @@ class Pipeline:
         elif what == "lose":
             with suppress(Killed):
                 StreamIngester(
-                    parts.log, Losing(parts.online), parts.registry.groups(), parts.clock, events=parts.history()
+                    parts.log,
+                    Losing(parts.online),
+                    parts.registry.groups(),
+                    parts.clock,
+                    events=parts.histories.events(),
                 ).step()
         elif what == "trim":
             trim(parts)
@@ -286,7 +290,7 @@ class Pipeline:
 
     def drain(self) -> None:
         """Compute and ingest until nothing is left."""
-        whole = self.project.parts.ingester()
+        whole = self.project.parts.layers.ingester()
         with self.another() as alone:
             for _ in range(1_000):
                 computed = self.computer.step() + alone.step()
@@ -466,7 +470,7 @@ def check_replay(pipe: Pipeline) -> None:
     before, ends = pipe.states(), parts.log.ends("features.g@1")
     metas = [meta_of(parts.online, "g@1", shard) for shard in range(2)]
     parts.online.drop("g@1")
-    again = parts.ingester()
+    again = parts.layers.ingester()
     while again.step().lag:
         pass
     check_states(pipe, before, pipe.states())
@@ -534,7 +538,7 @@ def check_training_set(
         found = pipe.project.training_set("model").table.sort_by([("_at", "ascending"), ("k", "ascending")])
         wanted = sorted((row["at"], row["k"]) for row in examples)
         assert list(zip(found["_at"].to_pylist(), found["k"].to_pylist(), strict=True)) == wanted
-        delay = pipe.project.parts.delay(pipe.project.parts.registry.group("g"))
+        delay = pipe.project.parts.served.delay(pipe.project.parts.registry.group("g"))
         for place, (at, k) in enumerate(wanted):
             served = [one for one in pipe.landed if one.event.arrival + delay <= at]
             frame = pure(pipe.view, served, [(k, at)])

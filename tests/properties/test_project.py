@@ -172,15 +172,15 @@ class World:
         )
 
     def compute(self) -> None:
-        self.project.parts.computer().step()
+        self.project.parts.layers.computer().step()
 
     def ingest(self) -> None:
         parts = self.project.parts
-        parts.ingester().step()
-        parts.batch_ingester().step()
+        parts.layers.ingester().step()
+        parts.layers.batch_ingester().step()
 
     def batch(self) -> None:
-        self.project.parts.batch_computer().step()
+        self.project.parts.layers.batch_computer().step()
 
     def drain(self) -> None:
         self.project.drain()
@@ -220,7 +220,7 @@ class World:
 
     def deploy(self) -> None:
         """A model of what the view reads now, once the versions that are read have it."""
-        view, versions = self.project.parts.registry.model("model").view, self.project.parts.versions()
+        view, versions = self.project.parts.registry.model("model").view, self.project.parts.served.versions()
         if all(c.feature in versions[r.group.name].schema for r in view.groups for c in r.columns):
             booster, dictionaries = fitted(view)
             self.project.register("model", booster, dictionaries=dictionaries)
@@ -238,7 +238,7 @@ class World:
         assert verified.mismatches == 0, verified.shown
         assert compared.unexplained == 0, compared.shown
         for _ in range(2):
-            assert [one.gv for one in self.project.parts.syncer().step() if one.disagreeing] == []
+            assert [one.gv for one in self.project.parts.layers.syncer().step() if one.disagreeing] == []
 
 
 lives = st.lists(steps, min_size=3, max_size=16)
@@ -287,7 +287,7 @@ def check_reads(world: World) -> None:
     asked = [{"k": k, "other": 3 - k, "at": now} for k in range(4)]
     read = world.project.features("view", asked, now)
     for one in parts.registry.view("view").groups:
-        version = parts.versions()[one.group.name]
+        version = parts.served.versions()[one.group.name]
         if any((meta := meta_of(parts.online, version.id, shard)) is None or not meta.backfilled for shard in range(2)):
             continue
         if (
@@ -326,7 +326,7 @@ _SENT = pa.schema({"id": pa.string(), "k": pa.int64(), "other": pa.int64(), "x":
 
 def check_events(world: World) -> None:
     """A count that was read at its own moment has as many events behind it."""
-    captures = world.project.parts.captures("model")
+    captures = world.project.parts.histories.captures("model")
     if not captures.num_rows:
         return
     whole = captures.filter(
@@ -358,7 +358,9 @@ def check_training(world: World) -> None:
     world.sync()
     parts = world.project.parts
     versions = {one.group.name: one for one in parts.registry.groups() if one.id in drawn.pins.versions.values()}
-    past = Stored(parts.history(), parts.offline, versions, scheduled=parts.scheduled(), pins=drawn.pins)
+    past = Stored(
+        parts.histories.events(), parts.offline, versions, scheduled=parts.histories.scheduled(), pins=drawn.pins
+    )
     again = training_set(parts.registry.model("model"), past, now=drawn.now)
     assert again.table.equals(drawn.table)
 
@@ -367,7 +369,7 @@ def check_row(world: World, drawn: TrainingSet, one: dict[str, Any]) -> None:
     """A row of a training set holds what `ms.compute` makes of what could be known at its instant."""
     parts = world.project.parts
     for read in parts.registry.view("view").groups:
-        version = parts.versions()[read.group.name]
+        version = parts.served.versions()[read.group.name]
         if read.group.name in ("g", "o"):
             past = known(world, version.group, one["_at"], drawn.pins.delays[version.id])
             wanted = ms.compute(version.group, past, [{"k": one[read.keys[0][1]], "at": one["_at"]}]).to_pylist()[0]

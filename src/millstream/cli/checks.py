@@ -98,7 +98,7 @@ def _sources(folder: Path) -> str:
     from millstream.project import Project
 
     with Project(folder) as project:
-        bound, takings = project.settings.streams, project.parts.takings()
+        bound, takings = project.settings.streams, project.parts.layers.takings()
         undeclared = sorted(bound.keys() - {one.stream.name for one in takings})
         if undeclared:
             names = ", ".join(f"[streams.{name}]" for name in undeclared)
@@ -163,7 +163,7 @@ def _identity(folder: Path) -> str:
     from millstream.project import Project
 
     with closing(Project(folder)) as project:
-        found = project.parts.stepped_back()
+        found = project.parts.identity.stepped_back()
         if found:
             raise SteppedBack.found(f"{len(found)} parts of the project", " ".join(found).rstrip("."))
         identity = identity_of(project.parts.log)

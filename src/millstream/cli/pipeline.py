@@ -138,7 +138,7 @@ def repair(
     from millstream.settings import Settings
 
     with lock(Settings.load(folder)), closing(Project(folder)) as project:
-        found = project.parts.stepped_back()
+        found = project.parts.identity.stepped_back()
         if not found:
             show(
                 {"found": []},

@@ -79,7 +79,7 @@ def apply(parts: Parts, planned: Plan, *, allow_breaking: bool, agreed: Agreed |
     with alone(parts, "apply definitions", wait=False):
         changes = parts.registry.apply(planned, allow_breaking=allow_breaking)
         start(parts)
-        parts.revision()
+        parts.identity.revision()
     return changes
 
 
@@ -247,7 +247,7 @@ def backfill(parts: Parts, version: GroupVersion, *, progress: Advance | None = 
 
         fold_history(
             version.beside or version,
-            parts.history(),
+            parts.histories.events(),
             parts.online,
             parts.log,
             parts.marks,
@@ -263,7 +263,7 @@ def backfill(parts: Parts, version: GroupVersion, *, progress: Advance | None = 
     elif version.group.query is not None:
         began = _begins(parts, version.group)
         if began is not None:
-            parts.batch_computer().backfill(version.id, began, parts.clock.now())
+            parts.layers.batch_computer().backfill(version.id, began, parts.clock.now())
 
 
 def finish(parts: Parts, version: GroupVersion) -> bool:
@@ -386,7 +386,7 @@ def _resolved(parts: Parts, definitions: list[Any]) -> list[Any]:
         if isinstance(one, BatchFeatureGroup) and one.query is not None and not one.schema_of_features
     ]
     reads_events = any(isinstance(source, EventStream) for group in groups for source in group.sources)
-    history = parts.history() if reads_events else None
+    history = parts.histories.events() if reads_events else None
     scheduled = ScheduledRuns(
         parts.settings.folder, history, paths=parts.settings.table_paths, engine=parts.batch_engine
     )

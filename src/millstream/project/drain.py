@@ -74,7 +74,9 @@ def features(parts: Parts, view: str, keys: Any, at: int | None) -> pa.Table:
     from millstream.train.encoding import typed
 
     definition = parts.registry.view(view)
-    reader = FeatureReader(parts.served, definition, versions_of(definition, parts.registry.groups(), ()), parts.clock)
+    reader = FeatureReader(
+        parts.served.store, definition, versions_of(definition, parts.registry.groups(), ()), parts.clock
+    )
     instant = parts.clock.now() if at is None else at
     given = as_dicts(f"View '{view}'", keys, MillstreamError)
     rows = RequestSchema(definition, lenient=True).parse(given, instant)
@@ -109,7 +111,9 @@ def _looked_back(parts: Parts, reader: FeatureReader, rows: Rows, found: pa.Tabl
     examples = pa.table({name: pa.array(rows.values[name], ARROW_TYPES[kind]) for name, kind in kinds.items()})
     examples = examples.append_column(AT, pa.array(rows.at)).take(past)
     wanted = needed(((versions[one.group.name].group, [one]) for one in view.groups), examples)
-    stored = LookedBack(parts.history(), parts.offline, versions, scheduled=parts.scheduled(), wanted=wanted)
+    stored = LookedBack(
+        parts.histories.events(), parts.offline, versions, scheduled=parts.histories.scheduled(), wanted=wanted
+    )
     told = join(view, examples, stored).select(found.column_names).cast(found.schema)
     places = np.arange(found.num_rows)
     places[past] = found.num_rows + np.arange(len(past))
@@ -279,7 +283,7 @@ class Drainer:
         Of the group it is the default version and what is damaged, or `every` version.
         """
         parts = self._parts
-        parts.revision()
+        parts.identity.revision()
         apply.start(parts)
         versions = apply.unfinished(parts) if group is None else apply.anew(parts, group, every=every)
         for version in versions:
@@ -310,14 +314,14 @@ class Drainer:
             self._revision = None
 
     def _renew(self) -> None:
-        revision = self._parts.revision()
+        revision = self._parts.identity.revision()
         if revision == self._revision:
             return
         self.close()
         parts = self._parts
         apply.settle(parts)
-        self._computer, self._ingester = parts.computer(), parts.ingester()
-        self._batch_computer, self._batch_ingester = parts.batch_computer(), parts.batch_ingester()
-        self._archiver, self._syncer = parts.archiver(), parts.syncer()
-        self._takings = parts.takings()
+        self._computer, self._ingester = parts.layers.computer(), parts.layers.ingester()
+        self._batch_computer, self._batch_ingester = parts.layers.batch_computer(), parts.layers.batch_ingester()
+        self._archiver, self._syncer = parts.layers.archiver(), parts.layers.syncer()
+        self._takings = parts.layers.takings()
         self._revision = revision

@@ -43,7 +43,8 @@ class Project:
 
     Use it from a notebook, a test or a script; `millstream up` runs the same parts as processes of their own, and both
     may be at work at once. Names may be given instead of definitions. Rows go in as dicts, Arrow, pandas or Polars;
-    results are Arrow.
+    results are Arrow. Its methods are what `millstream` on the command line does, one for each word; what they are made
+    of is in `parts`, which is not for users.
 
     Args:
         path: The project's folder.
@@ -281,7 +282,7 @@ class Project:
             >>> project.dead_letters(clicks)["reason"].to_pylist()
             ["Wrong type: column 'user_id' does not hold a whole number of 64 bits."]
         """
-        return self.parts.dead_letters(_name(stream), newest)
+        return self.parts.histories.dead_letters(_name(stream), newest)
 
     # Models.
 
@@ -301,7 +302,7 @@ class Project:
 
         definition = self.parts.registry.model(_name(model))
         bounds = {name: instant(name, one) for name, one in (("start", start), ("end", end)) if one is not None}
-        return training_set(definition, self.parts.past(), now=self.clock.now(), **bounds)
+        return training_set(definition, self.parts.histories.training(), now=self.clock.now(), **bounds)
 
     def train(self, model: str | Model, examples: TrainingSet | None = None) -> ModelVersion:
         """Fit a model to its training set and register the version; `deploy` makes it answer.
@@ -348,7 +349,7 @@ class Project:
         from millstream.train.fitting import adopt
 
         definition = self.parts.registry.model(_name(model))
-        versions = self.parts.versions()
+        versions = self.parts.served.versions()
         pins = sorted({versions[read.group.name].id for read in definition.view.groups})
         return adopt(definition, fitted, self.parts.model_versions, pins=pins, dictionaries=dictionaries)
 

@@ -82,9 +82,9 @@ def _barren(parts: Parts, stream: EventStream) -> str | None:
     if not events or dead < events:
         return None
     upto = {partition: following for partition, (_, following) in enumerate(parts.log.ends(stream.name))}
-    if any(chunk.num_rows for chunk in parts.history().chunks(stream, upto, rows=_ROWS)):
+    if any(chunk.num_rows for chunk in parts.histories.events().chunks(stream, upto, rows=_ROWS)):
         return None  # it has more letters than events because several groups refuse one event
-    [newest] = parts.dead_letters(stream.name, 1)["reason"].to_pylist() or [""]
+    [newest] = parts.histories.dead_letters(stream.name, 1)["reason"].to_pylist() or [""]
     return (
         f"Stream '{stream.name}': all of its {events:,} events are dead letters, and nothing is computed from it; the "
         f"newest: {newest} `millstream dead-letters {stream.name}` shows them."

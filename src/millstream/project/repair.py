@@ -61,7 +61,7 @@ def repair(project: Project) -> Repaired:
 
     parts = project.parts
     apply.start(parts)
-    found = parts.stepped_back()
+    found = parts.identity.stepped_back()
     if not found:
         return Repaired("", [], {}, [])
     kept, rebuilt = dict[str, int](), list[str]()

@@ -64,7 +64,7 @@ def rollback(parts: Parts, model: str) -> int:
 def _unfit(parts: Parts, model: str, version: int) -> str | None:
     """Why a version cannot serve by what is defined and kept now; None when it can."""
     try:
-        scorer = parts.scorer(model, version)
+        scorer = parts.served.scorer(model, version)
         scorer.score([scorer.schema.example()])
     except MillstreamError as error:
         return error.message
@@ -102,7 +102,7 @@ def _model_facts(parts: Parts, name: str) -> dict[str, Any]:
     if champion is None:
         return {**facts, "state": "waiting", "why": f"Model '{name}' has no deployed version yet."}
     try:
-        parts.scorer(name)
+        parts.served.scorer(name)
     except MillstreamError as error:
         return {**facts, "state": "stopped", "why": error.message}
     return {**facts, "state": "serving", "why": None}
@@ -150,7 +150,7 @@ class Scoring:
 
         sample = check_sample("verify", sample)
         self.ship()
-        registry, past = self._parts.registry, self._parts.pasts()
+        registry, past = self._parts.registry, self._parts.histories.verification()
         models = [one for one in registry.models() if view in (None, one.view.name)]
         if view is not None and not models:
             registry.view(view)
@@ -164,7 +164,9 @@ class Scoring:
         sample = check_sample("parity", sample)
         self.ship()
         self._parts.registry.model(model)
-        return parity(self._captures(model, sample), self._parts.pasts(), self._parts.past)
+        return parity(
+            self._captures(model, sample), self._parts.histories.verification(), self._parts.histories.training
+        )
 
     def explain(self, request_id: str, feature: str | None) -> Explanation:
         """What one captured request was answered from."""
@@ -175,7 +177,7 @@ class Scoring:
         for model in self._parts.registry.models():
             found = capture_of(self._parts.log, self._parts.offline, model.name, request_id)
             if found.num_rows:
-                return explain(found, request_id, self._parts.pasts(), feature)
+                return explain(found, request_id, self._parts.histories.verification(), feature)
         raise NotFound(
             f"No request '{request_id}' was captured.",
             field="request_id",
@@ -193,7 +195,7 @@ class Scoring:
             self._journal = self._shipper = None
 
     def _captures(self, model: str, newest: int | None) -> pa.Table:
-        return self._parts.captures(model, newest)
+        return self._parts.histories.captures(model, newest)
 
     def _scorer(self, model: str) -> Scorer:
         """The champion's scorer, made anew when the champion or the registry has changed."""
@@ -201,7 +203,7 @@ class Scoring:
         state = (parts.registry.revision(), parts.model_versions.aliases(model).get(CHAMPION))
         known = self._scorers.get(model)
         if known is None or known[0] != state:
-            known = self._scorers[model] = (state, parts.scorer(model))
+            known = self._scorers[model] = (state, parts.served.scorer(model))
         return known[1]
 
     def _open(self) -> CaptureJournal:

@@ -186,7 +186,7 @@ class _Renewed:
 
     def look(self) -> None:
         """Make the work, the first time and whenever definitions have changed since."""
-        now = self._parts.revision()
+        now = self._parts.identity.revision()
         if now != self._seen or self._work is None:
             self.close()
             self._work = self._made(self._parts)
@@ -245,7 +245,7 @@ def _serve(settings: Settings, stop: threading.Event) -> None:
             settings.name,
             settings.data,
             log=parts.log,
-            online=parts.served,
+            online=parts.served.store,
             registry=parts.registry,
             versions=parts.model_versions,
             clock=parts.clock,

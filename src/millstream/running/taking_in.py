@@ -24,12 +24,12 @@ class Intake:
                 f"Project '{parts.settings.folder}': no stream is bound to a foreign source, so there is nothing to take in.",
                 'bind one in millstream.toml: [streams.NAME], with kind = "files" and path = "incoming/*.jsonl".',
             )
-        for found in parts.stepped_back():
+        for found in parts.identity.stepped_back():
             raise SteppedBack.found("Intake waits", found.rstrip("."))
         self._clock = parts.clock
         owner, topics = owner_name(), [intake_topic(stream) for stream in sorted(parts.settings.streams)]
         self._worker = parts.log.worker(INTAKE, topics, owner)
-        self._takings = parts.takings(self._worker)
+        self._takings = parts.layers.takings(self._worker)
         self._behind = Every(1.0, self._lag)
         waiting = sorted(parts.settings.streams.keys() - {one.stream.name for one in self._takings})
         lost = sum(one.losses[0] for one in self._takings)

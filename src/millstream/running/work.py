@@ -45,12 +45,12 @@ class Compute:
 
     def __init__(self, parts: Parts) -> None:
         settled(parts)
-        for found in parts.stepped_back():
+        for found in parts.identity.stepped_back():
             raise SteppedBack.found("Computing waits", found.rstrip("."))
         self._parts = parts
         owner = owner_name()
         self._worker = parts.log.worker(COMPUTING, [stream.name for stream in parts.registry.streams()], owner)
-        self._computer = parts.computer(self._worker)
+        self._computer = parts.layers.computer(self._worker)
         self._quiet = Quiet(parts.log)
         self._behind = Every(1.0, self._seconds)
         self.facts: dict[str, Any] = {"owner": owner, "lag": 0, "lag_s": 0.0, "dead": 0, "skipped": {}}
@@ -108,8 +108,11 @@ class Ingest:
         owner, versions = owner_name(), parts.registry.groups()
         topics = [feature_topic(one.id) if one.group.columns else staging_topic(one.id) for one in versions]
         self._worker = parts.log.worker(INGESTION, topics, owner)
-        self._ingester, self._batch = parts.ingester(self._worker), parts.batch_ingester(worker=self._worker)
-        self._archiver = parts.archiver()
+        self._ingester, self._batch = (
+            parts.layers.ingester(self._worker),
+            parts.layers.batch_ingester(worker=self._worker),
+        )
+        self._archiver = parts.layers.archiver()
         self._quiet = Quiet(parts.log)
         self._filling = any(version.building is not None for version in parts.registry.groups())
         self._newest: int | None = None
@@ -250,7 +253,7 @@ class Batch:
     """Batch computing, when it is due."""
 
     def __init__(self, parts: Parts) -> None:
-        self._computer = Every(1.0, parts.batch_computer().step)
+        self._computer = Every(1.0, parts.layers.batch_computer().step)
         self._failed: MillstreamError | None = None
         self.facts: dict[str, Any] = {"runs": 0, "lag": 0}
 
@@ -286,7 +289,7 @@ class Sync:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._syncer = parts.syncer()
+        self._syncer = parts.layers.syncer()
         self._due = 0
         self._pressed = Every(PRESSED_EVERY, lambda: pressed(parts))
         self.facts: dict[str, Any] = {"lag": 0, "groups": {}}
@@ -358,9 +361,9 @@ class Monitor:
         from millstream.monitor.verify import verify
 
         for model in self._models:
-            captures = self._parts.captures(model.name, VERIFY_SAMPLE)
+            captures = self._parts.histories.captures(model.name, VERIFY_SAMPLE)
             if captures.num_rows:
-                found = verify(captures, self._parts.pasts())
+                found = verify(captures, self._parts.histories.verification())
                 self.facts[f"verify {model.name}"] = {"requests": found.requests, "mismatches": found.mismatches}
 
     def _retrained(self) -> None:
@@ -370,7 +373,7 @@ class Monitor:
         parts = self._parts
         for model in self._models:
             if due(model, parts.model_versions, parts.clock.now()):
-                examples = training_set(model, parts.past(), now=parts.clock.now())
+                examples = training_set(model, parts.histories.training(), now=parts.clock.now())
                 decision = retrain(model, examples, parts.model_versions)
                 self.facts[f"retrain {model.name}"] = decision.reason
 

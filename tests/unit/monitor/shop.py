@@ -79,7 +79,7 @@ class Shop:
     def served(self, column: str) -> list[Any]:
         """A column of what was served to the rows scored one by one, oldest first."""
         self.project.verify(sample=1)  # ships what was captured
-        captures = self.project.parts.captures("risk").to_pylist()
+        captures = self.project.parts.histories.captures("risk").to_pylist()
         values = {capture["_request_id"]: capture[column] for capture in captures}
         return [values[request] for request in self.asked]
 

@@ -191,7 +191,7 @@ def test_a_version_goes_on_reading_a_stream_as_it_was_declared_for_it(shop: Shop
     of_before = 1 if before.where else 3
     assert shop.served("pace__count_1h") == [of_before, 2 * of_before, 3 * of_before, 8]
     holds(shop.project, 4)
-    assert [one.disagreeing for one in shop.project.parts.syncer().step()] == [0, 0]
+    assert [one.disagreeing for one in shop.project.parts.layers.syncer().step()] == [0, 0]
 
 
 def dated(ttl: str | None) -> Any:
@@ -326,5 +326,5 @@ def test_what_is_recomputed_needs_the_events_of_its_keys_alone(shop: Shop, archi
     assert shop.served("hourly__count_1h") == [3.0]
     holds(shop.project, 1)
     assert shop.project.explain(request, "hourly__count_1h").events.num_rows == 3  # type: ignore[union-attr]
-    (replay,) = cohorts(shop.project.parts.captures("risk"), shop.project.parts.pasts())
+    (replay,) = cohorts(shop.project.parts.histories.captures("risk"), shop.project.parts.histories.verification())
     assert replay.table(orders).num_rows == 3

@@ -83,7 +83,7 @@ def test_a_stream_of_another_project_gives_what_it_gives_there(tmp_path: Path):
             there.drain()
             assert here.drain()["taken"] == 50
             assert values(here) == values(there)
-        arrivals = [one.parts.history().read("payments").sort_by("id")["_arrival"] for one in (there, here)]
+        arrivals = [one.parts.histories.events().read("payments").sort_by("id")["_arrival"] for one in (there, here)]
         assert arrivals[0] == arrivals[1]
 
 

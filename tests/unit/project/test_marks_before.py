@@ -71,9 +71,9 @@ def test_they_are_taken_over_once(folder):
 
 
 def test_no_interval_runs_again_and_the_next_one_does(project):
-    assert project.parts.batch_computer().due() == []
+    assert project.parts.layers.batch_computer().due() == []
     FileClock(project.settings.data / "clock.json").advance(HOUR)
-    due = project.parts.batch_computer().due()
+    due = project.parts.layers.batch_computer().due()
     assert [(one.start, one.end) for one in due] == [(NOW - HOUR // 2, NOW + HOUR // 2)] * 3
 
 

@@ -109,7 +109,7 @@ def test_an_instant_that_no_engine_can_hold_stops_nothing(project: ms.Project) -
     project.send(births, pa.table({"user_id": [1, 2], "at": [NOON, NOON], "born": beyond}))
     project.drain()
     project.sync()
-    assert project.parts.history().read("births")["user_id"].to_pylist() == [2, 2]
+    assert project.parts.histories.events().read("births")["user_id"].to_pylist() == [2, 2]
     assert [("years 1 to 9999" in reason) for reason in project.dead_letters("births")["reason"].to_pylist()] == [
         True
     ] * 2
@@ -131,13 +131,13 @@ def test_training_assumes_the_delay_that_ingestion_measured(project: ms.Project)
     project.load(clicks, [click(1, f"2026-01-01T0{hour}:00:00Z") for hour in range(9)])
     project.drain()
     version = project.parts.registry.group("pace")
-    assert project.parts.delay(version) == 0  # what was loaded says nothing of the pipeline
+    assert project.parts.served.delay(version) == 0  # what was loaded says nothing of the pipeline
     for seconds in (2, 40, 3):
         project.send(clicks, [click(1, "2026-01-01T11:59:00Z")])
-        project.parts.computer().step()
+        project.parts.layers.computer().step()
         clock.advance(seconds * 1_000_000)
-        project.parts.ingester().step()
-    assert project.parts.delay(version) == 3_000_000
+        project.parts.layers.ingester().step()
+    assert project.parts.served.delay(version) == 3_000_000
 
 
 def test_a_group_added_later_is_backfilled_from_history(project: ms.Project) -> None:
@@ -269,7 +269,7 @@ def test_tables_are_read_when_planned_and_when_due(project: ms.Project) -> None:
 def test_rows_written_to_a_batch_group_are_read(project: ms.Project) -> None:
     project.apply(ms.FeatureView("level", features=[level]))
     assert project.write(level, [{"user_id": 7, "tier": "silver"}]) == 1
-    project.parts.batch_ingester().step()
+    project.parts.layers.batch_ingester().step()
     assert project.features("level", [{"user_id": 7}])["level__tier"].to_pylist() == ["silver"]
 
 
@@ -297,7 +297,7 @@ def test_instants_written_to_a_batch_group_may_be_text(project: ms.Project, form
 
             given = polars.from_arrow(table)
     assert project.write("seen", given) == len(rows)
-    project.parts.batch_ingester().step()
+    project.parts.layers.batch_ingester().step()
     found = project.features("seen", [{"user_id": n} for n in [*range(len(times)), 9]])["seen__since"].to_pylist()
     assert found == [datetime(2026, 1, 1, 10, tzinfo=UTC)] * len(times) + [None]
 

@@ -23,8 +23,10 @@ with ms.Project(sys.argv[1]) as project:
     first = int(sys.argv[2])
     at = project.parts.clock.now()
     project.send("clicks", [{"user_id": n % 3, "ms": float(n), "at": at} for n in range(first, first + 5)])
-    project.parts.archiver().step()
-    print(project.parts.history().read("clicks").num_rows)
+    layers = getattr(project.parts, "layers", project.parts)
+    layers.archiver().step()
+    events = project.parts.histories.events if layers is not project.parts else project.parts.history
+    print(events().read("clicks").num_rows)
 """
 
 
@@ -77,13 +79,13 @@ def test_a_project_of_the_release_before_is_gone_on_with_where_it_stood(folder: 
         sums = [row["pace__ms_sum_30d"] for row in before]
         assert [row["pace__ms_sum_30d"] for row in after] == [sums[0], sums[1] + 4.0, sums[2]]
         assert project.parts.offline.scan("events.clicks").num_rows == 26
-        history = project.parts.history().read("clicks")
+        history = project.parts.histories.events().read("clicks")
         assert history.num_rows == history.group_by(["_partition", "_position"]).aggregate([]).num_rows == 26
         assert project.history("pace").num_rows == 14
-        syncer = project.parts.syncer()
+        syncer = project.parts.layers.syncer()
         reports = [report for _ in USERS for report in syncer.step()]
         assert all(report.compared for report in reports) and not any(report.disagreeing for report in reports)
-        assert project.parts.stepped_back() == []
+        assert project.parts.identity.stepped_back() == []
 
 
 def test_the_release_before_and_this_one_archive_by_turns(tmp_path: Path, code_before: Path) -> None:
@@ -101,7 +103,7 @@ def test_the_release_before_and_this_one_archive_by_turns(tmp_path: Path, code_b
     counts += [turn(one, tmp_path / "p", 5 * n) for n, one in enumerate((code_before, code, code_before, code), 1)]
     assert counts == [5, 10, 15, 20, 25]
     with ms.Project(tmp_path / "p") as project:
-        found = project.parts.history().read("clicks")
+        found = project.parts.histories.events().read("clicks")
         assert sorted(found["ms"].to_pylist()) == [float(n) for n in range(25)]
         days = project.parts.offline.scan("events.clicks", [DAY])[DAY]
         assert (len(days), days.null_count) == (25, 10)

@@ -84,7 +84,7 @@ def filled(folder: Path) -> None:
     project = opened(folder)
     send(project, range(10, 20))
     project.drain()
-    project.parts.archiver().step()
+    project.parts.layers.archiver().step()
     project.close()
 
 
@@ -98,7 +98,7 @@ def test_a_log_that_stepped_back_is_seen_and_said_and_nobody_goes_on(tmp_path: P
     assert not check.fine
     assert "Archive of 'clicks'" in check.found and "Group version 'pace@1'" in check.found
     send(project, range(20, 60))
-    for layer in (project.parts.ingester(), project.parts.archiver()):
+    for layer in (project.parts.layers.ingester(), project.parts.layers.archiver()):
         with pytest.raises(SteppedBack, match=r"which was read|in log|another record") as caught:
             layer.step()
         assert "millstream repair" in caught.value.hint
@@ -134,14 +134,14 @@ def test_repair_keeps_all_that_the_archive_or_the_log_holds_and_counts_it_once(
     project.close()
     main_ends_with(["repair", "--yes", "--json", "--project", str(tmp_path)], 0)
     project = opened(tmp_path)
-    assert project.status()["stepped_back"] == [] == project.parts.stepped_back()
+    assert project.status()["stepped_back"] == [] == project.parts.identity.stepped_back()
     assert int(project.parts.log.identity().partition("@")[2]) > int(before.partition("@")[2])
     assert counts(project, range(users + 1)) == [1] * users + [0]
     send(project, range(5))
     project.drain()
-    project.parts.archiver().step()
+    project.parts.layers.archiver().step()
     assert counts(project, range(users + 1)) == [2] * 5 + [1] * (users - 5) + [0]
-    assert project.parts.history().read("clicks").num_rows >= users + 5
+    assert project.parts.histories.events().read("clicks").num_rows >= users + 5
     project.backfill("pace")
     assert counts(project, range(users + 1)) == [2] * 5 + [1] * (users - 5) + [0]
     project.close()
@@ -194,17 +194,17 @@ def test_runs_of_a_query_go_on_after_the_log_has_stepped_back(
         run_at(tmp_path, hour, range(hour, 4))
     step_back(tmp_path)
     project = opened(tmp_path)
-    assert any("Group version 'tier@1'" in one for one in project.parts.stepped_back())
-    assert any("Offline table of 'tier@1'" in one for one in project.parts.stepped_back())
+    assert any("Group version 'tier@1'" in one for one in project.parts.identity.stepped_back())
+    assert any("Offline table of 'tier@1'" in one for one in project.parts.identity.stepped_back())
     for _ in range(later):
         project.parts.log.create("staging.tier@1", 1)
         project.write(tier, [{"user_id": 4, "plan": "between", "seen": "2026-01-01T15:00:00Z"}])
     with pytest.raises(SteppedBack, match="millstream repair"):
-        project.parts.batch_ingester().flush()
+        project.parts.layers.batch_ingester().flush()
     project.close()
     main_ends_with(["repair", "--yes", "--project", str(tmp_path)], 0)
     project = opened(tmp_path)
-    assert project.parts.stepped_back() == []
+    assert project.parts.identity.stepped_back() == []
     project.close()
     expected = ["hour 0", "hour 1", "hour 2", "hour 3"]
     assert told(tmp_path, 5) == [*expected, "between"]
@@ -281,7 +281,7 @@ def test_a_registry_that_stepped_back_is_seen_said_and_gone_on_with_by_repair(
     project.close()
     main_ends_with(["repair", "--yes", "--json", "--project", str(tmp_path)], 0)
     project = opened(tmp_path)
-    assert project.parts.stepped_back() == []
+    assert project.parts.identity.stepped_back() == []
     if step_back is lost:
         project.apply(view)
         project.backfill()
@@ -304,11 +304,12 @@ def test_a_copied_or_moved_project_and_a_registry_of_before_are_gone_by(tmp_path
     with engine.begin() as connection:
         connection.execute(sa.text("delete from registry_facts where name = 'identity'"))
     engine.dispose()
-    assert opened(tmp_path / "copy").parts.stepped_back() != []  # it has been noted, and another one is another one
+    copied = opened(tmp_path / "copy").parts.identity.stepped_back()
+    assert copied != []  # it has been noted, and another one is another one
     project = opened(tmp_path / "shop")
-    assert project.parts.stepped_back() == []
+    assert project.parts.identity.stepped_back() == []
     project.apply(later)
-    assert project.parts.stepped_back() == []
+    assert project.parts.identity.stepped_back() == []
     project.close()
 
 
@@ -345,17 +346,17 @@ def test_repair_of_states_that_were_being_written_counts_every_event_once(tmp_pa
     project.parts.online.drop("pace@1")
     project.backfill("pace")
     send(project, range(20, 30))
-    project.parts.computer().step()
+    project.parts.layers.computer().step()
     store._stubborn = 100
-    project.parts.ingester().step()
+    project.parts.layers.ingester().step()
     (meta,) = store.facts({project.parts.registry.groups()[0].states: 1}).popitem()[1]
     assert meta is not None and meta.pending is not None
-    project.parts.archiver().step()
+    project.parts.layers.archiver().step()
     project.close()
     restored(tmp_path)
     project = opened(tmp_path)
     store = project.parts.__dict__["online"] = AdversarialOnlineStore(project.parts.online, seed=2)
-    assert any("Group version 'pace@1'" in one for one in project.parts.stepped_back())
+    assert any("Group version 'pace@1'" in one for one in project.parts.identity.stepped_back())
     repair(project)
     assert counts(project, range(31)) == [1] * 30 + [0]
     project.close()
@@ -377,7 +378,7 @@ def test_repair_builds_the_versions_anew_that_a_model_pins_as_well(tmp_path: Pat
     project = opened(tmp_path)
     send(project, range(15, 20))
     project.drain()
-    project.parts.archiver().step()
+    project.parts.layers.archiver().step()
     project.close()
     restored(tmp_path)
     project = opened(tmp_path)
@@ -385,7 +386,7 @@ def test_repair_builds_the_versions_anew_that_a_model_pins_as_well(tmp_path: Pat
     done = repair(project)
     assert sorted(done.rebuilt) == ["pace@1", "pace@2"]
     assert counts(project, range(31)) == [1] * 30 + [0]
-    reader = FeatureReader(project.parts.online, view, project.parts.versions(("pace@1",)), project.clock)
+    reader = FeatureReader(project.parts.online, view, project.parts.served.versions(("pace@1",)), project.clock)
     read = reader.read({"user_id": list(range(31))}, np.full(31, project.clock.now()))
     assert read.columns["pace__count_1d"].tolist() == [1] * 30 + [0]
     project.close()

@@ -108,7 +108,7 @@ def test_the_settings_say_where_a_table_is_and_it_moves_by_them_alone(tmp_path: 
         project.drain()
         project.backfill()
         assert [one.id for one in project.parts.registry.groups()] == ["changes@1", "tier@1"]
-        assert project.parts.scheduled().events(accounts(None))["tier"].to_pylist() == [tier]
+        assert project.parts.histories.scheduled().events(accounts(None))["tier"].to_pylist() == [tier]
         project.close()
 
 

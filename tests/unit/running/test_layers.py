@@ -17,6 +17,7 @@ from tests.unit.running.threads import layers
 import millstream as ms
 from millstream.clock import FileClock, to_micros
 from millstream.errors import DiskFull, Fenced, ProjectError, StoreError
+from millstream.project.identity import Identity
 from millstream.project.parts import Parts
 from millstream.running.layers import _loop, _Renewed, _step, run_layer
 from millstream.running.repeating import Every
@@ -136,12 +137,12 @@ def test_a_registry_that_fails_for_a_while_is_reported_and_asked_again(
     reachable.set()
     revision = [1]
 
-    def asked(_: Parts) -> int:
+    def asked(_: Identity) -> int:
         if not reachable.is_set():
             raise StoreError("Registry 'r' cannot be used: database is locked.")
         return revision[0]
 
-    monkeypatch.setattr(Parts, "revision", asked)
+    monkeypatch.setattr(Identity, "revision", asked)
     made: list[Counting] = []
     stop = threading.Event()
     loop = threading.Thread(
@@ -169,10 +170,10 @@ def test_a_registry_that_fails_for_a_while_is_reported_and_asked_again(
 def test_a_registry_that_cannot_be_asked_at_the_start_ends_the_layer(
     project: ms.Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def asked(_: Parts) -> int:
+    def asked(_: Identity) -> int:
         raise StoreError("Registry 'r' cannot be used: permission denied.")
 
-    monkeypatch.setattr(Parts, "revision", asked)
+    monkeypatch.setattr(Identity, "revision", asked)
     with pytest.raises(StoreError, match="permission denied"):
         _loop(project.settings, "compute", lambda _: Counting(), threading.Event())
 
@@ -234,7 +235,7 @@ def test_the_batch_layer_goes_on_where_a_table_is_missing_and_keeps_saying_so(pr
 def test_a_part_of_ingestion_that_fails_does_not_keep_the_others_from_their_turn(project: ms.Project) -> None:
     project.apply(view)
     project.send("clicks", [{"user_id": 1, "at": "2026-01-01T11:30:00Z"}])
-    project.parts.computer().step()
+    project.parts.layers.computer().step()
     work = Ingest(project.parts)
 
     def damaged() -> None:

@@ -136,7 +136,7 @@ def test_a_project_with_events_of_its_own_is_not_filled(tmp_path: Path) -> None:
     with pytest.raises(ProjectError, match="already holds events"):
         prepare(Settings.load(tmp_path), print)
     with Project(tmp_path) as project:
-        assert project.parts.history().read("logins").num_rows == 1
+        assert project.parts.histories.events().read("logins").num_rows == 1
 
 
 def test_a_first_start_is_prepared_once_and_over_again_after_a_crash(tmp_path: Path) -> None:

@@ -119,10 +119,10 @@ def test_what_a_store_that_is_built_anew_will_need_stays(project: ms.Project) ->
 def test_of_a_log_that_is_nearly_full_what_is_used_goes_before_its_time(project: ms.Project, monkeypatch):
     parts = project.parts
     for _ in range(2):
-        parts.archiver().step()
-        parts.syncer().step()
+        parts.layers.archiver().step()
+        parts.layers.syncer().step()
     assert trim(parts) == 0
-    assert parts.stepped_back() == []
+    assert parts.identity.stepped_back() == []
     monkeypatch.setattr(type(parts.log), "filled", lambda _: 0.9)
     assert trim(parts) > 0
     assert parts.log.ends("clicks") == [(2, 2)]
@@ -131,4 +131,4 @@ def test_of_a_log_that_is_nearly_full_what_is_used_goes_before_its_time(project:
     project.send("clicks", [{"user_id": 1, "at": "2026-01-01T11:59:00Z"}])
     project.drain()
     assert project.features("all", [{"user_id": 1}]).to_pylist()[0]["pace__count_1h"] == 2
-    assert parts.stepped_back() == []
+    assert parts.identity.stepped_back() == []

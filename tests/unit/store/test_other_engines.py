@@ -144,7 +144,7 @@ def test_all_that_writes_goes_on_where_it_was(site: Site, commit: Callable[[Tabl
     assert len({row["_run"] for row in stated if row["tier"]}) == len([row for row in stated if row["tier"]])
     assert {row["tier"] for row in stated if row["tier"]} == {"1", "2", "3"}
     assert site.rows("features.pace@1", "count_24h") == sorted([1, 2, 3] * 3)
-    history = site.project.parts.history().read("clicks")
+    history = site.project.parts.histories.events().read("clicks")
     assert sorted(history["user_id"].to_pylist()) == sorted([0, 1, 2] * 3)
     (features,) = site.project.features(view, [{"user_id": 0}]).to_pylist()
     assert (features["pace__count_24h"], features["level__tier"]) == (3, "3")
@@ -152,15 +152,15 @@ def test_all_that_writes_goes_on_where_it_was(site: Site, commit: Callable[[Tabl
 
 def test_what_another_engine_adds_to_the_archive_is_no_event(site: Site) -> None:
     site.work()
-    before = site.project.parts.history().read("clicks")
+    before = site.project.parts.histories.events().read("clicks")
     found = other_engine(site.data, "events.clicks")
     rows = found.scan().to_arrow()
     found.append(rows)  # all of it once more
     beyond = rows.set_column(rows.column_names.index("_position"), "_position", pa.array([50] * 3, pa.int64()))
     found.append(beyond.cast(found.schema().as_arrow()))
-    assert site.project.parts.history().read("clicks").equals(before)
+    assert site.project.parts.histories.events().read("clicks").equals(before)
     site.work()
-    assert sorted(site.project.parts.history().read("clicks")["user_id"].to_pylist()) == [0, 0, 1, 1, 2, 2]
+    assert sorted(site.project.parts.histories.events().read("clicks")["user_id"].to_pylist()) == [0, 0, 1, 1, 2, 2]
 
 
 def test_what_another_engine_deletes_is_gone_and_what_it_rewrites_reads_as_rewritten(site: Site) -> None:
@@ -171,7 +171,7 @@ def test_what_another_engine_deletes_is_gone_and_what_it_rewrites_reads_as_rewri
     users = pa.array([one + 70 for one in rows["user_id"].to_pylist()], pa.int64())
     found.overwrite(rows.set_column(rows.column_names.index("user_id"), "user_id", users))
     site.work()
-    assert sorted(site.project.parts.history().read("clicks")["user_id"].to_pylist()) == [0, 1, 2, 70, 72]
+    assert sorted(site.project.parts.histories.events().read("clicks")["user_id"].to_pylist()) == [0, 1, 2, 70, 72]
 
 
 @pytest.fixture
@@ -300,7 +300,7 @@ def test_a_column_that_another_engine_took_away_is_named(site: Site, change: Cal
     site.work()
     change(other_engine(site.data, "events.clicks"))
     site.project.send(clicks, [{"user_id": 1, "at": site.now}])
-    for use in (site.project.sync, lambda: site.project.parts.history().read("clicks")):
+    for use in (site.project.sync, lambda: site.project.parts.histories.events().read("clicks")):
         with pytest.raises(StoreError, match=r"'events\.clicks': another program has .* its column 'user_id'"):
             use()
     (found,) = [one for one in checked(site.folder) if one.name == "offline store"]
@@ -316,6 +316,6 @@ def test_columns_of_another_engine_come_and_go(site: Site) -> None:
     with found.refresh().update_schema(allow_incompatible_changes=True) as change:
         change.delete_column("note")
     site.work()
-    assert site.project.parts.history().read("clicks").num_rows == 9
+    assert site.project.parts.histories.events().read("clicks").num_rows == 9
     (said,) = [one for one in checked(site.folder) if one.name == "offline store"]
     assert said.fine and "files, each as it was written; none was compacted yet" in said.found

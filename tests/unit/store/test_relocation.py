@@ -96,7 +96,7 @@ def visited(folder: Path, *users: int) -> list[int]:
     project.backfill()
     project.sync()
     counts = project.features(pace, [{"user_id": 1}, {"user_id": 2}])["pace__count"].to_pylist()
-    assert len(project.parts.history().read("visits")) == sum(counts)
+    assert len(project.parts.histories.events().read("visits")) == sum(counts)
     return list(counts)
 
 

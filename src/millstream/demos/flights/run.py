@@ -157,7 +157,7 @@ def look_back(
     from millstream.train.metrics import auc, average_precision
 
     model = project.parts.registry.model("late")
-    captures = project.parts.captures("late")
+    captures = project.parts.histories.captures("late")
     labels = season.labels_of(captures["_request_id"].to_pylist())
     scores = captures["_score"].to_numpy()
     with show.step("every served value is recomputed from history (verify)"):
@@ -168,7 +168,7 @@ def look_back(
         lost, doubled = season.account()
     with show.step("the leak exhibit: the same model with a naive join"):
         static = static_auc(model, learnt, captures, labels)
-        exhibit = leak(model, learnt, captures, labels, project.parts.past())
+        exhibit = leak(model, learnt, captures, labels, project.parts.histories.training())
     latency = np.array(outcome.latencies) * 1e3
     month = (captures["_at"].to_numpy() - 4 * 60 * MINUTE).astype("datetime64[us]").astype("datetime64[M]")
     by_month = {str(m): round(auc(labels[month == m], scores[month == m]), 4) for m in np.unique(month)}

@@ -99,12 +99,15 @@ class Season:
 
     def open(self) -> None:
         """Start the workers of the pipeline in this process."""
-        self.computer, self.ingester = self.parts.computer(), self.parts.ingester()
-        self.batches, self.batch_ingester = self.parts.batch_computer(), self.parts.batch_ingester(bite=10_000)
+        self.computer, self.ingester = self.parts.layers.computer(), self.parts.layers.ingester()
+        self.batches, self.batch_ingester = (
+            self.parts.layers.batch_computer(),
+            self.parts.layers.batch_ingester(bite=10_000),
+        )
 
     def deploy(self) -> None:
         """Score with the champion from now on."""
-        self.scorer = self.parts.scorer("late")
+        self.scorer = self.parts.served.scorer("late")
 
     def close(self) -> None:
         """Stop the workers; what they have done is durable."""
@@ -188,7 +191,7 @@ class Season:
     def account(self) -> tuple[int, int]:
         """Events that history lacks, and events that it or a state holds twice, by what was sent."""
         lost = doubled = 0
-        history = self.parts.history()
+        history = self.parts.histories.events()
         for name, track in self.tracks.items():
             found = history.read(name)["flight_id"]
             kept = len(found.unique())

@@ -33,7 +33,7 @@ def right(world: World, parts: Parts, found: TrainingSet) -> set[float]:
     wanted["_at"] = [one.row["at"] for one in examples]
     wanted[LABEL], wanted[MATURED] = _labels(world, examples, found.now)
     for read in parts.registry.model("model").view.groups:
-        version = parts.versions()[read.group.name]
+        version = parts.served.versions()[read.group.name]
         if not isinstance(version.group, StreamFeatureGroup):
             continue  # what a query's runs stated depends on when they ran
         columns = _computed(world, version, wanted[read.keys[0][1]], wanted["_at"], found)

@@ -96,7 +96,7 @@ def _project(world: World) -> Project:
 
 def _readable(parts: Parts) -> bool:
     """Whether the versions that are read have all that the model's view reads."""
-    versions = parts.versions()
+    versions = parts.served.versions()
     return all(
         read.group.name in versions and column.feature in versions[read.group.name].schema
         for read in parts.registry.model("model").view.groups
@@ -139,7 +139,7 @@ def rollback(world: World) -> str:
 
 def _serves(parts: Parts, version: int) -> bool:
     try:
-        scorer = parts.scorer("model", version)
+        scorer = parts.served.scorer("model", version)
         scorer.score([scorer.schema.example()])
     except MillstreamError:
         return False

@@ -13,6 +13,7 @@ from millstream.buffer.parts import LARGEST
 from millstream.clock import Clock
 from millstream.ingest.retention import trim
 from millstream.project import apply
+from millstream.project.layers import Layers
 from millstream.project.parts import Parts
 from millstream.project.retire import drop_unused
 from millstream.project.serving import Scoring
@@ -56,6 +57,8 @@ class SimulatedParts(Parts):
         super().__init__(settings)
         self.__dict__["clock"] = clock
         self._adversary = adversary
+        if adversary is not None:
+            self.layers = LayersOfSmallRecords(self, adversary.largest)
 
     @cached_property
     def log(self) -> Any:
@@ -73,19 +76,6 @@ class SimulatedParts(Parts):
             return online
         return AdversarialOnlineStore(online, self._adversary.seed)
 
-    def computer(self, worker: Any = None) -> Any:
-        """Stream computing, whose records may be in parts."""
-        return self._in_parts(super().computer(worker))
-
-    def batch_computer(self) -> Any:
-        """Batch computing, whose records may be in parts."""
-        return self._in_parts(super().batch_computer())
-
-    def _in_parts(self, computer: Any) -> Any:
-        if self._adversary is not None:
-            computer._log = SmallRecords(computer._log, self._adversary.largest)
-        return computer
-
     def worker(self) -> LosingWorker | None:
         """Who computes, if it may lose what it owns at any time."""
         if self._adversary is None:
@@ -93,6 +83,26 @@ class SimulatedParts(Parts):
         topics = self.log.topics()
         names = [stream.name for stream in self.registry.streams() if stream.name in topics]
         return LosingWorker(self.log, names, self._adversary.seed)
+
+
+class LayersOfSmallRecords(Layers):
+    """The layers of a project, where computing writes what is larger than so many bytes in parts."""
+
+    def __init__(self, parts: Parts, largest: int) -> None:
+        super().__init__(parts)
+        self._largest = largest
+
+    def computer(self, worker: Any = None) -> Any:
+        """Stream computing."""
+        return self._in_parts(super().computer(worker))
+
+    def batch_computer(self) -> Any:
+        """Batch computing."""
+        return self._in_parts(super().batch_computer())
+
+    def _in_parts(self, computer: Any) -> Any:
+        computer._log = SmallRecords(computer._log, self._largest)
+        return computer
 
 
 class SmallRecords:
@@ -154,9 +164,9 @@ class Process:
         """What a layer works with, made from the definitions that are known."""
         if name == "computer" and name not in self._made:
             self.worker = self.parts.worker()
-            self._made[name] = self.parts.computer(self.worker)
+            self._made[name] = self.parts.layers.computer(self.worker)
         if name not in self._made:
-            self._made[name] = getattr(self.parts, name)()
+            self._made[name] = getattr(self.parts.layers, name)()
         return self._made[name]
 
     def end(self) -> None:

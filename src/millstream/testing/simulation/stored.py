@@ -24,7 +24,7 @@ IN_TIME = 3_000_000_000
 def synced(world: World) -> None:
     """The newest synced row of a key has seen all of its events."""
     parts = world.process("witness").parts
-    for version in parts.versions().values():
+    for version in parts.served.versions().values():
         if not isinstance(version.group, StreamFeatureGroup) or version.group.where is not None:
             continue
         table = feature_table(version.id)

@@ -68,7 +68,7 @@ def reads(world: World) -> str:
     asked = [{"k": k, "other": 6 - k, "at": now} for k in KEYS]
     try:
         read = drain.features(parts, "view", asked, now)
-        versions, held = parts.versions(), 0
+        versions, held = parts.served.versions(), 0
         if _behind(parts, versions, now):
             return "the clock was set back: history is read, which has more than was applied"
     except MillstreamError as error:
@@ -144,7 +144,7 @@ def history(world: World) -> None:
     """History holds every event once."""
     parts = world.process("witness").parts
     for stream in parts.registry.streams():
-        rows = parts.history().read(stream.name)
+        rows = parts.histories.events().read(stream.name)
         found = Counter(rows.column(0).to_pylist())
         wanted = Counter(next(iter(one.row.values())) for one in world.ledger.counted(stream))
         assert not wanted - found, f"0 lost: '{stream.name}' lacks {dict(wanted - found)}"
@@ -160,7 +160,7 @@ def values(world: World) -> None:
     asked = [{"k": k, "other": 6 - k, "at": now} for k in KEYS]
     read = drain.features(parts, "view", asked, now)
     for one in parts.registry.view("view").groups:
-        version = parts.versions()[one.group.name]
+        version = parts.served.versions()[one.group.name]
         if one.group.name == "spent" or getattr(version.group, "ttl", None) or (world.jumped and _is_batch(version)):
             continue  # runs of the past are made by backfill alone, and a run that is late confirms later
         wanted = _computed(world, version, [row[one.keys[0][1]] for row in asked], now, None)
@@ -172,7 +172,7 @@ def values(world: World) -> None:
 
 def captures(world: World) -> None:
     """Every score that was answered was captured, once and as it was answered."""
-    found = world.process("witness").parts.captures("model")
+    found = world.process("witness").parts.histories.captures("model")
     kept = dict(zip(found["_request_id"].to_pylist(), found["_score"].to_pylist(), strict=True))
     assert len(kept) == found.num_rows, "a capture is there once"
     lost = {one: score for one, score in world.scores.items() if kept.get(one) != score}
@@ -183,7 +183,7 @@ def letters(world: World) -> None:
     """What could not be taken is a dead letter, each once."""
     parts = world.process("witness").parts
     for stream in parts.registry.streams():
-        rows = parts.dead_letters(stream.name)
+        rows = parts.histories.dead_letters(stream.name)
         places = zip(rows["partition"].to_pylist(), rows["position"].to_pylist(), strict=True)
         found = Counter((p, records_before(parts.log, stream.name, {p: position})) for p, position in places)
         wanted = Counter((one.partition, one.place) for one in world.ledger.landed[stream.name] if not one.valid)
