@@ -25,7 +25,54 @@ KEPT = (feature_topic(""), staging_topic(""), intake_topic(""), CAPTURES, DEAD, 
 """What the topics begin with that are no streams', and grow by nobody's hand but ours."""
 
 
-class AdversarialLog:
+class Upright:
+    """What no log has to do badly: its topics, its room and its identity, at the positions that it shows.
+
+    Args:
+        log: the log that holds the records.
+    """
+
+    def __init__(self, log: EmbeddedLog) -> None:
+        self.embedded = log
+
+    def create(self, topic: str, partitions: int) -> None:
+        """Make a topic unless it is there."""
+        self.embedded.create(topic, partitions)
+
+    def grow(self, topic: str, partitions: int) -> None:
+        """Add partitions to a topic until it has so many."""
+        self.embedded.grow(topic, partitions)
+
+    def topics(self) -> dict[str, int]:
+        """Return all topics with their numbers of partitions."""
+        return self.embedded.topics()
+
+    def trim(self, topic: str, partition: int, before: int) -> int:
+        """Drop whole batches that end at or before a position; return where the partition begins then."""
+        return _begin(topic, partition, self.embedded.trim(topic, partition, _inner(topic, partition, before)))
+
+    def drop(self, topic: str) -> None:
+        """Drop a topic."""
+        self.embedded.drop(topic)
+
+    def filled(self) -> float:
+        """Return how full the log is."""
+        return self.embedded.filled()
+
+    def identity(self) -> str:
+        """Return what tells this log from any other, and its epoch."""
+        return self.embedded.identity()
+
+    def fingerprint(self, topic: str, partition: int, position: int) -> int | None:
+        """Return the checksum of the batch before a position."""
+        return self.embedded.fingerprint(topic, partition, _inner(topic, partition, position))
+
+    def close(self) -> None:
+        """Let go of the log."""
+        self.embedded.close()
+
+
+class AdversarialLog(Upright):
     """Any protocol of a log over the embedded one, as badly as it may be: for the tests of whatever uses a log.
 
     There are gaps between positions and at the end of a partition, as after control markers and compaction. A read gives
@@ -72,7 +119,7 @@ class AdversarialLog:
         largest: int = LARGEST,
         widest: int = 0,
     ) -> None:
-        self.embedded = log
+        super().__init__(log)
         self.atomic, self.largest = atomic, largest
         self._chance, self._patience, self._widest = random.Random(seed), patience, widest
         self._faults = Faults(self._chance, torn)
@@ -146,42 +193,6 @@ class AdversarialLog:
     def _owned(self, transaction: AbstractContextManager[Transaction]) -> Iterator[Transaction]:
         with transaction as work:
             yield _Work(work, self._refuse_larger)
-
-    def create(self, topic: str, partitions: int) -> None:
-        """Make a topic unless it is there."""
-        self.embedded.create(topic, partitions)
-
-    def grow(self, topic: str, partitions: int) -> None:
-        """Add partitions to a topic until it has so many."""
-        self.embedded.grow(topic, partitions)
-
-    def topics(self) -> dict[str, int]:
-        """Return all topics with their numbers of partitions."""
-        return self.embedded.topics()
-
-    def trim(self, topic: str, partition: int, before: int) -> int:
-        """Drop whole batches that end at or before a position; return where the partition begins then."""
-        return _begin(topic, partition, self.embedded.trim(topic, partition, _inner(topic, partition, before)))
-
-    def drop(self, topic: str) -> None:
-        """Drop a topic."""
-        self.embedded.drop(topic)
-
-    def filled(self) -> float:
-        """Return how full the log is."""
-        return self.embedded.filled()
-
-    def identity(self) -> str:
-        """Return what tells this log from any other, and its epoch."""
-        return self.embedded.identity()
-
-    def fingerprint(self, topic: str, partition: int, position: int) -> int | None:
-        """Return the checksum of the batch before a position."""
-        return self.embedded.fingerprint(topic, partition, _inner(topic, partition, position))
-
-    def close(self) -> None:
-        """Let go of the log."""
-        self.embedded.close()
 
     def _widen(self, topic: str) -> None:
         """Now and then let a stream's topic have one more partition, as whoever runs a broker may."""
