@@ -58,10 +58,12 @@ $(VENV)/bin/python:
 $(VENV)/.ready: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing Millstream (a minute the first time)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo]'
-	@$(BIN)/python -c 'from millstream.fold.warm import warm; warm()'
+	@$(BIN)/python -c 'from millstream.fold.warm import warm; warm("lanes")'
 	@touch $@
 
 $(VENV)/.ready-test: $(VENV)/.ready
-	@echo "Installing what the tests need"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,test]'
+	@echo "Installing what the tests need, and compiling the other kernels meanwhile"
+	@$(BIN)/python -c 'from millstream.fold.warm import warm; warm("entries")' & \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+			--editable '.[demo,test]' && wait $$!
 	@touch $@

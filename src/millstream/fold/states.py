@@ -62,7 +62,8 @@ class States:
             raise CorruptState(
                 "State: its length is not a multiple of 8 bytes.", "restore the store or backfill the group."
             )
-        data = np.frombuffer(b"".join(s for s in states if s), np.int64)
+        # May be written, as every other array of states: to the kernels what may not is another type, compiled for itself.
+        data = np.frombuffer(bytearray().join(s for s in states if s), np.int64)
         filled = offsets[:-1][sizes > 0]
         if len(filled) and ((data[filled] != STATE_VERSION).any() or (sizes[sizes > 0] < 8 * HEADER).any()):
             others = sorted({int(v) for v in data[filled]} - {STATE_VERSION})
@@ -247,13 +248,15 @@ def as_of(
     ranks of positions. `probes` and `requests` are as in `value`. With `sweep`,
     every key goes through the states that serving would have held.
     """
-    # Column by column, which is how they are read; every row is written.
-    numbers = np.empty((len(at), int(layout.meta[2])), np.float64, order="F")
+    # Column by column, which is how they are read; every row is written. A lone row or column would lie row by row too,
+    # for which the kernels would be compiled once more: there are never fewer than two.
+    rows, width = len(at), int(layout.meta[2])
+    numbers = np.empty((max(rows, 2), max(width, 2)), np.float64, order="F")
     texts = np.zeros((len(at), int(layout.meta[3])), np.int64)
     query_codes, n_keys = _codes(keys, events.keys)
     queries, query_begins = kernels.by_key(query_codes, n_keys)
     order, event_begins = kernels.by_key(events.codes, n_keys)
-    ordinal, at = np.ascontiguousarray(ordinal, np.int64), np.ascontiguousarray(at, np.int64)
+    available, ordinal, at = _plain(available), _plain(ordinal), _plain(at)
     settled_by = settled(events)
     added = NO_LANES if requests is None else requests.reshape(-1)
 
@@ -269,7 +272,7 @@ def as_of(
         _sweep_entries(layout, events, available, query_codes, ordinal, at, numbers, texts)
     elif layout.entries:
         EntryHistory(layout, layout.entries, events, available, query_codes, ordinal, at).sliding(numbers, texts)
-    return Values(layout, numbers, texts, probes)
+    return Values(layout, numbers[:rows, :width], texts, probes)
 
 
 def _sweep_entries(
@@ -288,7 +291,9 @@ def _sweep_entries(
         states = fold(layout, events.take(np.flatnonzero((events.codes == code) & (available <= ordinal[row]))))
         offsets = states.offsets[code : code + 2] if code < len(events.keys) else np.zeros(2, np.int64)
         one = slice(row, row + 1)
-        of_states(layout, bags, states.data, offsets, at[one], numbers[one], texts[one])
+        found = np.ascontiguousarray(numbers[one])
+        of_states(layout, bags, states.data, offsets, at[one], found, texts[one])
+        numbers[one] = found
 
 
 def exact(
@@ -308,7 +313,7 @@ def exact(
     numbers, texts = _empty(layout, len(at))
     codes, n_keys = _codes(keys, events.keys)
     order, begins = kernels.by_key(events.codes, n_keys)
-    available, ordinal, at = (np.ascontiguousarray(one, np.int64) for one in (available, ordinal, at))
+    available, ordinal, at = _plain(available), _plain(ordinal), _plain(at)
     past.exact(
         order, begins, codes, events.times, available, events.lanes.reshape(-1), ordinal, at,
         NO_LANES if requests is None else requests.reshape(-1), layout.ops, layout.windows, layout.features,
@@ -317,6 +322,11 @@ def exact(
     if layout.entries:
         EntryHistory(layout, layout.entries, events, available, codes, ordinal, at).by_rule(numbers, texts)
     return Values(layout, numbers, texts, probes)
+
+
+def _plain(instants: np.ndarray) -> np.ndarray:
+    """Instants as every kernel takes them: int64, one after another, in an array that may be written."""
+    return np.require(instants, np.int64, ["C", "W"])
 
 
 def _empty(layout: Layout, rows: int) -> tuple[np.ndarray, np.ndarray]:

@@ -65,7 +65,7 @@ class Vector:
         for state in flat:
             places.append(begins[-1] if state else -1)
             begins.append(begins[-1] + (len(state) >> 3))
-        data = np.frombuffer(b"".join(flat), np.int64) if begins[-1] else _EMPTY
+        data = np.frombuffer(bytearray().join(flat), np.int64) if begins[-1] else _EMPTY
         added, kept = (NO_LANES, self._no_requests) if requests is None else _one_after_another(requests)
         numbers, texts, early, any_early = _value_all(
             data, np.array(places, np.int64), at, added, kept, self._ops, self._windows, self._features, self._meta,
