@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         Share,
         Skewness,
     )
-    from millstream.definitions.values import DistinctCount, Entropy, Lag, Median, Mode, Quantile
+    from millstream.definitions.values import DistinctCount, Entropy, Lag, LastK, Median, Mode, Quantile
     from millstream.errors import MillstreamError
     from millstream.project import Project
     from millstream.project.compute import compute
@@ -56,7 +56,7 @@ _HOMES = {
     "on_demand": ("on_demand",),
     "source": ("EventStream", "Table"),
     "statistics": ("Age", "Correlation", "Covariance", "GeometricMean", "Kurtosis", "Rate", "Share", "Skewness"),
-    "values": ("DistinctCount", "Entropy", "Lag", "Median", "Mode", "Quantile"),
+    "values": ("DistinctCount", "Entropy", "Lag", "LastK", "Median", "Mode", "Quantile"),
 }
 _LAZY = {name: f"millstream.definitions.{home}" for home, names in _HOMES.items() for name in names}
 _LAZY |= {
@@ -85,6 +85,7 @@ __all__ = [
     "Label",
     "Lag",
     "Last",
+    "LastK",
     "LightGBM",
     "Max",
     "Mean",

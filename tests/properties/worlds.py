@@ -54,6 +54,9 @@ def group_of(
                 ms.Entropy("s", name=f"entropy{tag}", **common), ms.Mode("s", name=f"mode_s{tag}", **common),
                 ms.Mode("x", name=f"mode_x{tag}", categories=3, **common), ms.Lag("x", name=f"newest{tag}", **common),
                 ms.Lag("x", 3, name=f"third{tag}", **common), ms.Lag("s", 2, name=f"second_s{tag}", **common),
+                ms.LastK("x", 2, name=f"last_x{tag}", **common), ms.LastK("s", 4, name=f"lasts_s{tag}", **common),
+                ms.LastK("n", 3, name=f"lasts_n{tag}", **common), ms.LastK("ok", name=f"lasts_ok{tag}", **common),
+                ms.LastK("at", 2, name=f"lasts_at{tag}", **common),
             ]  # fmt: skip
             continue
         features += [
@@ -181,7 +184,9 @@ def same(got: dict[str, np.ndarray], row: int, expected: dict[str, Any]) -> list
     wrong = []
     for name, wanted in expected.items():
         found = got[name][row]
-        if isinstance(wanted, str) or isinstance(found, str) or found is None:
+        if isinstance(wanted, list):
+            equal = repr(found) == repr([one + 0.0 if isinstance(one, float) else one for one in wanted])
+        elif isinstance(wanted, str) or isinstance(found, str) or found is None:
             equal = found == wanted
         elif isinstance(wanted, int) and abs(wanted) > 2**53:
             equal = isinstance(found, int) and found == wanted

@@ -33,7 +33,7 @@ from millstream.definitions.statistics import (
     Share,
     Skewness,
 )
-from millstream.definitions.values import DistinctCount, Entropy, Lag, Median, Mode, Quantile
+from millstream.definitions.values import DistinctCount, Entropy, Lag, LastK, Median, Mode, Quantile
 from millstream.definitions.windows import WindowedFeature
 
 __all__ = [
@@ -59,6 +59,7 @@ __all__ = [
     "Label",
     "Lag",
     "Last",
+    "LastK",
     "LightGBM",
     "Max",
     "Mean",

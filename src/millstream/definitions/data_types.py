@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from millstream.definitions.schema import element_of
+
 INSTANT = pa.timestamp("us", tz="UTC")
 #: The Arrow type of each type that a column can have.
 ARROW_TYPES: dict[str, pa.DataType] = {
@@ -13,3 +15,13 @@ ARROW_TYPES: dict[str, pa.DataType] = {
     "bool": pa.bool_(),
     "timestamp": INSTANT,
 }
+
+
+def arrow_type(kind: str) -> pa.DataType:
+    """Return the Arrow type of a column, or of a feature that is a list.
+
+    >>> str(arrow_type("float64")), str(arrow_type("list<int64>"))
+    ('double', 'list<item: int64>')
+    """
+    element = element_of(kind)
+    return ARROW_TYPES[kind] if element is None else pa.list_(arrow_type(element))

@@ -12,7 +12,7 @@ from millstream.definitions.frozen import EMPTY, FrozenMapping, check_about, che
 from millstream.definitions.on_demand import OnDemandFeature, is_null
 from millstream.definitions.reference import FeatureRef, Value, as_reference
 from millstream.definitions.row_function import RowFunction
-from millstream.definitions.schema import Schema, check_schema
+from millstream.definitions.schema import Schema, check_schema, element_of
 from millstream.errors import DefinitionError
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ class ViewColumn:
     """One input of a model: where it comes from, and its type ("" until `plan` has read the tables).
 
     `kind` is "request", "group" or "on_demand". `keys` maps join keys to request keys. With
-    `fields`, the request counts as one more event: see `FeatureRef`.
+    `fields`, the request counts as one more event: see `FeatureRef`. `element` is which one of a list it is, counted from
+    1, or 0 where it is the feature itself.
     """
 
     column: str
@@ -36,11 +37,25 @@ class ViewColumn:
     default: Value | None = None
     on_demand: OnDemandFeature | None = None
     fields: FrozenMapping[str, str] = EMPTY
+    element: int = 0
+
+    def is_in(self, schema: Mapping[str, str]) -> bool:
+        """Whether a group whose features have these types gives this column: a version may not have it, or no list."""
+        return self.feature in schema and (not self.element or element_of(schema[self.feature]) is not None)
+
+    def of(self, values: Any) -> np.ndarray:
+        """Return this column, from the values of its feature."""
+        found: np.ndarray = values.nth(self.element - 1, self.dtype) if self.element else values
+        return found
 
     def nulls(self, n: int) -> np.ndarray:
-        """Return `n` nulls as views assemble this column: None in objects for a string, else NaN."""
+        """Return `n` nulls as views assemble this column: None in objects for a string, else NaN; or `Lists`."""
         import numpy as np
 
+        if element_of(self.dtype):
+            from millstream.definitions.list_columns import Lists
+
+            return Lists.nulls(n)  # type: ignore[return-value]
         return np.full(n, None, object) if self.dtype == "string" else np.full(n, np.nan)
 
 
@@ -134,6 +149,11 @@ class FeatureView:
         """The type of each input, in order; "" until `plan` has read the tables of a batch group."""
         return FrozenMapping({entry.column: entry.dtype for entry in self.entries})
 
+    @property
+    def inputs(self) -> Schema:
+        """The type of each input of a model, in order: a list is none, it is read by on-demand features alone."""
+        return FrozenMapping({name: kind for name, kind in self.dtypes.items() if not element_of(kind)})
+
     def resolved(self, schemas: Mapping[str, Mapping[str, str]]) -> FeatureView:
         """Return the same view with the types of its batch groups' features, by group name, as `plan` read them."""
 
@@ -162,7 +182,7 @@ class FeatureView:
 
         Args:
             columns: every request field and every column of a group by its name in the view: numbers as float64 with
-                NaN for null, strings as objects with None.
+                NaN for null, strings as objects with None, lists as `millstream.definitions.list_columns.Lists`.
             n: how many rows there are.
             at: the instant of each row (int64 µs).
 
@@ -214,12 +234,23 @@ def _of_reference(thing: str, item: FeatureRef) -> list[ViewColumn]:
     for name in names:
         dtype = group.schema_of_features.get(name, "")
         column = f"{prefix}{group.name}__{name}"
-        default = _check_default(thing, column, dtype, item.default_value)
-        found.append(ViewColumn(column, "group", dtype, group, name, keys, default, fields=item.fields))
+        kind = element_of(dtype) or "" if item.form == "columns" else dtype
+        default = _check_default(thing, column, kind, item.default_value)
+        whole = ViewColumn(column, "group", kind, group, name, keys, default, fields=item.fields)
+        found += _elements(whole) if item.form == "columns" else [whole]
     return found
 
 
+def _elements(column: ViewColumn) -> list[ViewColumn]:
+    """A column for each element that a list may hold."""
+    [most] = [one.k for one in column.group.columns if one.name == column.feature]  # type: ignore[union-attr]
+    return [replace(column, column=f"{column.column}_{n}", element=n) for n in range(1, most + 1)]
+
+
 def _check_default(thing: str, column: str, dtype: str, value: Value | None) -> Value | None:
+    if value is not None and element_of(dtype):
+        hint = "a list of nothing is empty; leave the default out, or give one to the columns of `.spread()`."
+        raise DefinitionError.wrong_type(thing, f"'{column}', which has a default,", dtype, "a single value", hint)
     if value is not None and dtype and isinstance(value, str) != (dtype == "string"):
         raise DefinitionError.expected(thing, f"default of '{column}'", value, f"a value of type {dtype}")
     return value
@@ -234,7 +265,8 @@ def _reads(thing: str, entries: Iterable[ViewColumn]) -> tuple[GroupRead, ...]:
         name = entry.group.name
         if groups.setdefault(name, entry.group) != entry.group:
             raise DefinitionError.same_name(thing, "feature groups", name, "rename one of them.")
-        prefix = entry.column.removesuffix(f"{name}__{entry.feature}").removesuffix("__")
+        own = f"{name}__{entry.feature}" + (f"_{entry.element}" if entry.element else "")
+        prefix = entry.column.removesuffix(own).removesuffix("__")
         reads.setdefault((name, entry.keys, prefix, entry.fields), []).append(entry)
     found: list[GroupRead] = []
     for (name, keys, prefix, fields), columns in reads.items():

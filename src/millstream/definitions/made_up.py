@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from millstream.definitions.row_function import RowFunction, fits
+from millstream.definitions.schema import element_of
 from millstream.errors import DefinitionError
-
-if TYPE_CHECKING:
-    import numpy as np
 
 _ROWS = 64
 _NUMBERS = [0.0, 1.0, -1.0, 0.5, 2.5, -2.5, 3.0, 0.001, 99.99, 100.0, -7.25, 1e6, -1e6, 12345.678, 1e9]
@@ -63,13 +61,24 @@ def check_made_up(thing: str, function: RowFunction, reference: Callable[..., An
 
 def _pick(kind: str, nulls: str, row: int, place: int) -> Any:
     """A value of an argument's pool, so that the arguments go through theirs at different paces."""
-    pool = [*POOLS[kind], None] if nulls == "pass" else POOLS[kind]
+    pool = _lists(element) if (element := element_of(kind)) else POOLS[kind]
+    pool = [*pool, None] if nulls == "pass" else pool
     return pool[(row * (2 * place + 1) + row // len(pool) + 5 * place) % len(pool)]
 
 
-def _column(values: list[Any], kind: str) -> np.ndarray:
+def _lists(kind: str) -> list[Any]:
+    """Lists of a type: empty ones, short ones and longer ones."""
+    values = POOLS[kind] * 2
+    return [values[start : start + size] for start, size in enumerate((0, 1, 2, 0, 3, 5, 8))]
+
+
+def _column(values: list[Any], kind: str) -> Any:
     import numpy as np
 
+    if element := element_of(kind):
+        from millstream.definitions.list_columns import Lists
+
+        return Lists.of_values(values, element)
     if kind == "string":
         column = np.empty(len(values), object)
         column[:] = values
@@ -83,7 +92,8 @@ def _expected(reference: Callable[..., Any], row: list[Any], function: RowFuncti
     take: dict[str, Callable[[Any], Any]] = {"float64": np.float64, "bool": np.bool_, "string": lambda text: text}
     passed = function.nulls == "pass"
     given = [
-        value if kind == "string"
+        value if kind == "string" or (value is None and element_of(kind))
+        else np.array(value, {"float64": np.float64, "bool": np.bool_}.get(element, np.int64)) if (element := element_of(kind))
         else np.float64(math.nan if value is None else value) if passed
         else take.get(kind, np.int64)(value)
         for value, kind in zip(row, function.types, strict=True)

@@ -13,7 +13,7 @@ from millstream.definitions.durations import Duration, micros
 from millstream.definitions.feature_view import FeatureView
 from millstream.definitions.frozen import check_about, check_name, freeze
 from millstream.definitions.schedule import check_every
-from millstream.definitions.schema import TYPES, require_column
+from millstream.definitions.schema import TYPES, element_of, require_column
 from millstream.definitions.source import EventStream
 from millstream.errors import DefinitionError
 
@@ -218,6 +218,7 @@ class Model:
         trainer = LightGBM() if trainer is None else trainer
         if not isinstance(trainer, TRAINERS):
             raise DefinitionError.expected(thing, "trainer", trainer, "a trainer, such as ms.LightGBM()")
+        _check_lists(thing, view)
         _check_examples(thing, view, examples, label, example_at)
         if retrain is not None and not isinstance(retrain, Retrain):
             raise DefinitionError.expected(thing, "retrain", retrain, 'a Retrain, such as ms.Retrain(every="24h")')
@@ -230,6 +231,16 @@ class Model:
                 raise DefinitionError.unknown_choice(thing, "metric", metric, METRICS[trainer.objective])
         freeze(self, name=name, view=view, trainer=trainer, examples=examples, label=label, example_at=example_at)
         freeze(self, retrain=retrain, metrics=wanted, **check_about(thing, owner, description, tags))
+
+
+def _check_lists(thing: str, view: FeatureView) -> None:
+    """Refuse a list that is neither spread into columns nor read by an on-demand feature, for it is no input of a model."""
+    read = {name for feature in view.on_demand for name in feature.arguments}
+    for entry in view.entries:
+        if element_of(entry.dtype) and entry.column not in read:
+            group = entry.group.name if entry.group else ""
+            hint = f"list {group}[\"{entry.feature}\"].spread() among the features of view '{view.name}'."
+            raise DefinitionError.wrong_type(thing, f"'{entry.column}'", entry.dtype, "a number or a string", hint)
 
 
 def _check_examples(thing: str, view: FeatureView, examples: object, label: Label, example_at: str | None) -> None:

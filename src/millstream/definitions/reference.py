@@ -10,6 +10,7 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 from millstream.definitions.frozen import EMPTY, FrozenMapping, check_name
+from millstream.definitions.schema import element_of
 from millstream.errors import DefinitionError
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class FeatureRef:
 
     `keys` maps join keys to the request keys they are taken from, where these differ. `fields` maps columns of the group's
     source to the request fields that give them, where the request counts as one more event; empty where it does not.
+    `form` is "columns" where each element of a list is a column of its own.
     """
 
     group: StreamFeatureGroup | BatchFeatureGroup
@@ -64,6 +66,34 @@ class FeatureRef:
     prefix: str = ""
     default_value: Value | None = None
     fields: FrozenMapping[str, str] = EMPTY
+    form: str = ""
+
+    def spread(self) -> FeatureRef:
+        """Read each element of a list as a column of its own, null where the list has no such element.
+
+        A model reads numbers and strings, so this is how it reads a list. The columns are named after the feature, `_1`
+        being the first element, and are as many as the list holds at most.
+
+        Raises:
+            DefinitionError: the feature is no list.
+
+        >>> from millstream import Entity, EventStream, FeatureView, LastK, StreamFeatureGroup
+        >>> paid = EventStream("paid", time="at", schema={"user_id": "int64", "amount": "float64", "at": "timestamp"})
+        >>> spend = StreamFeatureGroup("spend", entity=Entity("user", keys={"user_id": "int64"}), source=paid,
+        ...     features=[LastK("amount", k=2)])
+        >>> FeatureView("v", features=[spend["amount_last_2"].spread()]).columns
+        ('spend__amount_last_2_1', 'spend__amount_last_2_2')
+        """
+        thing = f"spread() of '{self.label}'"
+        if self.feature is None:
+            lists = [name for name, kind in self.group.schema_of_features.items() if element_of(kind)]
+            shown = lists[0] if lists else "..."
+            hint = f'write {self.group.name}["{shown}"].spread().'
+            raise DefinitionError.expected(thing, "feature", None, "one feature, not a whole group", hint)
+        kind = self.group.schema_of_features.get(self.feature, "")
+        if element_of(kind) is None:
+            raise DefinitionError.wrong_type(thing, f"'{self.feature}'", kind, "a list", "list it as it is.")
+        return replace(self, form="columns")
 
     def default(self, value: Value) -> FeatureRef:
         """Read `value` where the feature is null, in training and serving alike.

@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from millstream.definitions.function_cache import cached_source, forget
+from millstream.definitions.schema import element_of
 from millstream.definitions.self_contained import check_one_row
 from millstream.errors import DefinitionError
 
@@ -40,7 +41,9 @@ def _where(condition, yes, no):
 
 
 """
-_COMPILED = '@_compiled(error_model="numpy", nogil=True, cache={cached})'
+_COMPILED = '@_compiled(error_model="numpy", nogil=True, cache={cached}{more})'
+#: With lists, whose ends are looked at: beyond them there is no value.
+_CHECKED = ", boundscheck=True"
 _COLUMN = """
 def _column({arguments}, out):
     not_finite = 0
@@ -102,7 +105,8 @@ class RowFunction:
 
         Args:
             columns: an array per argument, of equal length: numbers, booleans and timestamps (µs) as float64 with NaN
-                for null, strings as objects with None for null, `at` as int64 µs.
+                for null, strings as objects with None for null, `at` as int64 µs, lists as
+                `millstream.definitions.list_columns.Lists`.
 
         Returns:
             float64 with NaN for null, or objects with None where a string is returned; and the count.
@@ -117,7 +121,7 @@ class RowFunction:
         return out, self._column(*numbers, out)
 
     def _row_by_row(self, given: Sequence[np.ndarray]) -> tuple[np.ndarray, int]:
-        """Row by row, where strings are taken or returned, or whole numbers that float64 has not."""
+        """Row by row, where strings or lists are taken or returned, or whole numbers that float64 has not."""
         import numpy as np
 
         rows = len(given[0])
@@ -125,7 +129,7 @@ class RowFunction:
         scalars = [_scalars(column, kind, self.nulls) for column, kind in zip(given, self.types, strict=True)]
         failed = 0
         for i, row in enumerate(zip(*scalars, strict=True)):
-            if self.nulls == "null" and None in row:
+            if self.nulls == "null" and any(value is None for value in row):
                 continue
             try:
                 value = self._one(*row)
@@ -150,8 +154,11 @@ def fits(value: float, returns: str) -> bool:
     return math.isfinite(value)
 
 
-def _scalars(column: np.ndarray, kind: str, nulls: str) -> list[Any]:
+def _scalars(column: Any, kind: str, nulls: str) -> list[Any]:
     """A column's values as the compiled function takes them, None for null."""
+    if element_of(kind):
+        arrays: list[Any] = column.arrays()
+        return arrays
     values: list[Any] = column.tolist()
     if kind == "string":
         return values
@@ -188,6 +195,10 @@ def compile_function(
     """
     from millstream.definitions.made_up import check_made_up
 
+    for name, kind in arguments:
+        if element_of(kind) == "string":
+            hint = f"read its elements as columns, by `.spread()`, and name these: {name}_1, {name}_2 and so on."
+            raise DefinitionError.wrong_type(thing, f"argument '{name}'", kind, "a list of numbers", hint)
     check_one_row(thing, source_text, dict(constants))
     types = tuple(kind for _, kind in arguments)
     space, numeric = _compiled(thing, source_text, constants, arguments, returns, nulls)
@@ -214,16 +225,20 @@ def _compiled(
     """What running the function's module gave, compiled, and whether it has a form over columns."""
     from numba.core.errors import NumbaError
 
-    numeric = returns != "string" and all(kind != "string" for _, kind in arguments)
+    lists = any(element_of(kind) for _, kind in arguments)
+    numeric = returns != "string" and not lists and all(kind != "string" for _, kind in arguments)
     outer = "".join(f"{name} = {_literal(value)}\n" for name, value in constants)
     head = _HEADER + outer
     text = _of_scalars(source_text) + (_over_columns(source_text, arguments, returns, nulls) if numeric else "\n")
     key = hashlib.sha256(repr((head, text, arguments, returns, nulls)).encode()).hexdigest()
-    for path in (cached_source(key, _module(head, text, numeric, True)), None):
+    for path in (cached_source(key, _module(head, text, numeric, True, lists)), None):
         module = ModuleType(f"millstream_on_demand_{key[:16]}")
         sys.modules[module.__name__] = module  # Numba looks there for what a kept function calls
         try:
-            exec(compile(_module(head, text, numeric, path is not None), path or f"<{thing}>", "exec"), vars(module))
+            exec(
+                compile(_module(head, text, numeric, path is not None, lists), path or f"<{thing}>", "exec"),
+                vars(module),
+            )
             _compile_types(vars(module), source_text, arguments, nulls, numeric)
             return vars(module), numeric
         except NumbaError as error:
@@ -251,8 +266,8 @@ def _literal(value: Constant) -> str:
     return shown if shown not in ("nan", "inf", "-inf") else f'float("{shown}")'
 
 
-def _module(head: str, text: str, numeric: bool, cached: bool) -> str:
-    decorator = _COMPILED.format(cached=cached)
+def _module(head: str, text: str, numeric: bool, cached: bool, lists: bool) -> str:
+    decorator = _COMPILED.format(cached=cached, more=_CHECKED if lists else "")
     body = f"{head}{decorator}\n{text}"
     return body.replace("\ndef _column(", f"\n{decorator}\ndef _column(") if numeric else body
 
@@ -271,6 +286,15 @@ def _over_columns(source_text: str, arguments: Sequence[tuple[str, str]], return
     )
 
 
+#: The numbers of a list's elements, by their type.
+_NUMBER_OF: Mapping[str, Callable[[Any], Any]] = {
+    "float64": lambda types: types.float64,
+    "int64": lambda types: types.int64,
+    "timestamp": lambda types: types.int64,
+    "bool": lambda types: types.boolean,
+}
+
+
 def _compile_types(
     space: Mapping[str, Any], source_text: str, arguments: Sequence[tuple[str, str]], nulls: str, numeric: bool
 ) -> None:
@@ -281,7 +305,14 @@ def _compile_types(
     if nulls == "pass":
         number = dict.fromkeys(number, types.float64)
     one = space[_name_of(source_text)]
-    one.compile(tuple(text if kind == "string" else number[kind] for _, kind in arguments))
+
+    def of(kind: str) -> Any:
+        if (element := element_of(kind)) is None:
+            return text if kind == "string" else number[kind]
+        array = types.Array(_NUMBER_OF[element](types), 1, "C", readonly=True)
+        return types.Optional(array) if nulls == "pass" else array
+
+    one.compile(tuple(of(kind) for _, kind in arguments))
     if numeric:
         column = types.Array(types.float64, 1, "A", readonly=True)
         space["_column"].compile((*[column] * len(arguments), types.Array(types.float64, 1, "C")))

@@ -17,6 +17,24 @@ Schema = FrozenMapping[str, str]
 _COLUMN = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
+def list_of(kind: str) -> str:
+    """Return the type of a list of values of a type.
+
+    >>> list_of("float64")
+    'list<float64>'
+    """
+    return f"list<{kind}>"
+
+
+def element_of(kind: str) -> str | None:
+    """Return the type of a list's elements, or None for a type that is no list.
+
+    >>> element_of("list<float64>"), element_of("float64")
+    ('float64', None)
+    """
+    return kind[5:-1] if kind.startswith("list<") else None
+
+
 def check_schema(thing: str, schema: object, argument: str = "schema", types: tuple[str, ...] = TYPES) -> Schema:
     """Return `schema` (column name to type) frozen, or raise `DefinitionError`.
 

@@ -179,7 +179,50 @@ class Lag(OfExpression):
         freeze(self, n=whole("Lag", "n", n, 1, _MOST_ROWS), max_bytes=whole("Lag", "max_bytes", max_bytes, 1, 1024))
 
 
-VALUES = (DistinctCount, Entropy, Lag, Median, Mode, Quantile)
+@checked_class
+@dataclass(frozen=True, init=False)
+class _Several(OfExpression):
+    k: int
+    max_bytes: int
+
+    def __init__(
+        self,
+        expression: str,
+        k: int = 5,
+        *,
+        over: Window | Sequence[Window] = None,
+        where: str | None = None,
+        name: str | None = None,
+        hop: Duration | None = None,
+        delay: Duration = "0s",
+        max_bytes: int = STRING_BYTES,
+    ) -> None:
+        thing = type(self).__name__
+        super().__init__(expression, over=over, where=where, name=name, hop=hop, delay=delay)
+        freeze(self, k=whole(thing, "k", k, 1, _MOST_ROWS), max_bytes=whole(thing, "max_bytes", max_bytes, 1, 1024))
+
+
+class LastK(_Several):
+    """The list of the newest values that are not null, newest first; of one instant the larger first. Empty of nothing.
+
+    Use it for "the last five amounts", as columns of a model by `.spread()` or as an array in an on-demand feature. Its
+    state is k entries of a time, a value and a count per tile at most.
+
+    Args:
+        k: how many at most, 5 unless given, up to 1,000.
+        max_bytes: a string longer than that in UTF-8 makes its event a dead letter; the others are those of every
+            aggregation.
+
+    >>> LastK("amount", k=3, over="24h").k
+    3
+    """
+
+    kind = "last_k"
+
+
+#: Those whose columns are lists.
+LISTS = (LastK,)
+VALUES = (DistinctCount, Entropy, Lag, Median, Mode, Quantile, *LISTS)
 #: The kinds of columns that these come to.
 VALUE_KINDS = frozenset(one.kind for one in VALUES)
 

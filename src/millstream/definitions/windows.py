@@ -10,7 +10,8 @@ from millstream.definitions.aggregation import STRING_BYTES, Aggregation
 from millstream.definitions.combined import Combined, ZScore
 from millstream.definitions.durations import UNITS, micros, text
 from millstream.definitions.expressions import is_column, type_of
-from millstream.definitions.values import Lag, Quantile, percent
+from millstream.definitions.schema import list_of
+from millstream.definitions.values import LISTS, Lag, Quantile, percent
 from millstream.errors import DefinitionError
 
 #: The default hop of a window by window plus delay: the first row that is long enough.
@@ -169,6 +170,8 @@ def _expand(
     dtype = "int64" if kind in ("count", "distinct_count") else "float64"
     if kind in (*KEEPING, *_TOLD_APART) and source_type:
         dtype = source_type
+    if isinstance(aggregation, LISTS):
+        dtype = list_of(source_type)
     texts = dtype == "string" or by == "string" or kind in ("first", "last")
     return [
         WindowedFeature(
@@ -185,7 +188,7 @@ def _expand(
             per=getattr(aggregation, "per", 0),
             by=by if hasattr(aggregation, "by") else "",
             of=source_type,
-            k=getattr(aggregation, "n", int(kind == "mode")),
+            k=getattr(aggregation, "n", getattr(aggregation, "k", int(kind == "mode"))),
             share=share,
             bound=getattr(aggregation, "categories", 0),
         )
@@ -210,6 +213,8 @@ def _stems(thing: str, aggregation: Aggregation, given: str | None) -> list[tupl
         return [(f"{begin}_{percent(share)}", share) for share in aggregation.q]
     if isinstance(aggregation, Lag) and given is None and aggregation.name is None:
         stem = f"{stem}_{aggregation.n}"
+    if isinstance(aggregation, LISTS) and given is None and aggregation.name is None:
+        stem = f"{stem.removesuffix('_k')}_{aggregation.k}"
     return [(stem, 0.5)]
 
 

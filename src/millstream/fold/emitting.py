@@ -1,6 +1,7 @@
-"""Formulas over a bag: counts, quantiles and single values, from the sorted entries of a window.
+"""Formulas over a bag: counts, quantiles, single values and lists, from the sorted entries of a window.
 
 A value goes into the lanes of the output as the kernels over lanes put it there: after one that says whether there is any.
+A list goes into a heap, and where it begins there into the lanes of the output; see `fold.listed`.
 """
 
 import math
@@ -8,19 +9,20 @@ import math
 import numpy as np
 from numba import njit
 
-from millstream.fold.entries import ESTIMATED, KEY, PASSED, WIDTH, copy
+from millstream.fold.entries import ESTIMATED, KEY, PASSED, WIDTH, copy, with_room
 from millstream.fold.fixed_point import from_sortable
 from millstream.fold.lanes import EMPTY_LEAST
 from millstream.fold.sketches import middle_of, registered
 
-DISTINCT_COUNT, QUANTILE, ENTROPY, LAG, MODE = range(5)
-#: The columns of a row of `features` after its bag and window: its formula, output, and a number that the formula takes.
-FORMULA, OUT, NUMBER = 2, 3, 4
+DISTINCT_COUNT, QUANTILE, ENTROPY, LAG, MODE, ROWS = range(6)
+#: The columns of a row of `features` after its bag and window: its formula, output, a number that the formula takes; and
+#: for a list, where in an entry what it holds begins, how many lanes that has, and whether their bits are inverted.
+FORMULA, OUT, NUMBER, SKIP, LANES, INVERTED = range(2, 8)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def emit_entries(bag, feature, data, numbers, texts, row):
-    """Write one feature of the bag that `data` begins with into the output row."""
+def emit_entries(bag, feature, data, numbers, texts, row, heap):
+    """Write one feature of the bag that `data` begins with into the output row; returns the heap, which may be another."""
     formula, out, mode = feature[FORMULA], feature[OUT], data[0] & 3
     if formula == DISTINCT_COUNT:
         numbers[row, out] = np.float64(registered(data, 1) if mode == ESTIMATED else data[0] >> 2)
@@ -30,8 +32,36 @@ def emit_entries(bag, feature, data, numbers, texts, row):
         numbers[row, out] = np.nan if mode == PASSED else _entropy(bag, data)
     elif formula == LAG:
         _lag(bag, feature[NUMBER], data, texts, row, out)
-    else:
+    elif formula == MODE:
         _mode(bag, data, texts, row, out)
+    else:
+        texts[row, out], heap = _rows(bag, feature, data, heap)
+    return heap
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _rows(bag, feature, data, heap):
+    """Add the list of the first so many events, in the order of their entries; returns where it begins, and the heap."""
+    count, width = np.int64(0), bag[WIDTH]
+    end = 1 + (data[0] >> 2) * width
+    for place in range(1, end, width):
+        count += data[place + bag[KEY]]
+    count, begin = min(count, feature[NUMBER]), heap[0]
+    if count == 0:
+        return 0, heap
+    heap = with_room(heap, begin, 1 + count * feature[LANES])
+    heap[begin], to, left = count, begin + 1, count
+    for place in range(1, end, width):
+        for _ in range(min(left, data[place + bag[KEY]])):
+            for j in range(feature[LANES]):
+                lane = data[place + feature[SKIP] + j]
+                heap[to + j] = ~lane if feature[INVERTED] else lane
+            to += feature[LANES]
+            left -= 1
+        if left == 0:
+            break
+    heap[0] = to
+    return begin, heap
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)

@@ -48,6 +48,16 @@ def copy(data, start, out, at, lanes):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def with_room(out, end, lanes):
+    """The array, or a longer one that begins with the same, in which as many lanes follow `end`."""
+    if out.size >= end + lanes:
+        return out
+    longer = np.empty(2 * (end + lanes), np.int64)
+    longer[:end] = out[:end]
+    return longer
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def union(bag, left, a, right, b, out, at):
     """Merge the bags at `a` of `left` and at `b` of `right` into `out` from `at`; returns where it ends."""
     mode = max(left[a] & 3, right[b] & 3)

@@ -143,7 +143,7 @@ def _counted(bag, tree, counted, total, different, firsts, entries, out):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _slide(
-    mine, times, available, known, entries, ordinal, at, rows, bags, windows, features, numbers, texts, place
+    mine, times, available, known, entries, ordinal, at, rows, bags, windows, features, numbers, texts, place, heap
 ):  # fmt: skip
     """One key whose queries ascend in ordinal and instant.
 
@@ -161,16 +161,17 @@ def _slide(
             of, firsts = _groups(bags[b], entries, mine, place)
         if work.size < 1 + firsts.size * bags[b, WIDTH]:
             work = np.empty(1 + firsts.size * bags[b, WIDTH], np.int64)
-        _slide_window(
+        heap = _slide_window(
             times, available, known, entries, ordinal, at, rows, bags[b], windows, w, features[feature:last], numbers, texts,
-            work, of, firsts,
+            work, of, firsts, heap,
         )  # fmt: skip
         feature = last
+    return heap
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _slide_window(
-    times, available, known, entries, ordinal, at, rows, bag, windows, w, features, numbers, texts, work, of, firsts
+    times, available, known, entries, ordinal, at, rows, bag, windows, w, features, numbers, texts, work, of, firsts, heap
 ):  # fmt: skip
     """One window of one bag, query by query; see `as_of._slide` for which events enter it and leave it, and when."""
     tree, counted, sums = np.zeros(firsts.size + 1, np.int64), np.zeros(firsts.size, np.int64), np.zeros(2, np.int64)
@@ -207,7 +208,9 @@ def _slide_window(
                 _note(entries[firsts[of[event]], lane], change, ranks, most, held)
         if bag[RULE] == DISTINCT and sums[1] > bag[BOUND] and not held.size:
             ranks, most, held = _registers(firsts, counted, entries, lane)
-        _emit(bag, features, tree, counted, sums, held, firsts, entries, moved, work, numbers, texts, rows[q])
+        row = rows[q]
+        heap = _emit(bag, features, tree, counted, sums, held, firsts, entries, moved, work, numbers, texts, row, heap)
+    return heap
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
@@ -223,7 +226,7 @@ def _count(group, change, tree, counted, sums):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _emit(bag, features, tree, counted, sums, held, firsts, entries, moved, work, numbers, texts, row):
+def _emit(bag, features, tree, counted, sums, held, firsts, entries, moved, work, numbers, texts, row, heap):
     """Write the features of a window; entries that are only counted are written down where any has `moved` since."""
     if moved and bag[RULE] != DISTINCT and bag[RULE] != SPREAD:
         _counted(bag, tree, counted, sums[0], sums[1], firsts, entries, work)
@@ -234,15 +237,16 @@ def _emit(bag, features, tree, counted, sums, held, firsts, entries, moved, work
             share = from_sortable(features[f, NUMBER])
             numbers[row, features[f, OUT]] = _quantile(bag, tree, sums[0], firsts, entries, share)
         else:
-            emit_entries(bag, features[f], work, numbers, texts, row)
+            heap = emit_entries(bag, features[f], work, numbers, texts, row, heap)
+    return heap
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def as_of(
     events, event_begins, queries, query_begins, times, available, entries, ordinal, at, bags, windows, features, first,
-    last, numbers, texts,
+    last, numbers, texts, heap,
 ):  # fmt: skip
-    """History and (key, instant) rows to feature rows, for the keys `first..last`.
+    """History and (key, instant) rows to feature rows, for the keys `first..last`; returns the heap with their lists.
 
     A key whose later ordinals ask for earlier instants is read by the rule itself.
     """
@@ -256,15 +260,16 @@ def as_of(
             mine = in_order(events[event_begins[k] : event_begins[k + 1]], times)
             open_from = available[mine]
             known = in_order(np.arange(0 if ascending(open_from) else mine.size), open_from)
-            _slide(
+            heap = _slide(
                 mine, times[mine], open_from, known, entries, ordinal[asked], at[asked], asked, bags, windows, features,
-                numbers, texts, place,
+                numbers, texts, place, heap,
             )  # fmt: skip
             continue
         codes[0] = k
         for q in asked:
             one = slice(q, q + 1)
-            exact(
+            heap = exact(
                 events, event_begins, codes, times, available, entries, ordinal[one], at[one], bags, windows, features,
-                numbers[one], texts[one],
+                numbers[one], texts[one], heap,
             )  # fmt: skip
+    return heap

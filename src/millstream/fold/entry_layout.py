@@ -75,14 +75,16 @@ class EntryLayout:
     Attributes:
         bags: the bags, in the order in which they follow each other in a state.
         rows: one row per bag; see `fold.entries` for its columns.
-        features: (bag, window, formula, output, a number) by bag and window.
+        features: a row per feature, by bag and window: those two, then what `fold.emitting` says.
         width: how many lanes an event's entries take.
+        references: the lanes of the output that say where a list begins.
     """
 
     bags: tuple[Bag, ...]
     rows: np.ndarray
     features: np.ndarray
     width: int
+    references: tuple[int, ...]
 
 
 def entry_layout(
@@ -96,20 +98,31 @@ def entry_layout(
     rows: list[tuple[int, ...]] = []
     for column, place in zip(columns, places, strict=True):
         if column.kind in KINDS:
-            bag, formula, number = _PLANS[column.kind](column)
-            rows.append((made.place(bag), windows(column), formula, place, number))
+            bag, formula, *numbers = _PLANS[column.kind](column)
+            rows.append((made.place(bag), windows(column), formula, place, *numbers, *[0] * (4 - len(numbers))))
     if not rows:
         return None
     rows.sort(key=lambda row: row[:2])
     bags = tuple(made.all)
     inputs = np.cumsum([0, *(1 + bag.width for bag in bags)])
     table = [(bag.rule, bag.key_lanes, bag.width, bag.bound, at) for bag, at in zip(bags, inputs, strict=False)]
-    return EntryLayout(bags, np.array(table, np.int64), np.array(rows, np.int64), int(inputs[-1]))
+    references = tuple(place for column, place in zip(columns, places, strict=True) if column.kind in LISTS)
+    return EntryLayout(bags, np.array(table, np.int64), np.array(rows, np.int64), int(inputs[-1]), references)
 
 
 def value_width(column: WindowedFeature) -> int:
-    """How many lanes of output a column takes that gives a value back, with the one that says whether there is any, or 0."""
+    """How many lanes of output a column takes that is given out as lanes, or 0.
+
+    A value takes one more, which says whether there is any; a list takes the one that says where it begins.
+    """
+    if column.kind in LISTS:
+        return 1
     return 1 + width_of(column.of, column.max_bytes) if column.kind in ("lag", "mode") else 0
+
+
+def element_width(column: WindowedFeature) -> int:
+    """How many lanes an element of a column of lists has, 0 where it holds none."""
+    return width_of(column.of, column.max_bytes) if column.kind in LISTS else 0
 
 
 class _Bags:
@@ -128,7 +141,8 @@ class _Bags:
         return len(self.all) - 1
 
 
-_Plan = tuple[Bag, int, int]
+#: A bag, and what stands in a row of `features` from its formula on, without its output.
+_Plan = tuple[Bag, int, int] | tuple[Bag, int, int, int, int, int]
 
 
 def _bag(column: WindowedFeature, rule: int, bound: int, *key: Part, counted: bool = True) -> Bag:
@@ -156,9 +170,16 @@ def _lag(column: WindowedFeature) -> _Plan:
     return _bag(column, entries.FOREMOST, column.k, Part("time", inverted=True), value), emitting.LAG, column.k
 
 
+def _last(column: WindowedFeature) -> _Plan:
+    bag, _, k = _lag(column)[:3]
+    return bag, emitting.ROWS, k, 1, bag.key_lanes - 1, 1
+
+
 _PLANS: Mapping[str, Callable[[WindowedFeature], _Plan]] = {
     "distinct_count": _distinct_count, "quantile": _quantile, "median": _quantile, "entropy": _categories,
-    "mode": _categories, "lag": _lag,
+    "mode": _categories, "lag": _lag, "last_k": _last,
 }  # fmt: skip
+#: Those of them whose columns are lists.
+LISTS = frozenset({"last_k"})
 #: The kinds of features that are made of entries, not of lanes.
 KINDS = frozenset(_PLANS)

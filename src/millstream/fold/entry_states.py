@@ -8,21 +8,11 @@ import numpy as np
 from numba import njit
 
 from millstream.fold.emitting import emit_entries
-from millstream.fold.entries import GROWTH, copy, gather, lanes_of, union
+from millstream.fold.entries import GROWTH, copy, gather, lanes_of, union, with_room
 from millstream.fold.kernels import LOWEST, by_key, edges_of, in_order, span, tile_of
 from millstream.fold.layout import HEADER
 
 _HIGHEST = np.int64(2**63 - 1)
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _with_room(out, end, lanes):
-    """The array, or a longer one that begins with the same, in which as many lanes follow `end`."""
-    if out.size >= end + lanes:
-        return out
-    longer = np.empty(2 * (end + lanes), np.int64)
-    longer[:end] = out[:end]
-    return longer
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
@@ -41,7 +31,7 @@ def fold(fixed, offsets, codes, times, entries, bags, levels, meta):
     edges, end = np.zeros(max(levels.shape[0], 1), np.int64), np.int64(0)
     for k in range(n_keys):
         size = offsets[k + 1] - offsets[k]
-        out = _with_room(out, end, size)
+        out = with_room(out, end, size)
         copy(fixed, offsets[k], out, end, size)
         place = end
         end += size
@@ -60,7 +50,7 @@ def fold(fixed, offsets, codes, times, entries, bags, levels, meta):
                         break
                     i += 1
                 for b in range(bags.shape[0]):
-                    out = _with_room(out, end, (i - begin) * entries.shape[1] + GROWTH)
+                    out = with_room(out, end, (i - begin) * entries.shape[1] + GROWTH)
                     end = gather(bags[b], entries, mine[begin:i], out, end)
         found[k + 1] = end
     return out[:end], found
@@ -89,16 +79,16 @@ def _joined(data, sources, count, bags, out, end, left, right):
     for b in range(bags.shape[0]):
         bag = bags[b]
         size = lanes_of(bag, data, sources[0])
-        left = _with_room(left, 0, size + GROWTH)
+        left = with_room(left, 0, size + GROWTH)
         copy(data, sources[0], left, 0, size)
         sources[0] += size
         for i in range(1, count):
             more = lanes_of(bag, data, sources[i])
-            right = _with_room(right, 0, size + more + GROWTH)
+            right = with_room(right, 0, size + more + GROWTH)
             size = union(bag, left, 0, data, sources[i], right, 0)
             left, right = right, left
             sources[i] += more
-        out = _with_room(out, end, size)
+        out = with_room(out, end, size)
         copy(left, 0, out, end, size)
         end += size
     return out, end, left, right
@@ -114,7 +104,7 @@ def merge(data, left, right, fixed, offsets, bags, levels, meta):
     end = np.int64(0)
     for k in range(n_keys):
         size = offsets[k + 1] - offsets[k]
-        out = _with_room(out, end, size)
+        out = with_room(out, end, size)
         copy(fixed, offsets[k], out, end, size)
         place = end
         end += size
@@ -160,8 +150,8 @@ def _merge_rows(data, a, b, out, place, end, bags, levels, edges, meta, work, ot
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def value(data, offsets, at, bags, windows, features, meta, numbers, texts):
-    """Write what the bags of states say at instants into numbers and lanes."""
+def value(data, offsets, at, bags, windows, features, meta, numbers, texts, heap):
+    """Write what the bags of states say at instants into numbers and lanes; returns the heap with the lists."""
     step = 1 + meta[0]
     work, other = np.empty(GROWTH, np.int64), np.empty(GROWTH, np.int64)
     for i in range(offsets.size - 1):
@@ -171,14 +161,28 @@ def value(data, offsets, at, bags, windows, features, meta, numbers, texts):
             last = feature + 1
             while last < features.shape[0] and features[last, 0] == features[feature, 0]:
                 last += 1
-            work, other = _value_bag(
-                data, place, begins, at[i], bags, windows, features[feature:last], step, numbers, texts, i, work, other
+            work, other, heap = _value_bag(
+                data,
+                place,
+                begins,
+                at[i],
+                bags,
+                windows,
+                features[feature:last],
+                step,
+                numbers,
+                texts,
+                i,
+                work,
+                other,
+                heap,
             )
             feature = last
+    return heap
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _value_bag(data, place, begins, at, bags, windows, features, step, numbers, texts, row, work, other):
+def _value_bag(data, place, begins, at, bags, windows, features, step, numbers, texts, row, work, other, heap):
     """The features of one bag; those of windows that end together and nest add rows to what the one before has."""
     bag = bags[features[0, 0]]
     nest, size, until, r = np.int64(-1), np.int64(1), LOWEST, np.int64(0)
@@ -195,21 +199,21 @@ def _value_bag(data, place, begins, at, bags, windows, features, step, numbers, 
                     source += lanes_of(bags[b], data, source)
                 more = lanes_of(bag, data, source)
                 if more > 1 or data[source]:
-                    other = _with_room(other, 0, size + more + GROWTH)
+                    other = with_room(other, 0, size + more + GROWTH)
                     size = union(bag, work, 0, data, source, other, 0)
                     work, other = other, work
             r -= 1
-        emit_entries(bag, features[f], work, numbers, texts, row)
-    return work, other
+        heap = emit_entries(bag, features[f], work, numbers, texts, row, heap)
+    return work, other, heap
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def exact(events, begins, codes, times, available, entries, ordinal, at, bags, windows, features, numbers, texts):
-    """Write what bags hold of history into numbers and lanes, by the window rule itself."""
+def exact(events, begins, codes, times, available, entries, ordinal, at, bags, windows, features, numbers, texts, heap):
+    """Write what bags hold of history into numbers and lanes, by the window rule itself; returns the heap with the lists."""
     work = np.empty(GROWTH, np.int64)
     for q in range(at.size):
         mine = events[begins[codes[q]] : begins[codes[q] + 1]]
-        work = _with_room(work, 0, mine.size * entries.shape[1] + GROWTH)
+        work = with_room(work, 0, mine.size * entries.shape[1] + GROWTH)
         inside = np.empty(mine.size, np.int64)
         for f in range(features.shape[0]):
             if f == 0 or features[f, 1] != features[f - 1, 1] or features[f, 0] != features[f - 1, 0]:
@@ -220,4 +224,5 @@ def exact(events, begins, codes, times, available, entries, ordinal, at, bags, w
                         inside[count] = event
                         count += 1
                 gather(bags[features[f, 0]], entries, inside[:count], work, 0)
-            emit_entries(bags[features[f, 0]], features[f], work, numbers, texts, q)
+            heap = emit_entries(bags[features[f, 0]], features[f], work, numbers, texts, q, heap)
+    return heap

@@ -10,6 +10,7 @@ import numpy as np
 from millstream.fold import entry_history, entry_states, kernels
 from millstream.fold.entry_layout import EntryLayout
 from millstream.fold.layout import Layout
+from millstream.fold.listed import new_heap, together
 from millstream.fold.shares import in_shares
 
 if TYPE_CHECKING:
@@ -24,9 +25,12 @@ def of_states(
     at: np.ndarray,
     numbers: np.ndarray,
     texts: np.ndarray,
-) -> None:
-    """Write what the bags of states give at instants (µs)."""
-    entry_states.value(data, offsets, at, bags.rows, layout.windows, bags.features, layout.meta, numbers, texts)
+) -> np.ndarray:
+    """Write what the bags of states give at instants (µs); returns the heap with the lists."""
+    found: np.ndarray = entry_states.value(
+        data, offsets, at, bags.rows, layout.windows, bags.features, layout.meta, numbers, texts, new_heap()
+    )
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,26 +48,30 @@ class EntryHistory:
     ordinal: np.ndarray
     at: np.ndarray
 
-    def by_rule(self, numbers: np.ndarray, texts: np.ndarray) -> None:
-        """Write what the entries in each window are, by the rule itself."""
+    def by_rule(self, numbers: np.ndarray, texts: np.ndarray) -> np.ndarray:
+        """Write what the entries in each window are, by the rule itself; returns the heap with the lists."""
         order, begins = self._by_key()
-        entry_states.exact(
+        found: np.ndarray = entry_states.exact(
             order, begins, self.codes, self.events.times, self.available, self.events.entries, self.ordinal, self.at,
-            self.bags.rows, self.layout.windows, self.bags.features, numbers, texts,
+            self.bags.rows, self.layout.windows, self.bags.features, numbers, texts, new_heap(),
         )  # fmt: skip
+        return found
 
-    def sliding(self, numbers: np.ndarray, texts: np.ndarray) -> None:
+    def sliding(self, numbers: np.ndarray, texts: np.ndarray) -> np.ndarray:
         """Write what `by_rule` does, each window sliding along a key's events."""
         order, begins = self._by_key()
         queries, query_begins = kernels.by_key(self.codes, len(begins) - 1)
+        heaps: list[tuple[np.ndarray, np.ndarray]] = []
 
         def run(first: int, last: int) -> None:
-            entry_history.as_of(
+            heap = entry_history.as_of(
                 order, begins, queries, query_begins, self.events.times, self.available, self.events.entries, self.ordinal,
-                self.at, self.bags.rows, self.layout.windows, self.bags.features, first, last, numbers, texts,
+                self.at, self.bags.rows, self.layout.windows, self.bags.features, first, last, numbers, texts, new_heap(),
             )  # fmt: skip
+            heaps.append((queries[query_begins[first] : query_begins[last]], heap))
 
         in_shares(begins[1:] + query_begins[1:], run)
+        return together(heaps, texts, self.bags.references)
 
     def _by_key(self) -> tuple[np.ndarray, np.ndarray]:
         n_keys = int(max(len(self.events.keys), self.codes.max(initial=0) + 1))

@@ -12,7 +12,7 @@ import numpy as np
 
 from millstream.definitions.windows import folded
 from millstream.fold import lanes
-from millstream.fold.entry_layout import KINDS, EntryLayout, entry_layout, value_width
+from millstream.fold.entry_layout import KINDS, EntryLayout, element_width, entry_layout, value_width
 from millstream.fold.ordered import width_of
 
 if TYPE_CHECKING:
@@ -77,7 +77,8 @@ class Layout:
     `columns` are the group's; `outputs` what the kernels give, in the order of their places: those of the columns that
     are folded, then what `combinations` are worked out of. `probes` are the fields of a request that these read.
     `text_widths` are the numbers of lanes of the columns that are given out as lanes, which the kernels call texts;
-    `inverted` says for each such column, by name, whether the bits of its value are inverted.
+    `inverted` says for each such column, by name, whether the bits of its value are inverted. Of those of them that are
+    lists, `listed` says how many lanes an element has.
     """
 
     slots: tuple[Slot, ...]
@@ -88,6 +89,7 @@ class Layout:
     probes: tuple[str, ...]
     text_widths: tuple[int, ...]
     inverted: Mapping[str, bool]
+    listed: Mapping[str, int]
     ops: np.ndarray
     windows: np.ndarray
     window_ops: np.ndarray
@@ -165,7 +167,8 @@ def _layout(published: tuple[WindowedFeature, ...]) -> Layout:
         slots=tuple(slots), columns=tuple(c.name for c in published), dtypes=tuple(c.dtype for c in published),
         outputs=tuple((c.name, c.dtype) for c in columns), combinations=combinations,
         probes=tuple(dict.fromkeys(one.request for one in combinations if one.request is not None)),
-        text_widths=tuple(texts), inverted=_inverted(columns, plans), ops=ops, windows=windows, window_ops=used,
+        text_widths=tuple(texts), inverted=_inverted(columns, plans),
+        listed={c.name: width for c in columns if (width := element_width(c))}, ops=ops, windows=windows, window_ops=used,
         features=features, levels=levels, meta=meta,
         entries=entry_layout(columns, lambda column: order[_window_key(column)], places),
     )  # fmt: skip

@@ -23,9 +23,11 @@ def of_values(column: Any, dated: list[tuple[int, Any]]) -> Any:
         return _distinct_count(values)
     if column.kind in ("quantile", "median"):
         return _quantile(sorted(map(float, values)), column.share)
+    newest_first = sorted(dated, key=lambda pair: (pair[0], _order(pair[1])), reverse=True)
     if column.kind == "lag":
-        newest_first = sorted(dated, key=lambda pair: (pair[0], _order(pair[1])), reverse=True)
         return newest_first[column.k - 1][1] if len(newest_first) >= column.k else None
+    if column.kind == "last_k":
+        return [value for _, value in newest_first[: column.k]]
     counts = Counter(values)
     if not counts or len(counts) > column.bound:
         return None

@@ -117,8 +117,22 @@ def values_of(dtype: str, lanes: np.ndarray, inverted: bool) -> np.ndarray:
     return of_lanes(kept[:, 0], present)
 
 
+def arrow_of(kind: str, lanes: np.ndarray) -> pa.Array:
+    """Lanes of values, one row each, as Arrow's values; instants as int64 (µs)."""
+    if kind == "string":
+        return _texts_of(lanes, np.ones(len(lanes), bool))
+    first = np.ascontiguousarray(lanes[:, 0])
+    if kind == "float64":
+        return pa.array(np.where(first >= 0, first, first ^ _SIGN).view(np.float64))
+    return pa.array(first.astype(bool)) if kind == "bool" else pa.array(first)
+
+
 def _strings(lanes: np.ndarray, present: np.ndarray) -> np.ndarray:
-    """Packed texts to strings."""
+    """Packed texts to strings, None where there is none."""
+    return np.asarray(_texts_of(lanes, present).to_numpy(zero_copy_only=False))
+
+
+def _texts_of(lanes: np.ndarray, present: np.ndarray) -> pa.Array:
     packed = (np.ascontiguousarray(lanes).view(np.uint64) ^ np.uint64(1 << 63)).astype(">u8")
     raw = packed.view(np.uint8).reshape(len(lanes), 8 * packed.shape[1])
     sizes = raw[:, -1].astype(np.int32)
@@ -129,4 +143,4 @@ def _strings(lanes: np.ndarray, present: np.ndarray) -> np.ndarray:
     np.cumsum(sizes, out=ends[1:])
     data = raw[np.arange(raw.shape[1]) < sizes[:, None]]
     buffers = [pa.py_buffer(np.packbits(present, bitorder="little")), pa.py_buffer(ends), pa.py_buffer(data)]
-    return np.asarray(pa.Array.from_buffers(pa.string(), len(lanes), buffers).to_numpy(zero_copy_only=False))
+    return pa.Array.from_buffers(pa.string(), len(lanes), buffers)

@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from millstream.definitions.list_columns import Lists
+from millstream.definitions.schema import element_of
 from millstream.errors import CorruptState
 from millstream.fold import as_of as past
 from millstream.fold import entry_states, kernels
@@ -18,6 +20,7 @@ from millstream.fold.combined import combined
 from millstream.fold.entry_layout import EntryLayout
 from millstream.fold.entry_values import EntryHistory, of_states
 from millstream.fold.layout import AHEAD, HEAD_SPAN, HEADER, STATE_VERSION, Layout
+from millstream.fold.listed import lists_of, new_heap, together
 from millstream.fold.ordered import values_of
 from millstream.fold.shares import in_shares
 
@@ -123,21 +126,29 @@ class Values:
     numbers: np.ndarray
     texts: np.ndarray
     probes: np.ndarray | None = None
+    heap: np.ndarray | None = None
 
     @property
     def columns(self) -> dict[str, np.ndarray]:
-        """Column name to values as a view carries them, float64 with NaN for null or objects with None for null."""
+        """Column name to values as a view carries them: float64 with NaN for null, objects with None for null, or `Lists`."""
         result: dict[str, np.ndarray] = {}
         at = 0
         widths = iter(self.layout.text_widths)
         for place, (name, dtype) in enumerate(self.layout.outputs):
-            if name in self.layout.inverted:
+            if name in self.layout.listed:
+                result[name] = self._lists(name, dtype, self.texts[:, at])  # type: ignore[assignment]
+                at += next(widths)
+            elif name in self.layout.inverted:
                 width = next(widths)
                 result[name] = values_of(dtype, self.texts[:, at : at + width], self.layout.inverted[name])
                 at += width
             else:
                 result[name] = self.numbers[:, place]
         return combined(self.layout, result, self.probes) if self.layout.combinations else result
+
+    def _lists(self, name: str, dtype: str, refs: np.ndarray) -> Lists:
+        heap = new_heap() if self.heap is None else self.heap
+        return lists_of(element_of(dtype) or "", self.layout.listed[name], heap, refs)
 
 
 def settled(events: Prepared, now: int | None = None) -> np.ndarray:
@@ -225,9 +236,10 @@ def value(
     numbers, texts = kernels.value(
         states.data, states.offsets, at, added, layout.ops, layout.windows, layout.features, layout.meta
     )
+    heap = None
     if layout.entries:
-        of_states(layout, layout.entries, states.data, states.offsets, at, numbers, texts)
-    return Values(layout, numbers, texts, probes)
+        heap = of_states(layout, layout.entries, states.data, states.offsets, at, numbers, texts)
+    return Values(layout, numbers, texts, probes, heap)
 
 
 def as_of(
@@ -268,11 +280,12 @@ def as_of(
         )  # fmt: skip
 
     in_shares(event_begins[1:] + query_begins[1:], run)
+    heap = None
     if layout.entries and sweep:
-        _sweep_entries(layout, events, available, query_codes, ordinal, at, numbers, texts)
+        heap = _sweep_entries(layout, events, available, query_codes, ordinal, at, numbers, texts)
     elif layout.entries:
-        EntryHistory(layout, layout.entries, events, available, query_codes, ordinal, at).sliding(numbers, texts)
-    return Values(layout, numbers[:rows, :width], texts, probes)
+        heap = EntryHistory(layout, layout.entries, events, available, query_codes, ordinal, at).sliding(numbers, texts)
+    return Values(layout, numbers[:rows, :width], texts, probes, heap)
 
 
 def _sweep_entries(
@@ -284,16 +297,19 @@ def _sweep_entries(
     at: np.ndarray,
     numbers: np.ndarray,
     texts: np.ndarray,
-) -> None:
-    """Write what bags give from the state that serving would have held at each query."""
+) -> np.ndarray:
+    """Write what bags give from the state that serving would have held at each query; returns the heap with the lists."""
     bags: EntryLayout = layout.entries  # type: ignore[assignment]
+    heaps = []
     for row, code in enumerate(codes.tolist()):
         states = fold(layout, events.take(np.flatnonzero((events.codes == code) & (available <= ordinal[row]))))
         offsets = states.offsets[code : code + 2] if code < len(events.keys) else np.zeros(2, np.int64)
         one = slice(row, row + 1)
         found = np.ascontiguousarray(numbers[one])
-        of_states(layout, bags, states.data, offsets, at[one], found, texts[one])
+        heap = of_states(layout, bags, states.data, offsets, at[one], found, texts[one])
         numbers[one] = found
+        heaps.append((np.array([row]), heap))
+    return together(heaps, texts, bags.references)
 
 
 def exact(
@@ -319,9 +335,10 @@ def exact(
         NO_LANES if requests is None else requests.reshape(-1), layout.ops, layout.windows, layout.features,
         layout.meta, numbers, texts,
     )  # fmt: skip
+    heap = None
     if layout.entries:
-        EntryHistory(layout, layout.entries, events, available, codes, ordinal, at).by_rule(numbers, texts)
-    return Values(layout, numbers, texts, probes)
+        heap = EntryHistory(layout, layout.entries, events, available, codes, ordinal, at).by_rule(numbers, texts)
+    return Values(layout, numbers, texts, probes, heap)
 
 
 def _plain(instants: np.ndarray) -> np.ndarray:

@@ -78,10 +78,11 @@ class Vector:
             if layout.text_widths or layout.combinations or layout.entries:
                 width, text = len(layout.outputs), sum(layout.text_widths)
                 asked = None if probes is None else probes[i]
+                heap = None
                 if layout.entries:
                     offsets = np.array(begins[mine.start : mine.stop + 1], np.int64)
-                    of_states(layout, layout.entries, data, offsets, at, numbers[mine], texts[mine])
-                found.append(Values(layout, numbers[mine, :width], texts[mine, :text], asked).columns)
+                    heap = of_states(layout, layout.entries, data, offsets, at, numbers[mine], texts[mine])
+                found.append(Values(layout, numbers[mine, :width], texts[mine, :text], asked, heap).columns)
             else:
                 found.append({name: numbers[mine, place] for name, place in self._numbers[i]})
         return found, early.reshape(len(self._layouts), rows) if any_early else None

@@ -64,7 +64,7 @@ def _with_lanes() -> list[Any]:
 
 
 def _with_entries() -> list[Any]:
-    from millstream import Count, DistinctCount, Entropy, Lag, Median, Mode
+    from millstream import Count, DistinctCount, Entropy, Lag, LastK, Median, Mode
 
     return [
         Count(),
@@ -75,6 +75,7 @@ def _with_entries() -> list[Any]:
         Mode("x"),
         Lag("x"),
         Lag("s", 2),
+        LastK("s"),
     ]
 
 

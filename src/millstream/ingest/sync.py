@@ -21,9 +21,10 @@ from millstream.buffer.parts import Assembly
 from millstream.buffer.reading import through
 from millstream.buffer.topics import feature_table, feature_topic
 from millstream.clock import Clock
-from millstream.definitions.data_types import ARROW_TYPES, INSTANT
+from millstream.definitions.data_types import ARROW_TYPES, INSTANT, arrow_type
 from millstream.definitions.feature_group import StreamFeatureGroup
 from millstream.definitions.group_version import GroupVersion
+from millstream.definitions.list_columns import Lists
 from millstream.errors import Fenced, LogError, StoreError
 from millstream.fold import States, decode_deltas, decode_key, fold, layout_of, merge, prepare, pruned, value
 from millstream.history.events import POSITIONS, History, positions_of
@@ -268,7 +269,9 @@ def _batched(keys: Sequence[bytes]) -> Iterator[list[bytes]]:
 
 
 def _column(values: np.ndarray, dtype: str) -> pa.Array:
-    kind = ARROW_TYPES[dtype]
+    kind = arrow_type(dtype)
+    if isinstance(values, Lists):
+        return values.to_arrow(kind)
     if values.dtype == object:
         return pa.array(values, pa.int64() if pa.types.is_timestamp(kind) else kind).cast(kind)
     missing = np.isnan(values)

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream.definitions.feature_group import BatchFeatureGroup
+from millstream.definitions.list_columns import Lists
 from millstream.definitions.source import EventStream, Table
 from millstream.definitions.whole_numbers import floats, of_arrow, put
 from millstream.engines.engine import FIRST
@@ -326,7 +327,9 @@ def _last_available(stated: pa.Table, at: np.ndarray) -> np.ndarray:
 
 
 def column_values(column: pa.ChunkedArray) -> np.ndarray:
-    """A captured column as views assemble it: float64 with NaN for null, strings as objects with None."""
+    """A captured column as views assemble it: float64 with NaN for null, strings as objects with None, or `Lists`."""
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        return Lists.of_arrow(column)  # type: ignore[return-value]
     if pa.types.is_string(column.type):
         return np.asarray(column.to_numpy(zero_copy_only=False), object)
     if pa.types.is_timestamp(column.type) or pa.types.is_integer(column.type):
@@ -344,6 +347,8 @@ def defaulted(values: np.ndarray, default: object) -> np.ndarray:
 
 def differs(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Where two columns are not the same bits (all nulls are one)."""
+    if isinstance(left, Lists) or isinstance(right, Lists):
+        return np.array([a != b for a, b in zip(left.tolist(), right.tolist(), strict=True)], bool)
     texts = any(isinstance(value, str) for one in (left, right) if one.dtype == object for value in one)
     if left.dtype != right.dtype and not texts:  # captures round a feature beyond 2**53, which they keep as float64
         left, right = floats(left), floats(right)

@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 from zlib import crc32
@@ -26,6 +27,7 @@ import msgspec
 
 from millstream.buffer.log import Batch
 from millstream.buffer.topics import capture_topic
+from millstream.definitions.schema import element_of
 from millstream.errors import CorruptState, DiskFull, Forked, LogError, MillstreamError
 from millstream.forks import forks
 from millstream.history.captures import FIXED
@@ -319,7 +321,20 @@ def _array(values: Sequence[Any], kind: str) -> pa.Array:
         return pa.array([bytes(value).decode() for value in values], pa.string())
     if kind == "timestamp":
         return pa.array(values, pa.int64()).cast(pa.timestamp("us", tz="UTC"))
+    if element := element_of(kind):
+        flat = [one for row in values if row is not None for one in row]
+        sizes = [None if row is None else len(row) for row in values]
+        return _listed(_array(flat, element), sizes)
     return pa.array(values, {"float64": pa.float64(), "int64": pa.int64(), "bool": pa.bool_()}.get(kind, pa.string()))
+
+
+def _listed(elements: pa.Array, sizes: Sequence[int | None]) -> pa.Array:
+    """Lists of so many elements each, null for None."""
+    import pyarrow as pa
+
+    offsets = pa.array([0, *accumulate(size or 0 for size in sizes)], pa.int32())
+    mask = pa.array([size is None for size in sizes], pa.bool_())
+    return pa.ListArray.from_arrays(offsets, elements, mask=mask)
 
 
 def _batches(table: pa.Table, largest: int) -> tuple[list[Batch], int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from millstream.definitions.schema import element_of
 from millstream.serve.request import RequestSchema
 
 if TYPE_CHECKING:
@@ -85,8 +86,13 @@ def openapi(
 
 
 def _object(types: Mapping[str, str], required: Iterable[str]) -> dict[str, Any]:
-    properties = {name: dict(_TYPES[kind]) for name, kind in types.items()}
+    properties = {name: _type(kind) for name, kind in types.items()}
     return {"type": "object", "properties": properties, "required": sorted(required)}
+
+
+def _type(kind: str) -> dict[str, Any]:
+    element = element_of(kind)
+    return dict(_TYPES[kind]) if element is None else {"type": ["array", "null"], "items": _type(element)}
 
 
 def _row(schema: RequestSchema) -> dict[str, Any]:

@@ -68,9 +68,9 @@ class Read:
 class _Lookup:
     """One read of a group.
 
-    `key` is the place of its keys among the reader's, `columns` are the features taken from it with their names in the
-    view, `absent` the columns whose features its version does not have, `probes` the request fields that it reads,
-    `rows` makes the request one more of its events, where it counts as one. `null` are the facts of a null key.
+    `key` is the place of its keys among the reader's, `columns` are those of the view that are taken from it, `absent`
+    those whose features its version does not have, `probes` the request fields that it reads, `rows` makes the request
+    one more of its events, where it counts as one. `null` are the facts of a null key.
     """
 
     name: str
@@ -79,7 +79,7 @@ class _Lookup:
     states: str
     null: GroupFacts
     key: int
-    columns: tuple[tuple[str, str], ...]
+    columns: tuple[ViewColumn, ...]
     absent: tuple[ViewColumn, ...]
     folded: bool
     schema: Mapping[str, str]
@@ -290,8 +290,8 @@ def _lookups(view: FeatureView, versions: Mapping[str, GroupVersion], keys: list
             keys.append(key)
         folded = bool(getattr(version.group, "columns", ()))
         schema = dict(version.schema)
-        columns = tuple((column.feature, column.column) for column in read.columns if column.feature in schema)
-        absent = tuple(column for column in read.columns if column.feature not in schema)
+        columns = tuple(column for column in read.columns if column.is_in(schema))
+        absent = tuple(column for column in read.columns if not column.is_in(schema))
         lookups.append(
             _Lookup(
                 read.name,
@@ -352,10 +352,10 @@ def _take(
 ) -> None:
     """Add a lookup's features and facts, with null where the store gave nothing to value."""
     facts[lookup.name] = found.facts
-    for feature, name in lookup.columns:
-        raw[name] = columns[feature]
+    for one in lookup.columns:
+        raw[one.column] = column = one.of(columns[one.feature])
         if found.failed:
-            raw[name] = column = columns[feature].copy()
+            raw[one.column] = column = column.copy()
             column[found.failed] = None if column.dtype == object else np.nan
     for absent in lookup.absent:
         raw[absent.column] = absent.nulls(len(found.facts))

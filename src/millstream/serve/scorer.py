@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from millstream.definitions.schema import element_of
 from millstream.definitions.serialise import revision_of
 from millstream.definitions.whole_numbers import floats
 from millstream.errors import ServeError
@@ -73,12 +74,13 @@ class Scorer:
         self._clock = clock
         declared = self.schema.types
         columns = [name for name in view.columns if name not in declared]
-        kinds = {name: "string" if view.dtypes[name] == "string" else "float64" for name in columns}
+        kept = {name for name in columns if view.dtypes[name] == "string" or element_of(view.dtypes[name])}
+        kinds = {name: view.dtypes[name] if name in kept else "float64" for name in columns}
         captured = (*declared.items(), *((name, kinds[name]) for name in columns))
         self.shape = CaptureShape(model.name, str(loaded.version), view.name, revision_of(model.view), captured)
         self.counter = f'scored{{model="{model.name}",version="{loaded.version}"}}'
         self._fields, self._columns = tuple(declared), tuple(columns)
-        self._strings = frozenset(name for name, kind in kinds.items() if kind == "string")
+        self._kept = frozenset(kept)
 
     def score(self, rows: Sequence[Mapping[str, Any]]) -> list[Scored]:
         """Return the scores of rows, in order; a row's `at` is now unless it says.
@@ -118,7 +120,7 @@ class Scorer:
 
     def _captured(self, name: str, column: np.ndarray) -> np.ndarray:
         """A column as captures keep it: numbers are float64, so that a feature may become another kind of number."""
-        return floats(column) if column.dtype == object and name not in self._strings else column
+        return floats(column) if column.dtype == object and name not in self._kept else column
 
     def capture(self, request_id: str, scored: Scored) -> list[Any]:
         """Return a scored row as a row for the capture journal, of this scorer's `shape`."""

@@ -17,6 +17,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from millstream.clock import to_datetime
+from millstream.definitions.data_types import arrow_type
+from millstream.definitions.list_columns import Lists
+from millstream.definitions.schema import element_of
 from millstream.engines.engine import FIRST, LAST
 from millstream.errors import TrainingError, nearest
 
@@ -136,6 +139,8 @@ def typed(values: NDArray[Any], kind: str) -> pa.Array:
     >>> typed(np.array([67.0, np.nan]), "int64").to_pylist()
     [67, None]
     """
+    if isinstance(values, Lists):
+        return values.to_arrow(arrow_type(kind))
     if values.dtype == object:
         if kind == "timestamp":
             return pa.array(values, pa.int64()).cast(pa.timestamp("us", "UTC"))
@@ -153,7 +158,7 @@ def typed(values: NDArray[Any], kind: str) -> pa.Array:
     return floats
 
 
-def typed_value(value: float | int | str | None, kind: str) -> Any:
+def typed_value(value: float | int | str | list[Any] | None, kind: str) -> Any:
     """Return one value of a view's column as its declared type: `typed` for a single row, at a tenth of its cost.
 
     >>> typed_value(67.0, "int64"), typed_value(1.5, "int64"), typed_value(float("nan"), "int64")
@@ -161,6 +166,9 @@ def typed_value(value: float | int | str | None, kind: str) -> Any:
     """
     if value is None or isinstance(value, str):
         return value
+    if isinstance(value, list):
+        element = element_of(kind) or ""
+        return [typed_value(one, element) for one in value] if element == "timestamp" else value
     if value != value:
         return None
     if isinstance(value, int):  # beyond 2**53, see `millstream.definitions.whole_numbers`

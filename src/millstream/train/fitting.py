@@ -108,7 +108,7 @@ def adopt(
         TrainingError: a string column without its dictionary, a model of other columns, or one that is damaged: it is
             loaded by a process apart first, so that a file which makes its library crash ends nothing else.
     """
-    dtypes = model.view.dtypes
+    dtypes = model.view.inputs
     given = {name: tuple(words) for name, words in (dictionaries or {}).items()}
     for name, dtype in dtypes.items():
         if dtype == "string" and name not in given:

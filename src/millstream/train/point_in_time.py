@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from millstream.buffer.codec.types import from_arrow
 from millstream.definitions.feature_group import BatchFeatureGroup
-from millstream.definitions.feature_view import FeatureView, GroupRead
+from millstream.definitions.feature_view import FeatureView, GroupRead, ViewColumn
 from millstream.definitions.group_version import Group
+from millstream.definitions.list_columns import Lists
 from millstream.definitions.source import Source
 from millstream.definitions.whole_numbers import of_arrow
 from millstream.engines.engine import FIRST
@@ -89,10 +90,13 @@ def join(view: FeatureView, examples: pa.Table, past: Past) -> pa.Table:
 
 def columns_of(read: GroupRead, features: Mapping[str, NDArray[Any]], rows: int) -> Columns:
     """Return the view's columns of one read of a group; a feature that its version does not have is null."""
-    return {
-        column.column: features[column.feature] if column.feature in features else column.nulls(rows)
-        for column in read.columns
-    }
+
+    def of(column: ViewColumn) -> NDArray[Any]:
+        values = features.get(column.feature)
+        there = values is not None and (not column.element or isinstance(values, Lists))
+        return column.of(values) if there else column.nulls(rows)
+
+    return {column.column: of(column) for column in read.columns}
 
 
 def union(pieces: Sequence[Prepared]) -> Prepared:

@@ -146,7 +146,7 @@ def training_set(
     columns = _labelled(model.label, examples, labels.filter(pc.less_equal(labels["_arrival"], now)), now)
     for name, column in columns.items():
         joined = joined.append_column(name, column)
-    return TrainingSet(joined, model.name, dict(view.dtypes), now, past.read)
+    return TrainingSet(joined, model.name, dict(view.inputs), now, past.read)
 
 
 def _resolved(view: FeatureView, past: Stored) -> FeatureView:

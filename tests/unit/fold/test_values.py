@@ -82,9 +82,28 @@ def test_few_values_give_what_numpy_pandas_and_scipy_say(events: pd.DataFrame) -
     assert (found["s_lag_60"], found["s_lag_61"]) == (events.s.iloc[0], None)
 
 
+def test_lists_are_what_pandas_says(events: pd.DataFrame) -> None:
+    found = computed(
+        group(
+            ms.LastK("x"), ms.LastK("n", k=7), ms.LastK("s", k=60), ms.LastK("ok", k=1_000), ms.LastK("at", k=2),
+            ms.LastK("x", k=2, where="x < 20", name="small"),
+        ),
+        events,
+    )  # fmt: skip
+    newest = events[::-1]
+    assert found["x_last_5"] == newest.x[:5].tolist()
+    assert found["n_last_7"] == newest.n[:7].tolist()
+    assert found["s_last_60"] == newest.s.tolist()
+    assert found["ok_last_1000"] == newest.ok.tolist()
+    assert [one.timestamp() for one in found["at_last_2"]] == [START / SECOND + 5.9, START / SECOND + 5.8]
+    assert found["small"] == newest.x[newest.x < 20][:2].tolist()
+
+
 def test_nothing_and_nulls() -> None:
-    features = [ms.DistinctCount("x"), ms.Median("x"), ms.Entropy("s"), ms.Mode("s"), ms.Lag("n")]
-    empty = {"x_distinct_count": 0, "x_median": None, "s_entropy": None, "s_mode": None, "n_lag_1": None}
+    features = [ms.DistinctCount("x"), ms.Median("x"), ms.Entropy("s"), ms.Mode("s"), ms.Lag("n"), ms.LastK("s")]
+    empty = {
+        "x_distinct_count": 0, "x_median": None, "s_entropy": None, "s_mode": None, "n_lag_1": None, "s_last_5": [],
+    }  # fmt: skip
     for events in (pd.DataFrame({"x": [], "n": [], "s": []}), pd.DataFrame({"x": [np.nan, -np.inf], "s": [None] * 2})):
         found = computed(group(*features), events)
         assert {name: found[name] for name in empty} == empty
@@ -196,6 +215,7 @@ def test_long_strings_come_back_whole(size: int) -> None:
         (lambda: ms.Quantile("x", q=95), "shares from 0 to 1"),
         (lambda: ms.Quantile("x", q=[]), "at least one share"),
         (lambda: ms.Lag("x", 0), "a whole number from 1 to 1000"),
+        (lambda: ms.LastK("x", k=1_001), "a whole number from 1 to 1000"),
         (lambda: ms.Mode("x", categories=0), "a whole number from 1 to 65536"),
         (lambda: group(ms.Median("s")), "has type string"),
         (lambda: group(ms.Quantile("ok", q=0.5)), "has type bool"),

@@ -13,6 +13,7 @@ import pytest
 
 import millstream as ms
 from millstream.clock import FileClock, to_micros
+from millstream.definitions.schema import element_of
 from millstream.serve.server import Service
 
 user = ms.Entity("user", keys={"user_id": "int64"})
@@ -26,7 +27,7 @@ seen = ms.StreamFeatureGroup(
     "seen", entity=user, source=visits,
     features=[
         ms.Count(over="24h"), ms.Sum("spent"), ms.Last("page"), ms.Max("order"), ms.Min("new"), ms.Min("page"),
-        ms.ArgMax("at", by="spent"),
+        ms.ArgMax("at", by="spent"), ms.LastK("order", k=2), ms.LastK("at", k=1),
     ],
 )  # fmt: skip
 account = ms.BatchFeatureGroup(
@@ -56,6 +57,8 @@ KNOWN = {
     "seen__new_min": False,
     "seen__page_min": "home",
     "seen__at_spent_arg_max": datetime(2025, 12, 1, 11, tzinfo=UTC),
+    "seen__order_last_2": [2**53 + 1, 2**53 + 1],
+    "seen__at_last_1": [datetime(2026, 1, 1, 11, tzinfo=UTC)],
     "account__paid": True,
     "account__since": SINCE,
     "account__points": -3,
@@ -63,6 +66,7 @@ KNOWN = {
     "half": 1,
 }
 UNKNOWN = dict.fromkeys(KNOWN) | {"seen__count_24h": 0, "seen__spent_sum": 0.0, "often": False, "half": 0}
+UNKNOWN |= {name: [] for name in KNOWN if "last_" in name}
 NOON = "2026-01-01T12:00:00Z"
 
 
@@ -109,6 +113,13 @@ def asked(project: ms.Project, path: str) -> Any:
     return answer.json()
 
 
+def as_json(value: Any) -> Any:
+    """A value as JSON has it."""
+    if isinstance(value, list):
+        return [as_json(one) for one in value]
+    return value.isoformat().replace("+00:00", "Z") if isinstance(value, datetime) else value
+
+
 def same(found: Any, wanted: Any) -> bool:
     """Equal, and of the same type: 1 is neither 1.0 nor true."""
     return type(found) is type(wanted) and found == wanted
@@ -126,7 +137,7 @@ def test_project_features_have_their_types(project: ms.Project) -> None:
 @pytest.mark.parametrize(("query", "wanted"), [("user_id=1&limit=5&member=false", KNOWN), ("user_id=2", UNKNOWN)])
 def test_features_over_http_have_their_types(project: ms.Project, query: str, wanted: dict[str, Any]) -> None:
     found = asked(project, f"/v1/views/seen/features?{query}&at={NOON}")["features"]
-    told = {n: v.isoformat().replace("+00:00", "Z") if isinstance(v, datetime) else v for n, v in wanted.items()}
+    told = {name: as_json(value) for name, value in wanted.items()}
     assert list(found) == list(view.columns)
     assert {n: (found[n], v) for n, v in told.items() if not same(found[n], v)} == {}
 
@@ -143,4 +154,8 @@ def test_openapi_declares_what_is_answered(project: ms.Project) -> None:
     json_types = {"int64": "integer", "float64": "number", "string": "string", "bool": "boolean", "timestamp": "string"}
     assert declared["required"] == sorted(view.columns)
     for name, kind in view.dtypes.items():
-        assert {json_types[kind], "null"} <= set(declared["properties"][name]["type"])
+        told = declared["properties"][name]
+        if (element := element_of(kind)) is not None:
+            assert {"array", "null"} == set(told["type"])
+            told, kind = told["items"], element
+        assert {json_types[kind], "null"} <= set(told["type"])

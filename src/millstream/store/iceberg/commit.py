@@ -207,13 +207,21 @@ def _aligned(table: str, rows: pa.Table, schema: pa.Schema) -> pa.Table:
             columns.append(pa.nulls(rows.num_rows, column.type))
             continue
         given = rows.column(column.name)
-        if _kind(given.type) not in _FITS.get(_kind(column.type), ()) and given.type != column.type:
+        if not _fits(given.type, column.type):
             raise StoreError(
                 f"Offline table '{table}': column '{column.name}' was given {given.type}; expected {column.type}.",
                 "write it under another name, or convert it first.",
             )
         columns.append(given.cast(column.type))
     return pa.table(columns, names=schema.names)
+
+
+def _fits(given: pa.DataType, kept: pa.DataType) -> bool:
+    """Whether values of a type can be kept in a column of another; lists, where their elements can."""
+    lists = [pa.types.is_list(kind) or pa.types.is_large_list(kind) for kind in (given, kept)]
+    if all(lists):
+        return _fits(given.value_type, kept.value_type)
+    return given == kept or _kind(given) in _FITS.get(_kind(kept), ())
 
 
 def _kind(kind: pa.DataType) -> str:

@@ -1,0 +1,147 @@
+"""Columns of lists as views carry them: the elements of all rows in one Arrow array, and where each row's begin.
+
+They take the place of an array of objects: rows are picked, made null and read by the same words, as lists of Python's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from millstream.definitions.whole_numbers import WHOLE, of_arrow
+
+_OBJECT = np.dtype(object)
+
+
+class Lists:
+    """A column of lists, of which a row may be null; no element is.
+
+    Args:
+        offsets: where each row's elements begin (int64), and where the last row's end.
+        elements: those of all rows, whole numbers and instants (µs) as int64.
+        there: which rows are not null; None: none is.
+
+    >>> lists = Lists(np.array([0, 2, 2]), pa.array([1.5, 2.5]))
+    >>> lists.tolist(), lists[np.array([1])].tolist(), lists.item(0)
+    ([[1.5, 2.5], []], [[]], [1.5, 2.5])
+    """
+
+    dtype = _OBJECT
+
+    def __init__(self, offsets: NDArray[np.int64], elements: pa.Array, there: NDArray[np.bool_] | None = None) -> None:
+        self._offsets, self._elements, self._there = offsets, elements, there
+
+    @classmethod
+    def nulls(cls, rows: int) -> Lists:
+        """Return as many rows of null."""
+        return cls(np.zeros(rows + 1, np.int64), pa.nulls(0), np.zeros(rows, np.bool_))
+
+    @classmethod
+    def of_values(cls, lists: Sequence[Sequence[Any] | None], kind: str) -> Lists:
+        """Return lists of numbers, instants (µs) or truths of a type as a view carries them; None is null."""
+        kinds = {"float64": pa.float64(), "bool": pa.bool_()}
+        return cls.of_arrow(pa.array(lists, pa.list_(kinds.get(kind, pa.int64()))))
+
+    @classmethod
+    def of_arrow(cls, column: pa.Array | pa.ChunkedArray) -> Lists:
+        """Return a column of Arrow's lists as a view carries it."""
+        column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+        there = np.asarray(column.is_valid()).astype(np.bool_) if column.null_count else None
+        sizes = np.asarray(column.value_lengths().fill_null(0)).astype(np.int64)
+        elements = column.flatten()
+        if pa.types.is_timestamp(elements.type):
+            elements = elements.cast(pa.int64())
+        return cls(np.concatenate([[0], np.cumsum(sizes)]), elements, there)
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __iter__(self) -> Iterator[list[Any] | None]:
+        return iter(self.tolist())
+
+    def __getitem__(self, rows: Any) -> Any:
+        """Return the list of one row, or the rows at some places, or those that a mask says."""
+        if isinstance(rows, int | np.integer):
+            return self.item(int(rows))
+        if isinstance(rows, slice):
+            rows = np.arange(len(self))[rows]
+        places = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
+        sizes = np.diff(self._offsets)[places]
+        offsets = np.concatenate([[0], np.cumsum(sizes)])
+        within = np.arange(offsets[-1]) + np.repeat(self._offsets[:-1][places] - offsets[:-1], sizes)
+        there = None if self._there is None else self._there[places]
+        return Lists(offsets, self._elements.take(pa.array(within)), there)
+
+    def __setitem__(self, places: Any, lists: Lists | None) -> None:
+        """Put other lists at some places, or make these null."""
+        if lists is not None:
+            order = np.arange(len(self))
+            order[places] = len(self) + np.arange(len(lists))
+            both = self._and(lists)[order]
+            self._offsets, self._elements, self._there = both._offsets, both._elements, both._there
+            return
+        if self._there is None:
+            self._there = np.ones(len(self), np.bool_)
+        self._there[places] = False
+
+    def _and(self, others: Lists) -> Lists:
+        """These rows, and then others."""
+        both = (self, others)
+        kind = next((one._elements.type for one in both if len(one._elements)), self._elements.type)
+        elements = pa.concat_arrays([one._elements.cast(kind) for one in both])
+        there = np.concatenate([np.ones(len(one), np.bool_) if one._there is None else one._there for one in both])
+        return Lists(np.concatenate([self._offsets, self._offsets[-1] + others._offsets[1:]]), elements, there)
+
+    def copy(self) -> Lists:
+        """Return a column whose rows can be made null without a change of this one."""
+        return Lists(self._offsets, self._elements, None if self._there is None else self._there.copy())
+
+    def item(self, row: int = 0) -> list[Any] | None:
+        """Return the list of one row, None for null."""
+        if self._there is not None and not self._there[row]:
+            return None
+        first, last = self._offsets[row : row + 2].tolist()
+        found: list[Any] = self._elements.slice(first, last - first).to_pylist()
+        return found
+
+    def tolist(self) -> list[list[Any] | None]:
+        """Return every row's list, None for null."""
+        elements, cuts = self._elements.to_pylist(), self._offsets.tolist()
+        lists: list[list[Any] | None] = [elements[a:b] for a, b in pairwise(cuts)]
+        if self._there is not None:
+            for row in np.flatnonzero(~self._there).tolist():
+                lists[row] = None
+        return lists
+
+    def arrays(self) -> list[NDArray[Any] | None]:
+        """Return every row's numbers as an array, None for null."""
+        elements = self._elements.to_numpy(zero_copy_only=False)
+        cuts = self._offsets.tolist()
+        there = [True] * len(self) if self._there is None else self._there.tolist()
+        rows = zip(cuts[:-1], cuts[1:], there, strict=True)
+        return [elements[first:last] if known else None for first, last, known in rows]
+
+    def nth(self, place: int, kind: str) -> NDArray[Any]:
+        """Return each row's element at a place, counted from 0, as a view carries a column of its type; null without."""
+        starts = self._offsets[:-1] + place
+        missing = starts >= self._offsets[1:]
+        if self._there is not None:
+            missing |= ~self._there
+        if missing.all():
+            return np.full(len(self), None if kind == "string" else np.nan, object if kind == "string" else np.float64)
+        found = self._elements.take(pa.array(starts, mask=missing))
+        if kind in WHOLE:
+            return of_arrow(found)
+        found = found.cast(pa.int8()) if kind == "bool" else found
+        return np.array(found.to_numpy(zero_copy_only=False), object if kind == "string" else np.float64)
+
+    def to_arrow(self, kind: pa.ListType) -> pa.Array:
+        """Return the column as Arrow's lists of a type."""
+        mask = None if self._there is None else pa.array(~self._there)
+        offsets = pa.array(self._offsets.astype(np.int32))
+        return pa.ListArray.from_arrays(offsets, self._elements.cast(kind.value_type), type=kind, mask=mask)

@@ -1,0 +1,64 @@
+"""Lists among what the kernels give: the heaps they are written into, and the columns they are read from.
+
+A heap is int64 lanes: first how many are used, then lists, each a count and the lanes of so many elements. A row refers to
+its list by where that begins: 0 is the empty list, which is written nowhere, and -1 is null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numba import njit
+
+from millstream.definitions.list_columns import Lists
+from millstream.fold.ordered import arrow_of
+
+
+def new_heap() -> np.ndarray:
+    """A heap without lists."""
+    return np.ones(1, np.int64)
+
+
+def together(parts: Sequence[tuple[np.ndarray, np.ndarray]], texts: np.ndarray, places: Sequence[int]) -> np.ndarray:
+    """Put heaps together into one that rows refer to instead.
+
+    Args:
+        parts: for each heap the rows that refer to it.
+        texts: the lanes of all rows, changed in place.
+        places: the lanes that hold such references.
+    """
+    used = [(rows, heap) for rows, heap in parts if heap[0] > 1]
+    if len(used) < 2:
+        return used[0][1] if used else new_heap()
+    out = np.empty(1 + sum(int(heap[0]) - 1 for _, heap in used), np.int64)
+    end = 1
+    for rows, heap in used:
+        out[end : end + heap[0] - 1] = heap[1 : heap[0]]
+        for place in places:
+            refs = texts[rows, place]
+            texts[rows, place] = np.where(refs > 0, refs + (end - 1), refs)
+        end += int(heap[0]) - 1
+    out[0] = end
+    return out
+
+
+def lists_of(kind: str, width: int, heap: np.ndarray, refs: np.ndarray) -> Lists:
+    """Return a column of lists whose elements are of a type and have so many lanes, by where each row's begins."""
+    counts = np.where(refs > 0, heap[np.maximum(refs, 0)], 0)
+    offsets = np.zeros(len(refs) + 1, np.int64)
+    np.cumsum(counts, out=offsets[1:])
+    lanes = np.empty((int(offsets[-1]), width), np.int64)
+    _take(heap, np.ascontiguousarray(refs), offsets, lanes)
+    nulls = refs < 0
+    return Lists(offsets, arrow_of(kind, lanes), ~nulls if nulls.any() else None)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def _take(heap, refs, offsets, out):  # type: ignore[no-untyped-def]
+    for i in range(refs.size):
+        place = refs[i] + 1
+        for j in range(offsets[i], offsets[i + 1]):
+            for lane in range(out.shape[1]):
+                out[j, lane] = heap[place]
+                place += 1
