@@ -1,8 +1,9 @@
 """A key of any type finds the same history on every path: in `ms.compute`, online, in training, history and `verify`."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pyarrow as pa
 import pytest
@@ -13,6 +14,9 @@ NOW = datetime.now(UTC).replace(microsecond=0)
 #: By type: keys that have events, and one that has none.
 KEYS: dict[str, list[Any]] = {
     "bool": [False, True, None],
+    "date": [date(1, 1, 1), date(1969, 12, 31), date(1970, 1, 1), date(9999, 12, 31), date(2024, 2, 29)],
+    "uuid": [UUID(int=0), UUID(int=2**128 - 1), UUID(int=2**127), UUID(int=2**64), UUID(int=7)],
+    "bytes": [b"", b"\0", b"\0" * 16, b"\xff" * 17, b"ab"],
 }
 
 

@@ -2,9 +2,10 @@
 
 import itertools
 import math
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pandas as pd
@@ -14,15 +15,31 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import millstream as ms
+from millstream.buffer.codec.values import fit
+from millstream.definitions.data_types import ARROW_TYPES
 
 KEY = ms.Entity("key", keys={"k": "int64"})
 PAIR = ms.Entity("pair", keys={"k": "int64", "s": "string"})
-SCHEMA = {"id": "int64", "k": "int64", "x": "float64", "n": "int64", "s": "string", "b": "bool", "at": "timestamp"}
+SCHEMA = {
+    "id": "int64",
+    "k": "int64",
+    "x": "float64",
+    "n": "int64",
+    "s": "string",
+    "b": "bool",
+    "d": "date",
+    "u": "uuid",
+    "raw": "bytes",
+    "at": "timestamp",
+}
 BIG = 2**53 + 1
 NUMBERS = [0.0, -0.0, 1.5, -2.25, 3, 1e-9, 1e14, math.nan, math.inf, -math.inf, None, Decimal("2.5")]
 WHOLES = [0, 7, -7, BIG, -BIG, 2**63 - 1, -(2**63), 7.0, Decimal(8), None, math.nan]
 TEXTS = ["", "de", "é😀", "x" * 39, None, math.nan]
 TRUTHS = [True, False, None]
+DAYS = [date(1, 1, 1), date(1969, 12, 31), datetime(2024, 2, 29), date(9999, 12, 31), "2024-02-29", None, math.nan]
+IDS = [UUID(int=0), UUID(int=2**128 - 1), str(UUID(int=2**127)).upper(), UUID(int=7).hex, None, math.nan]
+BYTES = [b"", b"\0", b"\0\0", b"\xff" * 39, None]
 KEYS = [1, 2, 2.0, Decimal(2), 2**63 - 1, None, math.nan]
 SPANS = ["10m", "1h", "30d", None]
 BEGINS = [
@@ -44,11 +61,25 @@ def aggregations() -> st.SearchStrategy[list[ms.Count]]:
         ),
         st.tuples(
             st.sampled_from([ms.First, ms.Last, ms.Min, ms.Max]),
-            st.sampled_from([("x",), ("s",), ("b",), ("n",), ("at",), ("upper(s)",)]),
+            st.sampled_from(
+                [("x",), ("s",), ("b",), ("n",), ("at",), ("upper(s)",), ("d",), ("u",), ("raw",), ("d - 1",)]
+            ),
         ),
         st.tuples(
             st.sampled_from([ms.ArgMin, ms.ArgMax]),
-            st.sampled_from([("n", "x"), ("s", "n"), ("x", "s"), ("at", "b"), ("b", "at"), ("abs(x)", "upper(s)")]),
+            st.sampled_from(
+                [
+                    ("n", "x"),
+                    ("s", "n"),
+                    ("x", "s"),
+                    ("at", "b"),
+                    ("b", "at"),
+                    ("abs(x)", "upper(s)"),
+                    ("u", "d"),
+                    ("raw", "u"),
+                    ("d", "raw"),
+                ]
+            ),
         ),
         st.tuples(st.just(ms.Count), st.sampled_from([(), ("x",), ("n",), ("s",)])),
         st.tuples(st.sampled_from([ms.TimeSince, ms.Age]), st.just(())),
@@ -56,13 +87,16 @@ def aggregations() -> st.SearchStrategy[list[ms.Count]]:
             st.sampled_from([ms.Skewness, ms.Kurtosis, ms.GeometricMean]), st.sampled_from([("x",), ("abs(x)",)])
         ),
         st.tuples(
-            st.sampled_from([ms.DistinctCount, ms.Lag, ms.Mode]), st.sampled_from([("x",), ("n",), ("s",), ("b",)])
+            st.sampled_from([ms.DistinctCount, ms.Lag, ms.Mode]),
+            st.sampled_from([("x",), ("n",), ("s",), ("b",), ("d",), ("u",)]),
         ),
         st.tuples(st.just(ms.Median), st.sampled_from([("x",), ("abs(x)",)])),
-        st.tuples(st.just(ms.Entropy), st.sampled_from([("n",), ("s",), ("b",), ("upper(s)",)])),
+        st.tuples(st.just(ms.Entropy), st.sampled_from([("n",), ("s",), ("b",), ("upper(s)",), ("u",)])),
         st.tuples(st.sampled_from([ms.Covariance, ms.Correlation]), st.sampled_from([("x", "abs(x) / 3"), ("b", "x")])),
     )
-    wheres = st.sampled_from([None, "x > 0", "x is null", "n is not null", "b", "s <> ''", "abs(n % 7) = 0"])
+    wheres = st.sampled_from(
+        [None, "x > 0", "x is null", "n is not null", "b", "s <> ''", "abs(n % 7) = 0", "d > date '1970-01-01'"]
+    )
     one = st.tuples(kinds, st.sampled_from(SPANS), wheres).map(lambda drawn: (*drawn[0], *drawn[1:]))
     return st.lists(one, min_size=1, max_size=6).map(named)
 
@@ -75,6 +109,9 @@ def rows() -> st.SearchStrategy[list[dict[str, Any]]]:
             "n": st.sampled_from(WHOLES),
             "s": st.sampled_from(TEXTS),
             "b": st.sampled_from(TRUTHS),
+            "d": st.sampled_from(DAYS),
+            "u": st.sampled_from(IDS),
+            "raw": st.sampled_from(BYTES),
             "at": st.integers(0, 90 * 60_000_000),
         }
     )
@@ -94,6 +131,9 @@ def as_arrow(table: list[dict[str, Any]], schema: dict[str, str] = SCHEMA) -> pa
             plain = [None if value is None else Decimal(int(value)) for value in plain]
         if name == "x":
             plain = [None if value is None else float(value) for value in plain]
+        if kind in ("date", "uuid", "bytes"):
+            columns[name] = pa.array([fit(value, kind) for value in values], ARROW_TYPES[kind])
+            continue
         if kind == "timestamp":
             plain = [np.datetime64(value.replace(tzinfo=None), "us") for value in values]
         columns[name] = pa.array(plain, kinds.get(name), from_pandas=False)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ WITHIN = HOUR
 STREAM = ms.EventStream(
     "events", time="at", available="seen", deduplicate="id", within="1h", retention="2h",
     schema={"id": "string", "k": "int64", "x": "float64", "y": "float64", "s": "string", "ok": "bool", "n": "int64",
-            "at": "timestamp", "seen": "timestamp"},
+            "d": "date", "u": "uuid", "b": "bytes", "at": "timestamp", "seen": "timestamp"},
 )  # fmt: skip
 ASKS = ms.EventStream("asks", time="at", schema={"ask": "string", "k": "int64", "at": "timestamp"})
 OUTCOMES = ms.EventStream("outcomes", time="at", schema={"ask": "string", "y": "bool", "at": "timestamp"})
@@ -92,7 +92,7 @@ def deliveries(draw: Any) -> list[Sent]:
         again = draw(st.sampled_from(sent))
         later = again.event.arrival + draw(st.sampled_from([0, 1, MINUTE, WITHIN, WITHIN + 1, DAY]))
         event = again.event
-        sent.append(Sent(again.id, Event(event.k, event.time, later, event.x, event.y, event.s, event.ok, event.n)))
+        sent.append(Sent(again.id, replace(event, arrival=later)))
     return sorted(sent, key=lambda one: one.event.arrival)
 
 
@@ -232,7 +232,8 @@ class Pipeline:
             self.landed.append(Sent(f"{one.id}/{partition}", one.event))
         rows = [
             {"id": one.id, "k": one.event.k, "x": one.event.x, "y": one.event.y, "s": one.event.s,
-             "ok": one.event.ok, "n": one.event.n, "at": one.event.time, "seen": one.event.arrival}
+             "ok": one.event.ok, "n": one.event.n, "d": one.event.d, "u": one.event.u, "b": one.event.b,
+             "at": one.event.time, "seen": one.event.arrival}
             for one in sent
         ]  # fmt: skip
         if as_table or any(float("inf") in (row["x"], row["y"]) for row in rows):
@@ -337,6 +338,9 @@ def history(sent: list[Sent]) -> pa.Table:
             "s": pa.array([one.event.s for one in rows], pa.string()),
             "ok": pa.array([one.event.ok for one in rows], pa.bool_()),
             "n": pa.array([one.event.n for one in rows], pa.int64()),
+            "d": pa.array([one.event.d for one in rows], pa.date32()),
+            "u": pa.array([one.event.u for one in rows], pa.uuid()),
+            "b": pa.array([one.event.b for one in rows], pa.binary()),
             "at": pa.array([one.event.time for one in rows], instant),
             "seen": pa.array([one.event.arrival for one in rows], instant),
         }

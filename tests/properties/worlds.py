@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date
 from functools import cache
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +29,9 @@ STREAM = ms.EventStream(
         "s": "string",
         "ok": "bool",
         "n": "int64",
+        "d": "date",
+        "u": "uuid",
+        "b": "bytes",
         "at": "timestamp",
     },
 )
@@ -57,6 +62,12 @@ def group_of(
                 ms.LastK("x", 2, name=f"last_x{tag}", **common), ms.LastK("s", 4, name=f"lasts_s{tag}", **common),
                 ms.LastK("n", 3, name=f"lasts_n{tag}", **common), ms.LastK("ok", name=f"lasts_ok{tag}", **common),
                 ms.LastK("at", 2, name=f"lasts_at{tag}", **common),
+                ms.LastK("u", 3, name=f"lasts_u{tag}", **common), ms.LastK("d", 2, name=f"lasts_d{tag}", **common),
+                ms.LastK("b", 2, name=f"lasts_b{tag}", **common),
+                ms.DistinctCount("u", name=f"ids{tag}", **common), ms.DistinctCount("d", name=f"days{tag}", **common),
+                ms.Mode("u", name=f"mode_u{tag}", **common), ms.Mode("d", name=f"mode_d{tag}", **common),
+                ms.Entropy("u", name=f"entropy_u{tag}", **common), ms.Lag("u", 2, name=f"second_u{tag}", **common),
+                ms.Lag("b", name=f"newest_b{tag}", **common), ms.Lag("d", 2, name=f"second_d{tag}", **common),
             ]  # fmt: skip
             continue
         features += [
@@ -71,6 +82,13 @@ def group_of(
             ms.Min("s", name=f"min_s{tag}", **common), ms.Max("s", name=f"max_s{tag}", **common),
             ms.Min("ok", name=f"min_ok{tag}", **common), ms.Last("ok", name=f"last_ok{tag}", **common),
             ms.Max("at", name=f"max_at{tag}", **common), ms.First("at", name=f"first_at{tag}", **common),
+            ms.Min("d", name=f"min_d{tag}", **common), ms.Last("d", name=f"last_d{tag}", **common),
+            ms.Min("u", name=f"min_u{tag}", **common), ms.Max("u", name=f"max_u{tag}", **common),
+            ms.First("u", name=f"first_u{tag}", **common), ms.Last("u", name=f"last_u{tag}", **common),
+            ms.Min("b", name=f"min_b{tag}", **common), ms.Max("b", name=f"max_b{tag}", **common),
+            ms.First("b", name=f"first_b{tag}", **common), ms.Last("b", name=f"last_b{tag}", **common),
+            ms.ArgMin("u", by="d", name=f"u_by_d{tag}", **common), ms.ArgMax("b", by="u", name=f"b_by_u{tag}", **common),
+            ms.ArgMin("d", by="b", name=f"d_by_b{tag}", **common), ms.ArgMin("b", by="x", name=f"b_by_x{tag}", **common),
             ms.ArgMin("n", by="x", name=f"n_by_x{tag}", **common), ms.ArgMax("n", by="s", name=f"n_by_s{tag}", **common),
             ms.ArgMin("s", by="n", name=f"s_by_n{tag}", **common), ms.ArgMax("x", by="ok", name=f"x_by_ok{tag}", **common),
             ms.ArgMin("x", by="s", name=f"x_by_s{tag}", **common), ms.ArgMax("s", by="at", name=f"s_by_at{tag}", **common),
@@ -113,6 +131,19 @@ wholes = st.one_of(
     st.integers(-(2**63), 2**63 - 1),
 )
 texts = st.one_of(st.none(), st.sampled_from(["", "DE", "FR", "é", "\U0001f600", "a" * 39, "a\0", "a"]))
+days = st.one_of(
+    st.none(),
+    st.sampled_from([date(1, 1, 1), date(1969, 12, 31), date(1970, 1, 1), date(2024, 2, 29), date(9999, 12, 31)]),
+)
+uuids = st.one_of(
+    st.none(),
+    st.sampled_from([0, 1, 2**63 - 1, 2**63, 2**64, 2**127 - 1, 2**127, 2**128 - 1]).map(
+        lambda number: UUID(int=number)
+    ),
+)
+raw = st.one_of(
+    st.none(), st.sampled_from([b"", b"\0", b"\0\0", b"\x7f", b"\x80", b"\xff" * 39, b"a" * 7, b"a" * 8, b"a" * 9])
+)
 units = st.sampled_from([1, SECOND // 2, SECOND, MINUTE, HOUR, DAY])
 lags = st.sampled_from([-2 * SECOND, -1, 0, 1, SECOND, 4 * SECOND, 10 * SECOND, HOUR, 2 * DAY, 40 * DAY])
 
@@ -129,6 +160,9 @@ class Event:
     s: str | None
     ok: bool | None
     n: int | None = None
+    d: date | None = None
+    u: UUID | None = None
+    b: bytes | None = None
 
 
 @st.composite
@@ -139,7 +173,7 @@ def event_lists(draw: Any, max_size: int = 40) -> list[Event]:
     one = st.builds(
         lambda k, n, unit2, late, *fields: Event(k, BASE + n * unit2, BASE + n * unit2 + late, *fields),
         st.integers(0, 2), st.integers(0, 30), st.sampled_from([unit, unit, SECOND]), lag, numbers, numbers, texts,
-        st.sampled_from([True, True, False, None]), wholes,
+        st.sampled_from([True, True, False, None]), wholes, days, uuids, raw,
     )  # fmt: skip
     events = draw(st.lists(one, max_size=max_size))
     return sorted(events, key=lambda e: e.arrival)
@@ -155,6 +189,9 @@ def prepared(group: Any, events: list[Event]) -> Prepared:
             "s": pa.array([e.s for e in events], pa.string()),
             "ok": pa.array([e.ok for e in events], pa.bool_()),
             "n": pa.array([e.n for e in events], pa.int64()),
+            "d": pa.array([e.d for e in events], pa.date32()),
+            "u": pa.array([e.u for e in events], pa.uuid()),
+            "b": pa.array([e.b for e in events], pa.binary()),
             "at": pa.array([e.time for e in events], pa.timestamp("us", "UTC")),
             "_arrival": np.array([e.arrival for e in events], np.int64),
             "_partition": np.zeros(len(events), np.int64),
@@ -172,7 +209,7 @@ def oracle_events(events: list[Event], key: int, available: dict[int, int] | Non
             e.time,
             e.arrival,
             e.arrival if available is None else available[i],
-            {"x": e.x, "y": e.y, "s": e.s, "ok": e.ok, "n": e.n, "at": e.time},
+            {"x": e.x, "y": e.y, "s": e.s, "ok": e.ok, "n": e.n, "d": e.d, "u": e.u, "b": e.b, "at": e.time},
         )
         for i, e in enumerate(events)
         if e.k == key
@@ -184,9 +221,10 @@ def same(got: dict[str, np.ndarray], row: int, expected: dict[str, Any]) -> list
     wrong = []
     for name, wanted in expected.items():
         found = got[name][row]
+        objects = (str, date, UUID, bytes)
         if isinstance(wanted, list):
             equal = repr(found) == repr([one + 0.0 if isinstance(one, float) else one for one in wanted])
-        elif isinstance(wanted, str) or isinstance(found, str) or found is None:
+        elif isinstance(wanted, objects) or isinstance(found, objects) or found is None:
             equal = found == wanted
         elif isinstance(wanted, int) and abs(wanted) > 2**53:
             equal = isinstance(found, int) and found == wanted

@@ -27,6 +27,7 @@ from millstream.buffer.embedded.environment import open_environment
 from millstream.buffer.embedded.gate import boot
 from millstream.buffer.log import Log
 from millstream.buffer.reading import position_since, through
+from millstream.definitions.data_types import comparable
 from millstream.definitions.source import EventStream
 from millstream.errors import CorruptLog
 
@@ -205,7 +206,7 @@ def _before(table: pa.Table, stream: EventStream) -> _Ints:
     before = np.full(len(table), _NEVER, np.int64)
     if stream.deduplicate is None or len(table) == 0:
         return before
-    encoded = table[stream.deduplicate].combine_chunks().dictionary_encode()
+    encoded = comparable(table[stream.deduplicate].combine_chunks()).dictionary_encode()
     codes = encoded.indices.fill_null(-1).to_numpy().astype(np.int64)
     groups = table["_partition"].to_numpy().astype(np.int64) * len(encoded.dictionary) + codes
     rows = np.flatnonzero(codes >= 0)
@@ -223,7 +224,7 @@ def _before(table: pa.Table, stream: EventStream) -> _Ints:
 def _remember(rows: lmdb.Transaction, prefix: bytes, stream: EventStream, table: pa.Table) -> _Ints:
     """Add a table's occurrences; return the newest append time of each row's id before the table, or `_NEVER`."""
     before = np.full(len(table), _NEVER, np.int64)
-    encoded = table[stream.deduplicate].combine_chunks().dictionary_encode()
+    encoded = comparable(table[stream.deduplicate].combine_chunks()).dictionary_encode()
     if len(encoded.dictionary) == 0:
         return before
     order = pc.sort_indices(encoded.dictionary).to_numpy()  # LMDB reads and writes neighbours several times faster
@@ -283,7 +284,7 @@ def _found(rows: lmdb.Transaction, keys: Sequence[bytes]) -> Iterator[tuple[byte
 def _keys(prefix: bytes, ids: pa.Array) -> list[bytes]:
     """The keys of ids, in their order."""
     prefix = b"i" + prefix
-    texts = pc.cast(pc.cast(ids, pa.string()), pa.binary())
+    texts = ids.cast(pa.binary()) if ids.type == pa.binary(16) else pc.cast(pc.cast(ids, pa.string()), pa.binary())
     if pc.max(pc.binary_length(texts)).as_py() <= _LONGEST_ID:
         return [prefix + text for text in texts.to_pylist()]
     short = (

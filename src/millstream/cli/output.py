@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
@@ -74,6 +75,8 @@ def plain(value: object) -> Any:
         return value if value == value and abs(value) != float("inf") else None
     if isinstance(value, datetime | date):
         return value.isoformat()
+    if isinstance(value, bytes):
+        return b64encode(value).decode()
     if isinstance(value, Iterable):
         return [plain(one) for one in value]
     item = getattr(value, "item", None)

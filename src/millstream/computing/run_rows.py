@@ -11,9 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream.buffer.codec.events import DeadLetter
+from millstream.buffer.codec.types import from_arrow
+from millstream.buffer.codec.values import TEXTS
 from millstream.computing.interval_runs import Result
 from millstream.computing.table_rows import payload, shown
-from millstream.definitions.data_types import ARROW_TYPES
+from millstream.definitions.data_types import ARROW_TYPES, comparable
 from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.errors import MillstreamError, PlanError, nearest
 from millstream.fold.instants import micros
@@ -92,7 +94,11 @@ def _kind(arrow: pa.DataType) -> str:
         return "int64"
     if pa.types.is_floating(arrow) or pa.types.is_decimal(arrow):
         return "float64"
-    return "timestamp" if pa.types.is_temporal(arrow) else "string"
+    if pa.types.is_temporal(arrow):
+        return "date" if pa.types.is_date(arrow) else "timestamp"
+    if pa.types.is_binary(arrow) or pa.types.is_large_binary(arrow):
+        return "bytes"
+    return "uuid" if arrow == pa.uuid() else "string"
 
 
 def _all(instant: int, rows: int) -> pa.Array:
@@ -122,6 +128,11 @@ def _cast(thing: str, result: pa.Table, name: str, kind: str, wrong: dict[int, s
         part = column.slice(first, size)
         if kind == "timestamp":
             return micros(part).cast(wanted)
+        if kind in TEXTS:
+            found, misfit = from_arrow(part.combine_chunks(), kind)
+            if misfit is not None and misfit.any():
+                raise pa.ArrowInvalid(f"a value is no {kind}")
+            return pa.chunked_array([found])
         if pa.types.is_floating(part.type):  # NaN is null: whole numbers with gaps are often written so
             part = pc.if_else(pc.is_nan(part), pa.scalar(None, part.type), part)
         return part.cast(wanted, safe=kind != "float64" or not pa.types.is_integer(part.type))
@@ -140,7 +151,8 @@ def _letter(group: BatchFeatureGroup, rows: pa.Table, row: int, reason: str, now
     return DeadLetter(group.sources[0].name, 0, row, reason, payload(rows, row), now)
 
 
-_SQL = {"int64": "bigint", "float64": "double", "string": "varchar", "bool": "boolean", "timestamp": "timestamptz"}
+_SQL = {"int64": "bigint", "float64": "double", "string": "varchar", "bool": "boolean", "timestamp": "timestamptz",
+        "date": "date", "uuid": "uuid", "bytes": "blob"}  # fmt: skip
 
 
 def _without(table: pa.Table, columns: list[str], reason: str, skipped: Counter[str]) -> pa.Table:
@@ -159,7 +171,7 @@ def _newest_known(table: pa.Table, types: Mapping[str, str], features: list[str]
     order = np.lexsort((available, times, codes))
     if not len(order) or not _same_as_before(codes[order], times[order], available[order]).any():
         return table
-    ranked = table.select([_RANK, *features])
+    ranked = pa.table({name: comparable(table[name]) for name in (_RANK, *features)})
     by = {"_code": codes, "_time": times, "_available": available}
     for name, values in by.items():
         ranked = ranked.append_column(name, pa.array(values))

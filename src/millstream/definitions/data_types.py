@@ -1,11 +1,22 @@
-"""What the types of columns are outside of definitions: in Arrow, and as Python's values in a row."""
+"""What the types of columns are outside of definitions: in Arrow, in a row of Python's, as text, and as views carry them."""
 
 from __future__ import annotations
 
+from base64 import b64encode
+from collections.abc import Iterable
+from datetime import date
+from typing import Any, TypeVar
+
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from millstream.definitions.schema import element_of
+from millstream.definitions.whole_numbers import objects, of_arrow
+from millstream.engines.uuid_texts import uuids_of_texts
 
+Column = TypeVar("Column", pa.Array, pa.ChunkedArray)
 INSTANT = pa.timestamp("us", tz="UTC")
 #: The Arrow type of each type that a column can have.
 ARROW_TYPES: dict[str, pa.DataType] = {
@@ -14,7 +25,12 @@ ARROW_TYPES: dict[str, pa.DataType] = {
     "string": pa.string(),
     "bool": pa.bool_(),
     "timestamp": INSTANT,
+    "date": pa.date32(),
+    "uuid": pa.uuid(),
+    "bytes": pa.binary(),
 }
+#: The day from which dates are counted, as Python counts days.
+EPOCH = date(1970, 1, 1).toordinal()
 
 
 def arrow_type(kind: str) -> pa.DataType:
@@ -25,3 +41,68 @@ def arrow_type(kind: str) -> pa.DataType:
     """
     element = element_of(kind)
     return ARROW_TYPES[kind] if element is None else pa.list_(arrow_type(element))
+
+
+def comparable(column: Column) -> Column:
+    """Return a column as Arrow's functions compare, sort and choose it: they know a UUID as its 16 bytes only.
+
+    >>> comparable(pa.nulls(1, pa.uuid())).type
+    FixedSizeBinaryType(fixed_size_binary[16])
+    """
+    return column.cast(pa.binary(16)) if column.type == pa.uuid() else column
+
+
+def where(condition: pa.Array, column: pa.Array, other: pa.Array | None = None) -> pa.Array:
+    """Return the values of a column where a condition holds, and those of another one (null unless given) elsewhere."""
+    kind = column.type
+    plain = comparable(column)
+    chosen = pc.if_else(condition, plain, pa.scalar(None, plain.type) if other is None else comparable(other))
+    return chosen.cast(kind) if chosen.type != kind else chosen
+
+
+def as_uuids(column: pa.Array) -> pa.Array:
+    """Return a column of UUIDs, whether it holds texts, 16 bytes or UUIDs."""
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        return uuids_of_texts(column)[0]
+    return column.cast(pa.binary(16)).cast(pa.uuid())
+
+
+def as_text(value: Any) -> str | None:
+    """Return a value that is no number as its text, as JSON has it: bytes in base64.
+
+    >>> as_text(b"hello"), as_text(date(2026, 1, 31))
+    ('aGVsbG8=', '2026-01-31')
+    """
+    if value is None or isinstance(value, str):
+        return value
+    return b64encode(value).decode() if isinstance(value, bytes) else str(value)
+
+
+def carried(column: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
+    """Return a column as views carry it: float64 with NaN for null, instants in µs; a list as `Lists`, what else
+    is no number as Python's values.
+
+    >>> carried(pa.array([True, None])).tolist(), carried(pa.array([date(2026, 1, 31), None])).tolist()
+    ([1.0, nan], [datetime.date(2026, 1, 31), None])
+    """
+    kind = column.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        from millstream.definitions.list_columns import Lists
+
+        return Lists.of_arrow(column)  # type: ignore[return-value]
+    if pa.types.is_string(kind):
+        return np.asarray(column.to_numpy(zero_copy_only=False), object)
+    if pa.types.is_date(kind) or pa.types.is_binary(kind) or kind == pa.uuid():
+        return objects(column.to_pylist())
+    if pa.types.is_timestamp(kind) or pa.types.is_integer(kind):
+        return of_arrow(column.cast(pa.int64()))
+    return np.array(column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), np.float64)
+
+
+def dates_of(days: Iterable[int]) -> list[date]:
+    """Return the dates of days since 1970.
+
+    >>> dates_of([-1, 0])
+    [datetime.date(1969, 12, 31), datetime.date(1970, 1, 1)]
+    """
+    return [date.fromordinal(EPOCH + day) for day in days]

@@ -20,7 +20,7 @@ class Entity:
 
     Args:
         name: its name.
-        keys: the type of each join key, "int64", "string" or "bool"; their order is part of the key.
+        keys: the type of each join key, "int64", "string", "bool", "date", "uuid" or "bytes"; their order is part of the key.
         owner: who answers for it.
         description: what it is.
         tags: words to find it by.

@@ -49,7 +49,7 @@ def type_of(thing: str, argument: str, sql: str, columns: Mapping[str, str], hin
     except Refused as refused:
         raise _refusal(thing, argument, text, refused, columns) from None
     if column.kind is None:
-        casts = "cast it to bigint, double, varchar, boolean or timestamptz."
+        casts = "cast it to bigint, double, varchar, boolean, timestamptz, date, uuid or blob."
         raise DefinitionError.wrong_type(thing, f"{argument} `{text}`", column.said.lower(), "a column type", casts)
     return column.kind
 

@@ -18,7 +18,14 @@ from millstream.definitions.reference import Readable
 from millstream.definitions.schedule import check_every
 from millstream.definitions.schema import Schema, check_schema, require_column
 from millstream.definitions.source import EventStream, Source, Table
-from millstream.definitions.windows import WindowedFeature, check_condition, is_typed, untyped, windowed_features
+from millstream.definitions.windows import (
+    WindowedFeature,
+    check_condition,
+    is_typed,
+    undated,
+    untyped,
+    windowed_features,
+)
 from millstream.errors import DefinitionError
 
 
@@ -102,12 +109,13 @@ class StreamFeatureGroup(Readable):
         """The type of each feature, in order."""
         return FrozenMapping({column.name: column.dtype for column in self.columns})
 
-    def untyped(self) -> StreamFeatureGroup:
-        """Return the same group as releases had it that kept every number as a float64."""
-        if not any(map(is_typed, self.columns)):
+    def in_format(self, number: int) -> StreamFeatureGroup:
+        """Return the same group in the format of states that an earlier release had, see `format_of`."""
+        columns = _in_format(self.columns, number)
+        if columns == self.columns:
             return self
         before = copy(self)
-        freeze(before, columns=tuple(map(untyped, self.columns)))
+        freeze(before, columns=columns)
         return before
 
 
@@ -221,11 +229,12 @@ class BatchFeatureGroup(Readable):
         freeze(known, schema_of_features=checked, _names=tuple(checked))
         return known
 
-    def untyped(self) -> BatchFeatureGroup:
-        """Return the same group as releases had it that kept every number as a float64."""
-        if not any(map(is_typed, self.columns)):
+    def in_format(self, number: int) -> BatchFeatureGroup:
+        """Return the same group in the format of states that an earlier release had, see `format_of`."""
+        columns = _in_format(self.columns, number)
+        if columns == self.columns:
             return self
-        before, columns = copy(self), tuple(map(untyped, self.columns))
+        before = copy(self)
         freeze(before, columns=columns, schema_of_features=FrozenMapping({one.name: one.dtype for one in columns}))
         return before
 
@@ -242,7 +251,7 @@ class BatchFeatureGroup(Readable):
         if types is not None:
             _check_key_types(thing, self.entity, mapping, types)
             if self.time:
-                require_column(thing, types, self.time, "time", ("timestamp",))
+                require_column(thing, types, self.time, "time", ("timestamp", "date"))
         features = tuple(name for name in names if name not in dated)
         for name in features:
             if name.lower() in ("event_time", "available_time"):
@@ -258,7 +267,8 @@ class BatchFeatureGroup(Readable):
         """The features' types: as found, or as declared where the tables' schemas do not say."""
         if self.schema is None:
             return FrozenMapping(found or {})
-        if found is not None and dict(found) != dict(self.schema):
+        days = [name for name, kind in (found or {}).items() if kind == "date" and self.schema.get(name) == "timestamp"]
+        if found is not None and {**found, **dict.fromkeys(days, "timestamp")} != dict(self.schema):
             raise DefinitionError.expected(thing, "schema", self.schema, f"what the query gives, {dict(found)}")
         if names and set(names) != set(self.schema):
             raise DefinitionError.expected(thing, "schema", self.schema, f"the query's features, {list(names)}")
@@ -276,6 +286,20 @@ class BatchFeatureGroup(Readable):
         fold = _check_fold(thing, self.entity, (source,), self.features, self.where, derive, keys)
         names = {column.name: column.dtype for column in fold["columns"]}
         freeze(self, sources=(source,), schema_of_features=FrozenMapping(names), _names=tuple(names), **fold)
+
+
+def format_of(columns: Iterable[WindowedFeature]) -> int:
+    """Return in which format a group keeps some columns: the earliest that has their types.
+
+    In the first every number was a float64, in the second a date was its first instant.
+    """
+    kept = list(columns)
+    return 3 if any(one.dtype == "date" for one in kept) else 2 if any(map(is_typed, kept)) else 1
+
+
+def _in_format(columns: tuple[WindowedFeature, ...], number: int) -> tuple[WindowedFeature, ...]:
+    dated = columns if number >= 3 else tuple(map(undated, columns))
+    return dated if number >= 2 else tuple(map(untyped, dated))
 
 
 def _check_entity(thing: str, entity: object) -> Entity:

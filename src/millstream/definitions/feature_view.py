@@ -12,7 +12,7 @@ from millstream.definitions.frozen import EMPTY, FrozenMapping, check_about, che
 from millstream.definitions.on_demand import OnDemandFeature, is_null
 from millstream.definitions.reference import FeatureRef, Value, as_reference
 from millstream.definitions.row_function import RowFunction
-from millstream.definitions.schema import Schema, check_schema, element_of
+from millstream.definitions.schema import OBJECTS, Schema, check_schema, element_of
 from millstream.errors import DefinitionError
 
 if TYPE_CHECKING:
@@ -49,14 +49,14 @@ class ViewColumn:
         return found
 
     def nulls(self, n: int) -> np.ndarray:
-        """Return `n` nulls as views assemble this column: None in objects for a string, else NaN; or `Lists`."""
+        """Return `n` nulls as views assemble this column: None in objects for what is no number, else NaN; or `Lists`."""
         import numpy as np
 
         if element_of(self.dtype):
             from millstream.definitions.list_columns import Lists
 
             return Lists.nulls(n)  # type: ignore[return-value]
-        return np.full(n, None, object) if self.dtype == "string" else np.full(n, np.nan)
+        return np.full(n, None, object) if self.dtype in OBJECTS else np.full(n, np.nan)
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,8 @@ class FeatureView:
 
         Args:
             columns: every request field and every column of a group by its name in the view: numbers as float64 with
-                NaN for null, strings as objects with None, lists as `millstream.definitions.list_columns.Lists`.
+                NaN for null, what is no number as Python's values, with None, and lists as
+                `millstream.definitions.list_columns.Lists`.
             n: how many rows there are.
             at: the instant of each row (int64 µs).
 
@@ -251,6 +252,9 @@ def _check_default(thing: str, column: str, dtype: str, value: Value | None) -> 
     if value is not None and element_of(dtype):
         hint = "a list of nothing is empty; leave the default out, or give one to the columns of `.spread()`."
         raise DefinitionError.wrong_type(thing, f"'{column}', which has a default,", dtype, "a single value", hint)
+    if value is not None and dtype in OBJECTS and dtype != "string":
+        hint = "write coalesce(...) in derive= or in the query."
+        raise DefinitionError.expected(thing, f"default of '{column}'", value, f"none, for one of type {dtype}", hint)
     if value is not None and dtype and isinstance(value, str) != (dtype == "string"):
         raise DefinitionError.expected(thing, f"default of '{column}'", value, f"a value of type {dtype}")
     return value

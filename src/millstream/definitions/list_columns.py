@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from millstream.definitions.whole_numbers import WHOLE, of_arrow
+from millstream.definitions.data_types import carried
+from millstream.definitions.schema import OBJECTS
 
 _OBJECT = np.dtype(object)
 
@@ -133,12 +134,8 @@ class Lists:
         if self._there is not None:
             missing |= ~self._there
         if missing.all():
-            return np.full(len(self), None if kind == "string" else np.nan, object if kind == "string" else np.float64)
-        found = self._elements.take(pa.array(starts, mask=missing))
-        if kind in WHOLE:
-            return of_arrow(found)
-        found = found.cast(pa.int8()) if kind == "bool" else found
-        return np.array(found.to_numpy(zero_copy_only=False), object if kind == "string" else np.float64)
+            return np.full(len(self), None if kind in OBJECTS else np.nan, object if kind in OBJECTS else np.float64)
+        return carried(self._elements.take(pa.array(starts, mask=missing)))
 
     def to_arrow(self, kind: pa.ListType) -> pa.Array:
         """Return the column as Arrow's lists of a type."""

@@ -1,4 +1,4 @@
-"""The five types a column can have, and the check of a schema."""
+"""The types that a column can have, and the check of a schema."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from collections.abc import Mapping
 from millstream.definitions.frozen import FrozenMapping
 from millstream.errors import DefinitionError
 
-TYPES = ("int64", "float64", "string", "bool", "timestamp")
-KEY_TYPES = ("int64", "string", "bool")
+TYPES = ("int64", "float64", "string", "bool", "timestamp", "date", "uuid", "bytes")
+KEY_TYPES = ("int64", "string", "bool", "date", "uuid", "bytes")
 #: The types that tell one event from another.
-ID_TYPES = ("int64", "string")
+ID_TYPES = ("int64", "string", "uuid")
+#: The types whose values views carry as Python's, None for null; those of the others are float64, NaN for null.
+OBJECTS = ("string", "date", "uuid", "bytes")
+#: Those of them of which a model reads which one it is, by a dictionary of their texts.
+CATEGORIES = ("string", "uuid", "bytes")
 Schema = FrozenMapping[str, str]
 
 _COLUMN = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -48,7 +52,8 @@ def check_schema(thing: str, schema: object, argument: str = "schema", types: tu
     for name, kind in schema.items():
         _check_column(thing, name, seen)
         if not isinstance(kind, str) or kind not in types:
-            raise DefinitionError.unknown_choice(thing, f"type of column '{name}'", kind, types)
+            error = DefinitionError.unknown_choice(thing, f"type of column '{name}'", kind, types)
+            raise DefinitionError(error.message, "did you mean 'timestamp'?") if kind == "datetime" else error
     return FrozenMapping(schema)
 
 

@@ -16,7 +16,7 @@ from millstream.definitions.aggregation import AGGREGATIONS, Aggregation
 from millstream.definitions.combined import COMBINED
 from millstream.definitions.entity import Entity
 from millstream.definitions.expressions import references
-from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatureGroup
+from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatureGroup, format_of
 from millstream.definitions.feature_view import FeatureView
 from millstream.definitions.frozen import FrozenMapping
 from millstream.definitions.model import TRAINERS, Label, Model, Retrain
@@ -25,7 +25,6 @@ from millstream.definitions.reference import FeatureRef
 from millstream.definitions.source import EventStream, Source, Table
 from millstream.definitions.statistics import STATISTICS
 from millstream.definitions.values import VALUES
-from millstream.definitions.windows import is_typed
 from millstream.errors import DefinitionError
 
 _GROUPS = (BatchFeatureGroup, StreamFeatureGroup)
@@ -134,8 +133,8 @@ def _arguments(definition: Any) -> dict[str, Any]:
             given["sources"] = ()
         else:
             given[_RESOLVED] = definition.schema_of_features
-    if isinstance(definition, _GROUPS) and any(is_typed(column) for column in definition.columns):
-        given[_FORMAT] = 2
+    if isinstance(definition, _GROUPS) and (number := format_of(definition.columns)) > 1:
+        given[_FORMAT] = number
     optional = _accepted(type(definition).__name__)
     return {name: value for name, value in given.items() if not optional.get(name, True) or value not in _NOTHING}
 
@@ -159,8 +158,8 @@ def _built(value: Any) -> Any:
         if isinstance(inner[name], int):
             inner[name] = timedelta(microseconds=inner[name])
     definition = _KINDS[value[_KIND]](**inner)
-    if isinstance(definition, _GROUPS) and _FORMAT not in value:
-        definition = definition.untyped()
+    if isinstance(definition, _GROUPS):
+        definition = definition.in_format(value.get(_FORMAT, 1))
     return definition.resolved(value[_RESOLVED]) if _RESOLVED in value else definition
 
 

@@ -28,7 +28,9 @@ _OF_NUMBERS = (
 )  # fmt: skip
 _READS: dict[str, tuple[str, ...]] = {kind: _NUMBERS for kind in _OF_NUMBERS}
 _READS |= {kind: ("int64", "float64") for kind in ("quantile", "median")}
-_READS["entropy"] = ("int64", "string", "bool", "timestamp")
+_CATEGORIES = ("int64", "string", "bool", "date", "timestamp", "uuid")
+_READS["entropy"] = _CATEGORIES
+_READS |= {kind: (*_CATEGORIES, "float64") for kind in ("distinct_count", "mode")}
 #: Those whose value is one of the values that they aggregate, and so of their type.
 KEEPING = ("min", "max", "first", "last", "arg_min", "arg_max")
 _TOLD_APART = ("lag", "mode")
@@ -84,6 +86,11 @@ def untyped(feature: WindowedFeature) -> WindowedFeature:
     if feature.dtype == "string":
         return replace(feature, max_bytes=feature.max_bytes - 1)
     return replace(feature, dtype="float64")
+
+
+def undated(feature: WindowedFeature) -> WindowedFeature:
+    """Return the feature as releases had it to which a date was its first instant."""
+    return replace(feature, dtype="timestamp") if feature.dtype == "date" else feature
 
 
 def default_hop(span: int) -> int:
@@ -172,7 +179,7 @@ def _expand(
         dtype = source_type
     if isinstance(aggregation, LISTS):
         dtype = list_of(source_type)
-    texts = dtype == "string" or by == "string" or kind in ("first", "last")
+    texts = not {"string", "bytes"}.isdisjoint((dtype, by)) or kind in ("first", "last")
     return [
         WindowedFeature(
             name=stem if written is None else f"{stem}_{written}",
@@ -228,9 +235,10 @@ def _source_types(thing: str, aggregation: Aggregation, columns: Mapping[str, st
         types.append(found)
         if allowed and found not in allowed:
             wanted, hint = "a number", f"use ms.Last({expression!r}), ms.Count, or make a number of it in derive=."
-            if found == "float64":
+            if "uuid" in allowed:
                 wanted = " or ".join(allowed)
-                hint = f"make categories of it in derive=, as cast({expression} as bigint)."
+                made = f"cast({expression} as bigint)" if found == "float64" else f"base64({expression})"
+                hint = f"make categories of it in derive=, as {made}."
             raise DefinitionError.wrong_type(thing, f"{kind} of `{expression}`", found, wanted, hint)
     types += ["", ""]
     return types[0], types[1]

@@ -9,11 +9,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numba import njit
 
+from millstream.definitions.data_types import as_uuids
 from millstream.fold.entries import SPREAD
 from millstream.fold.entry_layout import Bag, Part
 from millstream.fold.fixed_point import LIMIT
 from millstream.fold.ordered import Coded, coded
 from millstream.fold.sketches import mixed
+
+#: The types whose values are told apart by a mixture of their bytes, whatever their length.
+_HASHED = ("string", "uuid")
 
 
 class EntryInput:
@@ -31,10 +35,10 @@ class EntryInput:
 
     def __init__(self, bag: Bag, column: pa.ChunkedArray, where: np.ndarray | None) -> None:
         self._bag = bag
-        if bag.kind == "string" and bag.key[0].form == "hash":  # of any length, of which 64 bits are kept
+        if bag.kind in _HASHED and bag.key[0].form == "hash":  # of any length, of which 64 bits are kept
             there = np.asarray(column.is_valid()).astype(bool)
             there = there if where is None else there & where
-            found = Coded(_hashes_of_text(column), there, np.zeros(len(there), bool), "")
+            found = Coded(_hashes_of_bytes(bag.kind, column), there, np.zeros(len(there), bool), "")
         else:
             found = coded(bag.expression, column, bag.kind, bag.max_bytes, where)
         self._there, self._lanes, self.reason = found.valid, found.lanes, found.reason
@@ -59,12 +63,15 @@ class EntryInput:
 
     def _put(self, part: Part, lanes: np.ndarray, out: np.ndarray, at: int) -> None:
         out[:, at : at + part.width] = ~lanes if part.inverted else lanes
-        if part.form == "hash" and self._bag.kind != "string":
+        if part.form == "hash" and self._bag.kind not in _HASHED:
             _mix(out, at)
 
 
-def _hashes_of_text(column: pa.ChunkedArray) -> np.ndarray:
-    text = pc.fill_null(column.combine_chunks().cast(pa.large_string()), "")
+def _hashes_of_bytes(kind: str, column: pa.ChunkedArray) -> np.ndarray:
+    """Mixtures of UTF-8 and of the bytes of UUIDs."""
+    given = column.combine_chunks()
+    raw = as_uuids(given).cast(pa.binary(16)).cast(pa.binary()) if kind == "uuid" else given
+    text = pc.fill_null(raw.cast(pa.large_binary()), b"")
     _, offsets, data = text.buffers()
     starts = np.frombuffer(offsets, np.int64, len(text) + 1, text.offset * 8) if len(text) else np.zeros(1, np.int64)
     raw = np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(1, np.uint8)

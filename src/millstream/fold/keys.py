@@ -4,50 +4,67 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
+from datetime import date
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from millstream.definitions.data_types import EPOCH, as_uuids
+from millstream.fold import instants
+
 _SIGN = 1 << 63
+_OF_ANY_LENGTH = ("string", "bytes")
 
 
-def encode_key(types: Mapping[str, str], values: Sequence[object]) -> bytes:
-    """One key as bytes: an int64 is 8 big-endian bytes, and so is a bool, as 0 or 1; a lone string is its UTF-8, one of
-    several carries its length.
+def encode_key(types: Mapping[str, str], values: Sequence[Any]) -> bytes:
+    """One key as bytes, which of one column sort as its values do.
+
+    A number is 8 big-endian bytes, and so are a bool, as 0 or 1, and a date, as days since 1970; a UUID is its 16 bytes;
+    a lone string is its UTF-8 and lone bytes are themselves, while one of several carries its length.
 
     >>> encode_key({"user_id": "int64"}, [42]).hex()
     '800000000000002a'
     """
-    if len(types) == 1 and isinstance(values[0], str):
+    kinds = types.values()
+    if len(kinds) == 1 and isinstance(values[0], str):
         return values[0].encode()
-    parts = []
-    for value in values:
-        if isinstance(value, str):
-            text = value.encode()
-            parts.append(len(text).to_bytes(4, "big") + text)
-        else:
-            parts.append((int(value) + _SIGN).to_bytes(8, "big"))  # type: ignore[call-overload]
-    return b"".join(parts)
+    return b"".join([_encoded(kind, value, len(kinds) > 1) for kind, value in zip(kinds, values, strict=True)])
+
+
+def _encoded(kind: str, value: Any, several: bool) -> bytes:
+    if kind in _OF_ANY_LENGTH:
+        raw = value.encode() if kind == "string" else bytes(value)
+        return len(raw).to_bytes(4, "big") + raw if several else raw
+    if kind == "uuid":
+        return bytes(value.bytes)
+    number = value.toordinal() - EPOCH if kind == "date" else int(value)
+    return (number + _SIGN).to_bytes(8, "big")
 
 
 def decode_key(types: Mapping[str, str], key: bytes) -> tuple[object, ...]:
     """The values that `encode_key` was given."""
-    if list(types.values()) == ["string"]:
-        return (key.decode(),)
     values: list[object] = []
     for kind in types.values():
-        if kind == "string":
-            size = int.from_bytes(key[:4], "big")
-            values.append(key[4 : 4 + size].decode())
-            key = key[4 + size :]
+        if kind in _OF_ANY_LENGTH:
+            size, key = (int.from_bytes(key[:4], "big"), key[4:]) if len(types) > 1 else (len(key), key)
         else:
-            number = int.from_bytes(key[:8], "big") - _SIGN
-            values.append(bool(number) if kind == "bool" else number)
-            key = key[8:]
+            size = 16 if kind == "uuid" else 8
+        values.append(_decoded(kind, key[:size]))
+        key = key[size:]
     return tuple(values)
+
+
+def _decoded(kind: str, raw: bytes) -> object:
+    if kind in _OF_ANY_LENGTH:
+        return raw.decode() if kind == "string" else raw
+    if kind == "uuid":
+        return UUID(bytes=raw)
+    number = int.from_bytes(raw, "big") - _SIGN
+    return date.fromordinal(EPOCH + number) if kind == "date" else bool(number) if kind == "bool" else number
 
 
 def encode_keys(types: Mapping[str, str], columns: Sequence[pa.Array]) -> pa.Array:
@@ -62,9 +79,9 @@ def encode_keys(types: Mapping[str, str], columns: Sequence[pa.Array]) -> pa.Arr
 
 
 def narrowed(column: pa.Array) -> tuple[pa.Array, Any]:
-    """A computed key as `encode_keys` takes it, and where it is a number beyond int64, which is null in it then.
+    """A computed key as `encode_keys` takes it, and where it is a number or a date beyond its type, which is null in it then.
 
-    SQL has whole numbers wider than int64: `hash(x)` is one half of the time.
+    SQL has whole numbers wider than int64, as `hash(x)` is one half of the time, and dates after the year 9999.
 
     >>> narrowed(pa.array([1, 2**64 - 1], pa.uint64()))[1].tolist()
     [False, True]
@@ -74,6 +91,8 @@ def narrowed(column: pa.Array) -> tuple[pa.Array, Any]:
     elif pa.types.is_decimal(column.type):
         least, most = (pa.scalar(Decimal(bound), column.type) for bound in (-(2**63), 2**63 - 1))
         beyond = pc.or_(pc.less(column, least), pc.greater(column, most))
+    elif pa.types.is_date(column.type) and (outside := instants.beyond(column)) is not None:
+        beyond = outside
     else:
         return column, np.False_
     wide = np.asarray(pc.fill_null(beyond, False)).astype(bool)
@@ -86,10 +105,13 @@ def _flat(column: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 def _encode_column(kind: str, column: pa.Array, several: bool) -> pa.Array:
     valid = None if column.null_count == 0 else np.asarray(column.is_valid())
-    if kind != "string":
-        numbers = np.asarray(column.cast(pa.int64()).fill_null(0)).astype(np.int64)
+    if kind == "uuid":
+        return as_uuids(column).cast(pa.binary(16)).cast(pa.binary())
+    if kind not in _OF_ANY_LENGTH:
+        numbers = column.cast(pa.date32()).cast(pa.int32()) if kind == "date" else column
+        numbers = np.asarray(numbers.cast(pa.int64()).fill_null(0)).astype(np.int64)
         return _fixed_width((numbers.view(np.uint64) ^ np.uint64(_SIGN)).astype(">u8"), 8, valid)
-    text = column.cast(pa.string()).cast(pa.binary())
+    text = (column.cast(pa.string()) if kind == "string" else column).cast(pa.binary())
     if not several:
         return text
     sizes = np.asarray(pc.binary_length(text).fill_null(0)).astype(">u4")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from types import MappingProxyType
 from typing import Any
+from uuid import UUID
 
 from millstream.fold.oracle_values import KINDS, of_values
 
@@ -134,8 +135,8 @@ def _aggregate(kind: str, dated: list[tuple[int, Any]]) -> Any:
 
 
 def _rank(value: Any) -> Any:
-    """What a value is compared by: strings by their bytes."""
-    return value.encode() if isinstance(value, str) else value
+    """What a value is compared by: strings and UUIDs by their bytes."""
+    return value.encode() if isinstance(value, str) else value.bytes if isinstance(value, UUID) else value
 
 
 def _chosen(column: Any, events: list[OracleEvent]) -> Any:

@@ -6,7 +6,9 @@ import math
 import struct
 from bisect import bisect_right
 from collections import Counter
+from datetime import date, timedelta
 from typing import Any
+from uuid import UUID
 
 from millstream.fold.entry_layout import KINDS
 
@@ -41,7 +43,7 @@ def of_values(column: Any, dated: list[tuple[int, Any]]) -> Any:
 
 
 def _order(value: Any) -> Any:
-    return value.encode() if isinstance(value, str) else value
+    return value.encode() if isinstance(value, str) else value.bytes if isinstance(value, UUID) else value
 
 
 def _quantile(ascending: list[float], share: float) -> float | None:
@@ -111,9 +113,9 @@ def _mixed(word: int, seed: int) -> int:
 
 
 def _bits(value: Any) -> int:
-    """64 bits for a value: text by its words of eight bytes, numbers by their place in the order of their type."""
-    if isinstance(value, str):
-        raw = value.encode()
+    """64 bits for a value: text and UUIDs by words of eight bytes, the others by their place in the order of their type."""
+    if isinstance(value, str | UUID):
+        raw = _order(value)
         bits = _mixed(len(raw), 2)
         for begin in range(0, len(raw), 8):
             bits = _mixed(int.from_bytes(raw[begin : begin + 8], "big") ^ bits, 3)
@@ -121,4 +123,6 @@ def _bits(value: Any) -> int:
     if isinstance(value, float):
         (whole,) = struct.unpack("<q", struct.pack("<d", value + 0.0))
         value = whole if whole >= 0 else whole ^ 0x7FFFFFFFFFFFFFFF
+    if isinstance(value, date):
+        value = (value - date(1970, 1, 1)) // timedelta(microseconds=1)
     return _mixed(int(value) & _WORD, 1)

@@ -1,6 +1,7 @@
 """Values as lanes that compare as the values do, and back: what is kept of an event as it is.
 
-A number is one lane; a string is its UTF-8 bytes packed big-endian, its length last, in one byte or two. Before the
+A number, an instant and a date (as its first instant) are one lane, a UUID two; a string is its UTF-8, and bytes are
+themselves, packed big-endian, the length last, in one byte or two. Before the
 lanes of a value stands one that says whether there is a value: its time, or 0. Where the order is reversed, as for the
 latest of the least, the bits of the time and of the value are inverted.
 """
@@ -11,21 +12,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from millstream.definitions.whole_numbers import of_lanes
+from millstream.definitions.data_types import ARROW_TYPES, as_uuids, comparable, dates_of
+from millstream.definitions.whole_numbers import objects, of_lanes
 from millstream.fold import lift
 from millstream.fold.instants import micros
 from millstream.fold.keys import narrowed
 from millstream.fold.lanes import EMPTY_GREATEST, EMPTY_LEAST
 
 _SIGN = np.int64(2**63 - 1)
+_HIGHEST = np.uint64(1 << 63)
+_DAY = 86_400_000_000
 _WRONG: Mapping[str, str] = MappingProxyType({
     "int64": "is no whole number of 64 bits",
-    "string": "is longer than {} bytes (max_bytes of this aggregate)",
+    **dict.fromkeys(("string", "bytes"), "is longer than {} bytes (max_bytes of this aggregate)"),
 })  # fmt: skip
 
 
@@ -46,8 +51,8 @@ def width_of(kind: str, max_bytes: int) -> int:
     >>> width_of("int64", 0), width_of("string", 39)
     (1, 5)
     """
-    if kind != "string":
-        return 1
+    if kind not in ("string", "bytes"):
+        return 2 if kind == "uuid" else 1
     return (max_bytes + (1 if max_bytes < 256 else 2) + 7) // 8
 
 
@@ -58,8 +63,10 @@ def coded(sql: str, column: pa.ChunkedArray, kind: str, max_bytes: int, where: n
         valid = valid & where
     reason = f"`{sql}` {_WRONG.get(kind, '').format(max_bytes)}"
     nothing = np.zeros(len(valid), bool)
-    if kind == "string":
-        return _texts(column, valid, max_bytes, reason)
+    if kind == "uuid":
+        return Coded(_halves(column), valid, nothing, "")
+    if kind in ("string", "bytes"):
+        return _texts(kind, column, valid, max_bytes, reason)
     if kind == "float64":
         numbers = np.array(column.cast(pa.float64(), safe=False).to_numpy(), np.float64)
         infinite = valid & np.isinf(numbers)
@@ -69,7 +76,7 @@ def coded(sql: str, column: pa.ChunkedArray, kind: str, max_bytes: int, where: n
         whole, wide = narrowed(column.combine_chunks())
         wide = valid & wide
         return Coded(_filled(whole), valid & ~wide, wide, reason)
-    if kind == "timestamp":
+    if kind in ("timestamp", "date"):
         column = micros(column)
         return Coded(_filled(column), valid & np.asarray(column.is_valid()).astype(bool), nothing, "")
     return Coded(_filled(column.cast(pa.bool_()).cast(pa.int8())), valid, nothing, "")
@@ -85,8 +92,17 @@ def _sortable(numbers: np.ndarray) -> np.ndarray:
     return np.where(bits >= 0, bits, bits ^ _SIGN).reshape(-1, 1)
 
 
-def _texts(column: pa.ChunkedArray, valid: np.ndarray, max_bytes: int, reason: str) -> Coded:
-    text = column.cast(pa.string()).combine_chunks()
+def _halves(column: pa.ChunkedArray) -> np.ndarray:
+    """UUIDs as two lanes each, whose order is that of their bytes."""
+    raw = comparable(as_uuids(column.combine_chunks()))
+    there = np.asarray(raw.is_valid()).astype(bool)
+    halves = np.zeros((len(raw), 2), np.uint64)
+    halves[there] = np.frombuffer(b"".join(raw.drop_null().to_pylist()), ">u8").reshape(-1, 2)
+    return (halves ^ _HIGHEST).view(np.int64)
+
+
+def _texts(kind: str, column: pa.ChunkedArray, valid: np.ndarray, max_bytes: int, reason: str) -> Coded:
+    text = column.cast(ARROW_TYPES[kind]).combine_chunks()
     refused = valid & (np.asarray(pc.fill_null(pc.binary_length(text), 0)) > max_bytes)
     valid = valid & ~refused
     out = np.zeros((len(valid), width_of("string", max_bytes) + 1), np.int64)
@@ -97,8 +113,8 @@ def _texts(column: pa.ChunkedArray, valid: np.ndarray, max_bytes: int, reason: s
 def lift_texts(
     text: pa.Array, valid: np.ndarray, first: np.ndarray, empty: np.int64, out: np.ndarray, offset: int, width: int
 ) -> None:
-    """Write the strings for which `valid` holds as lanes, each after the lane `first`; the others `empty`."""
-    text = text.cast(pa.large_string())
+    """Write the strings, or bytes, for which `valid` holds as lanes, each after the lane `first`; the others `empty`."""
+    text = text.cast(pa.large_string() if pa.types.is_string(text.type) else pa.large_binary())
     _, offsets, data = text.buffers()
     starts = np.frombuffer(offsets, np.int64, len(text) + 1, text.offset * 8) if len(text) else np.zeros(1, np.int64)
     raw = np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(1, np.uint8)
@@ -109,8 +125,12 @@ def values_of(dtype: str, lanes: np.ndarray, inverted: bool) -> np.ndarray:
     """Lanes, one row each, as a view carries their values: the first says whether there is one."""
     present = (lanes[:, 0] != EMPTY_LEAST) & (lanes[:, 0] != EMPTY_GREATEST)
     kept = ~lanes[:, 1:] if inverted else lanes[:, 1:]
-    if dtype == "string":
-        return _strings(kept, present)
+    if dtype in ("string", "bytes"):
+        return _strings(dtype, kept, present)
+    if dtype == "uuid":
+        return _where(present, [UUID(bytes=one) for one in _raw_uuids(kept)])
+    if dtype == "date":
+        return _where(present, dates_of((np.where(present, kept[:, 0], 0) // _DAY).tolist()))
     if dtype == "float64":
         bits = np.ascontiguousarray(kept[:, 0])
         return np.where(present, np.where(bits >= 0, bits, bits ^ _SIGN).view(np.float64), np.nan)
@@ -119,21 +139,37 @@ def values_of(dtype: str, lanes: np.ndarray, inverted: bool) -> np.ndarray:
 
 def arrow_of(kind: str, lanes: np.ndarray) -> pa.Array:
     """Lanes of values, one row each, as Arrow's values; instants as int64 (µs)."""
-    if kind == "string":
-        return _texts_of(lanes, np.ones(len(lanes), bool))
+    if kind in ("string", "bytes"):
+        return _texts_of(kind, lanes, np.ones(len(lanes), bool))
+    if kind == "uuid":
+        return pa.array(_raw_uuids(lanes), pa.binary(16)).cast(pa.uuid())
     first = np.ascontiguousarray(lanes[:, 0])
+    if kind == "date":
+        return pa.array((first // _DAY).astype(np.int32)).cast(pa.date32())
     if kind == "float64":
         return pa.array(np.where(first >= 0, first, first ^ _SIGN).view(np.float64))
     return pa.array(first.astype(bool)) if kind == "bool" else pa.array(first)
 
 
-def _strings(lanes: np.ndarray, present: np.ndarray) -> np.ndarray:
-    """Packed texts to strings, None where there is none."""
-    return np.asarray(_texts_of(lanes, present).to_numpy(zero_copy_only=False))
+def _raw_uuids(lanes: np.ndarray) -> list[bytes]:
+    raw = (np.ascontiguousarray(lanes).view(np.uint64) ^ _HIGHEST).astype(">u8").tobytes()
+    return [raw[at : at + 16] for at in range(0, len(raw), 16)]
 
 
-def _texts_of(lanes: np.ndarray, present: np.ndarray) -> pa.Array:
-    packed = (np.ascontiguousarray(lanes).view(np.uint64) ^ np.uint64(1 << 63)).astype(">u8")
+def _where(present: np.ndarray, values: list[Any]) -> np.ndarray:
+    """Values as objects, None where they are not present."""
+    found = objects(values)
+    found[~present] = None
+    return found
+
+
+def _strings(dtype: str, lanes: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Packed texts to strings, or to bytes, None where there is none."""
+    return np.asarray(_texts_of(dtype, lanes, present).to_numpy(zero_copy_only=False))
+
+
+def _texts_of(dtype: str, lanes: np.ndarray, present: np.ndarray) -> pa.Array:
+    packed = (np.ascontiguousarray(lanes).view(np.uint64) ^ _HIGHEST).astype(">u8")
     raw = packed.view(np.uint8).reshape(len(lanes), 8 * packed.shape[1])
     sizes = raw[:, -1].astype(np.int32)
     if raw.shape[1] > 256:
@@ -143,4 +179,4 @@ def _texts_of(lanes: np.ndarray, present: np.ndarray) -> pa.Array:
     np.cumsum(sizes, out=ends[1:])
     data = raw[np.arange(raw.shape[1]) < sizes[:, None]]
     buffers = [pa.py_buffer(np.packbits(present, bitorder="little")), pa.py_buffer(ends), pa.py_buffer(data)]
-    return pa.Array.from_buffers(pa.string(), len(lanes), buffers)
+    return pa.Array.from_buffers(ARROW_TYPES[dtype], len(lanes), buffers)

@@ -206,7 +206,7 @@ def _prepare_one(
         _drop(keep, ~_flags(columns[plan.where]), "filtered", skipped)
     keys, wide = _keys(group, columns)
     for row in np.flatnonzero(keep & wide).tolist():
-        dead[row], keep[row] = "a key is no whole number of 64 bits", False
+        dead[row], keep[row] = "a key is no whole number of 64 bits, or no date of the years 1 to 9999", False
     if keys.null_count:
         _drop(keep, np.asarray(keys.is_null()), "null_key", skipped)
     _drop(keep, rows.times < layout.too_late_before(rows.arrivals), "too_late", skipped)

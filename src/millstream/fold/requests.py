@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from millstream.definitions.data_types import ARROW_TYPES
+from millstream.definitions.data_types import ARROW_TYPES, where
 from millstream.definitions.request_row import compiled, source_columns
 from millstream.engines.engine import FIRST
 from millstream.fold.prepare import lanes_of_rows, lanes_of_table
@@ -46,7 +46,7 @@ def request_lanes(
         keep = pa.array(dated)
         if kind == "float64":
             keep = pc.and_(keep, pc.fill_null(pc.is_finite(column), False))
-        columns[name] = pc.if_else(keep, column, pa.scalar(None, column.type))
+        columns[name] = where(keep, column)
     columns |= {source.time: times for source in group.sources}
     return lanes_of_table(group, pa.table(columns), at)
 

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from millstream.definitions.whole_numbers import WHOLE, as_column, of_arrow
+from millstream.definitions.data_types import ARROW_TYPES, EPOCH, carried, comparable
+from millstream.definitions.schema import OBJECTS
+from millstream.definitions.whole_numbers import as_column, objects
 from millstream.errors import CorruptState
 from millstream.fold.instants import micros
 from millstream.fold.keys import encode_keys
@@ -61,18 +65,26 @@ def encode_row(
     >>> row_at({"tier": "string"}, state, 12), row_at({"tier": "string"}, state, 11)
     ({'tier': 'gold'}, {'tier': None})
     """
-    packed = b"" if values is None else pack_values([_clean(values.get(name)) for name in schema])
+    packed = b"" if values is None else pack_values([_packed(kind, values.get(name)) for name, kind in schema.items()])
     return join_rows([Row(event_time, available_time, ACTIVE, packed)])
 
 
-def _clean(value: Any) -> Any:
+def _packed(kind: str, value: Any) -> Any:
     if isinstance(value, float):
         return value + 0.0 if np.isfinite(value) else None
-    return value
+    if value is None or kind not in ("date", "uuid"):
+        return value
+    return value.toordinal() - EPOCH if kind == "date" else value.bytes
+
+
+def _unpacked(kind: str, value: Any) -> Any:
+    if value is None or kind not in ("date", "uuid"):
+        return value
+    return date.fromordinal(EPOCH + value) if kind == "date" else UUID(bytes=value)
 
 
 def pack_values(values: Sequence[Any]) -> bytes:
-    """Values in the order of the schema, as the bytes a row holds."""
+    """Values in the order of the schema (instants as µs, dates as days since 1970, UUIDs as bytes), as what a row holds."""
     return _VALUES.encode(list(values))
 
 
@@ -83,11 +95,13 @@ def pack_columns(schema: Mapping[str, str], table: pa.Table) -> list[bytes]:
 
 
 def _plain(kind: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column as it is packed: instants as µs, floats finite and without a negative zero."""
+    """A column as it is packed: instants as µs, dates as days, UUIDs as bytes, floats finite and without a negative zero."""
     if kind == "timestamp":
         return micros(column)
+    if kind == "date":
+        return column.cast(pa.date32()).cast(pa.int32())
     if kind != "float64":
-        return column
+        return comparable(column)
     column = column.cast(pa.float64())
     finite = pc.if_else(pc.is_finite(column), column, pa.scalar(None, pa.float64()))
     return pc.add(finite, 0.0)
@@ -186,7 +200,9 @@ def row_at(
     Age counts from the last run that returned the row: `confirmed_at` is the one recorded for the shard (µs).
     """
     values = _values_at(state, at, ttl, confirmed_at)
-    return dict.fromkeys(schema) if values is None else dict(zip(schema, values, strict=True))
+    if values is None:
+        return dict.fromkeys(schema)
+    return {name: _unpacked(kind, one) for (name, kind), one in zip(schema.items(), values, strict=True)}
 
 
 def _values_at(state: bytes | None, at: int, ttl: int | None, confirmed_at: int | None) -> list[Any] | None:
@@ -235,7 +251,7 @@ def rows_at(
     ttl: int | None = None,
     confirmed_at: int | None = None,
 ) -> dict[str, np.ndarray]:
-    """`row_at` of several states, as feature columns: float64 with NaN, or strings with None, for null.
+    """`row_at` of several states, as feature columns: float64 with NaN, or Python's values with None, for null.
 
     >>> states = [encode_row({"limit": "int64"}, 1, 1, {"limit": 500}), None]
     >>> rows_at({"limit": "int64"}, states, np.array([5, 5]))["limit"].tolist()
@@ -249,11 +265,7 @@ def rows_at(
 
 
 def _column(kind: str, values: Sequence[Any]) -> np.ndarray:
-    if kind == "string":
-        result = np.empty(len(values), object)
-        result[:] = values
-        return result
-    return as_column(values, kind)
+    return objects([_unpacked(kind, one) for one in values]) if kind in OBJECTS else as_column(values, kind)
 
 
 def with_keys(types: Mapping[str, str], rows: pa.Table) -> pa.Table:
@@ -277,7 +289,7 @@ def rows_as_of(
 
     `rows` has `_key` (binary; see `with_keys`), `event_time`, `available_time` and the features; `_deleted` marks
     tombstones. Rows of equal times count in the order of `_run` if there is one, else of the table. With `ttl` (µs), a
-    row counts for so long after the last time it was stated. Null is NaN, or None for strings.
+    row counts for so long after the last time it was stated. Null is NaN, or None for what is no number.
 
     >>> rows = pa.table({"_key": [b"a", b"a"], "event_time": [1, 5], "available_time": [2, 9], "limit": [10, 20]})
     >>> rows_as_of({"limit": "int64"}, rows, [b"a", b"a", b"b"], np.array([8, 9, 9]))["limit"].tolist()
@@ -333,9 +345,5 @@ def _codes(column: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
 
 
 def _taken(kind: str, column: pa.ChunkedArray, places: pa.Array) -> np.ndarray:
-    values = _plain(kind, column).take(places) if len(column) else pa.nulls(len(places), column.type)
-    if kind == "string":
-        return np.asarray(values.to_numpy(zero_copy_only=False) if isinstance(values, pa.Array) else values.to_numpy())
-    if kind in WHOLE:
-        return of_arrow(values.cast(pa.int64()))
-    return np.array(pc.cast(values, pa.float64(), safe=False).to_numpy(zero_copy_only=False), np.float64)
+    column = _plain(kind, column) if kind in ("timestamp", "float64") else column.cast(ARROW_TYPES[kind])
+    return carried(column.take(places) if len(column) else pa.nulls(len(places), column.type))

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from millstream.buffer.codec.events import redecode, retaken
 from millstream.buffer.codec.types import PLACE, event_schema
-from millstream.definitions.data_types import ARROW_TYPES
+from millstream.definitions.data_types import ARROW_TYPES, comparable
 from millstream.definitions.source import EventStream
 from millstream.store.offline import BatchReads, OfflineStore, Snapshot, Where
 
@@ -47,7 +47,8 @@ def chosen(stream: EventStream, events: pa.Table, wanted: Sequence[Wanted]) -> p
     for one in wanted:
         mine = np.ones(events.num_rows, np.bool_)
         for column, values in one.values.items():
-            mine &= np.asarray(pc.is_in(events[column], value_set=values.cast(ARROW_TYPES[stream.schema[column]])))
+            wanted_values = comparable(values.cast(ARROW_TYPES[stream.schema[column]]))
+            mine &= np.asarray(pc.is_in(comparable(events[column]), value_set=wanted_values))
         if one.since is not None:
             mine &= np.asarray(events[stream.time].cast(pa.int64())) >= one.since
         keep |= mine
@@ -113,4 +114,5 @@ class Archive:
 def union_of(values: Sequence[Any]) -> pa.Array:
     """The distinct values of some columns, without null."""
     arrays = [one.combine_chunks() if isinstance(one, pa.ChunkedArray) else one for one in values]
-    return pc.drop_null(pc.unique(pa.concat_arrays(arrays)))
+    every = pa.concat_arrays(arrays)
+    return pc.drop_null(pc.unique(comparable(every))).cast(every.type)

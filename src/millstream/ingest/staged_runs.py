@@ -131,5 +131,6 @@ def schema_of(version: BatchGroupVersion, rows: pa.Table) -> Mapping[str, str]:
 
 _TYPES = {
     "int64": "int64", "double": "float64", "string": "string", "large_string": "string", "bool": "bool",
-    "timestamp[us, tz=UTC]": "timestamp",
+    "timestamp[us, tz=UTC]": "timestamp", "date32[day]": "date", "extension<arrow.uuid>": "uuid", "binary": "bytes",
+    "large_binary": "bytes",
 }  # fmt: skip

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from millstream.buffer.lag import records_ever
 from millstream.buffer.log import Log
@@ -21,7 +22,7 @@ from millstream.buffer.parts import Assembly
 from millstream.buffer.reading import through
 from millstream.buffer.topics import feature_table, feature_topic
 from millstream.clock import Clock
-from millstream.definitions.data_types import ARROW_TYPES, INSTANT, arrow_type
+from millstream.definitions.data_types import ARROW_TYPES, INSTANT, arrow_type, comparable
 from millstream.definitions.feature_group import StreamFeatureGroup
 from millstream.definitions.group_version import GroupVersion
 from millstream.definitions.list_columns import Lists
@@ -147,7 +148,8 @@ class Syncer:
         rows = pa.concat_tables(pieces) if pieces else None
         if rows is None or not rows.num_rows:
             return SyncReport(version.id)
-        rows = rows.sort_by([(key, "ascending") for key in version.group.entity.keys])  # what is read together
+        keys = pa.table({name: comparable(rows[name]) for name in version.group.entity.keys})
+        rows = rows.take(pc.sort_indices(keys, [(name, "ascending") for name in keys.column_names]))  # as they are read
         ends = {str(shard): meta.position for shard, meta in metas.items()}
         properties = {POSITIONS: msgspec.json.encode(ends).decode(), _SYNCED_AT: str(now)}
         if turn.at is not None:

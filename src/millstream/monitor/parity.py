@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from millstream.definitions.data_types import carried
 from millstream.definitions.feature_group import BatchFeatureGroup
-from millstream.monitor.replay import Pasts, Reading, Replay, cohorts, column_values, defaulted, differs, pieces
+from millstream.monitor.replay import Pasts, Reading, Replay, cohorts, defaulted, differs, pieces
 from millstream.monitor.verify import SHOWN, Mismatch, served_columns, shown_value
 from millstream.train.point_in_time import AT, Past, columns_of, join
 
@@ -107,8 +108,8 @@ def _reasons_of(reasons: dict[str, np.ndarray], name: str, size: int) -> np.ndar
 def _split_reading(replay: Replay, reading: Reading, trained: pa.Table, reasons: dict[str, np.ndarray]) -> None:
     """Say of every differing value of one group why it differs."""
     columns = reading.read.columns
-    served = {c.column: column_values(replay.captures[c.column]) for c in columns}
-    wrong = {name: differs(values, column_values(trained[name])) for name, values in served.items()}
+    served = {c.column: carried(replay.captures[c.column]) for c in columns}
+    wrong = {name: differs(values, carried(trained[name])) for name, values in served.items()}
     asked = np.any(list(wrong.values()), axis=0)
     told = np.array([facts[reading.read.name].fallback is None for facts in replay.facts], bool)
     for name, off in wrong.items():
@@ -137,7 +138,7 @@ def _inherit(
     captures: pa.Table, trained: pa.Table, name: str, arguments: tuple[str, ...], reasons: dict[str, np.ndarray]
 ) -> None:
     """An on-demand feature differs because an argument does; the gravest reason of them is its own."""
-    wrong = differs(column_values(captures[name]), column_values(trained[name]))
+    wrong = differs(carried(captures[name]), carried(trained[name]))
     out = _reasons_of(reasons, name, len(wrong))
     out[wrong] = UNEXPLAINED
     for reason in _REASONS:

@@ -80,7 +80,7 @@ def freeze(reference: pa.Table) -> tuple[Bins, ...]:
         values = pc.drop_null(reference[name])
         if pa.types.is_string(kind) or pa.types.is_boolean(kind):
             found.append(Bins(name, labels=(*_commonest(values), OTHER)))
-        elif pa.types.is_floating(kind) or pa.types.is_integer(kind):
+        elif pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_date32(kind):
             numbers = _numbers(values)
             shares = np.arange(1, QUANTILES) / QUANTILES
             edges = np.unique(np.quantile(numbers, shares)) if len(numbers) else np.empty(0)
@@ -254,6 +254,8 @@ def _words(values: pa.ChunkedArray) -> pa.Array:
 
 
 def _numbers(values: pa.ChunkedArray) -> np.ndarray:
+    if pa.types.is_date32(values.type):  # in days since 1970
+        values = values.cast(pa.int32())
     return np.asarray(values.cast(pa.float64(), safe=False), np.float64)
 
 

@@ -17,10 +17,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from millstream.definitions.data_types import carried
 from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.definitions.list_columns import Lists
 from millstream.definitions.source import EventStream, Table
-from millstream.definitions.whole_numbers import floats, of_arrow, put
+from millstream.definitions.whole_numbers import floats, put
 from millstream.engines.engine import FIRST
 from millstream.fold import Prepared, as_of, encode_keys, exact, layout_of, prepare, probes_of, request_lanes, shard_of
 from millstream.fold.instants import micros
@@ -140,7 +141,7 @@ class Replay:
         found: Columns = {}
         for reading in self.readings:
             found |= self._told(reading, columns_of(reading.read, self.values(reading), len(self.at)))
-        found |= {name: column_values(self.captures[name]) for name in self.view.request}
+        found |= {name: carried(self.captures[name]) for name in self.view.request}
         return self.view.assemble(found, len(self.at), self.at)
 
     def _told(self, reading: Reading, found: Columns) -> Columns:
@@ -154,7 +155,7 @@ class Replay:
             return found
         others = np.zeros(len(self.at), bool)
         for column in reading.read.columns:
-            served = column_values(self.captures[column.column])
+            served = carried(self.captures[column.column])
             others |= differs(served, defaulted(found[column.column], column.default))
         only = np.flatnonzero(others & self.whole)
         if not len(only):
@@ -163,7 +164,7 @@ class Replay:
         # All of a row comes from one state: it tells the whole row by the rule, or none of it.
         right = np.ones(len(only), bool)
         for column in reading.read.columns:
-            served = column_values(self.captures[column.column])[only]
+            served = carried(self.captures[column.column])[only]
             right &= ~differs(served, defaulted(rule[column.column], column.default))
         return {name: put(values, only[right], rule[name][right]) for name, values in found.items()}
 
@@ -218,7 +219,7 @@ class Replay:
         return result
 
     def _field(self, name: str, rows: np.ndarray) -> np.ndarray:
-        found: np.ndarray = column_values(self.captures[name])[rows]
+        found: np.ndarray = carried(self.captures[name])[rows]
         return found
 
     def _key(self, name: str, rows: np.ndarray) -> pa.Array:
@@ -326,17 +327,6 @@ def _last_available(stated: pa.Table, at: np.ndarray) -> np.ndarray:
     return newest[np.searchsorted(available[order], at, side="right")]
 
 
-def column_values(column: pa.ChunkedArray) -> np.ndarray:
-    """A captured column as views assemble it: float64 with NaN for null, strings as objects with None, or `Lists`."""
-    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-        return Lists.of_arrow(column)  # type: ignore[return-value]
-    if pa.types.is_string(column.type):
-        return np.asarray(column.to_numpy(zero_copy_only=False), object)
-    if pa.types.is_timestamp(column.type) or pa.types.is_integer(column.type):
-        return of_arrow(column.cast(pa.int64()))
-    return np.array(column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), np.float64)
-
-
 def defaulted(values: np.ndarray, default: object) -> np.ndarray:
     """A column of a group with its default where it is null."""
     if default is None:
@@ -349,8 +339,9 @@ def differs(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Where two columns are not the same bits (all nulls are one)."""
     if isinstance(left, Lists) or isinstance(right, Lists):
         return np.array([a != b for a, b in zip(left.tolist(), right.tolist(), strict=True)], bool)
-    texts = any(isinstance(value, str) for one in (left, right) if one.dtype == object for value in one)
-    if left.dtype != right.dtype and not texts:  # captures round a feature beyond 2**53, which they keep as float64
+    objects = [value for one in (left, right) if one.dtype == object for value in one]
+    numbers = all(value is None or isinstance(value, int | float) for value in objects)
+    if left.dtype != right.dtype and numbers:  # captures round a feature beyond 2**53, which they keep as float64
         left, right = floats(left), floats(right)
     if left.dtype == object or right.dtype == object:
         return np.array([a != b for a, b in zip(left.tolist(), right.tolist(), strict=True)], bool)

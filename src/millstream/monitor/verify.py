@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from millstream.definitions.data_types import carried
 from millstream.errors import RequestError
-from millstream.monitor.replay import Pasts, Replay, cohorts, column_values, differs, pieces
+from millstream.monitor.replay import Pasts, Replay, cohorts, differs, pieces
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from millstream.definitions import FeatureView
+from millstream.definitions import FeatureView
 
 #: How many mismatches a report shows in full.
 SHOWN = 10
@@ -101,7 +102,7 @@ def _verified(replay: Replay) -> VerifyReport:
     mismatches, shown = 0, list[Mismatch]()
     columns = served_columns(replay.view)
     for name in columns:
-        served = column_values(captures[name])
+        served = carried(captures[name])
         wrong = rows[differs(served[rows], wanted[name][rows])]
         mismatches += len(wrong)
         for row in wrong[: SHOWN - len(shown)].tolist():

@@ -317,15 +317,22 @@ def _checked(line: bytes) -> bytes:
 def _array(values: Sequence[Any], kind: str) -> pa.Array:
     import pyarrow as pa
 
+    from millstream.buffer.codec.types import from_python
+    from millstream.buffer.codec.values import TEXTS
+    from millstream.definitions.data_types import ARROW_TYPES
+
     if kind == "json":
         return pa.array([bytes(value).decode() for value in values], pa.string())
-    if kind == "timestamp":
-        return pa.array(values, pa.int64()).cast(pa.timestamp("us", tz="UTC"))
+    if kind in TEXTS:
+        found, wrong = from_python(values, kind)
+        if wrong is not None and wrong.any():
+            raise ValueError(f"a value is no {kind}")
+        return found
     if element := element_of(kind):
         flat = [one for row in values if row is not None for one in row]
         sizes = [None if row is None else len(row) for row in values]
         return _listed(_array(flat, element), sizes)
-    return pa.array(values, {"float64": pa.float64(), "int64": pa.int64(), "bool": pa.bool_()}.get(kind, pa.string()))
+    return pa.array(values, pa.int64() if kind == "timestamp" else ARROW_TYPES[kind]).cast(ARROW_TYPES[kind])
 
 
 def _listed(elements: pa.Array, sizes: Sequence[int | None]) -> pa.Array:

@@ -17,6 +17,9 @@ _TYPES: dict[str, dict[str, Any]] = {
     "string": {"type": ["string", "null"]},
     "bool": {"type": ["boolean", "null"]},
     "timestamp": {"type": ["string", "integer", "null"], "description": "ISO-8601, or microseconds since 1970 UTC"},
+    "date": {"type": ["string", "null"], "format": "date"},
+    "uuid": {"type": ["string", "null"], "format": "uuid"},
+    "bytes": {"type": ["string", "null"], "contentEncoding": "base64"},
 }
 _AT = {
     "type": ["string", "integer"],

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from millstream.definitions.schema import OBJECTS
 from millstream.definitions.whole_numbers import as_column, objects
 from millstream.errors import CorruptState, StoreError
 from millstream.fold import RequestRows, encode_key, layout_of, probes_of, shard_of
@@ -270,14 +271,12 @@ _NOTHING = msgspec.Raw(b"{}")
 
 
 def column_of(values: Sequence[Any], kind: str) -> NDArray[Any]:
-    """Return values of a schema type as a view takes them: strings as objects with None, else float64 with NaN.
+    """Return values of a schema type as a view takes them: numbers as float64 with NaN, else as objects with None.
 
     A column with a whole number that float64 has not keeps its numbers as objects too; see
     `millstream.definitions.whole_numbers`.
     """
-    if kind == "string":
-        return objects(values)
-    return as_column(values, kind)
+    return objects(values) if kind in OBJECTS else as_column(values, kind)
 
 
 def _lookups(view: FeatureView, versions: Mapping[str, GroupVersion], keys: list[_Key]) -> list[_Lookup]:

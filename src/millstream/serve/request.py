@@ -7,12 +7,13 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from millstream.buffer.codec.values import Unfit, encodes, fit
+from millstream.buffer.codec.values import TEXTS, Unfit, encodes, fit
 from millstream.errors import RequestError, nearest
 from millstream.fold.instants import other_unit
 
@@ -21,13 +22,19 @@ if TYPE_CHECKING:
 
 _ABSENT = object()
 _WHOLE = re.compile(r"[+-]?[0-9]{1,40}")
-_EXAMPLES = {"int64": 42, "float64": 9.5, "string": "text", "bool": True, "timestamp": "2026-01-31T12:00:00Z"}
+_EXAMPLES = {
+    "int64": 42, "float64": 9.5, "string": "text", "bool": True, "timestamp": "2026-01-31T12:00:00Z",
+    "date": "2026-01-31", "uuid": "123e4567-e89b-12d3-a456-426614174000", "bytes": "aGVsbG8=",
+}  # fmt: skip
 _EXPECTED = {
     "int64": "an integer of at most 64 bits, or null",
     "float64": "a number, or null",
     "string": "a string, or null",
     "bool": "true or false, or null",
     "timestamp": "an ISO-8601 instant or microseconds since 1970 UTC, or null",
+    "date": "an ISO-8601 date of the years 1 to 9999, or null",
+    "uuid": "a UUID as text, or null",
+    "bytes": "base64 text, or null",
 }
 
 
@@ -227,6 +234,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "string": _text,
     "bool": _truth,
     "timestamp": _instant,
+    **{kind: partial(fit, kind=kind) for kind in TEXTS},
 }
 
 
@@ -248,7 +256,7 @@ def _float(text: str) -> Any:
 
 
 def _a(kind: str) -> str:
-    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
+    return kind if kind == "bytes" else f"an {kind}" if kind[0] in "aei" else f"a {kind}"
 
 
 def _shown(given: Any) -> Any:

@@ -10,6 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from millstream.definitions.model import Model
+from millstream.definitions.schema import CATEGORIES
 from millstream.errors import TrainingError
 from millstream.train.encoding import Encoder, numbers
 from millstream.train.metrics import Interval, evaluate
@@ -102,7 +103,7 @@ def adopt(
         fitted: the model, or its text; for LightGBM the booster, or `Booster.model_to_string()`.
         models: where it is registered.
         pins: the group versions it reads.
-        dictionaries: for each string column its values in the order of their codes.
+        dictionaries: for each column of strings, UUIDs or bytes the texts of its values in the order of their codes.
 
     Raises:
         TrainingError: a string column without its dictionary, a model of other columns, or one that is damaged: it is
@@ -111,9 +112,9 @@ def adopt(
     dtypes = model.view.inputs
     given = {name: tuple(words) for name, words in (dictionaries or {}).items()}
     for name, dtype in dtypes.items():
-        if dtype == "string" and name not in given:
+        if dtype in CATEGORIES and name not in given:
             raise TrainingError(
-                f"Model '{model.name}': column '{name}' is a string, and nothing says which number each value is.",
+                f"Model '{model.name}': column '{name}' is a {dtype}, and nothing says which number each value is.",
                 f'pass dictionaries={{"{name}": ["the value of code 0", ...]}}.',
             )
     kind = kind_of(model.trainer)

@@ -15,17 +15,17 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from millstream.buffer.codec.types import from_arrow
+from millstream.definitions.data_types import carried
 from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.definitions.feature_view import FeatureView, GroupRead, ViewColumn
 from millstream.definitions.group_version import Group
 from millstream.definitions.list_columns import Lists
 from millstream.definitions.source import Source
-from millstream.definitions.whole_numbers import of_arrow
 from millstream.engines.engine import FIRST
 from millstream.errors import TrainingError, nearest
 from millstream.fold import Prepared, as_of, encode_keys, layout_of, prepare, probes_of, request_lanes
 from millstream.fold.rows import rows_as_of, with_keys
-from millstream.train.encoding import numbers, typed
+from millstream.train.encoding import typed
 
 Columns = dict[str, NDArray[Any]]
 Instants = NDArray[np.int64]
@@ -73,7 +73,7 @@ def join(view: FeatureView, examples: pa.Table, past: Past) -> pa.Table:
     """
     given = _given(view, examples)
     at = np.asarray(given[AT].fill_null(FIRST)).astype(np.int64)
-    found = {name: _values(given[name]) for name in view.request}
+    found = {name: carried(given[name]) for name in view.request}
     seen: dict[Source, pa.Table] = {}
     for group, reads in _by_group(view, past):
         read = _reader(group, past, at, seen, (given, found))
@@ -180,10 +180,3 @@ def _reader(group: Group, past: Past, at: Instants, seen: dict[Source, pa.Table]
         return as_of(layout, events, available, keys, at, at, probes, added).columns
 
     return read
-
-
-def _values(column: pa.Array) -> NDArray[Any]:
-    """A column as views assemble it: float64 with NaN for null, strings as objects with None."""
-    if pa.types.is_integer(column.type) or pa.types.is_timestamp(column.type):
-        return of_arrow(column.cast(pa.int64()))
-    return np.asarray(column.to_numpy(zero_copy_only=False)) if pa.types.is_string(column.type) else numbers(column)

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from millstream.calls import checked_methods
 from millstream.clock import to_datetime, to_micros
-from millstream.definitions.data_types import INSTANT
+from millstream.definitions.data_types import INSTANT, comparable
 from millstream.definitions.feature_view import FeatureView
 from millstream.definitions.model import Label, Model
 from millstream.errors import TrainingError
@@ -196,7 +196,8 @@ def _within(examples: pa.Table, start: int | None, end: int | None) -> pa.Table:
 def _labelled(label: Label, examples: pa.Table, labels: pa.Table, now: int) -> dict[str, pa.Array]:
     """The label of each example, when it was known, and whether the example is matured."""
     newest = _newest(label, labels)
-    places = pc.index_in(examples[label.on], value_set=newest[label.on].combine_chunks()).combine_chunks()
+    asked, known_for = comparable(examples[label.on]), comparable(newest[label.on]).combine_chunks()
+    places = pc.index_in(asked, value_set=known_for).combine_chunks()
     value, known_at = numbers(newest[label.column].take(places)), newest["_arrival"].take(places)
     heard, known = np.asarray(places.is_valid()).astype(bool), ~np.isnan(value)
     at, dated = numbers(examples[AT]), np.asarray(examples[AT].is_valid()).astype(bool)
@@ -224,7 +225,7 @@ def _newest(label: Label, labels: pa.Table) -> pa.Table:
 
 def _places(values: pa.ChunkedArray, which: str) -> pa.Array:
     """The place of the first ("min") or last ("max") row of each value, ascending."""
-    rows = pa.table({"value": values, "place": pa.array(np.arange(len(values)))})
+    rows = pa.table({"value": comparable(values), "place": pa.array(np.arange(len(values)))})
     found = rows.group_by("value").aggregate([("place", which)])[f"place_{which}"]
     return pa.array(np.sort(np.asarray(found)))
 

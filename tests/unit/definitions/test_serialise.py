@@ -168,3 +168,26 @@ def test_a_group_of_floats_and_short_strings_is_written_as_before() -> None:
     written = to_dict(ms.StreamFeatureGroup("g", entity=key, source=events, features=features))
     assert "$format" not in written
     assert written["features"][0] == {"$kind": "Max", "expression": "x", "over": [None], "delay": 0}
+
+
+def test_a_group_of_a_release_to_which_a_date_was_an_instant_stays_as_it_was() -> None:
+    events = ms.EventStream("events", time="seen", schema={"k": "int64", "seen": "timestamp"})
+    key = ms.Entity("key", keys={"k": "int64"})
+    day = ms.Last("cast(seen as date)", name="day")
+    group = ms.StreamFeatureGroup("g", entity=key, source=events, features=[day])
+    written = to_dict(group)
+    assert (written["$format"], dict(group.schema_of_features)) == (3, {"day": "date"})
+    older = from_dict({**written, "$format": 2})
+    assert dict(older.schema_of_features) == {"day": "timestamp"}
+    assert to_dict(older) == {**written, "$format": 2}
+    assert len({fingerprint(one) for one in (group, older, from_dict(written))}) == 2
+
+
+def test_a_query_whose_dates_were_declared_as_instants_stays_as_it_was() -> None:
+    table = ms.Table("rows", path="rows.parquet", schema={"k": "int64", "seen": "timestamp"})
+    query = "select k, cast(seen as date) as day, cast(seen as date) as on_day from rows"
+    asked = {"entity": ms.Entity("key", keys={"k": "int64"}), "sources": [table], "every": "24h", "query": query}
+    group = ms.BatchFeatureGroup("g", **asked, schema={"on_day": "timestamp"}, time="day")
+    assert from_dict(to_dict(group)) == group
+    assert dict(from_dict(to_dict(group)).schema_of_features) == {"on_day": "timestamp"}
+    assert dict(ms.BatchFeatureGroup("g", **asked, time="day").schema_of_features) == {"on_day": "date"}

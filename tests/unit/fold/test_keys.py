@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import date
+from uuid import UUID
+
 import pyarrow as pa
 import pytest
 
@@ -13,6 +16,14 @@ TYPES = [
     ({"device_id": "string"}, [("",), ("a",), ("é\U0001f600",), ("a\0b",)]),
     ({"returning": "bool"}, [(False,), (True,)]),
     ({"a": "bool", "b": "string", "c": "bool"}, [(False, "", True), (True, "\x01", False), (False, "\0", True)]),
+    ({"born": "date"}, [(date(1, 1, 1),), (date(1969, 12, 31),), (date(1970, 1, 1),), (date(9999, 12, 31),)]),
+    ({"card": "uuid"}, [(UUID(int=0),), (UUID(int=1),), (UUID(int=2**127 - 1),), (UUID(int=2**128 - 1),)]),
+    ({"hash": "bytes"}, [(b"",), (b"\0",), (b"\0" * 15,), (b"\0" * 16,), (b"\xff" * 17,)]),
+    (
+        {"a": "bytes", "b": "uuid", "c": "date"},
+        [(b"", UUID(int=5), date(2024, 2, 29)), (b"\0" * 20, UUID(int=0), date.min)],
+    ),
+    ({"a": "bytes", "b": "bytes"}, [(b"a", b""), (b"", b"a"), (b"\0\0\0\1", b""), (b"", b"\0\0\0\1")]),
     ({"carrier": "string", "n": "int64", "dest": "string"}, [("UA", 7, "IAH"), ("", -7, ""), ("U", 7, "AIAH")]),
 ]
 
@@ -39,6 +50,13 @@ def test_int64_keys_sort_as_their_bytes_do():
     numbers = [-(2**63), -5, -1, 0, 1, 5, 2**63 - 1]
     encoded = [encode_key({"k": "int64"}, [n]) for n in numbers]
     assert encoded == sorted(encoded)
+
+
+@pytest.mark.parametrize("types", [one for one, _ in TYPES if len(one) == 1])
+def test_a_single_key_of_any_type_sorts_as_its_bytes_do(types):
+    keys = next(keys for one, keys in TYPES if one == types)
+    encoded = {encode_key(types, key): key[0] for key in keys}
+    assert [encoded[one] for one in sorted(encoded)] == sorted(key[0] for key in keys)
 
 
 def test_shards_are_in_range_and_used():

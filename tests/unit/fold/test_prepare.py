@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -78,11 +80,11 @@ def test_a_computed_key_beyond_int64_is_dead_alone(wide):
     assert found.skipped == {"null_key": 1}
 
 
-def test_a_date_is_an_instant():
+def test_a_date_that_sql_makes_is_a_date():
     definition = ms.StreamFeatureGroup("g", entity=USER, source=DATED, features=[ms.Max("born::date", name="day")])
     rows = table([1.0] * 2).append_column("born", pa.array([25 * HOUR, None], pa.timestamp("us", "UTC")))
     (found,) = prepare([definition], DATED, rows)
-    assert read(definition, found) == {"day": [24.0 * HOUR]}
+    assert read(definition, found) == {"day": [date(1970, 1, 2)]}
 
 
 def test_too_late_is_decided_by_the_event_and_its_arrival_alone():

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream.buffer.codec.types import Mask, from_arrow, from_python, value_schema
-from millstream.buffer.codec.values import Unfit, fit, reason
-from millstream.definitions.data_types import ARROW_TYPES
+from millstream.buffer.codec.values import TEXTS, Unfit, fit, reason
+from millstream.definitions.data_types import ARROW_TYPES, where
 from millstream.definitions.source import EventStream
 
 UNDECLARED = int(np.iinfo(np.int64).min)
@@ -28,6 +28,7 @@ _PYTHON_TYPES: dict[str, Any] = {
     "string": str | None,
     "bool": bool | None,
     "timestamp": str | _Int64 | None,
+    **dict.fromkeys(TEXTS, str | None),
 }
 _RAW = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _FIELDS = msgspec.json.Decoder(dict[str, Any], float_hook=lambda text: _number(text))
@@ -133,7 +134,7 @@ def _take_out_of_rest(stream: EventStream, columns: list[pa.Array]) -> dict[int,
         for row, why in _Wrong(name, kind, mask, values).reasons():
             bad.setdefault(taken[row][0], why)
         column = list(stream.schema).index(name)
-        columns[column] = pc.coalesce(columns[column], found.take(everywhere))
+        columns[column] = where(columns[column].is_valid(), columns[column], found.take(everywhere))
     remaining = pa.array([left.get(place) for place, _ in taken], pa.string())
     columns[-1] = pc.if_else(everywhere.is_valid(), remaining.take(everywhere), rest)
     return bad
@@ -309,7 +310,7 @@ def _judged(reader: _Reader, fields: Mapping[str, Any]) -> Any:
     values: dict[str, Any] = {}
     for index, (name, kind) in enumerate(reader.schema):
         value = fields.get(name)
-        written = kind == "timestamp" and isinstance(value, str)  # text is read as that of a frame is
+        written = kind in ("timestamp", *TEXTS) and isinstance(value, str)  # text is read as that of a frame is
         try:
             fitted = value if written else fit(value, kind)
         except Unfit:

@@ -13,9 +13,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from millstream.buffer.codec.values import Unfit, fit
-from millstream.definitions.data_types import ARROW_TYPES, INSTANT
+from millstream.buffer.codec.values import DAY, TEXTS, Unfit, fit
+from millstream.definitions.data_types import ARROW_TYPES, INSTANT, where
 from millstream.definitions.source import EventStream
+from millstream.engines.uuid_texts import uuids_of_texts
 from millstream.fold.instants import beyond, in_other_units, microseconds
 
 PLACE = pa.schema(
@@ -50,6 +51,8 @@ def from_python(values: Sequence[Any], kind: str) -> tuple[pa.Array, Mask | None
     """Bring a column of checked Python values to its Arrow type; the mask says which are wrong (None: none is)."""
     if kind == "timestamp":
         return _instants(values)
+    if kind in TEXTS:
+        return from_arrow(pa.array(values, pa.string()), kind)
     array = pa.array(values, ARROW_TYPES[kind])
     return (_finite(array) if kind == "float64" else array), None
 
@@ -110,15 +113,19 @@ def _whole_decimals(array: pa.Array) -> tuple[pa.Array, Mask | None]:
         return pc.cast(array, pa.int64()), None
     except pa.ArrowInvalid:
         pass
-    whole: list[int | None] = []
+    return _one_by_one(array, "int64")
+
+
+def _one_by_one(array: pa.Array, kind: str) -> tuple[pa.Array, Mask]:
+    found: list[Any] = []
     wrong = np.zeros(len(array), np.bool_)
     for row, value in enumerate(array.to_pylist()):
         try:
-            whole.append(fit(value, "int64"))
+            found.append(fit(value, kind))
         except Unfit:
-            whole.append(None)
+            found.append(None)
             wrong[row] = True
-    return pa.array(whole, pa.int64()), wrong
+    return pa.array(found, ARROW_TYPES[kind]), wrong
 
 
 def _float64(array: pa.Array) -> tuple[pa.Array, Mask | None]:
@@ -168,12 +175,57 @@ def _timestamp(array: pa.Array) -> tuple[pa.Array, Mask | None]:
     return _from_text(text) if wrong is None else (pa.nulls(len(array), INSTANT), wrong)
 
 
+def _date(array: pa.Array) -> tuple[pa.Array, Mask | None]:
+    """Dates; an instant at midnight, UTC, is its date, for there are frames that have no others."""
+    if pa.types.is_date32(array.type):
+        return array, _beyond(array)
+    if pa.types.is_timestamp(array.type) or pa.types.is_date64(array.type):
+        instants, wrong = _timestamp(array)
+        counts = instants.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
+        days, rest = np.divmod(np.where(False if wrong is None else wrong, 0, counts), DAY)
+        wrong = _either(wrong, rest != 0)
+        there = np.asarray(instants.is_valid()).astype(np.bool_)
+        return pa.array(days.astype(np.int32), mask=~there).cast(pa.date32()), wrong
+    text, no_text = _string(array)
+    if no_text is not None:
+        return pa.nulls(len(array), pa.date32()), no_text
+    if not pc.all(pc.match_substring_regex(text, r"^\d{4}-\d{2}-\d{2}$")).as_py():
+        return _one_by_one(text, "date")
+    try:
+        found = pc.cast(text, pa.date32())
+        return found, _beyond(found)
+    except pa.ArrowInvalid:
+        return _one_by_one(text, "date")
+
+
+def _uuid(array: pa.Array) -> tuple[pa.Array, Mask | None]:
+    if array.type in (pa.uuid(), pa.binary(16)):
+        return array.cast(pa.uuid()), None
+    if pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type):
+        misfit = _flags(pc.not_equal(pc.binary_length(array), 16))
+        return where(pa.array(~misfit), array.cast(pa.binary())).cast(pa.binary(16)).cast(pa.uuid()), misfit
+    text, wrong = _string(array)
+    return uuids_of_texts(text) if wrong is None else (pa.nulls(len(array), pa.uuid()), wrong)
+
+
+def _bytes(array: pa.Array) -> tuple[pa.Array, Mask | None]:
+    """Bytes; text is their base64."""
+    kinds = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
+    if any(one(array.type) for one in kinds):
+        return array.cast(pa.binary()), None
+    text, wrong = _string(array)
+    return _one_by_one(text, "bytes") if wrong is None else (pa.nulls(len(array), pa.binary()), wrong)
+
+
 _CONFORM: dict[str, Callable[[pa.Array], tuple[pa.Array, Mask | None]]] = {
     "int64": _int64,
     "float64": _float64,
     "string": _string,
     "bool": _bool,
     "timestamp": _timestamp,
+    "date": _date,
+    "uuid": _uuid,
+    "bytes": _bytes,
 }
 
 

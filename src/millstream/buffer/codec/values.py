@@ -6,15 +6,20 @@ A row decides the same in whatever form it comes, so both must say the same of e
 from __future__ import annotations
 
 import math
+import re
+from base64 import b64decode
 from collections.abc import Callable
-from datetime import date
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 
 from millstream.clock import to_micros
+from millstream.definitions.data_types import EPOCH
 from millstream.engines.engine import FIRST, LAST
+from millstream.engines.uuid_texts import WRITTEN
 from millstream.errors import MillstreamError
 from millstream.fold.instants import other_unit
 
@@ -24,8 +29,16 @@ EXPECTED = {
     "string": "text",
     "bool": "true or false",
     "timestamp": "an instant of the years 1 to 9999 (ISO-8601, or microseconds since the epoch)",
+    "date": "a date of the years 1 to 9999 (ISO-8601)",
+    "uuid": "a UUID (32 hexadecimal digits, with its dashes or without)",
+    "bytes": "bytes (as text, in base64)",
 }
+#: The types beside text whose values JSON has as text alone.
+TEXTS = ("date", "uuid", "bytes")
+DAY = 86_400_000_000
 _DIGITS = 19  # of the largest int64
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+_UUID = re.compile(WRITTEN)
 
 
 class Unfit(Exception):
@@ -36,7 +49,7 @@ def fit(value: Any, kind: str) -> Any:
     """Return a value as a column of that type holds it, None for null; raises `Unfit` for one of another type.
 
     NaN, infinities and the missing values of NumPy and pandas are null in every column. A whole number may be written
-    as a float or a decimal. Instants become microseconds.
+    as a float or a decimal. Instants become microseconds; an instant at midnight, UTC, is a date.
 
     >>> fit(7.0, "int64"), fit(float("inf"), "float64"), fit("2024-01-01T00:00:00Z", "timestamp")
     (7, None, 1704067200000000)
@@ -144,10 +157,49 @@ def _timestamp(value: Any) -> int:
     raise Unfit
 
 
+def _date(value: Any) -> date:
+    if isinstance(value, date) and not isinstance(value, datetime):
+        return value
+    try:
+        if isinstance(value, str) and _DATE.fullmatch(value):
+            return date.fromisoformat(value)
+    except ValueError:
+        raise Unfit from None
+    if isinstance(value, date | np.datetime64) or (isinstance(value, str) and _DATE.match(value)):
+        day, rest = divmod(_timestamp(value), DAY)
+        if not rest:
+            return date.fromordinal(EPOCH + day)
+    raise Unfit
+
+
+def _uuid(value: Any) -> UUID:
+    if isinstance(value, UUID):
+        return value
+    if isinstance(value, bytes) and len(value) == 16:
+        return UUID(bytes=bytes(value))
+    if isinstance(value, str) and _UUID.fullmatch(value):
+        return UUID(value)
+    raise Unfit
+
+
+def _bytes(value: Any) -> bytes:
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    if isinstance(value, str):
+        try:
+            return b64decode(value, validate=True)
+        except ValueError:
+            pass
+    raise Unfit
+
+
 _FITS: dict[str, Callable[[Any], Any]] = {
     "int64": _int64,
     "float64": _float64,
     "string": _string,
     "bool": _bool,
     "timestamp": _timestamp,
+    "date": _date,
+    "uuid": _uuid,
+    "bytes": _bytes,
 }

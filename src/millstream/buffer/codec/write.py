@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from datetime import date
 from decimal import Decimal
 from itertools import chain, count
 from typing import Any
@@ -33,6 +35,7 @@ from millstream.errors import LogError
 BATCH_ROWS = 50_000
 _ENCODER = msgspec.json.Encoder(decimal_format="number")
 _PLAIN = {str, int, float, bool, type(None)}  # what JSON says as it is: NaN and infinities are null, as in a frame
+_QUICK = {*_PLAIN, UUID, date}  # what it says at once as `_sayable` would
 
 
 def encode(stream: EventStream, rows: Rows, largest: int | None = LARGEST) -> list[Batch]:
@@ -59,7 +62,7 @@ def encode(stream: EventStream, rows: Rows, largest: int | None = LARGEST) -> li
     """
     given = taken(_thing(stream), rows)
     if not isinstance(given, pa.Table):
-        return _within(_thing(stream), _json_batches(given), largest)
+        return _within(_thing(stream), _json_batches(_in_text(stream, given)), largest)
     if "_arrival" in given.column_names:
         raise LogError(
             f"Stream '{stream.name}': column '_arrival' is Millstream's own; live events arrive when they are taken.",
@@ -77,7 +80,7 @@ def encode_history(stream: EventStream, rows: Rows, largest: int | None = LARGES
     table = taken(_thing(stream), rows)
     wrong: list[Batch] = []
     if not isinstance(table, pa.Table):
-        lines = [line for batch in _json_batches(table) for line in batch.payload.split(b"\n")]
+        lines = [line for batch in _json_batches(_in_text(stream, table)) for line in batch.payload.split(b"\n")]
         parsed = parse_json(stream, lines)
         table = parsed.table
         wrong = list(_line_batches([lines[row] for row, _ in parsed.bad]))
@@ -186,6 +189,8 @@ def _key_text(value: Any, kind: str) -> bytes:
         return b""
     if isinstance(value, bool):
         return b"true" if value else b"false"
+    if isinstance(value, bytes):
+        return value
     return str(value).encode(errors="replace")
 
 
@@ -256,12 +261,29 @@ def _json_batches(rows: Sequence[Any]) -> Iterator[Batch]:
     for start in range(0, len(rows), BATCH_ROWS):
         part = rows[start : start + BATCH_ROWS]
         try:
-            if not set(map(type, chain.from_iterable(map(dict.values, part)))) <= _PLAIN:
+            if not set(map(type, chain.from_iterable(map(dict.values, part)))) <= _QUICK:
                 raise TypeError("values that JSON would write otherwise than a frame holds them")
             payload = _ENCODER.encode_lines(part).rstrip(b"\n")
         except (TypeError, ValueError, RecursionError):
             payload = b"\n".join(map(_line, part))
         yield Batch(payload, "json", len(part))
+
+
+def _in_text(stream: EventStream, rows: Sequence[Any]) -> Sequence[Any]:
+    """Dicts with the bytes of those columns that take them as the text that JSON has of them."""
+    kinds = {name: kind for name, kind in stream.schema.items() if kind in ("bytes", "uuid")}
+    return [_row_in_text(kinds, row) for row in rows] if kinds else rows
+
+
+def _row_in_text(kinds: Mapping[str, str], row: Any) -> Any:
+    raw = {}
+    for name in kinds if isinstance(row, dict) else ():
+        value = row.get(name)
+        if isinstance(value, bytes | bytearray | memoryview):
+            raw[name] = bytes(value)
+    texts = {name: b64encode(one).decode() for name, one in raw.items() if kinds[name] == "bytes"}
+    texts |= {name: str(UUID(bytes=one)) for name, one in raw.items() if kinds[name] == "uuid" and len(one) == 16}
+    return {**row, **texts} if texts else row
 
 
 def _line_batches(lines: Sequence[bytes]) -> Iterator[Batch]:

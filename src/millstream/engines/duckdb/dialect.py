@@ -19,6 +19,9 @@ TYPES = {
     "string": "VARCHAR",
     "bool": "BOOLEAN",
     "timestamp": "TIMESTAMP WITH TIME ZONE",
+    "date": "DATE",
+    "uuid": "UUID",
+    "bytes": "BLOB",
 }
 _WHOLE = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT"}
 _WHOLE |= {f"U{kind}" for kind in _WHOLE}
@@ -103,7 +106,7 @@ def kind_of(sql_type: str) -> str | None:
     """The type ("int64" ...) that DuckDB's stands for; None for what is none of ours.
 
     >>> kind_of("INTEGER"), kind_of("DATE"), kind_of("BIGINT[]")
-    ('int64', 'timestamp', None)
+    ('int64', 'date', None)
     """
     for kind, known in TYPES.items():
         if sql_type == known:
@@ -112,7 +115,7 @@ def kind_of(sql_type: str) -> str | None:
         return "int64"
     if sql_type == "FLOAT" or sql_type.startswith("DECIMAL"):
         return "float64"
-    return "timestamp" if sql_type == "DATE" or sql_type.startswith("TIMESTAMP") else None
+    return "timestamp" if sql_type.startswith("TIMESTAMP") else None
 
 
 def _refused(said: str) -> Refused:

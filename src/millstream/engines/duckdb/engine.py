@@ -79,7 +79,7 @@ def _run(query: str, sources: Sequence[QuerySource], asked: Asked) -> pa.Table:
     with _shown(sources, asked) as connection:
         [statement] = connection.extract_statements(query)
         params = {one: instant for one, instant in instants.items() if one in statement.named_parameters}
-        return connection.sql(query, params=params).to_arrow_table()
+        return _rows(connection.sql(query, params=params))
 
 
 def _evaluate(expressions: Sequence[str], rows: pa.Table) -> pa.Table:
@@ -87,7 +87,7 @@ def _evaluate(expressions: Sequence[str], rows: pa.Table) -> pa.Table:
     selected = ", ".join(f"({sql}) as c{place}" for place, sql in enumerate(expressions))
     try:
         connection.register("events", rows)
-        found: pa.Table = connection.sql(f"select {selected} from events").to_arrow_table()
+        found = _rows(connection.sql(f"select {selected} from events"))
     except Exception as error:
         if ends_connection(error):
             _evaluating.forget()
@@ -95,6 +95,18 @@ def _evaluate(expressions: Sequence[str], rows: pa.Table) -> pa.Table:
             connection.unregister("events")
         raise
     connection.unregister("events")
+    return found
+
+
+def _rows(relation: Any) -> pa.Table:
+    """The rows of a query; its UUIDs, which DuckDB gives out as text, as Arrow has them."""
+    kinds, found = [str(kind) for kind in relation.types], relation.to_arrow_table()
+    for place, name in enumerate(found.column_names):
+        if kinds[place] == "UUID":
+            from millstream.engines.uuid_texts import uuids_of_texts
+
+            texts = found.column(place).combine_chunks()
+            found = found.set_column(place, name, uuids_of_texts(texts)[0])
     return found
 
 

@@ -186,7 +186,9 @@ def _conversion(kind: str, sql_type: str, quoted: str) -> tuple[str, str] | None
     if kind == "float64" and (sql_type in _WHOLE or sql_type in ("FLOAT", "DOUBLE")):
         value = f"{quoted}::double"
         return f"case when isfinite({value}) then {value} end", ""
-    if (kind, sql_type) in (("string", "VARCHAR"), ("bool", "BOOLEAN")):
+    if kind == "date" and sql_type == "DATE":
+        return quoted, f"{quoted} between date '0001-01-01' and date '9999-12-31'"
+    if kind in ("string", "bool", "uuid", "bytes") and sql_type == TYPES[kind]:
         return quoted, ""
     if kind == "timestamp" and sql_type in ("TIMESTAMP", TYPES["timestamp"]):
         value = f"{quoted}::timestamptz"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from millstream.definitions.data_types import comparable
 from millstream.errors import StoreError
 from millstream.store.offline import Where
 
@@ -60,14 +61,15 @@ def chosen(table: str, where: Where, found: Table) -> BooleanExpression:
 
 
 def apart(table: str, where: Where, found: Table) -> tuple[Where, list[tuple[str, pa.Array]]]:
-    """A filter as what files are planned and read by, and the many values that their rows are held to afterwards.
+    """A filter as what files are planned and read by, and the values that their rows are held to afterwards.
 
-    PyIceberg makes a filter anew for every file, and of many values that costs more than to read a file of a day.
+    PyIceberg makes a filter anew for every file, and of many values that costs more than to read a file of a day. Of
+    UUIDs it makes one that Arrow does not take.
 
     Raises:
         StoreError: there is no such comparison, or a column cannot be compared with a value.
     """
-    from pyiceberg.types import LongType, StringType
+    from pyiceberg.types import LongType, StringType, UUIDType
 
     if where:
         chosen(table, where, found)
@@ -75,6 +77,9 @@ def apart(table: str, where: Where, found: Table) -> tuple[Where, list[tuple[str
     many: list[tuple[str, pa.Array]] = []
     for column, sign, given in where:
         kind = found.schema().find_type(column)
+        if isinstance(kind, UUIDType) and sign in ("=", "in"):
+            many.append((column, pa.array(_plain(given) if sign == "in" else [_plain(given)], pa.uuid())))
+            continue
         if sign != "in" or len(given) <= MANY or not isinstance(kind, LongType | StringType):
             plan.append((column, sign, given))
             continue
@@ -88,7 +93,8 @@ def held(rows: Rows, many: Sequence[tuple[str, pa.Array]]) -> Rows:
     """The rows whose columns have one of the values that each is held to."""
     for column, values in many:
         if len(rows):
-            rows = rows.filter(pc.is_in(rows[column], value_set=values.cast(rows[column].type)))
+            wanted = comparable(values.cast(rows[column].type))
+            rows = rows.filter(pc.is_in(comparable(rows[column]), value_set=wanted))
     return rows
 
 

@@ -1,0 +1,209 @@
+"""Dates, UUIDs and bytes: what is one, in whatever form a row comes, and what makes its row a dead letter."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+
+import millstream as ms
+from millstream.buffer.codec.read import parse_arrow, parse_json
+from millstream.buffer.codec.types import from_arrow
+from millstream.buffer.codec.values import Unfit, fit
+from millstream.buffer.codec.write import encode, encode_history, partition_of, partitions_of_lines
+from millstream.definitions.data_types import as_text
+
+CARD = UUID("00112233-4455-6677-8899-AABBCCDDEEFF")
+DIGITS = "00112233445566778899aabbccddeeff"
+#: By type: a value as Python gives it, as JSON does (None: it cannot), and what it is; `Unfit` for what it is not.
+VALUES: dict[str, list[tuple[Any, Any, Any]]] = {
+    "date": [
+        (date(2024, 2, 29), "2024-02-29", date(2024, 2, 29)),
+        (date(1, 1, 1), "0001-01-01", date(1, 1, 1)),
+        (date(9999, 12, 31), "9999-12-31", date(9999, 12, 31)),
+        (date(1969, 12, 31), "1969-12-31", date(1969, 12, 31)),
+        (datetime(1969, 12, 31), "1969-12-31T00:00:00", date(1969, 12, 31)),
+        (datetime(2024, 2, 29, tzinfo=UTC), "2024-02-29T00:00:00Z", date(2024, 2, 29)),
+        (datetime(2024, 2, 29, 0, 0, 0, 1), "2024-02-29T00:00:00.000001", Unfit),
+        (np.datetime64("2024-02-29"), "2024-02-29", date(2024, 2, 29)),
+        ("2024-02-30", "2024-02-30", Unfit),
+        ("0000-01-01", "0000-01-01", Unfit),
+        ("10000-01-01", "10000-01-01", Unfit),
+        ("20240229", "20240229", Unfit),
+        ("2024-W01-1", "2024-W01-1", Unfit),
+        ("2024-2-9", "2024-2-9", Unfit),
+        ("2024-02-29T00:00:00+02:00", "2024-02-29T00:00:00+02:00", Unfit),
+        (" 2024-02-29", " 2024-02-29", Unfit),
+        ("2024-02-29\n", "2024-02-29\n", Unfit),
+        ("", "", Unfit),
+        (19_782, 19_782, Unfit),
+        (1.5, 1.5, Unfit),
+        (True, True, Unfit),
+        (float("nan"), None, None),
+        (None, None, None),
+    ],
+    "uuid": [
+        (CARD, str(CARD), CARD),
+        (str(CARD).upper(), str(CARD).upper(), CARD),
+        (DIGITS, DIGITS, CARD),
+        (UUID(int=0), "00000000-0000-0000-0000-000000000000", UUID(int=0)),
+        (UUID(int=2**128 - 1), "ffffffff-ffff-ffff-ffff-ffffffffffff", UUID(int=2**128 - 1)),
+        (CARD.bytes, str(CARD), CARD),
+        ("{" + str(CARD) + "}", "{" + str(CARD) + "}", Unfit),
+        (f"urn:uuid:{CARD}", f"urn:uuid:{CARD}", Unfit),
+        (DIGITS[:31] + "g", DIGITS[:31] + "g", Unfit),
+        (DIGITS[:31], DIGITS[:31], Unfit),
+        (DIGITS + "\n", DIGITS + "\n", Unfit),
+        (str(CARD).replace("-", "", 1), str(CARD).replace("-", "", 1), Unfit),
+        ("", "", Unfit),
+        (7, 7, Unfit),
+        (b"short", "c2hvcnQ=", Unfit),
+        (float("inf"), None, None),
+        (None, None, None),
+    ],
+    "bytes": [
+        (b"", "", b""),
+        (b"\0", "AA==", b"\0"),
+        (b"\xff" * 16, "/////////////////////w==", b"\xff" * 16),
+        (bytearray(b"hello"), "aGVsbG8=", b"hello"),
+        (memoryview(b"hello"), "aGVsbG8=", b"hello"),
+        ("aGVsbG8=", "aGVsbG8=", b"hello"),
+        ("aGVsbG8", "aGVsbG8", Unfit),
+        ("aGVs bG8=", "aGVs bG8=", Unfit),
+        ("aGVsbG8=\n", "aGVsbG8=\n", Unfit),
+        ("_-_-", "_-_-", Unfit),
+        ("é", "é", Unfit),
+        (7, 7, Unfit),
+        (float("nan"), None, None),
+        (None, None, None),
+    ],
+}  # fmt: skip
+CASES = [(kind, *case) for kind, cases in VALUES.items() for case in cases]
+
+
+def stream_of(kind: str) -> ms.EventStream:
+    return ms.EventStream("s", time="at", schema={"v": kind, "at": "timestamp"})
+
+
+def judged(parsed: Any) -> list[Any]:
+    """The values of the good rows; of wrong ones the reason."""
+    found: dict[int, Any] = dict(zip(parsed.rows.tolist(), parsed.table["v"].to_pylist(), strict=True))
+    return [value for _, value in sorted({**found, **dict(parsed.bad)}.items())]
+
+
+def of_dicts(kind: str, values: list[Any]) -> list[Any]:
+    stream = stream_of(kind)
+    [batch] = encode(stream, [{"v": value, "at": 5_000_000} for value in values])
+    return judged(parse_json(stream, batch.payload.split(b"\n")))
+
+
+@pytest.mark.parametrize(("kind", "given", "written", "expected"), CASES)
+def test_a_value_is_judged_alike_as_a_dict_as_json_and_alone(
+    kind: str, given: Any, written: Any, expected: Any
+) -> None:
+    line = json.dumps({"v": written, "at": 5_000_000}).encode()
+    found = [*of_dicts(kind, [given]), *judged(parse_json(stream_of(kind), [line]))]
+    if expected is Unfit:
+        assert all("Wrong type: column 'v' does not hold" in one for one in found), found
+        with pytest.raises(Unfit):
+            fit(given, kind)
+    else:
+        assert found == [expected, expected]
+        assert fit(given, kind) == expected and type(fit(given, kind)) is type(expected)
+
+
+@pytest.mark.parametrize("kind", VALUES)
+def test_a_wrong_value_costs_its_own_row_only_and_a_right_one_is_written_as_its_text(kind: str) -> None:
+    given, wanted = [case[0] for case in VALUES[kind]], [case[2] for case in VALUES[kind]]
+    found = of_dicts(kind, given)
+    assert [one if wanted[i] is not Unfit else Unfit for i, one in enumerate(found)] == wanted
+    good = [one for one in wanted if one is not Unfit]
+    assert [None if one is None else fit(as_text(one), kind) for one in good] == good
+
+
+def arrow_forms(kind: str) -> list[tuple[pa.Array, list[Any]]]:
+    """Columns of Arrow's, and what they are as a type; `Unfit` where a value is none."""
+    days = [date(1, 1, 1), None, date(1969, 12, 31), date(9999, 12, 31)]
+    midnights = [datetime(2024, 2, 29), datetime(1969, 12, 31), datetime(1969, 12, 31, 12), None]
+    texts = [case[0] for case in VALUES[kind] if isinstance(case[0], str)]
+    told = [case[2] for case in VALUES[kind] if isinstance(case[0], str)]
+    common = [(pa.array(texts, form), told) for form in (pa.string(), pa.large_string(), pa.string_view())]
+    common += [(pa.array(texts).dictionary_encode(), told), (pa.nulls(2), [None, None])]
+    common += [(pa.array([1.5, float("nan"), None]), [Unfit, None, None]), (pa.array([1, None]), [Unfit, None])]
+    if kind == "date":
+        wanted = [date(2024, 2, 29), date(1969, 12, 31), Unfit, None]
+        mine = [(pa.array(days, pa.date32()), days), (pa.array(days, pa.date64()), days)]
+        mine += [
+            (pa.array(midnights, pa.timestamp(unit, zone)), wanted)
+            for unit in ("s", "us", "ns")
+            for zone in (None, "UTC")
+        ]
+        far = pa.array([3_000_000, -800_000, None], pa.int32()).cast(pa.date32())
+        return [*common, *mine, (far, [Unfit, Unfit, None]), (pa.array([True]), [Unfit])]
+    if kind == "uuid":
+        raw, ids = [CARD.bytes, None, b"\0" * 16], [CARD, None, UUID(int=0)]
+        forms = (pa.uuid(), pa.binary(16), pa.binary(), pa.large_binary(), pa.binary_view())
+        mine = [
+            (pa.array(raw, pa.binary(16)).cast(pa.uuid()), ids),
+            *((pa.array(raw, form), ids) for form in forms[1:]),
+        ]
+        return [*common, *mine, (pa.array([b"", b"\0" * 15, b"\0" * 17, CARD.bytes]), [Unfit, Unfit, Unfit, CARD])]
+    raw = [b"", None, b"\0", b"\xff" * 17]
+    mine = [(pa.array(raw, form), raw) for form in (pa.binary(), pa.large_binary(), pa.binary_view())]
+    return [*common, *mine, (pa.array([b"ab", None], pa.binary(2)), [b"ab", None]), (pa.array([True]), [Unfit])]
+
+
+@pytest.mark.parametrize("kind", VALUES)
+def test_columns_of_any_arrow_type_are_judged_value_by_value(kind: str) -> None:
+    for column, wanted in arrow_forms(kind):
+        found, wrong = from_arrow(column, kind)
+        got = [Unfit if wrong is not None and wrong[i] else one.as_py() for i, one in enumerate(found)]
+        assert got == wanted, column.type
+        table = pa.table({"v": column, "at": pa.array([5_000_000] * len(column), pa.int64())})
+        judgements = judged(parse_arrow(stream_of(kind), table))
+        assert [one if wanted[i] is not Unfit else Unfit for i, one in enumerate(judgements)] == wanted
+
+
+def test_pandas_and_polars_frames_of_them_are_taken() -> None:
+    schema = {"d": "date", "u": "uuid", "b": "bytes", "at": "timestamp"}
+    stream = ms.EventStream("s", time="at", schema=schema)
+    row = {"d": date(2024, 2, 29), "u": CARD, "b": b"\0x", "at": datetime(2024, 3, 1, tzinfo=UTC)}
+    nothing = {**dict.fromkeys(schema), "at": row["at"]}
+    table = pa.table({name: pa.array([row[name], None]) for name in "db"}).append_column(
+        "u", pa.array([CARD, None], pa.uuid())
+    )
+    frames = [pd.DataFrame([row, nothing]), pd.DataFrame({**row, "d": pd.Timestamp("2024-02-29")}, index=[0, 1])]
+    frames += [pl.from_arrow(table).with_columns(pl.lit(row["at"]).alias("at")), pl.DataFrame([row, nothing])]  # type: ignore[union-attr]
+    for frame in frames:
+        [batch] = encode_history(stream, frame)
+        parsed = parse_arrow(stream, pa.ipc.open_stream(batch.payload).read_all())
+        assert parsed.bad == []
+        assert {name: parsed.table[name][0].as_py() for name in "dub"} == {name: row[name] for name in "dub"}
+
+
+@pytest.mark.parametrize("kind", [*VALUES, "bool"])
+def test_equal_values_go_to_one_partition_in_whatever_form_they_come(kind: str) -> None:
+    stream = ms.EventStream("s", time="at", partition_by="v", schema={"v": kind, "at": "timestamp"})
+    values = [True, False] if kind == "bool" else list({one[2] for one in VALUES[kind]} - {None, Unfit})
+    for value in values:
+        rows = [{"v": value, "at": 5}]
+        table = pa.table({"v": pa.array([value], pa.uuid() if kind == "uuid" else None), "at": [5]})
+        line = json.dumps({"v": value if kind == "bool" else as_text(value), "at": 5}).encode()
+        [(one, _)], [(two, _)] = partition_of(stream, rows, 7), partition_of(stream, table, 7)
+        assert [one, two] == partitions_of_lines(stream, [line], 7) * 2
+
+
+def test_bytes_are_no_text_and_text_is_no_decimal() -> None:
+    stream = ms.EventStream("s", time="at", schema={"v": "string", "at": "timestamp"})
+    [batch] = encode(stream, [{"v": b"ab", "at": 5_000_000}])
+    assert "does not hold text" in judged(parse_json(stream, batch.payload.split(b"\n")))[0]
+    with pytest.raises(Unfit):
+        fit(Decimal("1.5"), "date")
