@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from millstream.definitions.feature_view import FeatureView
     from millstream.definitions.model import Label, LightGBM, Model, Retrain
     from millstream.definitions.on_demand import on_demand
+    from millstream.definitions.over import Session
     from millstream.definitions.source import EventStream, Table
     from millstream.definitions.statistics import (
         Age,
@@ -54,6 +55,7 @@ _HOMES = {
     "feature_view": ("FeatureView",),
     "model": ("Label", "LightGBM", "Model", "Retrain"),
     "on_demand": ("on_demand",),
+    "over": ("Session",),
     "source": ("EventStream", "Table"),
     "statistics": ("Age", "Correlation", "Covariance", "GeometricMean", "Kurtosis", "Rate", "Share", "Skewness"),
     "values": ("DistinctCount", "Entropy", "Lag", "LastK", "Median", "Mode", "Quantile"),
@@ -99,6 +101,7 @@ __all__ = [
     "Rate",
     "Ratio",
     "Retrain",
+    "Session",
     "Share",
     "Skewness",
     "Std",

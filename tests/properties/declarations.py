@@ -6,16 +6,26 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+import millstream as ms
 from millstream.testing.simulation.declared import QUERIES, Declared
+
+
+def _allowed(window: Any) -> Any:
+    """The window with what belongs to it alone."""
+    over, delay, _ = window
+    if over == "1m":
+        return over, delay, None
+    return (over, "0s", None) if isinstance(over, ms.Session) or "event" in (over or "") else window
+
 
 windows = st.lists(
     st.tuples(
-        st.sampled_from(["1m", "10m", "1h", "24h", None]),
+        st.sampled_from(["1m", "10m", "1h", "24h", None, "2 events", "5 events within 1h", ms.Session(gap="5m")]),
         st.sampled_from(["0s", "0s", "5m"]),
         st.sampled_from([None, None, "1m"]),
     ).map(lambda one: one if one[0] is not None or one[1] != "0s" else (None, "0s", None)),
     min_size=1, max_size=3, unique=True,
-).map(lambda found: tuple(one if one[0] != "1m" else ("1m", one[1], None) for one in found))  # fmt: skip
+).map(lambda found: tuple(map(_allowed, found)))  # fmt: skip
 wheres = st.sampled_from([None, None, "ok", "x > 0", "s <> 'DE'"])
 ttls = st.sampled_from([None, None, "5m", "25m"])
 declared = st.builds(

@@ -40,7 +40,7 @@ ENTITY = ms.Entity("k", keys={"k": "int64"})
 
 @cache
 def group_of(
-    windows: tuple[tuple[str | None, str, str], ...],
+    windows: tuple[tuple[str | ms.Session | None, str, str], ...],
     filtered: bool,
     source: ms.EventStream = STREAM,
     values: bool = False,
@@ -104,17 +104,31 @@ def group_of(
         ]
         if source is STREAM:  # it is read through a view whose request has the field
             features.append(ms.ZScore("x", request="x", name=f"zscore{tag}", **common))
-        if window is not None:
+        if isinstance(window, str) and "event" not in window:
             features.append(ms.Rate(per="1h", name=f"rate{tag}", **common))
     return ms.StreamFeatureGroup("g", entity=ENTITY, source=source, features=features)
 
 
+_times = st.tuples(
+    st.sampled_from(["1m", "5m", "10m", "1h", "6h", "24h", "7d", "30d", None]),
+    st.sampled_from(["0s", "0s", "1m", "1h"]),
+)
+_rows = st.sampled_from(
+    [
+        "1 event",
+        "2 events",
+        "5 events",
+        "20 events",
+        "3 events within 10m",
+        "5 events within 24h",
+        "20 events within 30d",
+    ]
+)
+_sessions = st.builds(
+    ms.Session, gap=st.sampled_from(["1s", "30s", "30m", "24h"]), late=st.sampled_from(["0s", "10s", "24h"])
+)
 windows = st.lists(
-    st.tuples(
-        st.sampled_from(["1m", "5m", "10m", "1h", "6h", "24h", "7d", "30d", None]),
-        st.sampled_from(["0s", "0s", "1m", "1h"]),
-    ),
-    min_size=1, max_size=3, unique=True,
+    st.one_of(_times, st.tuples(st.one_of(_rows, _sessions), st.just("0s"))), min_size=1, max_size=3, unique=True
 ).map(lambda pairs: tuple((w, d, f"_{i}") for i, (w, d) in enumerate(pairs)))  # fmt: skip
 groups = st.builds(group_of, windows, st.booleans(), st.just(STREAM), st.booleans())
 

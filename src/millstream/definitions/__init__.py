@@ -21,6 +21,7 @@ from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatur
 from millstream.definitions.feature_view import FeatureView, GroupRead, ViewColumn
 from millstream.definitions.model import Label, LightGBM, Model, Retrain
 from millstream.definitions.on_demand import OnDemandFeature
+from millstream.definitions.over import Session
 from millstream.definitions.reference import FeatureRef
 from millstream.definitions.source import EventStream, Source, Table
 from millstream.definitions.statistics import (
@@ -72,6 +73,7 @@ __all__ = [
     "Rate",
     "Ratio",
     "Retrain",
+    "Session",
     "Share",
     "Skewness",
     "Source",

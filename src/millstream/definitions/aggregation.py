@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import ClassVar
 
 from millstream.calls import checked_class, whole
-from millstream.definitions.durations import Duration, micros, text
+from millstream.definitions.durations import Duration, micros
 from millstream.definitions.frozen import check_name, freeze
+from millstream.definitions.over import Over, Session, check_moves, written
 from millstream.errors import DefinitionError
 
-Window = str | timedelta | None
+Window = Over
 #: How many UTF-8 bytes of a string are kept at most, unless told otherwise.
 STRING_BYTES = 39
 
@@ -24,7 +24,8 @@ class Aggregation:
 
     Args:
         expression: a column, or an SQL expression over one event; `Count` may do without, `TimeSince` has none.
-        over: one window such as "1h", several, or None for all time; a list may hold None as well.
+        over: one window such as "1h", "20 events", "20 events within 24h" or a `Session`, several, or None for all time; a
+            list may hold None as well.
         where: a condition: events for which it is not true do not count.
         name: what the column's name begins with, which is otherwise made from the expression.
         hop: the step of the window's tail; by the window's length unless given.
@@ -38,7 +39,7 @@ class Aggregation:
     kind: ClassVar[str]
 
     expression: str | None
-    over: tuple[str | None, ...]
+    over: tuple[str | Session | None, ...]
     where: str | None
     name: str | None
     hop: int | None
@@ -65,6 +66,7 @@ class Aggregation:
             raise DefinitionError.expected(thing, "hop", hop, "a positive duration", "leave it out for the default.")
         freeze(self, expression=expression, over=_windows(thing, over), where=where, hop=step)
         freeze(self, name=None if name is None else check_name(thing, name), delay=micros(delay, thing, "delay"))
+        check_moves(thing, self.over, self.hop, self.delay)
 
     @property
     def values(self) -> tuple[str, ...]:
@@ -72,18 +74,12 @@ class Aggregation:
         return tuple(sql for sql in (self.expression, getattr(self, "other", None)) if sql)
 
 
-def _windows(thing: str, over: Window | Sequence[Window]) -> tuple[str | None, ...]:
+def _windows(thing: str, over: Window | Sequence[Window]) -> tuple[str | Session | None, ...]:
     """Each window as it was written, so that it can end the column's name; every one is checked."""
     many = over if isinstance(over, Sequence) and not isinstance(over, str | bytes) else (over,)
     if not many:
         raise DefinitionError.expected(thing, "over", over, "at least one window", 'write over="1h", or leave it out.')
-    written: list[str | None] = []
-    for window in many:
-        span = None if window is None else micros(window, thing, "over")
-        if span == 0:
-            raise DefinitionError.expected(thing, "over", window, "a positive duration", 'write over="1h".')
-        written.append(window if isinstance(window, str) else None if span is None else text(span))
-    return tuple(written)
+    return tuple(written(thing, window) for window in many)
 
 
 class Count(Aggregation):

@@ -66,7 +66,7 @@ def _check_part(thing: str, argument: str, part: object, example: str) -> None:
         hint = f"make one {thing.split()[0]} for each share."
         raise DefinitionError.expected(thing, f"q of {argument}", list(part.q), "one share", hint)
     if len(part.over) != 1:
-        windows = [one or "all time" for one in part.over]
+        windows = ["all time" if one is None else str(one) for one in part.over]
         hint = f"make one {thing.split()[0]} for each window."
         raise DefinitionError.expected(thing, f"over of {argument}", windows, "one window", hint)
     if part.name is not None:

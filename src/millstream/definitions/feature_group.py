@@ -21,6 +21,7 @@ from millstream.definitions.source import EventStream, Source, Table
 from millstream.definitions.windows import (
     WindowedFeature,
     check_condition,
+    folded,
     is_typed,
     undated,
     untyped,
@@ -358,6 +359,10 @@ def _check_fold(
     mapping = _key_mapping(thing, entity, keys)
     _check_key_types(thing, entity, mapping, columns)
     found = windowed_features(thing, features, columns)
+    if len(sources) > 1 and any(part.gap for part in folded(found)):
+        hint = "fold one stream with sessions, or send the events of all to one stream."
+        what = f"{len(sources)} streams"
+        raise DefinitionError.expected(thing, "source", what, "one stream for sessions, whose rows come in order", hint)
     return {"columns": found, "keys": mapping, "derive": FrozenMapping(derive or {})}
 
 

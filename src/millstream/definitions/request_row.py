@@ -51,6 +51,10 @@ def resolve_fields(
     if apart:
         hint = "keep what tells values apart in a group of its own, and read that without with_request()."
         raise DefinitionError(f"{thing}: {what}: '{apart[0]}' cannot take one more event as it is read.", hint)
+    apart = [column.name for column in folded(group.columns) if column.rows or column.gap]
+    if apart:
+        hint = "keep windows of events and sessions in a group of their own, and read that without with_request()."
+        raise DefinitionError(f"{thing}: {what}: '{apart[0]}' cannot take one more event as it is read.", hint)
     columns = source_columns(group)
     given = {group.keys[join_key]: request_key for join_key, request_key in keys.items()}
     found: dict[str, str] = {}

@@ -21,6 +21,7 @@ from millstream.definitions.feature_view import FeatureView
 from millstream.definitions.frozen import FrozenMapping
 from millstream.definitions.model import TRAINERS, Label, Model, Retrain
 from millstream.definitions.on_demand import OnDemandFeature
+from millstream.definitions.over import Session
 from millstream.definitions.reference import FeatureRef
 from millstream.definitions.source import EventStream, Source, Table
 from millstream.definitions.statistics import STATISTICS
@@ -32,11 +33,23 @@ _KINDS: dict[str, type] = {
     kind.__name__: kind
     for kind in (
         *AGGREGATIONS, *COMBINED, *STATISTICS, *VALUES, *_GROUPS, Entity, EventStream, FeatureRef, FeatureView, Label,
-        Model, OnDemandFeature, Retrain, Table, *TRAINERS,
+        Model, OnDemandFeature, Retrain, Session, Table, *TRAINERS,
     )
 }  # fmt: skip
 _ABOUT = ("owner", "description", "tags")
-_DURATIONS = {"after", "delay", "every", "future", "hop", "per", "retention", "ttl", "within"}  # as microseconds
+_DURATIONS = {
+    "after",
+    "delay",
+    "every",
+    "future",
+    "gap",
+    "hop",
+    "late",
+    "per",
+    "retention",
+    "ttl",
+    "within",
+}  # as microseconds
 _KIND, _RESOLVED = "$kind", "$resolved"
 #: In which format a group keeps its states, where that is not the first; written, so that an older version stays itself.
 _FORMAT = "$format"

@@ -9,6 +9,7 @@ from millstream.calls import checked_class
 from millstream.definitions.aggregation import Aggregation, OfEvents, OfExpression, Window
 from millstream.definitions.durations import Duration, micros
 from millstream.definitions.frozen import freeze
+from millstream.definitions.over import Session, rows_and_time
 from millstream.errors import DefinitionError
 
 
@@ -168,7 +169,7 @@ class Rate(OfEvents):
         delay: Duration = "0s",
     ) -> None:
         super().__init__(over=over, where=where, name=name, hop=hop, delay=delay)
-        if None in self.over:
+        if any(window is None or isinstance(window, Session) or rows_and_time(window)[0] for window in self.over):
             hint = 'write ms.Rate(per="1h", over="24h").'
             raise DefinitionError.expected("Rate", "over", over, "windows of a length, for a rate divides by it", hint)
         span = micros(per, "Rate", "per")

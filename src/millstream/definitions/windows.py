@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 from millstream.definitions.aggregation import STRING_BYTES, Aggregation
 from millstream.definitions.combined import Combined, ZScore
 from millstream.definitions.durations import UNITS, micros, text
 from millstream.definitions.expressions import is_column, type_of
+from millstream.definitions.over import Session, rows_and_time, suffix
 from millstream.definitions.schema import list_of
 from millstream.definitions.values import LISTS, Lag, Quantile, percent
 from millstream.errors import DefinitionError
@@ -45,7 +47,9 @@ class WindowedFeature:
     aggregate of two, and `by` its type where it orders; `per` is the span that a rate is for. One that is
     worked out of two others has them as `parts`, whose windows are its own, and may read a field of the request.
     `of` is the type of the expression. `k` says how many values, or which one, is asked for, `share` which quantile,
-    `bound` how many different values a window may hold.
+    `bound` how many different values a window may hold. `rows` is how many rows a row window holds at least, `window` then
+    the longest time that they may span. `gap` is how far apart the rows of a session are at most, and `late` how long after
+    it happened one may arrive.
     """
 
     name: str
@@ -66,6 +70,9 @@ class WindowedFeature:
     k: int = 0
     share: float = 0.0
     bound: int = 0
+    rows: int = 0
+    gap: int = 0
+    late: int = 0
 
 
 def is_typed(feature: WindowedFeature) -> bool:
@@ -182,12 +189,11 @@ def _expand(
     texts = not {"string", "bytes"}.isdisjoint((dtype, by)) or kind in ("first", "last")
     return [
         WindowedFeature(
-            name=stem if written is None else f"{stem}_{written}",
+            name=stem if over is None else f"{stem}_{suffix(over)}",
             kind=kind,
             expression=aggregation.expression,
             where=aggregation.where,
-            window=(window := None if written is None else micros(written)),
-            hop=_hop(thing, aggregation, window),
+            **_window(thing, aggregation, over),
             delay=aggregation.delay,
             dtype=dtype,
             max_bytes=_max_bytes(aggregation, texts),
@@ -200,7 +206,7 @@ def _expand(
             bound=getattr(aggregation, "categories", 0),
         )
         for stem, share in _stems(thing, aggregation, stem)
-        for written in aggregation.over
+        for over in aggregation.over
     ]
 
 
@@ -264,6 +270,18 @@ def _stem(thing: str, aggregation: Aggregation) -> str:
         hint = f'write ms.{type(aggregation).__name__}({given}, name="...").'
         raise DefinitionError.expected(thing, what, None, "a name, for an expression has none", hint)
     return "_".join([*(expression.strip() for expression in read), aggregation.kind])
+
+
+def _window(thing: str, aggregation: Aggregation, over: str | Session | None) -> dict[str, Any]:
+    """What a window is, as the fields of a feature."""
+    if isinstance(over, Session):
+        return {"window": None, "hop": None, "gap": over.gap, "late": over.late}
+    rows, within = rows_and_time(over)
+    return {
+        "window": within,
+        "hop": None if rows and within is None else _hop(thing, aggregation, within),
+        "rows": rows,
+    }
 
 
 def _hop(thing: str, aggregation: Aggregation, window: int | None) -> int | None:

@@ -28,8 +28,11 @@ from millstream.fold.entries import (
 )
 from millstream.fold.entry_states import exact
 from millstream.fold.fixed_point import from_sortable
-from millstream.fold.kernels import ascending, in_order, span
+from millstream.fold.kernels import ascending, in_order
 from millstream.fold.sketches import MOST_RANK, REGISTERS, bucket_of, estimated, index_of, middle_of, rank_of
+from millstream.fold.spans import spans
+
+NONE_ADDED = np.empty(0, np.bool_)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
@@ -173,17 +176,22 @@ def _slide(
 def _slide_window(
     times, available, known, entries, ordinal, at, rows, bag, windows, w, features, numbers, texts, work, of, firsts, heap
 ):  # fmt: skip
-    """One window of one bag, query by query; see `as_of._slide` for which events enter it and leave it, and when."""
+    """One window of one bag, query by query; see `history._slide` for which events enter it and leave it, and when."""
     tree, counted, sums = np.zeros(firsts.size + 1, np.int64), np.zeros(firsts.size, np.int64), np.zeros(2, np.int64)
     ranks, most, held = np.zeros((0, 0), np.int32), np.zeros(0, np.int64), np.zeros(0, np.int64)
     inside, lane = np.zeros(times.size, np.bool_), bag[INPUT] + 1
     low, high, new = 0, 0, 0
+    begins, finishes = np.empty(at.size, np.int64), np.empty(at.size, np.int64)
+    spans(times, available, known, ordinal, at, NONE_ADDED, windows, w, begins, finishes)
     for q in range(at.size):
-        since, until = span(windows, w, at[q])
+        since, until = begins[q], finishes[q]
         by, passed, moved = ordinal[q], high, q == 0
         while True:  # one event that leaves, then those that enter
             event, change = -1, 1
-            if low < high and times[low] < since:
+            if low > 0 and times[low - 1] >= since:  # a session that has become one with an older one
+                low -= 1
+                event = low if available[low] <= by else -1
+            elif low < high and times[low] < since:
                 event, change = low, -1
                 low += 1
             elif high < times.size and times[high] < until and (known.size > 0 or available[high] <= by):

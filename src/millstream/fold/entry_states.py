@@ -9,8 +9,9 @@ from numba import njit
 
 from millstream.fold.emitting import emit_entries
 from millstream.fold.entries import GROWTH, copy, gather, lanes_of, union, with_room
-from millstream.fold.kernels import LOWEST, by_key, edges_of, in_order, span, tile_of
+from millstream.fold.kernels import by_key, edges_of, in_order, tile_of
 from millstream.fold.layout import HEADER
+from millstream.fold.spans import LOWEST, span, span_by_rule
 
 _HIGHEST = np.int64(2**63 - 1)
 
@@ -217,7 +218,7 @@ def exact(events, begins, codes, times, available, entries, ordinal, at, bags, w
         inside = np.empty(mine.size, np.int64)
         for f in range(features.shape[0]):
             if f == 0 or features[f, 1] != features[f - 1, 1] or features[f, 0] != features[f - 1, 0]:
-                since, until = span(windows, features[f, 1], at[q])
+                since, until = span_by_rule(windows, features[f, 1], at[q], mine, times, available, ordinal[q], False)
                 count = 0
                 for event in mine:
                     if available[event] <= ordinal[q] and since <= times[event] < until:

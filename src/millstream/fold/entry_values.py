@@ -10,7 +10,7 @@ import numpy as np
 from millstream.fold import entry_history, entry_states, kernels
 from millstream.fold.entry_layout import EntryLayout
 from millstream.fold.layout import Layout
-from millstream.fold.listed import new_heap, together
+from millstream.fold.listed import HeapPart, new_heap, together
 from millstream.fold.shares import in_shares
 
 if TYPE_CHECKING:
@@ -61,17 +61,17 @@ class EntryHistory:
         """Write what `by_rule` does, each window sliding along a key's events."""
         order, begins = self._by_key()
         queries, query_begins = kernels.by_key(self.codes, len(begins) - 1)
-        heaps: list[tuple[np.ndarray, np.ndarray]] = []
+        heaps: list[HeapPart] = []
 
         def run(first: int, last: int) -> None:
             heap = entry_history.as_of(
                 order, begins, queries, query_begins, self.events.times, self.available, self.events.entries, self.ordinal,
                 self.at, self.bags.rows, self.layout.windows, self.bags.features, first, last, numbers, texts, new_heap(),
             )  # fmt: skip
-            heaps.append((queries[query_begins[first] : query_begins[last]], heap))
+            heaps.append((queries[query_begins[first] : query_begins[last]], heap, self.bags.references))
 
         in_shares(begins[1:] + query_begins[1:], run)
-        return together(heaps, texts, self.bags.references)
+        return together(heaps, texts)
 
     def _by_key(self) -> tuple[np.ndarray, np.ndarray]:
         n_keys = int(max(len(self.events.keys), self.codes.max(initial=0) + 1))

@@ -1,4 +1,4 @@
-"""Three of the four kernels over plain arrays: fold, merge, value (the fourth is in `past`).
+"""Three of the four kernels over plain arrays: fold, merge, value (the fourth is in `history`).
 
 A state is `[version, newest arrival, tiles, instants, rows...]`, a row is `[start, lanes...]`. Tiles come first and then
 instants (the exact head), both ascending by start. Which hop a tile has follows from its start and the newest arrival
@@ -12,8 +12,8 @@ from numba import njit
 from millstream.fold.lanes import clear, combine, emit
 from millstream.fold.layout import HEAD_CAPACITY, HEAD_SPAN, HEADER, LIFETIME, STATE_VERSION
 from millstream.fold.moments import SPACE
+from millstream.fold.spans import LOWEST
 
-LOWEST = np.int64(-(2**63))
 _HIGHEST = np.int64(2**63 - 1)
 
 
@@ -261,15 +261,6 @@ def exact_from(data, place, meta):
                 return max(start, data[row])
         row -= step
     return start
-
-
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
-def span(windows, w, at):
-    """The times that a window holds at an instant: from the first returned on, up to but not at the second."""
-    width, hop, delay = windows[w, 0], windows[w, 1], windows[w, 2]
-    until = at if delay == 0 else (at - delay) // hop * hop
-    since = LOWEST if width < 0 else (at - delay - width) // hop * hop
-    return since, until
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)

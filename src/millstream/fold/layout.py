@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -71,8 +71,43 @@ class Combination:
 
 
 @dataclass(frozen=True, eq=False)
-class Layout:
-    """The arrays by which the kernels fold one group: lane groups, windows, features and tile levels.
+class FoldLayout:
+    """The arrays by which the kernels fold some features: lane groups, windows, features and tile levels.
+
+    `windows` are rows as `spans` knows them, by `window_ops` the lane groups that each needs; `features` are rows of a
+    formula, its window, six numbers of its plan and its output place. `meta` says how many lanes there are, whether what
+    is older than the longest window is kept, and how many numbers and lanes are given out by all features of the group.
+    """
+
+    slots: tuple[Slot, ...]
+    ops: np.ndarray
+    windows: np.ndarray
+    window_ops: np.ndarray
+    features: np.ndarray
+    levels: np.ndarray
+    meta: np.ndarray
+    entries: EntryLayout | None
+
+    @property
+    def n_lanes(self) -> int:
+        """How many int64 lanes one tile, or one stretch, has."""
+        return int(self.meta[0])
+
+
+@dataclass(frozen=True, eq=False)
+class Section(FoldLayout):
+    """How the features of row windows, or of the sessions of one kind, are folded; see `stretches`.
+
+    `rule` is the rule of the section; `late` (µs) is how long after it happened a row of a session may arrive.
+    """
+
+    rule: np.ndarray
+    late: int
+
+
+@dataclass(frozen=True, eq=False)
+class Layout(FoldLayout):
+    """How a group is folded: its features over windows of time, and in `sections` those over others.
 
     `columns` are the group's; `outputs` what the kernels give, in the order of their places: those of the columns that
     are folded, then what `combinations` are worked out of. `probes` are the fields of a request that these read.
@@ -81,7 +116,6 @@ class Layout:
     lists, `listed` says how many lanes an element has.
     """
 
-    slots: tuple[Slot, ...]
     columns: tuple[str, ...]
     dtypes: tuple[str, ...]
     outputs: tuple[tuple[str, str], ...]
@@ -90,25 +124,26 @@ class Layout:
     text_widths: tuple[int, ...]
     inverted: Mapping[str, bool]
     listed: Mapping[str, int]
-    ops: np.ndarray
-    windows: np.ndarray
-    window_ops: np.ndarray
-    features: np.ndarray
-    levels: np.ndarray
-    meta: np.ndarray
-    entries: EntryLayout | None = None
+    sections: tuple[Section, ...]
 
     @property
-    def n_lanes(self) -> int:
-        """How many int64 lanes one tile of this group has."""
-        return int(self.meta[0])
+    def references(self) -> tuple[int, ...]:
+        """The lanes of the output that say where a list begins."""
+        parts: tuple[FoldLayout, ...] = (self, *self.sections)
+        return tuple(place for part in parts if part.entries for place in part.entries.references)
 
     @property
     def state_bytes_max(self) -> int:
-        """The worst-case bytes of one key's state: every tile of every level and a full head, all bags as large as may be."""
+        """The worst-case bytes of one key's state: every tile of every level and a full head, all bags as large as may be.
+
+        Of sessions, whose rows have no bound, those of a day that all lie apart are reckoned with.
+        """
         rows = HEAD_CAPACITY + (1 if self.meta[1] else 0) + sum(tiles for _, tiles in self._tiles())
-        bags = sum(bag.most_lanes for bag in self.entries.bags) if self.entries else 0
-        return 8 * (HEADER + rows * (1 + self.n_lanes + bags))
+        lanes = HEADER + rows * (1 + self.n_lanes + _most_in_bags(self))
+        for section in self.sections:
+            kept = HEAD_CAPACITY + (int(section.rule[1]) or (section.late + _DAY) // int(section.rule[0]))
+            lanes += 3 + kept * (3 + section.n_lanes + _most_in_bags(section))
+        return 8 * lanes
 
     def state_bytes_at(self, per_day: float) -> int:
         """About the bytes of one key's state at a rate of events a day that come by chance: of the tiles that hold any.
@@ -122,6 +157,11 @@ class Layout:
             longest = max((span for _, span in self.levels.tolist()), default=_DAY)
             kept = per_day * longest / _DAY
             lanes += sum(rows + min(kept, rows * bag.bound) * bag.width for bag in self.entries.bags)
+        for section in self.sections:
+            most, within = int(section.rule[1]), int(section.rule[2])
+            kept = min(most, per_day * within / _DAY if within > 0 else most) if most else 1.0
+            bags = sum(1 + bag.width for bag in section.entries.bags) if section.entries else 0
+            lanes += 3 + kept * (3 + section.n_lanes + bags)
         return round(8 * lanes)
 
     def _tiles(self) -> Iterator[tuple[int, int]]:
@@ -134,10 +174,18 @@ class Layout:
 
     def too_late_before(self, arrivals: np.ndarray) -> np.ndarray:
         """Per event, the event time (µs) below which it is too late for every window, by its arrival alone."""
-        if self.meta[1]:
-            return np.full(len(arrivals), np.iinfo(np.int64).min)
-        edges = [(arrivals - w[2] - w[0]) // w[1] * w[1] for w in self.windows]
+        never = np.full(len(arrivals), np.iinfo(np.int64).min)
+        edges = []
+        for windows in (self.windows, *(section.windows for section in self.sections)):
+            for width, hop, delay, _, _, gap in windows.tolist():
+                if gap == 0:
+                    edges.append(never if width < 0 else (arrivals - delay - width) // hop * hop)
+        edges += [arrivals - section.late for section in self.sections if section.rule[0] > 0]
         return np.asarray(np.min(edges, axis=0))
+
+
+def _most_in_bags(part: FoldLayout) -> int:
+    return sum(bag.most_lanes for bag in part.entries.bags) if part.entries else 0
 
 
 def layout_of(group: StreamFeatureGroup | BatchFeatureGroup) -> Layout:
@@ -148,30 +196,65 @@ def layout_of(group: StreamFeatureGroup | BatchFeatureGroup) -> Layout:
 @lru_cache(maxsize=512)
 def _layout(published: tuple[WindowedFeature, ...]) -> Layout:
     columns, combinations = _outputs(published)
-    shared = _Slots()
-    plans = [None if column.kind in KINDS else _plan(column, shared) for column in columns]
-    slots = shared.all
-    windows, order = _windows(columns)
+    kinds = dict.fromkeys(map(_section_key, columns))
+    slots = {kind: _Slots() for kind in (_OF_TIME, *kinds)}
+    plans = [None if one.kind in KINDS else _plan(one, slots[_section_key(one)]) for one in columns]
     places, texts = _places(columns, plans)
-    features = _features(columns, plans, places, order)
-    used = np.zeros((len(windows), len(slots)), np.int64)
-    for column, plan in zip(columns, plans, strict=True):
-        if plan:
-            used[order[_window_key(column)], plan.needs] = 1
-    levels = _levels(columns)
-    lifetime = any(column.window is None for column in columns)
-    width = sum(slot.width for slot in slots)
-    meta = np.array([width, int(lifetime), len(columns), sum(texts)], np.int64)
-    ops = np.array([(slot.op, slot.offset, slot.width) for slot in slots], np.int64).reshape(-1, 3)
+    planned = list(zip(columns, plans, places, strict=True))
+    parts = {
+        kind: _fold_layout(
+            [one for one in planned if _section_key(one[0]) == kind], found.all, len(columns), sum(texts)
+        )
+        for kind, found in slots.items()
+    }
     return Layout(
-        slots=tuple(slots), columns=tuple(c.name for c in published), dtypes=tuple(c.dtype for c in published),
+        **parts.pop(_OF_TIME), columns=tuple(c.name for c in published), dtypes=tuple(c.dtype for c in published),
         outputs=tuple((c.name, c.dtype) for c in columns), combinations=combinations,
         probes=tuple(dict.fromkeys(one.request for one in combinations if one.request is not None)),
         text_widths=tuple(texts), inverted=_inverted(columns, plans),
-        listed={c.name: width for c in columns if (width := element_width(c))}, ops=ops, windows=windows, window_ops=used,
-        features=features, levels=levels, meta=meta,
-        entries=entry_layout(columns, lambda column: order[_window_key(column)], places),
+        listed={c.name: width for c in columns if (width := element_width(c))},
+        sections=tuple(
+            Section(**part, rule=_rule([one for one in columns if _section_key(one) == kind]), late=kind[2])
+            for kind, part in parts.items()
+        ),
     )  # fmt: skip
+
+
+#: Which section a column belongs to: whether its windows are of rows, the gap of its sessions, and how late their rows are.
+_OF_TIME = (False, 0, 0)
+
+
+def _section_key(column: WindowedFeature) -> tuple[bool, int, int]:
+    return column.rows > 0, column.gap, column.late
+
+
+_Planned = tuple["WindowedFeature", "_Plan | None", int]
+
+
+def _fold_layout(planned: Sequence[_Planned], slots: Sequence[Slot], numbers: int, texts: int) -> dict[str, Any]:
+    """What a `FoldLayout` is made of for some columns with their plans and places, and their lane groups."""
+    columns = [column for column, _, _ in planned]
+    windows, order = _windows(columns)
+    used = np.zeros((len(windows), len(slots)), np.int64)
+    for column, plan, _ in planned:
+        if plan:
+            used[order[_window_key(column)], plan.needs] = 1
+    lifetime = any(column.window is None for column in columns)
+    return {
+        "slots": tuple(slots), "windows": windows, "window_ops": used, "levels": _levels(columns),
+        "ops": np.array([(slot.op, slot.offset, slot.width) for slot in slots], np.int64).reshape(-1, 3),
+        "features": _features(planned, order),
+        "meta": np.array([sum(slot.width for slot in slots), int(lifetime), numbers, texts], np.int64),
+        "entries": entry_layout(columns, lambda column: order[_window_key(column)], [place for _, _, place in planned]),
+    }  # fmt: skip
+
+
+def _rule(columns: Sequence[WindowedFeature]) -> np.ndarray:
+    """The gap of a section's sessions; how many rows, and how long ago, its windows hold at most, moving by the longest hop."""
+    within = [column.window for column in columns]
+    longest = -1 if None in within else max(one for one in within if one is not None)
+    hop = max(column.hop or 1 for column in columns)
+    return np.array([columns[0].gap, max(column.rows for column in columns), longest, hop], np.int64)
 
 
 def _outputs(
@@ -319,19 +402,22 @@ def _slot(column: WindowedFeature, lift: str, op: int, width: int) -> Slot:
     )  # fmt: skip
 
 
-def _window_key(column: WindowedFeature) -> tuple[int, int, int]:
+_Window = tuple[int, int, int, int, int]
+
+
+def _window_key(column: WindowedFeature) -> _Window:
     hop = column.hop or 1
-    return (-1 if column.window is None else column.window, hop, column.delay)
+    return (-1 if column.window is None else column.window, hop, column.delay, column.rows, column.gap)
 
 
-def _windows(columns: tuple[WindowedFeature, ...]) -> tuple[np.ndarray, dict[tuple[int, int, int], int]]:
-    """Distinct windows as rows (width, hop, delay, class), nested within a class, and where each went.
+def _windows(columns: Sequence[WindowedFeature]) -> tuple[np.ndarray, dict[_Window, int]]:
+    """Distinct windows as rows (width, hop, delay, class, rows, gap), nested within a class, and where each went.
 
     The windows of one class end at the same instant, and each contains the one before it. So a read adds every tile to
     one window only, and then each window to the next.
     """
-    distinct = sorted({_window_key(c) for c in columns}, key=lambda w: (w[0] < 0, w[0], w[1]))
-    classes: list[list[tuple[int, int, int]]] = []
+    distinct = sorted({_window_key(c) for c in columns}, key=lambda w: (w[0] < 0, w[0], w[1], w[3]))
+    classes: list[list[_Window]] = []
     for window in distinct:
         for nest in classes:
             same_end = nest[-1][2] == window[2] and (window[2] == 0 or nest[-1][1] == window[1])
@@ -340,9 +426,9 @@ def _windows(columns: tuple[WindowedFeature, ...]) -> tuple[np.ndarray, dict[tup
                 break
         else:
             classes.append([window])
-    rows = [(*window, number) for number, nest in enumerate(classes) for window in nest]
-    order = {(w[0], w[1], w[2]): i for i, w in enumerate(rows)}
-    return np.array(rows, np.int64).reshape(-1, 4), order
+    every = [(window, number) for number, nest in enumerate(classes) for window in nest]
+    rows = [(*window[:3], number, *window[3:]) for window, number in every]
+    return np.array(rows, np.int64).reshape(-1, 6), {window: i for i, (window, _) in enumerate(every)}
 
 
 def _places(columns: Sequence[WindowedFeature], plans: Sequence[_Plan | None]) -> tuple[list[int], list[int]]:
@@ -363,15 +449,10 @@ def _lanes_out(column: WindowedFeature, plan: _Plan | None) -> int:
     return plan.numbers[1] if plan.formula == lanes.TEXT else 0
 
 
-def _features(
-    columns: Sequence[WindowedFeature],
-    plans: Sequence[_Plan | None],
-    places: Sequence[int],
-    order: Mapping[tuple[int, int, int], int],
-) -> np.ndarray:
+def _features(planned: Sequence[_Planned], order: Mapping[_Window, int]) -> np.ndarray:
     """Feature rows (formula, window, six numbers of the plan, output place) of what lanes give, by window."""
     rows: list[tuple[int, ...]] = []
-    for column, plan, out in zip(columns, plans, places, strict=True):
+    for column, plan, out in planned:
         if plan is None:
             continue
         numbers = (*plan.numbers, *[0] * (_NUMBERS - len(plan.numbers)))
@@ -386,7 +467,7 @@ def _inverted(columns: Sequence[WindowedFeature], plans: Sequence[_Plan | None])
     return {column.name: column.kind == "arg_min" for column, plan in given if _lanes_out(column, plan)}
 
 
-def _levels(columns: tuple[WindowedFeature, ...]) -> np.ndarray:
+def _levels(columns: Sequence[WindowedFeature]) -> np.ndarray:
     """Tile levels (hop, span), finest first: tiles of a hop are kept for the longest window that moves by it."""
     spans: dict[int, int] = {}
     for column in columns:

@@ -14,26 +14,28 @@ from numba import njit
 from millstream.definitions.list_columns import Lists
 from millstream.fold.ordered import arrow_of
 
+#: Rows, the heap that they refer to, and which of their lanes do.
+HeapPart = tuple[np.ndarray | slice, np.ndarray, Sequence[int]]
+
 
 def new_heap() -> np.ndarray:
     """A heap without lists."""
     return np.ones(1, np.int64)
 
 
-def together(parts: Sequence[tuple[np.ndarray, np.ndarray]], texts: np.ndarray, places: Sequence[int]) -> np.ndarray:
+def together(parts: Sequence[HeapPart], texts: np.ndarray) -> np.ndarray:
     """Put heaps together into one that rows refer to instead.
 
     Args:
-        parts: for each heap the rows that refer to it.
+        parts: the rows that refer to a heap, it, and which of their lanes do.
         texts: the lanes of all rows, changed in place.
-        places: the lanes that hold such references.
     """
-    used = [(rows, heap) for rows, heap in parts if heap[0] > 1]
+    used = [(rows, heap, places) for rows, heap, places in parts if heap[0] > 1]
     if len(used) < 2:
         return used[0][1] if used else new_heap()
-    out = np.empty(1 + sum(int(heap[0]) - 1 for _, heap in used), np.int64)
+    out = np.empty(1 + sum(int(heap[0]) - 1 for _, heap, _ in used), np.int64)
     end = 1
-    for rows, heap in used:
+    for rows, heap, places in used:
         out[end : end + heap[0] - 1] = heap[1 : heap[0]]
         for place in places:
             refs = texts[rows, place]

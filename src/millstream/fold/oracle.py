@@ -67,7 +67,9 @@ def _floor(instant: int, hop: int | None) -> int:
 
 def _too_late(columns: list[Any], event: OracleEvent) -> bool:
     return all(
-        part.window is not None and event.time < _floor(event.arrival - part.delay - part.window, part.hop)
+        event.arrival - event.time > part.late
+        if part.gap
+        else part.window is not None and event.time < _floor(event.arrival - part.delay - part.window, part.hop)
         for column in columns
         for part in column.parts or (column,)
     )
@@ -80,6 +82,10 @@ def _feature(column: Any, events: list[OracleEvent], at: int, added: OracleEvent
         for e in events
         if e.time < until and (column.window is None or e.time >= _floor(at - column.delay - column.window, column.hop))
     ]
+    if column.rows:
+        rows = _newest(rows, column.rows - (added is not None))
+    elif column.gap:
+        rows = _session([e for e in rows if e.arrival - e.time <= column.late], at, column.gap)
     if added is not None and not column.delay:
         rows.append(added)
     inside = [e for e in rows if column.where is None or e.fields[column.where] is True]
@@ -100,6 +106,27 @@ def _feature(column: Any, events: list[OracleEvent], at: int, added: OracleEvent
     dated = [(e.time, _clean(e.fields[column.expression])) for e in inside]
     dated = [(time, v) for time, v in dated if v is not None]
     return of_values(column, dated) if column.kind in KINDS else _aggregate(column.kind, dated)
+
+
+def _newest(rows: list[OracleEvent], wanted: int) -> list[OracleEvent]:
+    """The rows of the newest instants, one instant after another until they are as many as wanted."""
+    kept: list[OracleEvent] = []
+    for instant in sorted({e.time for e in rows}, reverse=True):
+        if len(kept) >= wanted:
+            break
+        kept += [e for e in rows if e.time == instant]
+    return kept
+
+
+def _session(rows: list[OracleEvent], at: int, gap: int) -> list[OracleEvent]:
+    """The rows that lead back from the instant in steps of at most the gap."""
+    kept, reached = [], at
+    for e in sorted(rows, key=lambda e: e.time, reverse=True):
+        if reached - e.time > gap:
+            break
+        kept.append(e)
+        reached = e.time
+    return kept
 
 
 def _clean(value: Any) -> Any:

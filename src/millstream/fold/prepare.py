@@ -20,8 +20,10 @@ from millstream.fold.evaluating import evaluate
 from millstream.fold.fixed_point import LIMIT
 from millstream.fold.instants import micros
 from millstream.fold.keys import encode_keys, narrowed
-from millstream.fold.layout import Layout, Slot, layout_of
+from millstream.fold.layout import FoldLayout, Layout, Slot, layout_of
 from millstream.fold.ordered import Coded, coded, lift_texts
+from millstream.fold.sections import SectionRows
+from millstream.fold.stretches import GAP
 
 if TYPE_CHECKING:
     from millstream.definitions import BatchFeatureGroup, EventStream, StreamFeatureGroup, Table
@@ -39,7 +41,8 @@ class Prepared:
     """The events of one group, ready to fold; arrays have one row per event that counts.
 
     `keys` are the distinct entity keys and `codes` say which one each event has. Times and arrivals are in µs.
-    `entries` has, for each bag of the group, whether the event has an entry and its lanes.
+    `entries` has, for each bag of the group, whether the event has an entry and its lanes. `sections` has what the group's
+    row windows and sessions read of the events.
     `skipped` counts by reason what does not count for this group; `dead` holds (row of the table, reason).
     """
 
@@ -53,11 +56,13 @@ class Prepared:
     entries: np.ndarray
     skipped: dict[str, int]
     dead: list[tuple[int, str]]
+    sections: tuple[SectionRows, ...] = ()
 
     def take(self, places: np.ndarray) -> Prepared:
         """The events at some places, under the same keys and codes."""
         columns = ("codes", "times", "arrivals", "partitions", "positions", "lanes", "entries")
-        return replace(self, **{name: getattr(self, name)[places] for name in columns})
+        taken = {name: getattr(self, name)[places] for name in columns}
+        return replace(self, sections=tuple(rows.take(places) for rows in self.sections), **taken)
 
 
 def prepare(
@@ -113,7 +118,7 @@ def lanes_of_rows(
     for sql in plan.keys:
         if columns[sql].null_count:
             keep &= np.asarray(columns[sql].is_valid())
-    inputs = [_Input(*item, columns, rows) for item in plan.inputs]
+    inputs, _ = plan.parts[0].read(columns, rows)
     for item in inputs:
         keep &= ~item.refused
     kept = np.flatnonzero(keep)
@@ -146,14 +151,29 @@ def _int64(column: pa.ChunkedArray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class _PartPlan:
+    """What the features over windows of time, or those of a section, read of a row."""
+
+    layout: FoldLayout
+    inputs: tuple[tuple[Slot, str | None, str | None, str | None], ...]
+    bags: tuple[tuple[Bag, str, str | None], ...]
+
+    def read(self, columns: dict[str, pa.ChunkedArray], rows: int) -> tuple[list[_Input], list[EntryInput]]:
+        """What each lane group and each bag reads of some rows."""
+        return (
+            [_Input(*item, columns, rows) for item in self.inputs],
+            [EntryInput(bag, columns[sql], _flags(columns[where]) if where else None) for bag, sql, where in self.bags],
+        )
+
+
+@dataclass(frozen=True)
 class _Plan:
     """What one group needs of a row, as SQL in which derived columns are written out."""
 
     layout: Layout
     where: str | None
     keys: tuple[str, ...]
-    inputs: tuple[tuple[Slot, str | None, str | None, str | None], ...]
-    bags: tuple[tuple[Bag, str, str | None], ...]
+    parts: tuple[_PartPlan, ...]
     wanted: tuple[str, ...]
 
 
@@ -179,12 +199,16 @@ def _plan(group: Any) -> _Plan:
 
     where = inline(group.where)
     keys = tuple(inlined((group.keys or {}).get(name, name), derive, columns) for name in group.entity.keys)
-    inputs = tuple((slot, inline(slot.expression), inline(slot.where), inline(slot.other)) for slot in layout.slots)
-    given = layout.entries.bags if layout.entries else ()
-    bags = tuple((bag, inline(bag.expression) or "", inline(bag.where)) for bag in given)
-    every = [where, *keys, *(sql for _, *read in inputs for sql in read)]
-    every += [sql for _, *read in bags for sql in read]
-    return _Plan(layout, where, keys, inputs, bags, tuple(dict.fromkeys(sql for sql in every if sql)))
+    every: list[str | None] = [where, *keys]
+    parts: list[_PartPlan] = []
+    for part in (layout, *layout.sections):
+        inputs = tuple((slot, inline(slot.expression), inline(slot.where), inline(slot.other)) for slot in part.slots)
+        given = part.entries.bags if part.entries else ()
+        bags = tuple((bag, inline(bag.expression) or "", inline(bag.where)) for bag in given)
+        every += [sql for _, *read in inputs for sql in read]
+        every += [sql for _, *read in bags for sql in read]
+        parts.append(_PartPlan(part, inputs, bags))
+    return _Plan(layout, where, keys, tuple(parts), tuple(dict.fromkeys(sql for sql in every if sql)))
 
 
 def _columns_of(group: Any) -> tuple[tuple[tuple[str, str], ...], frozenset[str]]:
@@ -210,12 +234,8 @@ def _prepare_one(
     if keys.null_count:
         _drop(keep, np.asarray(keys.is_null()), "null_key", skipped)
     _drop(keep, rows.times < layout.too_late_before(rows.arrivals), "too_late", skipped)
-    inputs = [_Input(*item, columns, len(keep)) for item in plan.inputs]
-    bags = [
-        EntryInput(bag, columns[sql], _flags(columns[condition]) if condition else None)
-        for bag, sql, condition in plan.bags
-    ]
-    every: list[_Input | EntryInput] = [*inputs, *bags]
+    read = [part.read(columns, len(keep)) for part in plan.parts]
+    every: list[_Input | EntryInput] = [item for part in read for items in part for item in items]
     for item in every:
         for row in np.flatnonzero(keep & item.refused).tolist():
             dead[row], keep[row] = item.reason, False
@@ -223,13 +243,35 @@ def _prepare_one(
     everything = bool(keep.all())
     kept = np.arange(len(keep)) if everything else np.flatnonzero(keep)
     coded = (keys if everything else keys.take(pa.array(kept))).dictionary_encode()
+    lifted = [
+        (_lift(part.layout, inputs, rows.times, kept, everything),
+         _entries(part.layout, bags, rows.times[kept], None if everything else kept))
+        for part, (inputs, bags) in zip(plan.parts, read, strict=True)
+    ]  # fmt: skip
+    sections = _sections(layout, lifted[1:], rows.times[kept], rows.arrivals[kept], skipped)
     return Prepared(
         keys=coded.dictionary.to_pylist(), codes=coded.indices.to_numpy().astype(np.int64), times=rows.times[kept],
         arrivals=rows.arrivals[kept], partitions=rows.partitions[kept], positions=rows.positions[kept],
-        lanes=_lift(layout, inputs, rows.times, kept, everything),
-        entries=_entries(layout, bags, rows.times[kept], None if everything else kept), skipped=dict(+skipped),
-        dead=sorted(dead.items()),
+        lanes=lifted[0][0], entries=lifted[0][1], skipped=dict(+skipped), dead=sorted(dead.items()), sections=sections,
     )  # fmt: skip
+
+
+def _sections(
+    layout: Layout,
+    lifted: list[tuple[np.ndarray, np.ndarray]],
+    times: np.ndarray,
+    arrivals: np.ndarray,
+    skipped: Counter[str],
+) -> tuple[SectionRows, ...]:
+    """What the group's sections read; a row that arrives too late for a session is counted as skipped by it."""
+    found = []
+    for section, (lanes_, entries) in zip(layout.sections, lifted, strict=True):
+        counts = np.ones(len(times), bool)
+        if section.rule[GAP] > 0:
+            counts = arrivals - times <= section.late
+            skipped["too_late_for_session"] += int((~counts).sum())
+        found.append(SectionRows(counts, lanes_, entries))
+    return tuple(found)
 
 
 def _keys(group: Any, columns: dict[str, pa.ChunkedArray]) -> tuple[pa.Array, Any]:
@@ -346,7 +388,7 @@ class _Input:
         self.numbers = np.where(self.flags, numbers, np.nan)
 
 
-def _entries(layout: Layout, bags: list[EntryInput], times: np.ndarray, kept: np.ndarray | None) -> np.ndarray:
+def _entries(layout: FoldLayout, bags: list[EntryInput], times: np.ndarray, kept: np.ndarray | None) -> np.ndarray:
     """One row of entries per kept event."""
     out = np.empty((len(times), layout.entries.width if layout.entries else 0), np.int64)
     for i, item in enumerate(bags):
@@ -354,7 +396,9 @@ def _entries(layout: Layout, bags: list[EntryInput], times: np.ndarray, kept: np
     return out
 
 
-def _lift(layout: Layout, inputs: list[_Input], times: np.ndarray, kept: np.ndarray, everything: bool) -> np.ndarray:
+def _lift(
+    layout: FoldLayout, inputs: list[_Input], times: np.ndarray, kept: np.ndarray, everything: bool
+) -> np.ndarray:
     """One row of lanes per kept event."""
     out = np.empty((len(kept), layout.n_lanes), np.int64)
 

@@ -14,12 +14,10 @@ import pyarrow.compute as pc
 from millstream.definitions.list_columns import Lists
 from millstream.definitions.schema import element_of
 from millstream.errors import CorruptState
-from millstream.fold import as_of as past
-from millstream.fold import entry_states, kernels
+from millstream.fold import entry_states, history, kernels, sections
 from millstream.fold.combined import combined
-from millstream.fold.entry_layout import EntryLayout
 from millstream.fold.entry_values import EntryHistory, of_states
-from millstream.fold.layout import AHEAD, HEAD_SPAN, HEADER, STATE_VERSION, Layout
+from millstream.fold.layout import AHEAD, HEAD_CAPACITY, HEAD_SPAN, HEADER, STATE_VERSION, Layout
 from millstream.fold.listed import lists_of, new_heap, together
 from millstream.fold.ordered import values_of
 from millstream.fold.shares import in_shares
@@ -174,50 +172,57 @@ def fold(layout: Layout, prepared: Prepared, now: int | None = None) -> States:
             layout.levels, layout.meta,
         )  # fmt: skip
         states = States(data, offsets, states.overflow)
-    return replace(states, let_go=_let_go(prepared, states))
+    let_go = _let_go(layout, prepared, states)
+    if layout.sections:
+        states = States(*sections.folded(layout, prepared, states.data, states.offsets), states.overflow)
+    return replace(states, let_go=let_go)
 
 
-def _let_go(prepared: Prepared, states: States) -> Sequence[int]:
-    """The places of states without a tile though some of their events are too old for the head."""
+def _let_go(layout: Layout, prepared: Prepared, states: States) -> Sequence[int]:
+    """The places of states without a tile though some of their events are too old for the head, or too many for it."""
     times = prepared.times
-    if not len(times) or times.max() - times.min() <= HEAD_SPAN:
+    if not len(times) or (times.max() - times.min() <= HEAD_SPAN and not layout.sections):
         return ()
     oldest = np.full(len(states), np.iinfo(np.int64).max)
     np.minimum.at(oldest, prepared.codes, times)
     filled = np.flatnonzero(states.offsets[1:] > states.offsets[:-1])
     heads = states.offsets[:-1][filled]
-    gone = (states.data[heads + 2] == 0) & (oldest[filled] < states.data[heads + 1] - HEAD_SPAN)
+    gone = oldest[filled] < states.data[heads + 1] - HEAD_SPAN
+    if layout.sections:
+        gone |= states.data[heads + 3] >= HEAD_CAPACITY
+    gone &= states.data[heads + 2] == 0
     found: list[int] = filled[gone].tolist()
     return found
 
 
-def merge(layout: Layout, left: States, right: States) -> States:
-    """States of the same keys, merged pairwise; which side is which, and in what order, never matters."""
+def merge(layout: Layout, left: States, right: States, *, whole: bool = False) -> States:
+    """States of the same keys, merged pairwise; which side is which, and in what order, never matters.
+
+    With `whole` the result has all events up to its newest arrival, so that it may let go of sessions that are over.
+    """
     data = np.concatenate([left.data, right.data])
     places = left.offsets, right.offsets + len(left.data)
     states = States(*kernels.merge(data, *places, layout.ops, layout.levels, layout.meta))
-    if layout.entries is None:
-        return states
-    data, offsets = entry_states.merge(
-        data,
-        *places,
-        states.data,
-        states.offsets,
-        layout.entries.rows,
-        layout.levels,
-        layout.meta,
-    )
-    return States(data, offsets, states.overflow)
+    found: tuple[np.ndarray, np.ndarray]
+    if layout.entries:
+        found = entry_states.merge(
+            data, *places, states.data, states.offsets, layout.entries.rows, layout.levels, layout.meta
+        )
+        states = States(*found, states.overflow)
+    if layout.sections:
+        found = sections.merged(layout, data, *places, (states.data, states.offsets), whole=whole)
+        states = States(*found, states.overflow)
+    return states
 
 
 def pruned(layout: Layout, states: States, newest: np.ndarray) -> States:
-    """States, pruned by the instants (µs) given for them where those are later; an empty one stays so."""
+    """States that are whole, pruned by the instants (µs) given for them where those are later; an empty one stays so."""
     filled = states.offsets[1:] > states.offsets[:-1]
     bare = np.zeros((len(states), HEADER), np.int64)
     bare[:, 0], bare[:, 1] = STATE_VERSION, newest
     offsets = np.zeros(len(states) + 1, np.int64)
     np.cumsum(np.where(filled, HEADER, 0), out=offsets[1:])
-    return merge(layout, states, States(bare[filled].reshape(-1), offsets))
+    return merge(layout, states, States(bare[filled].reshape(-1), offsets), whole=True)
 
 
 def value(
@@ -239,6 +244,8 @@ def value(
     heap = None
     if layout.entries:
         heap = of_states(layout, layout.entries, states.data, states.offsets, at, numbers, texts)
+    if layout.sections:
+        heap = sections.of_states(layout, states.data, states.offsets, at, numbers, texts, heap)
     return Values(layout, numbers, texts, probes, heap)
 
 
@@ -271,24 +278,28 @@ def as_of(
     available, ordinal, at = _plain(available), _plain(ordinal), _plain(at)
     settled_by = settled(events)
     added = NO_LANES if requests is None else requests.reshape(-1)
+    has_one = sections.NONE_ADDED if requests is None else np.ones(len(at), bool)
 
     def run(first: int, last: int) -> None:
-        past.as_of(
+        history.as_of(
             order, event_begins, queries, query_begins, events.times, settled_by, available, events.lanes.reshape(-1),
-            ordinal, at, added, layout.ops, layout.windows, layout.window_ops, layout.features, layout.levels, layout.meta,
-            sweep, first, last, numbers, texts,
+            ordinal, at, added, has_one, layout.ops, layout.windows, layout.window_ops, layout.features, layout.levels,
+            layout.meta, sweep, first, last, numbers, texts,
         )  # fmt: skip
 
     in_shares(event_begins[1:] + query_begins[1:], run)
     heap = None
-    if layout.entries and sweep:
-        heap = _sweep_entries(layout, events, available, query_codes, ordinal, at, numbers, texts)
+    if sweep and (layout.entries or layout.sections):
+        heap = _sweep(layout, events, available, query_codes, ordinal, at, numbers, texts)
     elif layout.entries:
         heap = EntryHistory(layout, layout.entries, events, available, query_codes, ordinal, at).sliding(numbers, texts)
+    if layout.sections and not sweep:
+        asked = sections.SectionHistory(layout, events, settled_by, available, query_codes, ordinal, at)
+        heap = asked.write(numbers, texts, heap)
     return Values(layout, numbers[:rows, :width], texts, probes, heap)
 
 
-def _sweep_entries(
+def _sweep(
     layout: Layout,
     events: Prepared,
     available: np.ndarray,
@@ -298,18 +309,19 @@ def _sweep_entries(
     numbers: np.ndarray,
     texts: np.ndarray,
 ) -> np.ndarray:
-    """Write what bags give from the state that serving would have held at each query; returns the heap with the lists."""
-    bags: EntryLayout = layout.entries  # type: ignore[assignment]
+    """Write what bags and sections give from the state that serving would have held at each query; returns their heap."""
     heaps = []
     for row, code in enumerate(codes.tolist()):
         states = fold(layout, events.take(np.flatnonzero((events.codes == code) & (available <= ordinal[row]))))
         offsets = states.offsets[code : code + 2] if code < len(events.keys) else np.zeros(2, np.int64)
         one = slice(row, row + 1)
-        found = np.ascontiguousarray(numbers[one])
-        heap = of_states(layout, bags, states.data, offsets, at[one], found, texts[one])
+        found, heap = np.ascontiguousarray(numbers[one]), None
+        if layout.entries:
+            heap = of_states(layout, layout.entries, states.data, offsets, at[one], found, texts[one])
+        heap = sections.of_states(layout, states.data, offsets, at[one], found, texts[one], heap)
         numbers[one] = found
-        heaps.append((np.array([row]), heap))
-    return together(heaps, texts, bags.references)
+        heaps.append((np.array([row]), heap, layout.references))
+    return together(heaps, texts)
 
 
 def exact(
@@ -330,14 +342,18 @@ def exact(
     codes, n_keys = _codes(keys, events.keys)
     order, begins = kernels.by_key(events.codes, n_keys)
     available, ordinal, at = _plain(available), _plain(ordinal), _plain(at)
-    past.exact(
+    history.exact(
         order, begins, codes, events.times, available, events.lanes.reshape(-1), ordinal, at,
-        NO_LANES if requests is None else requests.reshape(-1), layout.ops, layout.windows, layout.features,
-        layout.meta, numbers, texts,
+        NO_LANES if requests is None else requests.reshape(-1),
+        sections.NONE_ADDED if requests is None else np.ones(len(at), bool),
+        layout.ops, layout.windows, layout.features, layout.meta, numbers, texts,
     )  # fmt: skip
     heap = None
     if layout.entries:
         heap = EntryHistory(layout, layout.entries, events, available, codes, ordinal, at).by_rule(numbers, texts)
+    if layout.sections:
+        asked = sections.SectionHistory(layout, events, settled(events), available, codes, ordinal, at)
+        heap = asked.write(numbers, texts, heap, by_rule=True)
     return Values(layout, numbers, texts, probes, heap)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from millstream.fold import sections
 from millstream.fold.entry_values import of_states
 from millstream.fold.kernels import exact_from, value_one
 from millstream.fold.layout import HEADER, STATE_VERSION, Layout
@@ -75,13 +76,14 @@ class Vector:
         found: list[dict[str, NDArray[Any]]] = []
         for i, layout in enumerate(self._layouts):
             mine = slice(i * rows, (i + 1) * rows)
-            if layout.text_widths or layout.combinations or layout.entries:
+            if layout.text_widths or layout.combinations or layout.entries or layout.sections:
                 width, text = len(layout.outputs), sum(layout.text_widths)
                 asked = None if probes is None else probes[i]
-                heap = None
+                offsets, heap = np.array(begins[mine.start : mine.stop + 1], np.int64), None
                 if layout.entries:
-                    offsets = np.array(begins[mine.start : mine.stop + 1], np.int64)
                     heap = of_states(layout, layout.entries, data, offsets, at, numbers[mine], texts[mine])
+                if layout.sections:
+                    heap = sections.of_states(layout, data, offsets, at, numbers[mine], texts[mine], heap)
                 found.append(Values(layout, numbers[mine, :width], texts[mine, :text], asked, heap).columns)
             else:
                 found.append({name: numbers[mine, place] for name, place in self._numbers[i]})

@@ -15,7 +15,8 @@ def warm(*parts: Literal["lanes", "entries"]) -> None:
     well under a second.
 
     Args:
-        parts: "lanes", what most aggregates are made of, or "entries", those that tell values apart; both unless given.
+        parts: "lanes", what most aggregates are made of, or "entries", those that tell values apart and windows
+            of events; both unless given.
     """
     from millstream import Entity, EventStream, StreamFeatureGroup
     from millstream.fold.layout import layout_of
@@ -64,7 +65,7 @@ def _with_lanes() -> list[Any]:
 
 
 def _with_entries() -> list[Any]:
-    from millstream import Count, DistinctCount, Entropy, Lag, LastK, Median, Mode
+    from millstream import Count, DistinctCount, Entropy, Lag, LastK, Median, Mode, Sum
 
     return [
         Count(),
@@ -76,6 +77,8 @@ def _with_entries() -> list[Any]:
         Lag("x"),
         Lag("s", 2),
         LastK("s"),
+        Sum("x", over="2 events"),
+        LastK("s", over="2 events"),
     ]
 
 

@@ -256,7 +256,7 @@ class StreamIngester:
         keys, added = combine(layout, bounded)
         answer = read_shard(self._online, version.states, shard, keys)  # had it moved on, the write would be refused
         before, ahead = answer.values, answer.ahead(expected)
-        states = merge(layout, States.from_bytes(before).held_back(limit, to), added).to_bytes()
+        states = merge(layout, States.from_bytes(before).held_back(limit, to), added, whole=True).to_bytes()
         changed = [(key, new) for key, old, new in zip(keys, before, states, strict=True) if new != old]
         if ahead:
             held = {keys[place] for place in ahead}

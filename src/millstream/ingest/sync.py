@@ -228,7 +228,9 @@ class Syncer:
         wanted = self._folded(version, keys, meta)
         turn.at, turn.took = began, self._clock.now() - began
         # Ingestion may prune later than the fold of history: by a second arrival, or when the clock gets there.
-        kept = pruned(layout_of(version.group), States.from_bytes(states), wanted.newest)
+        layout = layout_of(version.group)
+        kept = pruned(layout, States.from_bytes(states), wanted.newest)
+        wanted = pruned(layout, wanted, wanted.newest)
         return len(keys), sum(one != other for one, other in zip(kept.to_bytes(), wanted.to_bytes(), strict=True))
 
     def _next_keys(self, version: GroupVersion, turn: _Turn) -> list[bytes]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from millstream.definitions import FeatureView
     from millstream.definitions.feature_view import ViewColumn
     from millstream.definitions.windows import WindowedFeature
+    from millstream.fold import Prepared
 
 _TIME = "_event_time"
 
@@ -118,16 +119,23 @@ def _of_reading(replay: Replay, reading: Reading, entry: ViewColumn) -> pa.Table
         return _stated(replay, reading, keys, group.ttl)
     (column,) = [c for c in group.columns if c.name == entry.feature]
     spans = [_span(part, int(replay.at[0])) for part in folded([column])]
-    since, until = min(first for first, _ in spans), max(last for _, last in spans)
-    available, start, pieces = replay.available(reading), 0, []
+    until = max(last for _, last in spans)
+    available, start, known = replay.available(reading), 0, []
     for source in group.sources:
         table = replay.table(source)
         piece = prepare([group], source, table)[0]
         used = available[start : start + len(piece.times)] <= reading.ordinals[0]
         start += len(piece.times)
-        used &= (piece.times >= since) & (piece.times < until)
+        used &= piece.times < until
         used &= np.array([k == keys[0].as_py() for k in piece.keys], bool)[piece.codes] if piece.keys else False
-        places = np.flatnonzero(used)
+        known.append((table, piece, used))
+    since = min(
+        max(first, _since(part, known, int(replay.at[0])))
+        for part, (first, _) in zip(folded([column]), spans, strict=True)
+    )
+    pieces = []
+    for table, piece, used in known:
+        places = np.flatnonzero(used & (piece.times >= since))
         found = _rows(table, piece.partitions[places], piece.positions[places])
         found = found.filter(pa.array(aggregated(group, column, found)))
         pieces.append(found.append_column(_TIME, micros(found[source.time or ""])))
@@ -148,6 +156,24 @@ def _span(column: WindowedFeature, at: int) -> tuple[int, int]:
     if column.window is not None:
         since = (at - column.delay - column.window) // hop * hop
     return since, (at - column.delay) // hop * hop if column.delay else at
+
+
+def _since(column: WindowedFeature, known: Sequence[tuple[pa.Table, Prepared, np.ndarray]], at: int) -> int:
+    """The instant of the oldest event that a window of events, or a session, holds; for windows of time the least number."""
+    if not column.rows and not column.gap:
+        return int(np.iinfo(np.int64).min)
+    every: list[int] = []
+    for _, piece, used in known:
+        counts = used & (piece.arrivals - piece.times <= column.late) if column.gap else used
+        every += piece.times[counts].tolist()
+    times, begin = sorted(every, reverse=True), at
+    if column.rows:
+        return times[min(column.rows, len(times)) - 1] if times else at
+    for time in times:
+        if begin - time > column.gap:
+            break
+        begin = time
+    return begin
 
 
 def _rows(table: pa.Table, partitions: np.ndarray, positions: np.ndarray) -> pa.Table:

@@ -19,7 +19,7 @@ from millstream.definitions.source import EventStream, Table
 Definition = Entity | EventStream | Table | StreamFeatureGroup | BatchFeatureGroup | FeatureView | Model
 
 _ABOUT = ("owner", "description", "tags")
-_DURATIONS = ("within", "delay", "future", "retention", "ttl", "after", "every", "window", "hop")
+_DURATIONS = ("within", "delay", "future", "retention", "ttl", "after", "every", "window", "hop", "gap", "late")
 _LISTED = 8
 _EXPECTED = 10  # events a day of a key, for which a plan says what its state takes
 

@@ -25,6 +25,7 @@ from millstream.engines.engine import FIRST
 from millstream.errors import TrainingError, nearest
 from millstream.fold import Prepared, as_of, encode_keys, layout_of, prepare, probes_of, request_lanes
 from millstream.fold.rows import rows_as_of, with_keys
+from millstream.fold.sections import joined as joined_sections
 from millstream.train.encoding import typed
 
 Columns = dict[str, NDArray[Any]]
@@ -121,6 +122,7 @@ def union(pieces: Sequence[Prepared]) -> Prepared:
         entries=joined("entries"),
         skipped={},
         dead=[row for piece in pieces for row in piece.dead],
+        sections=joined_sections([piece.sections for piece in pieces]),
     )
 
 

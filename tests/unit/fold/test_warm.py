@@ -15,7 +15,7 @@ from millstream.fold.views import Vector
 from millstream.fold.warm import warm
 
 ROOT = Path(__file__).parents[3]
-WINDOWS = (("1m", "0s", "_0"), ("1h", "1m", "_1"), (None, "0s", "_2"))
+WINDOWS = (("1m", "0s", "_0"), ("1h", "1m", "_1"), (None, "0s", "_2"), ("2 events", "0s", "_3"))
 EVENTS = [
     Event(k % 2, BASE + k * MINUTE, BASE + k * MINUTE, float(k), 1.0, "ab"[k % 2], k % 3 > 0, k) for k in range(12)
 ]
@@ -23,12 +23,11 @@ EVENTS = [
 
 def compiled() -> dict[str, int]:
     """For how many types of arguments each kernel that Python calls is compiled in this process."""
-    from millstream.fold import as_of as past
-    from millstream.fold import entry_history, entry_states, kernels, lift, views
+    from millstream.fold import entry_history, entry_states, history, kernels, lift, sections, stretches, views
 
     return {
         f"{module.__name__}.{name}": len(kernel.signatures)
-        for module in (past, entry_history, entry_states, kernels, lift, views)
+        for module in (history, entry_history, entry_states, kernels, lift, sections, stretches, views)
         for name, kernel in vars(module).items()
         if hasattr(kernel, "signatures")
     }

@@ -33,7 +33,7 @@ class Declared:
     Without the group "o" it is `bare`.
     """
 
-    windows: tuple[tuple[str | None, str, str | None], ...]
+    windows: tuple[tuple[str | ms.Session | None, str, str | None], ...]
     where: str | None = None
     derived: str = "x * 2"
     union: bool = False
@@ -76,7 +76,8 @@ class Declared:
     def _main(self) -> Any:
         more = ms.EventStream("more", time="at", available="seen", retention="2h", schema=EVENT)
         features: list[Any] = []
-        for n, (over, delay, hop) in enumerate(self.windows):
+        for n, (drawn, delay, hop) in enumerate(self.windows):
+            over = None if self.union and isinstance(drawn, ms.Session) else drawn
             common: dict[str, Any] = {"over": over, "delay": delay, "hop": hop}
             features += [
                 ms.Count(name=f"n{n}", **common), ms.Count(name=f"ok{n}", where="ok", **common),

@@ -18,6 +18,7 @@ from unittest.mock import patch
 
 from millstream.buffer.codec import write
 from millstream.buffer.parts import LARGEST
+from millstream.definitions import Session
 from millstream.errors import MillstreamError
 from millstream.testing.simulation.actions import Action, drawn
 from millstream.testing.simulation.acts import do
@@ -32,8 +33,12 @@ SMALL = 700
 STEPS = 40
 """Actions of a simulation unless said."""
 SHAPES = (
-    Declared((("1h", "0s", None), ("10m", "5m", None))),
-    Declared((("1m", "0s", None), (None, "0s", None)), where="x > 0", queries=(("dated", None),)),
+    Declared((("1h", "0s", None), ("10m", "5m", None), ("3 events within 1h", "0s", None))),
+    Declared(
+        (("1m", "0s", None), (None, "0s", None), (Session(gap="5m"), "0s", None)),
+        where="x > 0",
+        queries=(("dated", None),),
+    ),
     Declared((("24h", "0s", None),), union=True, queries=(("state", None),)),
     Declared((("10m", "0s", "1m"), (None, "0s", None)), union=True, folded=True, by_other=True),
 )

@@ -7,12 +7,13 @@ events, however late they became available. Both give what `exact`, the rule its
 import numpy as np
 from numba import njit
 
-from millstream.fold.kernels import LOWEST, ascending, fold_one, in_order, merge_one, span, value_one
+from millstream.fold.kernels import ascending, fold_one, in_order, merge_one, value_one
 from millstream.fold.lanes import (
     ADD,
     EMPTY_GREATEST,
     EMPTY_LEAST,
     LEAST,
+    TEXT,
     beats,
     clear,
     combine,
@@ -22,6 +23,7 @@ from millstream.fold.lanes import (
 )
 from millstream.fold.layout import HEADER
 from millstream.fold.moments import SPACE
+from millstream.fold.spans import LOWEST, span_by_rule, spans
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -52,15 +54,15 @@ def _sweep(
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _slide(times, available, known, lanes, ordinal, at, requests, ops, windows, window_ops, features, meta, out, queue,
-           late, ends):  # fmt: skip
+def _slide(times, available, known, lanes, ordinal, at, requests, added, ops, windows, window_ops, features, meta, out,
+           queue, late, ends):  # fmt: skip
     """One key whose queries ascend in ordinal and instant: each window slides, adding and removing events.
 
     Events are numbered by their times; `known` lists them as they become available, and nothing where that is the same.
     One enters a window when it is available and its time is past, whichever comes last, unless its time has left the
-    window by then.
+    window by then. A window that comes to hold older ones than before is filled anew: sessions that become one.
     """
-    numbers, texts, sums, held = out
+    numbers, texts, sums, held, begins, finishes = out
     feature, size = 0, meta[0]
     for w in range(windows.shape[0]):
         begin = feature
@@ -69,9 +71,19 @@ def _slide(times, available, known, lanes, ordinal, at, requests, ops, windows, 
         clear(ops, sums, 0)
         ends[:] = 0
         low, high, new, by = 0, 0, 0, LOWEST
+        spans(times, available, known, ordinal, at, added, windows, w, begins, finishes)
         for q in range(at.size):
-            since, until = span(windows, w, at[q])
+            since, until = begins[q], finishes[q]
             moved = False
+            if q > 0 and since < begins[q - 1]:
+                clear(ops, sums, 0)
+                ends[:] = 0
+                while low > 0 and times[low - 1] >= since:
+                    low -= 1
+                for event in range(low, high):
+                    if available[event] <= by:
+                        _enter(event, lanes, size, ops, window_ops, w, sums, queue, late, ends)
+                moved = True
             while low < high and times[low] < since:
                 if available[low] <= by:
                     _leave(low, lanes, size, ops, window_ops, w, sums, queue, late, ends)
@@ -96,7 +108,7 @@ def _slide(times, available, known, lanes, ordinal, at, requests, ops, windows, 
                     moved = True
             if moved:
                 _fronts(low, lanes, size, ops, window_ops, w, sums, queue, late, ends)
-            if requests.size > 0 and windows[w, 2] == 0:
+            if added.size > 0 and added[q] and windows[w, 2] == 0:
                 for j in range(size):
                     held[j] = sums[j]
                 combine(ops, held, 0, requests, q * size)
@@ -215,18 +227,44 @@ def _rows(lanes, events, size):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def as_of(events, event_begins, queries, query_begins, times, arrivals, available, lanes, ordinal, at, requests, ops,
+def exact(events, begins, codes, times, available, lanes, ordinal, at, requests, added, ops, windows, features, meta,
+          numbers, texts):  # fmt: skip
+    """Queries by the window rule itself, event by event: no state, no head, nothing that could overflow."""
+    sums = np.empty(meta[0] + SPACE, np.int64)
+    for q in range(at.size):
+        feature = 0
+        for w in range(windows.shape[0]):
+            begin = feature
+            while feature < features.shape[0] and features[feature, 1] == w:
+                feature += 1
+            mine, one_more = events[begins[codes[q]] : begins[codes[q] + 1]], added.size > 0 and added[q]
+            since, until = span_by_rule(windows, w, at[q], mine, times, available, ordinal[q], one_more)
+            clear(ops, sums, 0)
+            if one_more and windows[w, 2] == 0:
+                combine(ops, sums, 0, requests, q * meta[0])
+            for event in mine:
+                if available[event] <= ordinal[q] and since <= times[event] < until:
+                    combine(ops, sums, 0, lanes, event * meta[0])
+            emit(features, begin, feature, sums, 0, at[q], numbers, texts, q)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def as_of(events, event_begins, queries, query_begins, times, arrivals, available, lanes, ordinal, at, requests, added, ops,
           windows, window_ops, features, levels, meta, sweep, first, last, numbers, texts):  # fmt: skip
-    """History and (key, instant) rows to feature rows, for the keys `first..last`; `requests` are lanes to add to each.
+    """History and (key, instant) rows to feature rows, for the keys `first..last`.
+
+    `requests` are lanes to add to each row that is `added` one; both are empty where none is.
 
     An event counts for the queries whose ordinal is not below its availability. `sweep` forces the state machine, which
-    is what serving does; else the windows of a key slide, unless a later ordinal asks for an earlier instant.
+    is what serving does; else the windows of a key slide, unless a later ordinal asks for an earlier instant. Row windows
+    and sessions are read by the rule then.
     """
     n_windows = windows.shape[0]
     held = np.empty(meta[0] + SPACE, np.int64)
     acc, bounds = np.empty(n_windows * meta[0] + SPACE, np.int64), np.empty(n_windows, np.int64)
     edges, ends = np.zeros(max(levels.shape[0], 1), np.int64), np.zeros((3, ops.shape[0]), np.int64)
     scratch, queues = np.empty(0, np.int64), np.empty((2, ops.shape[0], 0), np.int64)
+    begins, finishes, codes = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(1, np.int64)
     for k in range(first, last):
         asked = queries[query_begins[k] : query_begins[k + 1]]
         if asked.size == 0:
@@ -235,7 +273,18 @@ def as_of(events, event_begins, queries, query_begins, times, arrivals, availabl
         if not _ascending_by(by, moments):
             asked = in_order(in_order(asked, at), ordinal)
             by, moments = ordinal[asked], at[asked]
-        added = _rows(requests, asked, meta[0]) if requests.size > 0 else requests
+        if not ascending(moments) and n_windows > 0 and windows[0, 4] + windows[0, 5] > 0:
+            codes[0] = k
+            for q in asked:
+                one = slice(q, q + 1)
+                exact(events, event_begins, codes, times, available, lanes, ordinal[one], at[one],
+                      requests[q * meta[0] : (q + 1) * meta[0]], added[one], ops, windows, features, meta, numbers[one],
+                      texts[one])  # fmt: skip
+            continue
+        extra = _rows(requests, asked, meta[0]) if requests.size > 0 else requests
+        has_extra = added[asked] if added.size > 0 else added
+        if begins.size < asked.size:
+            begins, finishes = np.empty(2 * asked.size, np.int64), np.empty(2 * asked.size, np.int64)
         found, strings = np.empty((asked.size, meta[2]), np.float64), np.empty((asked.size, meta[3]), np.int64)
         if not sweep and ascending(moments):
             passed = times[mine]
@@ -246,40 +295,22 @@ def as_of(events, event_begins, queries, query_begins, times, arrivals, availabl
             known = in_order(np.arange(0 if ascending(open_from) else mine.size), open_from)
             if queues.shape[2] < mine.size:
                 queues = np.empty((2, ops.shape[0], 2 * mine.size), np.int64)
-            _slide(passed, open_from, known, _rows(lanes, mine, meta[0]), by, moments, added, ops, windows, window_ops,
-                   features, meta, (found, strings, acc, held), queues[0], queues[1], ends)  # fmt: skip
+            _slide(passed, open_from, known, _rows(lanes, mine, meta[0]), by, moments, extra, has_extra, ops, windows,
+                   window_ops, features, meta, (found, strings, acc, held, begins, finishes), queues[0], queues[1],
+                   ends)  # fmt: skip
         else:
             mine = in_order(mine, available)
             need = 2 * (HEADER + (mine.size + 2) * (1 + meta[0])) + HEADER + 1 + meta[0]
             if scratch.size < need:
                 scratch = np.empty(2 * need, np.int64)
-            _sweep(times[mine], arrivals[mine], available[mine], _rows(lanes, mine, meta[0]), by, moments, added, ops, windows,
+            _sweep(times[mine], arrivals[mine], available[mine], _rows(lanes, mine, meta[0]), by, moments, extra, ops, windows,
                    features, levels, meta, (found, strings, bounds, acc, edges), scratch)  # fmt: skip
-        for j in range(meta[2]):
+        for f in range(features.shape[0]):
+            out = features[f, 8]
+            if features[f, 0] != TEXT:
+                for i in range(asked.size):
+                    numbers[asked[i], out] = found[i, out]
+                continue
             for i in range(asked.size):
-                numbers[asked[i], j] = found[i, j]
-        for i in range(asked.size):
-            for j in range(meta[3]):
-                texts[asked[i], j] = strings[i, j]
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def exact(events, begins, codes, times, available, lanes, ordinal, at, requests, ops, windows, features, meta, numbers,
-          texts):  # fmt: skip
-    """Queries by the window rule itself, event by event: no state, no head, nothing that could overflow."""
-    sums = np.empty(meta[0] + SPACE, np.int64)
-    for q in range(at.size):
-        feature = 0
-        for w in range(windows.shape[0]):
-            begin = feature
-            while feature < features.shape[0] and features[feature, 1] == w:
-                feature += 1
-            since, until = span(windows, w, at[q])
-            clear(ops, sums, 0)
-            if requests.size > 0 and windows[w, 2] == 0:
-                combine(ops, sums, 0, requests, q * meta[0])
-            for place in range(begins[codes[q]], begins[codes[q] + 1]):
-                event = events[place]
-                if available[event] <= ordinal[q] and since <= times[event] < until:
-                    combine(ops, sums, 0, lanes, event * meta[0])
-            emit(features, begin, feature, sums, 0, at[q], numbers, texts, q)
+                for j in range(out, out + features[f, 3]):
+                    texts[asked[i], j] = strings[i, j]

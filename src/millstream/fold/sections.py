@@ -1,0 +1,207 @@
+"""What a group's row windows and sessions keep behind the rest of its states, and what they give."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from millstream.fold import entry_history, entry_states, kernels, stretches
+from millstream.fold.history import as_of, exact
+from millstream.fold.layout import AHEAD, Layout, Section
+from millstream.fold.listed import HeapPart, new_heap, together
+from millstream.fold.shares import in_shares
+from millstream.fold.spans import LOWEST
+
+if TYPE_CHECKING:
+    from millstream.fold.prepare import Prepared
+
+_NO_BAGS = np.empty((0, 5), np.int64)
+NONE_ADDED = np.empty(0, np.bool_)
+
+
+@dataclass(frozen=True, eq=False)
+class SectionRows:
+    """What a section reads of events: which of them count for it, their lanes and their entries, one row each."""
+
+    counts: np.ndarray
+    lanes: np.ndarray
+    entries: np.ndarray
+
+    def take(self, places: np.ndarray) -> SectionRows:
+        """The rows at some places."""
+        return SectionRows(self.counts[places], self.lanes[places], self.entries[places])
+
+
+def joined(pieces: list[tuple[SectionRows, ...]]) -> tuple[SectionRows, ...]:
+    """What each section reads of the events of several pieces, one piece after another."""
+    return tuple(
+        SectionRows(*(np.concatenate([getattr(one, name) for one in every]) for name in ("counts", "lanes", "entries")))
+        for every in zip(*pieces, strict=True)
+    )
+
+
+def _bags(section: Section) -> np.ndarray:
+    return section.entries.rows if section.entries else _NO_BAGS
+
+
+def folded(layout: Layout, events: Prepared, data: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """States that were folded without them, with the sections of the same events behind."""
+    since = stretches.exact_of(data, offsets, layout.meta)
+    parts = [
+        stretches.fold(
+            events.codes, len(events.keys), since, events.times, rows.counts, rows.lanes.reshape(-1), rows.entries,
+            section.ops, _bags(section), section.rule, section.meta[0],
+        )
+        for section, rows in zip(layout.sections, events.sections, strict=True)
+    ]  # fmt: skip
+    return _closed(data, offsets, parts)
+
+
+def merged(
+    layout: Layout,
+    data: np.ndarray,
+    left: np.ndarray,
+    right: np.ndarray,
+    states: tuple[np.ndarray, np.ndarray],
+    *,
+    whole: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+    """States that were merged without them, with the merge of the sections of both behind.
+
+    `data` has the states at the offsets `left` and `right`. With `whole` these have all events up to their newest arrival,
+    so that sessions which no row can reach any more are let go of.
+    """
+    since = stretches.exact_of(*states, layout.meta)
+    parts = [
+        stretches.merge(
+            data, left, right, number, since, _oldest(section, *states) if whole else np.full_like(since, LOWEST),
+            section.ops, _bags(section), section.rule, section.meta[0],
+        )
+        for number, section in enumerate(layout.sections)
+    ]  # fmt: skip
+    return _closed(*states, parts)
+
+
+def _oldest(section: Section, data: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Per state, the instant before which a session of it must have ended so that no row can make it longer."""
+    found = np.full(len(offsets) - 1, LOWEST)
+    filled = offsets[1:] > offsets[:-1]
+    found[filled] = data[offsets[:-1][filled] + 1] - section.late - section.rule[stretches.GAP] - AHEAD
+    return found
+
+
+def _closed(
+    data: np.ndarray, offsets: np.ndarray, parts: list[tuple[np.ndarray, np.ndarray]]
+) -> tuple[np.ndarray, np.ndarray]:
+    before = np.zeros(len(offsets) - 1, np.int64)
+    for i, (more, begins) in enumerate(parts):
+        data, offsets = stretches.appended(data, offsets, more, begins, before, i == len(parts) - 1)
+        before += np.diff(begins)
+    return data, offsets
+
+
+def of_states(
+    layout: Layout,
+    data: np.ndarray,
+    offsets: np.ndarray,
+    at: np.ndarray,
+    numbers: np.ndarray,
+    texts: np.ndarray,
+    heap: np.ndarray | None,
+) -> np.ndarray:
+    """Write what the sections of states give at instants (µs); returns the heap, with their lists behind those in it."""
+    found = new_heap() if heap is None else heap
+    for number, section in enumerate(layout.sections):
+        size = section.meta[0]
+        stretches.value(
+            data, offsets, at, number, np.empty(0, np.int64), NONE_ADDED, section.ops, section.windows, section.features, size,
+            numbers, texts,
+        )  # fmt: skip
+        if section.entries:
+            found = stretches.value_of_bags(
+                data, offsets, at, number, NONE_ADDED, section.entries.rows, section.windows, section.entries.features, size,
+                numbers, texts, found,
+            )  # fmt: skip
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class SectionHistory:
+    """The events of a group, and the (key, instant) rows that are asked of them; `codes` are those of the rows' keys.
+
+    See `fold.as_of` for the rest.
+    """
+
+    layout: Layout
+    events: Prepared
+    settled: np.ndarray
+    available: np.ndarray
+    codes: np.ndarray
+    ordinal: np.ndarray
+    at: np.ndarray
+
+    def write(
+        self, numbers: np.ndarray, texts: np.ndarray, heap: np.ndarray | None, *, by_rule: bool = False
+    ) -> np.ndarray:
+        """Write what the sections' windows give, sliding along a key's events, or by the rule itself; returns the heap.
+
+        That has the lists of `heap`, to which rows refer already, and theirs.
+        """
+        every = slice(0, len(self.at))
+        main = self.layout.entries.references if self.layout.entries else ()
+        heaps: list[HeapPart] = [(every, heap, main)] if heap is not None else []
+        n_keys = int(max(len(self.events.keys), self.codes.max(initial=0) + 1))
+        for section, rows in zip(self.layout.sections, self.events.sections, strict=True):
+            counts = np.flatnonzero(rows.counts)
+            one = _OneSection(self, section, rows, counts, n_keys)
+            heaps += (one.by_rule if by_rule else one.sliding)(numbers, texts)
+        return together(heaps, texts)
+
+
+class _OneSection:
+    def __init__(
+        self, asked: SectionHistory, section: Section, rows: SectionRows, counts: np.ndarray, n_keys: int
+    ) -> None:
+        self._asked, self._section, self._n_keys = asked, section, n_keys
+        self._times, self._available = asked.events.times[counts], asked.available[counts]
+        self._settled, rows = asked.settled[counts], rows.take(counts)
+        self._lanes, self._entries = rows.lanes.reshape(-1), rows.entries
+        self._order, self._begins = kernels.by_key(asked.events.codes[counts], n_keys)
+
+    def by_rule(self, numbers: np.ndarray, texts: np.ndarray) -> list[HeapPart]:
+        asked, part = self._asked, self._section
+        exact(
+            self._order, self._begins, asked.codes, self._times, self._available, self._lanes, asked.ordinal, asked.at,
+            np.empty(0, np.int64), NONE_ADDED, part.ops, part.windows, part.features, part.meta, numbers, texts,
+        )  # fmt: skip
+        if part.entries is None:
+            return []
+        heap = entry_states.exact(
+            self._order, self._begins, asked.codes, self._times, self._available, self._entries, asked.ordinal, asked.at,
+            part.entries.rows, part.windows, part.entries.features, numbers, texts, new_heap(),
+        )  # fmt: skip
+        return [(slice(0, len(asked.at)), heap, part.entries.references)]
+
+    def sliding(self, numbers: np.ndarray, texts: np.ndarray) -> list[HeapPart]:
+        asked, part = self._asked, self._section
+        heaps: list[HeapPart] = []
+        queries, query_begins = kernels.by_key(asked.codes, self._n_keys)
+
+        def run(first: int, last: int) -> None:
+            as_of(
+                self._order, self._begins, queries, query_begins, self._times, self._settled, self._available, self._lanes,
+                asked.ordinal, asked.at, np.empty(0, np.int64), NONE_ADDED, part.ops, part.windows, part.window_ops,
+                part.features, part.levels, part.meta, False, first, last, numbers, texts,
+            )  # fmt: skip
+            if part.entries:
+                heap = entry_history.as_of(
+                    self._order, self._begins, queries, query_begins, self._times, self._available, self._entries,
+                    asked.ordinal, asked.at, part.entries.rows, part.windows, part.entries.features, first, last, numbers,
+                    texts, new_heap(),
+                )  # fmt: skip
+                heaps.append((queries[query_begins[first] : query_begins[last]], heap, part.entries.references))
+
+        in_shares(self._begins[1:] + query_begins[1:], run)
+        return heaps

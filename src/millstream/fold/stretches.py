@@ -1,0 +1,307 @@
+"""The kernels of what row windows and sessions keep: stretches of a key's rows, in sections behind the rest of a state.
+
+A section is `[size, stretches, stretch..., bags of the first stretch, bags of the second, ...]`, a stretch is
+`[first, last, rows, lanes...]`, ascending in time: the instants of its first and last row, and how many rows it has. The
+last lane of a state says how many lanes its sections take, that one included.
+
+From the instant on for which a state is exact every stretch is one instant. Before it, row windows keep the fewest of the
+newest instants that hold as many rows as the longest window, and sessions keep each of their own as one stretch. Either
+follows from the set of events alone, so sections merge in any order and grouping to the same lanes.
+"""
+
+import numpy as np
+from numba import njit
+
+from millstream.fold.emitting import emit_entries
+from millstream.fold.entries import GROWTH, copy, gather, lanes_of, union, with_room
+from millstream.fold.kernels import by_key, exact_from, in_order
+from millstream.fold.lanes import clear, combine, emit
+from millstream.fold.layout import HEADER
+from millstream.fold.moments import SPACE
+from millstream.fold.spans import LOWEST
+
+SIZE, COUNT, HEAD = 0, 1, 2
+FIRST, LAST, ROWS, LANES = 0, 1, 2, 3
+#: The columns of a section's rule: the gap of its sessions (0: row windows), the rows and the time that its windows hold at
+#: most (-1: no bound) and by which step that moves.
+GAP, MOST, WITHIN, HOP = 0, 1, 2, 3
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def section_of(data, begin, end, number):
+    """Where a section of the state at `begin..end` begins, -1 where the state has none."""
+    if end - begin <= HEADER:
+        return np.int64(-1)
+    place = end - data[end - 1]
+    for _ in range(number):
+        place += data[place + SIZE]
+    return place
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def exact_of(data, offsets, meta):
+    """Per state the instant from which on it is exact."""
+    found = np.full(offsets.size - 1, LOWEST)
+    for k in range(found.size):
+        if offsets[k + 1] > offsets[k]:
+            found[k] = exact_from(data, offsets[k], meta)
+    return found
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def _follows(last, first, exact, gap):
+    """Whether an instant belongs to the stretch that ends with `last`."""
+    return first <= last or (first < exact and first - last <= gap)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def _first_kept(stretches, n, exact, oldest, rule):
+    """The number of the first of `n` stretches (rows of first, last, rows) that any window may still need."""
+    place, rows = n, np.int64(0)
+    if rule[GAP] > 0:
+        while place > 0 and stretches[place - 1, LAST] >= oldest:
+            place -= 1
+        return place
+    floor = LOWEST if rule[WITHIN] < 0 else (exact - rule[WITHIN]) // rule[HOP] * rule[HOP]
+    while place > 0 and stretches[place - 1, FIRST] >= floor:
+        if stretches[place - 1, FIRST] < exact:
+            if rows >= rule[MOST]:
+                break
+            rows += stretches[place - 1, ROWS]
+        place -= 1
+    return place
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def fold(codes, n_keys, exact, times, counts, lanes, entries, ops, bags, rule, size):
+    """The section of each key's events, of those that count: (data, offsets)."""
+    order, begins = by_key(codes, n_keys)
+    out, offsets = np.empty(n_keys * HEAD + codes.size * (LANES + size), np.int64), np.zeros(n_keys + 1, np.int64)
+    end = np.int64(0)
+    for k in range(n_keys):
+        mine = order[begins[k] : begins[k + 1]]
+        if mine.size:
+            mine = in_order(mine[counts[mine]], times)
+            out, end = _fold_one(mine, exact[k], times, lanes, entries, ops, bags, rule, size, out, end)
+        offsets[k + 1] = end
+    return out[:end], offsets
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _fold_one(mine, exact, times, lanes, entries, ops, bags, rule, size, out, at):
+    found, begins, n = np.empty((mine.size, LANES), np.int64), np.empty(mine.size + 1, np.int64), 0
+    for i in range(mine.size):
+        instant = times[mine[i]]
+        if n == 0 or not _follows(found[n - 1, LAST], instant, exact, rule[GAP]):
+            found[n, FIRST], found[n, ROWS], begins[n] = instant, 0, i
+            n += 1
+        found[n - 1, LAST] = instant
+        found[n - 1, ROWS] += 1
+    begins[n] = mine.size
+    kept = _first_kept(found, n, exact, LOWEST, rule)
+    out = with_room(out, at, HEAD + (n - kept) * (LANES + size))
+    end = at + HEAD
+    for r in range(kept, n):
+        end = _put(found, r, size, ops, out, end)
+        for i in range(begins[r], begins[r + 1]):
+            combine(ops, out, end - size, lanes, mine[i] * size)
+    for r in range(kept, n):
+        for b in range(bags.shape[0]):
+            out = with_room(out, end, (begins[r + 1] - begins[r]) * entries.shape[1] + GROWTH)
+            end = gather(bags[b], entries, mine[begins[r] : begins[r + 1]], out, end)
+    out[at + SIZE], out[at + COUNT] = end - at, n - kept
+    return out, end
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def _put(found, r, size, ops, out, end):
+    """Write a stretch without any rows' lanes; returns where it ends."""
+    out[end + FIRST], out[end + LAST], out[end + ROWS] = found[r, FIRST], found[r, LAST], found[r, ROWS]
+    clear(ops, out, end + LANES)
+    return end + LANES + size
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _bags_of(data, place, bags, size):
+    """Where the bags of each stretch of a section begin."""
+    count = data[place + COUNT] if place >= 0 else np.int64(0)
+    begins = np.empty(count, np.int64)
+    at = place + HEAD + count * (LANES + size)
+    for r in range(count):
+        begins[r] = at
+        for b in range(bags.shape[0]):
+            at += lanes_of(bags[b], data, at)
+    return begins
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def merge(data, left, right, number, exact, oldest, ops, bags, rule, size):
+    """The pairwise merge of a section of the states between offsets `left` and `right` (both into `data`).
+
+    `exact` is the instant from which on each merged state is exact; a session that ends before `oldest` is let go of.
+    """
+    n = left.size - 1
+    out, offsets = np.empty(left[n] - left[0] + right[n] - right[0] + n * HEAD, np.int64), np.zeros(n + 1, np.int64)
+    work, other = np.empty(GROWTH, np.int64), np.empty(GROWTH, np.int64)
+    end = np.int64(0)
+    for k in range(n):
+        if left[k + 1] > left[k] or right[k + 1] > right[k]:
+            a = section_of(data, left[k], left[k + 1], number)
+            b = section_of(data, right[k], right[k + 1], number)
+            out, end, work, other = _merge_one(
+                data, a, b, exact[k], oldest[k], ops, bags, rule, size, out, end, work, other
+            )
+        offsets[k + 1] = end
+    return out[:end], offsets
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _merge_one(data, a, b, exact, oldest, ops, bags, rule, size, out, at, work, other):
+    step = LANES + size
+    places, held = np.array([a, b]), (_bags_of(data, a, bags, size), _bags_of(data, b, bags, size))
+    total = held[0].size + held[1].size
+    found, begins, n = np.empty((total, LANES), np.int64), np.empty(total + 1, np.int64), 0
+    sources, of_bags = np.empty(total, np.int64), np.empty(total, np.int64)
+    cursors = np.zeros(2, np.int64)
+    for s in range(total):
+        side = 0
+        if cursors[0] == held[0].size:
+            side = 1
+        elif cursors[1] < held[1].size:
+            ours, theirs = places[0] + HEAD + cursors[0] * step, places[1] + HEAD + cursors[1] * step
+            side = 1 if data[theirs] < data[ours] else 0
+        row = places[side] + HEAD + cursors[side] * step
+        sources[s], of_bags[s] = row, held[side][cursors[side]]
+        cursors[side] += 1
+        if n == 0 or not _follows(found[n - 1, LAST], data[row + FIRST], exact, rule[GAP]):
+            found[n, FIRST], found[n, LAST], found[n, ROWS], begins[n] = data[row + FIRST], data[row + LAST], 0, s
+            n += 1
+        found[n - 1, LAST] = max(found[n - 1, LAST], data[row + LAST])
+        found[n - 1, ROWS] += data[row + ROWS]
+    begins[n] = total
+    kept = _first_kept(found, n, exact, oldest, rule)
+    out = with_room(out, at, HEAD + (n - kept) * step)
+    end = at + HEAD
+    for r in range(kept, n):
+        end = _put(found, r, size, ops, out, end)
+        for s in range(begins[r], begins[r + 1]):
+            combine(ops, out, end - size, data, sources[s] + LANES)
+    for r in range(kept, n):
+        for b in range(bags.shape[0]):
+            out, end, work, other = _joined(bags[b], data, of_bags, begins[r], begins[r + 1], out, end, work, other)
+    out[at + SIZE], out[at + COUNT] = end - at, n - kept
+    return out, end, work, other
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _joined(bag, data, sources, first, last, out, end, work, other):
+    """Write the union of the bags at some sources, which are moved on to the next bag; returns (out, end, work, other)."""
+    size = np.int64(1)
+    work[0] = 0
+    for s in range(first, last):
+        more = lanes_of(bag, data, sources[s])
+        other = with_room(other, 0, size + more + GROWTH)
+        size = union(bag, work, 0, data, sources[s], other, 0)
+        work, other = other, work
+        sources[s] += more
+    out = with_room(out, end, size)
+    copy(work, 0, out, end, size)
+    return out, end + size, work, other
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def appended(data, offsets, more, begins, before, closing):
+    """States with one more section behind each that has any event, after others of `before` lanes.
+
+    With `closing` it is the last one, and the lane that ends them all follows.
+    """
+    n = offsets.size - 1
+    out, found = np.empty(data.size + more.size + n, np.int64), np.zeros(n + 1, np.int64)
+    end = np.int64(0)
+    for k in range(n):
+        if offsets[k + 1] > offsets[k]:
+            copy(data, offsets[k], out, end, offsets[k + 1] - offsets[k])
+            end += offsets[k + 1] - offsets[k]
+            copy(more, begins[k], out, end, begins[k + 1] - begins[k])
+            end += begins[k + 1] - begins[k]
+            if closing:
+                out[end] = before[k] + begins[k + 1] - begins[k] + 1
+                end += 1
+        found[k + 1] = end
+    return out[:end], found
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def _inside(data, place, at, window, more, step):
+    """The stretches that a window holds at an instant: from the first returned on, up to but not the second.
+
+    With `more` one more row happens at the instant.
+    """
+    beyond = data[place + COUNT] if place >= 0 else np.int64(0)
+    while beyond > 0 and data[place + HEAD + (beyond - 1) * step] >= at:
+        beyond -= 1
+    begin, wanted, gap = beyond, window[4], window[5]
+    if gap > 0:
+        newest = at
+        while begin > 0 and newest - data[place + HEAD + (begin - 1) * step + LAST] <= gap:
+            begin -= 1
+            newest = data[place + HEAD + begin * step]
+        return begin, beyond
+    floor = LOWEST if window[0] < 0 else (at - window[0]) // window[1] * window[1]
+    rows = np.int64(more)
+    while begin > 0 and rows < wanted and data[place + HEAD + (begin - 1) * step] >= floor:
+        begin -= 1
+        rows += data[place + HEAD + begin * step + ROWS]
+    return begin, beyond
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def value(data, offsets, at, number, requests, added, ops, windows, features, size, numbers, texts):
+    """Write what lanes of a section say at instants; `requests` are lanes of one more row where `added` says so."""
+    acc, step = np.empty(size + SPACE, np.int64), LANES + size
+    for i in range(at.size):
+        place = section_of(data, offsets[i], offsets[i + 1], number)
+        more, feature = added.size > 0 and added[i], 0
+        begin, beyond = np.int64(0), np.int64(-1)
+        for w in range(windows.shape[0]):
+            since, until = _inside(data, place, at[i], windows[w], more, step)
+            if until != beyond or since > begin:
+                clear(ops, acc, 0)
+                begin, beyond = until, until
+                if more:
+                    combine(ops, acc, 0, requests, i * size)
+            while begin > since:
+                begin -= 1
+                combine(ops, acc, 0, data, place + HEAD + begin * step + LANES)
+            last = feature
+            while last < features.shape[0] and features[last, 1] == w:
+                last += 1
+            emit(features, feature, last, acc, 0, at[i], numbers, texts, i)
+            feature = last
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def value_of_bags(data, offsets, at, number, added, bags, windows, features, size, numbers, texts, heap):
+    """Write what bags of a section say at instants; returns the heap with the lists."""
+    work, other, step = np.empty(GROWTH, np.int64), np.empty(GROWTH, np.int64), LANES + size
+    for i in range(at.size):
+        place = section_of(data, offsets[i], offsets[i + 1], number)
+        begins, more = _bags_of(data, place, bags, size), added.size > 0 and added[i]
+        begin, beyond, held = np.int64(0), np.int64(-1), np.int64(1)
+        for f in range(features.shape[0]):
+            bag = bags[features[f, 0]]
+            since, until = _inside(data, place, at[i], windows[features[f, 1]], more, step)
+            if until != beyond or since > begin or features[f, 0] != features[max(f - 1, 0), 0]:
+                begin, beyond, held = until, until, np.int64(1)
+                work[0] = 0
+            while begin > since:
+                begin -= 1
+                source = begins[begin]
+                for b in range(features[f, 0]):
+                    source += lanes_of(bags[b], data, source)
+                more_lanes = lanes_of(bag, data, source)
+                other = with_room(other, 0, held + more_lanes + GROWTH)
+                held = union(bag, work, 0, data, source, other, 0)
+                work, other = other, work
+            heap = emit_entries(bag, features[f], work, numbers, texts, i, heap)
+    return heap
