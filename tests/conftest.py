@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.postgresql import PostgreSQL, programs
+
+IN_MEMORY = Path("/dev/shm")
+ROOM = 4 * 2**30
+
+
+def pytest_configure() -> None:
+    """Let temporary folders be in memory, where no test waits for a disk; those that are about one are `on_disk`."""
+    if "TMPDIR" not in os.environ and IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > ROOM:
+        os.environ["TMPDIR"], tempfile.tempdir = str(IN_MEMORY), None
 
 
 def absent(what: str, remedy: str) -> None:

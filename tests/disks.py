@@ -1,14 +1,26 @@
-"""Small disks for tests, so that they can be full."""
+"""Disks for tests: a real one, to wait for, and small ones, so that they can be full."""
 
 from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+REAL = Path("/var/tmp")
+
+
+@pytest.fixture
+def on_disk() -> Iterator[Path]:
+    """A temporary folder that is not in memory, whatever the others are."""
+    with tempfile.TemporaryDirectory(dir=REAL if REAL.is_dir() else None, ignore_cleanup_errors=True) as folder:
+        place = Path(folder) / "project"
+        place.mkdir()
+        yield place
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from typing import Annotated
 
@@ -27,6 +28,7 @@ class MemoryStore(LmdbOnlineStore):
         """Note it."""
         self.closed = True
         super().close()
+        shutil.rmtree(self.path, ignore_errors=True)
 
 
 class Memory(Struct, frozen=True, kw_only=True):
