@@ -24,7 +24,8 @@ from millstream.store.online import BulkLoad, Examined, OnlineStore
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "millstream"
 MODULES = sorted(SOURCE.rglob("*.py"))
-#: From the bottom to the top: no part imports one that stands after it.
+#: From the bottom to the top: no part imports one that stands after it. Engines know nothing of definitions; these and
+#: the fold ask them what an expression's type is and what it gives, so they stand below both.
 FLOORS = (
     "errors", "clock", "forks", "disk", "calls", "engines", "definitions", "settings", "fold", "buffer", "sources", "usage",
     "store", "registry", "history", "computing", "ingest", "train", "serve", "monitor", "project",

@@ -33,30 +33,12 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 COMMAND = re.compile(r"(?<![\w./-])(?<!import )millstream ((?:[a-z][a-z-]*)(?: [^\n`|]*)?)")
 SECONDS = 120
-#: Modules whose docstrings are the reference.
+SOURCE = ROOT / "src"
+#: Modules with an example in a docstring.
 REFERENCE = [
-    "millstream.buffer.codec.events",
-    "millstream.buffer.repeats",
-    "millstream.cli.error_pages",
-    "millstream.clock",
-    "millstream.definitions.aggregation",
-    "millstream.definitions.durations",
-    "millstream.definitions.entity",
-    "millstream.definitions.feature_group",
-    "millstream.definitions.feature_view",
-    "millstream.definitions.model",
-    "millstream.definitions.on_demand",
-    "millstream.definitions.reference",
-    "millstream.definitions.source",
-    "millstream.definitions.windows",
-    "millstream.errors",
-    "millstream.project.project",
-    "millstream.project.compute",
-    "millstream.settings",
-    "millstream.store.online",
-    "millstream.testing.adversarial_online",
-    "millstream.testing.generators",
-    "millstream.testing.shards",
+    ".".join(module.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
+    for module in sorted(SOURCE.rglob("*.py"))
+    if re.search(r"^ +>>> ", module.read_text(encoding="utf-8"), re.MULTILINE)
 ]
 
 

@@ -55,7 +55,7 @@ def cut(record: bytes, head: bytes, largest: int) -> list[bytes]:
 
     Example:
         >>> [len(payload) for payload in cut(b"deltas" * 100, b"what they are of", 300)]
-        [300, 300, 192]
+        [300, 300, 144]
         >>> assembly = Assembly()
         >>> [assembly.add(payload) for payload in cut(b"deltas" * 100, b"what they are of", 300)][:2]
         [None, None]

@@ -22,6 +22,7 @@ def dated(source: Source) -> bool:
 def row_by_row(query: str, sources: Sequence[Source]) -> bool:
     """Whether each row of a query comes from one row of its only source: no join, aggregate, window, order or limit.
 
+    >>> from millstream.definitions.source import Table
     >>> accounts = [Table("accounts", path="accounts.parquet")]
     >>> row_by_row("select id, upper(tier) as tier from accounts where id > 0", accounts)
     True

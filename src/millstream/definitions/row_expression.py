@@ -86,6 +86,7 @@ class _Translated:
         self._types = types
 
     def of(self, node: exp.Expr) -> tuple[str, str]:
+        """A node of the parsed expression, by the method that is named as its kind; `_NoForm` where there is none."""
         from sqlglot import exp
 
         make = getattr(self, f"_{type(node).__name__.lower()}", None)

@@ -84,6 +84,7 @@ class _Lines:
         self._size, self._alone = 0, False
 
     def add(self, line: bytes, arrival: int | None) -> None:
+        """Put an event behind those that are there; one that no batch can hold becomes its beginning, a dead letter."""
         if len(line) > self._largest:
             line = _beginning(line, self._largest)
         alone = b"\n" in line  # one event in several lines: a batch of one event may hold it

@@ -1,7 +1,4 @@
-import doctest
-import importlib
 import inspect
-import pkgutil
 import subprocess
 import sys
 
@@ -53,17 +50,6 @@ def test_request_errors_carry_what_an_answer_needs():
     assert missing.hint == "did you mean 'fraud'?"
     absent = errors.RequestError.absent("Model 'fraud'", "amount", "float64")
     assert (absent.status, absent.field, absent.expected) == (400, "amount", "float64")
-
-
-MODULES = ["millstream.errors"] + [
-    f"millstream.definitions.{found.name}" for found in pkgutil.iter_modules(millstream.definitions.__path__)
-]
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_examples_in_docstrings_run(name):
-    result = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
-    assert result.failed == 0
 
 
 @pytest.mark.parametrize("name", sorted(set(ms.__all__) - {"Project", "compute"}))

@@ -32,12 +32,10 @@ _ZONED = r"[T ].*(Z|[+-]\d{2}(:?\d{2})?)$"
 def event_schema(stream: EventStream) -> pa.Schema:
     """Return the Arrow schema of a stream's decoded events: its columns, `rest`, then where and when each was taken.
 
-        Example:
-            >>> from millstream.buffer.codec.types import event_schema
-            >>> from millstream.definitions.schema import element_of
-    from millstream.definitions.source import EventStream
-            >>> event_schema(EventStream("clicks", time="at", schema={"at": "timestamp"})).names
-            ['at', 'rest', '_partition', '_position', '_arrival', '_appended']
+    Example:
+        >>> from millstream.definitions.source import EventStream
+        >>> event_schema(EventStream("clicks", time="at", schema={"at": "timestamp"})).names
+        ['at', 'rest', '_partition', '_position', '_arrival', '_appended']
     """
     return pa.schema([*value_schema(stream), *PLACE])
 
