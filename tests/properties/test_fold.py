@@ -56,7 +56,9 @@ def lanes_of(group: Any, rows: list[Event]) -> np.ndarray:
     kinds = {"k": pa.int64(), "s": pa.string(), "ok": pa.bool_()}
     given = {name: pa.array(column, kinds.get(name, pa.float64())) for name, column in values.items()}
     found = request_lanes(group, fields, given, at)
-    assert RequestRows(group, fields).lanes(values, at).tolist() == found.tolist()
+    added = RequestRows([None, (group, fields), (group, fields)]).added(values, at)
+    assert added.begins.tolist() == [-1, 0, found.size]
+    assert added.lanes.tolist() == [*found.reshape(-1).tolist()] * 2
     return found
 
 

@@ -1,4 +1,4 @@
-"""Lift: one event as the lanes of an instant, column by column, before any merging."""
+"""Lift: one event as the lanes of an instant, before any merging; of many events column by column."""
 
 import math
 
@@ -21,11 +21,12 @@ def lift_count(flags, out, offset):
 def lift_sum(numbers, out, offset):
     """Each event's number as three limbs of a fixed-point sum (NaN adds nothing)."""
     for i in range(numbers.size):
-        _put_fixed(numbers[i], out, i, offset)
+        put_fixed(numbers[i], out, i, offset)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
-def _put_fixed(number, out, i, offset):
+def put_fixed(number, out, i, offset):
+    """One number as three limbs of a fixed-point sum (NaN adds nothing)."""
     out[i, offset] = out[i, offset + 1] = out[i, offset + 2] = 0
     if np.isnan(number):
         return
@@ -40,22 +41,27 @@ def _put_fixed(number, out, i, offset):
 def lift_squares(numbers, out, offset):
     """The exact square of each event's fixed-point number, as four limbs."""
     for i in range(numbers.size):
-        for j in range(4):
-            out[i, offset + j] = 0
-        number = numbers[i]
-        if np.isnan(number):
-            continue
-        low, high = to_fixed(number)
-        cross, cross_high = low * high, high_product(low, high)
-        doubled, doubled_high = cross << _U1, (cross_high << _U1) | (cross >> np.uint64(63))
-        second = high_product(low, low) + doubled
-        carry = _U1 if second < doubled else _U0
-        third = high * high + doubled_high
-        carry_high = _U1 if third < doubled_high else _U0
-        result = third + carry
-        carry_high += _U1 if result < third else _U0
-        out[i, offset], out[i, offset + 1] = np.int64(low * low), np.int64(second)
-        out[i, offset + 2], out[i, offset + 3] = np.int64(result), np.int64(high_product(high, high) + carry_high)
+        put_square(numbers[i], out, i, offset)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
+def put_square(number, out, i, offset):
+    """The exact square of one fixed-point number, as four limbs (NaN adds nothing)."""
+    for j in range(4):
+        out[i, offset + j] = 0
+    if np.isnan(number):
+        return
+    low, high = to_fixed(number)
+    cross, cross_high = low * high, high_product(low, high)
+    doubled, doubled_high = cross << _U1, (cross_high << _U1) | (cross >> np.uint64(63))
+    second = high_product(low, low) + doubled
+    carry = _U1 if second < doubled else _U0
+    third = high * high + doubled_high
+    carry_high = _U1 if third < doubled_high else _U0
+    result = third + carry
+    carry_high += _U1 if result < third else _U0
+    out[i, offset], out[i, offset + 1] = np.int64(low * low), np.int64(second)
+    out[i, offset + 2], out[i, offset + 3] = np.int64(result), np.int64(high_product(high, high) + carry_high)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
@@ -87,41 +93,51 @@ def lift_time(times, flags, empty, out, offset):
 def lift_logarithm(numbers, out, offset):
     """The natural logarithm of each event's positive number as three limbs of a fixed-point sum (NaN adds nothing)."""
     for i in range(numbers.size):
-        _put_fixed(math.log(numbers[i]), out, i, offset)
+        put_fixed(math.log(numbers[i]), out, i, offset)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def lift_product(numbers, others, out, offset):
     """The exact product of each event's two fixed-point numbers, as four limbs in two's complement."""
     for i in range(numbers.size):
-        for j in range(4):
-            out[i, offset + j] = 0
-        number, other = numbers[i], others[i]
-        if np.isnan(number) or np.isnan(other):
-            continue
-        low, high = to_fixed(other)
-        out[i, offset], out[i, offset + 1] = np.int64(low), np.int64(high)
-        low, high = to_fixed(number)
-        _multiply(out, i, offset, 4, low, high)
-        if (number < 0) != (other < 0):
-            _negate(out, i, offset, 4)
+        put_product(numbers[i], others[i], out, i, offset)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
+def put_product(number, other, out, i, offset):
+    """The exact product of two fixed-point numbers, as four limbs (where one is NaN it adds nothing)."""
+    for j in range(4):
+        out[i, offset + j] = 0
+    if np.isnan(number) or np.isnan(other):
+        return
+    low, high = to_fixed(other)
+    out[i, offset], out[i, offset + 1] = np.int64(low), np.int64(high)
+    low, high = to_fixed(number)
+    _multiply(out, i, offset, 4, low, high)
+    if (number < 0) != (other < 0):
+        _negate(out, i, offset, 4)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def lift_power(numbers, power, width, out, offset):
     """The exact third or fourth power of each event's fixed-point number, as `width` limbs (six or eight)."""
     for i in range(numbers.size):
-        for j in range(width):
-            out[i, offset + j] = 0
-        number = numbers[i]
-        if np.isnan(number):
-            continue
-        low, high = to_fixed(number)
-        out[i, offset], out[i, offset + 1] = np.int64(low), np.int64(high)
-        for _ in range(power - 1):
-            _multiply(out, i, offset, width, low, high)
-        if number < 0 and power == 3:
-            _negate(out, i, offset, width)
+        put_power(numbers[i], power, width, out, i, offset)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
+def put_power(number, power, width, out, i, offset):
+    """The exact third or fourth power of one fixed-point number, as `width` limbs (NaN adds nothing)."""
+    for j in range(width):
+        out[i, offset + j] = 0
+    if np.isnan(number):
+        return
+    low, high = to_fixed(number)
+    out[i, offset], out[i, offset + 1] = np.int64(low), np.int64(high)
+    for _ in range(power - 1):
+        _multiply(out, i, offset, width, low, high)
+    if number < 0 and power == 3:
+        _negate(out, i, offset, width)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)

@@ -73,7 +73,7 @@ def prepare(
     `table` holds the validated rows of the source with `_partition`, `_position` and `_arrival`, without repeats.
     An expression that fails on a row makes that row a dead letter of every group here that uses it; the rest goes on.
     """
-    wanted = dict.fromkeys(sql for group in groups for sql in _plan_of(group).wanted)
+    wanted = dict.fromkeys(sql for group in groups for sql in plan_of(group).wanted)
     columns, failed = evaluate(table, wanted)
     common = _Rows(
         times=_int64(table[_time_column(stream)]), arrivals=_int64(table["_arrival"]),
@@ -103,14 +103,8 @@ def aggregated(group: StreamFeatureGroup | BatchFeatureGroup, feature: WindowedF
 
 def lanes_of_table(group: StreamFeatureGroup, table: pa.Table, at: np.ndarray) -> np.ndarray:
     """Return the lanes of each row of a source's table at an instant (µs); those of a row that does not count are empty."""
-    return lanes_of_rows(group, *evaluate(table, _plan_of(group).wanted), at)
-
-
-def lanes_of_rows(
-    group: StreamFeatureGroup, columns: dict[str, pa.ChunkedArray], failed: dict[str, dict[int, str]], at: np.ndarray
-) -> np.ndarray:
-    """Return the lanes of rows of which everything is evaluated: by expression the values, and the rows on which it fails."""
-    plan, rows = _plan_of(group), len(at)
+    plan, rows = plan_of(group), len(at)
+    columns, failed = evaluate(table, plan.wanted)
     keep = np.ones(rows, bool)
     keep[[row for sql in plan.wanted for row in failed.get(sql, ())]] = False
     if plan.where:
@@ -167,7 +161,7 @@ class _PartPlan:
 
 
 @dataclass(frozen=True)
-class _Plan:
+class Plan:
     """What one group needs of a row, as SQL in which derived columns are written out."""
 
     layout: Layout
@@ -177,11 +171,11 @@ class _Plan:
     wanted: tuple[str, ...]
 
 
-_plans: dict[int, tuple[Any, _Plan]] = {}
+_plans: dict[int, tuple[Any, Plan]] = {}
 _PLANS_KEPT = 1_024
 
 
-def _plan_of(group: Any) -> _Plan:
+def plan_of(group: Any) -> Plan:
     """The group's plan, made once per definition object, which is kept so that its identity stays its own."""
     known = _plans.get(id(group))
     if known is None:
@@ -191,7 +185,7 @@ def _plan_of(group: Any) -> _Plan:
     return known[1]
 
 
-def _plan(group: Any) -> _Plan:
+def _plan(group: Any) -> Plan:
     layout, (derive, columns) = layout_of(group), _columns_of(group)
 
     def inline(sql: str | None) -> str | None:
@@ -208,7 +202,7 @@ def _plan(group: Any) -> _Plan:
         every += [sql for _, *read in inputs for sql in read]
         every += [sql for _, *read in bags for sql in read]
         parts.append(_PartPlan(part, inputs, bags))
-    return _Plan(layout, where, keys, tuple(parts), tuple(dict.fromkeys(sql for sql in every if sql)))
+    return Plan(layout, where, keys, tuple(parts), tuple(dict.fromkeys(sql for sql in every if sql)))
 
 
 def _columns_of(group: Any) -> tuple[tuple[tuple[str, str], ...], frozenset[str]]:
@@ -221,7 +215,7 @@ def _columns_of(group: Any) -> tuple[tuple[tuple[str, str], ...], frozenset[str]
 def _prepare_one(
     group: Any, columns: dict[str, pa.ChunkedArray], failed: dict[str, dict[int, str]], rows: _Rows
 ) -> Prepared:
-    plan, skipped = _plan_of(group), Counter[str]()
+    plan, skipped = plan_of(group), Counter[str]()
     layout = plan.layout
     dead = {row: reason for sql in plan.wanted for row, reason in failed.get(sql, {}).items()}
     keep = np.ones(len(rows.times), bool)
@@ -276,7 +270,7 @@ def _sections(
 
 def _keys(group: Any, columns: dict[str, pa.ChunkedArray]) -> tuple[pa.Array, Any]:
     """The encoded keys, null where one is, and where one is a number beyond int64."""
-    narrow = [narrowed(_flat(columns[sql])) for sql in _plan_of(group).keys]
+    narrow = [narrowed(_flat(columns[sql])) for sql in plan_of(group).keys]
     wide = np.logical_or.reduce([beyond for _, beyond in narrow])
     return encode_keys(group.entity.keys, [column for column, _ in narrow]), wide
 

@@ -7,7 +7,9 @@ is held to the query when a view is built.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,11 +18,16 @@ import pyarrow.compute as pc
 
 from millstream.definitions.data_types import ARROW_TYPES, where
 from millstream.definitions.request_row import compiled, source_columns
-from millstream.engines.engine import FIRST
-from millstream.fold.prepare import lanes_of_rows, lanes_of_table
+from millstream.engines.engine import FIRST, LAST
+from millstream.fold import row_lift
+from millstream.fold.ordered import coded, width_of
+from millstream.fold.prepare import Plan, lanes_of_table, plan_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from millstream.definitions import StreamFeatureGroup
+    from millstream.fold.layout import Slot
 
 
 def request_lanes(
@@ -51,48 +58,182 @@ def request_lanes(
     return lanes_of_table(group, pa.table(columns), at)
 
 
+@dataclass(frozen=True, eq=False)
+class Added:
+    """What requests add to groups: lanes, row by row for each group; `begins` says where a group's are (-1: none are)."""
+
+    lanes: np.ndarray
+    begins: np.ndarray
+
+
 class RequestRows:
-    """Makes the lanes of few requests at a time, without a query: what the online read of a group adds.
+    """Makes what few requests at a time add to the groups of a view, without a query.
 
     Args:
-        group: the group that is read.
-        fields: by columns of its source, the fields that give them; the others are null.
+        reads: for each group its fields by the columns of its source (the others are null); None where nothing is added.
     """
 
-    def __init__(self, group: StreamFeatureGroup, fields: Mapping[str, str]) -> None:
-        self._group = group
-        self._expressions = compiled(f"StreamFeatureGroup '{group.name}'", group)
+    def __init__(self, reads: Sequence[tuple[StreamFeatureGroup, Mapping[str, str]] | None]) -> None:
+        self._row, self._kept = _Row(), _KeptValues()
+        checks: list[tuple[int, int]] = []
+        slots: list[tuple[int, ...]] = []
+        groups: list[tuple[int, int, int, int]] = []
+        for read in reads:
+            width = 0
+            if read is not None:
+                plan, places = plan_of(read[0]), self._row.places(*read)
+                width = plan.layout.n_lanes
+                checks += _checks(plan, places)
+                slots += [_slot(*item, places, self._kept) for item in plan.parts[0].inputs]
+            groups.append((0, width, len(checks), len(slots)))
+        self._adds = np.array([read is not None for read in reads])
+        self._checks = np.array(checks, np.int64).reshape(-1, 2)
+        self._slots = np.array(slots, np.int64).reshape(-1, 10)
+        self._groups = np.array(groups, np.int64).reshape(-1, 4)
+
+    def added(self, values: Mapping[str, Sequence[Any]], at: np.ndarray) -> Added:
+        """Return what requests, by their fields (None for null) and instants (µs), add to the groups."""
+        rows = [self._row.values(values, i, instant) for i, instant in enumerate(at.tolist())]
+        groups = self._groups.copy()
+        sizes = groups[:, 1] * len(at)
+        groups[:, 0] = np.cumsum(sizes) - sizes
+        lanes = np.empty((1, int(sizes.sum())), np.int64)
+        numbers = np.array([list(map(_number, row)) for row in rows], np.float64).reshape(len(at), len(self._row))
+        kept = np.array([list(self._kept.lanes(row)) for row in rows], np.int64).reshape(len(at), self._kept.width)
+        row_lift.lift_rows(numbers, kept, at, self._checks, self._slots, groups, lanes)
+        return Added(lanes[0], np.where(self._adds, groups[:, 0], -1))
+
+
+#: What stands for the value of an expression that fails on a row.
+_FAILED = object()
+
+
+def _number(value: Any) -> float:
+    """A value as the lift of rows takes it: NaN for null, infinity for what fails, 0 for what is there but no number."""
+    if value is None:
+        return math.nan
+    if isinstance(value, int | float):
+        number = float(value)
+        return number if math.isfinite(number) else math.nan
+    return math.inf if value is _FAILED else 0.0
+
+
+class _Row:
+    """The expressions that groups evaluate of a request, each once for all groups that read it by the same fields."""
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[dict[str, None], tuple[tuple[str, str, bool], ...], tuple[str, ...]]] = []
+        self._expressions: dict[tuple[int, str], Callable[[Mapping[str, Any]], Any]] = {}
+
+    def places(self, group: StreamFeatureGroup, fields: Mapping[str, str]) -> dict[str, int]:
+        """Return by its text the place of each expression of a group among the values of a row."""
         kinds = source_columns(group)
-        self._given = tuple(
+        given = tuple(
             (name.lower(), field, kinds[name] == "float64") for name, field in fields.items() if name in kinds
         )
-        self._nulls = dict.fromkeys((name.lower() for name in kinds), None)
-        self._times = tuple(source.time.lower() for source in group.sources)
+        row = (
+            dict.fromkeys(name.lower() for name in kinds),
+            given,
+            tuple(source.time.lower() for source in group.sources),
+        )
+        if row not in self._rows:
+            self._rows.append(row)
+        number, found = self._rows.index(row), {}
+        for sql, expression in compiled(f"StreamFeatureGroup '{group.name}'", group).items():
+            self._expressions.setdefault((number, sql), expression.value)
+            found[sql] = list(self._expressions).index((number, sql))
+        return found
 
-    def lanes(self, values: Mapping[str, Sequence[Any]], at: np.ndarray) -> np.ndarray:
-        """Return for each request, by its fields (None for null) and instant (µs), the lanes that it adds."""
-        rows = [self._row(values, i, instant) for i, instant in enumerate(at.tolist())]
-        columns: dict[str, pa.ChunkedArray] = {}
-        failed: dict[str, dict[int, str]] = {}
-        for sql, expression in self._expressions.items():
-            found: list[Any] = []
-            for i, row in enumerate(rows):
-                try:
-                    found.append(expression.value(row))
-                except ArithmeticError as error:
-                    failed.setdefault(sql, {})[i] = str(error)
-                    found.append(None)
-            columns[sql] = pa.chunked_array([pa.array(found, ARROW_TYPES[expression.kind])])
-        return lanes_of_rows(self._group, columns, failed, at)
+    def __len__(self) -> int:
+        return len(self._expressions)
 
-    def _row(self, values: Mapping[str, Sequence[Any]], i: int, at: int) -> dict[str, Any]:
-        row = dict(self._nulls)
-        for name, field, number in self._given:
-            value = values[field][i]
-            if number and value is not None:
-                value = float(value)
-                value = value if math.isfinite(value) else None
-            row[name] = value
-        for name in self._times:
-            row[name] = at
-        return row
+    def values(self, given: Mapping[str, Sequence[Any]], i: int, at: int) -> list[Any]:
+        """Return what all expressions are for one of some requests."""
+        rows, found = [], []
+        for nulls, columns, times in self._rows:
+            row: dict[str, Any] = {**nulls}
+            for name, field, real in columns:
+                value = given[field][i]
+                row[name] = value if not real or value is None or math.isfinite(value) else None
+            for name in times:
+                row[name] = at
+            rows.append(row)
+        for (number, _), expression in self._expressions.items():
+            try:
+                found.append(expression(rows[number]))
+            except ArithmeticError:
+                found.append(_FAILED)
+        return found
+
+
+class _KeptValues:
+    """The values of a row that are kept as they are, as lanes after one that says whether there is any."""
+
+    def __init__(self) -> None:
+        self._all: dict[tuple[int, str, int], tuple[int, int]] = {}
+        self.width = 0
+
+    def place(self, value: int, kind: str, max_bytes: int) -> tuple[int, int]:
+        """Return where the lanes of a value, by its place in the row, begin, and how many follow the first."""
+        key = (value, kind, max_bytes)
+        if key not in self._all:
+            self._all[key] = (self.width, width_of(kind, max_bytes))
+            self.width += 1 + self._all[key][1]
+        return self._all[key]
+
+    def lanes(self, row: Sequence[Any]) -> Iterator[int]:
+        """Go through the lanes of all of them."""
+        for (place, kind, max_bytes), (_, width) in self._all.items():
+            yield from _lanes_of(row[place], kind, max_bytes, width)
+
+
+def _lanes_of(value: Any, kind: str, max_bytes: int, width: int) -> tuple[int, ...]:
+    """One value as `fold.ordered` has it."""
+    if kind == "string" and isinstance(value, str):
+        raw, tail = value.encode(), 1 if max_bytes < 256 else 2
+        if len(raw) > max_bytes:
+            return (row_lift.TOO_LONG, *[0] * width)
+        packed = raw.ljust(8 * width - tail, b"\0") + len(raw).to_bytes(tail, "big")
+        return (row_lift.GIVEN, *(lane - 2**63 for lane in struct.unpack(f">{width}Q", packed)))
+    if value is None or value is _FAILED or (kind == "timestamp" and not FIRST <= value <= LAST):
+        return (row_lift.NULL, *[0] * width)
+    if kind in ("int64", "timestamp", "bool"):
+        return (row_lift.GIVEN, int(value))
+    if kind != "float64":
+        found = coded("", pa.chunked_array([pa.array([value], ARROW_TYPES[kind])]), kind, max_bytes, None)
+        status = row_lift.TOO_LONG if found.refused[0] else row_lift.GIVEN if found.valid[0] else row_lift.NULL
+        return (status, *found.lanes[0].tolist())
+    number = float(value)
+    if not math.isfinite(number):
+        return (row_lift.NULL, 0)
+    (bits,) = struct.unpack("<q", struct.pack("<d", number + 0.0))
+    return (row_lift.GIVEN, bits if bits >= 0 else bits ^ (2**63 - 1))
+
+
+_LIFTS = {
+    "rows": row_lift.FLAGS, "present": row_lift.FLAGS, "time": row_lift.TIMES, "positive": row_lift.POSITIVE,
+    "not_positive": row_lift.NOT_POSITIVE, "sum": row_lift.SUMS, "squares": row_lift.SQUARES,
+    "products": row_lift.PRODUCTS, "cubes": row_lift.CUBES, "fourths": row_lift.FOURTHS,
+    "logarithms": row_lift.LOGARITHMS, "extreme": row_lift.EXTREMES, "dated": row_lift.DATED, "kept": row_lift.KEPT,
+    "kept_dated": row_lift.KEPT_DATED, "text": row_lift.KEPT_DATED, "chosen": row_lift.CHOSEN,
+}  # fmt: skip
+
+
+def _checks(plan: Plan, places: Mapping[str, int]) -> list[tuple[int, int]]:
+    """What a row must be to count for a group."""
+    checks = [(places[sql], row_lift.SOUND) for sql in plan.wanted]
+    checks += [(places[sql], row_lift.THERE) for sql in plan.keys]
+    return checks + ([(places[plan.where], row_lift.TRUE)] if plan.where else [])
+
+
+def _slot(
+    slot: Slot, sql: str | None, where: str | None, other: str | None, places: Mapping[str, int], kept: _KeptValues
+) -> tuple[int, ...]:
+    """A row of the slots that `row_lift` knows."""
+    number, by, condition = (-1 if one is None else places[one] for one in (sql, other, where))
+    kinds = slot.kinds or (("string",) if slot.lift == "text" else ())
+    parts = [kept.place(place, kind, slot.max_bytes) for place, kind in zip((number, by), kinds, strict=False)]
+    parts += [(-1, 0)] * (2 - len(parts))
+    return (
+        _LIFTS[slot.lift], slot.op, slot.offset, slot.width, number, by, condition, parts[0][0], parts[1][0], parts[0][1],
+    )  # fmt: skip

@@ -6,7 +6,7 @@ This is the kernel `value` over the groups of a view instead of one; it adds not
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numba import njit
@@ -18,6 +18,9 @@ from millstream.fold.kernels import exact_from, value_one
 from millstream.fold.layout import HEADER, STATE_VERSION, Layout
 from millstream.fold.moments import SPACE
 from millstream.fold.states import NO_LANES, Values
+
+if TYPE_CHECKING:
+    from millstream.fold.requests import Added
 
 _VERSION = STATE_VERSION.to_bytes(8, "little")
 _SMALLEST = 8 * HEADER
@@ -51,13 +54,13 @@ class Vector:
         states: Sequence[Sequence[bytes | None]],
         at: NDArray[np.int64],
         probes: Sequence[NDArray[np.float64] | None] | None = None,
-        requests: Sequence[NDArray[np.int64] | None] | None = None,
+        requests: Added | None = None,
     ) -> tuple[list[dict[str, NDArray[Any]]], NDArray[np.bool_] | None]:
         """Return each group's columns, from one sequence of states per group with a state for each instant (µs).
 
         Empty states, None or b"", are those of no event; the others must be `readable`. Beside the columns it is said,
         for each group and row, whether the instant lies before what the state is exact for; None: none does. `probes`
-        are, for each group, the fields of the request that it reads, `requests` the lanes of one more event at each instant.
+        are, for each group, the fields of the request that it reads, `requests` one more event of each group at each instant.
         """
         if not self._layouts:
             return [], None
@@ -67,7 +70,7 @@ class Vector:
             places.append(begins[-1] if state else -1)
             begins.append(begins[-1] + (len(state) >> 3))
         data = np.frombuffer(bytearray().join(flat), np.int64) if begins[-1] else _EMPTY
-        added, kept = (NO_LANES, self._no_requests) if requests is None else _one_after_another(requests)
+        added, kept = (NO_LANES, self._no_requests) if requests is None else (requests.lanes, requests.begins)
         numbers, texts, early, any_early = _value_all(
             data, np.array(places, np.int64), at, added, kept, self._ops, self._windows, self._features, self._meta,
             self._cuts,
@@ -95,14 +98,6 @@ def _number_places(layout: Layout) -> tuple[tuple[str, int], ...]:
 
 
 _EMPTY = np.empty(0, np.int64)
-
-
-def _one_after_another(requests: Sequence[NDArray[np.int64] | None]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The lanes of the groups' requests, and where each group's begin, -1 where it has none."""
-    sizes = [0 if one is None else one.size for one in requests]
-    begins = np.cumsum([0, *sizes[:-1]])
-    begins[[one is None for one in requests]] = -1
-    return np.concatenate([one.reshape(-1) for one in requests if one is not None] or [NO_LANES]), begins
 
 
 def readable(state: bytes) -> bool:

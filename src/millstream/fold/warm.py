@@ -21,6 +21,7 @@ def warm(*parts: Literal["lanes", "entries"]) -> None:
     from millstream import Entity, EventStream, StreamFeatureGroup
     from millstream.fold.layout import layout_of
     from millstream.fold.prepare import prepare
+    from millstream.fold.requests import RequestRows
 
     stream = EventStream(
         "warm", time="at",
@@ -39,6 +40,7 @@ def warm(*parts: Literal["lanes", "entries"]) -> None:
         group = StreamFeatureGroup("warm", entity=entity, source=stream, features=features)
         (prepared,) = prepare([group], stream, table)
         _run(layout_of(group), prepared, times)
+    RequestRows([(group, {})]).added({}, times[:1])
 
 
 def _with_lanes() -> list[Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import numpy as np
@@ -24,6 +24,7 @@ from millstream.store.online import EARLY, LET_GO, Answer, Ask, OnlineStore, Sha
 
 if TYPE_CHECKING:
     from millstream.clock import Clock
+    from millstream.definitions.feature_group import StreamFeatureGroup
     from millstream.definitions.feature_view import FeatureView, ViewColumn
     from millstream.definitions.group_version import GroupVersion
 
@@ -70,8 +71,8 @@ class _Lookup:
     """One read of a group.
 
     `key` is the place of its keys among the reader's, `columns` are those of the view that are taken from it, `absent`
-    those whose features its version does not have, `probes` the request fields that it reads, `rows` makes the request
-    one more of its events, where it counts as one. `null` are the facts of a null key.
+    those whose features its version does not have, `probes` the request fields that it reads, `fields`, where the
+    request counts as one more event, those of its columns. `null` are the facts of a null key.
     """
 
     name: str
@@ -85,7 +86,7 @@ class _Lookup:
     folded: bool
     schema: Mapping[str, str]
     probes: tuple[str, ...]
-    rows: RequestRows | None
+    fields: Mapping[str, str] | None
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ class FeatureReader:
         self._lookups = (*self._folded, *self._dated)
         self._layouts = [layout_of(lookup.version.group) for lookup in self._folded]
         self._vector = Vector(self._layouts)
-        self._adding = any(lookup.rows for lookup in self._folded)
+        self._requests = _request_rows(self._folded)
         self._probing = any(lookup.probes for lookup in self._folded)
         self.absent = _absent(self.view, lookups)
         self._request = tuple(self.view.request.items())
@@ -172,9 +173,8 @@ class FeatureReader:
         folded = found[: len(self._folded)]
         for lookup, one in zip(self._folded, folded, strict=True):
             _leave_out(lookup, one, readable)
-        valued, early = self._vector.read(
-            [one.states for one in folded], at, self._probes(raw, len(at)), self._requests(values, at)
-        )
+        added = None if self._requests is None else self._requests.added(values, at)
+        valued, early = self._vector.read([one.states for one in folded], at, self._probes(raw, len(at)), added)
         for group, (lookup, one, columns) in enumerate(zip(self._folded, folded, valued, strict=True)):
             if early is not None:
                 _give_up(lookup, one, np.flatnonzero(early[group]).tolist(), EARLY)
@@ -189,14 +189,6 @@ class FeatureReader:
             return None
         pairs = zip(self._folded, self._layouts, strict=True)
         return [probes_of(layout, {name: raw[name] for name in lookup.probes}, rows) for lookup, layout in pairs]
-
-    def _requests(
-        self, values: Mapping[str, Sequence[Any]], at: NDArray[np.int64]
-    ) -> Sequence[NDArray[np.int64] | None] | None:
-        """What the requests add to each folded group; None where they add to none."""
-        if not self._adding:
-            return None
-        return [None if lookup.rows is None else lookup.rows.lanes(values, at) for lookup in self._folded]
 
     def _fetch(self, keys: Sequence[_Keys], shards: Sequence[_Shards], now: int) -> list[_Found]:
         """What the store gives for every lookup, by one call."""
@@ -304,10 +296,19 @@ def _lookups(view: FeatureView, versions: Mapping[str, GroupVersion], keys: list
                 folded,
                 schema,
                 read.probes,
-                None if read.fields is None else RequestRows(version.group, read.fields),
+                read.fields,
             )
         )
     return lookups
+
+
+def _request_rows(folded: Sequence[_Lookup]) -> RequestRows | None:
+    """What makes the request one more event of each group, or None where it is one of none."""
+    reads = [
+        None if lookup.fields is None else (cast("StreamFeatureGroup", lookup.version.group), lookup.fields)
+        for lookup in folded
+    ]
+    return RequestRows(reads) if any(reads) else None
 
 
 def _absent(view: FeatureView, lookups: Sequence[_Lookup]) -> tuple[str, ...]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 import millstream as ms
 from millstream.definitions.serialise import fingerprint, from_dict, to_dict
 from millstream.errors import DefinitionError
+from millstream.fold import RequestRows, request_lanes
 
 USER = ms.Entity("user", keys={"user_id": "int64"})
 PAID = ms.EventStream("paid", time="at", schema={
@@ -143,3 +146,22 @@ BATCH = ms.BatchFeatureGroup("b", entity=USER, source=TABLE, every="24h", featur
 def test_what_cannot_be_meant_is_refused_when_it_is_built(make: Any, said: str) -> None:
     with pytest.raises(DefinitionError, match=said):
         make()
+
+
+@pytest.mark.parametrize("many", [0, 1, 3])
+def test_rows_of_no_query_are_those_of_one(many: int) -> None:
+    kept = group(
+        ms.Last("country"), ms.Min("country"), ms.ArgMin("country", by="amount"), ms.ArgMax("amount", by="country"),
+        ms.Max("payee_id"), ms.Last("at", name="last_at"), ms.ArgMin("ok", by="payee_id"), ms.Kurtosis("amount"),
+        ms.Count("k", where="ok", over="1h"), where="amount <> 4", derive={"k": "payee_id * payee_id"},
+    )  # fmt: skip
+    given = {
+        "user_id": [1, 2, None], "payee_id": [2**60 + 1, 1, 2], "amount": [4.5, -0.0, 4.0], "country": ["é", "x" * 40, ""],
+        "ok": [True, None, False],
+    }  # fmt: skip
+    given = {name: values[:many] for name, values in given.items()}
+    fields, at = {name: name for name in given}, np.array([5, 7, 9][:many], np.int64)
+    kinds = {name: kind for name, kind in (("country", pa.string()), ("ok", pa.bool_()), ("amount", pa.float64()))}
+    columns = {name: pa.array(values, kinds.get(name, pa.int64())) for name, values in given.items()}
+    added = RequestRows([(kept, fields)]).added(given, at)
+    assert added.lanes.tolist() == request_lanes(kept, fields, columns, at).reshape(-1).tolist()
