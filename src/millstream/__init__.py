@@ -27,7 +27,19 @@ if TYPE_CHECKING:
         Share,
         Skewness,
     )
-    from millstream.definitions.values import DistinctCount, Entropy, Lag, LastK, Median, Mode, Quantile
+    from millstream.definitions.values import (
+        DistinctCount,
+        Entropy,
+        FirstK,
+        Lag,
+        LastK,
+        MaxK,
+        Median,
+        MinK,
+        Mode,
+        Quantile,
+        TopK,
+    )
     from millstream.errors import MillstreamError
     from millstream.project import Project
     from millstream.project.compute import compute
@@ -58,7 +70,19 @@ _HOMES = {
     "over": ("Session",),
     "source": ("EventStream", "Table"),
     "statistics": ("Age", "Correlation", "Covariance", "GeometricMean", "Kurtosis", "Rate", "Share", "Skewness"),
-    "values": ("DistinctCount", "Entropy", "Lag", "LastK", "Median", "Mode", "Quantile"),
+    "values": (
+        "DistinctCount",
+        "Entropy",
+        "FirstK",
+        "Lag",
+        "LastK",
+        "MaxK",
+        "Median",
+        "MinK",
+        "Mode",
+        "Quantile",
+        "TopK",
+    ),
 }
 _LAZY = {name: f"millstream.definitions.{home}" for home, names in _HOMES.items() for name in names}
 _LAZY |= {
@@ -82,6 +106,7 @@ __all__ = [
     "EventStream",
     "FeatureView",
     "First",
+    "FirstK",
     "GeometricMean",
     "Kurtosis",
     "Label",
@@ -90,10 +115,12 @@ __all__ = [
     "LastK",
     "LightGBM",
     "Max",
+    "MaxK",
     "Mean",
     "Median",
     "MillstreamError",
     "Min",
+    "MinK",
     "Mode",
     "Model",
     "Project",
@@ -109,6 +136,7 @@ __all__ = [
     "Sum",
     "Table",
     "TimeSince",
+    "TopK",
     "Var",
     "ZScore",
     "compute",

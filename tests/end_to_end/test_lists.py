@@ -20,7 +20,7 @@ payments = ms.EventStream(
 )  # fmt: skip
 habits = ms.StreamFeatureGroup("habits", entity=user, source=payments, features=[
     ms.LastK("amount", k=3, over="30d"), ms.LastK("order", k=2), ms.LastK("ok"), ms.LastK("country", k=2),
-    ms.LastK("at", k=1), ms.Count(),
+    ms.LastK("at", k=1), ms.Count(), ms.FirstK("country", k=1), ms.MaxK("amount"), ms.MinK("order", k=1), ms.TopK("ok"),
 ])  # fmt: skip
 ROWS = [
     {"user_id": 1, "order": -BIG, "amount": 1.5, "ok": False, "country": "", "at": SEEN},
@@ -34,8 +34,12 @@ LISTS = {
     "habits__ok_last_5": [True, True, False],
     "habits__country_last_2": ["é", "DE"],
     "habits__at_last_1": [SEEN + timedelta(hours=2)],
+    "habits__country_first_1": [""],
+    "habits__amount_max_3": [2.5, 1.5, 0.0],
+    "habits__order_min_1": [-BIG],
+    "habits__ok_top_3": [True, False],
 }
-TYPES = [pa.float64(), pa.int64(), pa.bool_(), pa.string(), INSTANT]
+TYPES = [pa.float64(), pa.int64(), pa.bool_(), pa.string(), INSTANT, pa.string(), pa.float64(), pa.int64(), pa.bool_()]
 asks = ms.EventStream("asks", time="at", schema={"id": "string", "user_id": "int64", "y": "bool", "at": "timestamp"})
 
 

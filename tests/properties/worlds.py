@@ -13,6 +13,7 @@ import pyarrow as pa
 from hypothesis import strategies as st
 
 import millstream as ms
+from millstream.definitions.list_columns import Lists
 from millstream.fold import Prepared, layout_of, prepare
 from millstream.fold.oracle import OracleEvent
 
@@ -64,6 +65,11 @@ def group_of(
                 ms.LastK("at", 2, name=f"lasts_at{tag}", **common),
                 ms.LastK("u", 3, name=f"lasts_u{tag}", **common), ms.LastK("d", 2, name=f"lasts_d{tag}", **common),
                 ms.LastK("b", 2, name=f"lasts_b{tag}", **common),
+                ms.FirstK("x", 3, name=f"firsts_x{tag}", **common), ms.FirstK("s", 2, name=f"firsts_s{tag}", **common),
+                ms.MaxK("x", name=f"most_x{tag}", **common), ms.MaxK("s", 2, name=f"most_s{tag}", **common),
+                ms.MinK("n", 4, name=f"least_n{tag}", **common), ms.TopK("s", name=f"top_s{tag}", **common),
+                ms.TopK("x", 2, categories=3, name=f"top_x{tag}", **common),
+                ms.TopK("ok", 1, name=f"top_ok{tag}", **common),
                 ms.DistinctCount("u", name=f"ids{tag}", **common), ms.DistinctCount("d", name=f"days{tag}", **common),
                 ms.Mode("u", name=f"mode_u{tag}", **common), ms.Mode("d", name=f"mode_d{tag}", **common),
                 ms.Entropy("u", name=f"entropy_u{tag}", **common), ms.Lag("u", 2, name=f"second_u{tag}", **common),
@@ -236,8 +242,8 @@ def same(got: dict[str, np.ndarray], row: int, expected: dict[str, Any]) -> list
     for name, wanted in expected.items():
         found = got[name][row]
         objects = (str, date, UUID, bytes)
-        if isinstance(wanted, list):
-            equal = repr(found) == repr([one + 0.0 if isinstance(one, float) else one for one in wanted])
+        if isinstance(wanted, list) or isinstance(got[name], Lists):
+            equal = repr(found) == repr(wanted and [one + 0.0 if isinstance(one, float) else one for one in wanted])
         elif isinstance(wanted, objects) or isinstance(found, objects) or found is None:
             equal = found == wanted
         elif isinstance(wanted, int) and abs(wanted) > 2**53:

@@ -34,7 +34,19 @@ from millstream.definitions.statistics import (
     Share,
     Skewness,
 )
-from millstream.definitions.values import DistinctCount, Entropy, Lag, LastK, Median, Mode, Quantile
+from millstream.definitions.values import (
+    DistinctCount,
+    Entropy,
+    FirstK,
+    Lag,
+    LastK,
+    MaxK,
+    Median,
+    MinK,
+    Mode,
+    Quantile,
+    TopK,
+)
 from millstream.definitions.windows import WindowedFeature
 
 __all__ = [
@@ -54,6 +66,7 @@ __all__ = [
     "FeatureRef",
     "FeatureView",
     "First",
+    "FirstK",
     "GeometricMean",
     "GroupRead",
     "Kurtosis",
@@ -63,9 +76,11 @@ __all__ = [
     "LastK",
     "LightGBM",
     "Max",
+    "MaxK",
     "Mean",
     "Median",
     "Min",
+    "MinK",
     "Mode",
     "Model",
     "OnDemandFeature",
@@ -82,6 +97,7 @@ __all__ = [
     "Sum",
     "Table",
     "TimeSince",
+    "TopK",
     "Var",
     "ViewColumn",
     "WindowedFeature",

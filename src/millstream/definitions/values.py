@@ -220,8 +220,120 @@ class LastK(_Several):
     kind = "last_k"
 
 
+class FirstK(_Several):
+    """The list of the oldest values that are not null, oldest first; of one instant the smaller first. Empty of nothing.
+
+    Use it for how a customer began. Its state is k entries of a time, a value and a count per tile at most.
+
+    Args:
+        k: how many at most, 5 unless given, up to 1,000.
+        max_bytes: a string longer than that in UTF-8 makes its event a dead letter; the others are those of every
+            aggregation.
+
+    >>> FirstK("merchant_id", k=3).kind
+    'first_k'
+    """
+
+    kind = "first_k"
+
+
+@checked_class
+class _Edge(_Several):
+    def __init__(
+        self,
+        expression: str,
+        k: int = 3,
+        *,
+        over: Window | Sequence[Window] = None,
+        where: str | None = None,
+        name: str | None = None,
+        hop: Duration | None = None,
+        delay: Duration = "0s",
+        max_bytes: int = STRING_BYTES,
+    ) -> None:
+        super().__init__(expression, k, over=over, where=where, name=name, hop=hop, delay=delay, max_bytes=max_bytes)
+
+
+class MaxK(_Edge):
+    """The list of the greatest values, repeats kept, greatest first. Empty of nothing.
+
+    Strings are in the order of their UTF-8 bytes, false comes before true. Its state is k entries of a value and a count
+    per tile at most.
+
+    Args:
+        k: how many at most, 3 unless given, up to 1,000.
+        max_bytes: a string longer than that in UTF-8 makes its event a dead letter; the others are those of every
+            aggregation.
+
+    >>> MaxK("amount", over="30d").k
+    3
+    """
+
+    kind = "max_k"
+
+
+class MinK(_Edge):
+    """The list of the least values, repeats kept, least first. Empty of nothing.
+
+    Strings are in the order of their UTF-8 bytes, false comes before true. Its state is k entries of a value and a count
+    per tile at most.
+
+    Args:
+        k: how many at most, 3 unless given, up to 1,000.
+        max_bytes: a string longer than that in UTF-8 makes its event a dead letter; the others are those of every
+            aggregation.
+
+    >>> MinK("amount", over="30d").kind
+    'min_k'
+    """
+
+    kind = "min_k"
+
+
+@checked_class
+@dataclass(frozen=True, init=False)
+class TopK(_OfCategories):
+    """The list of the most frequent values, most frequent first, of equally frequent ones the smaller first.
+
+    Use it for a user's usual countries or merchants. Empty of nothing, and null when too many differ. Its state is an
+    int64 more per value and tile than the value takes.
+
+    Args:
+        k: how many at most, 3 unless given, up to 1,000.
+        categories: how many different values a key may have in a window; with more the feature is null.
+        max_bytes: a string longer than that in UTF-8 makes its event a dead letter; the others are those of every
+            aggregation.
+
+    >>> TopK("country", over="30d").k
+    3
+    """
+
+    kind = "top_k"
+
+    k: int
+
+    def __init__(
+        self,
+        expression: str,
+        k: int = 3,
+        *,
+        over: Window | Sequence[Window] = None,
+        where: str | None = None,
+        name: str | None = None,
+        hop: Duration | None = None,
+        delay: Duration = "0s",
+        categories: int = CATEGORIES,
+        max_bytes: int = STRING_BYTES,
+    ) -> None:
+        super().__init__(
+            expression, over=over, where=where, name=name, hop=hop, delay=delay, categories=categories,
+            max_bytes=max_bytes,
+        )  # fmt: skip
+        freeze(self, k=whole("TopK", "k", k, 1, _MOST_ROWS))
+
+
 #: Those whose columns are lists.
-LISTS = (LastK,)
+LISTS = (FirstK, LastK, MaxK, MinK, TopK)
 VALUES = (DistinctCount, Entropy, Lag, Median, Mode, Quantile, *LISTS)
 #: The kinds of columns that these come to.
 VALUE_KINDS = frozenset(one.kind for one in VALUES)

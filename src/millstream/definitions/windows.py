@@ -32,7 +32,7 @@ _READS: dict[str, tuple[str, ...]] = {kind: _NUMBERS for kind in _OF_NUMBERS}
 _READS |= {kind: ("int64", "float64") for kind in ("quantile", "median")}
 _CATEGORIES = ("int64", "string", "bool", "date", "timestamp", "uuid")
 _READS["entropy"] = _CATEGORIES
-_READS |= {kind: (*_CATEGORIES, "float64") for kind in ("distinct_count", "mode")}
+_READS |= {kind: (*_CATEGORIES, "float64") for kind in ("distinct_count", "mode", "top_k")}
 #: Those whose value is one of the values that they aggregate, and so of their type.
 KEEPING = ("min", "max", "first", "last", "arg_min", "arg_max")
 _TOLD_APART = ("lag", "mode")

@@ -14,7 +14,7 @@ from millstream.fold.fixed_point import from_sortable
 from millstream.fold.lanes import EMPTY_LEAST
 from millstream.fold.sketches import middle_of, registered
 
-DISTINCT_COUNT, QUANTILE, ENTROPY, LAG, MODE, ROWS = range(6)
+DISTINCT_COUNT, QUANTILE, ENTROPY, LAG, MODE, ROWS, MOST = range(7)
 #: The columns of a row of `features` after its bag and window: its formula, output, a number that the formula takes; and
 #: for a list, where in an entry what it holds begins, how many lanes that has, and whether their bits are inverted.
 FORMULA, OUT, NUMBER, SKIP, LANES, INVERTED = range(2, 8)
@@ -34,9 +34,38 @@ def emit_entries(bag, feature, data, numbers, texts, row, heap):
         _lag(bag, feature[NUMBER], data, texts, row, out)
     elif formula == MODE:
         _mode(bag, data, texts, row, out)
-    else:
+    elif formula == ROWS:
         texts[row, out], heap = _rows(bag, feature, data, heap)
+    elif mode == PASSED:
+        texts[row, out] = -1
+    else:
+        texts[row, out], heap = _listed(bag, feature, data, _most(bag, feature[NUMBER], data), heap)
     return heap
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _listed(bag, feature, data, places, heap):
+    """Add the list of what the entries at some places hold; returns where it begins, and the heap."""
+    begin = heap[0]
+    if places.size == 0:
+        return 0, heap
+    heap = with_room(heap, begin, 1 + places.size * feature[LANES])
+    heap[begin], to = places.size, begin + 1
+    for place in places:
+        copy(data, place + feature[SKIP], heap, to, feature[LANES])
+        to += feature[LANES]
+    heap[0] = to
+    return begin, heap
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _most(bag, limit, data):
+    """The places of the entries that count most, of equal ones the smaller key first."""
+    count = data[0] >> 2
+    many = np.empty(count, np.int64)
+    for i in range(count):
+        many[i] = -data[1 + i * bag[WIDTH] + bag[KEY]]
+    return 1 + bag[WIDTH] * np.argsort(many, kind="mergesort")[:limit]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -175,11 +175,29 @@ def _last(column: WindowedFeature) -> _Plan:
     return bag, emitting.ROWS, k, 1, bag.key_lanes - 1, 1
 
 
+def _first(column: WindowedFeature) -> _Plan:
+    value = Part("value", width_of(column.of, column.max_bytes))
+    return _bag(column, entries.FOREMOST, column.k, Part("time"), value), emitting.ROWS, column.k, 1, value.width, 0
+
+
+def _edge(column: WindowedFeature) -> _Plan:
+    """The greatest values, or the least."""
+    value = Part("value", width_of(column.of, column.max_bytes), inverted=column.kind == "max_k")
+    bag = _bag(column, entries.FOREMOST, column.k, value)
+    return bag, emitting.ROWS, column.k, 0, value.width, int(value.inverted)
+
+
+def _top(column: WindowedFeature) -> _Plan:
+    bag = _categories(column)[0]
+    return bag, emitting.MOST, column.k, 0, bag.key_lanes, 0
+
+
 _PLANS: Mapping[str, Callable[[WindowedFeature], _Plan]] = {
     "distinct_count": _distinct_count, "quantile": _quantile, "median": _quantile, "entropy": _categories,
-    "mode": _categories, "lag": _lag, "last_k": _last,
+    "mode": _categories, "lag": _lag, "last_k": _last, "first_k": _first, "max_k": _edge, "min_k": _edge,
+    "top_k": _top,
 }  # fmt: skip
 #: Those of them whose columns are lists.
-LISTS = frozenset({"last_k"})
+LISTS = frozenset({"first_k", "last_k", "max_k", "min_k", "top_k"})
 #: The kinds of features that are made of entries, not of lanes.
 KINDS = frozenset(_PLANS)

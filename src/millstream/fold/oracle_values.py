@@ -30,7 +30,13 @@ def of_values(column: Any, dated: list[tuple[int, Any]]) -> Any:
         return newest_first[column.k - 1][1] if len(newest_first) >= column.k else None
     if column.kind == "last_k":
         return [value for _, value in newest_first[: column.k]]
+    if column.kind == "first_k":
+        return [value for _, value in newest_first[::-1][: column.k]]
+    if column.kind in ("max_k", "min_k"):
+        return sorted(values, key=_order, reverse=column.kind == "max_k")[: column.k]
     counts = Counter(values)
+    if column.kind == "top_k" and len(counts) <= column.bound:
+        return sorted(counts, key=lambda value: (-counts[value], _order(value)))[: column.k]
     if not counts or len(counts) > column.bound:
         return None
     if column.kind == "mode":

@@ -67,7 +67,7 @@ def _with_lanes() -> list[Any]:
 
 
 def _with_entries() -> list[Any]:
-    from millstream import Count, DistinctCount, Entropy, Lag, LastK, Median, Mode, Sum
+    from millstream import Count, DistinctCount, Entropy, Lag, LastK, Median, Mode, Sum, TopK
 
     return [
         Count(),
@@ -81,6 +81,7 @@ def _with_entries() -> list[Any]:
         LastK("s"),
         Sum("x", over="2 events"),
         LastK("s", over="2 events"),
+        TopK("s"),
     ]
 
 

@@ -20,7 +20,7 @@ def definitions(fraud):
         ms.Last("n", max_bytes=7), ms.TimeSince(name="quiet"), ms.Age(), ms.Share(where="n > 2"),
         ms.Rate(per="1h", over=["1h", "1d"]), ms.Covariance("n", "n * n", name="bend"), ms.Skewness("n", over="1d"),
         ms.DistinctCount("n"), ms.Quantile("n", q=[0.5, 0.95]), ms.Median("n"), ms.Mode("n", categories=9), ms.Lag("n", 3),
-        ms.Entropy("n"), ms.LastK("n", k=3),
+        ms.Entropy("n"), ms.LastK("n", k=3), ms.FirstK("n"), ms.MaxK("n", k=2), ms.MinK("n"), ms.TopK("n", k=4),
     ]  # fmt: skip
     folded = ms.BatchFeatureGroup("folded", entity=fraud.user, every="1h", source=visits, features=every_aggregate)
     union = ms.StreamFeatureGroup(

@@ -99,10 +99,36 @@ def test_lists_are_what_pandas_says(events: pd.DataFrame) -> None:
     assert found["small"] == newest.x[newest.x < 20][:2].tolist()
 
 
+def test_first_greatest_least_and_most_frequent_values_are_what_pandas_says(events: pd.DataFrame) -> None:
+    found = computed(
+        group(
+            ms.FirstK("x"), ms.FirstK("s", k=60), ms.MaxK("x", k=4), ms.MinK("x"), ms.MaxK("s", k=60), ms.MinK("n", k=60),
+            ms.MaxK("ok", k=2), ms.TopK("s"), ms.TopK("n", k=60), ms.TopK("s", categories=3, name="too_many"),
+        ),
+        events,
+    )  # fmt: skip
+    assert found["x_first_5"] == events.x[:5].tolist()
+    assert found["s_first_60"] == events.s.tolist()
+    assert found["x_max_4"] == events.x.nlargest(4).tolist()
+    assert found["x_min_3"] == events.x.nsmallest(3).tolist()
+    assert found["s_max_60"] == sorted(events.s, key=str.encode, reverse=True)
+    assert found["n_min_60"] == events.n.sort_values().tolist()
+    assert found["ok_max_2"] == events.ok.sort_values(ascending=False)[:2].tolist()
+    counts = events.s.value_counts()
+    assert found["s_top_3"] == sorted(counts.index, key=lambda one: (-counts[one], one.encode()))[:3]
+    assert (
+        found["n_top_60"]
+        == events.n.value_counts().sort_index().sort_values(ascending=False, kind="stable").index.tolist()
+    )
+    assert found["too_many"] is None
+
+
 def test_nothing_and_nulls() -> None:
     features = [ms.DistinctCount("x"), ms.Median("x"), ms.Entropy("s"), ms.Mode("s"), ms.Lag("n"), ms.LastK("s")]
+    features += [ms.FirstK("x"), ms.MaxK("n"), ms.MinK("s"), ms.TopK("s")]
     empty = {
         "x_distinct_count": 0, "x_median": None, "s_entropy": None, "s_mode": None, "n_lag_1": None, "s_last_5": [],
+        "x_first_5": [], "n_max_3": [], "s_min_3": [], "s_top_3": [],
     }  # fmt: skip
     for events in (pd.DataFrame({"x": [], "n": [], "s": []}), pd.DataFrame({"x": [np.nan, -np.inf], "s": [None] * 2})):
         found = computed(group(*features), events)
@@ -216,6 +242,8 @@ def test_long_strings_come_back_whole(size: int) -> None:
         (lambda: ms.Quantile("x", q=[]), "at least one share"),
         (lambda: ms.Lag("x", 0), "a whole number from 1 to 1000"),
         (lambda: ms.LastK("x", k=1_001), "a whole number from 1 to 1000"),
+        (lambda: ms.MaxK("x", k=0), "a whole number from 1 to 1000"),
+        (lambda: ms.TopK("x", k=3, categories=0), "a whole number from 1 to 65536"),
         (lambda: ms.Mode("x", categories=0), "a whole number from 1 to 65536"),
         (lambda: group(ms.Median("s")), "has type string"),
         (lambda: group(ms.Quantile("ok", q=0.5)), "has type bool"),
