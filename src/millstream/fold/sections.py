@@ -154,21 +154,21 @@ class SectionHistory:
         heaps: list[HeapPart] = [(every, heap, main)] if heap is not None else []
         n_keys = int(max(len(self.events.keys), self.codes.max(initial=0) + 1))
         for section, rows in zip(self.layout.sections, self.events.sections, strict=True):
-            counts = np.flatnonzero(rows.counts)
-            one = _OneSection(self, section, rows, counts, n_keys)
+            one = _OneSection(self, section, rows, n_keys)
             heaps += (one.by_rule if by_rule else one.sliding)(numbers, texts)
         return together(heaps, texts)
 
 
 class _OneSection:
-    def __init__(
-        self, asked: SectionHistory, section: Section, rows: SectionRows, counts: np.ndarray, n_keys: int
-    ) -> None:
+    def __init__(self, asked: SectionHistory, section: Section, rows: SectionRows, n_keys: int) -> None:
         self._asked, self._section, self._n_keys = asked, section, n_keys
-        self._times, self._available = asked.events.times[counts], asked.available[counts]
-        self._settled, rows = asked.settled[counts], rows.take(counts)
+        instants = [asked.events.codes, asked.events.times, asked.available, asked.settled]
+        if not rows.counts.all():
+            places = np.flatnonzero(rows.counts)
+            rows, instants = rows.take(places), [column[places] for column in instants]
+        codes, self._times, self._available, self._settled = instants
         self._lanes, self._entries = rows.lanes.reshape(-1), rows.entries
-        self._order, self._begins = kernels.by_key(asked.events.codes[counts], n_keys)
+        self._order, self._begins = kernels.by_key(codes, n_keys)
 
     def by_rule(self, numbers: np.ndarray, texts: np.ndarray) -> list[HeapPart]:
         asked, part = self._asked, self._section

@@ -287,7 +287,8 @@ def as_of(
             layout.meta, sweep, first, last, numbers, texts,
         )  # fmt: skip
 
-    in_shares(event_begins[1:] + query_begins[1:], run)
+    if len(layout.features):
+        in_shares(event_begins[1:] + query_begins[1:], run)
     heap = None
     if sweep and (layout.entries or layout.sections):
         heap = _sweep(layout, events, available, query_codes, ordinal, at, numbers, texts)
