@@ -36,6 +36,11 @@ def _choices(names: Iterable[str], limit: int = 12) -> str:
     return ", ".join(listed[:limit]) + (f" and {len(listed) - limit} more" if len(listed) > limit else "")
 
 
+def _none_yet(kind: str) -> str:
+    declared = kind in ("group", "model", "stream", "view")
+    return f"there is no {kind} yet{'; `millstream apply` takes what features.py declares' if declared else ''}."
+
+
 def _did_you_mean(name: str, names: Iterable[str], otherwise: str) -> str:
     known = list(names)
     guess = nearest(name, known)
@@ -326,7 +331,7 @@ class NotFound(RequestError):
             field=kind,
             given=name,
             expected=f"one of {_choices(known)}",
-            hint=_did_you_mean(name, known, f"the {kind}s are"),
+            hint=_did_you_mean(name, known, f"the {kind}s are") if known else _none_yet(kind),
         )
 
 

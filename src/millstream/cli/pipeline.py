@@ -51,11 +51,12 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run one layer, as production does, until SIGTERM."""
-    from millstream.running.layers import run_layer, stop_asked
+    from millstream.running.layers import refuse_unknown, run_layer, stop_asked
     from millstream.running.up import serving_at
     from millstream.settings import Settings
 
     settings = serving_at(Settings.load(folder), host, port)
+    refuse_unknown(layer)
     show({"layer": layer, "state": "started"}, as_json, f"{layer}: started")
     run_layer(settings, layer, stop_asked(standard_input_closes=supervised))
     show({"layer": layer, "state": "stopped"}, as_json, f"{layer}: stopped")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from millstream.cli.output import HERE, AsJson, Folder, plain, show, table
+from millstream.errors import ProjectError
 
 if TYPE_CHECKING:
     from millstream.registry.definitions import Change, Plan
@@ -22,13 +23,15 @@ def register(app: typer.Typer) -> None:
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(help="The folder to make.")],
+    folder: Annotated[str, typer.Argument(help="The folder to make.")],
     as_json: AsJson = False,
 ) -> None:
     """Make a project: a fraud example that runs."""
     from millstream.templates import write_project
 
-    written = write_project(folder)
+    if not folder.strip():
+        raise ProjectError("init was given an empty name; expected a folder.", "for instance `millstream init shop`.")
+    written = write_project(Path(folder))
     lines = [f"Made {folder} with {', '.join(path.name for path in written)}.", "", f"  cd {folder}", "  millstream up"]
     show({"folder": folder, "files": written}, as_json, "\n".join(lines))
 

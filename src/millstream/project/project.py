@@ -468,5 +468,11 @@ def _name(thing: Any) -> str:
     """The name of a definition, or a name as it is."""
     name = thing if isinstance(thing, str) else getattr(thing, "name", None)
     if not isinstance(name, str):
-        raise NotFound.named("definition", str(thing), [])
+        raise NotFound(
+            f"{type(thing).__name__} {thing!r} is no definition.",
+            field="definition",
+            given=thing,
+            expected="a definition or its name",
+            hint="give what was declared, such as a ms.Model, or its name as text.",
+        )
     return name

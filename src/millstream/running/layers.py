@@ -67,20 +67,32 @@ def run_layer(settings: Settings, layer: str, stop: threading.Event) -> None:
     """
     from millstream.running.work import WORKS
 
+    refuse_unknown(layer)
     loops: dict[str, Callable[[], None]] = {
         "serve": lambda: _serve(settings, stop),
         "generator": lambda: _generate(settings, stop),
     }
     for name, made in WORKS.items():
         loops[name] = lambda name=name, made=made: _loop(settings, name, made, stop)  # type: ignore[misc]
-    if layer not in loops:
-        guess = nearest(layer, loops)
-        raise ProjectError(
-            f"There is no layer '{layer}'.",
-            f"did you mean '{guess}'?" if guess else f"the layers are {', '.join(loops)}.",
-        )
     _take_descriptors()
     loops[layer]()
+
+
+def refuse_unknown(layer: str) -> None:
+    """Refuse a name that is no layer's; asked before anything is said to have started.
+
+    Raises:
+        ProjectError: When there is no such layer.
+    """
+    from millstream.running.work import WORKS
+
+    layers = ["serve", "generator", *WORKS]
+    if layer not in layers:
+        guess = nearest(layer, layers)
+        raise ProjectError(
+            f"There is no layer '{layer}'.",
+            f"did you mean '{guess}'?" if guess else f"the layers are {', '.join(layers)}.",
+        )
 
 
 def _take_descriptors() -> None:

@@ -94,6 +94,29 @@ def test_init_does_not_overwrite(project: Path, call: Called) -> None:
     assert (project / "features.py").read_text() == "mine = 1\n"
 
 
+def test_init_of_no_name_writes_nothing(tmp_path: Path, call: Called, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = call("init", "")
+    assert (code, list(tmp_path.iterdir())) == (1, [])
+    assert err.startswith("Error: init was given an empty name; expected a folder.")
+
+
+def test_a_layer_that_is_none_never_says_that_it_started(project: Path, call: Called) -> None:
+    code, out, err = call("run", "compote", "-C", project)
+    assert (code, out) == (1, "")
+    assert err.startswith("Error: There is no layer 'compote'.")
+    assert "did you mean 'compute'?" in err
+
+
+@pytest.mark.parametrize("wrong", [("score", "fraud", "{}"), ("verify", "fraud"), ("train", "fraud")])
+def test_before_anything_is_applied_the_hint_says_that_there_is_nothing_yet(
+    project: Path, call: Called, wrong: tuple[str, ...]
+) -> None:
+    code, _, err = call(*wrong, "-C", project)
+    assert code == 1
+    assert f"Hint: there is no {'view' if wrong[0] == 'verify' else 'model'} yet; `millstream apply` takes" in err
+
+
 def test_init_answers_in_json(tmp_path: Path, call: Called) -> None:
     code, out, _ = call("init", tmp_path / "shop", "--json")
     assert code == 0
