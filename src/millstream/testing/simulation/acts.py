@@ -18,7 +18,7 @@ ACTS: dict[str, Callable[..., Any]] = {
         *(producers.ask, producers.outcome),
         *(layers.layer, layers.trim, layers.season, layers.zombie, layers.wake),
         *(truth.score, truth.reads, truth.served),
-        *(operators.change, operators.whole, operators.apply, operators.anew),
+        *(operators.change, operators.whole, operators.apply, operators.anew, operators.grow),
         *(operators.deploy, operators.train, operators.rollback),
         *(machine.advance, machine.jump, machine.fill, machine.room, machine.forget, machine.restart),
         *(machine.damage, machine.lose_power, flips.flip, flips.restore),

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from millstream.project.parts import Parts
     from millstream.testing.simulation.world import World
 
+WIDEST = 4
+"""How many partitions a stream gets."""
+
 
 def change(world: World, change: tuple[str, Any]) -> str:
     """What is declared changes under traffic."""
@@ -54,6 +57,18 @@ def anew(world: World, group: str) -> str:
     with alone(parts, f"backfill {version.id}", wait=True):
         backfill(parts, again(parts, version))
     return version.id
+
+
+def grow(world: World, stream: str) -> str:
+    """A stream gets one more partition under traffic, up to `WIDEST`: keys move, and ids are told apart anew there."""
+    log = world.process("operator").parts.log
+    partitions = log.topics().get(stream, 0)
+    if not partitions:
+        return "no such stream"
+    if partitions == WIDEST:
+        return f"has {WIDEST} partitions"
+    log.grow(stream, partitions + 1)
+    return f"has {partitions + 1} partitions"
 
 
 def deploy(world: World) -> str:

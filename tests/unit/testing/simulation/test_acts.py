@@ -55,6 +55,20 @@ def test_a_group_that_goes_takes_the_champion_along_until_it_comes_back(world: W
     settle(world)
 
 
+def test_a_stream_gets_more_partitions_under_traffic(world: World) -> None:
+    filled(world)
+    assert [operators.grow(world, "events") for _ in range(3)] == [
+        "has 3 partitions",
+        "has 4 partitions",
+        "has 4 partitions",
+    ]
+    assert operators.grow(world, "elsewhere") == "no such stream"
+    producers.send(world, "events", tuple((100 + one[0], *one[1:]) for one in EVENTS), True)
+    producers.burst(world, 60)
+    assert {one.partition for one in world.ledger.landed["events"]} - {0, 1}
+    settle(world)
+
+
 def test_events_and_scores_go_over_http(world: World) -> None:
     assert producers.post(world, "events", EVENTS, True) == "acknowledged 8"
     assert truth.score(world, ((1, 2, -0.0, "DE", None), (2, None, None, None, None)), True).startswith("scored")
