@@ -28,10 +28,6 @@ class Clock(Protocol):
         """Return the current instant in microseconds since the epoch, UTC; called wherever something is stamped."""
         ...
 
-    def sleep(self, seconds: float) -> None:
-        """Wait between two polls; called by loops only, never while a transaction is open."""
-        ...
-
 
 class SystemClock:
     """The machine's clock.
@@ -45,10 +41,6 @@ class SystemClock:
     def now(self) -> int:
         """Return the machine's time in microseconds since the epoch, UTC."""
         return time.time_ns() // 1_000
-
-    def sleep(self, seconds: float) -> None:
-        """Wait for so many seconds."""
-        time.sleep(seconds)
 
 
 class SimulatedClock:
@@ -71,10 +63,6 @@ class SimulatedClock:
     def now(self) -> int:
         """Return the simulated instant in microseconds since the epoch, UTC."""
         return self._now
-
-    def sleep(self, seconds: float) -> None:
-        """Move the clock on by so many seconds, at once."""
-        self.advance(round(seconds * 1_000_000))
 
     def advance(self, micros: int) -> None:
         """Move the clock on by so many microseconds."""
@@ -116,10 +104,6 @@ class FileClock:
         self._refresh()
         at, real, rate = self._state
         return at if rate == 0.0 else at + int((self._real.now() - real) * rate)
-
-    def sleep(self, seconds: float) -> None:
-        """Wait for so many real seconds: a layer that polls must not move the clock of the others."""
-        self._real.sleep(seconds)
 
     def set(self, instant: int | str | datetime | np.datetime64, *, rate: float | None = None) -> None:
         """Move the clock to an instant, for all processes; `rate` stays as it is unless given."""

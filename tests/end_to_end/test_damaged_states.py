@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -92,7 +93,7 @@ def test_the_layer_of_ingestion_builds_damaged_states_again_by_itself(project: m
     layer = Ingest(project.parts)
     try:
         while any(one.building is not None for one in project.parts.registry.groups()):
-            project.clock.sleep(0.05)
+            time.sleep(0.05)
     finally:
         layer.close()
     assert right(project)

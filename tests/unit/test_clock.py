@@ -64,8 +64,7 @@ def test_a_simulated_clock_moves_only_when_told():
     clock = SimulatedClock(10)
     assert clock.now() == clock.now() == 10
     clock.advance(5)
-    clock.sleep(0.25)
-    assert clock.now() == 250_015
+    assert clock.now() == 15
     clock.set("2024-01-01")
     assert clock.now() == NEW_YEAR
 
@@ -91,15 +90,6 @@ def test_a_clock_in_a_file_runs_on_at_its_rate_and_stops(tmp_path: Path):
     clock.run()
     real.advance(7)
     assert FileClock(tmp_path / "clock.json", real).now() == NEW_YEAR + 60_000_007
-
-
-def test_sleeping_on_a_shared_clock_does_not_move_it(tmp_path: Path):
-    real = SimulatedClock(0)
-    clock = FileClock(tmp_path / "clock.json", real)
-    clock.set(NEW_YEAR)
-    clock.sleep(2)
-    assert clock.now() == NEW_YEAR
-    assert real.now() == 2_000_000
 
 
 def test_a_project_has_the_simulated_clock_it_keeps_else_the_machines(tmp_path: Path):

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -35,6 +34,7 @@ from millstream.ingest.batch_online import (
     Times,
     dated_changes,
     fresh_rows,
+    shard_after,
     snapshot_changes,
     times_of,
 )
@@ -306,7 +306,7 @@ class BatchIngester:
             changed = dated_changes(fresh, before, others, confirmed, run.run.available, version.group.ttl, by)
         kept = mark(self._log, staging_topic(version.id), 0, run.next)
         facts = {**confirmed.after(run, now, by), **pruned, MARK: kept or None}
-        after = pending or _after(version, meta or ShardMeta(epoch=1), run, facts, now)
+        after = pending or shard_after(version, meta or ShardMeta(epoch=1), run, facts, now)
         told = {key: state for key, state in changed if key not in ahead}  # a scan may give a key twice
         write_all(self._online, version.states, shard, list(told.items()), after, expected)
         return len(told)
@@ -380,18 +380,3 @@ class BatchIngester:
                 work.commit(consumer, topic, 0, told, min(reached, position))
         except Fenced:
             return
-
-
-def _after(
-    version: BatchGroupVersion, meta: ShardMeta, run: KeyedRun, facts: dict[str, str | None], now: int
-) -> ShardMeta:
-    """The meta of a shard once a run is in; a fact that is None is no longer kept."""
-    return msgspec.structs.replace(
-        meta,
-        position=run.next,
-        applied={f"{staging_topic(version.id)}/0": run.next},
-        newest_arrival=max(meta.newest_arrival, run.run.available),
-        applied_at=max(meta.applied_at, now),
-        backfilled=True,
-        extra={name: fact for name, fact in {**meta.extra, **facts}.items() if fact is not None},
-    )

@@ -15,9 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from millstream.buffer.topics import staging_topic
+from millstream.definitions.group_version import BatchGroupVersion
 from millstream.fold.lone_rows import LoneRows, joined, lone_rows, same_rows
 from millstream.fold.rows import ACTIVE, ROW_SPAN, Row, join_rows, split_rows, union
 from millstream.ingest.staged_runs import KeyedRun
+from millstream.store.online import ShardMeta
 
 Items = list[tuple[bytes, bytes]]
 #: The event time and the available time (µs) by which rows and runs rank.
@@ -277,3 +280,18 @@ def _apart(page: Items) -> tuple[np.ndarray, LoneRows, list[tuple[bytes, list[Ro
     rest = np.setdiff1d(np.arange(len(page)), places, assume_unique=True)
     crowd = [(page[at][0], split_rows(page[at][1])) for at in rest.tolist()]
     return places, rows, [(key, known) for key, known in crowd if known]
+
+
+def shard_after(
+    version: BatchGroupVersion, meta: ShardMeta, run: KeyedRun, facts: dict[str, str | None], now: int
+) -> ShardMeta:
+    """The meta of a shard once a run is in; a fact that is None is no longer kept."""
+    return msgspec.structs.replace(
+        meta,
+        position=run.next,
+        applied={f"{staging_topic(version.id)}/0": run.next},
+        newest_arrival=max(meta.newest_arrival, run.run.available),
+        applied_at=max(meta.applied_at, now),
+        backfilled=True,
+        extra={name: fact for name, fact in {**meta.extra, **facts}.items() if fact is not None},
+    )
