@@ -1,9 +1,10 @@
-"""Dates, UUIDs and bytes come back as they were: from aggregates, queries and requests, on every path."""
+"""Dates, UUIDs, bytes and decimals come back as they were: from aggregates, queries and requests, on every path."""
 
 import asyncio
 import json
 from base64 import b64encode
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -23,61 +24,82 @@ SEEN = NOW - timedelta(days=3)
 LOW, HIGH = UUID(int=1), UUID(int=2**128 - 1)
 user = ms.Entity("user", keys={"user_id": "int64"})
 cards = ms.Table("cards", path="cards.parquet", time="seen", schema={
-    "user_id": "int64", "born": "date", "card": "uuid", "print": "bytes", "seen": "timestamp"})  # fmt: skip
+    "user_id": "int64", "born": "date", "card": "uuid", "print": "bytes", "price": "decimal(12, 2)",
+    "seen": "timestamp"})  # fmt: skip
 last_card = ms.BatchFeatureGroup(
     "c", entity=user, sources=[cards], every="24h", time="seen",
-    query="select user_id, seen, born + 1 as born, card, print from cards where card <> '00000000-0000-0000-0000-000000000000'",
+    query="select user_id, seen, born + 1 as born, card, print, price from cards where card > uuid '" + str(UUID(int=0)) + "'",
 )  # fmt: skip
 visits = ms.EventStream("visits", time="at", deduplicate="id", schema={
-    "id": "uuid", "user_id": "int64", "day": "date", "card": "uuid", "print": "bytes", "y": "bool",
+    "id": "uuid", "user_id": "int64", "day": "date", "card": "uuid", "print": "bytes", "price": "decimal(12,2)",
+    "y": "bool",
     "at": "timestamp"})  # fmt: skip
 kept = ms.StreamFeatureGroup(
     "g", entity=user, source=visits, where="card is null or card <> '{00000000-0000-0000-0000-00000000000a}'",
-    derive={"due": "day + 30", "half": "print[1:1]", "same": "card"},
+    derive={"due": "day + 30", "half": "print[1:1]", "same": "card", "gross": "price * 2"},
     features=[
         ms.Count(), ms.Min("day", over="30d"), ms.Max("day"), ms.First("card"), ms.Last("print"), ms.Max("card", over="30d"),
         ms.Min("print"), ms.ArgMax("card", by="day"), ms.ArgMin("day", by="print"), ms.Last("due"), ms.Last("half"),
         ms.Last("same"), ms.Lag("card", 2), ms.Mode("card"), ms.Mode("day"), ms.DistinctCount("card"), ms.Lag("print"),
         ms.DistinctCount("day"), ms.Entropy("card"), ms.Max('"at"::date', name="latest"),
+        ms.Min("price"), ms.Max("price", over="30d"), ms.First("price"), ms.Last("price"), ms.ArgMax("price", by="card"),
+        ms.ArgMin("card", by="price"), ms.Lag("price", 2), ms.Last("gross"), ms.LastK("price", k=2),
         ms.LastK("card", k=2), ms.LastK("day", k=2), ms.LastK("print", k=2),
     ],
 )  # fmt: skip
-view = ms.FeatureView("v", request={"born": "date", "card": "uuid", "print": "bytes"}, features=[
+ASKED = {"born": "date", "card": "uuid", "print": "bytes", "price": "decimal(12, 2)"}
+view = ms.FeatureView("v", request=ASKED, features=[
     last_card, *(kept[name].spread() if name.endswith("_last_2") else kept[name] for name in kept.feature_names)])  # fmt: skip
 model = ms.Model(
     "m", view=view, examples=ms.EventStream("asks", time="at", schema={
-        "id": "uuid", "user_id": "int64", "born": "date", "card": "uuid", "print": "bytes", "y": "bool", "at": "timestamp"}),
+        "id": "uuid", "user_id": "int64", **ASKED, "y": "bool", "at": "timestamp"}),
     trainer=ms.LightGBM(rounds=3, min_rows=1), label=ms.Label(visits, "y", on="id", after="1m"),
 )  # fmt: skip
 DAYS = [date(1899, 12, 31), date(2024, 2, 29), date(9999, 12, 1)]
 PRINTS = [b"", b"\0" * 16, b"\xff" * 39]
+PRICES = [Decimal("1.10"), Decimal("-0.50"), Decimal("9999999999.99")]
 ROWS: list[dict[str, Any]] = [
-    {"id": UUID(int=i), "user_id": 1, "day": DAYS[i], "card": [HIGH, LOW, LOW][i], "print": PRINTS[i], "y": i != 1,
-     "at": SEEN + timedelta(hours=i)}
+    {"id": UUID(int=i), "user_id": 1, "day": DAYS[i], "card": [HIGH, LOW, LOW][i], "print": PRINTS[i], "price": PRICES[i],
+     "y": i != 1, "at": SEEN + timedelta(hours=i)}
     for i in range(3)
 ]  # fmt: skip
 ROWS += [
     {**ROWS[0], "day": date(1, 1, 1)},
     {**ROWS[0], "id": UUID(int=9), "card": UUID(int=10)},
 ]  # a repeat; filtered out
-REQUEST = {"born": date(1985, 10, 26), "card": HIGH, "print": b"\0\1"}
+REQUEST = {"born": date(1985, 10, 26), "card": HIGH, "print": b"\0\1", "price": Decimal("0.10")}
 KEPT = {
     "g__count": 3, "g__day_min_30d": DAYS[0], "g__day_max": DAYS[2], "g__card_first": HIGH, "g__print_last": PRINTS[2],
     "g__card_max_30d": HIGH, "g__print_min": b"", "g__card_day_arg_max": LOW, "g__day_print_arg_min": DAYS[0],
     "g__due_last": date(9999, 12, 31), "g__half_last": b"\xff", "g__same_last": LOW, "g__card_lag_2": LOW,
     "g__card_mode": LOW, "g__day_mode": DAYS[0], "g__card_distinct_count": 2, "g__print_lag_1": PRINTS[2],
     "g__day_distinct_count": 3, "g__card_entropy": pytest.approx(0.9182958340544896),
+    "g__price_min": PRICES[1], "g__price_max_30d": PRICES[2], "g__price_first": PRICES[0], "g__price_last": PRICES[2],
+    "g__price_card_arg_max": PRICES[0], "g__card_price_arg_min": LOW, "g__price_lag_2": PRICES[1],
+    "g__gross_last": Decimal("19999999999.98"), "g__price_last_2_1": PRICES[2], "g__price_last_2_2": PRICES[1],
     "g__latest": (SEEN + timedelta(hours=2)).date(), "g__card_last_2_1": LOW, "g__card_last_2_2": LOW,
     "g__day_last_2_1": DAYS[2], "g__day_last_2_2": DAYS[1], "g__print_last_2_1": PRINTS[2], "g__print_last_2_2": PRINTS[1],
 }  # fmt: skip
-LISTS = {"card": [LOW, LOW], "day": [DAYS[2], DAYS[1]], "print": [PRINTS[2], PRINTS[1]]}
+LISTS = {
+    "card": [LOW, LOW],
+    "day": [DAYS[2], DAYS[1]],
+    "print": [PRINTS[2], PRINTS[1]],
+    "price": [PRICES[2], PRICES[1]],
+}
 CARDS = {"user_id": [1, 2], "born": [date(1969, 12, 30), None], "card": [LOW.bytes, HIGH.bytes], "print": [b"\0", b""],
-         "seen": [SEEN, SEEN]}  # fmt: skip
-BATCH = {"c__born": date(1969, 12, 31), "c__card": LOW, "c__print": b"\0"}
+         "price": [Decimal("7.00"), Decimal("8.50")], "seen": [SEEN, SEEN]}  # fmt: skip
+BATCH = {"c__born": date(1969, 12, 31), "c__card": LOW, "c__print": b"\0", "c__price": Decimal("7.00")}
 WANTED = {**REQUEST, **BATCH, **KEPT}
 NOTHING = {**REQUEST, **dict.fromkeys(BATCH), **dict.fromkeys(KEPT), "g__count": 0, "g__card_distinct_count": 0,
            "g__day_distinct_count": 0}  # fmt: skip
-KINDS = {"c__born": pa.date32(), "c__card": pa.uuid(), "g__print_last": pa.binary(), "g__due_last": pa.date32()}
+KINDS = {
+    "c__born": pa.date32(),
+    "c__card": pa.uuid(),
+    "g__print_last": pa.binary(),
+    "g__due_last": pa.date32(),
+    "g__price_min": pa.decimal128(12, 2),
+    "c__price": pa.decimal128(12, 2),
+}
 
 
 def card_rows() -> pa.Table:
@@ -101,7 +123,7 @@ def test_the_pure_function_gives_them_back() -> None:
     found = ms.compute(kept, {visits: ROWS}, [{"user_id": user_id, "at": at} for user_id in (1, 3)])
     assert [found[f"g__{name}_last_2"].to_pylist() for name in LISTS] == [[value, []] for value in LISTS.values()]
     kinds = [found.schema.field(f"g__{name}_last_2").type.value_type for name in LISTS]
-    assert kinds == [pa.uuid(), pa.date32(), pa.binary()]
+    assert kinds == [pa.uuid(), pa.date32(), pa.binary(), pa.decimal128(12, 2)]
 
 
 def test_a_project_gives_them_back_on_every_path(tmp_path: Path) -> None:
@@ -195,6 +217,9 @@ def check_files(project: ms.Project) -> None:
     [
         (ms.Sum("day"), "sum of `day` has type date"),
         (ms.DistinctCount("print"), "distinct_count of `print` has type bytes"),
+        (ms.Sum("price"), "sum of `price` has type decimal(12, 2)"),
+        (ms.Mean("price"), "cast(price as double)"),
+        (ms.DistinctCount("price"), "cast(price as double)"),
         (ms.Median("card"), "median of `card` has type uuid"),
     ],
 )

@@ -1,6 +1,7 @@
 """A key of any type finds the same history on every path: in `ms.compute`, online, in training, history and `verify`."""
 
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 import millstream as ms
+from millstream.definitions.data_types import arrow_type
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 #: By type: keys that have events, and one that has none.
@@ -16,6 +18,13 @@ KEYS: dict[str, list[Any]] = {
     "bool": [False, True, None],
     "date": [date(1, 1, 1), date(1969, 12, 31), date(1970, 1, 1), date(9999, 12, 31), date(2024, 2, 29)],
     "uuid": [UUID(int=0), UUID(int=2**128 - 1), UUID(int=2**127), UUID(int=2**64), UUID(int=7)],
+    "decimal(38, 2)": [
+        Decimal(f"{'9' * 36}.99"),
+        Decimal(f"-{'9' * 36}.99"),
+        Decimal("0.00"),
+        Decimal("-0.01"),
+        Decimal("1.10"),
+    ],
     "bytes": [b"", b"\0", b"\0" * 16, b"\xff" * 17, b"ab"],
 }
 
@@ -45,6 +54,13 @@ def rows(kind: str) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def as_arrow(kind: str, table: list[dict[str, Any]]) -> pa.Table:
+    """Rows as a frame, whose keys are of the type's own kind of column."""
+    found = pa.Table.from_pylist(table)
+    keys = pa.array([row["k"] for row in table], arrow_type(kind))
+    return found.set_column(found.column_names.index("k"), "k", keys)
+
+
 def expected(kind: str, key: Any, name: str) -> dict[str, Any]:
     mine = [row for row in rows(kind) if row["k"] == key]
     found: dict[str, Any] = {}
@@ -59,8 +75,8 @@ def test_dicts_and_arrow_give_the_same_in_the_pure_function(kind: str) -> None:
     visits, view, _ = view_of(kind)
     asked = [{"k": key, "name": name, "x": 1.0, "at": NOW} for key in KEYS[kind] for name in "ab"]
     wanted = [expected(kind, one["k"], one["name"]) for one in asked]
-    for given in (rows(kind), pa.Table.from_pylist(rows(kind))):
-        for reads in (asked, pa.Table.from_pylist(asked)):
+    for given in (rows(kind), as_arrow(kind, rows(kind))):
+        for reads in (asked, as_arrow(kind, asked)):
             found = ms.compute(view, {visits: given}, reads)
             assert found.select(list(wanted[0])).to_pylist() == wanted
             assert found["k"].to_pylist() == [one["k"] for one in asked]
@@ -72,7 +88,7 @@ def test_a_project_finds_the_same_history_by_it_on_every_path(kind: str, tmp_pat
     project = ms.Project(tmp_path / "p", create=True)
     project.apply(model)
     project.load(visits, rows(kind)[:20])
-    project.load(visits, pa.Table.from_pylist(rows(kind)[20:]))
+    project.load(visits, as_arrow(kind, rows(kind)[20:]))
     project.drain()
     project.backfill()
     asked = [{"k": key, "name": name, "x": 1.0} for key in KEYS[kind] for name in "ab"]

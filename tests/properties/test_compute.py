@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import millstream as ms
 from millstream.buffer.codec.values import fit
-from millstream.definitions.data_types import ARROW_TYPES
+from millstream.definitions.data_types import arrow_type
 
 KEY = ms.Entity("key", keys={"k": "int64"})
 PAIR = ms.Entity("pair", keys={"k": "int64", "s": "string"})
@@ -132,7 +132,7 @@ def as_arrow(table: list[dict[str, Any]], schema: dict[str, str] = SCHEMA) -> pa
         if name == "x":
             plain = [None if value is None else float(value) for value in plain]
         if kind in ("date", "uuid", "bytes"):
-            columns[name] = pa.array([fit(value, kind) for value in values], ARROW_TYPES[kind])
+            columns[name] = pa.array([fit(value, kind) for value in values], arrow_type(kind))
             continue
         if kind == "timestamp":
             plain = [np.datetime64(value.replace(tzinfo=None), "us") for value in values]

@@ -53,7 +53,8 @@ WITHIN = HOUR
 STREAM = ms.EventStream(
     "events", time="at", available="seen", deduplicate="id", within="1h", retention="2h",
     schema={"id": "string", "k": "int64", "x": "float64", "y": "float64", "s": "string", "ok": "bool", "n": "int64",
-            "d": "date", "u": "uuid", "b": "bytes", "at": "timestamp", "seen": "timestamp"},
+            "d": "date", "u": "uuid", "b": "bytes", "m": "decimal(38, 2)",
+            "at": "timestamp", "seen": "timestamp"},
 )  # fmt: skip
 ASKS = ms.EventStream("asks", time="at", schema={"ask": "string", "k": "int64", "at": "timestamp"})
 OUTCOMES = ms.EventStream("outcomes", time="at", schema={"ask": "string", "y": "bool", "at": "timestamp"})
@@ -232,7 +233,7 @@ class Pipeline:
             self.landed.append(Sent(f"{one.id}/{partition}", one.event))
         rows = [
             {"id": one.id, "k": one.event.k, "x": one.event.x, "y": one.event.y, "s": one.event.s,
-             "ok": one.event.ok, "n": one.event.n, "d": one.event.d, "u": one.event.u, "b": one.event.b,
+             "ok": one.event.ok, "n": one.event.n, "d": one.event.d, "u": one.event.u, "b": one.event.b, "m": one.event.m,
              "at": one.event.time, "seen": one.event.arrival}
             for one in sent
         ]  # fmt: skip
@@ -341,6 +342,7 @@ def history(sent: list[Sent]) -> pa.Table:
             "d": pa.array([one.event.d for one in rows], pa.date32()),
             "u": pa.array([one.event.u for one in rows], pa.uuid()),
             "b": pa.array([one.event.b for one in rows], pa.binary()),
+            "m": pa.array([one.event.m for one in rows], pa.decimal128(38, 2)),
             "at": pa.array([one.event.time for one in rows], instant),
             "seen": pa.array([one.event.arrival for one in rows], instant),
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date
+from decimal import Context, Decimal
 from functools import cache
 from typing import Any
 from uuid import UUID
@@ -33,6 +34,7 @@ STREAM = ms.EventStream(
         "d": "date",
         "u": "uuid",
         "b": "bytes",
+        "m": "decimal(38, 2)",
         "at": "timestamp",
     },
 )
@@ -64,6 +66,7 @@ def group_of(
                 ms.LastK("n", 3, name=f"lasts_n{tag}", **common), ms.LastK("ok", name=f"lasts_ok{tag}", **common),
                 ms.LastK("at", 2, name=f"lasts_at{tag}", **common),
                 ms.LastK("u", 3, name=f"lasts_u{tag}", **common), ms.LastK("d", 2, name=f"lasts_d{tag}", **common),
+                ms.Lag("m", 2, name=f"second_m{tag}", **common), ms.LastK("m", 2, name=f"lasts_m{tag}", **common),
                 ms.LastK("b", 2, name=f"lasts_b{tag}", **common),
                 ms.FirstK("x", 3, name=f"firsts_x{tag}", **common), ms.FirstK("s", 2, name=f"firsts_s{tag}", **common),
                 ms.MaxK("x", name=f"most_x{tag}", **common), ms.MaxK("s", 2, name=f"most_s{tag}", **common),
@@ -93,6 +96,9 @@ def group_of(
             ms.First("u", name=f"first_u{tag}", **common), ms.Last("u", name=f"last_u{tag}", **common),
             ms.Min("b", name=f"min_b{tag}", **common), ms.Max("b", name=f"max_b{tag}", **common),
             ms.First("b", name=f"first_b{tag}", **common), ms.Last("b", name=f"last_b{tag}", **common),
+            ms.Min("m", name=f"min_m{tag}", **common), ms.Max("m", name=f"max_m{tag}", **common),
+            ms.First("m", name=f"first_m{tag}", **common), ms.Last("m", name=f"last_m{tag}", **common),
+            ms.ArgMin("m", by="s", name=f"m_by_s{tag}", **common), ms.ArgMax("s", by="m", name=f"s_by_m{tag}", **common),
             ms.ArgMin("u", by="d", name=f"u_by_d{tag}", **common), ms.ArgMax("b", by="u", name=f"b_by_u{tag}", **common),
             ms.ArgMin("d", by="b", name=f"d_by_b{tag}", **common), ms.ArgMin("b", by="x", name=f"b_by_x{tag}", **common),
             ms.ArgMin("n", by="x", name=f"n_by_x{tag}", **common), ms.ArgMax("n", by="s", name=f"n_by_s{tag}", **common),
@@ -164,6 +170,12 @@ uuids = st.one_of(
 raw = st.one_of(
     st.none(), st.sampled_from([b"", b"\0", b"\0\0", b"\x7f", b"\x80", b"\xff" * 39, b"a" * 7, b"a" * 8, b"a" * 9])
 )
+decimals = st.one_of(
+    st.none(),
+    st.sampled_from([0, 1, -1, 110, 2**63, -(2**63), 2**64, -(2**64) - 1, 10**38 - 1, 1 - 10**38]).map(
+        lambda cents: Decimal(cents).scaleb(-2, Context(prec=40))
+    ),
+)
 units = st.sampled_from([1, SECOND // 2, SECOND, MINUTE, HOUR, DAY])
 lags = st.sampled_from([-2 * SECOND, -1, 0, 1, SECOND, 4 * SECOND, 10 * SECOND, HOUR, 2 * DAY, 40 * DAY])
 
@@ -183,6 +195,7 @@ class Event:
     d: date | None = None
     u: UUID | None = None
     b: bytes | None = None
+    m: Decimal | None = None
 
 
 @st.composite
@@ -193,7 +206,7 @@ def event_lists(draw: Any, max_size: int = 40) -> list[Event]:
     one = st.builds(
         lambda k, n, unit2, late, *fields: Event(k, BASE + n * unit2, BASE + n * unit2 + late, *fields),
         st.integers(0, 2), st.integers(0, 30), st.sampled_from([unit, unit, SECOND]), lag, numbers, numbers, texts,
-        st.sampled_from([True, True, False, None]), wholes, days, uuids, raw,
+        st.sampled_from([True, True, False, None]), wholes, days, uuids, raw, decimals,
     )  # fmt: skip
     events = draw(st.lists(one, max_size=max_size))
     return sorted(events, key=lambda e: e.arrival)
@@ -212,6 +225,7 @@ def prepared(group: Any, events: list[Event]) -> Prepared:
             "d": pa.array([e.d for e in events], pa.date32()),
             "u": pa.array([e.u for e in events], pa.uuid()),
             "b": pa.array([e.b for e in events], pa.binary()),
+            "m": pa.array([e.m for e in events], pa.decimal128(38, 2)),
             "at": pa.array([e.time for e in events], pa.timestamp("us", "UTC")),
             "_arrival": np.array([e.arrival for e in events], np.int64),
             "_partition": np.zeros(len(events), np.int64),
@@ -229,7 +243,7 @@ def oracle_events(events: list[Event], key: int, available: dict[int, int] | Non
             e.time,
             e.arrival,
             e.arrival if available is None else available[i],
-            {"x": e.x, "y": e.y, "s": e.s, "ok": e.ok, "n": e.n, "d": e.d, "u": e.u, "b": e.b, "at": e.time},
+            {"x": e.x, "y": e.y, "s": e.s, "ok": e.ok, "n": e.n, "d": e.d, "u": e.u, "b": e.b, "m": e.m, "at": e.time},
         )
         for i, e in enumerate(events)
         if e.k == key
@@ -241,7 +255,7 @@ def same(got: dict[str, np.ndarray], row: int, expected: dict[str, Any]) -> list
     wrong = []
     for name, wanted in expected.items():
         found = got[name][row]
-        objects = (str, date, UUID, bytes)
+        objects = (str, date, UUID, bytes, Decimal)
         if isinstance(wanted, list) or isinstance(got[name], Lists):
             equal = repr(found) == repr(wanted and [one + 0.0 if isinstance(one, float) else one for one in wanted])
         elif isinstance(wanted, objects) or isinstance(found, objects) or found is None:

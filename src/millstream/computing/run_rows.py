@@ -15,8 +15,9 @@ from millstream.buffer.codec.types import from_arrow
 from millstream.buffer.codec.values import TEXTS
 from millstream.computing.interval_runs import Result
 from millstream.computing.table_rows import payload, shown
-from millstream.definitions.data_types import ARROW_TYPES, comparable
+from millstream.definitions.data_types import arrow_type, comparable
 from millstream.definitions.feature_group import BatchFeatureGroup
+from millstream.definitions.schema import digits_of
 from millstream.errors import MillstreamError, PlanError, nearest
 from millstream.fold.instants import micros
 from millstream.fold.keys import encode_keys
@@ -122,13 +123,13 @@ def _column(thing: str, result: pa.Table, name: str) -> pa.ChunkedArray:
 
 def _cast(thing: str, result: pa.Table, name: str, kind: str, wrong: dict[int, str]) -> pa.ChunkedArray:
     """A column of the result as a type; the rows whose value it does not take, null here, are added to `wrong`."""
-    column, wanted = _column(thing, result, name), ARROW_TYPES[kind]
+    column, wanted = _column(thing, result, name), arrow_type(kind)
 
     def cast(first: int, size: int) -> pa.ChunkedArray:
         part = column.slice(first, size)
         if kind == "timestamp":
             return micros(part).cast(wanted)
-        if kind in TEXTS:
+        if kind in TEXTS or digits_of(kind):
             found, misfit = from_arrow(part.combine_chunks(), kind)
             if misfit is not None and misfit.any():
                 raise pa.ArrowInvalid(f"a value is no {kind}")
@@ -141,7 +142,7 @@ def _cast(thing: str, result: pa.Table, name: str, kind: str, wrong: dict[int, s
         return pa.chunked_array([], wanted)
     found, guilty = halved(len(column), cast)
     for row in guilty:
-        hint = f"{column[row].type}, which is no {kind}; cast it in the query: {name}::{_SQL[kind]}"
+        hint = f"{column[row].type}, which is no {kind}; cast it in the query: {name}::{_SQL.get(kind, kind)}"
         wrong.setdefault(row, f"{thing}: column '{name}' of its query is {shown(column[row])}, a {hint}.")
     pieces = {first: part.chunks for first, _, part in found} | {row: [pa.nulls(1, wanted)] for row in guilty}
     return pa.chunked_array([chunk for first in sorted(pieces) for chunk in pieces[first]], wanted)

@@ -13,7 +13,7 @@ import pyarrow as pa
 from millstream.buffer.codec.events import DeadLetter
 from millstream.computing.deltas import delta_records, fold_keys
 from millstream.computing.start_markers import NO_ARRIVAL
-from millstream.definitions.data_types import ARROW_TYPES
+from millstream.definitions.data_types import arrow_type
 from millstream.definitions.group_version import BatchGroupVersion
 from millstream.definitions.source import EventStream, Source, Table
 from millstream.errors import MillstreamError
@@ -82,8 +82,8 @@ def table_events(table: Table, rows: pa.Table, start: int, end: int) -> pa.Table
 def _typed(table: Table, rows: pa.Table, name: str, kind: str) -> pa.ChunkedArray:
     try:
         if kind == "timestamp":
-            return micros(rows[name]).cast(ARROW_TYPES[kind])
-        return rows[name].cast(ARROW_TYPES[kind])
+            return micros(rows[name]).cast(arrow_type(kind))
+        return rows[name].cast(arrow_type(kind))
     except (KeyError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         found = rows[name].type if name in rows.column_names else "no such column"
         raise MillstreamError(

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from millstream.buffer.codec.events import DeadLetter
 from millstream.buffer.codec.types import from_arrow
-from millstream.definitions.data_types import ARROW_TYPES
+from millstream.definitions.data_types import arrow_type
 from millstream.definitions.source import Table
 
 #: Parquet files up to this many bytes are kept in memory between runs.
@@ -99,7 +99,7 @@ def _column(column: pa.ChunkedArray, kind: str) -> tuple[pa.ChunkedArray, np.nda
         pieces.append(array)
         masks.append(np.zeros(len(chunk), bool) if wrong is None else wrong)
     wrong = np.concatenate(masks) if masks else np.zeros(0, bool)
-    return pa.chunked_array(pieces, ARROW_TYPES[kind]), wrong if wrong.any() else None
+    return pa.chunked_array(pieces, arrow_type(kind)), wrong if wrong.any() else None
 
 
 def _without_nan(array: pa.Array, kind: str) -> pa.Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Iterable
 from datetime import date
+from decimal import Context, Decimal
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,14 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from millstream.definitions.schema import element_of
+from millstream.definitions.schema import digits_of, element_of
 from millstream.definitions.whole_numbers import objects, of_arrow
 from millstream.engines.uuid_texts import uuids_of_texts
 
 Column = TypeVar("Column", pa.Array, pa.ChunkedArray)
 INSTANT = pa.timestamp("us", tz="UTC")
-#: The Arrow type of each type that a column can have.
-ARROW_TYPES: dict[str, pa.DataType] = {
+_ARROW_TYPES: dict[str, pa.DataType] = {
     "int64": pa.int64(),
     "float64": pa.float64(),
     "string": pa.string(),
@@ -29,6 +29,7 @@ ARROW_TYPES: dict[str, pa.DataType] = {
     "uuid": pa.uuid(),
     "bytes": pa.binary(),
 }
+_EXACT = Context(prec=80)
 #: The day from which dates are counted, as Python counts days.
 EPOCH = date(1970, 1, 1).toordinal()
 
@@ -36,11 +37,14 @@ EPOCH = date(1970, 1, 1).toordinal()
 def arrow_type(kind: str) -> pa.DataType:
     """Return the Arrow type of a column, or of a feature that is a list.
 
-    >>> str(arrow_type("float64")), str(arrow_type("list<int64>"))
-    ('double', 'list<item: int64>')
+    >>> str(arrow_type("float64")), str(arrow_type("list<int64>")), str(arrow_type("decimal(10, 2)"))
+    ('double', 'list<item: int64>', 'decimal128(10, 2)')
     """
-    element = element_of(kind)
-    return ARROW_TYPES[kind] if element is None else pa.list_(arrow_type(element))
+    found = _ARROW_TYPES.get(kind)
+    if found is not None:
+        return found
+    digits = digits_of(kind)
+    return pa.list_(arrow_type(element_of(kind) or "")) if digits is None else pa.decimal128(*digits)
 
 
 def comparable(column: Column) -> Column:
@@ -70,11 +74,13 @@ def as_uuids(column: pa.Array) -> pa.Array:
 def as_text(value: Any) -> str | None:
     """Return a value that is no number as its text, as JSON has it: bytes in base64.
 
-    >>> as_text(b"hello"), as_text(date(2026, 1, 31))
-    ('aGVsbG8=', '2026-01-31')
+    >>> as_text(b"hello"), as_text(date(2026, 1, 31)), as_text(Decimal("1.50"))
+    ('aGVsbG8=', '2026-01-31', '1.50')
     """
     if value is None or isinstance(value, str):
         return value
+    if isinstance(value, Decimal):
+        return f"{value:f}"
     return b64encode(value).decode() if isinstance(value, bytes) else str(value)
 
 
@@ -92,11 +98,41 @@ def carried(column: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
         return Lists.of_arrow(column)  # type: ignore[return-value]
     if pa.types.is_string(kind):
         return np.asarray(column.to_numpy(zero_copy_only=False), object)
-    if pa.types.is_date(kind) or pa.types.is_binary(kind) or kind == pa.uuid():
+    if pa.types.is_date(kind) or pa.types.is_binary(kind) or pa.types.is_decimal(kind) or kind == pa.uuid():
         return objects(column.to_pylist())
     if pa.types.is_timestamp(kind) or pa.types.is_integer(kind):
         return of_arrow(column.cast(pa.int64()))
     return np.array(column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), np.float64)
+
+
+def unscaled(value: Decimal, scale: int) -> int:
+    """Return a decimal as a whole number of its last digit.
+
+    >>> unscaled(Decimal("1.5"), 2)
+    150
+    """
+    return int(_EXACT.scaleb(value, scale))
+
+
+def decimal_of(number: int, scale: int) -> Decimal:
+    """Return what `unscaled` was given.
+
+    >>> decimal_of(150, 2)
+    Decimal('1.50')
+    """
+    return _EXACT.scaleb(Decimal(number), -scale)
+
+
+def halves_of_decimals(column: pa.Array | pa.ChunkedArray, kind: str) -> NDArray[np.uint64]:
+    """Return decimals of a type as whole numbers of 128 bits, signed, whose lower and upper halves are two columns."""
+    whole = column.cast(arrow_type(kind))
+    array = whole.combine_chunks() if isinstance(whole, pa.ChunkedArray) else whole
+    raw = array.buffers()[1]
+    halves = np.zeros((len(array), 2), np.uint64)
+    if raw is not None and len(array):
+        halves[:] = np.frombuffer(raw, "<u8", 2 * len(array), 16 * array.offset).reshape(-1, 2)
+    halves[np.asarray(array.is_null()).astype(bool)] = 0
+    return halves
 
 
 def dates_of(days: Iterable[int]) -> list[date]:

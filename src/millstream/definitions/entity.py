@@ -20,7 +20,8 @@ class Entity:
 
     Args:
         name: its name.
-        keys: the type of each join key, "int64", "string", "bool", "date", "uuid" or "bytes"; their order is part of the key.
+        keys: the type of each join key, "int64", "string", "bool", "date", "uuid", "bytes" or "decimal(p, s)";
+            their order is part of the key.
         owner: who answers for it.
         description: what it is.
         tags: words to find it by.

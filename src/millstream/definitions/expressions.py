@@ -7,15 +7,15 @@ that is more than a column's name.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise, permutations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from millstream.definitions.schema import Schema
+from millstream.definitions.schema import Schema, digits_of
 from millstream.engines.embedded import DIALECT
-from millstream.engines.engine import Refused
+from millstream.engines.engine import Column, Refused
 from millstream.errors import DefinitionError, first_line
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ def type_of(thing: str, argument: str, sql: str, columns: Mapping[str, str], hin
     if column.kind is None:
         casts = "cast it to bigint, double, varchar, boolean, timestamptz, date, uuid or blob."
         raise DefinitionError.wrong_type(thing, f"{argument} `{text}`", column.said.lower(), "a column type", casts)
-    return column.kind
+    read = references(text)
+    return _kind(column, [kind for name, kind in columns.items() if name.lower() in read])
 
 
 def references(sql: str) -> frozenset[str]:
@@ -111,8 +112,16 @@ def query_schema(thing: str, query: str, tables: Mapping[str, Schema | None]) ->
         if column.kind is None:
             what = f"query column '{column.name}'"
             raise DefinitionError.wrong_type(thing, what, column.said.lower(), "a column type")
-        types[column.name] = column.kind
+        types[column.name] = _kind(column, [kind for schema in known.values() for kind in schema.values()])
     return Schema(types), tuple(types)
+
+
+def _kind(column: Column, read: Iterable[str]) -> str:
+    """The type of a column: what SQL makes of decimals is one, and of numbers with a point, as 1.5, a float."""
+    digits = re.fullmatch(r"DECIMAL\((\d+), ?(\d+)\)", column.said)
+    if digits and any(map(digits_of, read)):
+        return f"decimal({digits[1]}, {digits[2]})"
+    return column.kind or ""
 
 
 def bind_interval(query: str) -> tuple[str, frozenset[str]]:

@@ -12,7 +12,7 @@ from millstream.definitions.frozen import EMPTY, FrozenMapping, check_about, che
 from millstream.definitions.on_demand import OnDemandFeature, is_null
 from millstream.definitions.reference import FeatureRef, Value, as_reference
 from millstream.definitions.row_function import RowFunction
-from millstream.definitions.schema import OBJECTS, Schema, check_schema, element_of
+from millstream.definitions.schema import Schema, check_schema, element_of, is_object
 from millstream.errors import DefinitionError
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class ViewColumn:
             from millstream.definitions.list_columns import Lists
 
             return Lists.nulls(n)  # type: ignore[return-value]
-        return np.full(n, None, object) if self.dtype in OBJECTS else np.full(n, np.nan)
+        return np.full(n, None, object) if is_object(self.dtype) else np.full(n, np.nan)
 
 
 @dataclass(frozen=True)
@@ -252,7 +252,7 @@ def _check_default(thing: str, column: str, dtype: str, value: Value | None) -> 
     if value is not None and element_of(dtype):
         hint = "a list of nothing is empty; leave the default out, or give one to the columns of `.spread()`."
         raise DefinitionError.wrong_type(thing, f"'{column}', which has a default,", dtype, "a single value", hint)
-    if value is not None and dtype in OBJECTS and dtype != "string":
+    if value is not None and is_object(dtype) and dtype != "string":
         hint = "write coalesce(...) in derive= or in the query."
         raise DefinitionError.expected(thing, f"default of '{column}'", value, f"none, for one of type {dtype}", hint)
     if value is not None and dtype and isinstance(value, str) != (dtype == "string"):

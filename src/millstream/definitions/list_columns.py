@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from millstream.definitions.data_types import carried
-from millstream.definitions.schema import OBJECTS
+from millstream.definitions.schema import is_object
 
 _OBJECT = np.dtype(object)
 
@@ -134,7 +134,7 @@ class Lists:
         if self._there is not None:
             missing |= ~self._there
         if missing.all():
-            return np.full(len(self), None if kind in OBJECTS else np.nan, object if kind in OBJECTS else np.float64)
+            return np.full(len(self), None if is_object(kind) else np.nan, object if is_object(kind) else np.float64)
         return carried(self._elements.take(pa.array(starts, mask=missing)))
 
     def to_arrow(self, kind: pa.ListType) -> pa.Array:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from millstream.definitions.frozen import FrozenMapping, check_name, check_tags, freeze
 from millstream.definitions.row_function import RETURNS, Constant, RowFunction, compile_function
-from millstream.definitions.schema import OBJECTS, element_of
+from millstream.definitions.schema import element_of, is_object
 from millstream.definitions.self_contained import check_self_contained, outer_names
 from millstream.errors import DefinitionError
 
@@ -85,7 +85,7 @@ class OnDemandFeature:
         """
         arguments = tuple((name, "timestamp" if name == "at" else dtypes[name]) for name in self.arguments)
         for name, kind in arguments:
-            if (element_of(kind) or kind) in OBJECTS and (element_of(kind) or kind) != "string":
+            if is_object(element_of(kind) or kind) and (element_of(kind) or kind) != "string":
                 hint = f"make text or a number of '{name}' in derive= or in the query, as cast({name} as varchar)."
                 thing = f"on-demand feature '{self.name}'"
                 raise DefinitionError.wrong_type(

@@ -347,7 +347,7 @@ def _held_to_sql(found: RowExpression, parsed: exp.Expr, columns: tuple[tuple[st
     import pyarrow as pa
     from sqlglot import exp
 
-    from millstream.definitions.data_types import ARROW_TYPES
+    from millstream.definitions.data_types import arrow_type
 
     read = {column.name.lower() for column in parsed.find_all(exp.Column)}
     kinds = {name: kind for name, kind in columns if name.lower() in read}
@@ -359,13 +359,16 @@ def _held_to_sql(found: RowExpression, parsed: exp.Expr, columns: tuple[tuple[st
         pool = [*POOLS[kind], *literals, None]
         made[name] = [pool[(row * (2 * place + 1) + row // len(pool) + 5 * place) % len(pool)] for row in range(_ROWS)]
     table = pa.table(
-        {name: pa.array(values, ARROW_TYPES.get(kinds.get(name, ""), pa.null())) for name, values in made.items()}
+        {
+            name: pa.array(values, arrow_type(kinds[name]) if name in kinds else pa.null())
+            for name, values in made.items()
+        }
     )
     try:
         column = EMBEDDED.evaluate([found.sql], table).column(0)
     except Exception as error:
         raise _NoForm(f"on made-up rows it fails: {first_line(error)}") from None
-    column = column.cast(ARROW_TYPES[found.kind]) if found.kind != "timestamp" else column.cast(pa.int64())
+    column = column.cast(arrow_type(found.kind)) if found.kind != "timestamp" else column.cast(pa.int64())
     wanted = column.to_pylist()
     for row, one in enumerate(wanted):
         given = {name.lower(): values[row] for name, values in made.items()}

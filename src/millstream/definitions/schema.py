@@ -8,16 +8,19 @@ from collections.abc import Mapping
 from millstream.definitions.frozen import FrozenMapping
 from millstream.errors import DefinitionError
 
-TYPES = ("int64", "float64", "string", "bool", "timestamp", "date", "uuid", "bytes")
-KEY_TYPES = ("int64", "string", "bool", "date", "uuid", "bytes")
+#: Stands for every "decimal(10, 2)": numbers of at most p digits, s of them behind the point.
+DECIMAL = "decimal(p, s)"
+TYPES = ("int64", "float64", "string", "bool", "timestamp", "date", "uuid", "bytes", DECIMAL)
+KEY_TYPES = ("int64", "string", "bool", "date", "uuid", "bytes", DECIMAL)
 #: The types that tell one event from another.
 ID_TYPES = ("int64", "string", "uuid")
-#: The types whose values views carry as Python's, None for null; those of the others are float64, NaN for null.
-OBJECTS = ("string", "date", "uuid", "bytes")
+#: The types that are no numbers to a view, which carries their values as Python's; so it does decimals.
+_OBJECTS = ("string", "date", "uuid", "bytes")
 #: Those of them of which a model reads which one it is, by a dictionary of their texts.
 CATEGORIES = ("string", "uuid", "bytes")
 Schema = FrozenMapping[str, str]
 
+_DECIMAL = re.compile(r"decimal\((\d+), (\d+)\)")
 _COLUMN = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
@@ -39,6 +42,45 @@ def element_of(kind: str) -> str | None:
     return kind[5:-1] if kind.startswith("list<") else None
 
 
+def digits_of(kind: str) -> tuple[int, int] | None:
+    """Return how many digits a decimal has at most, and how many of them behind the point; None for another type.
+
+    >>> digits_of("decimal(10, 2)"), digits_of("float64")
+    ((10, 2), None)
+    """
+    found = _DECIMAL.fullmatch(kind)
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def is_object(kind: str) -> bool:
+    """Say whether views carry values of a type as Python's, None for null; those of others are float64, NaN for null.
+
+    >>> is_object("date"), is_object("decimal(10, 2)"), is_object("timestamp")
+    (True, True, False)
+    """
+    return kind in _OBJECTS or _DECIMAL.fullmatch(kind) is not None
+
+
+def is_one_of(kind: str, types: tuple[str, ...]) -> bool:
+    """Say whether a type is among some, of which "decimal(p, s)" stands for every decimal."""
+    return kind in types or (DECIMAL in types and _DECIMAL.fullmatch(kind) is not None)
+
+
+def _checked_type(thing: str, name: str, kind: object, types: tuple[str, ...]) -> str:
+    """The type of a column, written as it is compared."""
+    what = f"type of column '{name}'"
+    if isinstance(kind, str) and (found := re.fullmatch(r"decimal\( *(\d{1,3}) *, *(\d{1,3}) *\)", kind)):
+        precision, scale = int(found[1]), int(found[2])
+        if not (1 <= precision <= 38 and scale <= precision):
+            rule = "1 to 38 digits, no more of them behind the point"
+            raise DefinitionError.expected(thing, what, kind, rule, 'write "decimal(18, 2)".')
+        kind = f"decimal({precision}, {scale})"
+    if isinstance(kind, str) and kind != DECIMAL and is_one_of(kind, types):
+        return kind
+    error = DefinitionError.unknown_choice(thing, what, kind, types)
+    raise DefinitionError(error.message, "did you mean 'timestamp'?") if kind == "datetime" else error
+
+
 def check_schema(thing: str, schema: object, argument: str = "schema", types: tuple[str, ...] = TYPES) -> Schema:
     """Return `schema` (column name to type) frozen, or raise `DefinitionError`.
 
@@ -49,12 +91,9 @@ def check_schema(thing: str, schema: object, argument: str = "schema", types: tu
             thing, argument, schema, "a mapping of column names to types", f'write {argument}={{"amount": "float64"}}.'
         )
     seen: set[str] = set()
-    for name, kind in schema.items():
+    for name in schema:
         _check_column(thing, name, seen)
-        if not isinstance(kind, str) or kind not in types:
-            error = DefinitionError.unknown_choice(thing, f"type of column '{name}'", kind, types)
-            raise DefinitionError(error.message, "did you mean 'timestamp'?") if kind == "datetime" else error
-    return FrozenMapping(schema)
+    return FrozenMapping({name: _checked_type(thing, name, kind, types) for name, kind in schema.items()})
 
 
 def _check_column(thing: str, name: object, seen: set[str]) -> None:
@@ -72,7 +111,7 @@ def require_column(thing: str, schema: Mapping[str, str], column: object, argume
     """Return `column` when `schema` has it with one of `types`, or raise `DefinitionError`."""
     if not isinstance(column, str) or column not in schema:
         raise DefinitionError.unknown_column(thing, str(column), schema, argument)
-    if schema[column] not in types:
+    if not is_one_of(schema[column], types):
         wanted = " or ".join(types)
         raise DefinitionError.wrong_type(thing, f"{argument} '{column}'", schema[column], wanted)
     return column

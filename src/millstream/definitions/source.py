@@ -23,7 +23,7 @@ class EventStream:
     Args:
         name: its name, and that of its topic.
         schema: the type of each column: "int64", "float64", "string", "bool", "timestamp",
-            "date", "uuid" or "bytes".
+            "date", "uuid", "bytes" or "decimal(p, s)".
         time: the timestamp column that says when an event happened.
         deduplicate: an id column: an event whose id occurred in the same partition shortly before is a repeat.
         within: how long before at the most, 24 hours unless given.

@@ -12,7 +12,7 @@ from millstream.definitions.combined import Combined, ZScore
 from millstream.definitions.durations import UNITS, micros, text
 from millstream.definitions.expressions import is_column, type_of
 from millstream.definitions.over import Session, rows_and_time, suffix
-from millstream.definitions.schema import list_of
+from millstream.definitions.schema import digits_of, list_of
 from millstream.definitions.values import LISTS, Lag, Quantile, percent
 from millstream.errors import DefinitionError
 
@@ -241,7 +241,11 @@ def _source_types(thing: str, aggregation: Aggregation, columns: Mapping[str, st
         types.append(found)
         if allowed and found not in allowed:
             wanted, hint = "a number", f"use ms.Last({expression!r}), ms.Count, or make a number of it in derive=."
-            if "uuid" in allowed:
+            if digits_of(found):
+                hint = (
+                    f"make a double of it in derive=, as cast({expression} as double), or use ms.Last({expression!r})."
+                )
+            elif "uuid" in allowed:
                 wanted = " or ".join(allowed)
                 made = f"cast({expression} as bigint)" if found == "float64" else f"base64({expression})"
                 hint = f"make categories of it in derive=, as {made}."

@@ -13,18 +13,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from millstream.definitions.data_types import EPOCH, as_uuids
+from millstream.definitions.data_types import EPOCH, as_uuids, decimal_of, halves_of_decimals, unscaled
+from millstream.definitions.schema import digits_of
 from millstream.fold import instants
 
 _SIGN = 1 << 63
+_MIDDLE = 1 << 127
 _OF_ANY_LENGTH = ("string", "bytes")
 
 
 def encode_key(types: Mapping[str, str], values: Sequence[Any]) -> bytes:
     """One key as bytes, which of one column sort as its values do.
 
-    A number is 8 big-endian bytes, and so are a bool, as 0 or 1, and a date, as days since 1970; a UUID is its 16 bytes;
-    a lone string is its UTF-8 and lone bytes are themselves, while one of several carries its length.
+    A number is 8 big-endian bytes, and so are a bool, as 0 or 1, and a date, as days since 1970; a decimal is 16, those of
+    a whole number, and a UUID its 16 bytes. A lone string is its UTF-8 and lone bytes are themselves, while one of several
+    carries its length.
 
     >>> encode_key({"user_id": "int64"}, [42]).hex()
     '800000000000002a'
@@ -41,6 +44,8 @@ def _encoded(kind: str, value: Any, several: bool) -> bytes:
         return len(raw).to_bytes(4, "big") + raw if several else raw
     if kind == "uuid":
         return bytes(value.bytes)
+    if digits := digits_of(kind):
+        return (unscaled(value, digits[1]) + _MIDDLE).to_bytes(16, "big")
     number = value.toordinal() - EPOCH if kind == "date" else int(value)
     return (number + _SIGN).to_bytes(8, "big")
 
@@ -52,7 +57,7 @@ def decode_key(types: Mapping[str, str], key: bytes) -> tuple[object, ...]:
         if kind in _OF_ANY_LENGTH:
             size, key = (int.from_bytes(key[:4], "big"), key[4:]) if len(types) > 1 else (len(key), key)
         else:
-            size = 16 if kind == "uuid" else 8
+            size = 16 if kind == "uuid" or digits_of(kind) else 8
         values.append(_decoded(kind, key[:size]))
         key = key[size:]
     return tuple(values)
@@ -63,6 +68,8 @@ def _decoded(kind: str, raw: bytes) -> object:
         return raw.decode() if kind == "string" else raw
     if kind == "uuid":
         return UUID(bytes=raw)
+    if digits := digits_of(kind):
+        return decimal_of(int.from_bytes(raw, "big") - _MIDDLE, digits[1])
     number = int.from_bytes(raw, "big") - _SIGN
     return date.fromordinal(EPOCH + number) if kind == "date" else bool(number) if kind == "bool" else number
 
@@ -107,6 +114,9 @@ def _encode_column(kind: str, column: pa.Array, several: bool) -> pa.Array:
     valid = None if column.null_count == 0 else np.asarray(column.is_valid())
     if kind == "uuid":
         return as_uuids(column).cast(pa.binary(16)).cast(pa.binary())
+    if digits_of(kind):
+        halves = halves_of_decimals(column, kind)[:, ::-1] ^ np.array([_SIGN, 0], np.uint64)
+        return _fixed_width(halves.astype(">u8"), 16, valid)
     if kind not in _OF_ANY_LENGTH:
         numbers = column.cast(pa.date32()).cast(pa.int32()) if kind == "date" else column
         numbers = np.asarray(numbers.cast(pa.int64()).fill_null(0)).astype(np.int64)

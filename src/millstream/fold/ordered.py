@@ -1,15 +1,16 @@
 """Values as lanes that compare as the values do, and back: what is kept of an event as it is.
 
-A number, an instant and a date (as its first instant) are one lane, a UUID two; a string is its UTF-8, and bytes are
-themselves, packed big-endian, the length last, in one byte or two. Before the
-lanes of a value stands one that says whether there is a value: its time, or 0. Where the order is reversed, as for the
-latest of the least, the bits of the time and of the value are inverted.
+A number, an instant and a date (as its first instant) are one lane, a UUID and a decimal two; a string is its UTF-8, and
+bytes are themselves, packed big-endian, the length last, in one byte or two. Before the lanes of a value stands one that
+says whether there is a value: its time, or 0. Where the order is reversed, as for the latest of the least, the bits of the
+time and of the value are inverted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from types import MappingProxyType
 from typing import Any
 from uuid import UUID
@@ -18,7 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from millstream.definitions.data_types import ARROW_TYPES, as_uuids, comparable, dates_of
+from millstream.definitions.data_types import arrow_type, as_uuids, comparable, dates_of, decimal_of, halves_of_decimals
+from millstream.definitions.schema import digits_of
 from millstream.definitions.whole_numbers import objects, of_lanes
 from millstream.fold import lift
 from millstream.fold.instants import micros
@@ -27,6 +29,7 @@ from millstream.fold.lanes import EMPTY_GREATEST, EMPTY_LEAST
 
 _SIGN = np.int64(2**63 - 1)
 _HIGHEST = np.uint64(1 << 63)
+_LOWEST = np.int64(-(2**63))
 _DAY = 86_400_000_000
 _WRONG: Mapping[str, str] = MappingProxyType({
     "int64": "is no whole number of 64 bits",
@@ -52,7 +55,7 @@ def width_of(kind: str, max_bytes: int) -> int:
     (1, 5)
     """
     if kind not in ("string", "bytes"):
-        return 2 if kind == "uuid" else 1
+        return 2 if kind == "uuid" or digits_of(kind) else 1
     return (max_bytes + (1 if max_bytes < 256 else 2) + 7) // 8
 
 
@@ -65,6 +68,9 @@ def coded(sql: str, column: pa.ChunkedArray, kind: str, max_bytes: int, where: n
     nothing = np.zeros(len(valid), bool)
     if kind == "uuid":
         return Coded(_halves(column), valid, nothing, "")
+    if digits_of(kind):
+        halves = halves_of_decimals(column, kind)[:, ::-1] ^ np.array([0, _HIGHEST], np.uint64)
+        return Coded(halves.view(np.int64), valid, nothing, "")
     if kind in ("string", "bytes"):
         return _texts(kind, column, valid, max_bytes, reason)
     if kind == "float64":
@@ -102,7 +108,7 @@ def _halves(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def _texts(kind: str, column: pa.ChunkedArray, valid: np.ndarray, max_bytes: int, reason: str) -> Coded:
-    text = column.cast(ARROW_TYPES[kind]).combine_chunks()
+    text = column.cast(arrow_type(kind)).combine_chunks()
     refused = valid & (np.asarray(pc.fill_null(pc.binary_length(text), 0)) > max_bytes)
     valid = valid & ~refused
     out = np.zeros((len(valid), width_of("string", max_bytes) + 1), np.int64)
@@ -129,6 +135,8 @@ def values_of(dtype: str, lanes: np.ndarray, inverted: bool) -> np.ndarray:
         return _strings(dtype, kept, present)
     if dtype == "uuid":
         return _where(present, [UUID(bytes=one) for one in _raw_uuids(kept)])
+    if digits := digits_of(dtype):
+        return _where(present, _decimals(kept, digits[1]))
     if dtype == "date":
         return _where(present, dates_of((np.where(present, kept[:, 0], 0) // _DAY).tolist()))
     if dtype == "float64":
@@ -143,6 +151,8 @@ def arrow_of(kind: str, lanes: np.ndarray) -> pa.Array:
         return _texts_of(kind, lanes, np.ones(len(lanes), bool))
     if kind == "uuid":
         return pa.array(_raw_uuids(lanes), pa.binary(16)).cast(pa.uuid())
+    if digits := digits_of(kind):
+        return pa.array(_decimals(lanes, digits[1]), arrow_type(kind))
     first = np.ascontiguousarray(lanes[:, 0])
     if kind == "date":
         return pa.array((first // _DAY).astype(np.int32)).cast(pa.date32())
@@ -154,6 +164,11 @@ def arrow_of(kind: str, lanes: np.ndarray) -> pa.Array:
 def _raw_uuids(lanes: np.ndarray) -> list[bytes]:
     raw = (np.ascontiguousarray(lanes).view(np.uint64) ^ _HIGHEST).astype(">u8").tobytes()
     return [raw[at : at + 16] for at in range(0, len(raw), 16)]
+
+
+def _decimals(lanes: np.ndarray, scale: int) -> list[Decimal]:
+    pairs = zip(lanes[:, 0].tolist(), (lanes[:, 1] ^ _LOWEST).astype(np.uint64).tolist(), strict=True)
+    return [decimal_of((high << 64) | low, scale) for high, low in pairs]
 
 
 def _where(present: np.ndarray, values: list[Any]) -> np.ndarray:
@@ -179,4 +194,4 @@ def _texts_of(dtype: str, lanes: np.ndarray, present: np.ndarray) -> pa.Array:
     np.cumsum(sizes, out=ends[1:])
     data = raw[np.arange(raw.shape[1]) < sizes[:, None]]
     buffers = [pa.py_buffer(np.packbits(present, bitorder="little")), pa.py_buffer(ends), pa.py_buffer(data)]
-    return pa.Array.from_buffers(ARROW_TYPES[dtype], len(lanes), buffers)
+    return pa.Array.from_buffers(arrow_type(dtype), len(lanes), buffers)

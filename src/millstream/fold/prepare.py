@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream.definitions.expressions import inlined
+from millstream.definitions.schema import digits_of
 from millstream.fold import lanes, lift
 from millstream.fold.entries import INPUT
 from millstream.fold.entry_inputs import EntryInput
@@ -270,7 +271,9 @@ def _sections(
 
 def _keys(group: Any, columns: dict[str, pa.ChunkedArray]) -> tuple[pa.Array, Any]:
     """The encoded keys, null where one is, and where one is a number beyond int64."""
-    narrow = [narrowed(_flat(columns[sql])) for sql in plan_of(group).keys]
+    kinds = group.entity.keys.values()
+    given = [_flat(columns[sql]) for sql in plan_of(group).keys]
+    narrow = [(one, np.False_) if digits_of(kind) else narrowed(one) for kind, one in zip(kinds, given, strict=True)]
     wide = np.logical_or.reduce([beyond for _, beyond in narrow])
     return encode_keys(group.entity.keys, [column for column, _ in narrow]), wide
 

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from millstream.definitions.data_types import ARROW_TYPES, where
+from millstream.definitions.data_types import arrow_type, where
 from millstream.definitions.request_row import compiled, source_columns
 from millstream.engines.engine import FIRST, LAST
 from millstream.fold import row_lift
@@ -42,14 +42,14 @@ def request_lanes(
         at: the instants (µs); a request without one (`FIRST`) adds nothing.
     """
     dated = at != FIRST
-    times = pa.array(np.where(dated, at, 0)).cast(ARROW_TYPES["timestamp"])
+    times = pa.array(np.where(dated, at, 0)).cast(arrow_type("timestamp"))
     columns: dict[str, Any] = {}
     for name, kind in source_columns(group).items():
-        column = given[fields[name]] if name in fields else pa.nulls(len(at), ARROW_TYPES[kind])
+        column = given[fields[name]] if name in fields else pa.nulls(len(at), arrow_type(kind))
         column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
         if pa.types.is_integer(column.type) and kind == "timestamp":
             column = column.cast(pa.int64())
-        column = column.cast(ARROW_TYPES[kind])
+        column = column.cast(arrow_type(kind))
         keep = pa.array(dated)
         if kind == "float64":
             keep = pc.and_(keep, pc.fill_null(pc.is_finite(column), False))
@@ -200,7 +200,7 @@ def _lanes_of(value: Any, kind: str, max_bytes: int, width: int) -> tuple[int, .
     if kind in ("int64", "timestamp", "bool"):
         return (row_lift.GIVEN, int(value))
     if kind != "float64":
-        found = coded("", pa.chunked_array([pa.array([value], ARROW_TYPES[kind])]), kind, max_bytes, None)
+        found = coded("", pa.chunked_array([pa.array([value], arrow_type(kind))]), kind, max_bytes, None)
         status = row_lift.TOO_LONG if found.refused[0] else row_lift.GIVEN if found.valid[0] else row_lift.NULL
         return (status, *found.lanes[0].tolist())
     number = float(value)

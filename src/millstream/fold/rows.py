@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
+from decimal import Decimal
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -17,8 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from millstream.definitions.data_types import ARROW_TYPES, EPOCH, carried, comparable
-from millstream.definitions.schema import OBJECTS
+from millstream.definitions.data_types import EPOCH, arrow_type, carried, comparable
+from millstream.definitions.schema import digits_of, is_object
 from millstream.definitions.whole_numbers import as_column, objects
 from millstream.errors import CorruptState
 from millstream.fold.instants import micros
@@ -78,13 +79,18 @@ def _packed(kind: str, value: Any) -> Any:
 
 
 def _unpacked(kind: str, value: Any) -> Any:
-    if value is None or kind not in ("date", "uuid"):
+    if value is None or not (kind in ("date", "uuid") or digits_of(kind)):
         return value
+    if digits_of(kind):
+        return Decimal(value)
     return date.fromordinal(EPOCH + value) if kind == "date" else UUID(bytes=value)
 
 
 def pack_values(values: Sequence[Any]) -> bytes:
-    """Values in the order of the schema (instants as µs, dates as days since 1970, UUIDs as bytes), as what a row holds."""
+    """Values in the order of the schema, as the bytes a row holds.
+
+    Instants are µs, dates days since 1970, UUIDs their bytes and decimals their text.
+    """
     return _VALUES.encode(list(values))
 
 
@@ -265,7 +271,7 @@ def rows_at(
 
 
 def _column(kind: str, values: Sequence[Any]) -> np.ndarray:
-    return objects([_unpacked(kind, one) for one in values]) if kind in OBJECTS else as_column(values, kind)
+    return objects([_unpacked(kind, one) for one in values]) if is_object(kind) else as_column(values, kind)
 
 
 def with_keys(types: Mapping[str, str], rows: pa.Table) -> pa.Table:
@@ -345,5 +351,5 @@ def _codes(column: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
 
 
 def _taken(kind: str, column: pa.ChunkedArray, places: pa.Array) -> np.ndarray:
-    column = _plain(kind, column) if kind in ("timestamp", "float64") else column.cast(ARROW_TYPES[kind])
+    column = _plain(kind, column) if kind in ("timestamp", "float64") else column.cast(arrow_type(kind))
     return carried(column.take(places) if len(column) else pa.nulls(len(places), column.type))

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from millstream.buffer.codec.events import redecode, retaken
 from millstream.buffer.codec.types import PLACE, event_schema
-from millstream.definitions.data_types import ARROW_TYPES, comparable
+from millstream.definitions.data_types import arrow_type, comparable
 from millstream.definitions.source import EventStream
 from millstream.store.offline import BatchReads, OfflineStore, Snapshot, Where
 
@@ -47,7 +47,7 @@ def chosen(stream: EventStream, events: pa.Table, wanted: Sequence[Wanted]) -> p
     for one in wanted:
         mine = np.ones(events.num_rows, np.bool_)
         for column, values in one.values.items():
-            wanted_values = comparable(values.cast(ARROW_TYPES[stream.schema[column]]))
+            wanted_values = comparable(values.cast(arrow_type(stream.schema[column])))
             mine &= np.asarray(pc.is_in(comparable(events[column]), value_set=wanted_values))
         if one.since is not None:
             mine &= np.asarray(events[stream.time].cast(pa.int64())) >= one.since
@@ -99,7 +99,7 @@ class Archive:
 
     def _has(self, name: str) -> bool:
         """Whether the archive has the column as its stream is read: else its values are in `rest`."""
-        return name in self._kept.names and self._kept.field(name).type == ARROW_TYPES[self._stream.schema[name]]
+        return name in self._kept.names and self._kept.field(name).type == arrow_type(self._stream.schema[name])
 
     def _batches(self, table: str, where: Where, snapshot: int) -> Iterator[pa.RecordBatch]:
         if isinstance(self._offline, BatchReads):

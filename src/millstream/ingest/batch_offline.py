@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from millstream.definitions.data_types import ARROW_TYPES
+from millstream.definitions.data_types import arrow_type
 from millstream.fold.keys import encode_keys, key_codes
 from millstream.fold.rows import pack_columns
 from millstream.ingest.staged_runs import KeyedRun
@@ -30,7 +30,7 @@ class Shape:
     def table(self, columns: Mapping[str, Sequence[object] | pa.Array | np.ndarray]) -> pa.Table:
         """Columns in the table's order and types; those that are not given are null."""
         rows = len(next(iter(columns.values())))
-        types = {name: ARROW_TYPES[kind] for name, kind in {**self.keys, **self.features}.items()}
+        types = {name: arrow_type(kind) for name, kind in {**self.keys, **self.features}.items()}
         fields = [(name, types[name]) for name in self.keys]
         fields += [("event_time", pa.int64()), ("available_time", pa.int64())]
         fields += [(name, types[name]) for name in self.features] + [("_deleted", pa.bool_()), ("_run", pa.int64())]

@@ -126,7 +126,11 @@ def schema_of(version: BatchGroupVersion, rows: pa.Table) -> Mapping[str, str]:
     if version.schema:
         return version.schema
     apart = {*version.group.entity.keys, "event_time", "available_time", "_deleted", "_run"}
-    return {field.name: _TYPES[str(field.type)] for field in rows.schema if field.name not in apart}
+    return {field.name: _kind(field.type) for field in rows.schema if field.name not in apart}
+
+
+def _kind(arrow: pa.DataType) -> str:
+    return f"decimal({arrow.precision}, {arrow.scale})" if pa.types.is_decimal(arrow) else _TYPES[str(arrow)]
 
 
 _TYPES = {

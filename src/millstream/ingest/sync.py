@@ -22,7 +22,7 @@ from millstream.buffer.parts import Assembly
 from millstream.buffer.reading import through
 from millstream.buffer.topics import feature_table, feature_topic
 from millstream.clock import Clock
-from millstream.definitions.data_types import ARROW_TYPES, INSTANT, arrow_type, comparable
+from millstream.definitions.data_types import INSTANT, arrow_type, comparable
 from millstream.definitions.feature_group import StreamFeatureGroup
 from millstream.definitions.group_version import GroupVersion
 from millstream.definitions.list_columns import Lists
@@ -199,7 +199,7 @@ class Syncer:
         keys = list(zip(*(decode_key(types, key) for key in states), strict=True)) or [()] * len(types)
         found = value(layout, States.from_bytes(list(states.values())), np.full(len(states), now, np.int64)).columns
         pairs = zip(types.items(), keys, strict=True)
-        columns = {name: pa.array(part, ARROW_TYPES[kind]) for (name, kind), part in pairs}
+        columns = {name: pa.array(part, arrow_type(kind)) for (name, kind), part in pairs}
         columns["at"] = pa.array(np.full(len(states), now), pa.int64()).cast(INSTANT)
         for name, dtype in zip(layout.columns, layout.dtypes, strict=True):
             columns[name] = _column(found[name], dtype)

@@ -80,7 +80,12 @@ def freeze(reference: pa.Table) -> tuple[Bins, ...]:
         values = pc.drop_null(reference[name])
         if pa.types.is_string(kind) or pa.types.is_boolean(kind):
             found.append(Bins(name, labels=(*_commonest(values), OTHER)))
-        elif pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_date32(kind):
+        elif (
+            pa.types.is_floating(kind)
+            or pa.types.is_integer(kind)
+            or pa.types.is_date32(kind)
+            or pa.types.is_decimal(kind)
+        ):
             numbers = _numbers(values)
             shares = np.arange(1, QUANTILES) / QUANTILES
             edges = np.unique(np.quantile(numbers, shares)) if len(numbers) else np.empty(0)

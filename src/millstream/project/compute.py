@@ -23,7 +23,7 @@ from millstream.buffer.log import Records
 from millstream.buffer.repeats import repeats
 from millstream.calls import checked
 from millstream.computing.past_runs import ScheduledRuns
-from millstream.definitions.data_types import ARROW_TYPES, INSTANT
+from millstream.definitions.data_types import INSTANT, arrow_type
 from millstream.definitions.expressions import bind_interval
 from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.definitions.feature_view import FeatureView
@@ -254,8 +254,8 @@ def _fitted(thing: str, name: str, kind: str, values: Sequence[Any]) -> pa.Array
             found.append(fit(value, kind))
         except Unfit:
             raise _misfit(thing, name, kind, value, row) from None
-    array = pa.array(found, pa.int64() if kind == "timestamp" else ARROW_TYPES[kind])
-    return array.cast(ARROW_TYPES[kind])
+    array = pa.array(found, pa.int64() if kind == "timestamp" else arrow_type(kind))
+    return array.cast(arrow_type(kind))
 
 
 def _typed(thing: str, rows: pa.Table, name: str, kind: str) -> pa.Array:

@@ -102,13 +102,13 @@ def _declares(reader: FeatureReader, read: GroupRead) -> bool:
 
 def _looked_back(parts: Parts, reader: FeatureReader, rows: Rows, found: pa.Table, past: list[int]) -> pa.Table:
     """What was read online, with the rows that only history tells read from there."""
-    from millstream.definitions.data_types import ARROW_TYPES
+    from millstream.definitions.data_types import arrow_type
     from millstream.train.point_in_time import AT, join
     from millstream.train.stored_history import LookedBack, needed
 
     view, versions = reader.view, reader.versions
     kinds = {**view.entity_keys, **view.request}
-    examples = pa.table({name: pa.array(rows.values[name], ARROW_TYPES[kind]) for name, kind in kinds.items()})
+    examples = pa.table({name: pa.array(rows.values[name], arrow_type(kind)) for name, kind in kinds.items()})
     examples = examples.append_column(AT, pa.array(rows.at)).take(past)
     wanted = needed(((versions[one.group.name].group, [one]) for one in view.groups), examples)
     stored = LookedBack(

@@ -12,7 +12,7 @@ from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatur
 from millstream.definitions.feature_view import FeatureView, ViewColumn
 from millstream.definitions.group_version import Group
 from millstream.definitions.model import Model
-from millstream.definitions.schema import OBJECTS, element_of
+from millstream.definitions.schema import element_of, is_object
 from millstream.definitions.serialise import data_of
 from millstream.definitions.source import EventStream, Table
 
@@ -90,7 +90,7 @@ def retyped(before: FeatureView, after: FeatureView) -> tuple[str, ...]:
 def _captured(view: FeatureView) -> dict[str, str]:
     """The type under which captures keep each column of a view: what is computed, as a number or as it is."""
     computed = {entry.column: entry.dtype for entry in view.entries if entry.kind != "request" and entry.dtype}
-    kinds = {name: kind if kind in OBJECTS or element_of(kind) else "a number" for name, kind in computed.items()}
+    kinds = {name: kind if is_object(kind) or element_of(kind) else "a number" for name, kind in computed.items()}
     return {**kinds, **view.request, **view.entity_keys}
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 import msgspec
 
 from millstream.clock import to_datetime
+from millstream.definitions.data_types import as_text
 from millstream.serve.reader import GroupFacts
 from millstream.serve.scorer import Scored
 
@@ -64,6 +66,13 @@ class Features(msgspec.Struct):
     degraded: bool
     features: dict[str, Any]
     groups: dict[str, GroupAge]
+
+
+def written(value: Any) -> Any:
+    """Return a value as an answer has it: a decimal is text, with all of its digits and without an exponent."""
+    if isinstance(value, list):
+        return [written(one) for one in value]
+    return as_text(value) if isinstance(value, Decimal) else value
 
 
 def one_answer(request_id: str, model: str, version: int, scored: Scored) -> ScoredOne:

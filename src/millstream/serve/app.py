@@ -18,7 +18,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from millstream.errors import MillstreamError, RequestError
-from millstream.serve.answers import Features, ScoredMany, ages, one_answer, row_answers
+from millstream.serve.answers import Features, ScoredMany, ages, one_answer, row_answers, written
 from millstream.serve.callers import Callers
 from millstream.serve.capture import CaptureJournal, damaged_captures
 from millstream.serve.catalogue import Catalogue
@@ -221,7 +221,7 @@ class Application:
         read = work() if lookup.reader.local else await _in(self._reads, work)
         groups = {name: facts[0] for name, facts in read.facts.items()}
         kinds = lookup.reader.view.dtypes
-        features = {name: typed_value(column.item(0), kinds[name]) for name, column in read.columns.items()}
+        features = {name: written(typed_value(column.item(0), kinds[name])) for name, column in read.columns.items()}
         degraded = any(facts.fallback for facts in groups.values())
         at = lookup.at(rows)
         return Answer(200, encode(Features(request.id, request.name, at, degraded, features, ages(groups))))

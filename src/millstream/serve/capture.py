@@ -27,7 +27,7 @@ import msgspec
 
 from millstream.buffer.log import Batch
 from millstream.buffer.topics import capture_topic
-from millstream.definitions.schema import element_of
+from millstream.definitions.schema import digits_of, element_of
 from millstream.errors import CorruptState, DiskFull, Forked, LogError, MillstreamError
 from millstream.forks import forks
 from millstream.history.captures import FIXED
@@ -319,11 +319,11 @@ def _array(values: Sequence[Any], kind: str) -> pa.Array:
 
     from millstream.buffer.codec.types import from_python
     from millstream.buffer.codec.values import TEXTS
-    from millstream.definitions.data_types import ARROW_TYPES
+    from millstream.definitions.data_types import arrow_type
 
     if kind == "json":
         return pa.array([bytes(value).decode() for value in values], pa.string())
-    if kind in TEXTS:
+    if kind in TEXTS or digits_of(kind):
         found, wrong = from_python(values, kind)
         if wrong is not None and wrong.any():
             raise ValueError(f"a value is no {kind}")
@@ -332,7 +332,7 @@ def _array(values: Sequence[Any], kind: str) -> pa.Array:
         flat = [one for row in values if row is not None for one in row]
         sizes = [None if row is None else len(row) for row in values]
         return _listed(_array(flat, element), sizes)
-    return pa.array(values, pa.int64() if kind == "timestamp" else ARROW_TYPES[kind]).cast(ARROW_TYPES[kind])
+    return pa.array(values, pa.int64() if kind == "timestamp" else arrow_type(kind)).cast(arrow_type(kind))
 
 
 def _listed(elements: pa.Array, sizes: Sequence[int | None]) -> pa.Array:

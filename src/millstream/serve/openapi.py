@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from millstream.definitions.schema import element_of
+from millstream.buffer.codec.values import expected
+from millstream.definitions.schema import digits_of, element_of
 from millstream.serve.request import RequestSchema
 
 if TYPE_CHECKING:
@@ -95,6 +96,8 @@ def _object(types: Mapping[str, str], required: Iterable[str]) -> dict[str, Any]
 
 def _type(kind: str) -> dict[str, Any]:
     element = element_of(kind)
+    if digits_of(kind):
+        return {"type": ["string", "number", "null"], "description": expected(kind)}
     return dict(_TYPES[kind]) if element is None else {"type": ["array", "null"], "items": _type(element)}
 
 
@@ -121,7 +124,7 @@ def _score(model: str, schema: RequestSchema) -> dict[str, Any]:
 
 def _features(view: str, schema: RequestSchema, columns: Mapping[str, str]) -> dict[str, Any]:
     parameters = [
-        {"name": name, "in": "query", "required": name in schema.keys, "schema": dict(_TYPES[kind])}
+        {"name": name, "in": "query", "required": name in schema.keys, "schema": _type(kind)}
         for name, kind in schema.types.items()
     ]
     parameters.append({"name": "at", "in": "query", "required": False, "schema": _AT})

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from millstream.definitions.schema import OBJECTS
+from millstream.definitions.schema import is_object
 from millstream.definitions.whole_numbers import as_column, objects
 from millstream.errors import CorruptState, StoreError
 from millstream.fold import RequestRows, encode_key, layout_of, probes_of, shard_of
@@ -268,7 +268,7 @@ def column_of(values: Sequence[Any], kind: str) -> NDArray[Any]:
     A column with a whole number that float64 has not keeps its numbers as objects too; see
     `millstream.definitions.whole_numbers`.
     """
-    return objects(values) if kind in OBJECTS else as_column(values, kind)
+    return objects(values) if is_object(kind) else as_column(values, kind)
 
 
 def _lookups(view: FeatureView, versions: Mapping[str, GroupVersion], keys: list[_Key]) -> list[_Lookup]:

@@ -7,13 +7,15 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from millstream.buffer.codec.values import TEXTS, Unfit, encodes, fit
+from millstream.buffer.codec.values import Unfit, encodes, expected, fit
+from millstream.definitions.schema import digits_of
 from millstream.errors import RequestError, nearest
 from millstream.fold.instants import other_unit
 
@@ -75,7 +77,7 @@ class RequestSchema:
         self.carried = {n: t for n, t in (carried or {}).items() if n not in self.keys and n not in self.fields}
         required = self.keys | ({} if lenient else self.fields)
         optional = (self.fields if lenient else {}) | self.carried
-        self._checks = [(name, kind, _CHECKS[kind], name in required) for name, kind in (required | optional).items()]
+        self._checks = [(name, kind, _check_of(kind), name in required) for name, kind in (required | optional).items()]
 
     @property
     def types(self) -> dict[str, str]:
@@ -136,8 +138,8 @@ class RequestSchema:
                 f"Row {place}: field '{name}' of view '{self.view}' {said}.",
                 field=name,
                 given=_shown(given),
-                expected=_EXPECTED[kind],
-                hint=f"send it like {_EXAMPLES[kind]!r}.",
+                expected=_expected(kind),
+                hint=f"send it like {_example(kind)!r}.",
             ) from None
 
     def _instant(self, place: int, given: Any) -> int:
@@ -153,7 +155,7 @@ class RequestSchema:
             f"Row {place}: field '{name}' of view '{self.view}' is absent.",
             field=name,
             given=None,
-            expected=_EXPECTED[kind],
+            expected=_expected(kind),
             hint=f"is '{close}' meant to be '{name}'?" if close else "send it, or null if it is not known.",
         )
 
@@ -187,7 +189,7 @@ class RequestSchema:
 
     def example(self) -> dict[str, Any]:
         """Return a row that this schema accepts."""
-        return {name: _EXAMPLES[kind] for name, kind in self.types.items()}
+        return {name: _example(kind) for name, kind in self.types.items()}
 
 
 def _integer(given: Any) -> int | None:
@@ -234,8 +236,21 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "string": _text,
     "bool": _truth,
     "timestamp": _instant,
-    **{kind: partial(fit, kind=kind) for kind in TEXTS},
 }
+
+
+def _check_of(kind: str) -> Callable[[Any], Any]:
+    return _CHECKS.get(kind) or partial(fit, kind=kind)
+
+
+def _expected(kind: str) -> str:
+    return _EXPECTED.get(kind) or f"{expected(kind)}, as text or a number, or null"
+
+
+def _example(kind: str) -> Any:
+    if digits := digits_of(kind):
+        return f"{Decimal(1).scaleb(-digits[1]):f}"
+    return _EXAMPLES[kind]
 
 
 def _from_text(kind: str, text: str) -> Any:

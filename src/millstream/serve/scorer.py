@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from millstream.definitions.schema import OBJECTS, element_of
+from millstream.definitions.schema import element_of, is_object
 from millstream.definitions.serialise import revision_of
 from millstream.definitions.whole_numbers import floats
 from millstream.errors import ServeError
@@ -74,7 +74,7 @@ class Scorer:
         self._clock = clock
         declared = self.schema.types
         columns = [name for name in view.columns if name not in declared]
-        kept = {name for name in columns if view.dtypes[name] in OBJECTS or element_of(view.dtypes[name])}
+        kept = {name for name in columns if is_object(view.dtypes[name]) or element_of(view.dtypes[name])}
         kinds = {name: view.dtypes[name] if name in kept else "float64" for name in columns}
         captured = (*declared.items(), *((name, kinds[name]) for name in columns))
         self.shape = CaptureShape(model.name, str(loaded.version), view.name, revision_of(model.view), captured)

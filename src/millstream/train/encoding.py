@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from decimal import Decimal
 from functools import cached_property
 from typing import Any
 from uuid import UUID
@@ -20,9 +21,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from millstream.clock import to_datetime
-from millstream.definitions.data_types import ARROW_TYPES, EPOCH, arrow_type, as_text
+from millstream.definitions.data_types import EPOCH, arrow_type, as_text
 from millstream.definitions.list_columns import Lists
-from millstream.definitions.schema import CATEGORIES, OBJECTS, element_of
+from millstream.definitions.schema import CATEGORIES, element_of, is_object
 from millstream.engines.engine import FIRST, LAST
 from millstream.errors import TrainingError, nearest
 
@@ -163,9 +164,7 @@ def typed(values: NDArray[Any], kind: str) -> pa.Array:
     if values.dtype == object:
         if kind == "timestamp":
             return pa.array(values, pa.int64()).cast(pa.timestamp("us", "UTC"))
-        return pa.array(
-            values, ARROW_TYPES[kind] if kind in OBJECTS else pa.int64() if kind == "int64" else pa.string()
-        )
+        return pa.array(values, arrow_type(kind) if is_object(kind) else pa.int64() if kind == "int64" else pa.string())
     floats = pa.array(values, pa.float64(), mask=np.isnan(values))
     try:
         if kind == "bool":
@@ -185,7 +184,7 @@ def typed_value(value: Any, kind: str) -> Any:
     >>> typed_value(67.0, "int64"), typed_value(1.5, "int64"), typed_value(float("nan"), "int64")
     (67, 1.5, None)
     """
-    if value is None or isinstance(value, str | UUID | bytes | date):
+    if value is None or isinstance(value, str | UUID | bytes | date | Decimal):
         return value
     if isinstance(value, list):
         element = element_of(kind) or ""

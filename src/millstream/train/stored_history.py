@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream.buffer.topics import batch_table, capture_topic
-from millstream.definitions.data_types import ARROW_TYPES
+from millstream.definitions.data_types import arrow_type
 from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.definitions.feature_view import GroupRead
 from millstream.definitions.group_version import Group, GroupVersion
@@ -255,4 +255,4 @@ def _wanted(group: Group, stream: EventStream, keys: Sequence[pa.Array], at: int
 def no_rows(group: BatchFeatureGroup) -> pa.Table:
     """Return what a batch group that never ran has stated: the columns of its rows, and none of them."""
     kinds = {**group.entity.keys, "event_time": "int64", "available_time": "int64", **group.schema_of_features}
-    return pa.schema([(name, ARROW_TYPES[kind]) for name, kind in kinds.items()]).empty_table()
+    return pa.schema([(name, arrow_type(kind)) for name, kind in kinds.items()]).empty_table()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import date
+from decimal import Decimal
 from uuid import UUID
 
 import pyarrow as pa
 import pytest
 
-from millstream.definitions.data_types import ARROW_TYPES
+from millstream.definitions.data_types import arrow_type
 from millstream.fold import decode_key, encode_key, encode_keys, shard_of
 
 TYPES = [
@@ -18,6 +19,15 @@ TYPES = [
     ({"a": "bool", "b": "string", "c": "bool"}, [(False, "", True), (True, "\x01", False), (False, "\0", True)]),
     ({"born": "date"}, [(date(1, 1, 1),), (date(1969, 12, 31),), (date(1970, 1, 1),), (date(9999, 12, 31),)]),
     ({"card": "uuid"}, [(UUID(int=0),), (UUID(int=1),), (UUID(int=2**127 - 1),), (UUID(int=2**128 - 1),)]),
+    (
+        {"price": "decimal(38, 2)"},
+        [(Decimal(f"{sign}{'9' * 36}.99"),) for sign in ("-", "")]
+        + [
+            (Decimal(text),)
+            for text in ("0.00", "-0.01", "0.01", "1.10", "-184467440737095516.16", "184467440737095516.16")
+        ],
+    ),
+    ({"a": "decimal(5, 5)", "b": "string"}, [(Decimal("0.00001"), "x"), (Decimal("-0.99999"), "")]),
     ({"hash": "bytes"}, [(b"",), (b"\0",), (b"\0" * 15,), (b"\0" * 16,), (b"\xff" * 17,)]),
     (
         {"a": "bytes", "b": "uuid", "c": "date"},
@@ -30,7 +40,7 @@ TYPES = [
 
 @pytest.mark.parametrize(("types", "keys"), TYPES)
 def test_a_column_and_a_single_key_give_the_same_bytes_which_decode_again(types, keys):
-    columns = [pa.array([key[i] for key in keys], ARROW_TYPES[kind]) for i, kind in enumerate(types.values())]
+    columns = [pa.array([key[i] for key in keys], arrow_type(kind)) for i, kind in enumerate(types.values())]
     encoded = encode_keys(types, columns).to_pylist()
     assert encoded == [encode_key(types, key) for key in keys]
     assert [decode_key(types, key) for key in encoded] == keys

@@ -15,9 +15,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from millstream.buffer.codec.types import Mask, from_arrow, from_python, value_schema
+from millstream.buffer.codec.types import Mask, from_arrow, from_python, in_json, value_schema
 from millstream.buffer.codec.values import TEXTS, Unfit, fit, reason
-from millstream.definitions.data_types import ARROW_TYPES, where
+from millstream.definitions.data_types import arrow_type, where
+from millstream.definitions.schema import digits_of
 from millstream.definitions.source import EventStream
 
 UNDECLARED = int(np.iinfo(np.int64).min)
@@ -83,7 +84,7 @@ def parse_arrow(stream: EventStream, table: pa.Table) -> Parsed:
     wrong: list[_Wrong] = []
     for name, kind in stream.schema.items():
         if name not in table.column_names:
-            columns.append(pa.nulls(len(table), ARROW_TYPES[kind]))
+            columns.append(pa.nulls(len(table), arrow_type(kind)))
             continue
         given = _whole(table, name)
         column, mask = from_arrow(given, kind)
@@ -173,13 +174,15 @@ def row_text(table: pa.Table, row: int) -> str:
 
 def as_sent(text: str) -> tuple[str, int | None]:
     """A row of a frame as one JSON object of its fields, from its `row_text`, and the arrival that it declared."""
-    fields = msgspec.json.decode(text, type=dict[str, Any])
+    fields = _FIELDS.decode(text)
     arrival, rest = fields.pop("_arrival", None), fields.get("rest")
     if isinstance(rest, str) and rest[:1] == "{":
         del fields["rest"]
-        fields |= msgspec.json.decode(rest, type=dict[str, Any])
+        fields |= _FIELDS.decode(rest)
     whole = {
-        name: int(v) if isinstance(v, float) and v.is_integer() else v for name, v in fields.items() if v is not None
+        name: int(v) if isinstance(v, float | Decimal) and v == int(v) else v
+        for name, v in fields.items()
+        if v is not None
     }
     return _as_json(whole), arrival
 
@@ -223,7 +226,7 @@ class _Reader:
 
 @lru_cache(maxsize=256)
 def _reader(schema: tuple[tuple[str, str], ...]) -> _Reader:
-    fields = [(f"f{index}", _PYTHON_TYPES[kind], None) for index, (_, kind) in enumerate(schema)]
+    fields = [(f"f{index}", _PYTHON_TYPES.get(kind, msgspec.Raw), None) for index, (_, kind) in enumerate(schema)]
     names = {f"f{index}": name for index, (name, _) in enumerate(schema)}
     # Events hold no references to each other: leaving them out of garbage collection makes decoding several times
     # faster.
@@ -272,7 +275,7 @@ def _tolerated(reader: _Reader, line: bytes) -> tuple[Any, str | None]:
     try:
         event = reader.tolerant.decode(line)
     except _REFUSALS:
-        event = _judged(reader, fields)
+        event = _judged(reader, fields, line)
     return event, _rest_of(line, unknown) if unknown else None
 
 
@@ -305,11 +308,11 @@ def _rest_of(line: bytes, unknown: Mapping[str, Any]) -> str:
         return _DECIMALS.encode(unknown).decode()
 
 
-def _judged(reader: _Reader, fields: Mapping[str, Any]) -> Any:
+def _judged(reader: _Reader, fields: Mapping[str, Any], line: bytes) -> Any:
     """The event of fields of which at least one is not of its column's plain type; each is judged by itself."""
     values: dict[str, Any] = {}
     for index, (name, kind) in enumerate(reader.schema):
-        value = fields.get(name)
+        value = _exactly(line, name, fields.get(name)) if digits_of(kind) else fields.get(name)
         written = kind in ("timestamp", *TEXTS) and isinstance(value, str)  # text is read as that of a frame is
         try:
             fitted = value if written else fit(value, kind)
@@ -321,6 +324,14 @@ def _judged(reader: _Reader, fields: Mapping[str, Any]) -> Any:
                 raise _Guilty(reason(name, kind))
         values[f"f{index}"] = fitted
     return reader.event(**values)
+
+
+def _exactly(line: bytes, name: str, read: Any) -> Any:
+    """A field of a line with every digit that it has there, or as it was read, where that is no JSON."""
+    try:
+        return in_json(_RAW.decode(line)[name])
+    except (*_REFUSALS, KeyError, ArithmeticError):
+        return read
 
 
 class _Guilty(Exception):

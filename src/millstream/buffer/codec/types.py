@@ -6,15 +6,18 @@ Every rule here judges a value by itself, so that what becomes of an event never
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream.buffer.codec.values import DAY, TEXTS, Unfit, fit
-from millstream.definitions.data_types import ARROW_TYPES, INSTANT, where
+from millstream.definitions.data_types import INSTANT, arrow_type, where
+from millstream.definitions.schema import digits_of
 from millstream.definitions.source import EventStream
 from millstream.engines.uuid_texts import uuids_of_texts
 from millstream.fold.instants import beyond, in_other_units, microseconds
@@ -42,16 +45,18 @@ def event_schema(stream: EventStream) -> pa.Schema:
 
 def value_schema(stream: EventStream) -> pa.Schema:
     """Return the part of `event_schema` that the producer decides: the stream's columns and `rest`."""
-    return pa.schema([*((name, ARROW_TYPES[kind]) for name, kind in stream.schema.items()), ("rest", pa.string())])
+    return pa.schema([*((name, arrow_type(kind)) for name, kind in stream.schema.items()), ("rest", pa.string())])
 
 
 def from_python(values: Sequence[Any], kind: str) -> tuple[pa.Array, Mask | None]:
     """Bring a column of checked Python values to its Arrow type; the mask says which are wrong (None: none is)."""
     if kind == "timestamp":
         return _instants(values)
+    if digits_of(kind):
+        return _decimals_of_json(values, kind)
     if kind in TEXTS:
         return from_arrow(pa.array(values, pa.string()), kind)
-    array = pa.array(values, ARROW_TYPES[kind])
+    array = pa.array(values, arrow_type(kind))
     return (_finite(array) if kind == "float64" else array), None
 
 
@@ -64,10 +69,10 @@ def from_arrow(array: pa.Array, kind: str) -> tuple[pa.Array, Mask | None]:
         array = array.combine_chunks()
     array = plain(array)
     if pa.types.is_null(array.type):
-        return pa.nulls(len(array), ARROW_TYPES[kind]), None
+        return pa.nulls(len(array), arrow_type(kind)), None
     if kind != "float64" and pa.types.is_floating(array.type):
         array = _finite(array)
-    return _CONFORM[kind](array)
+    return _CONFORM[kind](array) if kind in _CONFORM else _decimal(array, kind)
 
 
 def plain(array: pa.Array) -> pa.Array:
@@ -85,7 +90,7 @@ def plain(array: pa.Array) -> pa.Array:
 
 def _wrong(array: pa.Array, kind: str) -> tuple[pa.Array, Mask]:
     """A column of another type altogether: every value in it is wrong, every null is null."""
-    return pa.nulls(len(array), ARROW_TYPES[kind]), _flags(pc.is_valid(array))
+    return pa.nulls(len(array), arrow_type(kind)), _flags(pc.is_valid(array))
 
 
 def _int64(array: pa.Array) -> tuple[pa.Array, Mask | None]:
@@ -123,7 +128,7 @@ def _one_by_one(array: pa.Array, kind: str) -> tuple[pa.Array, Mask]:
         except Unfit:
             found.append(None)
             wrong[row] = True
-    return pa.array(found, ARROW_TYPES[kind]), wrong
+    return pa.array(found, arrow_type(kind)), wrong
 
 
 def _float64(array: pa.Array) -> tuple[pa.Array, Mask | None]:
@@ -213,6 +218,41 @@ def _bytes(array: pa.Array) -> tuple[pa.Array, Mask | None]:
         return array.cast(pa.binary()), None
     text, wrong = _string(array)
     return _one_by_one(text, "bytes") if wrong is None else (pa.nulls(len(array), pa.binary()), wrong)
+
+
+def _decimal(array: pa.Array, kind: str) -> tuple[pa.Array, Mask | None]:
+    """Decimals, whole numbers, floats and text, none of which loses a digit that is not 0."""
+    number = pa.types.is_decimal(array.type) or pa.types.is_integer(array.type) or pa.types.is_floating(array.type)
+    if number or pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+        try:
+            if pa.types.is_decimal(array.type):
+                return array.cast(arrow_type(kind)), None
+        except pa.ArrowInvalid:
+            pass
+        text, wrong = (array, None) if number else _string(array)
+        return _one_by_one(text, kind) if wrong is None else (pa.nulls(len(array), arrow_type(kind)), wrong)
+    return _wrong(array, kind)
+
+
+def _decimals_of_json(values: Sequence[Any], kind: str) -> tuple[pa.Array, Mask | None]:
+    """Decimals as JSON has them, digit by digit, or as they were judged before."""
+    found: list[Any] = []
+    wrong = np.zeros(len(values), np.bool_)
+    for row, value in enumerate(values):
+        try:
+            found.append(fit(in_json(value) if isinstance(value, msgspec.Raw) else value, kind))
+        except (Unfit, ValueError, ArithmeticError):
+            found.append(None)
+            wrong[row] = True
+    return pa.array(found, arrow_type(kind)), wrong if wrong.any() else None
+
+
+def in_json(raw: msgspec.Raw) -> Any:
+    """What one field of JSON is; a number as a decimal."""
+    text = bytes(raw)
+    if text[:1] in b"-0123456789":
+        return Decimal(text.decode())
+    return msgspec.json.decode(text)
 
 
 _CONFORM: dict[str, Callable[[pa.Array], tuple[pa.Array, Mask | None]]] = {

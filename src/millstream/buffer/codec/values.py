@@ -10,7 +10,7 @@ import re
 from base64 import b64decode
 from collections.abc import Callable
 from datetime import date, datetime
-from decimal import Decimal
+from decimal import Context, Decimal, Inexact, InvalidOperation
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from millstream.clock import to_micros
 from millstream.definitions.data_types import EPOCH
+from millstream.definitions.schema import digits_of
 from millstream.engines.engine import FIRST, LAST
 from millstream.engines.uuid_texts import WRITTEN
 from millstream.errors import MillstreamError
@@ -39,6 +40,19 @@ DAY = 86_400_000_000
 _DIGITS = 19  # of the largest int64
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 _UUID = re.compile(WRITTEN)
+_NUMBER = re.compile(r"[+-]?(?:\d{1,100}(?:\.\d{0,100})?|\.\d{1,100})(?:[eE][+-]?\d{1,5})?", re.ASCII)
+
+
+def expected(kind: str) -> str:
+    """Return what a value of a type is, in words.
+
+    >>> expected("decimal(10, 2)")
+    'a decimal of at most 10 digits, 2 of them behind the point'
+    """
+    digits = digits_of(kind)
+    if digits is None:
+        return EXPECTED[kind]
+    return f"a decimal of at most {digits[0]} digits, {digits[1]} of them behind the point"
 
 
 class Unfit(Exception):
@@ -54,7 +68,9 @@ def fit(value: Any, kind: str) -> Any:
     >>> fit(7.0, "int64"), fit(float("inf"), "float64"), fit("2024-01-01T00:00:00Z", "timestamp")
     (7, None, 1704067200000000)
     """
-    return None if is_missing(value) else _FITS[kind](value)
+    if is_missing(value):
+        return None
+    return _FITS[kind](value) if kind in _FITS else _decimal(value, *(digits_of(kind) or (0, 0)))
 
 
 def instant(argument: str, value: Any) -> int:
@@ -93,7 +109,7 @@ def reason(name: str, kind: str, value: Any = None) -> str:
     number = value if isinstance(value, int | float | Decimal) and not isinstance(value, bool) else None
     unit = other_unit(int(number)) if kind == "timestamp" and number is not None and math.isfinite(number) else None
     if unit is None:
-        return f"Wrong type: column '{name}' does not hold {EXPECTED[kind]}."
+        return f"Wrong type: column '{name}' does not hold {expected(kind)}."
     return (
         f"Wrong unit: column '{name}' holds {number}, which looks like {unit} since the epoch; "
         "expected microseconds or ISO-8601."
@@ -191,6 +207,28 @@ def _bytes(value: Any) -> bytes:
         except ValueError:
             pass
     raise Unfit
+
+
+def _decimal(value: Any, precision: int, scale: int) -> Decimal:
+    """A decimal with so many digits behind the point; a float is the shortest decimal that it is."""
+    if isinstance(value, bool | np.bool_):
+        raise Unfit
+    if isinstance(value, float | np.floating):
+        number = Decimal(repr(float(value)))
+    elif isinstance(value, int | np.integer):
+        number = Decimal(int(value))
+    elif isinstance(value, Decimal):
+        number = value
+    elif isinstance(value, str) and _NUMBER.fullmatch(value):
+        number = Decimal(value)
+    else:
+        raise Unfit
+    context = Context(prec=precision, traps=[Inexact, InvalidOperation])
+    try:
+        found = context.quantize(number, Decimal(1).scaleb(-scale))
+    except (Inexact, InvalidOperation):
+        raise Unfit from None
+    return found if found else found.copy_abs()
 
 
 _FITS: dict[str, Callable[[Any], Any]] = {

@@ -95,11 +95,20 @@ class DuckDBDialect:
 
     def takes(self, kind: str, given: str) -> bool:
         """Whether a text can be cast to a type."""
-        return _run(f"select try_cast({text(given)} as {TYPES[kind]})") != [(None,)]
+        return _run(f"select try_cast({text(given)} as {sql_type_of(kind)})") != [(None,)]
 
 
 DIALECT = DuckDBDialect()
 """The SQL that definitions are written in."""
+
+
+def sql_type_of(kind: str) -> str:
+    """DuckDB's type for one of ours.
+
+    >>> sql_type_of("int64"), sql_type_of("decimal(10, 2)")
+    ('BIGINT', 'DECIMAL(10,2)')
+    """
+    return TYPES.get(kind) or kind.upper().replace(" ", "")
 
 
 def kind_of(sql_type: str) -> str | None:
@@ -127,7 +136,9 @@ def _refused(said: str) -> Refused:
 
 
 def _empty(columns: Mapping[str, str]) -> str:
-    return "select " + ", ".join(f"null::{TYPES[kind]} as {name(one)}" for one, kind in columns.items()) + " limit 0"
+    return (
+        "select " + ", ".join(f"null::{sql_type_of(kind)} as {name(one)}" for one, kind in columns.items()) + " limit 0"
+    )
 
 
 def _connection() -> Any:

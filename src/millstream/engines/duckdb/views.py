@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from millstream.engines.duckdb.connection import connect, lock, name, text
-from millstream.engines.duckdb.dialect import TYPES
+from millstream.engines.duckdb.dialect import TYPES, sql_type_of
 from millstream.engines.engine import FIRST, KNOWN, LAST, Asked, Known, QuerySource, Stored, missing
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def _conversion(kind: str, sql_type: str, quoted: str) -> tuple[str, str] | None
         return f"case when isfinite({value}) then {value} end", ""
     if kind == "date" and sql_type == "DATE":
         return quoted, f"{quoted} between date '0001-01-01' and date '9999-12-31'"
-    if kind in ("string", "bool", "uuid", "bytes") and sql_type == TYPES[kind]:
+    if (kind in ("string", "bool", "uuid", "bytes") or kind.startswith("decimal")) and sql_type == sql_type_of(kind):
         return quoted, ""
     if kind == "timestamp" and sql_type in ("TIMESTAMP", TYPES["timestamp"]):
         value = f"{quoted}::timestamptz"

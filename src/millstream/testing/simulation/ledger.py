@@ -12,7 +12,7 @@ import pyarrow as pa
 from millstream.buffer.codec.events import partition_of
 from millstream.buffer.lag import records_before
 from millstream.buffer.log import Log
-from millstream.definitions.data_types import ARROW_TYPES
+from millstream.definitions.data_types import arrow_type
 from millstream.definitions.source import EventStream
 from millstream.testing.simulation.declared import EVENT
 
@@ -20,7 +20,7 @@ FUTURE = 300_000_000
 """How far (µs) ahead of its arrival an event may have happened."""
 WRONG = "much"
 """A number as a producer sends it whose program is wrong."""
-_EVENTS = pa.schema([(name, ARROW_TYPES[kind]) for name, kind in EVENT.items()])
+_EVENTS = pa.schema([(name, arrow_type(kind)) for name, kind in EVENT.items()])
 
 
 @dataclass

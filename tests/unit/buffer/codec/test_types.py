@@ -15,11 +15,11 @@ import pyarrow as pa
 import pytest
 
 import millstream as ms
-from millstream.buffer.codec.read import parse_arrow, parse_json
+from millstream.buffer.codec.read import as_sent, parse_arrow, parse_json, row_text
 from millstream.buffer.codec.types import from_arrow
 from millstream.buffer.codec.values import Unfit, fit
 from millstream.buffer.codec.write import encode, encode_history, partition_of, partitions_of_lines
-from millstream.definitions.data_types import as_text
+from millstream.definitions.data_types import arrow_type, as_text
 
 CARD = UUID("00112233-4455-6677-8899-AABBCCDDEEFF")
 DIGITS = "00112233445566778899aabbccddeeff"
@@ -85,6 +85,44 @@ VALUES: dict[str, list[tuple[Any, Any, Any]]] = {
         (float("nan"), None, None),
         (None, None, None),
     ],
+    "decimal(10, 2)": [
+        (Decimal("12.34"), 12.34, Decimal("12.34")),
+        (Decimal("-12.3400"), "-12.3400", Decimal("-12.34")),
+        (12.34, "12.34", Decimal("12.34")),
+        (7, 7, Decimal("7.00")),
+        (np.int32(-7), -7, Decimal("-7.00")),
+        ("1e3", 1e3, Decimal("1000.00")),
+        ("+.5", "0.5", Decimal("0.50")),
+        (Decimal("-0.00"), "-0", Decimal("0.00")),
+        (-0.0, -0.0, Decimal("0.00")),
+        (Decimal("99999999.99"), "99999999.99", Decimal("99999999.99")),
+        (Decimal("100000000"), "100000000", Unfit),
+        (Decimal("0.001"), "0.001", Unfit),
+        (0.1 + 0.2, 0.1 + 0.2, Unfit),
+        (Decimal("1e400"), "1e400", Unfit),
+        ("1_000", "1_000", Unfit),
+        ("NaN", "NaN", Unfit),
+        (" 1", " 1", Unfit),
+        ("", "", Unfit),
+        ("1.", "1.", Decimal("1.00")),
+        (True, True, Unfit),
+        (date(2024, 1, 1), "2024-01-01", Unfit),
+        (Decimal("NaN"), None, None),
+        (float("-inf"), None, None),
+        (None, None, None),
+    ],
+    "decimal(38, 0)": [
+        (10**38 - 1, 10**38 - 1, Decimal(10**38 - 1)),
+        (-(10**38) + 1, str(-(10**38) + 1), Decimal(-(10**38) + 1)),
+        (10**38, 10**38, Unfit),
+        (2**53 + 1, 2**53 + 1, Decimal(2**53 + 1)),
+        (None, None, None),
+    ],
+    "decimal(38, 38)": [
+        (Decimal(f"0.{'9' * 38}"), f"0.{'9' * 38}", Decimal(f"0.{'9' * 38}")),
+        (Decimal(1), "1", Unfit),
+        (0, 0, Decimal(0)),
+    ],
 }  # fmt: skip
 CASES = [(kind, *case) for kind, cases in VALUES.items() for case in cases]
 
@@ -127,6 +165,21 @@ def test_a_wrong_value_costs_its_own_row_only_and_a_right_one_is_written_as_its_
     assert [one if wanted[i] is not Unfit else Unfit for i, one in enumerate(found)] == wanted
     good = [one for one in wanted if one is not Unfit]
     assert [None if one is None else fit(as_text(one), kind) for one in good] == good
+    assert not any("E" in str(as_text(one)) for one in good if isinstance(one, Decimal))
+
+
+def decimal_forms(kind: str) -> list[tuple[pa.Array, list[Any]]]:
+    texts = [case[0] for case in VALUES[kind] if isinstance(case[0], str)]
+    told = [case[2] for case in VALUES[kind] if isinstance(case[0], str)]
+    mine = [(pa.array(texts, form), told) for form in (pa.string(), pa.large_string(), pa.string_view())]
+    mine += [(pa.nulls(2), [None, None]), (pa.array([True, None]), [Unfit, None]), (pa.array([b"1"]), [Unfit])]
+    if kind != "decimal(10, 2)":
+        return mine
+    values = [Decimal("-1.10"), None, Decimal("1.105"), Decimal("99999999.99"), Decimal("100000000")]
+    wanted = [Decimal("-1.10"), None, Unfit, Decimal("99999999.99"), Unfit]
+    mine += [(pa.array(values, form), wanted) for form in (pa.decimal128(38, 3), pa.decimal256(76, 20))]
+    mine += [(pa.array([7, 10**8, None], form), [7, Unfit, None]) for form in (pa.int64(), pa.uint32())]
+    return [*mine, (pa.array([0.1, 12.345, float("nan"), -0.0]), [Decimal("0.10"), Unfit, None, Decimal(0)])]
 
 
 def arrow_forms(kind: str) -> list[tuple[pa.Array, list[Any]]]:
@@ -156,6 +209,8 @@ def arrow_forms(kind: str) -> list[tuple[pa.Array, list[Any]]]:
             *((pa.array(raw, form), ids) for form in forms[1:]),
         ]
         return [*common, *mine, (pa.array([b"", b"\0" * 15, b"\0" * 17, CARD.bytes]), [Unfit, Unfit, Unfit, CARD])]
+    if kind.startswith("decimal"):
+        return decimal_forms(kind)
     raw = [b"", None, b"\0", b"\xff" * 17]
     mine = [(pa.array(raw, form), raw) for form in (pa.binary(), pa.large_binary(), pa.binary_view())]
     return [*common, *mine, (pa.array([b"ab", None], pa.binary(2)), [b"ab", None]), (pa.array([True]), [Unfit])]
@@ -189,13 +244,30 @@ def test_pandas_and_polars_frames_of_them_are_taken() -> None:
         assert {name: parsed.table[name][0].as_py() for name in "dub"} == {name: row[name] for name in "dub"}
 
 
+def test_a_decimal_keeps_its_digits_in_json_whatever_the_row_has_beside_it() -> None:
+    stream = stream_of("decimal(38, 19)")
+    number = "-1234567890123456789.0123456789012345678"
+    lines = [f'{{"v": {number}, "at": 5000000}}', f'{{"v": {number}, "at": 5000000, "more": [1]}}',
+             '{"v": -1.2345678901234567890123456789012345678E18, "at": 5000000.0}']  # fmt: skip
+    for line in lines:
+        assert judged(parse_json(stream, [line.encode()])) == [Decimal(number)], line
+
+
+def test_a_decimal_keeps_its_digits_where_its_row_was_refused_and_another_definition_takes_it() -> None:
+    number = Decimal("1234567890123456789.0123456789012345678")
+    table = pa.table({"v": [number], "at": pa.array([5_000_000]), "other": ["x"]})
+    text, _ = as_sent(row_text(table, 0))
+    stream = ms.EventStream("s", time="at", schema={"v": "decimal(38, 19)", "other": "string", "at": "timestamp"})
+    assert judged(parse_json(stream, [text.encode()])) == [number]
+
+
 @pytest.mark.parametrize("kind", [*VALUES, "bool"])
 def test_equal_values_go_to_one_partition_in_whatever_form_they_come(kind: str) -> None:
     stream = ms.EventStream("s", time="at", partition_by="v", schema={"v": kind, "at": "timestamp"})
     values = [True, False] if kind == "bool" else list({one[2] for one in VALUES[kind]} - {None, Unfit})
     for value in values:
         rows = [{"v": value, "at": 5}]
-        table = pa.table({"v": pa.array([value], pa.uuid() if kind == "uuid" else None), "at": [5]})
+        table = pa.table({"v": pa.array([value], arrow_type(kind)), "at": [5]})
         line = json.dumps({"v": value if kind == "bool" else as_text(value), "at": 5}).encode()
         [(one, _)], [(two, _)] = partition_of(stream, rows, 7), partition_of(stream, table, 7)
         assert [one, two] == partitions_of_lines(stream, [line], 7) * 2
