@@ -128,13 +128,14 @@ def _of_reading(replay: Replay, reading: Reading, entry: ViewColumn) -> pa.Table
         start += len(piece.times)
         used &= piece.times < until
         used &= np.array([k == keys[0].as_py() for k in piece.keys], bool)[piece.codes] if piece.keys else False
-        known.append((table, piece, used))
+        known.append((piece, used))
     since = min(
         max(first, _since(part, known, int(replay.at[0])))
         for part, (first, _) in zip(folded([column]), spans, strict=True)
     )
     pieces = []
-    for table, piece, used in known:
+    for source, (piece, used) in zip(group.sources, known, strict=True):
+        table = replay.table(source)
         places = np.flatnonzero(used & (piece.times >= since))
         found = _rows(table, piece.partitions[places], piece.positions[places])
         found = found.filter(pa.array(aggregated(group, column, found)))
@@ -158,12 +159,12 @@ def _span(column: WindowedFeature, at: int) -> tuple[int, int]:
     return since, (at - column.delay) // hop * hop if column.delay else at
 
 
-def _since(column: WindowedFeature, known: Sequence[tuple[pa.Table, Prepared, np.ndarray]], at: int) -> int:
+def _since(column: WindowedFeature, known: Sequence[tuple[Prepared, np.ndarray]], at: int) -> int:
     """The instant of the oldest event that a window of events, or a session, holds; for windows of time the least number."""
     if not column.rows and not column.gap:
         return int(np.iinfo(np.int64).min)
     every: list[int] = []
-    for _, piece, used in known:
+    for piece, used in known:
         counts = used & (piece.arrivals - piece.times <= column.late) if column.gap else used
         every += piece.times[counts].tolist()
     times, begin = sorted(every, reverse=True), at

@@ -65,3 +65,15 @@ def test_behind_the_feature_of_a_query_is_the_row_in_force(shop: Shop) -> None:
     now, later = (shop.score(at)["request_id"] for at in (NOON, NOON + 60 * MINUTE))
     assert explained(shop, now, "kyc__tier")["tier"].to_pylist() == ["gold"]
     assert explained(shop, later, "kyc__tier").num_rows == 0
+
+
+def test_behind_windows_of_events_and_sessions_are_their_rows(shop: Shop) -> None:
+    features = [ms.Sum("amount", over=["2 events", "3 events within 2m", ms.Session(gap="1m")])]
+    shop.begin(ms.StreamFeatureGroup("g", entity=user, source=orders, features=features))
+    moments = {1.0: 20 * MINUTE, 2.0: 4 * MINUTE, 3.0: 100 * SECOND, 4.0: 50 * SECOND}
+    shop.project.send("orders", [{"user_id": 1, "amount": x, "at": NOON - ago} for x, ago in moments.items()])
+    shop.project.drain()
+    request = shop.score()["request_id"]
+    behind = {name: explained(shop, request, f"g__amount_sum_{name}")["amount"].to_pylist() for name in
+              ("2_events", "3_events_within_2m", "session_1m")}  # fmt: skip
+    assert behind == {"2_events": [3.0, 4.0], "3_events_within_2m": [3.0, 4.0], "session_1m": [3.0, 4.0]}
