@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from millstream.fold import RequestRows, States, as_of, encode_key, exact, fold, layout_of, merge, request_lanes, value
+from millstream.fold.entries import INPUT, WIDTH
 from millstream.fold.oracle import oracle
 from tests.properties.worlds import (
     DAY,
@@ -57,8 +58,16 @@ def lanes_of(group: Any, rows: list[Event]) -> np.ndarray:
     given = {name: pa.array(column, kinds.get(name, pa.float64())) for name, column in values.items()}
     found = request_lanes(group, fields, given, at)
     added = RequestRows([None, (group, fields), (group, fields)]).added(values, at)
-    assert added.begins.tolist() == [-1, 0, found.size]
-    assert added.lanes.tolist() == [*found.reshape(-1).tolist()] * 2
+    lanes, entries = np.split(found, [layout_of(group).n_lanes], axis=1)
+    assert added.begins.tolist() == [-1, 0, lanes.size]
+    assert added.lanes.tolist() == [*lanes.reshape(-1).tolist()] * 2
+    for bag in layout_of(group).entries.rows.tolist() if layout_of(group).entries else ():
+        for one in added.entries[1:]:
+            begin, width = bag[INPUT], bag[WIDTH]
+            assert one[:, begin].tolist() == entries[:, begin].tolist()
+            given = one[:, begin] == 1
+            mine, theirs = (some[given, begin : begin + 1 + width] for some in (one, entries))
+            assert mine.tolist() == theirs.tolist()
     return found
 
 
@@ -74,7 +83,7 @@ def test_point_in_time_is_the_oracle(
     group: Any, events: list[Event], asks: list[Any], sweep: bool, request_row: tuple[Any, ...] | None
 ) -> None:
     moments = [e.arrival for e in events] or [0]
-    request_row = None if layout_of(group).entries or layout_of(group).sections else request_row
+    request_row = None if layout_of(group).sections else request_row
     queries = [(k, moments[n % len(moments)] + gap) for k, n, gap, _ in asks]
     probes = np.array([[x] for *_, x in asks], np.float64)
     batch = prepared(group, events)
@@ -128,7 +137,7 @@ def test_a_state_reads_as_the_oracle_from_five_seconds_before_its_newest_arrival
             at, probes = np.full(3, t, np.int64), np.full((3, 1), 2.5)
             got = value(layout_of(group), states, at, probes).columns
             assert same(got, k, oracle(group.columns, mine, t, FAR, {"x": 2.5})) == []
-            if layout_of(group).entries or layout_of(group).sections:
+            if layout_of(group).sections:
                 continue
             added = lanes_of(group, [replace(row, time=t)] * 3)
             got = value(layout_of(group), states, at, probes, added).columns

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from millstream.definitions.expressions import inlined
 from millstream.definitions.row_expression import RowExpression, compile_expression
-from millstream.definitions.values import VALUE_KINDS
 from millstream.definitions.windows import folded
 from millstream.errors import DefinitionError
 
@@ -47,10 +46,6 @@ def resolve_fields(
     Raises `DefinitionError` for a field that the view does not have or of another type, and for a key that is derived.
     """
     what = f"with_request() of group '{group.name}'"
-    apart = [column.name for column in folded(group.columns) if column.kind in VALUE_KINDS]
-    if apart:
-        hint = "keep what tells values apart in a group of its own, and read that without with_request()."
-        raise DefinitionError(f"{thing}: {what}: '{apart[0]}' cannot take one more event as it is read.", hint)
     apart = [column.name for column in folded(group.columns) if column.rows or column.gap]
     if apart:
         hint = "keep windows of events and sessions in a group of their own, and read that without with_request()."

@@ -146,9 +146,9 @@ def _counted(bag, tree, counted, total, different, firsts, entries, out):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _slide(
-    mine, times, available, known, entries, ordinal, at, rows, bags, windows, features, numbers, texts, place, heap
+    mine, times, available, known, entries, added, ordinal, at, rows, bags, windows, features, numbers, texts, place, heap
 ):  # fmt: skip
-    """One key whose queries ascend in ordinal and instant.
+    """One key whose queries ascend in ordinal and instant; one more event of each has the entries at its place in `added`.
 
     `mine` are the events by time, `times` and `available` theirs in that order, `known` their places as they become
     available, or nothing where that is the same order; `rows` are the output rows of the queries. `place` has room for a
@@ -161,7 +161,7 @@ def _slide(
         while last < features.shape[0] and features[last, 0] == b and features[last, 1] == w:
             last += 1
         if feature == 0 or features[feature - 1, 0] != b:
-            of, firsts = _groups(bags[b], entries, mine, place)
+            of, firsts = _groups(bags[b], entries, np.concatenate((mine, added)), place)
         if work.size < 1 + firsts.size * bags[b, WIDTH]:
             work = np.empty(1 + firsts.size * bags[b, WIDTH], np.int64)
         heap = _slide_window(
@@ -185,7 +185,7 @@ def _slide_window(
     spans(times, available, known, ordinal, at, NONE_ADDED, windows, w, begins, finishes)
     for q in range(at.size):
         since, until = begins[q], finishes[q]
-        by, passed, moved = ordinal[q], high, q == 0
+        by, passed, moved, one = ordinal[q], high, q == 0, np.int64(-1)
         while True:  # one event that leaves, then those that enter
             event, change = -1, 1
             if low > 0 and times[low - 1] >= since:  # a session that has become one with an older one
@@ -214,10 +214,16 @@ def _slide_window(
             moved = True
             if _count(of[event], change, tree, counted, sums) and held.size:
                 _note(entries[firsts[of[event]], lane], change, ranks, most, held)
+        if of.size > times.size and windows[w, 2] == 0:
+            moved, one = True, of[times.size + q]
+        if one >= 0 and _count(one, 1, tree, counted, sums) and held.size:
+            _note(entries[firsts[one], lane], 1, ranks, most, held)
         if bag[RULE] == DISTINCT and sums[1] > bag[BOUND] and not held.size:
             ranks, most, held = _registers(firsts, counted, entries, lane)
         row = rows[q]
         heap = _emit(bag, features, tree, counted, sums, held, firsts, entries, moved, work, numbers, texts, row, heap)
+        if one >= 0 and _count(one, -1, tree, counted, sums) and held.size:
+            _note(entries[firsts[one], lane], -1, ranks, most, held)
     return heap
 
 
@@ -251,12 +257,12 @@ def _emit(bag, features, tree, counted, sums, held, firsts, entries, moved, work
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def as_of(
-    events, event_begins, queries, query_begins, times, available, entries, ordinal, at, bags, windows, features, first,
-    last, numbers, texts, heap,
+    events, event_begins, queries, query_begins, times, available, entries, requests, ordinal, at, bags, windows, features,
+    first, last, numbers, texts, heap,
 ):  # fmt: skip
     """History and (key, instant) rows to feature rows, for the keys `first..last`; returns the heap with their lists.
 
-    A key whose later ordinals ask for earlier instants is read by the rule itself.
+    A key whose later ordinals ask for earlier instants is read by the rule itself. `requests` is as in `exact`.
     """
     place, codes = np.empty(entries.shape[0], np.int64), np.empty(1, np.int64)
     for k in range(first, last):
@@ -268,16 +274,18 @@ def as_of(
             mine = in_order(events[event_begins[k] : event_begins[k + 1]], times)
             open_from = available[mine]
             known = in_order(np.arange(0 if ascending(open_from) else mine.size), open_from)
+            added = asked[:0] if requests < 0 else requests + asked
             heap = _slide(
-                mine, times[mine], open_from, known, entries, ordinal[asked], at[asked], asked, bags, windows, features,
+                mine, times[mine], open_from, known, entries, added, ordinal[asked], at[asked], asked, bags, windows, features,
                 numbers, texts, place, heap,
             )  # fmt: skip
             continue
         codes[0] = k
         for q in asked:
             one = slice(q, q + 1)
+            mine_of = np.int64(-1) if requests < 0 else requests + q
             heap = exact(
-                events, event_begins, codes, times, available, entries, ordinal[one], at[one], bags, windows, features,
+                events, event_begins, codes, times, available, entries, mine_of, ordinal[one], at[one], bags, windows, features,
                 numbers[one], texts[one], heap,
             )  # fmt: skip
     return heap

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from millstream.fold.ordered import Coded, coded
 from millstream.fold.sketches import mixed
 
 #: The types whose values are told apart by a mixture of their bytes, whatever their length.
-_HASHED = ("string", "uuid")
+HASHED = ("string", "uuid")
 
 
 class EntryInput:
@@ -35,7 +36,7 @@ class EntryInput:
 
     def __init__(self, bag: Bag, column: pa.ChunkedArray, where: np.ndarray | None) -> None:
         self._bag = bag
-        if bag.kind in _HASHED and bag.key[0].form == "hash":  # of any length, of which 64 bits are kept
+        if bag.kind in HASHED and bag.key[0].form == "hash":  # of any length, of which 64 bits are kept
             there = np.asarray(column.is_valid()).astype(bool)
             there = there if where is None else there & where
             found = Coded(_hashes_of_bytes(bag.kind, column), there, np.zeros(len(there), bool), "")
@@ -63,7 +64,7 @@ class EntryInput:
 
     def _put(self, part: Part, lanes: np.ndarray, out: np.ndarray, at: int) -> None:
         out[:, at : at + part.width] = ~lanes if part.inverted else lanes
-        if part.form == "hash" and self._bag.kind not in _HASHED:
+        if part.form == "hash" and self._bag.kind not in HASHED:
             _mix(out, at)
 
 
@@ -78,6 +79,20 @@ def _hashes_of_bytes(kind: str, column: pa.ChunkedArray) -> np.ndarray:
     out = np.empty((len(text), 1), np.int64)
     _mix_texts(starts, raw, out)
     return out
+
+
+def hash_of_bytes(raw: bytes) -> int:
+    """The 64 bits by which UTF-8, or the bytes of a UUID, are told apart."""
+    out = np.empty((1, 1), np.int64)
+    _mix_texts(np.frombuffer(struct.pack("<qq", 0, len(raw)), np.int64), np.frombuffer(raw or b"\0", np.uint8), out)
+    return int(out[0, 0])
+
+
+def hash_of_lane(lane: int) -> int:
+    """The 64 bits by which a value of one lane is told apart."""
+    out = np.array([[lane]], np.int64)
+    _mix(out, 0)
+    return int(out[0, 0])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 
 from millstream.fold.emitting import emit_entries
-from millstream.fold.entries import GROWTH, copy, gather, lanes_of, union, with_room
+from millstream.fold.entries import GROWTH, INPUT, WIDTH, copy, gather, lanes_of, union, with_room
 from millstream.fold.kernels import by_key, edges_of, in_order, tile_of
 from millstream.fold.layout import HEADER
 from millstream.fold.spans import LOWEST, span, span_by_rule
@@ -151,8 +151,11 @@ def _merge_rows(data, a, b, out, place, end, bags, levels, edges, meta, work, ot
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def value(data, offsets, at, bags, windows, features, meta, numbers, texts, heap):
-    """Write what the bags of states say at instants into numbers and lanes; returns the heap with the lists."""
+def value(data, offsets, at, requests, bags, windows, features, meta, numbers, texts, heap):
+    """Write what the bags of states say at instants into numbers and lanes; returns the heap with the lists.
+
+    `requests` are the entries of one more event at each instant, or none at all.
+    """
     step = 1 + meta[0]
     work, other = np.empty(GROWTH, np.int64), np.empty(GROWTH, np.int64)
     for i in range(offsets.size - 1):
@@ -167,6 +170,7 @@ def value(data, offsets, at, bags, windows, features, meta, numbers, texts, heap
                 place,
                 begins,
                 at[i],
+                requests,
                 bags,
                 windows,
                 features[feature:last],
@@ -183,7 +187,9 @@ def value(data, offsets, at, bags, windows, features, meta, numbers, texts, heap
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _value_bag(data, place, begins, at, bags, windows, features, step, numbers, texts, row, work, other, heap):
+def _value_bag(
+    data, place, begins, at, requests, bags, windows, features, step, numbers, texts, row, work, other, heap
+):
     """The features of one bag; those of windows that end together and nest add rows to what the one before has."""
     bag = bags[features[0, 0]]
     nest, size, until, r = np.int64(-1), np.int64(1), LOWEST, np.int64(0)
@@ -193,6 +199,9 @@ def _value_bag(data, place, begins, at, bags, windows, features, step, numbers, 
         if windows[features[f, 1], 3] != nest:
             nest, size, until, r = windows[features[f, 1], 3], np.int64(1), end, np.int64(begins.size - 2)
             work[0] = 0
+            if requests.shape[0] > 0 and windows[features[f, 1], 2] == 0 and requests[row, bag[INPUT]]:
+                work[0], size = 4, 1 + bag[WIDTH]
+                copy(requests[row], bag[INPUT] + 1, work, 1, bag[WIDTH])
         while r >= 0 and data[place + HEADER + r * step] >= since:
             if data[place + HEADER + r * step] < until:
                 source = begins[r]
@@ -209,13 +218,18 @@ def _value_bag(data, place, begins, at, bags, windows, features, step, numbers, 
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def exact(events, begins, codes, times, available, entries, ordinal, at, bags, windows, features, numbers, texts, heap):
-    """Write what bags hold of history into numbers and lanes, by the window rule itself; returns the heap with the lists."""
+def exact(
+    events, begins, codes, times, available, entries, requests, ordinal, at, bags, windows, features, numbers, texts, heap
+):  # fmt: skip
+    """Write what bags hold of history into numbers and lanes, by the window rule itself; returns the heap with the lists.
+
+    One more event of each query has its entries in the rows of `entries` from `requests` on (-1: there is none).
+    """
     work = np.empty(GROWTH, np.int64)
     for q in range(at.size):
         mine = events[begins[codes[q]] : begins[codes[q] + 1]]
-        work = with_room(work, 0, mine.size * entries.shape[1] + GROWTH)
-        inside = np.empty(mine.size, np.int64)
+        work = with_room(work, 0, (mine.size + 1) * entries.shape[1] + GROWTH)
+        inside = np.empty(mine.size + 1, np.int64)
         for f in range(features.shape[0]):
             if f == 0 or features[f, 1] != features[f - 1, 1] or features[f, 0] != features[f - 1, 0]:
                 since, until = span_by_rule(windows, features[f, 1], at[q], mine, times, available, ordinal[q], False)
@@ -224,6 +238,9 @@ def exact(events, begins, codes, times, available, entries, ordinal, at, bags, w
                     if available[event] <= ordinal[q] and since <= times[event] < until:
                         inside[count] = event
                         count += 1
+                if requests >= 0 and windows[features[f, 1], 2] == 0:
+                    inside[count] = requests + q
+                    count += 1
                 gather(bags[features[f, 0]], entries, inside[:count], work, 0)
             heap = emit_entries(bags[features[f, 0]], features[f], work, numbers, texts, q, heap)
     return heap

@@ -13,6 +13,9 @@ from millstream.fold.layout import Layout
 from millstream.fold.listed import HeapPart, new_heap, together
 from millstream.fold.shares import in_shares
 
+#: The entries of requests where none is added.
+NO_ENTRIES = np.empty((0, 0), np.int64)
+
 if TYPE_CHECKING:
     from millstream.fold.prepare import Prepared
 
@@ -25,10 +28,21 @@ def of_states(
     at: np.ndarray,
     numbers: np.ndarray,
     texts: np.ndarray,
+    requests: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Write what the bags of states give at instants (µs); returns the heap with the lists."""
+    """Write what the bags of states give at instants (µs), with one more event at each; returns the heap with the lists."""
     found: np.ndarray = entry_states.value(
-        data, offsets, at, bags.rows, layout.windows, bags.features, layout.meta, numbers, texts, new_heap()
+        data,
+        offsets,
+        at,
+        NO_ENTRIES if requests is None else requests,
+        bags.rows,
+        layout.windows,
+        bags.features,
+        layout.meta,
+        numbers,
+        texts,
+        new_heap(),
     )
     return found
 
@@ -47,12 +61,14 @@ class EntryHistory:
     codes: np.ndarray
     ordinal: np.ndarray
     at: np.ndarray
+    requests: np.ndarray | None = None
 
     def by_rule(self, numbers: np.ndarray, texts: np.ndarray) -> np.ndarray:
         """Write what the entries in each window are, by the rule itself; returns the heap with the lists."""
         order, begins = self._by_key()
+        entries, requests = self._with_requests()
         found: np.ndarray = entry_states.exact(
-            order, begins, self.codes, self.events.times, self.available, self.events.entries, self.ordinal, self.at,
+            order, begins, self.codes, self.events.times, self.available, entries, requests, self.ordinal, self.at,
             self.bags.rows, self.layout.windows, self.bags.features, numbers, texts, new_heap(),
         )  # fmt: skip
         return found
@@ -61,17 +77,23 @@ class EntryHistory:
         """Write what `by_rule` does, each window sliding along a key's events."""
         order, begins = self._by_key()
         queries, query_begins = kernels.by_key(self.codes, len(begins) - 1)
+        entries, requests = self._with_requests()
         heaps: list[HeapPart] = []
 
         def run(first: int, last: int) -> None:
             heap = entry_history.as_of(
-                order, begins, queries, query_begins, self.events.times, self.available, self.events.entries, self.ordinal,
+                order, begins, queries, query_begins, self.events.times, self.available, entries, requests, self.ordinal,
                 self.at, self.bags.rows, self.layout.windows, self.bags.features, first, last, numbers, texts, new_heap(),
             )  # fmt: skip
             heaps.append((queries[query_begins[first] : query_begins[last]], heap, self.bags.references))
 
         in_shares(begins[1:] + query_begins[1:], run)
         return together(heaps, texts)
+
+    def _with_requests(self) -> tuple[np.ndarray, int]:
+        """The entries of the events and then of one more event of each row, and where the latter begin (-1: none)."""
+        entries = self.events.entries
+        return (entries, -1) if self.requests is None else (np.concatenate([entries, self.requests]), len(entries))
 
     def _by_key(self) -> tuple[np.ndarray, np.ndarray]:
         n_keys = int(max(len(self.events.keys), self.codes.max(initial=0) + 1))

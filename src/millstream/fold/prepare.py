@@ -103,7 +103,10 @@ def aggregated(group: StreamFeatureGroup | BatchFeatureGroup, feature: WindowedF
 
 
 def lanes_of_table(group: StreamFeatureGroup, table: pa.Table, at: np.ndarray) -> np.ndarray:
-    """Return the lanes of each row of a source's table at an instant (µs); those of a row that does not count are empty."""
+    """Return the lanes, then the entries, of each row of a source's table at an instant (µs).
+
+    Those of a row that does not count are empty.
+    """
     plan, rows = plan_of(group), len(at)
     columns, failed = evaluate(table, plan.wanted)
     keep = np.ones(rows, bool)
@@ -113,14 +116,17 @@ def lanes_of_table(group: StreamFeatureGroup, table: pa.Table, at: np.ndarray) -
     for sql in plan.keys:
         if columns[sql].null_count:
             keep &= np.asarray(columns[sql].is_valid())
-    inputs, _ = plan.parts[0].read(columns, rows)
-    for item in inputs:
+    inputs, bags = plan.parts[0].read(columns, rows)
+    every: list[_Input | EntryInput] = [*inputs, *bags]
+    for item in every:
         keep &= ~item.refused
     kept = np.flatnonzero(keep)
     found = _lift(plan.layout, inputs, at, kept, len(kept) == rows)
+    if bags:
+        found = np.hstack([found, _entries(plan.layout, bags, at[kept], kept)])
     if len(kept) == rows:
         return found
-    out = np.empty((rows, plan.layout.n_lanes), np.int64)
+    out = np.zeros((rows, found.shape[1]), np.int64)
     for slot in plan.layout.slots:
         out[:, slot.offset : slot.offset + slot.width] = _EMPTY[slot.op]
     out[kept] = found

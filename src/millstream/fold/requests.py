@@ -1,4 +1,4 @@
-"""Requests as events: the lanes of one more row at the instant of each read, from a table of many or from a few.
+"""Requests as events: the lanes and entries of one more row at the instant of each read, from a table of many or from a few.
 
 Training makes them by the query that prepares events, the online read by the compiled form of the same expressions, which
 is held to the query when a view is built.
@@ -20,6 +20,9 @@ from millstream.definitions.data_types import arrow_type, where
 from millstream.definitions.request_row import compiled, source_columns
 from millstream.engines.engine import FIRST, LAST
 from millstream.fold import row_lift
+from millstream.fold.entries import INPUT, SPREAD
+from millstream.fold.entry_inputs import HASHED, hash_of_bytes, hash_of_lane
+from millstream.fold.fixed_point import LIMIT
 from millstream.fold.ordered import coded, width_of
 from millstream.fold.prepare import Plan, lanes_of_table, plan_of
 
@@ -27,13 +30,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from millstream.definitions import StreamFeatureGroup
+    from millstream.fold.entry_layout import Bag
     from millstream.fold.layout import Slot
 
 
 def request_lanes(
     group: StreamFeatureGroup, fields: Mapping[str, str], given: Mapping[str, pa.Array], at: np.ndarray
 ) -> np.ndarray:
-    """Return for each of many requests the lanes that it adds to the group, which may be none.
+    """Return for each of many requests what it adds to the group, which may be nothing: its lanes, then its entries.
 
     Args:
         group: the group that is read.
@@ -60,10 +64,14 @@ def request_lanes(
 
 @dataclass(frozen=True, eq=False)
 class Added:
-    """What requests add to groups: lanes, row by row for each group; `begins` says where a group's are (-1: none are)."""
+    """What requests add to groups: lanes, row by row for each group; `begins` says where a group's are (-1: none are).
+
+    `entries` are those of each group, one row for each request.
+    """
 
     lanes: np.ndarray
     begins: np.ndarray
+    entries: Sequence[np.ndarray]
 
 
 class RequestRows:
@@ -77,31 +85,39 @@ class RequestRows:
         self._row, self._kept = _Row(), _KeptValues()
         checks: list[tuple[int, int]] = []
         slots: list[tuple[int, ...]] = []
-        groups: list[tuple[int, int, int, int]] = []
+        bags: list[tuple[int, ...]] = []
+        groups: list[tuple[int, ...]] = []
         for read in reads:
-            width = 0
+            width = entries = 0
             if read is not None:
                 plan, places = plan_of(read[0]), self._row.places(*read)
                 width = plan.layout.n_lanes
                 checks += _checks(plan, places)
+                entries = plan.layout.entries.width if plan.layout.entries else 0
                 slots += [_slot(*item, places, self._kept) for item in plan.parts[0].inputs]
-            groups.append((0, width, len(checks), len(slots)))
+                for at, item in enumerate(plan.parts[0].bags):
+                    begin = int(plan.layout.entries.rows[at, INPUT])  # type: ignore[union-attr]
+                    bags.append(_bag(begin, *item, places, self._kept))
+            groups.append((0, width, 0, entries, len(checks), len(slots), len(bags)))
         self._adds = np.array([read is not None for read in reads])
         self._checks = np.array(checks, np.int64).reshape(-1, 2)
         self._slots = np.array(slots, np.int64).reshape(-1, 10)
-        self._groups = np.array(groups, np.int64).reshape(-1, 4)
+        self._bags = np.array(bags, np.int64).reshape(-1, row_lift.PARTS + 2 * row_lift.MOST_PARTS)
+        self._groups = np.array(groups, np.int64).reshape(-1, 7)
 
     def added(self, values: Mapping[str, Sequence[Any]], at: np.ndarray) -> Added:
         """Return what requests, by their fields (None for null) and instants (µs), add to the groups."""
         rows = [self._row.values(values, i, instant) for i, instant in enumerate(at.tolist())]
         groups = self._groups.copy()
-        sizes = groups[:, 1] * len(at)
-        groups[:, 0] = np.cumsum(sizes) - sizes
-        lanes = np.empty((1, int(sizes.sum())), np.int64)
+        sizes = groups[:, [1, 3]] * len(at)
+        ends = np.cumsum(sizes, axis=0)
+        groups[:, [0, 2]] = ends - sizes
+        lanes, entries = np.empty((1, int(ends[-1, 0])), np.int64), np.empty(int(ends[-1, 1]), np.int64)
         numbers = np.array([list(map(_number, row)) for row in rows], np.float64).reshape(len(at), len(self._row))
         kept = np.array([list(self._kept.lanes(row)) for row in rows], np.int64).reshape(len(at), self._kept.width)
-        row_lift.lift_rows(numbers, kept, at, self._checks, self._slots, groups, lanes)
-        return Added(lanes[0], np.where(self._adds, groups[:, 0], -1))
+        row_lift.lift_rows(numbers, kept, at, self._checks, self._slots, self._bags, groups, lanes, entries)
+        parts = [entries[begin : begin + width * len(at)].reshape(len(at), width) for _, _, begin, width, *_ in groups]
+        return Added(lanes[0], np.where(self._adds, groups[:, 0], -1), parts)
 
 
 #: What stands for the value of an expression that fails on a row.
@@ -170,21 +186,40 @@ class _KeptValues:
     """The values of a row that are kept as they are, as lanes after one that says whether there is any."""
 
     def __init__(self) -> None:
-        self._all: dict[tuple[int, str, int], tuple[int, int]] = {}
+        self._all: dict[tuple[int, str, int, str], tuple[int, int]] = {}
         self.width = 0
 
-    def place(self, value: int, kind: str, max_bytes: int) -> tuple[int, int]:
-        """Return where the lanes of a value, by its place in the row, begin, and how many follow the first."""
-        key = (value, kind, max_bytes)
+    def place(self, value: int, kind: str, max_bytes: int, form: str = "value") -> tuple[int, int]:
+        """Return where the lanes of a value, by its place in the row, begin, and how many follow the first.
+
+        `form` is "value", "hash", or "bounded" for a number that must lie within the range of quantiles.
+        """
+        key = (value, kind, max_bytes, form)
         if key not in self._all:
-            self._all[key] = (self.width, width_of(kind, max_bytes))
+            self._all[key] = (self.width, 1 if form == "hash" else width_of(kind, max_bytes))
             self.width += 1 + self._all[key][1]
         return self._all[key]
 
     def lanes(self, row: Sequence[Any]) -> Iterator[int]:
         """Go through the lanes of all of them."""
-        for (place, kind, max_bytes), (_, width) in self._all.items():
-            yield from _lanes_of(row[place], kind, max_bytes, width)
+        for (place, kind, max_bytes, form), (_, width) in self._all.items():
+            if form == "hash":
+                yield from _hash_of(row[place], kind)
+            elif form == "bounded" and isinstance(row[place], int | float) and LIMIT <= abs(row[place]) < math.inf:
+                yield from (row_lift.TOO_LONG, 0)
+            else:
+                yield from _lanes_of(row[place], kind, max_bytes, width)
+
+
+def _hash_of(value: Any, kind: str) -> tuple[int, ...]:
+    """One value as `fold.entry_inputs` tells it apart."""
+    if value is None or value is _FAILED:
+        return (row_lift.NULL, 0)
+    if kind in HASHED:
+        raw = value.encode() if isinstance(value, str) else value.bytes
+        return (row_lift.GIVEN, hash_of_bytes(raw))
+    status, lane = _lanes_of(value, kind, 0, 1)
+    return (status, hash_of_lane(lane) if status == row_lift.GIVEN else 0)
 
 
 def _lanes_of(value: Any, kind: str, max_bytes: int, width: int) -> tuple[int, ...]:
@@ -237,3 +272,16 @@ def _slot(
     return (
         _LIFTS[slot.lift], slot.op, slot.offset, slot.width, number, by, condition, parts[0][0], parts[1][0], parts[0][1],
     )  # fmt: skip
+
+
+def _bag(
+    at: int, bag: Bag, sql: str, where: str | None, places: Mapping[str, int], kept: _KeptValues
+) -> tuple[int, ...]:
+    """A row of the bags that `row_lift` knows."""
+    forms = [part.form for part in bag.key]
+    form = "hash" if "hash" in forms else "bounded" if bag.rule == SPREAD else "value"
+    value, lanes = kept.place(places[sql], bag.kind, bag.max_bytes, form)
+    parts = [(row_lift.OF_TIME if part.form == "time" else row_lift.OF_VALUE, int(part.inverted)) for part in bag.key]
+    parts += [(row_lift.NO_PART, 0)] * (row_lift.MOST_PARTS - len(parts))
+    condition = -1 if where is None else places[where]
+    return (at, condition, value, lanes, int(bag.counted), *(number for part in parts for number in part))

@@ -18,6 +18,10 @@ LOGARITHMS, EXTREMES, DATED, KEPT, KEPT_DATED, CHOSEN = range(9, 15)
 #: The columns of a row of `slots`: what is lifted, how it merges, where its lanes go; the numbers of its expression, of
 #: the other one and of its condition; the kept values of both (-1: none), and how many lanes the first one has.
 LIFT, OP, OFFSET, WIDTH, NUMBER, OTHER, WHERE, VALUE, BY, VALUE_LANES = range(10)
+#: The columns of a row of `bags`: where an event's entry begins, its condition, its value and the lanes of that, whether it
+#: counts events, and the parts of its key: what each is, and whether its bits are inverted.
+AT, CONDITION, ENTRY_VALUE, ENTRY_LANES, COUNTED, PARTS, MOST_PARTS = 0, 1, 2, 3, 4, 5, 3
+NO_PART, OF_VALUE, OF_TIME = range(3)
 #: What a row must be to count: not fail, not be null, be true.
 SOUND, THERE, TRUE = range(3)
 #: What stands before the lanes of a value that is kept.
@@ -25,22 +29,47 @@ NULL, GIVEN, TOO_LONG = range(3)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def lift_rows(numbers, values, at, checks, slots, groups, lanes):
-    """Write the lanes of each row for each group, which are empty where the row does not count.
+def lift_rows(numbers, values, at, checks, slots, bags, groups, lanes, entries):
+    """Write the lanes and the entries of each row for each group, which are empty where the row does not count.
 
-    A row of `groups` is where its lanes begin, how many each row has, and where its checks and its slots end.
+    A row of `groups` is where its lanes begin and how many each row has, the same of its entries, and where its checks,
+    its slots and its bags end.
     """
-    check, slot = 0, 0
+    check, slot, bag = 0, 0, 0
     for g in range(groups.shape[0]):
-        last_check, last_slot = groups[g, 2], groups[g, 3]
+        last_check, last_slot, last_bag = groups[g, 4], groups[g, 5], groups[g, 6]
         for i in range(at.size):
-            base = groups[g, 0] + i * groups[g, 1]
+            base, begin = groups[g, 0] + i * groups[g, 1], groups[g, 2] + i * groups[g, 3]
             keep = _counts(numbers[i], checks[check:last_check])
             for s in range(slot, last_slot if keep else slot):
                 keep = keep and not _refused(slots[s], numbers[i], values[i])
+            for b in range(bag, last_bag if keep else bag):
+                met = bags[b, CONDITION] < 0 or numbers[i, bags[b, CONDITION]] == 1.0
+                keep = keep and not (met and values[i, bags[b, ENTRY_VALUE]] == TOO_LONG)
             for s in range(slot, last_slot):
                 _put(slots[s], keep, numbers[i], values[i], at[i], lanes, base + slots[s, OFFSET])
-        check, slot = last_check, last_slot
+            for b in range(bag, last_bag):
+                met = keep and (bags[b, CONDITION] < 0 or numbers[i, bags[b, CONDITION]] == 1.0)
+                _put_entry(bags[b], met, values[i], at[i], entries, begin + bags[b, AT])
+        check, slot, bag = last_check, last_slot, last_bag
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def _put_entry(bag, met, values, at, entries, place):
+    """Write whether a row has an entry in a bag, its key, and that it counts one."""
+    value, size = bag[ENTRY_VALUE], bag[ENTRY_LANES]
+    entries[place] = 1 if met and values[value] == GIVEN else 0
+    place += 1
+    for part in range(PARTS, PARTS + 2 * MOST_PARTS, 2):
+        if bag[part] == OF_TIME:
+            entries[place] = ~at if bag[part + 1] else at
+            place += 1
+        elif bag[part] == OF_VALUE:
+            for j in range(size):
+                entries[place] = ~values[value + 1 + j] if bag[part + 1] else values[value + 1 + j]
+                place += 1
+    if bag[COUNTED]:
+        entries[place] = 1
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)

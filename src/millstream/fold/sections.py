@@ -179,7 +179,7 @@ class _OneSection:
         if part.entries is None:
             return []
         heap = entry_states.exact(
-            self._order, self._begins, asked.codes, self._times, self._available, self._entries, asked.ordinal, asked.at,
+            self._order, self._begins, asked.codes, self._times, self._available, self._entries, -1, asked.ordinal, asked.at,
             part.entries.rows, part.windows, part.entries.features, numbers, texts, new_heap(),
         )  # fmt: skip
         return [(slice(0, len(asked.at)), heap, part.entries.references)]
@@ -197,7 +197,7 @@ class _OneSection:
             )  # fmt: skip
             if part.entries:
                 heap = entry_history.as_of(
-                    self._order, self._begins, queries, query_begins, self._times, self._available, self._entries,
+                    self._order, self._begins, queries, query_begins, self._times, self._available, self._entries, -1,
                     asked.ordinal, asked.at, part.entries.rows, part.windows, part.entries.features, first, last, numbers,
                     texts, new_heap(),
                 )  # fmt: skip

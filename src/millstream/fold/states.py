@@ -235,15 +235,15 @@ def value(
     """Feature values of states at instants (µs), exact from five seconds before each key's newest arrival on.
 
     `probes` are the fields of the request that the layout reads, one column each (float64, NaN for null); nulls unless
-    given. `requests` are the lanes of one more event at each instant, as `request_lanes` makes them.
+    given. `requests` are one more event at each instant, as `request_lanes` makes them.
     """
-    added = NO_LANES if requests is None else requests.reshape(-1)
+    added, more = _parted(layout, requests)
     numbers, texts = kernels.value(
         states.data, states.offsets, at, added, layout.ops, layout.windows, layout.features, layout.meta
     )
     heap = None
     if layout.entries:
-        heap = of_states(layout, layout.entries, states.data, states.offsets, at, numbers, texts)
+        heap = of_states(layout, layout.entries, states.data, states.offsets, at, numbers, texts, more)
     if layout.sections:
         heap = sections.of_states(layout, states.data, states.offsets, at, numbers, texts, heap)
     return Values(layout, numbers, texts, probes, heap)
@@ -277,7 +277,7 @@ def as_of(
     order, event_begins = kernels.by_key(events.codes, n_keys)
     available, ordinal, at = _plain(available), _plain(ordinal), _plain(at)
     settled_by = settled(events)
-    added = NO_LANES if requests is None else requests.reshape(-1)
+    added, more = _parted(layout, requests)
     has_one = sections.NONE_ADDED if requests is None else np.ones(len(at), bool)
 
     def run(first: int, last: int) -> None:
@@ -291,9 +291,10 @@ def as_of(
         in_shares(event_begins[1:] + query_begins[1:], run)
     heap = None
     if sweep and (layout.entries or layout.sections):
-        heap = _sweep(layout, events, available, query_codes, ordinal, at, numbers, texts)
+        heap = _sweep(layout, events, available, query_codes, ordinal, at, more, numbers, texts)
     elif layout.entries:
-        heap = EntryHistory(layout, layout.entries, events, available, query_codes, ordinal, at).sliding(numbers, texts)
+        past = EntryHistory(layout, layout.entries, events, available, query_codes, ordinal, at, more)
+        heap = past.sliding(numbers, texts)
     if layout.sections and not sweep:
         asked = sections.SectionHistory(layout, events, settled_by, available, query_codes, ordinal, at)
         heap = asked.write(numbers, texts, heap)
@@ -307,6 +308,7 @@ def _sweep(
     codes: np.ndarray,
     ordinal: np.ndarray,
     at: np.ndarray,
+    requests: np.ndarray | None,
     numbers: np.ndarray,
     texts: np.ndarray,
 ) -> np.ndarray:
@@ -318,7 +320,8 @@ def _sweep(
         one = slice(row, row + 1)
         found, heap = np.ascontiguousarray(numbers[one]), None
         if layout.entries:
-            heap = of_states(layout, layout.entries, states.data, offsets, at[one], found, texts[one])
+            more = None if requests is None else requests[one]
+            heap = of_states(layout, layout.entries, states.data, offsets, at[one], found, texts[one], more)
         heap = sections.of_states(layout, states.data, offsets, at[one], found, texts[one], heap)
         numbers[one] = found
         heaps.append((np.array([row]), heap, layout.references))
@@ -343,19 +346,28 @@ def exact(
     codes, n_keys = _codes(keys, events.keys)
     order, begins = kernels.by_key(events.codes, n_keys)
     available, ordinal, at = _plain(available), _plain(ordinal), _plain(at)
+    added, more = _parted(layout, requests)
     history.exact(
         order, begins, codes, events.times, available, events.lanes.reshape(-1), ordinal, at,
-        NO_LANES if requests is None else requests.reshape(-1),
+        added,
         sections.NONE_ADDED if requests is None else np.ones(len(at), bool),
         layout.ops, layout.windows, layout.features, layout.meta, numbers, texts,
     )  # fmt: skip
     heap = None
     if layout.entries:
-        heap = EntryHistory(layout, layout.entries, events, available, codes, ordinal, at).by_rule(numbers, texts)
+        past = EntryHistory(layout, layout.entries, events, available, codes, ordinal, at, more)
+        heap = past.by_rule(numbers, texts)
     if layout.sections:
         asked = sections.SectionHistory(layout, events, settled(events), available, codes, ordinal, at)
         heap = asked.write(numbers, texts, heap, by_rule=True)
     return Values(layout, numbers, texts, probes, heap)
+
+
+def _parted(layout: Layout, requests: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """The lanes of requests, one after another, and their entries, where there are requests."""
+    if requests is None:
+        return NO_LANES, None
+    return requests[:, : layout.n_lanes].reshape(-1), np.ascontiguousarray(requests[:, layout.n_lanes :])
 
 
 def _plain(instants: np.ndarray) -> np.ndarray:

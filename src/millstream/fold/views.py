@@ -84,7 +84,8 @@ class Vector:
                 asked = None if probes is None else probes[i]
                 offsets, heap = np.array(begins[mine.start : mine.stop + 1], np.int64), None
                 if layout.entries:
-                    heap = of_states(layout, layout.entries, data, offsets, at, numbers[mine], texts[mine])
+                    more = requests.entries[i] if requests is not None and requests.begins[i] >= 0 else None
+                    heap = of_states(layout, layout.entries, data, offsets, at, numbers[mine], texts[mine], more)
                 if layout.sections:
                     heap = sections.of_states(layout, data, offsets, at, numbers[mine], texts[mine], heap)
                 found.append(Values(layout, numbers[mine, :width], texts[mine, :text], asked, heap).columns)

@@ -165,3 +165,46 @@ def test_rows_of_no_query_are_those_of_one(many: int) -> None:
     columns = {name: pa.array(values, kinds.get(name, pa.int64())) for name, values in given.items()}
     added = RequestRows([(kept, fields)]).added(given, at)
     assert added.lanes.tolist() == request_lanes(kept, fields, columns, at).reshape(-1).tolist()
+
+
+VALUES = group(
+    ms.DistinctCount("country"), ms.DistinctCount("payee_id", over="1h"), ms.Median("amount", over="1h"),
+    ms.Quantile("amount", q=1.0, over="1h", delay="1m", name="before"), ms.Mode("country", over="1h"),
+    ms.Entropy("ok"), ms.Lag("amount"), ms.Lag("country", 2), ms.LastK("amount", k=3, over="1h"), ms.Count(),
+    ms.Mode("country", categories=2, name="few"), where="amount > 0",
+)  # fmt: skip
+
+
+def test_the_request_is_one_more_entry_of_what_tells_values_apart() -> None:
+    events = [event(10, 10.0), event(20, 30.0, "FR"), event(30, 99.0, "ES")]
+    found = read([VALUES.with_request(prefix="now")], events, FIELDS, amount=80.0, country="FR")
+    assert {name.removeprefix("now__g__"): value for name, value in found.items() if name.startswith("now__")} == {
+        "country_distinct_count": 2, "payee_id_distinct_count_1h": 1, "amount_median_1h": 30.0, "before_p100_1h": 30.0,
+        "country_mode_1h": "FR", "ok_entropy": 0.0, "amount_lag_1": 80.0, "country_lag_2": "FR",
+        "amount_last_3_1h": [80.0, 30.0, 10.0], "count": 3, "few": "FR",
+    }  # fmt: skip
+    beyond = read(VALUES.with_request(), events, FIELDS, amount=80.0, country="IT")
+    assert (beyond["g__few"], beyond["g__country_mode_1h"], beyond["g__country_distinct_count"]) == (None, "DE", 3)
+
+
+@pytest.mark.parametrize("asked", [{"amount": -1.0}, {"amount": None}, {"amount": 2.0**51}, {"country": "x" * 40}])
+def test_a_request_that_would_be_no_event_adds_no_entry(asked: dict[str, Any]) -> None:
+    found = read(VALUES.with_request(), [event(10, 10.0)], FIELDS, **({"amount": 80.0, "country": "FR"} | asked))
+    assert (found["g__count"], found["g__amount_median_1h"], found["g__country_distinct_count"]) == (1, 10.0, 1)
+
+
+@pytest.mark.parametrize("known", [255, 256, 300])
+def test_a_distinct_count_with_the_request_is_that_of_the_values_with_it(known: int) -> None:
+    counted = group(ms.DistinctCount("payee_id"), ms.Median("amount"))
+    events = [event(i % 30, float(i), payee_id=i) for i in range(known)]
+    asked = [{"user_id": 1, "at": NOON.replace(minute=m), "payee_id": p, "amount": a} for m, p, a in
+             [(31, 1000, 5.5), (32, 3, 7.0), (33, 2000, -1.0)]]  # fmt: skip
+    request = {"payee_id": "int64", "amount": "float64"}
+    view = ms.FeatureView("v", request=request, features=[counted.with_request()])
+    found = ms.compute(view, {PAID: events}, asked).to_pylist()
+    plain = ms.FeatureView("v", features=[counted])
+    for row, one in zip(found, asked, strict=True):
+        there = [*events, event(30, one["amount"], payee_id=one["payee_id"])]
+        (wanted,) = ms.compute(plain, {PAID: there}, [{"user_id": 1, "at": one["at"]}]).to_pylist()
+        for name in ("g__payee_id_distinct_count", "g__amount_median"):
+            assert row[name] == wanted[name]
