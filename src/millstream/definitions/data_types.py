@@ -22,6 +22,7 @@ INSTANT = pa.timestamp("us", tz="UTC")
 _ARROW_TYPES: dict[str, pa.DataType] = {
     "int64": pa.int64(),
     "float64": pa.float64(),
+    "float32": pa.float32(),  # of the elements of lists
     "string": pa.string(),
     "bool": pa.bool_(),
     "timestamp": INSTANT,

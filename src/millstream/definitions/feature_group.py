@@ -16,7 +16,7 @@ from millstream.definitions.expressions import query_schema, type_of
 from millstream.definitions.frozen import FrozenMapping, check_about, check_name, freeze
 from millstream.definitions.reference import Readable
 from millstream.definitions.schedule import check_every
-from millstream.definitions.schema import Schema, check_schema, require_column
+from millstream.definitions.schema import LIST_TYPES, TYPES, Schema, check_schema, require_column
 from millstream.definitions.source import EventStream, Source, Table
 from millstream.definitions.windows import (
     WindowedFeature,
@@ -353,7 +353,7 @@ def _check_fold(
         if str(name).lower() in {column.lower() for column in columns}:
             raise DefinitionError.same_name(thing, "columns", name, "give the derived column another name.")
         kind = type_of(thing, f"derive '{name}'", sql, columns)
-        columns |= check_schema(thing, {name: kind}, "derive")
+        columns |= check_schema(thing, {name: kind}, "derive", (*TYPES, *LIST_TYPES))
     if where is not None:
         check_condition(thing, "where", where, columns)
     mapping = _key_mapping(thing, entity, keys)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 from millstream.definitions.frozen import FrozenMapping
 from millstream.errors import DefinitionError
@@ -12,6 +13,8 @@ from millstream.errors import DefinitionError
 DECIMAL = "decimal(p, s)"
 TYPES = ("int64", "float64", "string", "bool", "timestamp", "date", "uuid", "bytes", DECIMAL)
 KEY_TYPES = ("int64", "string", "bool", "date", "uuid", "bytes", DECIMAL)
+#: Types that a column of events or of a table can have beside those: they are stored and read, and counted.
+LIST_TYPES = ("list<float32>", "list<float64>", "list<int64>", "list<string>")
 #: The types that tell one event from another.
 ID_TYPES = ("int64", "string", "uuid")
 #: The types that are no numbers to a view, which carries their values as Python's; so it does decimals.
@@ -42,6 +45,7 @@ def element_of(kind: str) -> str | None:
     return kind[5:-1] if kind.startswith("list<") else None
 
 
+@lru_cache(maxsize=256)
 def digits_of(kind: str) -> tuple[int, int] | None:
     """Return how many digits a decimal has at most, and how many of them behind the point; None for another type.
 
@@ -58,12 +62,12 @@ def is_object(kind: str) -> bool:
     >>> is_object("date"), is_object("decimal(10, 2)"), is_object("timestamp")
     (True, True, False)
     """
-    return kind in _OBJECTS or _DECIMAL.fullmatch(kind) is not None
+    return kind in _OBJECTS or digits_of(kind) is not None
 
 
 def is_one_of(kind: str, types: tuple[str, ...]) -> bool:
     """Say whether a type is among some, of which "decimal(p, s)" stands for every decimal."""
-    return kind in types or (DECIMAL in types and _DECIMAL.fullmatch(kind) is not None)
+    return kind in types or (DECIMAL in types and digits_of(kind) is not None)
 
 
 def _checked_type(thing: str, name: str, kind: object, types: tuple[str, ...]) -> str:

@@ -9,7 +9,7 @@ from os import PathLike, fspath
 from millstream.calls import checked_class, whole
 from millstream.definitions.durations import Duration, micros, text
 from millstream.definitions.frozen import check_about, check_name, freeze
-from millstream.definitions.schema import ID_TYPES, TYPES, Schema, check_schema, require_column
+from millstream.definitions.schema import ID_TYPES, LIST_TYPES, TYPES, Schema, check_schema, require_column
 from millstream.errors import DefinitionError
 
 
@@ -23,7 +23,7 @@ class EventStream:
     Args:
         name: its name, and that of its topic.
         schema: the type of each column: "int64", "float64", "string", "bool", "timestamp",
-            "date", "uuid", "bytes" or "decimal(p, s)".
+            "date", "uuid", "bytes", "decimal(p, s)", or a list as "list<float64>".
         time: the timestamp column that says when an event happened.
         deduplicate: an id column: an event whose id occurred in the same partition shortly before is a repeat.
         within: how long before at the most, 24 hours unless given.
@@ -81,7 +81,7 @@ class EventStream:
         tags: Iterable[str] = (),
     ) -> None:
         thing = f"EventStream '{check_name('EventStream', name)}'"
-        columns = check_schema(thing, schema)
+        columns = check_schema(thing, schema, types=(*TYPES, *LIST_TYPES))
         require_column(thing, columns, time, "time", ("timestamp",))
         if available is not None:
             require_column(thing, columns, available, "available", ("timestamp",))
@@ -171,7 +171,7 @@ class Table:
         tags: Iterable[str] = (),
     ) -> None:
         thing = f"Table '{check_name('Table', name)}'"
-        columns = None if schema is None else check_schema(thing, schema)
+        columns = None if schema is None else check_schema(thing, schema, types=(*TYPES, *LIST_TYPES))
         for argument, column in (("time", time), ("available", available)):
             if column is not None and columns is not None:
                 require_column(thing, columns, column, argument, ("timestamp",))

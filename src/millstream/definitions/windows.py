@@ -12,7 +12,7 @@ from millstream.definitions.combined import Combined, ZScore
 from millstream.definitions.durations import UNITS, micros, text
 from millstream.definitions.expressions import is_column, type_of
 from millstream.definitions.over import Session, rows_and_time, suffix
-from millstream.definitions.schema import digits_of, list_of
+from millstream.definitions.schema import digits_of, element_of, list_of
 from millstream.definitions.values import LISTS, Lag, Quantile, percent
 from millstream.errors import DefinitionError
 
@@ -239,6 +239,11 @@ def _source_types(thing: str, aggregation: Aggregation, columns: Mapping[str, st
     for expression in aggregation.values:
         found = type_of(thing, kind, expression, columns)
         types.append(found)
+        if element_of(found) and kind != "count":
+            hint = (
+                f"take one of its elements in derive=, as {expression}[1], or how many there are, as len({expression})."
+            )
+            raise DefinitionError.wrong_type(thing, f"{kind} of `{expression}`", found, "a single value", hint)
         if allowed and found not in allowed:
             wanted, hint = "a number", f"use ms.Last({expression!r}), ms.Count, or make a number of it in derive=."
             if digits_of(found):

@@ -39,6 +39,8 @@ def encode_key(types: Mapping[str, str], values: Sequence[Any]) -> bytes:
 
 
 def _encoded(kind: str, value: Any, several: bool) -> bytes:
+    if kind == "int64":
+        return (int(value) + _SIGN).to_bytes(8, "big")
     if kind in _OF_ANY_LENGTH:
         raw = value.encode() if kind == "string" else bytes(value)
         return len(raw).to_bytes(4, "big") + raw if several else raw

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _TYPES: dict[str, dict[str, Any]] = {
     "int64": {"type": ["integer", "null"], "format": "int64"},
     "float64": {"type": ["number", "null"], "format": "double"},
+    "float32": {"type": ["number", "null"], "format": "float"},
     "string": {"type": ["string", "null"]},
     "bool": {"type": ["boolean", "null"]},
     "timestamp": {"type": ["string", "integer", "null"], "description": "ISO-8601, or microseconds since 1970 UTC"},

@@ -30,6 +30,9 @@ _PYTHON_TYPES: dict[str, Any] = {
     "bool": bool | None,
     "timestamp": str | _Int64 | None,
     **dict.fromkeys(TEXTS, str | None),
+    **dict.fromkeys(("list<float32>", "list<float64>"), list[float | None] | None),
+    "list<int64>": list[_Int64 | None] | None,
+    "list<string>": list[str | None] | None,
 }
 _RAW = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _FIELDS = msgspec.json.Decoder(dict[str, Any], float_hook=lambda text: _number(text))

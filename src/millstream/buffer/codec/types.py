@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from millstream.buffer.codec.values import DAY, TEXTS, Unfit, fit
 from millstream.definitions.data_types import INSTANT, arrow_type, where
-from millstream.definitions.schema import digits_of
+from millstream.definitions.schema import digits_of, element_of
 from millstream.definitions.source import EventStream
 from millstream.engines.uuid_texts import uuids_of_texts
 from millstream.fold.instants import beyond, in_other_units, microseconds
@@ -56,6 +56,8 @@ def from_python(values: Sequence[Any], kind: str) -> tuple[pa.Array, Mask | None
         return _decimals_of_json(values, kind)
     if kind in TEXTS:
         return from_arrow(pa.array(values, pa.string()), kind)
+    if element_of(kind):
+        return _list(pa.array(values, _WIDE.get(kind, arrow_type(kind))), kind)
     array = pa.array(values, arrow_type(kind))
     return (_finite(array) if kind == "float64" else array), None
 
@@ -70,9 +72,11 @@ def from_arrow(array: pa.Array, kind: str) -> tuple[pa.Array, Mask | None]:
     array = plain(array)
     if pa.types.is_null(array.type):
         return pa.nulls(len(array), arrow_type(kind)), None
-    if kind != "float64" and pa.types.is_floating(array.type):
+    if kind not in ("float64", "float32") and pa.types.is_floating(array.type):
         array = _finite(array)
-    return _CONFORM[kind](array) if kind in _CONFORM else _decimal(array, kind)
+    if kind in _CONFORM:
+        return _CONFORM[kind](array)
+    return _list(array, kind) if element_of(kind) else _decimal(array, kind)
 
 
 def plain(array: pa.Array) -> pa.Array:
@@ -234,6 +238,35 @@ def _decimal(array: pa.Array, kind: str) -> tuple[pa.Array, Mask | None]:
     return _wrong(array, kind)
 
 
+#: What a list of JSON is read as, before its numbers are rounded.
+_WIDE = {"list<float32>": pa.list_(pa.float64())}
+
+
+def _list(array: pa.Array, kind: str) -> tuple[pa.Array, Mask | None]:
+    """Lists; one with an element of another type is wrong, and a number that is not finite is null in it."""
+    if pa.types.is_list_view(array.type) or pa.types.is_large_list_view(array.type):  # which Arrow casts to nonsense
+        array = pa.array(array.to_pylist(), pa.list_(array.type.value_type))
+    if pa.types.is_fixed_size_list(array.type) or pa.types.is_large_list(array.type):
+        array = array.cast(pa.list_(array.type.value_type))
+    if not pa.types.is_list(array.type):
+        return _wrong(array, kind)
+    sizes = pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False)
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
+    elements, misfits = from_arrow(array.flatten(), element_of(kind) or "")
+    mask = array.is_null() if array.null_count else None
+    found = pa.ListArray.from_arrays(pa.array(offsets), elements, type=arrow_type(kind), mask=mask)
+    if misfits is None or not misfits.any():
+        return found, None
+    wrong = np.zeros(len(array), np.bool_)
+    wrong[np.repeat(np.arange(len(array)), sizes)[misfits]] = True
+    return found, wrong
+
+
+def _float32(array: pa.Array) -> tuple[pa.Array, Mask | None]:
+    numbers, wrong = _float64(array)
+    return _finite(numbers.cast(pa.float32(), safe=False)), wrong
+
+
 def _decimals_of_json(values: Sequence[Any], kind: str) -> tuple[pa.Array, Mask | None]:
     """Decimals as JSON has them, digit by digit, or as they were judged before."""
     found: list[Any] = []
@@ -258,6 +291,7 @@ def in_json(raw: msgspec.Raw) -> Any:
 _CONFORM: dict[str, Callable[[pa.Array], tuple[pa.Array, Mask | None]]] = {
     "int64": _int64,
     "float64": _float64,
+    "float32": _float32,
     "string": _string,
     "bool": _bool,
     "timestamp": _timestamp,

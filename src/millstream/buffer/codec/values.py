@@ -18,7 +18,7 @@ import numpy as np
 
 from millstream.clock import to_micros
 from millstream.definitions.data_types import EPOCH
-from millstream.definitions.schema import digits_of
+from millstream.definitions.schema import digits_of, element_of
 from millstream.engines.engine import FIRST, LAST
 from millstream.engines.uuid_texts import WRITTEN
 from millstream.errors import MillstreamError
@@ -49,7 +49,9 @@ def expected(kind: str) -> str:
     >>> expected("decimal(10, 2)")
     'a decimal of at most 10 digits, 2 of them behind the point'
     """
-    digits = digits_of(kind)
+    digits, element = digits_of(kind), element_of(kind)
+    if element is not None:
+        return f"a list whose elements are null or {EXPECTED['float64' if element == 'float32' else element]}"
     if digits is None:
         return EXPECTED[kind]
     return f"a decimal of at most {digits[0]} digits, {digits[1]} of them behind the point"
@@ -70,7 +72,10 @@ def fit(value: Any, kind: str) -> Any:
     """
     if is_missing(value):
         return None
-    return _FITS[kind](value) if kind in _FITS else _decimal(value, *(digits_of(kind) or (0, 0)))
+    if kind in _FITS:
+        return _FITS[kind](value)
+    digits = digits_of(kind)
+    return _list(value, element_of(kind) or "") if digits is None else _decimal(value, *digits)
 
 
 def instant(argument: str, value: Any) -> int:
@@ -231,9 +236,25 @@ def _decimal(value: Any, precision: int, scale: int) -> Decimal:
     return found if found else found.copy_abs()
 
 
+def _list(value: Any, element: str) -> list[Any]:
+    if isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim == 1):
+        return [fit(one, element) for one in value]
+    raise Unfit
+
+
+def _float32(value: Any) -> float | None:
+    number = _float64(value)
+    if number is None:
+        return None
+    with np.errstate(over="ignore"):
+        rounded = float(np.float32(number))
+    return rounded if math.isfinite(rounded) else None
+
+
 _FITS: dict[str, Callable[[Any], Any]] = {
     "int64": _int64,
     "float64": _float64,
+    "float32": _float32,
     "string": _string,
     "bool": _bool,
     "timestamp": _timestamp,

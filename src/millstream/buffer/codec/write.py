@@ -317,7 +317,7 @@ def _sayable(value: Any) -> Any:
         return value
     if isinstance(value, Mapping):
         return {_name(key): _sayable(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim == 1):
         return [_sayable(one) for one in value]
     if is_missing(value):
         return None

@@ -105,9 +105,11 @@ DIALECT = DuckDBDialect()
 def sql_type_of(kind: str) -> str:
     """DuckDB's type for one of ours.
 
-    >>> sql_type_of("int64"), sql_type_of("decimal(10, 2)")
-    ('BIGINT', 'DECIMAL(10,2)')
+    >>> sql_type_of("int64"), sql_type_of("decimal(10, 2)"), sql_type_of("list<float32>")
+    ('BIGINT', 'DECIMAL(10,2)', 'FLOAT[]')
     """
+    if kind.startswith("list<"):
+        return "FLOAT[]" if kind == "list<float32>" else f"{sql_type_of(kind[5:-1])}[]"
     return TYPES.get(kind) or kind.upper().replace(" ", "")
 
 
