@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from millstream.fold import RequestRows, States, as_of, encode_key, exact, fold, layout_of, merge, request_lanes, value
 from millstream.fold.entries import INPUT, WIDTH
 from millstream.fold.oracle import oracle
+from millstream.fold.sections import parted
 from tests.properties.worlds import (
     DAY,
     ENTITY,
@@ -58,9 +59,15 @@ def lanes_of(group: Any, rows: list[Event]) -> np.ndarray:
     given = {name: pa.array(column, kinds.get(name, pa.float64())) for name, column in values.items()}
     found = request_lanes(group, fields, given, at)
     added = RequestRows([None, (group, fields), (group, fields)]).added(values, at)
-    lanes, entries = np.split(found, [layout_of(group).n_lanes], axis=1)
-    assert added.begins.tolist() == [-1, 0, lanes.size]
-    assert added.lanes.tolist() == [*lanes.reshape(-1).tolist()] * 2
+    layout = layout_of(group)
+    end = layout.n_lanes + (layout.entries.width if layout.entries else 0)
+    lanes, entries, _ = np.split(found, [layout.n_lanes, end], axis=1)
+    for place in (1, 2):
+        begin = added.begins[place]
+        assert added.lanes[begin : begin + lanes.size].tolist() == lanes.reshape(-1).tolist()
+        for one, other in zip(added.sections[place], parted(layout, found), strict=True):
+            assert one.counts.tolist() == other.counts.tolist() and one.lanes.tolist() == other.lanes.tolist()
+    assert added.begins[0] == -1
     for bag in layout_of(group).entries.rows.tolist() if layout_of(group).entries else ():
         for one in added.entries[1:]:
             begin, width = bag[INPUT], bag[WIDTH]
@@ -83,7 +90,6 @@ def test_point_in_time_is_the_oracle(
     group: Any, events: list[Event], asks: list[Any], sweep: bool, request_row: tuple[Any, ...] | None
 ) -> None:
     moments = [e.arrival for e in events] or [0]
-    request_row = None if layout_of(group).sections else request_row
     queries = [(k, moments[n % len(moments)] + gap) for k, n, gap, _ in asks]
     probes = np.array([[x] for *_, x in asks], np.float64)
     batch = prepared(group, events)
@@ -137,8 +143,6 @@ def test_a_state_reads_as_the_oracle_from_five_seconds_before_its_newest_arrival
             at, probes = np.full(3, t, np.int64), np.full((3, 1), 2.5)
             got = value(layout_of(group), states, at, probes).columns
             assert same(got, k, oracle(group.columns, mine, t, FAR, {"x": 2.5})) == []
-            if layout_of(group).sections:
-                continue
             added = lanes_of(group, [replace(row, time=t)] * 3)
             got = value(layout_of(group), states, at, probes, added).columns
             (one,) = oracle_events([replace(row, time=t, arrival=t)], k)

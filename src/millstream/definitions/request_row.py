@@ -46,10 +46,6 @@ def resolve_fields(
     Raises `DefinitionError` for a field that the view does not have or of another type, and for a key that is derived.
     """
     what = f"with_request() of group '{group.name}'"
-    apart = [column.name for column in folded(group.columns) if column.rows or column.gap]
-    if apart:
-        hint = "keep windows of events and sessions in a group of their own, and read that without with_request()."
-        raise DefinitionError(f"{thing}: {what}: '{apart[0]}' cannot take one more event as it is read.", hint)
     columns = source_columns(group)
     given = {group.keys[join_key]: request_key for join_key, request_key in keys.items()}
     found: dict[str, str] = {}

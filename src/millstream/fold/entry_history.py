@@ -32,8 +32,6 @@ from millstream.fold.kernels import ascending, in_order
 from millstream.fold.sketches import MOST_RANK, REGISTERS, bucket_of, estimated, index_of, middle_of, rank_of
 from millstream.fold.spans import spans
 
-NONE_ADDED = np.empty(0, np.bool_)
-
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
 def _add(tree, group, change):
@@ -146,7 +144,8 @@ def _counted(bag, tree, counted, total, different, firsts, entries, out):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _slide(
-    mine, times, available, known, entries, added, ordinal, at, rows, bags, windows, features, numbers, texts, place, heap
+    mine, times, available, known, entries, added, counts, ordinal, at, rows, bags, windows, features, numbers, texts, place,
+    heap,
 ):  # fmt: skip
     """One key whose queries ascend in ordinal and instant; one more event of each has the entries at its place in `added`.
 
@@ -165,8 +164,8 @@ def _slide(
         if work.size < 1 + firsts.size * bags[b, WIDTH]:
             work = np.empty(1 + firsts.size * bags[b, WIDTH], np.int64)
         heap = _slide_window(
-            times, available, known, entries, ordinal, at, rows, bags[b], windows, w, features[feature:last], numbers, texts,
-            work, of, firsts, heap,
+            times, available, known, entries, counts, ordinal, at, rows, bags[b], windows, w, features[feature:last], numbers,
+            texts, work, of, firsts, heap,
         )  # fmt: skip
         feature = last
     return heap
@@ -174,7 +173,8 @@ def _slide(
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _slide_window(
-    times, available, known, entries, ordinal, at, rows, bag, windows, w, features, numbers, texts, work, of, firsts, heap
+    times, available, known, entries, counts, ordinal, at, rows, bag, windows, w, features, numbers, texts, work, of, firsts,
+    heap,
 ):  # fmt: skip
     """One window of one bag, query by query; see `history._slide` for which events enter it and leave it, and when."""
     tree, counted, sums = np.zeros(firsts.size + 1, np.int64), np.zeros(firsts.size, np.int64), np.zeros(2, np.int64)
@@ -182,7 +182,7 @@ def _slide_window(
     inside, lane = np.zeros(times.size, np.bool_), bag[INPUT] + 1
     low, high, new = 0, 0, 0
     begins, finishes = np.empty(at.size, np.int64), np.empty(at.size, np.int64)
-    spans(times, available, known, ordinal, at, NONE_ADDED, windows, w, begins, finishes)
+    spans(times, available, known, ordinal, at, counts, windows, w, begins, finishes)
     for q in range(at.size):
         since, until = begins[q], finishes[q]
         by, passed, moved, one = ordinal[q], high, q == 0, np.int64(-1)
@@ -257,12 +257,12 @@ def _emit(bag, features, tree, counted, sums, held, firsts, entries, moved, work
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def as_of(
-    events, event_begins, queries, query_begins, times, available, entries, requests, ordinal, at, bags, windows, features,
-    first, last, numbers, texts, heap,
+    events, event_begins, queries, query_begins, times, available, entries, requests, counts, ordinal, at, bags, windows,
+    features, first, last, numbers, texts, heap,
 ):  # fmt: skip
     """History and (key, instant) rows to feature rows, for the keys `first..last`; returns the heap with their lists.
 
-    A key whose later ordinals ask for earlier instants is read by the rule itself. `requests` is as in `exact`.
+    A key whose later ordinals ask for earlier instants is read by the rule itself. `requests` and `counts` are as in `exact`.
     """
     place, codes = np.empty(entries.shape[0], np.int64), np.empty(1, np.int64)
     for k in range(first, last):
@@ -276,8 +276,8 @@ def as_of(
             known = in_order(np.arange(0 if ascending(open_from) else mine.size), open_from)
             added = asked[:0] if requests < 0 else requests + asked
             heap = _slide(
-                mine, times[mine], open_from, known, entries, added, ordinal[asked], at[asked], asked, bags, windows, features,
-                numbers, texts, place, heap,
+                mine, times[mine], open_from, known, entries, added, counts[asked] if counts.size > 0 else counts,
+                ordinal[asked], at[asked], asked, bags, windows, features, numbers, texts, place, heap,
             )  # fmt: skip
             continue
         codes[0] = k
@@ -285,7 +285,7 @@ def as_of(
             one = slice(q, q + 1)
             mine_of = np.int64(-1) if requests < 0 else requests + q
             heap = exact(
-                events, event_begins, codes, times, available, entries, mine_of, ordinal[one], at[one], bags, windows, features,
-                numbers[one], texts[one], heap,
+                events, event_begins, codes, times, available, entries, mine_of, counts[one], ordinal[one], at[one], bags,
+                windows, features, numbers[one], texts[one], heap,
             )  # fmt: skip
     return heap

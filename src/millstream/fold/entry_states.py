@@ -219,11 +219,13 @@ def _value_bag(
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def exact(
-    events, begins, codes, times, available, entries, requests, ordinal, at, bags, windows, features, numbers, texts, heap
+    events, begins, codes, times, available, entries, requests, counts, ordinal, at, bags, windows, features, numbers, texts,
+    heap,
 ):  # fmt: skip
     """Write what bags hold of history into numbers and lanes, by the window rule itself; returns the heap with the lists.
 
-    One more event of each query has its entries in the rows of `entries` from `requests` on (-1: there is none).
+    One more event of each query has its entries in the rows of `entries` from `requests` on (-1: there is none); `counts`
+    says which of them count as a row of a window of events, and is empty where none does.
     """
     work = np.empty(GROWTH, np.int64)
     for q in range(at.size):
@@ -232,7 +234,10 @@ def exact(
         inside = np.empty(mine.size + 1, np.int64)
         for f in range(features.shape[0]):
             if f == 0 or features[f, 1] != features[f - 1, 1] or features[f, 0] != features[f - 1, 0]:
-                since, until = span_by_rule(windows, features[f, 1], at[q], mine, times, available, ordinal[q], False)
+                one_more = counts.size > 0 and counts[q]
+                since, until = span_by_rule(
+                    windows, features[f, 1], at[q], mine, times, available, ordinal[q], one_more
+                )
                 count = 0
                 for event in mine:
                     if available[event] <= ordinal[q] and since <= times[event] < until:

@@ -15,6 +15,8 @@ from millstream.fold.shares import in_shares
 
 #: The entries of requests where none is added.
 NO_ENTRIES = np.empty((0, 0), np.int64)
+#: Which requests count as one more row of a window of events, where none does.
+NONE_ADDED = np.empty(0, np.bool_)
 
 if TYPE_CHECKING:
     from millstream.fold.prepare import Prepared
@@ -68,8 +70,8 @@ class EntryHistory:
         order, begins = self._by_key()
         entries, requests = self._with_requests()
         found: np.ndarray = entry_states.exact(
-            order, begins, self.codes, self.events.times, self.available, entries, requests, self.ordinal, self.at,
-            self.bags.rows, self.layout.windows, self.bags.features, numbers, texts, new_heap(),
+            order, begins, self.codes, self.events.times, self.available, entries, requests, NONE_ADDED, self.ordinal,
+            self.at, self.bags.rows, self.layout.windows, self.bags.features, numbers, texts, new_heap(),
         )  # fmt: skip
         return found
 
@@ -82,8 +84,9 @@ class EntryHistory:
 
         def run(first: int, last: int) -> None:
             heap = entry_history.as_of(
-                order, begins, queries, query_begins, self.events.times, self.available, entries, requests, self.ordinal,
-                self.at, self.bags.rows, self.layout.windows, self.bags.features, first, last, numbers, texts, new_heap(),
+                order, begins, queries, query_begins, self.events.times, self.available, entries, requests, NONE_ADDED,
+                self.ordinal, self.at, self.bags.rows, self.layout.windows, self.bags.features, first, last, numbers, texts,
+                new_heap(),
             )  # fmt: skip
             heaps.append((queries[query_begins[first] : query_begins[last]], heap, self.bags.references))
 

@@ -105,7 +105,8 @@ def aggregated(group: StreamFeatureGroup | BatchFeatureGroup, feature: WindowedF
 def lanes_of_table(group: StreamFeatureGroup, table: pa.Table, at: np.ndarray) -> np.ndarray:
     """Return the lanes, then the entries, of each row of a source's table at an instant (µs).
 
-    Those of a row that does not count are empty.
+    Of each section of the group there follow whether the row counts, its lanes and its entries. What a row has that does
+    not count is empty.
     """
     plan, rows = plan_of(group), len(at)
     columns, failed = evaluate(table, plan.wanted)
@@ -116,21 +117,20 @@ def lanes_of_table(group: StreamFeatureGroup, table: pa.Table, at: np.ndarray) -
     for sql in plan.keys:
         if columns[sql].null_count:
             keep &= np.asarray(columns[sql].is_valid())
-    inputs, bags = plan.parts[0].read(columns, rows)
-    every: list[_Input | EntryInput] = [*inputs, *bags]
+    read = [part.read(columns, rows) for part in plan.parts]
+    every: list[_Input | EntryInput] = [item for part in read for items in part for item in items]
     for item in every:
         keep &= ~item.refused
-    kept = np.flatnonzero(keep)
-    found = _lift(plan.layout, inputs, at, kept, len(kept) == rows)
-    if bags:
-        found = np.hstack([found, _entries(plan.layout, bags, at[kept], kept)])
-    if len(kept) == rows:
-        return found
-    out = np.zeros((rows, found.shape[1]), np.int64)
-    for slot in plan.layout.slots:
-        out[:, slot.offset : slot.offset + slot.width] = _EMPTY[slot.op]
-    out[kept] = found
-    return out
+    kept, blocks = np.flatnonzero(keep), list[np.ndarray]()
+    for i, (part, (inputs, bags)) in enumerate(zip(plan.parts, read, strict=True)):
+        found = np.empty((rows, part.layout.n_lanes), np.int64)
+        for slot in part.layout.slots:
+            found[:, slot.offset : slot.offset + slot.width] = _EMPTY[slot.op]
+        found[kept] = _lift(part.layout, inputs, at, kept, len(kept) == rows)
+        entries = np.zeros((rows, part.layout.entries.width if part.layout.entries else 0), np.int64)
+        entries[kept] = _entries(part.layout, bags, at[kept], kept)
+        blocks += [keep.reshape(-1, 1), found, entries][0 if i else 1 :]
+    return np.hstack(blocks).astype(np.int64, copy=False)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from millstream.fold.entry_inputs import HASHED, hash_of_bytes, hash_of_lane
 from millstream.fold.fixed_point import LIMIT
 from millstream.fold.ordered import coded, width_of
 from millstream.fold.prepare import Plan, lanes_of_table, plan_of
+from millstream.fold.sections import SectionRequests
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,12 +67,13 @@ def request_lanes(
 class Added:
     """What requests add to groups: lanes, row by row for each group; `begins` says where a group's are (-1: none are).
 
-    `entries` are those of each group, one row for each request.
+    `entries` are those of each group, one row for each request; `sections` what they add to each of its sections.
     """
 
     lanes: np.ndarray
     begins: np.ndarray
     entries: Sequence[np.ndarray]
+    sections: Sequence[tuple[SectionRequests, ...]]
 
 
 class RequestRows:
@@ -83,22 +85,30 @@ class RequestRows:
 
     def __init__(self, reads: Sequence[tuple[StreamFeatureGroup, Mapping[str, str]] | None]) -> None:
         self._row, self._kept = _Row(), _KeptValues()
+        self._cuts: list[list[tuple[int, int, int, int]]] = []
         checks: list[tuple[int, int]] = []
         slots: list[tuple[int, ...]] = []
         bags: list[tuple[int, ...]] = []
         groups: list[tuple[int, ...]] = []
         for read in reads:
             width = entries = 0
+            cuts: list[tuple[int, int, int, int]] = []
             if read is not None:
                 plan, places = plan_of(read[0]), self._row.places(*read)
-                width = plan.layout.n_lanes
                 checks += _checks(plan, places)
-                entries = plan.layout.entries.width if plan.layout.entries else 0
-                slots += [_slot(*item, places, self._kept) for item in plan.parts[0].inputs]
-                for at, item in enumerate(plan.parts[0].bags):
-                    begin = int(plan.layout.entries.rows[at, INPUT])  # type: ignore[union-attr]
-                    bags.append(_bag(begin, *item, places, self._kept))
+                for part in plan.parts:
+                    slots += [_slot(width, *item, places, self._kept) for item in part.inputs]
+                    for at, item in enumerate(part.bags):
+                        begin = entries + int(part.layout.entries.rows[at, INPUT])  # type: ignore[union-attr]
+                        bags.append(_bag(begin, *item, places, self._kept))
+                    ends = (
+                        width + part.layout.n_lanes,
+                        entries + (part.layout.entries.width if part.layout.entries else 0),
+                    )
+                    cuts.append((width, ends[0], entries, ends[1]))
+                    width, entries = ends
             groups.append((0, width, 0, entries, len(checks), len(slots), len(bags)))
+            self._cuts.append(cuts)
         self._adds = np.array([read is not None for read in reads])
         self._checks = np.array(checks, np.int64).reshape(-1, 2)
         self._slots = np.array(slots, np.int64).reshape(-1, 10)
@@ -115,9 +125,31 @@ class RequestRows:
         lanes, entries = np.empty((1, int(ends[-1, 0])), np.int64), np.empty(int(ends[-1, 1]), np.int64)
         numbers = np.array([list(map(_number, row)) for row in rows], np.float64).reshape(len(at), len(self._row))
         kept = np.array([list(self._kept.lanes(row)) for row in rows], np.int64).reshape(len(at), self._kept.width)
-        row_lift.lift_rows(numbers, kept, at, self._checks, self._slots, self._bags, groups, lanes, entries)
+        counts = np.zeros((len(groups), len(at)), np.bool_)
+        row_lift.lift_rows(numbers, kept, at, self._checks, self._slots, self._bags, groups, lanes, entries, counts)
         parts = [entries[begin : begin + width * len(at)].reshape(len(at), width) for _, _, begin, width, *_ in groups]
-        return Added(lanes[0], np.where(self._adds, groups[:, 0], -1), parts)
+        found = Added(lanes[0], np.where(self._adds, groups[:, 0], -1), parts, [()] * len(groups))
+        return self._with_sections(found, groups, counts) if any(len(cuts) > 1 for cuts in self._cuts) else found
+
+    def _with_sections(self, added: Added, groups: np.ndarray, counts: np.ndarray) -> Added:
+        """What was lifted side by side for the sections of groups too, each apart."""
+        n, lanes, begins = counts.shape[1], [added.lanes], added.begins.copy()
+        entries, sections, end = list(added.entries), list(added.sections), len(added.lanes)
+        for g, cuts in enumerate(self._cuts):
+            if len(cuts) < 2:
+                continue
+            begin, width = groups[g, 0], groups[g, 1]
+            block = added.lanes[begin : begin + width * n].reshape(n, width)
+            parts = [
+                SectionRequests(
+                    counts[g], np.ascontiguousarray(block[:, a:b]), np.ascontiguousarray(added.entries[g][:, c:d])
+                )
+                for a, b, c, d in cuts
+            ]
+            begins[g], entries[g], sections[g] = end, parts[0].entries, tuple(parts[1:])
+            lanes.append(parts[0].lanes.reshape(-1))
+            end += lanes[-1].size
+        return Added(np.concatenate(lanes), begins, entries, sections)
 
 
 #: What stands for the value of an expression that fails on a row.
@@ -262,15 +294,21 @@ def _checks(plan: Plan, places: Mapping[str, int]) -> list[tuple[int, int]]:
 
 
 def _slot(
-    slot: Slot, sql: str | None, where: str | None, other: str | None, places: Mapping[str, int], kept: _KeptValues
+    at: int,
+    slot: Slot,
+    sql: str | None,
+    where: str | None,
+    other: str | None,
+    places: Mapping[str, int],
+    kept: _KeptValues,
 ) -> tuple[int, ...]:
-    """A row of the slots that `row_lift` knows."""
+    """A row of the slots that `row_lift` knows, of a part of a group whose lanes begin at `at`."""
     number, by, condition = (-1 if one is None else places[one] for one in (sql, other, where))
     kinds = slot.kinds or (("string",) if slot.lift == "text" else ())
     parts = [kept.place(place, kind, slot.max_bytes) for place, kind in zip((number, by), kinds, strict=False)]
     parts += [(-1, 0)] * (2 - len(parts))
     return (
-        _LIFTS[slot.lift], slot.op, slot.offset, slot.width, number, by, condition, parts[0][0], parts[1][0], parts[0][1],
+        _LIFTS[slot.lift], slot.op, at + slot.offset, slot.width, number, by, condition, parts[0][0], parts[1][0], parts[0][1],
     )  # fmt: skip
 
 

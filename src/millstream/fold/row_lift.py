@@ -29,11 +29,11 @@ NULL, GIVEN, TOO_LONG = range(3)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def lift_rows(numbers, values, at, checks, slots, bags, groups, lanes, entries):
+def lift_rows(numbers, values, at, checks, slots, bags, groups, lanes, entries, counts):
     """Write the lanes and the entries of each row for each group, which are empty where the row does not count.
 
     A row of `groups` is where its lanes begin and how many each row has, the same of its entries, and where its checks,
-    its slots and its bags end.
+    its slots and its bags end. `counts` says which rows do.
     """
     check, slot, bag = 0, 0, 0
     for g in range(groups.shape[0]):
@@ -46,6 +46,7 @@ def lift_rows(numbers, values, at, checks, slots, bags, groups, lanes, entries):
             for b in range(bag, last_bag if keep else bag):
                 met = bags[b, CONDITION] < 0 or numbers[i, bags[b, CONDITION]] == 1.0
                 keep = keep and not (met and values[i, bags[b, ENTRY_VALUE]] == TOO_LONG)
+            counts[g, i] = keep
             for s in range(slot, last_slot):
                 _put(slots[s], keep, numbers[i], values[i], at[i], lanes, base + slots[s, OFFSET])
             for b in range(bag, last_bag):

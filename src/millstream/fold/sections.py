@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from millstream.fold import entry_history, entry_states, kernels, stretches
+from millstream.fold.entry_values import NONE_ADDED
 from millstream.fold.history import as_of, exact
 from millstream.fold.layout import AHEAD, Layout, Section
 from millstream.fold.listed import HeapPart, new_heap, together
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     from millstream.fold.prepare import Prepared
 
 _NO_BAGS = np.empty((0, 5), np.int64)
-NONE_ADDED = np.empty(0, np.bool_)
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +33,37 @@ class SectionRows:
     def take(self, places: np.ndarray) -> SectionRows:
         """The rows at some places."""
         return SectionRows(self.counts[places], self.lanes[places], self.entries[places])
+
+
+@dataclass(frozen=True, eq=False)
+class SectionRequests:
+    """One more event at each of some instants, as a section has it: whether it counts, its lanes and its entries."""
+
+    counts: np.ndarray
+    lanes: np.ndarray
+    entries: np.ndarray
+
+    def take(self, rows: slice) -> SectionRequests:
+        """Those of some rows."""
+        return SectionRequests(self.counts[rows], self.lanes[rows], self.entries[rows])
+
+
+def parted(layout: Layout, requests: np.ndarray) -> tuple[SectionRequests, ...]:
+    """What requests, as `request_lanes` makes them, add to each section."""
+    at = layout.n_lanes + (layout.entries.width if layout.entries else 0)
+    found = []
+    for section in layout.sections:
+        entries = at + 1 + section.n_lanes
+        end = entries + (section.entries.width if section.entries else 0)
+        counts, lanes = requests[:, at] != 0, np.ascontiguousarray(requests[:, at + 1 : entries])
+        found.append(SectionRequests(counts, lanes, np.ascontiguousarray(requests[:, entries:end])))
+        at = end
+    return tuple(found)
+
+
+def _no_requests(layout: Layout) -> tuple[SectionRequests, ...]:
+    empty = SectionRequests(NONE_ADDED, np.empty((0, 0), np.int64), np.empty((0, 0), np.int64))
+    return (empty,) * len(layout.sections)
 
 
 def joined(pieces: list[tuple[SectionRows, ...]]) -> tuple[SectionRows, ...]:
@@ -110,19 +142,20 @@ def of_states(
     numbers: np.ndarray,
     texts: np.ndarray,
     heap: np.ndarray | None,
+    requests: Sequence[SectionRequests] = (),
 ) -> np.ndarray:
     """Write what the sections of states give at instants (µs); returns the heap, with their lists behind those in it."""
     found = new_heap() if heap is None else heap
-    for number, section in enumerate(layout.sections):
+    for number, (section, added) in enumerate(zip(layout.sections, requests or _no_requests(layout), strict=True)):
         size = section.meta[0]
         stretches.value(
-            data, offsets, at, number, np.empty(0, np.int64), NONE_ADDED, section.ops, section.windows, section.features, size,
-            numbers, texts,
+            data, offsets, at, number, added.lanes.reshape(-1), added.counts, section.ops, section.windows, section.features,
+            size, numbers, texts,
         )  # fmt: skip
         if section.entries:
             found = stretches.value_of_bags(
-                data, offsets, at, number, NONE_ADDED, section.entries.rows, section.windows, section.entries.features, size,
-                numbers, texts, found,
+                data, offsets, at, number, added.entries, added.counts, section.entries.rows, section.windows,
+                section.entries.features, size, numbers, texts, found,
             )  # fmt: skip
     return found
 
@@ -141,6 +174,7 @@ class SectionHistory:
     codes: np.ndarray
     ordinal: np.ndarray
     at: np.ndarray
+    requests: Sequence[SectionRequests] = ()
 
     def write(
         self, numbers: np.ndarray, texts: np.ndarray, heap: np.ndarray | None, *, by_rule: bool = False
@@ -153,34 +187,41 @@ class SectionHistory:
         main = self.layout.entries.references if self.layout.entries else ()
         heaps: list[HeapPart] = [(every, heap, main)] if heap is not None else []
         n_keys = int(max(len(self.events.keys), self.codes.max(initial=0) + 1))
-        for section, rows in zip(self.layout.sections, self.events.sections, strict=True):
-            one = _OneSection(self, section, rows, n_keys)
+        added = self.requests or _no_requests(self.layout)
+        for section, rows, more in zip(self.layout.sections, self.events.sections, added, strict=True):
+            one = _OneSection(self, section, rows, more, n_keys)
             heaps += (one.by_rule if by_rule else one.sliding)(numbers, texts)
         return together(heaps, texts)
 
 
 class _OneSection:
-    def __init__(self, asked: SectionHistory, section: Section, rows: SectionRows, n_keys: int) -> None:
+    def __init__(
+        self, asked: SectionHistory, section: Section, rows: SectionRows, added: SectionRequests, n_keys: int
+    ) -> None:
         self._asked, self._section, self._n_keys = asked, section, n_keys
         instants = [asked.events.codes, asked.events.times, asked.available, asked.settled]
         if not rows.counts.all():
             places = np.flatnonzero(rows.counts)
             rows, instants = rows.take(places), [column[places] for column in instants]
         codes, self._times, self._available, self._settled = instants
-        self._lanes, self._entries = rows.lanes.reshape(-1), rows.entries
+        self._lanes, self._entries, self._requests = rows.lanes.reshape(-1), rows.entries, -1
+        self._added, self._added_lanes = added.counts, added.lanes.reshape(-1)
+        if len(added.counts) and section.entries:
+            self._entries, self._requests = np.concatenate([rows.entries, added.entries]), len(rows.entries)
         self._order, self._begins = kernels.by_key(codes, n_keys)
 
     def by_rule(self, numbers: np.ndarray, texts: np.ndarray) -> list[HeapPart]:
         asked, part = self._asked, self._section
         exact(
             self._order, self._begins, asked.codes, self._times, self._available, self._lanes, asked.ordinal, asked.at,
-            np.empty(0, np.int64), NONE_ADDED, part.ops, part.windows, part.features, part.meta, numbers, texts,
+            self._added_lanes, self._added, part.ops, part.windows, part.features, part.meta, numbers, texts,
         )  # fmt: skip
         if part.entries is None:
             return []
         heap = entry_states.exact(
-            self._order, self._begins, asked.codes, self._times, self._available, self._entries, -1, asked.ordinal, asked.at,
-            part.entries.rows, part.windows, part.entries.features, numbers, texts, new_heap(),
+            self._order, self._begins, asked.codes, self._times, self._available, self._entries, self._requests,
+            self._added, asked.ordinal, asked.at, part.entries.rows, part.windows, part.entries.features, numbers, texts,
+            new_heap(),
         )  # fmt: skip
         return [(slice(0, len(asked.at)), heap, part.entries.references)]
 
@@ -192,14 +233,14 @@ class _OneSection:
         def run(first: int, last: int) -> None:
             as_of(
                 self._order, self._begins, queries, query_begins, self._times, self._settled, self._available, self._lanes,
-                asked.ordinal, asked.at, np.empty(0, np.int64), NONE_ADDED, part.ops, part.windows, part.window_ops,
+                asked.ordinal, asked.at, self._added_lanes, self._added, part.ops, part.windows, part.window_ops,
                 part.features, part.levels, part.meta, False, first, last, numbers, texts,
             )  # fmt: skip
             if part.entries:
                 heap = entry_history.as_of(
-                    self._order, self._begins, queries, query_begins, self._times, self._available, self._entries, -1,
-                    asked.ordinal, asked.at, part.entries.rows, part.windows, part.entries.features, first, last, numbers,
-                    texts, new_heap(),
+                    self._order, self._begins, queries, query_begins, self._times, self._available, self._entries,
+                    self._requests, self._added, asked.ordinal, asked.at, part.entries.rows, part.windows,
+                    part.entries.features, first, last, numbers, texts, new_heap(),
                 )  # fmt: skip
                 heaps.append((queries[query_begins[first] : query_begins[last]], heap, part.entries.references))
 

@@ -16,7 +16,7 @@ from millstream.definitions.schema import element_of
 from millstream.errors import CorruptState
 from millstream.fold import entry_states, history, kernels, sections
 from millstream.fold.combined import combined
-from millstream.fold.entry_values import EntryHistory, of_states
+from millstream.fold.entry_values import NONE_ADDED, EntryHistory, of_states
 from millstream.fold.layout import AHEAD, HEAD_CAPACITY, HEAD_SPAN, HEADER, STATE_VERSION, Layout
 from millstream.fold.listed import lists_of, new_heap, together
 from millstream.fold.ordered import values_of
@@ -237,7 +237,7 @@ def value(
     `probes` are the fields of the request that the layout reads, one column each (float64, NaN for null); nulls unless
     given. `requests` are one more event at each instant, as `request_lanes` makes them.
     """
-    added, more = _parted(layout, requests)
+    added, more, others = _parted(layout, requests)
     numbers, texts = kernels.value(
         states.data, states.offsets, at, added, layout.ops, layout.windows, layout.features, layout.meta
     )
@@ -245,7 +245,7 @@ def value(
     if layout.entries:
         heap = of_states(layout, layout.entries, states.data, states.offsets, at, numbers, texts, more)
     if layout.sections:
-        heap = sections.of_states(layout, states.data, states.offsets, at, numbers, texts, heap)
+        heap = sections.of_states(layout, states.data, states.offsets, at, numbers, texts, heap, others)
     return Values(layout, numbers, texts, probes, heap)
 
 
@@ -277,8 +277,8 @@ def as_of(
     order, event_begins = kernels.by_key(events.codes, n_keys)
     available, ordinal, at = _plain(available), _plain(ordinal), _plain(at)
     settled_by = settled(events)
-    added, more = _parted(layout, requests)
-    has_one = sections.NONE_ADDED if requests is None else np.ones(len(at), bool)
+    added, more, others = _parted(layout, requests)
+    has_one = NONE_ADDED if requests is None else np.ones(len(at), bool)
 
     def run(first: int, last: int) -> None:
         history.as_of(
@@ -291,12 +291,12 @@ def as_of(
         in_shares(event_begins[1:] + query_begins[1:], run)
     heap = None
     if sweep and (layout.entries or layout.sections):
-        heap = _sweep(layout, events, available, query_codes, ordinal, at, more, numbers, texts)
+        heap = _sweep(layout, events, available, query_codes, ordinal, at, requests, numbers, texts)
     elif layout.entries:
         past = EntryHistory(layout, layout.entries, events, available, query_codes, ordinal, at, more)
         heap = past.sliding(numbers, texts)
     if layout.sections and not sweep:
-        asked = sections.SectionHistory(layout, events, settled_by, available, query_codes, ordinal, at)
+        asked = sections.SectionHistory(layout, events, settled_by, available, query_codes, ordinal, at, others)
         heap = asked.write(numbers, texts, heap)
     return Values(layout, numbers[:rows, :width], texts, probes, heap)
 
@@ -319,10 +319,10 @@ def _sweep(
         offsets = states.offsets[code : code + 2] if code < len(events.keys) else np.zeros(2, np.int64)
         one = slice(row, row + 1)
         found, heap = np.ascontiguousarray(numbers[one]), None
+        _, more, others = _parted(layout, None if requests is None else requests[one])
         if layout.entries:
-            more = None if requests is None else requests[one]
             heap = of_states(layout, layout.entries, states.data, offsets, at[one], found, texts[one], more)
-        heap = sections.of_states(layout, states.data, offsets, at[one], found, texts[one], heap)
+        heap = sections.of_states(layout, states.data, offsets, at[one], found, texts[one], heap, others)
         numbers[one] = found
         heaps.append((np.array([row]), heap, layout.references))
     return together(heaps, texts)
@@ -346,11 +346,11 @@ def exact(
     codes, n_keys = _codes(keys, events.keys)
     order, begins = kernels.by_key(events.codes, n_keys)
     available, ordinal, at = _plain(available), _plain(ordinal), _plain(at)
-    added, more = _parted(layout, requests)
+    added, more, others = _parted(layout, requests)
     history.exact(
         order, begins, codes, events.times, available, events.lanes.reshape(-1), ordinal, at,
         added,
-        sections.NONE_ADDED if requests is None else np.ones(len(at), bool),
+        NONE_ADDED if requests is None else np.ones(len(at), bool),
         layout.ops, layout.windows, layout.features, layout.meta, numbers, texts,
     )  # fmt: skip
     heap = None
@@ -358,16 +358,20 @@ def exact(
         past = EntryHistory(layout, layout.entries, events, available, codes, ordinal, at, more)
         heap = past.by_rule(numbers, texts)
     if layout.sections:
-        asked = sections.SectionHistory(layout, events, settled(events), available, codes, ordinal, at)
+        asked = sections.SectionHistory(layout, events, settled(events), available, codes, ordinal, at, others)
         heap = asked.write(numbers, texts, heap, by_rule=True)
     return Values(layout, numbers, texts, probes, heap)
 
 
-def _parted(layout: Layout, requests: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """The lanes of requests, one after another, and their entries, where there are requests."""
+def _parted(
+    layout: Layout, requests: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray | None, tuple[sections.SectionRequests, ...]]:
+    """The lanes of requests, one after another, their entries, and what they add to sections, where there are requests."""
     if requests is None:
-        return NO_LANES, None
-    return requests[:, : layout.n_lanes].reshape(-1), np.ascontiguousarray(requests[:, layout.n_lanes :])
+        return NO_LANES, None, ()
+    end = layout.n_lanes + (layout.entries.width if layout.entries else 0)
+    lanes, entries = requests[:, : layout.n_lanes].reshape(-1), np.ascontiguousarray(requests[:, layout.n_lanes : end])
+    return lanes, entries, sections.parted(layout, requests)
 
 
 def _plain(instants: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 
 from millstream.fold.emitting import emit_entries
-from millstream.fold.entries import GROWTH, copy, gather, lanes_of, union, with_room
+from millstream.fold.entries import GROWTH, INPUT, WIDTH, copy, gather, lanes_of, union, with_room
 from millstream.fold.kernels import by_key, exact_from, in_order
 from millstream.fold.lanes import clear, combine, emit
 from millstream.fold.layout import HEADER
@@ -281,8 +281,11 @@ def value(data, offsets, at, number, requests, added, ops, windows, features, si
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def value_of_bags(data, offsets, at, number, added, bags, windows, features, size, numbers, texts, heap):
-    """Write what bags of a section say at instants; returns the heap with the lists."""
+def value_of_bags(data, offsets, at, number, requests, added, bags, windows, features, size, numbers, texts, heap):
+    """Write what bags of a section say at instants; returns the heap with the lists.
+
+    `requests` are entries of one more row where `added` says so.
+    """
     work, other, step = np.empty(GROWTH, np.int64), np.empty(GROWTH, np.int64), LANES + size
     for i in range(at.size):
         place = section_of(data, offsets[i], offsets[i + 1], number)
@@ -294,6 +297,9 @@ def value_of_bags(data, offsets, at, number, added, bags, windows, features, siz
             if until != beyond or since > begin or features[f, 0] != features[max(f - 1, 0), 0]:
                 begin, beyond, held = until, until, np.int64(1)
                 work[0] = 0
+                if more and requests[i, bag[INPUT]]:
+                    work[0], held = 4, 1 + bag[WIDTH]
+                    copy(requests[i], bag[INPUT] + 1, work, 1, bag[WIDTH])
             while begin > since:
                 begin -= 1
                 source = begins[begin]

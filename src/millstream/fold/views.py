@@ -87,7 +87,8 @@ class Vector:
                     more = requests.entries[i] if requests is not None and requests.begins[i] >= 0 else None
                     heap = of_states(layout, layout.entries, data, offsets, at, numbers[mine], texts[mine], more)
                 if layout.sections:
-                    heap = sections.of_states(layout, data, offsets, at, numbers[mine], texts[mine], heap)
+                    others = requests.sections[i] if requests is not None and requests.begins[i] >= 0 else ()
+                    heap = sections.of_states(layout, data, offsets, at, numbers[mine], texts[mine], heap, others)
                 found.append(Values(layout, numbers[mine, :width], texts[mine, :text], asked, heap).columns)
             else:
                 found.append({name: numbers[mine, place] for name, place in self._numbers[i]})
