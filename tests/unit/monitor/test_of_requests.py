@@ -38,7 +38,9 @@ def test_a_zscore_is_served_captured_and_recomputed(tmp_path: Path) -> None:
 SPENT = ms.StreamFeatureGroup("spent", entity=user, source=orders, where="amount > 0", features=[
     ms.Count(over="1h"), ms.Sum("amount", over="1h"), ms.Max("amount"), ms.TimeSince(),
     ms.Count(over="1h", delay="1m", name="before"), ms.ZScore("amount", request="amount"),
-    ms.Median("amount", over="1h"), ms.DistinctCount("amount"), ms.Lag("amount")])  # fmt: skip
+    ms.Median("amount", over="1h"), ms.DistinctCount("amount"), ms.Lag("amount"),
+    ms.Count(over=["1 event", "3 events within 1h", ms.Session(gap="10m")]),
+    ms.Median("amount", over="3 events")])  # fmt: skip
 
 
 def test_a_request_that_counts_itself_is_served_captured_and_recomputed(tmp_path: Path) -> None:
@@ -58,6 +60,9 @@ def test_a_request_that_counts_itself_is_served_captured_and_recomputed(tmp_path
     assert total[1] == pytest.approx(total[0] + 7.5)
     assert shop.served("now__spent__time_since")[0] == 0.0
     assert shop.served("now__spent__amount_lag_1")[0] == 7.5
+    assert shop.served("now__spent__count_1_event")[0] == 1.0
+    sessions = [shop.served(f"{prefix}spent__count_session_10m") for prefix in ("", "now__")]
+    assert [after - before for before, after in zip(*sessions, strict=True)] == [1, 0, 0, 0]
     assert shop.served("now__spent__before_1h") == shop.served("spent__before_1h")
     assert shop.served("payee__spent__amount_max")[0] == 7.5  # its key's column is the payee, so the row is the payee's
     holds(shop.project, 10)
