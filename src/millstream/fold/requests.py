@@ -127,7 +127,7 @@ class RequestRows:
         kept = np.array([list(self._kept.lanes(row)) for row in rows], np.int64).reshape(len(at), self._kept.width)
         counts = np.zeros((len(groups), len(at)), np.bool_)
         row_lift.lift_rows(numbers, kept, at, self._checks, self._slots, self._bags, groups, lanes, entries, counts)
-        parts = [entries[begin : begin + width * len(at)].reshape(len(at), width) for _, _, begin, width, *_ in groups]
+        parts = _by_group(entries, groups[:, 2:4].tolist(), len(at))
         found = Added(lanes[0], np.where(self._adds, groups[:, 0], -1), parts, [()] * len(groups))
         return self._with_sections(found, groups, counts) if any(len(cuts) > 1 for cuts in self._cuts) else found
 
@@ -150,6 +150,13 @@ class RequestRows:
             lanes.append(parts[0].lanes.reshape(-1))
             end += lanes[-1].size
         return Added(np.concatenate(lanes), begins, entries, sections)
+
+
+def _by_group(entries: np.ndarray, places: Sequence[Sequence[int]], rows: int) -> list[np.ndarray]:
+    """The entries of each group, one row for each request."""
+    if not entries.size:
+        return [np.empty((rows, 0), np.int64)] * len(places)
+    return [entries[begin : begin + width * rows].reshape(rows, width) for begin, width in places]
 
 
 #: What stands for the value of an expression that fails on a row.
