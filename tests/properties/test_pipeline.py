@@ -26,7 +26,8 @@ from millstream.buffer.parts import LARGEST
 from millstream.buffer.topics import COMPUTING, INGESTION
 from millstream.clock import SimulatedClock
 from millstream.computing.stream import StreamComputer
-from millstream.definitions.whole_numbers import of_arrow
+from millstream.definitions.data_types import arrow_type, carried
+from millstream.definitions.schema import element_of
 from millstream.errors import Fenced
 from millstream.fold import States, layout_of, pruned
 from millstream.fold.oracle import oracle
@@ -199,7 +200,9 @@ class Pipeline:
             self.project.parts.__dict__["online"] = AdversarialOnlineStore(self.project.parts.online, self.seed)
         self.view = ms.FeatureView("view", features=[self.group])
         label = ms.Label(OUTCOMES, "y", on="ask", absent=False, after="1h")
-        self.project.apply(ms.Model("model", view=self.view, examples=ASKS, label=label))
+        kinds = self.group.schema_of_features
+        learnt = ms.FeatureView("learnt", features=[self.group[name] for name in kinds if not element_of(kinds[name])])
+        self.project.apply(self.view, ms.Model("model", view=learnt, examples=ASKS, label=label))
         self.begin()
 
     def begin(self) -> None:
@@ -238,9 +241,7 @@ class Pipeline:
             for one in sent
         ]  # fmt: skip
         if as_table or any(float("inf") in (row["x"], row["y"]) for row in rows):
-            floats, times = [pa.float64()] * 2, [pa.timestamp("us", "UTC")] * 2
-            kinds = [pa.string(), pa.int64(), *floats, pa.string(), pa.bool_(), pa.int64(), *times]
-            columns = [pa.array([row[name] for row in rows], kind) for name, kind in zip(rows[0], kinds, strict=True)]
+            columns = [pa.array([row[name] for row in rows], arrow_type(STREAM.schema[name])) for name in rows[0]]
             self.project.send("events", pa.table(columns, list(rows[0])))
         else:
             bad: list[Any] = [{**rows[0], "k": "one"}, {**rows[0], "at": None}] if spoilt else []
@@ -305,7 +306,7 @@ class Pipeline:
     def read(self, at: int) -> dict[str, np.ndarray]:
         """The group's features of the three keys, as serving reads them."""
         found = self.project.features("view", [{"k": k} for k in range(3)], at)
-        return {name.removeprefix("g__"): _plain(found[name]) for name in found.column_names}
+        return {name.removeprefix("g__"): carried(found[name]) for name in found.column_names}
 
     def states(self) -> list[tuple[bytes, bytes]]:
         """Everything the online store holds."""
@@ -316,14 +317,6 @@ class Pipeline:
         found = self.project.dead_letters("events").num_rows
         assert not self.atomic or found == records_ever(self.project.parts.log, "dead.events")
         return found
-
-
-def _plain(column: pa.ChunkedArray) -> np.ndarray:
-    if pa.types.is_string(column.type) or pa.types.is_null(column.type):
-        return np.array(column.to_pylist(), object)
-    if pa.types.is_integer(column.type) or pa.types.is_timestamp(column.type):
-        return of_arrow(column.cast(pa.int64()))
-    return column.cast(pa.float64()).to_numpy(zero_copy_only=False)
 
 
 def history(sent: list[Sent]) -> pa.Table:
@@ -358,7 +351,7 @@ def arrivals(sent: list[Sent]) -> Iterator[list[Sent]]:
 def pure(view: Any, sent: list[Sent], asks: list[tuple[int, int]]) -> dict[str, np.ndarray]:
     """What `ms.compute` makes of it for (key, instant) pairs."""
     found = ms.compute(view, {"events": history(sent)}, [{"k": k, "at": at} for k, at in asks])
-    return {name.removeprefix("g__"): _plain(found[name]) for name in found.column_names if name.startswith("g__")}
+    return {name.removeprefix("g__"): carried(found[name]) for name in found.column_names if name.startswith("g__")}
 
 
 def bits(column: np.ndarray) -> list[Any]:
@@ -548,8 +541,9 @@ def check_training_set(
         for place, (at, k) in enumerate(wanted):
             served = [one for one in pipe.landed if one.event.arrival + delay <= at]
             frame = pure(pipe.view, served, [(k, at)])
-            assert {name: bits(_plain(found[f"g__{name}"]))[place] for name in frame} == {
-                name: bits(frame[name])[0] for name in frame
+            trained = {name: f"g__{name}" for name in frame if f"g__{name}" in found.column_names}
+            assert {name: bits(carried(found[column]))[place] for name, column in trained.items()} == {
+                name: bits(frame[name])[0] for name in trained
             }
         pipe.close()
         pipe.project.close()
