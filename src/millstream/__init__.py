@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from millstream.definitions.aggregation import Count, First, Last, Max, Mean, Min, Std, Sum, TimeSince, Var
     from millstream.definitions.combined import Difference, Ratio, ZScore
+    from millstream.definitions.decayed import DecayedCount, DecayedMean, DecayedSum
     from millstream.definitions.entity import Entity
     from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatureGroup
     from millstream.definitions.feature_view import FeatureView
@@ -62,6 +63,7 @@ _HOMES = {
         "Var",
     ),
     "combined": ("Difference", "Ratio", "ZScore"),
+    "decayed": ("DecayedCount", "DecayedMean", "DecayedSum"),
     "entity": ("Entity",),
     "feature_group": ("BatchFeatureGroup", "StreamFeatureGroup"),
     "feature_view": ("FeatureView",),
@@ -99,6 +101,9 @@ __all__ = [
     "Correlation",
     "Count",
     "Covariance",
+    "DecayedCount",
+    "DecayedMean",
+    "DecayedSum",
     "Difference",
     "DistinctCount",
     "Entity",

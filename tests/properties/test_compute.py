@@ -41,6 +41,7 @@ DAYS = [date(1, 1, 1), date(1969, 12, 31), datetime(2024, 2, 29), date(9999, 12,
 IDS = [UUID(int=0), UUID(int=2**128 - 1), str(UUID(int=2**127)).upper(), UUID(int=7).hex, None, math.nan]
 BYTES = [b"", b"\0", b"\0\0", b"\xff" * 39, None]
 KEYS = [1, 2, 2.0, Decimal(2), 2**63 - 1, None, math.nan]
+DECAYED = (ms.DecayedCount, ms.DecayedSum, ms.DecayedMean)
 SPANS = ["10m", "1h", "30d", None]
 BEGINS = [
     datetime(1965, 3, 1, tzinfo=UTC),
@@ -52,7 +53,10 @@ BEGINS = [
 def aggregations() -> st.SearchStrategy[list[ms.Count]]:
     def named(drawn: list[Any]) -> list[Any]:
         return [
-            kind(*column, over=over, where=where, name=f"f{i}") for i, (kind, column, over, where) in enumerate(drawn)
+            kind(*column, half_life="1h" if over == "30d" else "10m", where=where, name=f"f{i}")
+            if kind in DECAYED
+            else kind(*column, over=over, where=where, name=f"f{i}")
+            for i, (kind, column, over, where) in enumerate(drawn)
         ]
 
     kinds = st.one_of(
@@ -90,6 +94,7 @@ def aggregations() -> st.SearchStrategy[list[ms.Count]]:
             st.sampled_from([ms.DistinctCount, ms.Lag, ms.Mode]),
             st.sampled_from([("x",), ("n",), ("s",), ("b",), ("d",), ("u",)]),
         ),
+        st.tuples(st.sampled_from(DECAYED), st.sampled_from([("x",), ("n / 7",)])),
         st.tuples(st.just(ms.Median), st.sampled_from([("x",), ("abs(x)",)])),
         st.tuples(st.just(ms.Entropy), st.sampled_from([("n",), ("s",), ("b",), ("upper(s)",), ("u",)])),
         st.tuples(st.sampled_from([ms.Covariance, ms.Correlation]), st.sampled_from([("x", "abs(x) / 3"), ("b", "x")])),

@@ -114,6 +114,13 @@ def group_of(
             ms.Ratio(ms.Sum("x", **common), ms.Count("x", over="1h"), name=f"ratio{tag}"),
             ms.Difference(ms.Last("x"), ms.Mean("y", **common), name=f"difference{tag}"),
         ]
+        if not delay.startswith("1"):
+            half_life = {"1m": "10s", "1h": "1m", "30d": "1d"}.get(window or "", "1h")  # one that nests with all hops
+            lost: dict[str, Any] = {"half_life": half_life, "where": where}
+            features += [
+                ms.DecayedCount(name=f"recent_n{tag}", **lost), ms.DecayedCount("x", name=f"recent_nx{tag}", **lost),
+                ms.DecayedSum("x", name=f"recent_sum{tag}", **lost), ms.DecayedMean("x", name=f"recent_mean{tag}", **lost),
+            ]  # fmt: skip
         if source is STREAM:  # it is read through a view whose request has the field
             features.append(ms.ZScore("x", request="x", name=f"zscore{tag}", **common))
         if isinstance(window, str) and "event" not in window:

@@ -72,6 +72,7 @@ DEFINED = {
     **dict.fromkeys((ms.Skewness, ms.Kurtosis, ms.GeometricMean), ("x", {})),
     ms.Quantile: ("x", {"q": 0.5}),
     **dict.fromkeys((ms.FirstK, ms.MaxK, ms.MinK, ms.TopK), ("x", {})),
+    **dict.fromkeys((ms.DecayedCount, ms.DecayedSum, ms.DecayedMean), ("x", {"half_life": "1h"})),
     **dict.fromkeys((ms.DistinctCount, ms.Entropy, ms.Lag, ms.LastK, ms.Median, ms.Mode), ("x", {})),
 }
 

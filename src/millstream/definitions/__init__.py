@@ -16,6 +16,7 @@ from millstream.definitions.aggregation import (
     Var,
 )
 from millstream.definitions.combined import Difference, Ratio, ZScore
+from millstream.definitions.decayed import DecayedCount, DecayedMean, DecayedSum
 from millstream.definitions.entity import Entity
 from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatureGroup
 from millstream.definitions.feature_view import FeatureView, GroupRead, ViewColumn
@@ -58,6 +59,9 @@ __all__ = [
     "Correlation",
     "Count",
     "Covariance",
+    "DecayedCount",
+    "DecayedMean",
+    "DecayedSum",
     "Difference",
     "DistinctCount",
     "Entity",

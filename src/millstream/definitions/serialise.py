@@ -14,6 +14,7 @@ from typing import Any
 
 from millstream.definitions.aggregation import AGGREGATIONS, Aggregation
 from millstream.definitions.combined import COMBINED
+from millstream.definitions.decayed import DECAYED
 from millstream.definitions.entity import Entity
 from millstream.definitions.expressions import references
 from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatureGroup, format_of
@@ -32,8 +33,8 @@ _GROUPS = (BatchFeatureGroup, StreamFeatureGroup)
 _KINDS: dict[str, type] = {
     kind.__name__: kind
     for kind in (
-        *AGGREGATIONS, *COMBINED, *STATISTICS, *VALUES, *_GROUPS, Entity, EventStream, FeatureRef, FeatureView, Label,
-        Model, OnDemandFeature, Retrain, Session, Table, *TRAINERS,
+        *AGGREGATIONS, *COMBINED, *DECAYED, *STATISTICS, *VALUES, *_GROUPS, Entity, EventStream, FeatureRef, FeatureView,
+        Label, Model, OnDemandFeature, Retrain, Session, Table, *TRAINERS,
     )
 }  # fmt: skip
 _ABOUT = ("owner", "description", "tags")

@@ -9,6 +9,7 @@ from typing import Any
 
 from millstream.definitions.aggregation import STRING_BYTES, Aggregation
 from millstream.definitions.combined import Combined, ZScore
+from millstream.definitions.decayed import DECAYED_KINDS, HALF_LIVES, Decayed
 from millstream.definitions.durations import UNITS, micros, text
 from millstream.definitions.expressions import is_column, type_of
 from millstream.definitions.over import Session, rows_and_time, suffix
@@ -27,6 +28,7 @@ _HOPS = tuple(
 _NUMBERS = ("int64", "float64", "bool")
 _OF_NUMBERS = (
     "sum", "mean", "std", "var", "skewness", "kurtosis", "geometric_mean", "covariance", "correlation", "zscore",
+    "decayed_sum", "decayed_mean",
 )  # fmt: skip
 _READS: dict[str, tuple[str, ...]] = {kind: _NUMBERS for kind in _OF_NUMBERS}
 _READS |= {kind: ("int64", "float64") for kind in ("quantile", "median")}
@@ -49,7 +51,7 @@ class WindowedFeature:
     `of` is the type of the expression. `k` says how many values, or which one, is asked for, `share` which quantile,
     `bound` how many different values a window may hold. `rows` is how many rows a row window holds at least, `window` then
     the longest time that they may span. `gap` is how far apart the rows of a session are at most, and `late` how long after
-    it happened one may arrive.
+    it happened one may arrive. For one that decays the hop is the half-life.
     """
 
     name: str
@@ -285,6 +287,9 @@ def _window(thing: str, aggregation: Aggregation, over: str | Session | None) ->
     """What a window is, as the fields of a feature."""
     if isinstance(over, Session):
         return {"window": None, "hop": None, "gap": over.gap, "late": over.late}
+    if isinstance(aggregation, Decayed):
+        half_life = micros(aggregation.half_life)
+        return {"window": HALF_LIVES * half_life, "hop": half_life}
     rows, within = rows_and_time(over)
     return {
         "window": within,
@@ -304,12 +309,28 @@ def _hop(thing: str, aggregation: Aggregation, window: int | None) -> int | None
 
 
 def _check_nesting(thing: str, features: Iterable[WindowedFeature], explicit: Sequence[int]) -> None:
+    features = tuple(features)
     hops = sorted({feature.hop for feature in features if feature.hop})
+    half_lives = {feature.hop for feature in features if feature.kind in DECAYED_KINDS}
     for fine, coarse in pairwise(hops):
         if coarse % fine:
+            if fine in half_lives or coarse in half_lives:
+                raise _half_life_does_not_nest(thing, fine, coarse, coarse in half_lives)
             wrong = fine if fine in explicit else coarse
             choices = [text(hop) for hop in _nesting([hop for hop in hops if hop != wrong], wrong)]
             raise DefinitionError.hops_do_not_nest(thing, text(fine), text(coarse), choices)
+
+
+def _half_life_does_not_nest(thing: str, fine: int, coarse: int, longer: bool) -> DefinitionError:
+    """The error for a half-life beside a hop, or another half-life, of which neither divides the other."""
+    half_life, other = (coarse, fine) if longer else (fine, coarse)
+    return DefinitionError.expected(
+        thing,
+        "half_life",
+        text(half_life),
+        f"one that divides {text(other)}, the hop of another feature, or is a multiple of it",
+        "choose another half-life or another hop=, or make it a feature of a group of its own.",
+    )
 
 
 def _nesting(others: list[int], wrong: int) -> list[int]:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from millstream.definitions.decayed import DECAYED_KINDS
 from millstream.definitions.windows import folded
 from millstream.fold import lanes
+from millstream.fold.decay_layout import DecayLayout, decay_layout
 from millstream.fold.entry_layout import KINDS, EntryLayout, element_width, entry_layout, value_width
 from millstream.fold.ordered import width_of
 
@@ -32,6 +34,8 @@ HEADER = 4
 #: How many places of lanes, or other numbers, a formula takes at most.
 _NUMBERS = 6
 _DAY = 86_400_000_000
+#: The formula of what decays, which has kernels of its own.
+DECAYED = -1
 #: Where the tile that holds everything older than the longest window starts.
 LIFETIME = -(2**62)
 
@@ -57,6 +61,7 @@ class Slot:
     max_bytes: int = 0
     other: str | None = None
     kinds: tuple[str, ...] = ()
+    half_life: int = 0
 
 
 @dataclass(frozen=True)
@@ -125,6 +130,12 @@ class Layout(FoldLayout):
     inverted: Mapping[str, bool]
     listed: Mapping[str, int]
     sections: tuple[Section, ...]
+    decay: DecayLayout | None = None
+
+    @property
+    def beside_lanes(self) -> bool:
+        """Whether some features are made by other kernels than those of lanes over windows of time."""
+        return bool(self.entries or self.decay or self.sections)
 
     @property
     def references(self) -> tuple[int, ...]:
@@ -207,6 +218,7 @@ def _layout(published: tuple[WindowedFeature, ...]) -> Layout:
         )
         for kind, found in slots.items()
     }
+    of_time = [one for one in planned if _section_key(one[0]) == _OF_TIME]
     return Layout(
         **parts.pop(_OF_TIME), columns=tuple(c.name for c in published), dtypes=tuple(c.dtype for c in published),
         outputs=tuple((c.name, c.dtype) for c in columns), combinations=combinations,
@@ -217,6 +229,7 @@ def _layout(published: tuple[WindowedFeature, ...]) -> Layout:
             Section(**part, rule=_rule([one for one in columns if _section_key(one) == kind]), late=kind[2])
             for kind, part in parts.items()
         ),
+        decay=decay_layout(of_time, sum(slot.width for slot in slots[_OF_TIME].all)),
     )  # fmt: skip
 
 
@@ -237,7 +250,7 @@ def _fold_layout(planned: Sequence[_Planned], slots: Sequence[Slot], numbers: in
     windows, order = _windows(columns)
     used = np.zeros((len(windows), len(slots)), np.int64)
     for column, plan, _ in planned:
-        if plan:
+        if plan and plan.formula != DECAYED:
             used[order[_window_key(column)], plan.needs] = 1
     lifetime = any(column.window is None for column in columns)
     return {
@@ -335,6 +348,8 @@ def _plan(column: WindowedFeature, slots: _Slots) -> _Plan:
         return _dated(column, slots)
     if kind in _CHOSEN:
         return _chosen(column, slots)
+    if kind in DECAYED_KINDS:
+        return _decayed(column, slots)
     return _moments(column, slots)
 
 
@@ -365,6 +380,15 @@ def _dated(column: WindowedFeature, slots: _Slots) -> _Plan:
         return _kept(column, "text" if column.dtype == "string" else "kept_dated", op, slots)
     plan = slots.plan(lanes.NUMBER, _slot(column, "dated", op, 2))
     return replace(plan, numbers=(plan.numbers[0], plan.numbers[0] + 1))
+
+
+def _decayed(column: WindowedFeature, slots: _Slots) -> _Plan:
+    """The lane groups of a total and, for a mean, of what it is divided by."""
+    total, count = (
+        replace(_slot(column, lift, lanes.ADD, 3), half_life=column.hop or 0) for lift in ("decayed", "decayed_count")
+    )
+    wanted = {"decayed_sum": (total,), "decayed_count": (count,), "decayed_mean": (total, count)}
+    return slots.plan(DECAYED, *wanted[column.kind])
 
 
 def _moments(column: WindowedFeature, slots: _Slots) -> _Plan:
@@ -453,7 +477,7 @@ def _features(planned: Sequence[_Planned], order: Mapping[_Window, int]) -> np.n
     """Feature rows (formula, window, six numbers of the plan, output place) of what lanes give, by window."""
     rows: list[tuple[int, ...]] = []
     for column, plan, out in planned:
-        if plan is None:
+        if plan is None or plan.formula == DECAYED:
             continue
         numbers = (*plan.numbers, *[0] * (_NUMBERS - len(plan.numbers)))
         rows.append((plan.formula, order[_window_key(column)], *numbers, out))

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
+from millstream.fold.oracle_decayed import decayed
 from millstream.fold.oracle_values import KINDS, of_values
 
 
@@ -103,8 +104,10 @@ def _feature(column: Any, events: list[OracleEvent], at: int, added: OracleEvent
         return _together(column.kind, [(x, y) for x, y in pairs if x is not None and y is not None])
     if column.kind == "count" and column.expression is None:
         return len(inside)
-    dated = [(e.time, _clean(e.fields[column.expression])) for e in inside]
+    dated = [(e.time, _clean(e.fields[column.expression]) if column.expression else 1.0) for e in inside]
     dated = [(time, v) for time, v in dated if v is not None]
+    if column.kind.startswith("decayed"):
+        return decayed(column, dated, at)
     return of_values(column, dated) if column.kind in KINDS else _aggregate(column.kind, dated)
 
 

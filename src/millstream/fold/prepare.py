@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from millstream.definitions.expressions import inlined
 from millstream.definitions.schema import digits_of
 from millstream.fold import lanes, lift
+from millstream.fold.decayed import lift_decayed
 from millstream.fold.entries import INPUT
 from millstream.fold.entry_inputs import EntryInput
 from millstream.fold.entry_layout import Bag
@@ -34,7 +35,7 @@ _EMPTY = {lanes.LEAST: lanes.EMPTY_LEAST, lanes.GREATEST: lanes.EMPTY_GREATEST, 
 
 _POWERS = {"cubes": 3, "fourths": 4}
 #: What is kept as multiples of 2**-64, so that its range is bounded.
-_SUMMED = ("sum", "squares", "products", *_POWERS)
+_SUMMED = ("sum", "squares", "products", "decayed", *_POWERS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -336,7 +337,7 @@ class _Input:
         where = _flags(columns[where_sql]) if where_sql else None
         if other:
             where = _present(columns[other]) if where is None else where & _present(columns[other])
-        if slot.lift in ("rows", "time", "present"):
+        if slot.lift in ("rows", "time", "present", "decayed_count"):
             self.flags = np.ones(rows, bool) if where is None else where
             if column is not None:
                 self.flags = self.flags & _present(column)
@@ -413,6 +414,9 @@ def _lift(
         slot, empty = item.slot, _EMPTY[item.slot.op]
         if slot.lift in ("rows", "present", "positive", "not_positive"):
             lift.lift_count(pick(item.flags), out, slot.offset)
+        elif slot.lift in ("decayed", "decayed_count"):
+            numbers = np.where(item.flags, 1.0, np.nan) if slot.lift == "decayed_count" else item.numbers
+            lift_decayed(when, pick(numbers), slot.half_life, out, slot.offset)
         elif slot.lift == "time":
             lift.lift_time(when, pick(item.flags), empty, out, slot.offset)
         elif slot.lift == "sum":

@@ -20,6 +20,7 @@ from millstream.definitions.data_types import arrow_type, where
 from millstream.definitions.request_row import compiled, source_columns
 from millstream.engines.engine import FIRST, LAST
 from millstream.fold import row_lift
+from millstream.fold.decayed import lift_decayed
 from millstream.fold.entries import INPUT, SPREAD
 from millstream.fold.entry_inputs import HASHED, hash_of_bytes, hash_of_lane
 from millstream.fold.fixed_point import LIMIT
@@ -90,12 +91,18 @@ class RequestRows:
         slots: list[tuple[int, ...]] = []
         bags: list[tuple[int, ...]] = []
         groups: list[tuple[int, ...]] = []
+        self._decayed: list[tuple[int, Slot, int]] = []
         for read in reads:
             width = entries = 0
             cuts: list[tuple[int, int, int, int]] = []
             if read is not None:
                 plan, places = plan_of(read[0]), self._row.places(*read)
                 checks += _checks(plan, places)
+                self._decayed += [
+                    (len(groups), slot, -1 if slot.lift == "decayed_count" or sql is None else places[sql])
+                    for slot, sql, *_ in plan.parts[0].inputs
+                    if slot.half_life
+                ]
                 for part in plan.parts:
                     slots += [_slot(width, *item, places, self._kept) for item in part.inputs]
                     for at, item in enumerate(part.bags):
@@ -127,6 +134,11 @@ class RequestRows:
         kept = np.array([list(self._kept.lanes(row)) for row in rows], np.int64).reshape(len(at), self._kept.width)
         counts = np.zeros((len(groups), len(at)), np.bool_)
         row_lift.lift_rows(numbers, kept, at, self._checks, self._slots, self._bags, groups, lanes, entries, counts)
+        for group, slot, number in self._decayed:
+            begin, width = groups[group, :2].tolist()
+            mine = lanes[0, begin : begin + width * len(at)].reshape(len(at), width)
+            values_of = numbers[:, number] if number >= 0 else np.ones(len(at))
+            lift_decayed(at, np.where(mine[:, slot.offset] == 1, values_of, np.nan), slot.half_life, mine, slot.offset)
         parts = _by_group(entries, groups[:, 2:4].tolist(), len(at))
         found = Added(lanes[0], np.where(self._adds, groups[:, 0], -1), parts, [()] * len(groups))
         return self._with_sections(found, groups, counts) if any(len(cuts) > 1 for cuts in self._cuts) else found
@@ -288,6 +300,7 @@ _LIFTS = {
     "rows": row_lift.FLAGS, "present": row_lift.FLAGS, "time": row_lift.TIMES, "positive": row_lift.POSITIVE,
     "not_positive": row_lift.NOT_POSITIVE, "sum": row_lift.SUMS, "squares": row_lift.SQUARES,
     "products": row_lift.PRODUCTS, "cubes": row_lift.CUBES, "fourths": row_lift.FOURTHS,
+    "decayed": row_lift.WEIGHED, "decayed_count": row_lift.FLAGS,
     "logarithms": row_lift.LOGARITHMS, "extreme": row_lift.EXTREMES, "dated": row_lift.DATED, "kept": row_lift.KEPT,
     "kept_dated": row_lift.KEPT_DATED, "text": row_lift.KEPT_DATED, "chosen": row_lift.CHOSEN,
 }  # fmt: skip

@@ -13,8 +13,8 @@ from millstream.fold.fixed_point import LIMIT, sortable
 from millstream.fold.lanes import EMPTY_GREATEST, EMPTY_LEAST, GREATEST, LEAST
 from millstream.fold.lift import put_fixed, put_power, put_product, put_square
 
-FLAGS, TIMES, POSITIVE, NOT_POSITIVE, SUMS, SQUARES, PRODUCTS, CUBES, FOURTHS = range(9)
-LOGARITHMS, EXTREMES, DATED, KEPT, KEPT_DATED, CHOSEN = range(9, 15)
+FLAGS, TIMES, POSITIVE, NOT_POSITIVE, SUMS, SQUARES, PRODUCTS, CUBES, FOURTHS, WEIGHED = range(10)
+LOGARITHMS, EXTREMES, DATED, KEPT, KEPT_DATED, CHOSEN = range(10, 16)
 #: The columns of a row of `slots`: what is lifted, how it merges, where its lanes go; the numbers of its expression, of
 #: the other one and of its condition; the kept values of both (-1: none), and how many lanes the first one has.
 LIFT, OP, OFFSET, WIDTH, NUMBER, OTHER, WHERE, VALUE, BY, VALUE_LANES = range(10)
@@ -97,7 +97,7 @@ def _refused(slot, numbers, values):
     lift = slot[LIFT]
     if not _met(slot, numbers):
         return False
-    if SUMS <= lift <= FOURTHS:
+    if SUMS <= lift <= WEIGHED:
         return abs(numbers[slot[NUMBER]]) >= LIMIT
     if lift < KEPT:
         return False
@@ -132,6 +132,8 @@ def _put(slot, keep, numbers, values, at, lanes, place):
         put_product(number, numbers[slot[OTHER]] if met else np.nan, lanes, 0, place)
     elif lift == CUBES or lift == FOURTHS:  # noqa: SIM109
         put_power(number, 3 if lift == CUBES else 4, slot[WIDTH], lanes, 0, place)
+    elif lift == WEIGHED:
+        lanes[0, place] = 0 if np.isnan(number) else 1
     elif lift == EXTREMES:
         lanes[0, place] = _empty(slot[OP]) if np.isnan(number) else sortable(number)
     elif lift == DATED:

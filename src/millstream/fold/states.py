@@ -16,6 +16,7 @@ from millstream.definitions.schema import element_of
 from millstream.errors import CorruptState
 from millstream.fold import entry_states, history, kernels, sections
 from millstream.fold.combined import combined
+from millstream.fold.decayed import DecayedHistory, decayed_of_states
 from millstream.fold.entry_values import NONE_ADDED, EntryHistory, of_states
 from millstream.fold.layout import AHEAD, HEAD_CAPACITY, HEAD_SPAN, HEADER, STATE_VERSION, Layout
 from millstream.fold.listed import lists_of, new_heap, together
@@ -244,6 +245,8 @@ def value(
     heap = None
     if layout.entries:
         heap = of_states(layout, layout.entries, states.data, states.offsets, at, numbers, texts, more)
+    if layout.decay:
+        decayed_of_states(layout.decay, states.data, states.offsets, at, added, numbers)
     if layout.sections:
         heap = sections.of_states(layout, states.data, states.offsets, at, numbers, texts, heap, others)
     return Values(layout, numbers, texts, probes, heap)
@@ -290,11 +293,13 @@ def as_of(
     if len(layout.features):
         in_shares(event_begins[1:] + query_begins[1:], run)
     heap = None
-    if sweep and (layout.entries or layout.sections):
+    if sweep and layout.beside_lanes:
         heap = _sweep(layout, events, available, query_codes, ordinal, at, requests, numbers, texts)
     elif layout.entries:
         past = EntryHistory(layout, layout.entries, events, available, query_codes, ordinal, at, more)
         heap = past.sliding(numbers, texts)
+    if layout.decay and not sweep:
+        DecayedHistory(layout.decay, events, available, query_codes, ordinal, at, added).sliding(numbers)
     if layout.sections and not sweep:
         asked = sections.SectionHistory(layout, events, settled_by, available, query_codes, ordinal, at, others)
         heap = asked.write(numbers, texts, heap)
@@ -312,16 +317,18 @@ def _sweep(
     numbers: np.ndarray,
     texts: np.ndarray,
 ) -> np.ndarray:
-    """Write what bags and sections give from the state that serving would have held at each query; returns their heap."""
+    """Write what is kept beside lanes, or decays, of the state that serving would have held; returns the heap with lists."""
     heaps = []
     for row, code in enumerate(codes.tolist()):
         states = fold(layout, events.take(np.flatnonzero((events.codes == code) & (available <= ordinal[row]))))
         offsets = states.offsets[code : code + 2] if code < len(events.keys) else np.zeros(2, np.int64)
         one = slice(row, row + 1)
         found, heap = np.ascontiguousarray(numbers[one]), None
-        _, more, others = _parted(layout, None if requests is None else requests[one])
+        added, more, others = _parted(layout, None if requests is None else requests[one])
         if layout.entries:
             heap = of_states(layout, layout.entries, states.data, offsets, at[one], found, texts[one], more)
+        if layout.decay:
+            decayed_of_states(layout.decay, states.data, offsets, at[one], added, found)
         heap = sections.of_states(layout, states.data, offsets, at[one], found, texts[one], heap, others)
         numbers[one] = found
         heaps.append((np.array([row]), heap, layout.references))
@@ -357,6 +364,8 @@ def exact(
     if layout.entries:
         past = EntryHistory(layout, layout.entries, events, available, codes, ordinal, at, more)
         heap = past.by_rule(numbers, texts)
+    if layout.decay:
+        DecayedHistory(layout.decay, events, available, codes, ordinal, at, added).by_rule(numbers)
     if layout.sections:
         asked = sections.SectionHistory(layout, events, settled(events), available, codes, ordinal, at, others)
         heap = asked.write(numbers, texts, heap, by_rule=True)

@@ -13,6 +13,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from millstream.fold import sections
+from millstream.fold.decayed import decayed_of_states
 from millstream.fold.entry_values import of_states
 from millstream.fold.kernels import exact_from, value_one
 from millstream.fold.layout import HEADER, STATE_VERSION, Layout
@@ -79,13 +80,17 @@ class Vector:
         found: list[dict[str, NDArray[Any]]] = []
         for i, layout in enumerate(self._layouts):
             mine = slice(i * rows, (i + 1) * rows)
-            if layout.text_widths or layout.combinations or layout.entries or layout.sections:
+            if layout.text_widths or layout.combinations or layout.beside_lanes:
                 width, text = len(layout.outputs), sum(layout.text_widths)
                 asked = None if probes is None else probes[i]
                 offsets, heap = np.array(begins[mine.start : mine.stop + 1], np.int64), None
                 if layout.entries:
                     more = requests.entries[i] if requests is not None and requests.begins[i] >= 0 else None
                     heap = of_states(layout, layout.entries, data, offsets, at, numbers[mine], texts[mine], more)
+                if layout.decay:
+                    begin = int(kept[i])
+                    one_more = added[begin : begin + rows * layout.n_lanes] if begin >= 0 else NO_LANES
+                    decayed_of_states(layout.decay, data, offsets, at, one_more, numbers[mine])
                 if layout.sections:
                     others = requests.sections[i] if requests is not None and requests.begins[i] >= 0 else ()
                     heap = sections.of_states(layout, data, offsets, at, numbers[mine], texts[mine], heap, others)

@@ -15,7 +15,7 @@ def warm(*parts: Literal["lanes", "entries"]) -> None:
     well under a second.
 
     Args:
-        parts: "lanes", what most aggregates are made of, or "entries", those that tell values apart and windows
+        parts: "lanes", what most aggregates are made of, or "entries", those that tell values apart or decay, and windows
             of events; both unless given.
     """
     from millstream import Entity, EventStream, StreamFeatureGroup
@@ -67,7 +67,7 @@ def _with_lanes() -> list[Any]:
 
 
 def _with_entries() -> list[Any]:
-    from millstream import Count, DistinctCount, Entropy, Lag, LastK, Median, Mode, Sum, TopK
+    from millstream import Count, DecayedMean, DistinctCount, Entropy, Lag, LastK, Median, Mode, Sum, TopK
 
     return [
         Count(),
@@ -82,6 +82,7 @@ def _with_entries() -> list[Any]:
         Sum("x", over="2 events"),
         LastK("s", over="2 events"),
         TopK("s"),
+        DecayedMean("x", half_life="1h"),
     ]
 
 

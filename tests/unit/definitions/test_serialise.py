@@ -21,6 +21,8 @@ def definitions(fraud):
         ms.Rate(per="1h", over=["1h", "1d"]), ms.Covariance("n", "n * n", name="bend"), ms.Skewness("n", over="1d"),
         ms.DistinctCount("n"), ms.Quantile("n", q=[0.5, 0.95]), ms.Median("n"), ms.Mode("n", categories=9), ms.Lag("n", 3),
         ms.Entropy("n"), ms.LastK("n", k=3), ms.FirstK("n"), ms.MaxK("n", k=2), ms.MinK("n"), ms.TopK("n", k=4),
+        ms.DecayedCount(half_life="60m"), ms.DecayedSum("n", half_life="1h", where="n > 2"),
+        ms.DecayedMean("n * 2", half_life="1d", name="lately"),
     ]  # fmt: skip
     folded = ms.BatchFeatureGroup("folded", entity=fraud.user, every="1h", source=visits, features=every_aggregate)
     union = ms.StreamFeatureGroup(

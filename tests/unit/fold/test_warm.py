@@ -23,11 +23,21 @@ EVENTS = [
 
 def compiled() -> dict[str, int]:
     """For how many types of arguments each kernel that Python calls is compiled in this process."""
-    from millstream.fold import entry_history, entry_states, history, kernels, lift, sections, stretches, views
+    from millstream.fold import (
+        decay_kernels,
+        entry_history,
+        entry_states,
+        history,
+        kernels,
+        lift,
+        sections,
+        stretches,
+        views,
+    )
 
     return {
         f"{module.__name__}.{name}": len(kernel.signatures)
-        for module in (history, entry_history, entry_states, kernels, lift, sections, stretches, views)
+        for module in (history, decay_kernels, entry_history, entry_states, kernels, lift, sections, stretches, views)
         for name, kernel in vars(module).items()
         if hasattr(kernel, "signatures")
     }

@@ -1,0 +1,75 @@
+"""What decays, of states or of history, written beside what other lanes give; `decay_layout` says what it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from millstream.definitions.windows import default_hop
+from millstream.fold import decay_kernels, kernels
+from millstream.fold.decay_layout import DecayLayout, halvings
+from millstream.fold.shares import in_shares
+
+if TYPE_CHECKING:
+    from millstream.fold.prepare import Prepared
+
+
+def lift_decayed(times: np.ndarray, numbers: np.ndarray, half_life: int, out: np.ndarray, offset: int) -> None:
+    """Write what each event (time in µs, NaN adds nothing) adds to its tile, as three limbs."""
+    hop = default_hop(half_life)
+    until_end = (times // half_life + 1) * half_life - times // hop * hop
+    _, high, low = halvings(until_end, half_life, hop)
+    decay_kernels.lift_decayed(numbers, high, low, out, offset)
+
+
+def decayed_of_states(
+    decay: DecayLayout,
+    data: np.ndarray,
+    offsets: np.ndarray,
+    at: np.ndarray,
+    requests: np.ndarray,
+    numbers: np.ndarray,
+) -> None:
+    """Write what decays of states at instants (µs); `requests` are the lanes of one more event at each, or none at all."""
+    decay.write(decay_kernels.value(data, offsets, at, requests, decay.size, decay.totals), at, numbers)
+
+
+@dataclass(frozen=True, eq=False)
+class DecayedHistory:
+    """The events of history, and the (key, instant) rows that are asked of them; `codes` are those of the rows' keys.
+
+    See `fold.as_of` for the rest.
+    """
+
+    decay: DecayLayout
+    events: Prepared
+    available: np.ndarray
+    codes: np.ndarray
+    ordinal: np.ndarray
+    at: np.ndarray
+    requests: np.ndarray
+
+    def by_rule(self, numbers: np.ndarray) -> None:
+        """Write what decays by the rule itself, every event of a key being looked at for every row."""
+        self._write(numbers, True)
+
+    def sliding(self, numbers: np.ndarray) -> None:
+        """Write what `by_rule` does, tiles being filled and left along a key's events."""
+        self._write(numbers, False)
+
+    def _write(self, numbers: np.ndarray, by_rule: bool) -> None:
+        n_keys = int(max(len(self.events.keys), self.codes.max(initial=0) + 1))
+        order, begins = kernels.by_key(self.events.codes, n_keys)
+        queries, query_begins = kernels.by_key(self.codes, n_keys)
+        lanes, found = self.events.lanes.reshape(-1), np.empty((len(self.decay.totals), len(self.at)))
+
+        def run(first: int, last: int) -> None:
+            decay_kernels.as_of(
+                order, begins, queries, query_begins, self.events.times, self.available, lanes, self.decay.size,
+                self.ordinal, self.at, self.requests, self.decay.totals, by_rule, first, last, found,
+            )  # fmt: skip
+
+        in_shares(begins[1:] + query_begins[1:], run)
+        self.decay.write(found, self.at, numbers)
