@@ -25,6 +25,7 @@ from zlib import crc32
 
 import msgspec
 
+from millstream.buffer.embedded.environment import no_room
 from millstream.buffer.log import Batch
 from millstream.buffer.topics import capture_topic
 from millstream.definitions.schema import digits_of, element_of
@@ -197,7 +198,7 @@ class CaptureShipper:
         try:
             return self._ship(path)
         except (MillstreamError, OSError) as error:
-            failed.append(error)
+            failed.append(DiskFull.writing(path) if no_room(error, path.parent) else error)
             return 0
 
     def _ship(self, path: Path) -> int:

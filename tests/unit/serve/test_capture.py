@@ -211,6 +211,26 @@ def test_a_journal_on_a_full_disk_is_shipped_once_all_the_same(tmp_path: Path) -
     assert topics.table()["_request_id"].to_pylist() == ["r1", "r2"]
 
 
+def test_a_damaged_file_that_a_full_disk_cannot_set_aside_is_said_to_lack_room_and_is_set_aside_later(
+    tmp_path: Path,
+) -> None:
+    topics, place = Topics(), tmp_path.resolve() / "journal"
+    journal = CaptureJournal(place)
+    journal.append(SHAPE, [row("r1"), row("r2")])
+    (damaged,) = journal.rotate()
+    content = bytearray(damaged.read_bytes())
+    content[-40] ^= 1
+    damaged.write_bytes(content)
+    journal.append(SHAPE, [row("r3")])
+    shipper = CaptureShipper(journal, topics)
+    with Disk(tmp_path.resolve(), full={"journal"}).watching(), pytest.raises(DiskFull, match=damaged.name):
+        shipper.step()
+    assert damaged.exists()
+    assert set(topics.table()["_request_id"].to_pylist()) == {"r1", "r3"}
+    shipper.step()
+    assert damaged_captures(place) == [f"{journal.own.name}/{damaged.stem}.unreadable"]
+
+
 def test_sampling_keeps_the_stated_share_of_requests(tmp_path: Path) -> None:
     journal = CaptureJournal(tmp_path, sample=0.25)
     journal.append(SHAPE, [row(f"{os.getpid()}-{i}") for i in range(2_000)])
