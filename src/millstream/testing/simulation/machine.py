@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ def advance(world: World, gap: int) -> str:
 
 def jump(world: World, gap: int) -> str:
     """The clock is set wrong, or right again."""
+    world.furthest = max(world.furthest, world.clock.now())
     world.clock.advance(gap)
     world.jumped = True
     return ""
@@ -68,7 +68,7 @@ def lose_power(world: World) -> str:
     lost = 0
     for path in shards(world):
         if _kept(path).exists():
-            os.replace(_kept(path), path)
+            _put(_kept(path), path)
             lost += 1
     return f"{lost} shards step back"
 
@@ -86,11 +86,16 @@ def damage(world: World, group: str, shard: int) -> str:
     content[: 2 * 4096] = bytes(2 * 4096)
     fresh = path.with_name("data.damaged")
     fresh.write_bytes(content)
+    _put(fresh, path)
+    world.damaged.add(group)
+    return str(path.relative_to(world.settings.data))
+
+
+def _put(fresh: Path, path: Path) -> None:
+    """Put a file in another's place."""
     path.unlink()  # another file, so that what this process has mapped stays as it was
     path.hardlink_to(fresh)  # a full disk hinders nobody's writes but the project's
     fresh.unlink()
-    world.damaged.add(group)
-    return str(path.relative_to(world.settings.data))
 
 
 def _kept(path: Path) -> Path:

@@ -38,6 +38,7 @@ class World:
         flips: The bits that have flipped on its disk, and were not flipped back.
         torn: The files of the journal of captures in which a bit has flipped.
         jumped: Whether the clock was ever set wrong.
+        furthest: How far it was at the furthest when it was set (µs).
         zombies: Processes that are taken for dead.
         frozen: Processes that are in the midst of a step, and will go on with it.
         events: By id, what else an event holds.
@@ -62,6 +63,7 @@ class World:
     flips: list[Flip] = field(default_factory=list)
     torn: list[Path] = field(default_factory=list)
     jumped: bool = False
+    furthest: int = 0
     zombies: list[Process] = field(default_factory=list)
     frozen: list[Process] = field(default_factory=list)
     events: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -9,7 +9,7 @@ import pytest
 
 from millstream.errors import DiskFull, MillstreamError
 from millstream.testing.simulation import flips, layers, machine, operators, producers, truth
-from millstream.testing.simulation.actions import DAY, HOUR, SECOND, Action
+from millstream.testing.simulation.actions import DAY, HOUR, MINUTE, SECOND, Action
 from millstream.testing.simulation.acts import do
 from millstream.testing.simulation.settle import settle, work
 from millstream.testing.simulation.simulate import _world
@@ -80,6 +80,23 @@ def test_events_and_scores_go_over_http(world: World) -> None:
     with pytest.raises(MillstreamError, match="No stream is named 'event'"):
         world.process("serve").web.ask("POST", "/v1/streams/event/events", [])
     settle(world)
+
+
+def test_the_power_fails_on_a_full_disk_too(world: World) -> None:
+    filled(world)
+    world.precarious = True
+    layers.layer(world, "ingest")
+    machine.fill(world, "online")
+    stepped_back, _, _ = machine.lose_power(world).partition(" ")
+    assert int(stepped_back) > 0
+    settle(world)
+
+
+def test_a_table_gets_only_rows_that_could_not_be_known_before_though_the_clock_was_set_back(world: World) -> None:
+    before = world.clock.now()
+    machine.jump(world, -HOUR)
+    producers.table(world, [(5, -3.5, "DE", -MINUTE)])
+    assert world.accounts[-1]["at"] == before - MINUTE
 
 
 @pytest.mark.parametrize("kind", ["before", "after"])
