@@ -26,6 +26,7 @@ NAMES = (
     "sync_growth",
     "state",
     "proof_memory",
+    "history_memory",
     "memory",
 )
 

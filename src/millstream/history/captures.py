@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from millstream.buffer.reading import position_of_last, through
 from millstream.buffer.topics import capture_topic
 from millstream.errors import LogError
-from millstream.store.offline import BatchReads
+from millstream.store.offline import batches_of
 
 if TYPE_CHECKING:
     from millstream.buffer.log import Log, OwnLog, Records
@@ -139,18 +139,12 @@ def _archived(offline: OfflineStore, table: str, newest: int | None) -> pa.Table
     since: Where = ()
     if newest is not None:
         times = np.empty(0, np.int64)
-        for batch in _batches(offline, table, snapshot.id):
+        for batch in batches_of(offline, table, ["_received_at"], snapshot=snapshot.id):
             times = np.concatenate([times, batch.column(0).drop_null().to_numpy(zero_copy_only=False)])
             times = np.partition(times, len(times) - newest)[-newest:] if len(times) > newest else times
         since = [("_received_at", ">=", int(times.min()))] if len(times) else ()
-    return _placeless(offline.scan(table, where=since, snapshot=snapshot.id))
-
-
-def _batches(offline: OfflineStore, table: str, snapshot: int) -> Iterator[pa.RecordBatch]:
-    if isinstance(offline, BatchReads):
-        yield from offline.batches(table, ["_received_at"], (), snapshot)
-    else:
-        yield from offline.scan(table, ["_received_at"], snapshot=snapshot).to_batches()
+    batches = batches_of(offline, table, where=since, snapshot=snapshot.id)
+    return _joined([_placeless(pa.Table.from_batches([batch])) for batch in batches] or [no_captures()])
 
 
 def _placeless(found: pa.Table) -> pa.Table:
@@ -169,6 +163,6 @@ def _repeats(table: pa.Table) -> bool:
 def _once(table: pa.Table) -> pa.Table:
     if not _repeats(table):
         return table
-    numbered = table.append_column("_place", pa.array(range(table.num_rows)))
+    numbered = table.append_column("_place", pa.array(np.arange(table.num_rows)))
     places = numbered.group_by(ID).aggregate([("_place", "min")])["_place_min"]
     return table.take(places.combine_chunks())

@@ -15,6 +15,7 @@ from millstream.definitions.data_types import INSTANT
 from millstream.errors import LogError
 from millstream.history.captures import spans
 from millstream.history.events import held
+from millstream.store.offline import batches_of
 
 if TYPE_CHECKING:
     from millstream.buffer.log import OwnLog, Records
@@ -51,8 +52,10 @@ def letters(log: OwnLog, offline: OfflineStore, stream: str, newest: int | None 
     if snapshot is not None:
         enough = newest and found.num_rows >= newest
         since = [("arrival", ">=", found["arrival"][0].as_py())] if enough else []
-        archived = offline.scan(topic, found.column_names, since, snapshot.id)
-        found = _newest(pa.concat_tables([archived.cast(found.schema), found]), newest)
+        for batch in batches_of(offline, topic, found.column_names, since, snapshot.id):
+            pieces = [found, pa.Table.from_batches([batch]).cast(found.schema)]
+            found = pa.concat_tables(pieces) if newest is None else _newest(pa.concat_tables(pieces), newest)
+        found = _newest(found, newest)
     arrived = found["arrival"].cast(INSTANT)
     columns = {"partition": found["partition"], "position": found["position"], "arrived": arrived}
     return pa.table(columns | {"reason": found["reason"], "payload": found["payload"]})

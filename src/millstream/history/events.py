@@ -18,8 +18,9 @@ from millstream.buffer.repeats import repeats
 from millstream.buffer.topics import event_table, refused_table
 from millstream.definitions.source import EventStream
 from millstream.errors import LogError, NotFound, StoreError
+from millstream.history.columns import has_repeats, ordered
 from millstream.history.selection import Archive, Wanted, chosen, union_of
-from millstream.store.offline import BatchReads, OfflineStore, Snapshot, Where
+from millstream.store.offline import OfflineStore, Snapshot, Where, batches_of
 
 #: The snapshot property by which an archive says, by partition, the first position that it does not hold.
 POSITIONS = "millstream.positions"
@@ -97,8 +98,7 @@ class History:
         Raises:
             NotFound: there is no such stream.
         """
-        pieces = list(self.chunks(stream, upto, since=since, rows=None))
-        return pa.concat_tables(pieces).combine_chunks()
+        return pa.concat_tables(self.chunks(stream, upto, since=since, rows=None))
 
     def chunks(
         self,
@@ -242,7 +242,7 @@ class History:
     def _borders(self, table: str, where: Where, snapshot: Snapshot, rows: int) -> list[int]:
         """Positions that divide some rows of an archive into parts of about so many, found in memory for a few parts."""
         kept, weights = np.empty(0, np.int64), np.empty(0, np.int64)
-        for batch in self._batches(table, ["_position"], where, snapshot.id):
+        for batch in batches_of(self._offline, table, ["_position"], where, snapshot.id):
             kept = np.concatenate([kept, np.asarray(batch.column(0)).astype(np.int64)])
             weights = np.concatenate([weights, np.ones(len(batch), np.int64)])
             if len(kept) > 4 * rows:
@@ -250,19 +250,23 @@ class History:
         kept, _ = _thinned(kept, weights, rows)
         return sorted(set(kept.tolist()))[1:]
 
-    def _batches(self, table: str, columns: list[str], where: Where, snapshot: int) -> Iterator[pa.RecordBatch]:
-        if isinstance(self._offline, BatchReads):
-            yield from self._offline.batches(table, columns, where, snapshot)
-        else:
-            yield from self._offline.scan(table, columns, where, snapshot).to_batches()
-
     def _archived(self, stream: EventStream, where: Where, snapshot: Snapshot) -> pa.Table:
         """What the archive holds of a stretch of a partition."""
-        found = self._offline.scan(event_table(stream.name), where=where, snapshot=snapshot.id)
-        taken = redecode(stream, _once(found.sort_by(_ORDER)))
-        return self._with_refused(stream, taken, pc.unique(found["_position"]), where)
+        known: list[pa.Array] = []
 
-    def _with_refused(self, stream: EventStream, taken: pa.Table, known: pa.Array, where: Where) -> pa.Table:
+        def decoded() -> Iterator[pa.Table]:
+            yield event_schema(stream).empty_table()
+            for batch in batches_of(self._offline, event_table(stream.name), None, where, snapshot.id):
+                known.append(batch["_position"])
+                yield redecode(stream, pa.Table.from_batches([batch]))
+
+        taken = ordered(decoded(), "_position")
+        if has_repeats(known):  # another program has appended some again
+            found = self._offline.scan(event_table(stream.name), where=where, snapshot=snapshot.id)
+            taken = redecode(stream, _once(found.sort_by(_ORDER)))
+        return self._with_refused(stream, taken, pa.chunked_array(known, pa.int64()), where)
+
+    def _with_refused(self, stream: EventStream, taken: pa.Table, known: pa.ChunkedArray, where: Where) -> pa.Table:
         """The events of a span with those that were refused as their stream was declared then, and fit it as it is read."""
         table = refused_table(stream.name)
         snapshot = self._offline.snapshot(table)

@@ -14,7 +14,7 @@ from millstream.buffer.codec.events import redecode, retaken
 from millstream.buffer.codec.types import PLACE, event_schema
 from millstream.definitions.data_types import arrow_type, comparable
 from millstream.definitions.source import EventStream
-from millstream.store.offline import BatchReads, OfflineStore, Snapshot, Where
+from millstream.store.offline import OfflineStore, Snapshot, Where, batches_of
 
 
 @dataclass(frozen=True)
@@ -102,13 +102,10 @@ class Archive:
         return name in self._kept.names and self._kept.field(name).type == arrow_type(self._stream.schema[name])
 
     def _batches(self, table: str, where: Where, snapshot: int) -> Iterator[pa.RecordBatch]:
-        if isinstance(self._offline, BatchReads):
-            columns = None
-            if table == self._table:
-                columns = [name for name in (*self._stream.schema, "rest", *PLACE.names) if name in self._kept.names]
-            yield from self._offline.batches(table, columns, where, snapshot)
-        else:
-            yield from self._offline.scan(table, where=where, snapshot=snapshot).to_batches()
+        columns = None
+        if table == self._table:
+            columns = [name for name in (*self._stream.schema, "rest", *PLACE.names) if name in self._kept.names]
+        return batches_of(self._offline, table, columns, where, snapshot)
 
 
 def union_of(values: Sequence[Any]) -> pa.Array:

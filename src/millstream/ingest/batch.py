@@ -42,7 +42,7 @@ from millstream.ingest.late_snapshot import late_snapshot_changes
 from millstream.ingest.pruning import pruning
 from millstream.ingest.staged_runs import KeyedRun, read_runs, run_at, schema_of
 from millstream.ingest.writing import write_all
-from millstream.store.offline import STATED, BatchReads, OfflineStore, Where
+from millstream.store.offline import STATED, OfflineStore, Where, batches_of
 from millstream.store.online import BEGUN, MARK, OnlineStore, ShardMeta, pages, pruned_by, read_shard, shard_metas
 
 _PAGE = 10_000
@@ -250,11 +250,8 @@ class BatchIngester:
             return
         schema = shape.nothing.schema
         asked = (batch_table(version.id), schema.names, [*STATED, *where], snapshot)
-        if isinstance(self._offline, BatchReads):
-            for batch in self._offline.batches(*asked):
-                yield pa.Table.from_batches([batch]).cast(schema)
-        else:
-            yield self._offline.scan(*asked).cast(schema)
+        for batch in batches_of(self._offline, *asked):
+            yield pa.Table.from_batches([batch]).cast(schema)
 
     def _apply_online(
         self,

@@ -26,7 +26,7 @@ from millstream.ingest.batch_offline import Shape
 from millstream.ingest.batch_online import Confirmed, Items, fresh_rows
 from millstream.ingest.staged_runs import KeyedRun, schema_of
 from millstream.ingest.writing import FILLING, write_all
-from millstream.store.offline import STATED, BatchReads, OfflineStore
+from millstream.store.offline import STATED, OfflineStore, batches_of
 from millstream.store.online import PRUNED_BY, OnlineStore, ShardMeta, readable_metas
 
 _MARKS = 10_000  # of the newest runs: those before them are hidden by others
@@ -175,8 +175,5 @@ class _Stated:
             known = self._offline.scan(self._table, None, [("_run", "<", -1)], self._snapshot)
             names = Shape(self._keys, schema_of(self._version, known)).nothing.schema.names
         asked = (self._table, names, list(STATED), self._snapshot)
-        if isinstance(self._offline, BatchReads):
-            for batch in self._offline.batches(*asked):
-                yield pa.Table.from_batches([batch])
-        else:
-            yield self._offline.scan(*asked)
+        for batch in batches_of(self._offline, *asked):
+            yield pa.Table.from_batches([batch])

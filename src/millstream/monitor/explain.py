@@ -14,10 +14,11 @@ from millstream.definitions.windows import folded
 from millstream.errors import RequestError, nearest
 from millstream.fold import aggregated, encode_keys, prepare
 from millstream.fold.instants import micros
-from millstream.fold.rows import KEY, in_force, with_keys
+from millstream.fold.rows import KEY, in_force
 from millstream.monitor.replay import Pasts, Reading, Replay, cohorts
 from millstream.monitor.verify import served_columns
 from millstream.train.encoding import typed_value
+from millstream.train.stated import newest_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -145,9 +146,10 @@ def _of_reading(replay: Replay, reading: Reading, entry: ViewColumn) -> pa.Table
 
 def _stated(replay: Replay, reading: Reading, keys: pa.Array, ttl: int | None) -> pa.Table:
     """The row that the value is of: the newest that was applied and visible, if any is in force."""
-    rows = replay.past.rows(reading.version.id)
-    rows = rows.filter(pc.less(rows["_run"], int(replay.runs_applied(reading)[0]))) if rows.num_rows else rows
-    rows = with_keys(reading.version.group.entity.keys, rows)
+    applied = int(replay.runs_applied(reading)[0])
+    pieces = replay.past.rows(reading.version.id, replay.of_keys(reading, np.arange(1)))
+    known = (piece.filter(pc.less(piece["_run"], applied)) if piece.num_rows else piece for piece in pieces)
+    rows = newest_of(reading.version.group.entity.keys, known, keys, replay.at)
     return rows.take(in_force(rows, keys, replay.at, ttl).drop_null()).drop_columns([KEY])
 
 

@@ -7,15 +7,14 @@ those positions are folded again through the states that serving held, so the re
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from millstream.definitions.data_types import carried
 from millstream.definitions.feature_group import BatchFeatureGroup
@@ -24,21 +23,22 @@ from millstream.definitions.source import EventStream, Table
 from millstream.definitions.whole_numbers import floats, put
 from millstream.engines.engine import FIRST
 from millstream.fold import Prepared, as_of, encode_keys, exact, layout_of, prepare, probes_of, request_lanes, shard_of
-from millstream.fold.instants import micros
 from millstream.fold.kernels import by_key
 from millstream.fold.layout import HEAD_SPAN
-from millstream.fold.rows import rows_as_of, with_keys
 from millstream.fold.states import settled
+from millstream.monitor.applied_rows import applied_as_of
 from millstream.store.online import EARLY
 from millstream.train.point_in_time import columns_of, union
+from millstream.train.stated import of_keys
 from millstream.train.stored_history import needed
 
 if TYPE_CHECKING:
     from millstream.definitions import FeatureView
     from millstream.definitions.feature_view import GroupRead
-    from millstream.definitions.group_version import GroupVersion
+    from millstream.definitions.group_version import BatchGroupVersion, GroupVersion
     from millstream.definitions.source import Source
     from millstream.history.selection import Wanted
+    from millstream.store.offline import Where
 
 PIECE = 20_000
 """How many captures are recomputed at once."""
@@ -66,13 +66,13 @@ class Pasts:
     Attributes:
         events: the events of a stream that are wanted, below a position by partition; all rows of a table. Asked for
             once by each cohort of captures.
-        rows: every row that a batch group version stated.
+        rows: the rows that a batch group version stated, some at a time; those not meant by a filter may be left out.
         versions: every group version there ever was, by id.
         view: a view, by its name, as one of its revisions had it.
     """
 
     events: Callable[[Source, Sequence[Wanted], Mapping[int, int]], pa.Table]
-    rows: Callable[[str], pa.Table]
+    rows: Callable[[str, Where], Iterable[pa.Table]]
     versions: Mapping[str, GroupVersion]
     view: Callable[[str, str], FeatureView]
 
@@ -190,24 +190,14 @@ class Replay:
         ).columns  # fmt: skip
 
     def _stated(self, reading: Reading, pick: np.ndarray, keys: pa.Array) -> Columns:
-        """A query's features, from the runs that were applied when each row was read.
+        """A query's features, from the runs that were applied when each row was read."""
+        version, at = cast("BatchGroupVersion", reading.version), self.at[pick]
+        where, applied = self.of_keys(reading, pick), self.runs_applied(reading)[pick]
+        return applied_as_of(version, partial(self.past.rows, version.id, where), keys, at, applied)
 
-        Mostly these are all that had become available; where some were still in the buffer, the rest is read apart.
-        """
-        version, at = reading.version, self.at[pick]
-        group = cast(BatchFeatureGroup, version.group)
-        stated = self.past.rows(version.id)
-        table = with_keys(version.group.entity.keys, stated)
-        found = rows_as_of(version.schema, table, keys, at, group.ttl)
-        applied = self.runs_applied(reading)[pick]
-        late = applied <= _last_available(stated, at)
-        for following in np.unique(applied[late]).tolist():
-            mine = np.flatnonzero(late & (applied == following))
-            known = table.filter(pc.less(table["_run"], following))
-            part = rows_as_of(version.schema, known, keys.take(pa.array(mine)), at[mine], group.ttl)
-            for name, values in part.items():
-                found[name] = put(found[name], mine, values)
-        return found
+    def of_keys(self, reading: Reading, rows: np.ndarray) -> Where:
+        """Which rows of a query to ask the offline store for, where the captures numbered `rows` are of few keys."""
+        return of_keys(reading.version.group.entity.keys, [self._key(name, rows) for _, name in reading.read.keys])
 
     def runs_applied(self, reading: Reading) -> np.ndarray:
         """For each capture, the position of the first run that was not applied."""
@@ -314,17 +304,6 @@ def _first_with(source: Source, events: Prepared, chosen: np.ndarray, ends: np.n
     if isinstance(source, Table):
         return np.asarray(np.searchsorted(ends, events.arrivals[chosen], side="left"))
     return np.asarray(np.searchsorted(ends, events.positions[chosen], side="right"))
-
-
-def _last_available(stated: pa.Table, at: np.ndarray) -> np.ndarray:
-    """For each instant, the position of the last run that had become available, -1 before the first."""
-    if not stated.num_rows:
-        return np.full(len(at), -1, np.int64)
-    available = np.asarray(micros(stated["available_time"])).astype(np.int64)
-    runs = np.asarray(stated["_run"]).astype(np.int64)
-    order = np.argsort(available, kind="stable")
-    newest = np.concatenate([[-1], np.maximum.accumulate(runs[order])])
-    return newest[np.searchsorted(available[order], at, side="right")]
 
 
 def defaulted(values: np.ndarray, default: object) -> np.ndarray:

@@ -356,16 +356,13 @@ def earliest(parts: Parts) -> int | None:
 
     from millstream.buffer.codec.events import decode
     from millstream.buffer.reading import through
-    from millstream.store.offline import BatchReads
+    from millstream.store.offline import batches_of
 
-    offline = parts.offline
     found: list[int] = []
     for stream in parts.registry.streams():
         table = event_table(stream.name)
         if parts.offline.snapshot(table) is not None:
-            asked = (table, ["_arrival"])
-            batches = offline.batches(*asked) if isinstance(offline, BatchReads) else offline.scan(*asked).to_batches()
-            arrivals = (batch.column(0) for batch in batches)
+            arrivals = (batch.column(0) for batch in batches_of(parts.offline, table, ["_arrival"]))
             found += [int(pc.min(one).as_py()) for one in arrivals if one.null_count < len(one)]
         for partition, (first, following) in enumerate(parts.log.ends(stream.name)):
             records = next(through(parts.log, stream.name, partition, first, following, 1), None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from itertools import chain
@@ -33,6 +33,7 @@ from millstream.definitions.source import EventStream, Source, Table
 from millstream.engines.engine import LAST
 from millstream.errors import MillstreamError, RequestError, TrainingError, nearest
 from millstream.fold import Prepared
+from millstream.store.offline import Where
 from millstream.train.point_in_time import AT, Instants, join
 from millstream.train.stored_history import no_rows
 
@@ -118,13 +119,13 @@ class _Frames:
             self._events[name] = _decoded(source, frame, self._needed[name])  # type: ignore[arg-type]
         return self._events[name]
 
-    def rows(self, group: BatchFeatureGroup) -> pa.Table:
+    def rows(self, group: BatchFeatureGroup, where: Where = ()) -> Iterable[pa.Table]:
         if not len(self.asked):
-            return no_rows(group)
+            return [no_rows(group)]
         first = int(self.asked.min())
         if bind_interval(group.query or "")[1]:  # a run says what its own interval holds, so all of them count
             first = min([first, *(self._earliest(source) for source in group.sources)])
-        return self._runs.rows(group, first, int(self.asked.max()))
+        return [self._runs.rows(group, first, int(self.asked.max()))]
 
     def available(self, group: Group, events: Prepared) -> Instants:
         for row, why in events.dead:

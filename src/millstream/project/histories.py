@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from millstream.history.selection import Wanted
     from millstream.monitor.replay import Pasts
     from millstream.project.parts import Parts
-    from millstream.store.offline import OfflineStore
+    from millstream.store.offline import OfflineStore, Where
     from millstream.train.stored_history import Stored
 
 SET_KEPT = 7 * 86_400_000_000
@@ -88,18 +88,17 @@ class Histories:
         """Stored history, as verification reads it: every view and group version that ever served."""
         from millstream.definitions.source import EventStream
         from millstream.monitor.replay import Pasts
-        from millstream.store.offline import STATED
-        from millstream.train.stored_history import no_rows
+        from millstream.train.stored_history import no_rows, stated_rows
 
         parts = self._parts
         history = self.events()
         versions = {one.id: one for one in (*parts.registry.groups("retired"), *parts.registry.groups())}
 
-        def rows(gv: str) -> pa.Table:
+        def rows(gv: str, where: Where) -> Iterable[pa.Table]:
             table = batch_table(gv)
             if parts.offline.snapshot(table) is None:
-                return no_rows(versions[gv].group)
-            return parts.offline.scan(table, where=STATED)
+                return [no_rows(versions[gv].group)]
+            return stated_rows(parts.offline, table, where)
 
         @cache
         def table(source: Table) -> pa.Table:

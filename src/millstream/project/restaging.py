@@ -56,7 +56,7 @@ def restage(parts: Parts, version: BatchGroupVersion) -> tuple[int, bool]:
     mendable(parts.log).rebase(topic, 0, base, kept)
     parts.registry.marks.rebase({f"{topic}/0": base})
     if snapshot is not None:
-        nothing = parts.offline.scan(table).slice(0, 0)
+        nothing = parts.offline.scan(table, where=[("_run", "<", -1)])
         properties = {POSITIONS: msgspec.json.encode({"0": base}).decode(), MARKS: "{}"}
         parts.offline.append(table, nothing, properties, expected=snapshot.id)
     for shard, meta in enumerate(metas):

@@ -16,6 +16,8 @@ Where = Sequence[tuple[str, str, Any]]
 Comparisons are `=`, `<`, `<=`, `>`, `>=` and `in`; a null never holds. An instant is given in microseconds.
 """
 
+_AT_ONCE = 200_000
+
 STATED: Where = (("event_time", ">=", -(2**63)), ("available_time", ">=", -(2**63)))
 """The rows of a batch group's table that say when: another program's without instants state nothing."""
 
@@ -103,6 +105,22 @@ class BatchReads(Protocol):
         Raises what `scan` raises, at the first batch.
         """
         ...
+
+
+def batches_of(
+    offline: OfflineStore,
+    table: str,
+    columns: Sequence[str] | None = None,
+    where: Where = (),
+    snapshot: int | None = None,
+) -> Iterator[pa.RecordBatch]:
+    """Return the rows of `OfflineStore.scan` some at a time, in as little memory as the store needs for that.
+
+    Raises what `scan` raises, at the first batch.
+    """
+    if isinstance(offline, BatchReads):
+        return offline.batches(table, columns, where, snapshot)
+    return iter(offline.scan(table, columns, where, snapshot).to_batches(_AT_ONCE))
 
 
 @runtime_checkable

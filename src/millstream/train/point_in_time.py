@@ -7,7 +7,8 @@ kernel. No example is lost and their order is kept: without history an example g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,9 +25,11 @@ from millstream.definitions.source import Source
 from millstream.engines.engine import FIRST
 from millstream.errors import TrainingError, nearest
 from millstream.fold import Prepared, as_of, encode_keys, layout_of, prepare, probes_of, request_lanes
-from millstream.fold.rows import rows_as_of, with_keys
+from millstream.fold.rows import rows_as_of
 from millstream.fold.sections import joined as joined_sections
+from millstream.store.offline import Where
 from millstream.train.encoding import typed
+from millstream.train.stated import newest_of, of_keys
 
 Columns = dict[str, NDArray[Any]]
 Instants = NDArray[np.int64]
@@ -48,8 +51,11 @@ class Past(Protocol):
         """Return the validated events of a source, without repeats, with `_partition`, `_position` and `_arrival`."""
         ...
 
-    def rows(self, group: BatchFeatureGroup) -> pa.Table:
-        """Return every row the query ever stated: join keys, `event_time`, `available_time` and its features."""
+    def rows(self, group: BatchFeatureGroup, where: Where = ()) -> Iterable[pa.Table]:
+        """Return the rows the query ever stated, some at a time: join keys, `event_time`, `available_time`, its features.
+
+        At least one piece comes, which may be empty. Those that are not meant by `where` may be left out.
+        """
         ...
 
     def available(self, group: Group, events: Prepared) -> Instants:
@@ -166,8 +172,7 @@ def _reader(group: Group, past: Past, at: Instants, seen: dict[Source, pa.Table]
     `seen` keeps the events of each source for the next group.
     """
     if isinstance(group, BatchFeatureGroup) and group.query is not None:
-        rows = with_keys(group.entity.keys, past.rows(group))
-        return lambda keys, _: rows_as_of(group.schema_of_features, rows, keys, at, group.ttl)
+        return partial(_stated, group, past, at, examples[0])
     for source in group.sources:
         if source not in seen:
             seen[source] = past.events(source)
@@ -182,3 +187,12 @@ def _reader(group: Group, past: Past, at: Instants, seen: dict[Source, pa.Table]
         return as_of(layout, events, available, keys, at, at, probes, added).columns
 
     return read
+
+
+def _stated(
+    group: BatchFeatureGroup, past: Past, at: Instants, given: Mapping[str, pa.Array], keys: pa.Array, one: GroupRead
+) -> Columns:
+    """A query's features at the examples' instants."""
+    types = group.entity.keys
+    pieces = past.rows(group, of_keys(types, [given[key] for _, key in one.keys]))
+    return rows_as_of(group.schema_of_features, newest_of(types, pieces, keys, at), keys, at, group.ttl)

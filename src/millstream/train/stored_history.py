@@ -24,7 +24,7 @@ from millstream.engines.engine import FIRST
 from millstream.errors import TrainingError
 from millstream.fold import Prepared
 from millstream.history.selection import Wanted, union_of
-from millstream.store.offline import STATED, OfflineStore
+from millstream.store.offline import STATED, OfflineStore, Where, batches_of
 from millstream.train.point_in_time import AT, Instants
 
 
@@ -158,11 +158,11 @@ class Stored:
             self.read.positions[name] = upto
         return self._events[source]
 
-    def rows(self, group: BatchFeatureGroup) -> pa.Table:
-        """Return every row of the batch group's version; none when it never ran."""
+    def rows(self, group: BatchFeatureGroup, where: Where = ()) -> Iterator[pa.Table]:
+        """Return the rows of the batch group's version some at a time; a piece without any when it never ran."""
         table = batch_table(self.read.versions[group.name])
         found = self.snapshot(table)
-        return no_rows(group) if found is None else self._offline.scan(table, where=STATED, snapshot=found)
+        return iter([no_rows(group)]) if found is None else stated_rows(self._offline, table, where, found)
 
     def snapshot(self, table: str) -> int | None:
         """Return the snapshot of an offline table to read, and note it; None when it was never written."""
@@ -176,11 +176,19 @@ class Stored:
             self.read.snapshots[table] = found
         return found
 
-    def captures(self, model: str) -> pa.Table | None:
-        """Return what was captured of a model, or None when nothing was archived yet."""
+    def captures(self, model: str, columns: Sequence[str], now: int) -> pa.Table | None:
+        """Return what was captured of a model by an instant (µs), those of some columns that there are.
+
+        None when nothing was archived yet.
+        """
         table = capture_topic(model)
         found = self.snapshot(table)
-        return None if found is None else self._offline.scan(table, snapshot=found)
+        if found is None:
+            return None
+        nothing = self._offline.scan(table, where=[("_received_at", "<", FIRST)], snapshot=found)
+        nothing = nothing.select([name for name in dict.fromkeys(columns) if name in nothing.column_names])
+        batches = batches_of(self._offline, table, nothing.column_names, [("_received_at", "<=", now)], found)
+        return pa.concat_tables([nothing, *(pa.Table.from_batches([batch]) for batch in batches)])
 
     def available(self, group: Group, events: Prepared) -> Instants:
         """Return when serving had the events: the group's delay after they arrived, or after the run that took them."""
@@ -250,6 +258,22 @@ def _wanted(group: Group, stream: EventStream, keys: Sequence[pa.Array], at: int
     spans = [one.window and one.window + one.delay + 2 * (one.hop or 0) for one in folded(group.columns)]
     lasting = at is None or any(span is None for span in spans)
     return Wanted(values, None if lasting else max(FIRST, at - max(spans)))  # type: ignore[operator, type-var]
+
+
+def stated_rows(
+    offline: OfflineStore, table: str, where: Where = (), snapshot: int | None = None
+) -> Iterator[pa.Table]:
+    """Return the rows that a batch group has stated some at a time; the first piece has none, and all columns.
+
+    Args:
+        offline: where they are.
+        table: the group version's table, which is there.
+        where: which of them, see `Where`.
+        snapshot: the snapshot to read; the newest unless given.
+    """
+    yield offline.scan(table, where=[("event_time", "<", FIRST)], snapshot=snapshot)
+    for batch in batches_of(offline, table, None, [*STATED, *where], snapshot):
+        yield pa.Table.from_batches([batch])
 
 
 def no_rows(group: BatchFeatureGroup) -> pa.Table:

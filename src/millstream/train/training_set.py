@@ -175,13 +175,13 @@ def _examples(model: Model, past: Stored, now: int) -> pa.Table:
 
 def _captured(model: Model, past: Stored, now: int) -> pa.Table:
     """What was served by `now`, each row once: it is captured at least once."""
-    found = past.captures(model.name)
+    needed = [*model.view.entity_keys, *model.view.request, model.label.on, AT, "_received_at", "_request_id"]
+    found = past.captures(model.name, needed, now)
     if found is None:
         raise TrainingError(
             f"Model '{model.name}' learns from captures, and none has been archived yet.",
             "train it on a stream first (examples=stream), or score some requests and wait for the archive.",
         )
-    found = found.filter(pc.less_equal(found["_received_at"], now))
     found = found.sort_by([("_received_at", "ascending"), ("_request_id", "ascending")])
     return found.take(_places(found["_request_id"], "min"))
 

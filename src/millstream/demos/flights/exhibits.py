@@ -16,7 +16,7 @@ from millstream.train.trainers.trainer import fit
 from millstream.train.training_set import LABEL
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from millstream.definitions import FeatureView, Model
     from millstream.fold import Prepared
@@ -86,9 +86,9 @@ class _Careless:
         known = self._past.group(group)
         return known if getattr(group, "query", None) else group
 
-    def rows(self, group: Any) -> pa.Table:
+    def rows(self, group: Any, where: Any = ()) -> Iterable[pa.Table]:
         """The rows that queries stated."""
-        return self._past.rows(group)
+        return self._past.rows(group, where)
 
     def events(self, source: Any) -> pa.Table:
         """The events, known when they were scheduled."""
