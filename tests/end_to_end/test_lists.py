@@ -21,6 +21,7 @@ payments = ms.EventStream(
 habits = ms.StreamFeatureGroup("habits", entity=user, source=payments, features=[
     ms.LastK("amount", k=3, over="30d"), ms.LastK("order", k=2), ms.LastK("ok"), ms.LastK("country", k=2),
     ms.LastK("at", k=1), ms.Count(), ms.FirstK("country", k=1), ms.MaxK("amount"), ms.MinK("order", k=1), ms.TopK("ok"),
+    ms.LastDistinctK("country", k=3), ms.Histogram("amount", bins=[0, 2, 3]),
 ])  # fmt: skip
 ROWS = [
     {"user_id": 1, "order": -BIG, "amount": 1.5, "ok": False, "country": "", "at": SEEN},
@@ -38,8 +39,12 @@ LISTS = {
     "habits__amount_max_3": [2.5, 1.5, 0.0],
     "habits__order_min_1": [-BIG],
     "habits__ok_top_3": [True, False],
+    "habits__country_last_distinct_3": ["é", "DE", ""],
+    "habits__amount_histogram": [2, 1],
 }
-TYPES = [pa.float64(), pa.int64(), pa.bool_(), pa.string(), INSTANT, pa.string(), pa.float64(), pa.int64(), pa.bool_()]
+NOTHING = {name: [] for name in LISTS} | {"habits__amount_histogram": [0, 0]}
+TYPES = [pa.float64(), pa.int64(), pa.bool_(), pa.string(), INSTANT]
+TYPES += [pa.string(), pa.float64(), pa.int64(), pa.bool_(), pa.string(), pa.int64()]
 asks = ms.EventStream("asks", time="at", schema={"id": "string", "user_id": "int64", "y": "bool", "at": "timestamp"})
 
 
@@ -78,7 +83,7 @@ model = ms.Model(
 
 def test_the_pure_function_gives_arrow_lists_and_the_empty_list_of_nothing() -> None:
     found = ms.compute(view, {payments: ROWS}, [{"user_id": one, "at": AT} for one in (1, 2, None)])
-    assert found.select(list(LISTS)).to_pylist() == [LISTS, *[{name: [] for name in LISTS}] * 2]
+    assert found.select(list(LISTS)).to_pylist() == [LISTS, *[NOTHING] * 2]
     assert [found[name].type for name in LISTS] == [pa.list_(kind) for kind in TYPES]
     early = ms.compute(view, {payments: ROWS}, [{"user_id": 1, "at": SEEN + timedelta(minutes=1)}]).to_pylist()[0]
     assert (early["habits__amount_last_3_30d"], early["habits__order_last_2"]) == ([1.5], [-BIG])

@@ -71,8 +71,9 @@ DEFINED = {
     **dict.fromkeys((ms.Sum, ms.Mean, ms.Std, ms.Var, ms.Min, ms.Max, ms.First, ms.Last), ("x", {})),
     **dict.fromkeys((ms.Skewness, ms.Kurtosis, ms.GeometricMean), ("x", {})),
     ms.Quantile: ("x", {"q": 0.5}),
-    **dict.fromkeys((ms.FirstK, ms.MaxK, ms.MinK, ms.TopK), ("x", {})),
     **dict.fromkeys((ms.DecayedCount, ms.DecayedSum, ms.DecayedMean), ("x", {"half_life": "1h"})),
+    ms.Histogram: ("x", {"bins": [0, 1]}),
+    **dict.fromkeys((ms.FirstK, ms.LastDistinctK, ms.MaxK, ms.MinK, ms.TopK), ("x", {})),
     **dict.fromkeys((ms.DistinctCount, ms.Entropy, ms.Lag, ms.LastK, ms.Median, ms.Mode), ("x", {})),
 }
 

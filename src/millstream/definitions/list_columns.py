@@ -49,6 +49,12 @@ class Lists:
         return cls.of_arrow(pa.array(lists, pa.list_(kinds.get(kind, pa.int64()))))
 
     @classmethod
+    def of_counts(cls, counts: NDArray[np.int64]) -> Lists:
+        """Return rows of equally many whole numbers as lists."""
+        rows, width = counts.shape
+        return cls(np.arange(rows + 1) * width, pa.array(np.ascontiguousarray(counts).reshape(-1)))
+
+    @classmethod
     def of_arrow(cls, column: pa.Array | pa.ChunkedArray) -> Lists:
         """Return a column of Arrow's lists as a view carries it."""
         column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from math import isfinite
+from numbers import Real
 
 from millstream.calls import checked_class, whole
 from millstream.definitions.aggregation import STRING_BYTES, OfExpression, Window
@@ -237,6 +240,24 @@ class FirstK(_Several):
     kind = "first_k"
 
 
+class LastDistinctK(_Several):
+    """The list of the different values seen most recently, each once, newest first; of one instant the larger first.
+
+    Use it for the last devices or countries of a user. Empty of nothing. Its state is k entries of a value and a time per
+    tile at most.
+
+    Args:
+        k: how many at most, 5 unless given, up to 1,000.
+        max_bytes: a string longer than that in UTF-8 makes its event a dead letter; the others are those of every
+            aggregation.
+
+    >>> LastDistinctK("country", over="30d").k
+    5
+    """
+
+    kind = "last_distinct_k"
+
+
 @checked_class
 class _Edge(_Several):
     def __init__(
@@ -332,9 +353,49 @@ class TopK(_OfCategories):
         freeze(self, k=whole("TopK", "k", k, 1, _MOST_ROWS))
 
 
+@checked_class
+@dataclass(frozen=True, init=False)
+class Histogram(OfExpression):
+    """How many values lie in each bin, as NumPy counts: from each edge up to the next, the last one with its end.
+
+    Use it for the shape of a user's amounts. A list of counts, zeros of nothing; values below the first edge or above the
+    last are not counted. Its state is one int64 per bin and tile.
+
+    Args:
+        bins: the edges, ascending, from 2 to 1,001 of them; the others are those of every aggregation.
+
+    >>> Histogram("amount", bins=[0, 10, 100], over="30d").bins
+    (0.0, 10.0, 100.0)
+    """
+
+    kind = "histogram"
+
+    bins: tuple[float, ...]
+
+    def __init__(
+        self,
+        expression: str,
+        *,
+        bins: Sequence[float],
+        over: Window | Sequence[Window] = None,
+        where: str | None = None,
+        name: str | None = None,
+        hop: Duration | None = None,
+        delay: Duration = "0s",
+    ) -> None:
+        super().__init__(expression, over=over, where=where, name=name, hop=hop, delay=delay)
+        wanted = f"from 2 to {_MOST_ROWS + 1:,} ascending numbers"
+        edges = tuple(bins) if isinstance(bins, Iterable) and not isinstance(bins, str | bytes | Mapping) else ()
+        hint = "write bins=[0, 10, 100], which makes two bins."
+        numbers = all(isinstance(edge, Real) and not isinstance(edge, bool) and isfinite(edge) for edge in edges)
+        if not numbers or not 2 <= len(edges) <= _MOST_ROWS + 1 or any(b <= a for a, b in pairwise(edges)):
+            raise DefinitionError.expected("Histogram", "bins", bins, wanted, hint)
+        freeze(self, bins=tuple(float(edge) for edge in edges))
+
+
 #: Those whose columns are lists.
-LISTS = (FirstK, LastK, MaxK, MinK, TopK)
-VALUES = (DistinctCount, Entropy, Lag, Median, Mode, Quantile, *LISTS)
+LISTS = (FirstK, LastDistinctK, LastK, MaxK, MinK, TopK)
+VALUES = (DistinctCount, Entropy, Lag, Median, Mode, Quantile, Histogram, *LISTS)
 #: The kinds of columns that these come to.
 VALUE_KINDS = frozenset(one.kind for one in VALUES)
 

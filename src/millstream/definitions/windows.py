@@ -14,7 +14,7 @@ from millstream.definitions.durations import UNITS, micros, text
 from millstream.definitions.expressions import is_column, type_of
 from millstream.definitions.over import Session, rows_and_time, suffix
 from millstream.definitions.schema import digits_of, element_of, list_of
-from millstream.definitions.values import LISTS, Lag, Quantile, percent
+from millstream.definitions.values import LISTS, Histogram, Lag, Quantile, percent
 from millstream.errors import DefinitionError
 
 #: The default hop of a window by window plus delay: the first row that is long enough.
@@ -31,7 +31,7 @@ _OF_NUMBERS = (
     "decayed_sum", "decayed_mean",
 )  # fmt: skip
 _READS: dict[str, tuple[str, ...]] = {kind: _NUMBERS for kind in _OF_NUMBERS}
-_READS |= {kind: ("int64", "float64") for kind in ("quantile", "median")}
+_READS |= {kind: ("int64", "float64") for kind in ("quantile", "median", "histogram")}
 _CATEGORIES = ("int64", "string", "bool", "date", "timestamp", "uuid")
 _READS["entropy"] = _CATEGORIES
 _READS |= {kind: (*_CATEGORIES, "float64") for kind in ("distinct_count", "mode", "top_k")}
@@ -49,9 +49,10 @@ class WindowedFeature:
     aggregate of two, and `by` its type where it orders; `per` is the span that a rate is for. One that is
     worked out of two others has them as `parts`, whose windows are its own, and may read a field of the request.
     `of` is the type of the expression. `k` says how many values, or which one, is asked for, `share` which quantile,
-    `bound` how many different values a window may hold. `rows` is how many rows a row window holds at least, `window` then
-    the longest time that they may span. `gap` is how far apart the rows of a session are at most, and `late` how long after
-    it happened one may arrive. For one that decays the hop is the half-life.
+    `bound` how many different values a window may hold, `bins` the edges between which they are counted. `rows` is how
+    many rows a row window holds at least, `window` then the longest time that they may span. `gap` is how far apart the
+    rows of a session are at most, and `late` how long after it happened one may arrive. For one that decays the hop is the
+    half-life.
     """
 
     name: str
@@ -72,6 +73,7 @@ class WindowedFeature:
     k: int = 0
     share: float = 0.0
     bound: int = 0
+    bins: tuple[float, ...] = ()
     rows: int = 0
     gap: int = 0
     late: int = 0
@@ -188,6 +190,8 @@ def _expand(
         dtype = source_type
     if isinstance(aggregation, LISTS):
         dtype = list_of(source_type)
+    if isinstance(aggregation, Histogram):
+        dtype = list_of("int64")
     texts = not {"string", "bytes"}.isdisjoint((dtype, by)) or kind in ("first", "last")
     return [
         WindowedFeature(
@@ -203,13 +207,22 @@ def _expand(
             per=getattr(aggregation, "per", 0),
             by=by if hasattr(aggregation, "by") else "",
             of=source_type,
-            k=getattr(aggregation, "n", getattr(aggregation, "k", int(kind == "mode"))),
+            k=_how_many(aggregation),
             share=share,
             bound=getattr(aggregation, "categories", 0),
+            bins=getattr(aggregation, "bins", ()),
         )
         for stem, share in _stems(thing, aggregation, stem)
         for over in aggregation.over
     ]
+
+
+def _how_many(aggregation: Aggregation) -> int:
+    """How many values are asked for, or which one."""
+    if isinstance(aggregation, Histogram):
+        return len(aggregation.bins) - 1
+    found: int = getattr(aggregation, "n", getattr(aggregation, "k", int(aggregation.kind == "mode")))
+    return found
 
 
 def _max_bytes(aggregation: Aggregation, texts: bool) -> int:

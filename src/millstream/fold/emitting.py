@@ -14,7 +14,7 @@ from millstream.fold.fixed_point import from_sortable
 from millstream.fold.lanes import EMPTY_LEAST
 from millstream.fold.sketches import middle_of, registered
 
-DISTINCT_COUNT, QUANTILE, ENTROPY, LAG, MODE, ROWS, MOST = range(7)
+DISTINCT_COUNT, QUANTILE, ENTROPY, LAG, MODE, ROWS, MOST, RECENT = range(8)
 #: The columns of a row of `features` after its bag and window: its formula, output, a number that the formula takes; and
 #: for a list, where in an entry what it holds begins, how many lanes that has, and whether their bits are inverted.
 FORMULA, OUT, NUMBER, SKIP, LANES, INVERTED = range(2, 8)
@@ -39,7 +39,8 @@ def emit_entries(bag, feature, data, numbers, texts, row, heap):
     elif mode == PASSED:
         texts[row, out] = -1
     else:
-        texts[row, out], heap = _listed(bag, feature, data, _most(bag, feature[NUMBER], data), heap)
+        places = _recent(bag, data) if formula == RECENT else _most(bag, data)
+        texts[row, out], heap = _listed(bag, feature, data, places[: feature[NUMBER]], heap)
     return heap
 
 
@@ -59,13 +60,23 @@ def _listed(bag, feature, data, places, heap):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _most(bag, limit, data):
-    """The places of the entries that count most, of equal ones the smaller key first."""
+def _recent(bag, data):
+    """The places of the entries by their times, the newest first, of equal ones the later of the entries."""
+    count = data[0] >> 2
+    when = np.empty(count, np.int64)
+    for i in range(count):
+        when[i] = -data[1 + (count - 1 - i) * bag[WIDTH] + bag[KEY]]
+    return 1 + bag[WIDTH] * (count - 1 - np.argsort(when, kind="mergesort"))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _most(bag, data):
+    """The places of the entries by how much they count, most first, of equal ones the smaller key first."""
     count = data[0] >> 2
     many = np.empty(count, np.int64)
     for i in range(count):
         many[i] = -data[1 + i * bag[WIDTH] + bag[KEY]]
-    return 1 + bag[WIDTH] * np.argsort(many, kind="mergesort")[:limit]
+    return 1 + bag[WIDTH] * np.argsort(many, kind="mergesort")
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -9,6 +9,7 @@ The rules, by the bound of the bag:
 - `FOREMOST`: the first `bound` entries by key, each as often as it counts.
 - `BOUNDED`: all entries, or the mode `PASSED` and none if there would be more than `bound`.
 - `DISTINCT`: all entries, or the registers of `sketches` (`ESTIMATED`) if there would be more than `bound`.
+- `NEWEST`: the `bound` entries whose time, the lane after the key, is greatest; of equal ones those of the greater key.
 - `SPREAD`: all entries, or the buckets of `sketches` (`ESTIMATED`) if they would count more than `bound` in all.
 """
 
@@ -19,7 +20,7 @@ from millstream.fold.fixed_point import from_sortable
 from millstream.fold.lanes import compare
 from millstream.fold.sketches import REGISTER_LANES, bucket_of, register, register_all
 
-FOREMOST, BOUNDED, DISTINCT, SPREAD = range(4)
+FOREMOST, BOUNDED, DISTINCT, SPREAD, NEWEST = range(5)
 EXACT, PASSED, ESTIMATED = range(3)
 #: The columns of a row of `bags`: its rule, widths of key and entry, bound, where an event's entry begins.
 RULE, KEY, WIDTH, BOUND, INPUT = range(5)
@@ -35,8 +36,10 @@ def lanes_of(bag, data, at):
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
 def _absorb(bag, into, at, data, start):
-    """Count the events of an entry to those of one with the same key, where events are counted."""
-    if bag[WIDTH] > bag[KEY]:
+    """Count the events of an entry to those of one with the same key, where events are counted, or keep the newer time."""
+    if bag[RULE] == NEWEST:
+        into[at + bag[KEY]] = max(into[at + bag[KEY]], data[start + bag[KEY]])
+    elif bag[WIDTH] > bag[KEY]:
         into[at + bag[KEY]] += data[start + bag[KEY]]
 
 
@@ -143,6 +146,8 @@ def settle(bag, out, at):
     if rule == BOUNDED:
         out[at] = PASSED
         return at + 1
+    if rule == NEWEST:
+        return _newest(bag, out, at, end)
     found = out[at + 1 : end].copy()
     out[at] = REGISTER_LANES * 4 + ESTIMATED
     for j in range(REGISTER_LANES):
@@ -150,6 +155,32 @@ def settle(bag, out, at):
     for j in range(found.size):
         register(out, at + 1, found[j])
     return at + 1 + REGISTER_LANES
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _newest(bag, out, at, end):
+    """Drop the oldest entry, of equal ones that of the smallest key, until as many are left as may be."""
+    width, bound, key = bag[WIDTH], bag[BOUND], bag[KEY]
+    count = (end - at - 1) // width
+    when = np.empty(count, np.int64)
+    for i in range(count):
+        when[i] = out[at + 1 + i * width + key]
+    ascending = np.sort(when)
+    edge, skip = ascending[count - bound], -bound
+    for i in range(count):
+        skip += 1 if when[i] >= edge else 0
+    place, kept = at + 1, 0
+    for i in range(count):
+        if when[i] < edge:
+            continue
+        if when[i] == edge and skip > 0:
+            skip -= 1
+            continue
+        copy(out, at + 1 + i * width, out, place, width)
+        place += width
+        kept += 1
+    out[at] = kept * 4
+    return place
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)

@@ -18,6 +18,7 @@ from millstream.fold.entries import (
     GROWTH,
     INPUT,
     KEY,
+    NEWEST,
     PASSED,
     RULE,
     SPREAD,
@@ -143,6 +144,48 @@ def _counted(bag, tree, counted, total, different, firsts, entries, out):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _by_time_and_group(times, of):
+    """The place of each event, whose times ascend, by time and then group; and the group at each place."""
+    events = np.arange(times.size)
+    for i in range(1, times.size):
+        j = i - 1
+        while j >= 0 and times[events[j]] == times[i] and of[events[j]] > of[i]:
+            events[j + 1] = events[j]
+            j -= 1
+        events[j + 1] = i
+    places, groups = np.empty(times.size, np.int64), np.empty(times.size, np.int64)
+    for i in range(times.size):
+        places[events[i]] = i
+        groups[i] = of[events[i]]
+    return places, groups
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def _mark(place, group, change, marks, latest):
+    """Note in a tree of places which event of each group is the newest; those that leave are the oldest."""
+    if change > 0 and place > latest[group]:
+        if latest[group] >= 0:
+            _add(marks, latest[group], -1)
+        latest[group] = place
+        _add(marks, place, 1)
+    elif change < 0 and place == latest[group]:
+        latest[group] = -1
+        _add(marks, place, -1)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def _latest(bag, marks, different, times, groups, firsts, entries, out):
+    """The bag of the entries that were seen last, as many as it keeps, oldest first, into `out`."""
+    kept, end = min(different, bag[BOUND]), 1
+    for i in range(different - kept, different):
+        place = _find(marks, i)
+        copy(entries[firsts[groups[place]]], bag[INPUT] + 1, out, end, bag[KEY])
+        out[end + bag[KEY]] = times[place]
+        end += bag[WIDTH]
+    out[0] = kept * 4
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def _slide(
     mine, times, available, known, entries, added, counts, ordinal, at, rows, bags, windows, features, numbers, texts, place,
     heap,
@@ -180,6 +223,9 @@ def _slide_window(
     tree, counted, sums = np.zeros(firsts.size + 1, np.int64), np.zeros(firsts.size, np.int64), np.zeros(2, np.int64)
     ranks, most, held = np.zeros((0, 0), np.int32), np.zeros(0, np.int64), np.zeros(0, np.int64)
     inside, lane = np.zeros(times.size, np.bool_), bag[INPUT] + 1
+    recent = times.size if bag[RULE] == NEWEST else 0
+    marks, latest = np.zeros(recent + 1, np.int64), np.full(firsts.size if recent else 0, -1, np.int64)
+    ranks_of, groups_of = _by_time_and_group(times[:recent], of)
     low, high, new = 0, 0, 0
     begins, finishes = np.empty(at.size, np.int64), np.empty(at.size, np.int64)
     spans(times, available, known, ordinal, at, counts, windows, w, begins, finishes)
@@ -212,6 +258,8 @@ def _slide_window(
             if of[event] < 0:
                 continue
             moved = True
+            if recent:
+                _mark(ranks_of[event], of[event], change, marks, latest)
             if _count(of[event], change, tree, counted, sums) and held.size:
                 _note(entries[firsts[of[event]], lane], change, ranks, most, held)
         if of.size > times.size and windows[w, 2] == 0:
@@ -220,6 +268,8 @@ def _slide_window(
             _note(entries[firsts[one], lane], 1, ranks, most, held)
         if bag[RULE] == DISTINCT and sums[1] > bag[BOUND] and not held.size:
             ranks, most, held = _registers(firsts, counted, entries, lane)
+        if moved and recent:
+            _latest(bag, marks, sums[1], times, groups_of, firsts, entries, work)
         row = rows[q]
         heap = _emit(bag, features, tree, counted, sums, held, firsts, entries, moved, work, numbers, texts, row, heap)
         if one >= 0 and _count(one, -1, tree, counted, sums) and held.size:
@@ -242,7 +292,7 @@ def _count(group, change, tree, counted, sums):
 @njit(cache=True, nogil=True, error_model="numpy")
 def _emit(bag, features, tree, counted, sums, held, firsts, entries, moved, work, numbers, texts, row, heap):
     """Write the features of a window; entries that are only counted are written down where any has `moved` since."""
-    if moved and bag[RULE] != DISTINCT and bag[RULE] != SPREAD:
+    if moved and bag[RULE] != DISTINCT and bag[RULE] != SPREAD and bag[RULE] != NEWEST:
         _counted(bag, tree, counted, sums[0], sums[1], firsts, entries, work)
     for f in range(features.shape[0]):
         if bag[RULE] == DISTINCT:

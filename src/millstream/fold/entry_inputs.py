@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numba import njit
 
 from millstream.definitions.data_types import as_uuids
-from millstream.fold.entries import SPREAD
+from millstream.fold.entries import NEWEST, SPREAD
 from millstream.fold.entry_layout import Bag, Part
 from millstream.fold.fixed_point import LIMIT
 from millstream.fold.ordered import Coded, coded
@@ -60,7 +60,7 @@ class EntryInput:
             self._put(part, times.reshape(-1, 1) if part.form == "time" else value, out, at)
             at += part.width
         if self._bag.counted:
-            out[:, at] = 1
+            out[:, at] = times if self._bag.rule == NEWEST else 1
 
     def _put(self, part: Part, lanes: np.ndarray, out: np.ndarray, at: int) -> None:
         out[:, at : at + part.width] = ~lanes if part.inverted else lanes

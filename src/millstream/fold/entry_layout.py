@@ -39,7 +39,8 @@ class Part:
 class Bag:
     """What is remembered of one expression: the rule and bound of a bag, the key of an entry, and what merges beside it.
 
-    `kind` is the type of the expression's values. With `counted` an entry counts the events that have its key.
+    `kind` is the type of the expression's values. With `counted` an entry counts the events that have its key, or has the
+    time of the newest of them, as its rule says.
     """
 
     rule: int
@@ -125,6 +126,10 @@ def element_width(column: WindowedFeature) -> int:
     return width_of(column.of, column.max_bytes) if column.kind in LISTS else 0
 
 
+#: The rules of which a bag with a greater bound holds what one with a smaller one does.
+_AS_MANY = (entries.FOREMOST, entries.NEWEST)
+
+
 class _Bags:
     """The bags of a group, each shared by every feature that finds in it what it needs."""
 
@@ -134,7 +139,7 @@ class _Bags:
     def place(self, wanted: Bag) -> int:
         """The index of a bag, which is added where there is none like it; one of the first entries has room for more."""
         for i, bag in enumerate(self.all):
-            if bag == wanted or (wanted.rule == entries.FOREMOST and replace(bag, bound=wanted.bound) == wanted):
+            if bag == wanted or (wanted.rule in _AS_MANY and replace(bag, bound=wanted.bound) == wanted):
                 self.all[i] = replace(bag, bound=max(bag.bound, wanted.bound))
                 return i
         self.all.append(wanted)
@@ -187,6 +192,12 @@ def _edge(column: WindowedFeature) -> _Plan:
     return bag, emitting.ROWS, column.k, 0, value.width, int(value.inverted)
 
 
+def _latest(column: WindowedFeature) -> _Plan:
+    """The different values that were seen last."""
+    value = Part("value", width_of(column.of, column.max_bytes))
+    return _bag(column, entries.NEWEST, column.k, value), emitting.RECENT, column.k, 0, value.width, 0
+
+
 def _top(column: WindowedFeature) -> _Plan:
     bag = _categories(column)[0]
     return bag, emitting.MOST, column.k, 0, bag.key_lanes, 0
@@ -195,9 +206,9 @@ def _top(column: WindowedFeature) -> _Plan:
 _PLANS: Mapping[str, Callable[[WindowedFeature], _Plan]] = {
     "distinct_count": _distinct_count, "quantile": _quantile, "median": _quantile, "entropy": _categories,
     "mode": _categories, "lag": _lag, "last_k": _last, "first_k": _first, "max_k": _edge, "min_k": _edge,
-    "top_k": _top,
+    "top_k": _top, "last_distinct_k": _latest,
 }  # fmt: skip
 #: Those of them whose columns are lists.
-LISTS = frozenset({"first_k", "last_k", "max_k", "min_k", "top_k"})
+LISTS = frozenset({"first_k", "last_distinct_k", "last_k", "max_k", "min_k", "top_k"})
 #: The kinds of features that are made of entries, not of lanes.
 KINDS = frozenset(_PLANS)

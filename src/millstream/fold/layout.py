@@ -62,6 +62,7 @@ class Slot:
     other: str | None = None
     kinds: tuple[str, ...] = ()
     half_life: int = 0
+    bins: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -342,6 +343,9 @@ def _plan(column: WindowedFeature, slots: _Slots) -> _Plan:
         shared = math.gcd(*numbers)
         rate = (numbers[0] // shared, numbers[1] // shared)
         return slots.plan(lanes.RATE, of("rows", lanes.ADD, 1), numbers=rate)
+    if kind == "histogram":  # counts are never negative, so that they add as the limbs of one number would
+        counts = replace(of("bins", lanes.ADD, column.k), bins=column.bins)
+        return slots.plan(lanes.TEXT, counts, numbers=(column.k,))
     if kind in _EXTREMES:
         return _extreme(column, slots)
     if kind in _DATED:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
 from uuid import UUID
@@ -108,6 +109,8 @@ def _feature(column: Any, events: list[OracleEvent], at: int, added: OracleEvent
     dated = [(time, v) for time, v in dated if v is not None]
     if column.kind.startswith("decayed"):
         return decayed(column, dated, at)
+    if column.kind == "histogram":
+        return _counts(column.bins, [float(v) for _, v in dated])
     return of_values(column, dated) if column.kind in KINDS else _aggregate(column.kind, dated)
 
 
@@ -130,6 +133,13 @@ def _session(rows: list[OracleEvent], at: int, gap: int) -> list[OracleEvent]:
         kept.append(e)
         reached = e.time
     return kept
+
+
+def _counts(edges: tuple[float, ...], values: list[float]) -> list[int]:
+    """How many values lie from each edge up to the next, in the last bin with its end."""
+    bins = [sum(low <= v < high for v in values) for low, high in pairwise(edges)]
+    bins[-1] += values.count(edges[-1])
+    return bins
 
 
 def _clean(value: Any) -> Any:

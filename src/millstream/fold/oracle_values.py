@@ -30,6 +30,8 @@ def of_values(column: Any, dated: list[tuple[int, Any]]) -> Any:
         return newest_first[column.k - 1][1] if len(newest_first) >= column.k else None
     if column.kind == "last_k":
         return [value for _, value in newest_first[: column.k]]
+    if column.kind == "last_distinct_k":
+        return list(dict.fromkeys(value for _, value in newest_first))[: column.k]
     if column.kind == "first_k":
         return [value for _, value in newest_first[::-1][: column.k]]
     if column.kind in ("max_k", "min_k"):

@@ -425,6 +425,8 @@ def _lift(
             lift.lift_squares(pick(item.numbers), out, slot.offset)
         elif slot.lift == "products":
             lift.lift_product(pick(item.numbers), pick(item.others), out, slot.offset)
+        elif slot.lift == "bins":
+            _put_bins(pick(item.numbers), slot, out)
         elif slot.lift in _POWERS:
             lift.lift_power(pick(item.numbers), _POWERS[slot.lift], slot.width, out, slot.offset)
         elif slot.lift == "logarithms":
@@ -440,6 +442,15 @@ def _lift(
             valid = np.asarray(text.is_valid()).astype(bool)
             lift_texts(text, valid, when, empty, out, slot.offset, slot.width)
     return out
+
+
+def _put_bins(numbers: np.ndarray, slot: Slot, out: np.ndarray) -> None:
+    """One for the bin that each number lies in, if it lies in any; in the last one its end does too."""
+    out[:, slot.offset : slot.offset + slot.width] = 0
+    places = np.searchsorted(slot.bins, numbers, side="right") - 1
+    places[numbers == slot.bins[-1]] = slot.width - 1
+    inside = np.flatnonzero((places >= 0) & (places < slot.width) & ~np.isnan(numbers))
+    out[inside, slot.offset + places[inside]] = 1
 
 
 def _put_kept(

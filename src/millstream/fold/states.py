@@ -137,6 +137,10 @@ class Values:
             if name in self.layout.listed:
                 result[name] = self._lists(name, dtype, self.texts[:, at])  # type: ignore[assignment]
                 at += next(widths)
+            elif element_of(dtype):
+                width = next(widths)
+                result[name] = Lists.of_counts(self.texts[:, at : at + width])  # type: ignore[assignment]
+                at += width
             elif name in self.layout.inverted:
                 width = next(widths)
                 result[name] = values_of(dtype, self.texts[:, at : at + width], self.layout.inverted[name])

@@ -67,7 +67,9 @@ def _with_lanes() -> list[Any]:
 
 
 def _with_entries() -> list[Any]:
-    from millstream import Count, DecayedMean, DistinctCount, Entropy, Lag, LastK, Median, Mode, Sum, TopK
+    from millstream import (
+        Count, DecayedMean, DistinctCount, Entropy, Lag, LastDistinctK, LastK, Median, Mode, Sum, TopK,
+    )
 
     return [
         Count(),
@@ -83,6 +85,7 @@ def _with_entries() -> list[Any]:
         LastK("s", over="2 events"),
         TopK("s"),
         DecayedMean("x", half_life="1h"),
+        LastDistinctK("s"),
     ]
 
 

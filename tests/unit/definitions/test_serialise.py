@@ -23,6 +23,7 @@ def definitions(fraud):
         ms.Entropy("n"), ms.LastK("n", k=3), ms.FirstK("n"), ms.MaxK("n", k=2), ms.MinK("n"), ms.TopK("n", k=4),
         ms.DecayedCount(half_life="60m"), ms.DecayedSum("n", half_life="1h", where="n > 2"),
         ms.DecayedMean("n * 2", half_life="1d", name="lately"),
+        ms.LastDistinctK("n"), ms.Histogram("n", bins=[0, 2, 9]),
     ]  # fmt: skip
     folded = ms.BatchFeatureGroup("folded", entity=fraud.user, every="1h", source=visits, features=every_aggregate)
     union = ms.StreamFeatureGroup(

@@ -123,12 +123,31 @@ def test_first_greatest_least_and_most_frequent_values_are_what_pandas_says(even
     assert found["too_many"] is None
 
 
+def test_different_values_and_counts_in_bins_are_what_pandas_and_numpy_say(events: pd.DataFrame) -> None:
+    edges = [0, 1.5, 20, events.x.max()]
+    found = computed(
+        group(
+            ms.LastDistinctK("s"), ms.LastDistinctK("n", k=7), ms.LastDistinctK("ok", k=1), ms.Histogram("x", bins=edges),
+            ms.Histogram("n", bins=[2**60, 2**61]), ms.Histogram("x", bins=edges, where="ok", name="of_some"),
+        ),
+        events,
+    )  # fmt: skip
+    newest = events[::-1]
+    assert found["s_last_distinct_5"] == newest.s.drop_duplicates().tolist()
+    assert found["n_last_distinct_7"] == newest.n.drop_duplicates()[:7].tolist()
+    assert found["ok_last_distinct_1"] == [events.ok.iloc[-1]]
+    assert found["x_histogram"] == np.histogram(events.x, edges)[0].tolist()
+    assert found["n_histogram"] == [60]
+    assert found["of_some"] == np.histogram(events.x[events.ok], edges)[0].tolist()
+
+
 def test_nothing_and_nulls() -> None:
     features = [ms.DistinctCount("x"), ms.Median("x"), ms.Entropy("s"), ms.Mode("s"), ms.Lag("n"), ms.LastK("s")]
-    features += [ms.FirstK("x"), ms.MaxK("n"), ms.MinK("s"), ms.TopK("s")]
+    features += [ms.LastDistinctK("x"), ms.Histogram("x", bins=[0, 1, 2]), ms.FirstK("x")]
+    features += [ms.MaxK("n"), ms.MinK("s"), ms.TopK("s")]
     empty = {
         "x_distinct_count": 0, "x_median": None, "s_entropy": None, "s_mode": None, "n_lag_1": None, "s_last_5": [],
-        "x_first_5": [], "n_max_3": [], "s_min_3": [], "s_top_3": [],
+        "x_last_distinct_5": [], "x_histogram": [0, 0], "x_first_5": [], "n_max_3": [], "s_min_3": [], "s_top_3": [],
     }  # fmt: skip
     for events in (pd.DataFrame({"x": [], "n": [], "s": []}), pd.DataFrame({"x": [np.nan, -np.inf], "s": [None] * 2})):
         found = computed(group(*features), events)
@@ -243,6 +262,11 @@ def test_long_strings_come_back_whole(size: int) -> None:
         (lambda: ms.Lag("x", 0), "a whole number from 1 to 1000"),
         (lambda: ms.LastK("x", k=1_001), "a whole number from 1 to 1000"),
         (lambda: ms.MaxK("x", k=0), "a whole number from 1 to 1000"),
+        (lambda: ms.Histogram("x", bins=[1, 1]), "ascending numbers"),
+        (lambda: ms.Histogram("x", bins=[1]), "ascending numbers"),
+        (lambda: ms.Histogram("x", bins=[0, float("nan")]), "ascending numbers"),
+        (lambda: ms.Histogram("x", bins="ab"), "ascending numbers"),
+        (lambda: group(ms.Histogram("s", bins=[0, 1])), "a number"),
         (lambda: ms.TopK("x", k=3, categories=0), "a whole number from 1 to 65536"),
         (lambda: ms.Mode("x", categories=0), "a whole number from 1 to 65536"),
         (lambda: group(ms.Median("s")), "has type string"),
