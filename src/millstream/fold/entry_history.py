@@ -174,14 +174,27 @@ def _mark(place, group, change, marks, latest):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _latest(bag, marks, different, times, groups, firsts, entries, out):
-    """The bag of the entries that were seen last, as many as it keeps, oldest first, into `out`."""
-    kept, end = min(different, bag[BOUND]), 1
+def _latest(bag, marks, different, times, groups, firsts, entries, latest, one, at, out):
+    """The bag of the entries that were seen last, as many as it keeps, oldest first, into `out`.
+
+    A request whose group is `one` (-1: there is none) is the newest of all, and of its group the one that counts.
+    """
+    kept, end, before = min(different, bag[BOUND]), 1, np.int64(-1)
+    if one >= 0:
+        different, kept, before = different - 1, kept - 1, latest[one]
+        if before >= 0:
+            _add(marks, before, -1)
     for i in range(different - kept, different):
         place = _find(marks, i)
         copy(entries[firsts[groups[place]]], bag[INPUT] + 1, out, end, bag[KEY])
         out[end + bag[KEY]] = times[place]
         end += bag[WIDTH]
+    if one >= 0:
+        kept += 1
+        copy(entries[firsts[one]], bag[INPUT] + 1, out, end, bag[KEY])
+        out[end + bag[KEY]] = at
+    if before >= 0:
+        _add(marks, before, 1)
     out[0] = kept * 4
 
 
@@ -269,7 +282,7 @@ def _slide_window(
         if bag[RULE] == DISTINCT and sums[1] > bag[BOUND] and not held.size:
             ranks, most, held = _registers(firsts, counted, entries, lane)
         if moved and recent:
-            _latest(bag, marks, sums[1], times, groups_of, firsts, entries, work)
+            _latest(bag, marks, sums[1], times, groups_of, firsts, entries, latest, one, at[q], work)
         row = rows[q]
         heap = _emit(bag, features, tree, counted, sums, held, firsts, entries, moved, work, numbers, texts, row, heap)
         if one >= 0 and _count(one, -1, tree, counted, sums) and held.size:

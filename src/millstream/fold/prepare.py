@@ -444,13 +444,20 @@ def _lift(
     return out
 
 
+def bin_of(numbers: np.ndarray, edges: Sequence[float]) -> np.ndarray:
+    """Return the bin that each number lies in, counted from 0, as float64; NaN for none."""
+    places = np.searchsorted(edges, numbers, side="right") - 1
+    places[numbers == edges[-1]] = len(edges) - 2
+    inside = (places >= 0) & (places < len(edges) - 1) & ~np.isnan(numbers)
+    return np.where(inside, places, np.nan)
+
+
 def _put_bins(numbers: np.ndarray, slot: Slot, out: np.ndarray) -> None:
     """One for the bin that each number lies in, if it lies in any; in the last one its end does too."""
     out[:, slot.offset : slot.offset + slot.width] = 0
-    places = np.searchsorted(slot.bins, numbers, side="right") - 1
-    places[numbers == slot.bins[-1]] = slot.width - 1
-    inside = np.flatnonzero((places >= 0) & (places < slot.width) & ~np.isnan(numbers))
-    out[inside, slot.offset + places[inside]] = 1
+    places = bin_of(numbers, slot.bins)
+    inside = np.flatnonzero(~np.isnan(places))
+    out[inside, slot.offset + places[inside].astype(np.int64)] = 1
 
 
 def _put_kept(

@@ -21,11 +21,11 @@ from millstream.definitions.request_row import compiled, source_columns
 from millstream.engines.engine import FIRST, LAST
 from millstream.fold import row_lift
 from millstream.fold.decayed import lift_decayed
-from millstream.fold.entries import INPUT, SPREAD
+from millstream.fold.entries import INPUT, NEWEST, SPREAD
 from millstream.fold.entry_inputs import HASHED, hash_of_bytes, hash_of_lane
 from millstream.fold.fixed_point import LIMIT
 from millstream.fold.ordered import coded, width_of
-from millstream.fold.prepare import Plan, lanes_of_table, plan_of
+from millstream.fold.prepare import Plan, bin_of, lanes_of_table, plan_of
 from millstream.fold.sections import SectionRequests
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ class RequestRows:
 
     def __init__(self, reads: Sequence[tuple[StreamFeatureGroup, Mapping[str, str]] | None]) -> None:
         self._row, self._kept = _Row(), _KeptValues()
+        self._bins: list[tuple[int, tuple[float, ...]]] = []
         self._cuts: list[list[tuple[int, int, int, int]]] = []
         checks: list[tuple[int, int]] = []
         slots: list[tuple[int, ...]] = []
@@ -104,7 +105,7 @@ class RequestRows:
                     if slot.half_life
                 ]
                 for part in plan.parts:
-                    slots += [_slot(width, *item, places, self._kept) for item in part.inputs]
+                    slots += [_slot(width, *item, places, self._kept, self._bins) for item in part.inputs]
                     for at, item in enumerate(part.bags):
                         begin = entries + int(part.layout.entries.rows[at, INPUT])  # type: ignore[union-attr]
                         bags.append(_bag(begin, *item, places, self._kept))
@@ -119,6 +120,7 @@ class RequestRows:
         self._adds = np.array([read is not None for read in reads])
         self._checks = np.array(checks, np.int64).reshape(-1, 2)
         self._slots = np.array(slots, np.int64).reshape(-1, 10)
+        self._slots[self._slots[:, row_lift.LIFT] == row_lift.BINS, row_lift.NUMBER] += len(self._row)
         self._bags = np.array(bags, np.int64).reshape(-1, row_lift.PARTS + 2 * row_lift.MOST_PARTS)
         self._groups = np.array(groups, np.int64).reshape(-1, 7)
 
@@ -131,6 +133,7 @@ class RequestRows:
         groups[:, [0, 2]] = ends - sizes
         lanes, entries = np.empty((1, int(ends[-1, 0])), np.int64), np.empty(int(ends[-1, 1]), np.int64)
         numbers = np.array([list(map(_number, row)) for row in rows], np.float64).reshape(len(at), len(self._row))
+        numbers = np.column_stack([numbers, *(bin_of(numbers[:, place], edges) for place, edges in self._bins)])
         kept = np.array([list(self._kept.lanes(row)) for row in rows], np.int64).reshape(len(at), self._kept.width)
         counts = np.zeros((len(groups), len(at)), np.bool_)
         row_lift.lift_rows(numbers, kept, at, self._checks, self._slots, self._bags, groups, lanes, entries, counts)
@@ -303,6 +306,7 @@ _LIFTS = {
     "decayed": row_lift.WEIGHED, "decayed_count": row_lift.FLAGS,
     "logarithms": row_lift.LOGARITHMS, "extreme": row_lift.EXTREMES, "dated": row_lift.DATED, "kept": row_lift.KEPT,
     "kept_dated": row_lift.KEPT_DATED, "text": row_lift.KEPT_DATED, "chosen": row_lift.CHOSEN,
+    "bins": row_lift.BINS,
 }  # fmt: skip
 
 
@@ -321,9 +325,16 @@ def _slot(
     other: str | None,
     places: Mapping[str, int],
     kept: _KeptValues,
+    bins: list[tuple[int, tuple[float, ...]]],
 ) -> tuple[int, ...]:
-    """A row of the slots that `row_lift` knows, of a part of a group whose lanes begin at `at`."""
+    """A row of the slots that `row_lift` knows, of a part of a group whose lanes begin at `at`.
+
+    The number of one that counts in bins is which bin it is, and stands behind the others in the order of `bins`.
+    """
     number, by, condition = (-1 if one is None else places[one] for one in (sql, other, where))
+    if slot.bins:
+        bins.append((number, slot.bins))
+        number = len(bins) - 1
     kinds = slot.kinds or (("string",) if slot.lift == "text" else ())
     parts = [kept.place(place, kind, slot.max_bytes) for place, kind in zip((number, by), kinds, strict=False)]
     parts += [(-1, 0)] * (2 - len(parts))
@@ -342,4 +353,5 @@ def _bag(
     parts = [(row_lift.OF_TIME if part.form == "time" else row_lift.OF_VALUE, int(part.inverted)) for part in bag.key]
     parts += [(row_lift.NO_PART, 0)] * (row_lift.MOST_PARTS - len(parts))
     condition = -1 if where is None else places[where]
-    return (at, condition, value, lanes, int(bag.counted), *(number for part in parts for number in part))
+    beside = row_lift.THE_TIME if bag.rule == NEWEST else row_lift.ONE if bag.counted else row_lift.NOTHING
+    return (at, condition, value, lanes, beside, *(number for part in parts for number in part))

@@ -14,14 +14,15 @@ from millstream.fold.lanes import EMPTY_GREATEST, EMPTY_LEAST, GREATEST, LEAST
 from millstream.fold.lift import put_fixed, put_power, put_product, put_square
 
 FLAGS, TIMES, POSITIVE, NOT_POSITIVE, SUMS, SQUARES, PRODUCTS, CUBES, FOURTHS, WEIGHED = range(10)
-LOGARITHMS, EXTREMES, DATED, KEPT, KEPT_DATED, CHOSEN = range(10, 16)
+LOGARITHMS, EXTREMES, DATED, BINS, KEPT, KEPT_DATED, CHOSEN = range(10, 17)
 #: The columns of a row of `slots`: what is lifted, how it merges, where its lanes go; the numbers of its expression, of
 #: the other one and of its condition; the kept values of both (-1: none), and how many lanes the first one has.
 LIFT, OP, OFFSET, WIDTH, NUMBER, OTHER, WHERE, VALUE, BY, VALUE_LANES = range(10)
-#: The columns of a row of `bags`: where an event's entry begins, its condition, its value and the lanes of that, whether it
-#: counts events, and the parts of its key: what each is, and whether its bits are inverted.
-AT, CONDITION, ENTRY_VALUE, ENTRY_LANES, COUNTED, PARTS, MOST_PARTS = 0, 1, 2, 3, 4, 5, 3
+#: The columns of a row of `bags`: where an event's entry begins, its condition, its value and the lanes of that, what stands
+#: beside its key, and the parts of its key: what each is, and whether its bits are inverted.
+AT, CONDITION, ENTRY_VALUE, ENTRY_LANES, BESIDE, PARTS, MOST_PARTS = 0, 1, 2, 3, 4, 5, 3
 NO_PART, OF_VALUE, OF_TIME = range(3)
+NOTHING, ONE, THE_TIME = range(3)
 #: What a row must be to count: not fail, not be null, be true.
 SOUND, THERE, TRUE = range(3)
 #: What stands before the lanes of a value that is kept.
@@ -57,7 +58,7 @@ def lift_rows(numbers, values, at, checks, slots, bags, groups, lanes, entries, 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _put_entry(bag, met, values, at, entries, place):
-    """Write whether a row has an entry in a bag, its key, and that it counts one."""
+    """Write whether a row has an entry in a bag, its key, and what stands beside that."""
     value, size = bag[ENTRY_VALUE], bag[ENTRY_LANES]
     entries[place] = 1 if met and values[value] == GIVEN else 0
     place += 1
@@ -69,8 +70,8 @@ def _put_entry(bag, met, values, at, entries, place):
             for j in range(size):
                 entries[place] = ~values[value + 1 + j] if bag[part + 1] else values[value + 1 + j]
                 place += 1
-    if bag[COUNTED]:
-        entries[place] = 1
+    if bag[BESIDE] != NOTHING:
+        entries[place] = at if bag[BESIDE] == THE_TIME else 1
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
@@ -134,6 +135,9 @@ def _put(slot, keep, numbers, values, at, lanes, place):
         put_power(number, 3 if lift == CUBES else 4, slot[WIDTH], lanes, 0, place)
     elif lift == WEIGHED:
         lanes[0, place] = 0 if np.isnan(number) else 1
+    elif lift == BINS:
+        for j in range(slot[WIDTH]):
+            lanes[0, place + j] = 1 if number == j else 0
     elif lift == EXTREMES:
         lanes[0, place] = _empty(slot[OP]) if np.isnan(number) else sortable(number)
     elif lift == DATED:

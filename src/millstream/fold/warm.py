@@ -68,7 +68,17 @@ def _with_lanes() -> list[Any]:
 
 def _with_entries() -> list[Any]:
     from millstream import (
-        Count, DecayedMean, DistinctCount, Entropy, Lag, LastDistinctK, LastK, Median, Mode, Sum, TopK,
+        Count,
+        DecayedMean,
+        DistinctCount,
+        Entropy,
+        Lag,
+        LastDistinctK,
+        LastK,
+        Median,
+        Mode,
+        Sum,
+        TopK,
     )
 
     return [
