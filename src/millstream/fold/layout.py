@@ -5,17 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from millstream.definitions.decayed import DECAYED_KINDS
 from millstream.definitions.windows import folded
 from millstream.fold import lanes
 from millstream.fold.decay_layout import DecayLayout, decay_layout
 from millstream.fold.entry_layout import KINDS, EntryLayout, element_width, entry_layout, value_width
-from millstream.fold.ordered import width_of
+from millstream.fold.lane_plans import (
+    DECAYED,
+    LanePlan,
+    Slot,
+    Slots,
+    lane_plan,
+)
 
 if TYPE_CHECKING:
     from millstream.definitions import BatchFeatureGroup, StreamFeatureGroup
@@ -34,35 +39,8 @@ HEADER = 4
 #: How many places of lanes, or other numbers, a formula takes at most.
 _NUMBERS = 6
 _DAY = 86_400_000_000
-#: The formula of what decays, which has kernels of its own.
-DECAYED = -1
 #: Where the tile that holds everything older than the longest window starts.
 LIFETIME = -(2**62)
-
-_EXTREMES = {"min": lanes.LEAST, "max": lanes.GREATEST}
-_DATED = {"first": lanes.LEAST, "last": lanes.GREATEST}
-_CHOSEN = {"arg_min": lanes.LEAST, "arg_max": lanes.GREATEST}
-
-
-@dataclass(frozen=True)
-class Slot:
-    """One lane group: what is lifted from an event, and how it merges.
-
-    With `other`, an event counts only where that expression has a value too. `kinds` are the types of the expression and
-    of the other one, where their values are kept as they are.
-    """
-
-    lift: str
-    expression: str | None
-    where: str | None
-    op: int
-    width: int
-    offset: int = 0
-    max_bytes: int = 0
-    other: str | None = None
-    kinds: tuple[str, ...] = ()
-    half_life: int = 0
-    bins: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -209,8 +187,8 @@ def layout_of(group: StreamFeatureGroup | BatchFeatureGroup) -> Layout:
 def _layout(published: tuple[WindowedFeature, ...]) -> Layout:
     columns, combinations = _outputs(published)
     kinds = dict.fromkeys(map(_section_key, columns))
-    slots = {kind: _Slots() for kind in (_OF_TIME, *kinds)}
-    plans = [None if one.kind in KINDS else _plan(one, slots[_section_key(one)]) for one in columns]
+    slots = {kind: Slots() for kind in (_OF_TIME, *kinds)}
+    plans = [None if one.kind in KINDS else lane_plan(one, slots[_section_key(one)]) for one in columns]
     places, texts = _places(columns, plans)
     planned = list(zip(columns, plans, places, strict=True))
     parts = {
@@ -242,7 +220,7 @@ def _section_key(column: WindowedFeature) -> tuple[bool, int, int]:
     return column.rows > 0, column.gap, column.late
 
 
-_Planned = tuple["WindowedFeature", "_Plan | None", int]
+_Planned = tuple["WindowedFeature", "LanePlan | None", int]
 
 
 def _fold_layout(planned: Sequence[_Planned], slots: Sequence[Slot], numbers: int, texts: int) -> dict[str, Any]:
@@ -294,142 +272,6 @@ def _outputs(
     return tuple(outputs), combinations
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """How a feature is made: its formula, the numbers it takes, and the lane groups it needs.
-
-    A number is the place of a lane, or one of the definition's (what follows the places of a rate or a text).
-    """
-
-    formula: int
-    numbers: tuple[int, ...]
-    needs: tuple[int, ...]
-
-
-class _Slots:
-    """The lane groups of a group of features, each shared by every feature that needs the same."""
-
-    def __init__(self) -> None:
-        self.all: list[Slot] = []
-
-    def place(self, wanted: Slot) -> int:
-        """The index of a lane group, which is added where there is none with the same facts."""
-        for i, slot in enumerate(self.all):
-            if replace(slot, offset=0, max_bytes=wanted.max_bytes) == wanted:
-                return i
-        last = self.all[-1] if self.all else None
-        self.all.append(replace(wanted, offset=last.offset + last.width if last else 0))
-        return len(self.all) - 1
-
-    def plan(self, formula: int, *wanted: Slot, numbers: tuple[int, ...] = ()) -> _Plan:
-        """A feature that reads lane groups in the order of its formula, and then numbers of its definition."""
-        needs = tuple(self.place(slot) for slot in wanted)
-        return _Plan(formula, (*(self.all[place].offset for place in needs), *numbers), needs)
-
-
-def _plan(column: WindowedFeature, slots: _Slots) -> _Plan:
-    kind, of = column.kind, partial(_slot, column)
-    if kind == "count":
-        return slots.plan(lanes.COUNT, of("present" if column.expression else "rows", lanes.ADD, 1))
-    if kind == "time_since":
-        return slots.plan(lanes.SINCE, of("time", lanes.GREATEST, 1))
-    if kind == "age":
-        return slots.plan(lanes.SINCE, of("time", lanes.LEAST, 1))
-    if kind == "share":
-        every = replace(of("rows", lanes.ADD, 1), where=None)
-        return slots.plan(lanes.SHARE, every, of("rows", lanes.ADD, 1))
-    if kind == "rate":
-        numbers = (column.per, column.window or 1)
-        shared = math.gcd(*numbers)
-        rate = (numbers[0] // shared, numbers[1] // shared)
-        return slots.plan(lanes.RATE, of("rows", lanes.ADD, 1), numbers=rate)
-    if kind == "histogram":  # counts are never negative, so that they add as the limbs of one number would
-        counts = replace(of("bins", lanes.ADD, column.k), bins=column.bins)
-        return slots.plan(lanes.TEXT, counts, numbers=(column.k,))
-    if kind in _EXTREMES:
-        return _extreme(column, slots)
-    if kind in _DATED:
-        return _dated(column, slots)
-    if kind in _CHOSEN:
-        return _chosen(column, slots)
-    if kind in DECAYED_KINDS:
-        return _decayed(column, slots)
-    return _moments(column, slots)
-
-
-def _extreme(column: WindowedFeature, slots: _Slots) -> _Plan:
-    op = _EXTREMES[column.kind]
-    if column.dtype == "float64":
-        plan = slots.plan(lanes.NUMBER, _slot(column, "extreme", op, 1))
-        return replace(plan, numbers=plan.numbers * 2)
-    return _kept(column, "kept", op, slots)
-
-
-def _kept(column: WindowedFeature, lift: str, op: int, slots: _Slots) -> _Plan:
-    """A value as it is, after a lane that says whether there is one."""
-    width = 1 + width_of(column.dtype, column.max_bytes)
-    return slots.plan(lanes.TEXT, _slot(column, lift, op, width), numbers=(width,))
-
-
-def _chosen(column: WindowedFeature, slots: _Slots) -> _Plan:
-    """A value after those that it is chosen by: another value, then its time."""
-    before, width = width_of(column.by, column.max_bytes), 1 + width_of(column.dtype, column.max_bytes)
-    plan = slots.plan(lanes.TEXT, _slot(column, "chosen", _CHOSEN[column.kind], before + width), numbers=(width,))
-    return replace(plan, numbers=(plan.numbers[0] + before, width))
-
-
-def _dated(column: WindowedFeature, slots: _Slots) -> _Plan:
-    op = _DATED[column.kind]
-    if column.dtype != "float64":
-        return _kept(column, "text" if column.dtype == "string" else "kept_dated", op, slots)
-    plan = slots.plan(lanes.NUMBER, _slot(column, "dated", op, 2))
-    return replace(plan, numbers=(plan.numbers[0], plan.numbers[0] + 1))
-
-
-def _decayed(column: WindowedFeature, slots: _Slots) -> _Plan:
-    """The lane groups of a total and, for a mean, of what it is divided by."""
-    total, count = (
-        replace(_slot(column, lift, lanes.ADD, 3), half_life=column.hop or 0) for lift in ("decayed", "decayed_count")
-    )
-    wanted = {"decayed_sum": (total,), "decayed_count": (count,), "decayed_mean": (total, count)}
-    return slots.plan(DECAYED, *wanted[column.kind])
-
-
-def _moments(column: WindowedFeature, slots: _Slots) -> _Plan:
-    of = partial(_slot, column)
-    total, count, squares = of("sum", lanes.ADD, 3), of("present", lanes.ADD, 1), of("squares", lanes.ADD, 4)
-    cubes, fourths = of("cubes", lanes.ADD, 6), of("fourths", lanes.ADD, 8)
-    products = of("products", lanes.ADD, 4)
-    other = [replace(slot, expression=slot.other, other=slot.expression) for slot in (total, squares)]
-    others, squares_of_others = other
-    wanted = {
-        "sum": (lanes.SUM, total),
-        "mean": (lanes.MEAN, total, count),
-        "var": (lanes.VAR, total, count, squares),
-        "std": (lanes.STD, total, count, squares),
-        "skewness": (lanes.SKEWNESS, count, total, squares, cubes),
-        "kurtosis": (lanes.KURTOSIS, count, total, squares, cubes, fourths),
-        "covariance": (lanes.COVARIANCE, count, total, others, products),
-        "correlation": (lanes.CORRELATION, count, total, others, products, squares, squares_of_others),
-        "geometric_mean": (lanes.GEOMETRIC, of("positive", lanes.ADD, 1), of("not_positive", lanes.ADD, 1),
-                           of("logarithms", lanes.ADD, 3)),
-    }  # fmt: skip
-    formula, *needed = wanted[column.kind]
-    return slots.plan(formula, *needed)  # type: ignore[arg-type]
-
-
-def _slot(column: WindowedFeature, lift: str, op: int, width: int) -> Slot:
-    """The lane group of a column's own expression and filter."""
-    if lift in ("rows", "time"):
-        return Slot(lift, None, column.where, op, width)
-    keeps = lift in ("text", "kept", "kept_dated", "chosen")
-    kinds = (column.dtype, column.by)[: 2 if column.by else 1] if keeps and lift != "text" else ()
-    return Slot(
-        lift, column.expression, column.where, op, width, max_bytes=column.max_bytes if keeps else 0,
-        other=column.other, kinds=kinds,
-    )  # fmt: skip
-
-
 _Window = tuple[int, int, int, int, int]
 
 
@@ -459,7 +301,7 @@ def _windows(columns: Sequence[WindowedFeature]) -> tuple[np.ndarray, dict[_Wind
     return np.array(rows, np.int64).reshape(-1, 6), {window: i for i, (window, _) in enumerate(every)}
 
 
-def _places(columns: Sequence[WindowedFeature], plans: Sequence[_Plan | None]) -> tuple[list[int], list[int]]:
+def _places(columns: Sequence[WindowedFeature], plans: Sequence[LanePlan | None]) -> tuple[list[int], list[int]]:
     """Where each column begins in the numbers, or in the lanes, that are given out; widths of those that are lanes."""
     places: list[int] = []
     texts: list[int] = []
@@ -470,7 +312,7 @@ def _places(columns: Sequence[WindowedFeature], plans: Sequence[_Plan | None]) -
     return places, texts
 
 
-def _lanes_out(column: WindowedFeature, plan: _Plan | None) -> int:
+def _lanes_out(column: WindowedFeature, plan: LanePlan | None) -> int:
     """How many lanes a column is given out as, 0 for a number."""
     if plan is None:
         return value_width(column)
@@ -489,7 +331,7 @@ def _features(planned: Sequence[_Planned], order: Mapping[_Window, int]) -> np.n
     return np.array(rows, np.int64).reshape(-1, _NUMBERS + 3)
 
 
-def _inverted(columns: Sequence[WindowedFeature], plans: Sequence[_Plan | None]) -> dict[str, bool]:
+def _inverted(columns: Sequence[WindowedFeature], plans: Sequence[LanePlan | None]) -> dict[str, bool]:
     """The columns that are given out as lanes, and whether the bits of their values are inverted."""
     given = zip(columns, plans, strict=True)
     return {column.name: column.kind == "arg_min" for column, plan in given if _lanes_out(column, plan)}

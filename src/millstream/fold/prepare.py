@@ -3,39 +3,36 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from millstream.definitions.expressions import inlined
 from millstream.definitions.schema import digits_of
-from millstream.fold import lanes, lift
-from millstream.fold.decayed import lift_decayed
-from millstream.fold.entries import INPUT
 from millstream.fold.entry_inputs import EntryInput
 from millstream.fold.entry_layout import Bag
 from millstream.fold.evaluating import evaluate
-from millstream.fold.fixed_point import LIMIT
-from millstream.fold.instants import micros
 from millstream.fold.keys import encode_keys, narrowed
-from millstream.fold.layout import FoldLayout, Layout, Slot, layout_of
-from millstream.fold.ordered import Coded, coded, lift_texts
+from millstream.fold.lane_plans import Slot
+from millstream.fold.layout import FoldLayout, Layout, layout_of
+from millstream.fold.lifting import (
+    EMPTY,
+    LaneInput,
+    entries_of,
+    flags,
+    flat,
+    lanes_of,
+    present,
+)
 from millstream.fold.sections import SectionRows
 from millstream.fold.stretches import GAP
 
 if TYPE_CHECKING:
     from millstream.definitions import BatchFeatureGroup, EventStream, StreamFeatureGroup, Table
     from millstream.definitions.windows import WindowedFeature
-
-_EMPTY = {lanes.LEAST: lanes.EMPTY_LEAST, lanes.GREATEST: lanes.EMPTY_GREATEST, lanes.ADD: np.int64(0)}
-
-_POWERS = {"cubes": 3, "fourths": 4}
-#: What is kept as multiples of 2**-64, so that its range is bounded.
-_SUMMED = ("sum", "squares", "products", "decayed", *_POWERS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,9 +94,9 @@ def aggregated(group: StreamFeatureGroup | BatchFeatureGroup, feature: WindowedF
         for sql in (feature.where, feature.expression, feature.other)
     )
     columns, _ = evaluate(table, dict.fromkeys(sql for sql in (where, *values) if sql))
-    found = np.ones(table.num_rows, bool) if where is None else _flags(columns[where])
+    found = np.ones(table.num_rows, bool) if where is None else flags(columns[where])
     for sql in values:
-        found = found & _present(columns[sql]) if sql else found
+        found = found & present(columns[sql]) if sql else found
     return found
 
 
@@ -114,22 +111,22 @@ def lanes_of_table(group: StreamFeatureGroup, table: pa.Table, at: np.ndarray) -
     keep = np.ones(rows, bool)
     keep[[row for sql in plan.wanted for row in failed.get(sql, ())]] = False
     if plan.where:
-        keep &= _flags(columns[plan.where])
+        keep &= flags(columns[plan.where])
     for sql in plan.keys:
         if columns[sql].null_count:
             keep &= np.asarray(columns[sql].is_valid())
     read = [part.read(columns, rows) for part in plan.parts]
-    every: list[_Input | EntryInput] = [item for part in read for items in part for item in items]
+    every: list[LaneInput | EntryInput] = [item for part in read for items in part for item in items]
     for item in every:
         keep &= ~item.refused
     kept, blocks = np.flatnonzero(keep), list[np.ndarray]()
     for i, (part, (inputs, bags)) in enumerate(zip(plan.parts, read, strict=True)):
         found = np.empty((rows, part.layout.n_lanes), np.int64)
         for slot in part.layout.slots:
-            found[:, slot.offset : slot.offset + slot.width] = _EMPTY[slot.op]
-        found[kept] = _lift(part.layout, inputs, at, kept, len(kept) == rows)
+            found[:, slot.offset : slot.offset + slot.width] = EMPTY[slot.op]
+        found[kept] = lanes_of(part.layout, inputs, at, kept, len(kept) == rows)
         entries = np.zeros((rows, part.layout.entries.width if part.layout.entries else 0), np.int64)
-        entries[kept] = _entries(part.layout, bags, at[kept], kept)
+        entries[kept] = entries_of(part.layout, bags, at[kept], kept)
         blocks += [keep.reshape(-1, 1), found, entries][0 if i else 1 :]
     return np.hstack(blocks).astype(np.int64, copy=False)
 
@@ -160,11 +157,11 @@ class _PartPlan:
     inputs: tuple[tuple[Slot, str | None, str | None, str | None], ...]
     bags: tuple[tuple[Bag, str, str | None], ...]
 
-    def read(self, columns: dict[str, pa.ChunkedArray], rows: int) -> tuple[list[_Input], list[EntryInput]]:
+    def read(self, columns: dict[str, pa.ChunkedArray], rows: int) -> tuple[list[LaneInput], list[EntryInput]]:
         """What each lane group and each bag reads of some rows."""
         return (
-            [_Input(*item, columns, rows) for item in self.inputs],
-            [EntryInput(bag, columns[sql], _flags(columns[where]) if where else None) for bag, sql, where in self.bags],
+            [LaneInput(*item, columns, rows) for item in self.inputs],
+            [EntryInput(bag, columns[sql], flags(columns[where]) if where else None) for bag, sql, where in self.bags],
         )
 
 
@@ -229,7 +226,7 @@ def _prepare_one(
     keep = np.ones(len(rows.times), bool)
     keep[list(dead)] = False
     if plan.where:
-        _drop(keep, ~_flags(columns[plan.where]), "filtered", skipped)
+        _drop(keep, ~flags(columns[plan.where]), "filtered", skipped)
     keys, wide = _keys(group, columns)
     for row in np.flatnonzero(keep & wide).tolist():
         dead[row], keep[row] = "a key is no whole number of 64 bits, or no date of the years 1 to 9999", False
@@ -237,7 +234,7 @@ def _prepare_one(
         _drop(keep, np.asarray(keys.is_null()), "null_key", skipped)
     _drop(keep, rows.times < layout.too_late_before(rows.arrivals), "too_late", skipped)
     read = [part.read(columns, len(keep)) for part in plan.parts]
-    every: list[_Input | EntryInput] = [item for part in read for items in part for item in items]
+    every: list[LaneInput | EntryInput] = [item for part in read for items in part for item in items]
     for item in every:
         for row in np.flatnonzero(keep & item.refused).tolist():
             dead[row], keep[row] = item.reason, False
@@ -246,8 +243,8 @@ def _prepare_one(
     kept = np.arange(len(keep)) if everything else np.flatnonzero(keep)
     coded = (keys if everything else keys.take(pa.array(kept))).dictionary_encode()
     lifted = [
-        (_lift(part.layout, inputs, rows.times, kept, everything),
-         _entries(part.layout, bags, rows.times[kept], None if everything else kept))
+        (lanes_of(part.layout, inputs, rows.times, kept, everything),
+         entries_of(part.layout, bags, rows.times[kept], None if everything else kept))
         for part, (inputs, bags) in zip(plan.parts, read, strict=True)
     ]  # fmt: skip
     sections = _sections(layout, lifted[1:], rows.times[kept], rows.arrivals[kept], skipped)
@@ -279,7 +276,7 @@ def _sections(
 def _keys(group: Any, columns: dict[str, pa.ChunkedArray]) -> tuple[pa.Array, Any]:
     """The encoded keys, null where one is, and where one is a number beyond int64."""
     kinds = group.entity.keys.values()
-    given = [_flat(columns[sql]) for sql in plan_of(group).keys]
+    given = [flat(columns[sql]) for sql in plan_of(group).keys]
     narrow = [(one, np.False_) if digits_of(kind) else narrowed(one) for kind, one in zip(kinds, given, strict=True)]
     wide = np.logical_or.reduce([beyond for _, beyond in narrow])
     return encode_keys(group.entity.keys, [column for column, _ in narrow]), wide
@@ -288,189 +285,3 @@ def _keys(group: Any, columns: dict[str, pa.ChunkedArray]) -> tuple[pa.Array, An
 def _drop(keep: np.ndarray, out: np.ndarray, reason: str, skipped: Counter[str]) -> None:
     skipped[reason] += int((keep & out).sum())
     keep &= ~out
-
-
-def _flat(column: pa.ChunkedArray) -> pa.Array:
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-
-
-def _flags(column: pa.ChunkedArray) -> np.ndarray:
-    """A condition as booleans; unknown is false."""
-    return np.asarray(pc.fill_null(column.cast(pa.bool_()), False)).astype(bool)
-
-
-def _numbers(column: pa.ChunkedArray) -> np.ndarray:
-    """A numeric or boolean column, or one of instants (µs) or dates, as float64, NaN where null."""
-    if pa.types.is_temporal(column.type):
-        column = micros(column)
-    return np.array(column.cast(pa.float64(), safe=False).to_numpy(), np.float64)
-
-
-def _present(column: pa.ChunkedArray) -> np.ndarray:
-    """Where a column has a value that an aggregate takes."""
-    if pa.types.is_floating(column.type):
-        return np.asarray(np.isfinite(_numbers(column)))
-    return np.asarray(column.is_valid()).astype(bool)
-
-
-class _Input:
-    """What one lane group reads of each row, and which rows it must refuse."""
-
-    def __init__(
-        self,
-        slot: Slot,
-        expression: str | None,
-        where_sql: str | None,
-        other: str | None,
-        columns: dict[str, pa.ChunkedArray],
-        rows: int,
-    ) -> None:
-        self.slot, self.reason = slot, ""
-        self.refused: Any = np.False_
-        self.not_finite: Any = np.False_
-        self.numbers: Any = None
-        self.others: Any = None
-        self.flags: Any = None
-        self.text: Any = None
-        self.kept: tuple[Coded, ...] = ()
-        column = columns[expression] if expression else None
-        where = _flags(columns[where_sql]) if where_sql else None
-        if other:
-            where = _present(columns[other]) if where is None else where & _present(columns[other])
-        if slot.lift in ("rows", "time", "present", "decayed_count"):
-            self.flags = np.ones(rows, bool) if where is None else where
-            if column is not None:
-                self.flags = self.flags & _present(column)
-        elif slot.kinds:
-            self._read_kept(columns, [sql for sql in (expression, other) if sql], where)
-        elif slot.lift == "text":
-            self._read_text(column, where)
-        elif slot.lift in ("positive", "not_positive", "logarithms"):
-            self._read_signs(column, where)
-        else:
-            self._read_numbers(column, where)
-        if slot.lift == "products":
-            self.others = _numbers(columns[other])  # type: ignore[index]
-
-    def _read_text(self, column: pa.ChunkedArray, where: np.ndarray | None) -> None:
-        text = _flat(column.cast(pa.string()))
-        if where is not None:
-            text = pc.if_else(pa.array(where), text, pa.scalar(None, pa.string()))
-        longest, self.text = self.slot.max_bytes, text
-        sizes = np.asarray(pc.fill_null(pc.binary_length(text), 0))
-        self.refused = sizes > longest
-        self.reason = f"`{self.slot.expression}` is longer than {longest} bytes (max_bytes of this aggregate)"
-
-    def _read_kept(self, columns: dict[str, pa.ChunkedArray], read: Sequence[str], where: np.ndarray | None) -> None:
-        """The value that is kept, and the one that it is chosen by where there is one."""
-        said = [sql for sql in (self.slot.expression, self.slot.other) if sql]
-        parts = zip(said, read, self.slot.kinds, strict=True)
-        self.kept = tuple(coded(sql, columns[wide], kind, self.slot.max_bytes, where) for sql, wide, kind in parts)
-        there = [one.valid | one.refused for one in self.kept]
-        self.flags = np.logical_and.reduce([one.valid for one in self.kept])
-        self.refused = np.logical_and.reduce(there) & ~self.flags
-        self.reason = ", or ".join(one.reason for one in self.kept if one.reason)
-        self.not_finite = np.logical_or.reduce([np.broadcast_to(one.infinite, len(self.flags)) for one in self.kept])
-
-    def _read_numbers(self, column: pa.ChunkedArray, where: np.ndarray | None) -> None:
-        numbers = _numbers(column)
-        if where is not None:
-            numbers[~where] = np.nan
-        self.not_finite = np.isinf(numbers)
-        numbers[self.not_finite] = np.nan
-        if self.slot.lift in _SUMMED:
-            with np.errstate(invalid="ignore"):
-                self.refused = np.abs(numbers) >= LIMIT
-            self.reason = f"`{self.slot.expression}` lies outside +-2**50, the range of exact sums"
-        self.numbers = numbers
-
-    def _read_signs(self, column: pa.ChunkedArray, where: np.ndarray | None) -> None:
-        """Which numbers are positive, or are not; for their logarithms, those that are."""
-        numbers = _numbers(column)
-        there = np.isfinite(numbers) if where is None else where & np.isfinite(numbers)
-        self.flags = there & ((numbers <= 0) if self.slot.lift == "not_positive" else (numbers > 0))
-        self.numbers = np.where(self.flags, numbers, np.nan)
-
-
-def _entries(layout: FoldLayout, bags: list[EntryInput], times: np.ndarray, kept: np.ndarray | None) -> np.ndarray:
-    """One row of entries per kept event."""
-    out = np.empty((len(times), layout.entries.width if layout.entries else 0), np.int64)
-    for i, item in enumerate(bags):
-        item.lift(times, kept, out, int(layout.entries.rows[i, INPUT]))  # type: ignore[union-attr]
-    return out
-
-
-def _lift(
-    layout: FoldLayout, inputs: list[_Input], times: np.ndarray, kept: np.ndarray, everything: bool
-) -> np.ndarray:
-    """One row of lanes per kept event."""
-    out = np.empty((len(kept), layout.n_lanes), np.int64)
-
-    def pick(values: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(values if everything else values[kept])
-
-    when = pick(times)
-    for item in inputs:
-        slot, empty = item.slot, _EMPTY[item.slot.op]
-        if slot.lift in ("rows", "present", "positive", "not_positive"):
-            lift.lift_count(pick(item.flags), out, slot.offset)
-        elif slot.lift in ("decayed", "decayed_count"):
-            numbers = np.where(item.flags, 1.0, np.nan) if slot.lift == "decayed_count" else item.numbers
-            lift_decayed(when, pick(numbers), slot.half_life, out, slot.offset)
-        elif slot.lift == "time":
-            lift.lift_time(when, pick(item.flags), empty, out, slot.offset)
-        elif slot.lift == "sum":
-            lift.lift_sum(pick(item.numbers), out, slot.offset)
-        elif slot.lift == "squares":
-            lift.lift_squares(pick(item.numbers), out, slot.offset)
-        elif slot.lift == "products":
-            lift.lift_product(pick(item.numbers), pick(item.others), out, slot.offset)
-        elif slot.lift == "bins":
-            _put_bins(pick(item.numbers), slot, out)
-        elif slot.lift in _POWERS:
-            lift.lift_power(pick(item.numbers), _POWERS[slot.lift], slot.width, out, slot.offset)
-        elif slot.lift == "logarithms":
-            lift.lift_logarithm(pick(item.numbers), out, slot.offset)
-        elif slot.lift == "extreme":
-            lift.lift_extreme(pick(item.numbers), empty, out, slot.offset)
-        elif slot.lift == "dated":
-            lift.lift_dated(when, pick(item.numbers), empty, out, slot.offset)
-        elif slot.kinds:
-            _put_kept(item, when, pick, empty, out)
-        else:
-            text = item.text if everything else item.text.take(pa.array(kept))
-            valid = np.asarray(text.is_valid()).astype(bool)
-            lift_texts(text, valid, when, empty, out, slot.offset, slot.width)
-    return out
-
-
-def bin_of(numbers: np.ndarray, edges: Sequence[float]) -> np.ndarray:
-    """Return the bin that each number lies in, counted from 0, as float64; NaN for none."""
-    places = np.searchsorted(edges, numbers, side="right") - 1
-    places[numbers == edges[-1]] = len(edges) - 2
-    inside = (places >= 0) & (places < len(edges) - 1) & ~np.isnan(numbers)
-    return np.where(inside, places, np.nan)
-
-
-def _put_bins(numbers: np.ndarray, slot: Slot, out: np.ndarray) -> None:
-    """One for the bin that each number lies in, if it lies in any; in the last one its end does too."""
-    out[:, slot.offset : slot.offset + slot.width] = 0
-    places = bin_of(numbers, slot.bins)
-    inside = np.flatnonzero(~np.isnan(places))
-    out[inside, slot.offset + places[inside].astype(np.int64)] = 1
-
-
-def _put_kept(
-    item: _Input, when: np.ndarray, pick: Callable[[np.ndarray], np.ndarray], empty: np.int64, out: np.ndarray
-) -> None:
-    """What a value is chosen by, its time, and the value itself; the latter two inverted for the latest of the least."""
-    slot, valid = item.slot, pick(item.flags)
-    first = np.zeros_like(when) if slot.lift == "kept" else when
-    parts = [first.reshape(-1, 1), pick(item.kept[0].lanes)]
-    if slot.lift == "chosen":
-        inverted = slot.op == lanes.LEAST
-        parts = [pick(item.kept[1].lanes), *(~part if inverted else part for part in parts)]
-    place = slot.offset
-    for part in parts:
-        out[:, place : place + part.shape[1]] = np.where(valid[:, None], part, empty)
-        place += part.shape[1]

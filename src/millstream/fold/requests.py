@@ -24,8 +24,9 @@ from millstream.fold.decayed import lift_decayed
 from millstream.fold.entries import INPUT, NEWEST, SPREAD
 from millstream.fold.entry_inputs import HASHED, hash_of_bytes, hash_of_lane
 from millstream.fold.fixed_point import LIMIT
+from millstream.fold.lifting import bin_of
 from millstream.fold.ordered import coded, width_of
-from millstream.fold.prepare import Plan, bin_of, lanes_of_table, plan_of
+from millstream.fold.prepare import Plan, lanes_of_table, plan_of
 from millstream.fold.sections import SectionRequests
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from millstream.definitions import StreamFeatureGroup
     from millstream.fold.entry_layout import Bag
-    from millstream.fold.layout import Slot
+    from millstream.fold.lane_plans import Slot
 
 
 def request_lanes(
