@@ -94,7 +94,7 @@ def aggregations() -> st.SearchStrategy[list[ms.Count]]:
             st.sampled_from([ms.DistinctCount, ms.Lag, ms.Mode]),
             st.sampled_from([("x",), ("n",), ("s",), ("b",), ("d",), ("u",)]),
         ),
-        st.tuples(st.sampled_from(DECAYED), st.sampled_from([("x",), ("n / 7",)])),
+        st.tuples(st.sampled_from(DECAYED), st.sampled_from([("x",), ("abs(x) / 3",)])),
         st.tuples(st.just(ms.Median), st.sampled_from([("x",), ("abs(x)",)])),
         st.tuples(st.just(ms.Entropy), st.sampled_from([("n",), ("s",), ("b",), ("upper(s)",), ("u",)])),
         st.tuples(st.sampled_from([ms.Covariance, ms.Correlation]), st.sampled_from([("x", "abs(x) / 3"), ("b", "x")])),
