@@ -281,7 +281,7 @@ def _slide_window(
             _note(entries[firsts[one], lane], 1, ranks, most, held)
         if bag[RULE] == DISTINCT and sums[1] > bag[BOUND] and not held.size:
             ranks, most, held = _registers(firsts, counted, entries, lane)
-        if moved and recent:
+        if moved and bag[RULE] == NEWEST:
             _latest(bag, marks, sums[1], times, groups_of, firsts, entries, latest, one, at[q], work)
         row = rows[q]
         heap = _emit(bag, features, tree, counted, sums, held, firsts, entries, moved, work, numbers, texts, row, heap)

@@ -141,6 +141,23 @@ def test_different_values_and_counts_in_bins_are_what_pandas_and_numpy_say(event
     assert found["of_some"] == np.histogram(events.x[events.ok], edges)[0].tolist()
 
 
+def test_of_a_key_without_events_the_request_alone_was_seen_last() -> None:
+    seen = group(
+        ms.LastDistinctK("s"), ms.LastDistinctK("s", where="ok", name="of_some"), ms.Histogram("x", bins=[0, 1, 2])
+    )
+    request = {"s": "string", "ok": "bool", "x": "float64"}
+    view = ms.FeatureView("v", request=request, features=[seen.with_request()])
+    asked = [
+        {"user_id": 1, "s": "DE", "ok": True, "x": 1.0, "at": START},
+        {"user_id": 2, "s": "DE", "ok": False, "x": 2.0, "at": START},
+        {"user_id": 3, "s": None, "ok": None, "x": None, "at": START},
+    ]
+    found = ms.compute(view, {EVENTS: []}, asked)
+    assert found["g__s_last_distinct_5"].to_pylist() == [["DE"], ["DE"], []]
+    assert found["g__of_some"].to_pylist() == [["DE"], [], []]
+    assert found["g__x_histogram"].to_pylist() == [[0, 1], [0, 1], [0, 0]]
+
+
 def test_nothing_and_nulls() -> None:
     features = [ms.DistinctCount("x"), ms.Median("x"), ms.Entropy("s"), ms.Mode("s"), ms.Lag("n"), ms.LastK("s")]
     features += [ms.LastDistinctK("x"), ms.Histogram("x", bins=[0, 1, 2]), ms.FirstK("x")]
