@@ -120,9 +120,13 @@ class ProcessConformance(Declared):
         reported = _killed_after(start(_APPENDING), acknowledged)
         stored = payloads(log, "events", 0)
         assert len(stored) >= len(reported) >= acknowledged
-        assert stored == [b"%d" % number + b"." * 20_000 for number in range(len(stored))]
         log.append("events", 0, text("after"))
-        assert payloads(log, "events", 0) == [*stored, b"after"]
+        *before, last = payloads(log, "events", 0)
+        assert last == b"after"
+        # What the producer appended and did not live to report may show late, and is there then.
+        assert len(before) >= len(stored)
+        assert before == [b"%d" % number + b"." * 20_000 for number in range(len(before))]
+        assert before[: len(stored)] == stored
 
     @pytest.mark.parametrize("acknowledged", [1, 5, 12])
     def test_a_killed_transaction_happened_wholly_or_not_at_all(
