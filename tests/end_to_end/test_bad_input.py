@@ -292,7 +292,7 @@ def test_a_full_disk_is_said_so_and_what_was_taken_is_computed_once_there_is_roo
     ballast = small_disk / "ballast"
     _fill(ballast)
     (small_disk.parent / "many.jsonl").write_text("".join(json.dumps(order(n + 100)) + "\n" for n in range(9_000)))
-    refused(millstream("send", "orders", str(small_disk.parent / "many.jsonl"), folder=small_disk), "full")
+    refused(millstream("send", "orders", str(small_disk.parent / "many.jsonl"), folder=small_disk), "MS701")
     ballast.unlink()
     again = ms.Project(small_disk)
     assert sum(end for _, end in again.parts.log.ends("orders")) == 10
