@@ -15,8 +15,11 @@ from numpy.typing import NDArray
 
 from millstream.definitions.data_types import carried
 from millstream.definitions.schema import is_object
+from millstream.errors import TrainingError
 
 _OBJECT = np.dtype(object)
+#: Elements that an Arrow array of lists holds at most.
+_MOST = 2**31 - 1
 
 
 class Lists:
@@ -144,7 +147,13 @@ class Lists:
         return carried(self._elements.take(pa.array(starts, mask=missing)))
 
     def to_arrow(self, kind: pa.ListType) -> pa.Array:
-        """Return the column as Arrow's lists of a type."""
+        """Return the column as Arrow's lists of a type.
+
+        Raises `TrainingError` where these have more elements than Arrow counts.
+        """
+        if self._offsets[-1] > _MOST:
+            what = f"Lists: {len(self):,} rows have {self._offsets[-1]:,} elements, Arrow's lists at most {_MOST:,}."
+            raise TrainingError(what, "ask for fewer rows at a time, or for a smaller k.")
         mask = None if self._there is None else pa.array(~self._there)
         offsets = pa.array(self._offsets.astype(np.int32))
         return pa.ListArray.from_arrays(offsets, self._elements.cast(kind.value_type), type=kind, mask=mask)

@@ -9,7 +9,7 @@ import numpy as np
 from numba import njit
 
 from millstream.fold.fixed_point import multiply_add, sum_of
-from millstream.fold.kernels import ascending, in_order
+from millstream.fold.kernels import ascending, in_order, lanes_of_events
 from millstream.fold.lanes import ADD, combine_one
 from millstream.fold.layout import HEADER
 from millstream.fold.spans import LOWEST
@@ -201,9 +201,9 @@ def as_of(events, event_begins, queries, query_begins, times, available, lanes, 
         mine = in_order(events[event_begins[k] : event_begins[k + 1]], times)
         passed, open_from = times[mine], available[mine]
         known = in_order(np.arange(0 if ascending(open_from) else mine.size), open_from)
-        own, added = _rows(lanes, mine, size), requests
+        own, added = lanes_of_events(lanes, mine, size), requests
         if requests.size > 0:
-            added = _rows(requests, asked, size)
+            added = lanes_of_events(requests, asked, size)
         one = np.empty(asked.size)
         for j in range(totals.shape[0]):
             offset, half_life = totals[j, 0], totals[j, 1]
@@ -213,13 +213,3 @@ def as_of(events, event_begins, queries, query_begins, times, available, lanes, 
                 _moving(passed, open_from, known, own, size, by, moments, added, offset, half_life, held, one)
             for q in range(asked.size):
                 found[j, asked[q]] = one[q]
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _rows(lanes, rows, size):
-    """The lanes of the given rows, one after another."""
-    out = np.empty(rows.size * size, np.int64)
-    for i in range(rows.size):
-        for j in range(size):
-            out[i * size + j] = lanes[rows[i] * size + j]
-    return out

@@ -72,7 +72,7 @@ def rows_of(data, place, bags, step):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _joined(data, sources, count, bags, out, end, left, right):
+def joined(data, sources, count, bags, out, end, left, right):
     """Write the bags of one row, merged from those that begin at `sources`, from `end` on; returns (out, end, left, right).
 
     `left` and `right` are free to work in, and grow as `out` does.
@@ -146,7 +146,7 @@ def _merge_rows(data, a, b, out, place, end, bags, levels, edges, meta, work, ot
                     sources[count] = begins[i % 2][cursors[i]]
                     count += 1
                 cursors[i] += 1
-        out, end, work, other = _joined(data, sources, count, bags, out, end, work, other)
+        out, end, work, other = joined(data, sources, count, bags, out, end, work, other)
     return out, end, work, other
 
 

@@ -7,7 +7,7 @@ events, however late they became available. Both give what `exact`, the rule its
 import numpy as np
 from numba import njit
 
-from millstream.fold.kernels import ascending, fold_one, in_order, merge_one, value_one
+from millstream.fold.kernels import ascending, fold_one, in_order, lanes_of_events, merge_one, value_one
 from millstream.fold.lanes import (
     ADD,
     EMPTY_GREATEST,
@@ -23,7 +23,7 @@ from millstream.fold.lanes import (
 )
 from millstream.fold.layout import HEADER
 from millstream.fold.moments import SPACE
-from millstream.fold.spans import LOWEST, span_by_rule, spans
+from millstream.fold.spans import GAP, LOWEST, ROWS, span_by_rule, spans
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -217,16 +217,6 @@ def _ascending_by(first, then):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _rows(lanes, events, size):
-    """The lanes of the given events, one after another."""
-    out = np.empty(events.size * size, np.int64)
-    for i in range(events.size):
-        for j in range(size):
-            out[i * size + j] = lanes[events[i] * size + j]
-    return out
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
 def exact(events, begins, codes, times, available, lanes, ordinal, at, requests, added, ops, windows, features, meta,
           numbers, texts):  # fmt: skip
     """Queries by the window rule itself, event by event: no state, no head, nothing that could overflow."""
@@ -273,7 +263,7 @@ def as_of(events, event_begins, queries, query_begins, times, arrivals, availabl
         if not _ascending_by(by, moments):
             asked = in_order(in_order(asked, at), ordinal)
             by, moments = ordinal[asked], at[asked]
-        if not ascending(moments) and n_windows > 0 and windows[0, 4] + windows[0, 5] > 0:
+        if not ascending(moments) and n_windows > 0 and windows[0, ROWS] + windows[0, GAP] > 0:
             codes[0] = k
             for q in asked:
                 one = slice(q, q + 1)
@@ -281,7 +271,7 @@ def as_of(events, event_begins, queries, query_begins, times, arrivals, availabl
                       requests[q * meta[0] : (q + 1) * meta[0]], added[one], ops, windows, features, meta, numbers[one],
                       texts[one])  # fmt: skip
             continue
-        extra = _rows(requests, asked, meta[0]) if requests.size > 0 else requests
+        extra = lanes_of_events(requests, asked, meta[0]) if requests.size > 0 else requests
         has_extra = added[asked] if added.size > 0 else added
         if begins.size < asked.size:
             begins, finishes = np.empty(2 * asked.size, np.int64), np.empty(2 * asked.size, np.int64)
@@ -295,7 +285,7 @@ def as_of(events, event_begins, queries, query_begins, times, arrivals, availabl
             known = in_order(np.arange(0 if ascending(open_from) else mine.size), open_from)
             if queues.shape[2] < mine.size:
                 queues = np.empty((2, ops.shape[0], 2 * mine.size), np.int64)
-            _slide(passed, open_from, known, _rows(lanes, mine, meta[0]), by, moments, extra, has_extra, ops, windows,
+            _slide(passed, open_from, known, lanes_of_events(lanes, mine, meta[0]), by, moments, extra, has_extra, ops, windows,
                    window_ops, features, meta, (found, strings, acc, held, begins, finishes), queues[0], queues[1],
                    ends)  # fmt: skip
         else:
@@ -303,8 +293,8 @@ def as_of(events, event_begins, queries, query_begins, times, arrivals, availabl
             need = 2 * (HEADER + (mine.size + 2) * (1 + meta[0])) + HEADER + 1 + meta[0]
             if scratch.size < need:
                 scratch = np.empty(2 * need, np.int64)
-            _sweep(times[mine], arrivals[mine], available[mine], _rows(lanes, mine, meta[0]), by, moments, extra, ops, windows,
-                   features, levels, meta, (found, strings, bounds, acc, edges), scratch)  # fmt: skip
+            _sweep(times[mine], arrivals[mine], available[mine], lanes_of_events(lanes, mine, meta[0]), by, moments, extra,
+                   ops, windows, features, levels, meta, (found, strings, bounds, acc, edges), scratch)  # fmt: skip
         for f in range(features.shape[0]):
             out = features[f, 8]
             if features[f, 0] != TEXT:

@@ -213,6 +213,16 @@ def in_order(order, values):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def lanes_of_events(lanes, events, size):
+    """The lanes of the given events, one after another."""
+    out = np.empty(events.size * size, np.int64)
+    for i in range(events.size):
+        for j in range(size):
+            out[i * size + j] = lanes[events[i] * size + j]
+    return out
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def fold(codes, n_keys, times, arrivals, lanes, ops, levels, meta):
     """Events to one state per key: (data, offsets, overflow)."""
     step = 1 + meta[0]

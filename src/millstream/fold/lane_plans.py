@@ -19,7 +19,6 @@ DECAYED = -1
 
 _EXTREMES = {"min": lanes.LEAST, "max": lanes.GREATEST}
 _DATED = {"first": lanes.LEAST, "last": lanes.GREATEST}
-
 _CHOSEN = {"arg_min": lanes.LEAST, "arg_max": lanes.GREATEST}
 
 
@@ -78,6 +77,7 @@ class Slots:
 
 
 def lane_plan(column: WindowedFeature, slots: Slots) -> LanePlan:
+    """How a feature that is made of lanes is made; what it needs is added to the lane groups."""
     kind, of = column.kind, partial(_slot, column)
     if kind == "count":
         return slots.plan(lanes.COUNT, of("present" if column.expression else "rows", lanes.ADD, 1))

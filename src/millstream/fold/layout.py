@@ -43,6 +43,11 @@ _DAY = 86_400_000_000
 LIFETIME = -(2**62)
 
 
+#: The columns of a section's rule: the gap of its sessions (0: it has windows of events); the rows, and the time, that its
+#: windows hold at most (-1: no bound), and by which step that moves.
+RULE_GAP, RULE_ROWS, RULE_WITHIN, RULE_HOP = range(4)
+
+
 @dataclass(frozen=True)
 class Combination:
     """A column that is worked out of two that the kernels give, by their names, and of a field of the request."""
@@ -131,7 +136,9 @@ class Layout(FoldLayout):
         rows = HEAD_CAPACITY + (1 if self.meta[1] else 0) + sum(tiles for _, tiles in self._tiles())
         lanes = HEADER + rows * (1 + self.n_lanes + _most_in_bags(self))
         for section in self.sections:
-            kept = HEAD_CAPACITY + (int(section.rule[1]) or (section.late + _DAY) // int(section.rule[0]))
+            kept = HEAD_CAPACITY + (
+                int(section.rule[RULE_ROWS]) or (section.late + _DAY) // int(section.rule[RULE_GAP])
+            )
             lanes += 3 + kept * (3 + section.n_lanes + _most_in_bags(section))
         return 8 * lanes
 
@@ -148,7 +155,7 @@ class Layout(FoldLayout):
             kept = per_day * longest / _DAY
             lanes += sum(rows + min(kept, rows * bag.bound) * bag.width for bag in self.entries.bags)
         for section in self.sections:
-            most, within = int(section.rule[1]), int(section.rule[2])
+            most, within = int(section.rule[RULE_ROWS]), int(section.rule[RULE_WITHIN])
             kept = min(most, per_day * within / _DAY if within > 0 else most) if most else 1.0
             bags = sum(1 + bag.width for bag in section.entries.bags) if section.entries else 0
             lanes += 3 + kept * (3 + section.n_lanes + bags)
@@ -170,7 +177,7 @@ class Layout(FoldLayout):
             for width, hop, delay, _, _, gap in windows.tolist():
                 if gap == 0:
                     edges.append(never if width < 0 else (arrivals - delay - width) // hop * hop)
-        edges += [arrivals - section.late for section in self.sections if section.rule[0] > 0]
+        edges += [arrivals - section.late for section in self.sections if section.rule[RULE_GAP] > 0]
         return np.asarray(np.min(edges, axis=0))
 
 

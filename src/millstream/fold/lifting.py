@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     pass
 
 EMPTY = {lanes.LEAST: lanes.EMPTY_LEAST, lanes.GREATEST: lanes.EMPTY_GREATEST, lanes.ADD: np.int64(0)}
-
 _POWERS = {"cubes": 3, "fourths": 4}
 
 #: What is kept as multiples of 2**-64, so that its range is bounded.
@@ -124,6 +123,11 @@ class LaneInput:
             self.reason = f"`{self.slot.expression}` lies outside +-2**50, the range of exact sums"
         self.numbers = numbers
 
+    @property
+    def weighed(self) -> np.ndarray:
+        """What of each row decays: its number, or 1 where it is only counted; NaN for nothing."""
+        return np.where(self.flags, 1.0, np.nan) if self.numbers is None else np.asarray(self.numbers)
+
     def _read_signs(self, column: pa.ChunkedArray, where: np.ndarray | None) -> None:
         """Which numbers are positive, or are not; for their logarithms, those that are."""
         numbers = _numbers(column)
@@ -154,9 +158,8 @@ def lanes_of(
         slot, empty = item.slot, EMPTY[item.slot.op]
         if slot.lift in ("rows", "present", "positive", "not_positive"):
             lift.lift_count(pick(item.flags), out, slot.offset)
-        elif slot.lift in ("decayed", "decayed_count"):
-            numbers = np.where(item.flags, 1.0, np.nan) if slot.lift == "decayed_count" else item.numbers
-            lift_decayed(when, pick(numbers), slot.half_life, out, slot.offset)
+        elif slot.half_life:
+            lift_decayed(when, pick(item.weighed), slot.half_life, out, slot.offset)
         elif slot.lift == "time":
             lift.lift_time(when, pick(item.flags), empty, out, slot.offset)
         elif slot.lift == "sum":

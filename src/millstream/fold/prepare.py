@@ -17,7 +17,7 @@ from millstream.fold.entry_layout import Bag
 from millstream.fold.evaluating import evaluate
 from millstream.fold.keys import encode_keys, narrowed
 from millstream.fold.lane_plans import Slot
-from millstream.fold.layout import FoldLayout, Layout, layout_of
+from millstream.fold.layout import RULE_GAP, FoldLayout, Layout, layout_of
 from millstream.fold.lifting import (
     EMPTY,
     LaneInput,
@@ -28,7 +28,6 @@ from millstream.fold.lifting import (
     present,
 )
 from millstream.fold.sections import SectionRows
-from millstream.fold.stretches import GAP
 
 if TYPE_CHECKING:
     from millstream.definitions import BatchFeatureGroup, EventStream, StreamFeatureGroup, Table
@@ -266,7 +265,7 @@ def _sections(
     found = []
     for section, (lanes_, entries) in zip(layout.sections, lifted, strict=True):
         counts = np.ones(len(times), bool)
-        if section.rule[GAP] > 0:
+        if section.rule[RULE_GAP] > 0:
             counts = arrivals - times <= section.late
             skipped["too_late_for_session"] += int((~counts).sum())
         found.append(SectionRows(counts, lanes_, entries))

@@ -27,7 +27,7 @@ from millstream.fold.fixed_point import LIMIT
 from millstream.fold.lifting import bin_of
 from millstream.fold.ordered import coded, width_of
 from millstream.fold.prepare import Plan, lanes_of_table, plan_of
-from millstream.fold.sections import SectionRequests
+from millstream.fold.sections import SectionRows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,7 +75,7 @@ class Added:
     lanes: np.ndarray
     begins: np.ndarray
     entries: Sequence[np.ndarray]
-    sections: Sequence[tuple[SectionRequests, ...]]
+    sections: Sequence[tuple[SectionRows, ...]]
 
 
 class RequestRows:
@@ -157,7 +157,7 @@ class RequestRows:
             begin, width = groups[g, 0], groups[g, 1]
             block = added.lanes[begin : begin + width * n].reshape(n, width)
             parts = [
-                SectionRequests(
+                SectionRows(
                     counts[g], np.ascontiguousarray(block[:, a:b]), np.ascontiguousarray(added.entries[g][:, c:d])
                 )
                 for a, b, c, d in cuts

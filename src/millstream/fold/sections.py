@@ -11,7 +11,7 @@ import numpy as np
 from millstream.fold import entry_history, entry_states, kernels, stretches
 from millstream.fold.entry_values import NONE_ADDED
 from millstream.fold.history import as_of, exact
-from millstream.fold.layout import AHEAD, Layout, Section
+from millstream.fold.layout import AHEAD, RULE_GAP, Layout, Section
 from millstream.fold.listed import HeapPart, new_heap, together
 from millstream.fold.shares import in_shares
 from millstream.fold.spans import LOWEST
@@ -24,7 +24,7 @@ _NO_BAGS = np.empty((0, 5), np.int64)
 
 @dataclass(frozen=True, eq=False)
 class SectionRows:
-    """What a section reads of events: which of them count for it, their lanes and their entries, one row each."""
+    """What a section has of events, or of one more at each read: which count for it, their lanes and their entries."""
 
     counts: np.ndarray
     lanes: np.ndarray
@@ -35,20 +35,7 @@ class SectionRows:
         return SectionRows(self.counts[places], self.lanes[places], self.entries[places])
 
 
-@dataclass(frozen=True, eq=False)
-class SectionRequests:
-    """One more event at each of some instants, as a section has it: whether it counts, its lanes and its entries."""
-
-    counts: np.ndarray
-    lanes: np.ndarray
-    entries: np.ndarray
-
-    def take(self, rows: slice) -> SectionRequests:
-        """Those of some rows."""
-        return SectionRequests(self.counts[rows], self.lanes[rows], self.entries[rows])
-
-
-def parted(layout: Layout, requests: np.ndarray) -> tuple[SectionRequests, ...]:
+def parted(layout: Layout, requests: np.ndarray) -> tuple[SectionRows, ...]:
     """What requests, as `request_lanes` makes them, add to each section."""
     at = layout.n_lanes + (layout.entries.width if layout.entries else 0)
     found = []
@@ -56,13 +43,13 @@ def parted(layout: Layout, requests: np.ndarray) -> tuple[SectionRequests, ...]:
         entries = at + 1 + section.n_lanes
         end = entries + (section.entries.width if section.entries else 0)
         counts, lanes = requests[:, at] != 0, np.ascontiguousarray(requests[:, at + 1 : entries])
-        found.append(SectionRequests(counts, lanes, np.ascontiguousarray(requests[:, entries:end])))
+        found.append(SectionRows(counts, lanes, np.ascontiguousarray(requests[:, entries:end])))
         at = end
     return tuple(found)
 
 
-def _no_requests(layout: Layout) -> tuple[SectionRequests, ...]:
-    empty = SectionRequests(NONE_ADDED, np.empty((0, 0), np.int64), np.empty((0, 0), np.int64))
+def _no_requests(layout: Layout) -> tuple[SectionRows, ...]:
+    empty = SectionRows(NONE_ADDED, np.empty((0, 0), np.int64), np.empty((0, 0), np.int64))
     return (empty,) * len(layout.sections)
 
 
@@ -120,7 +107,7 @@ def _oldest(section: Section, data: np.ndarray, offsets: np.ndarray) -> np.ndarr
     """Per state, the instant before which a session of it must have ended so that no row can make it longer."""
     found = np.full(len(offsets) - 1, LOWEST)
     filled = offsets[1:] > offsets[:-1]
-    found[filled] = data[offsets[:-1][filled] + 1] - section.late - section.rule[stretches.GAP] - AHEAD
+    found[filled] = data[offsets[:-1][filled] + 1] - section.late - section.rule[RULE_GAP] - AHEAD
     return found
 
 
@@ -142,7 +129,7 @@ def of_states(
     numbers: np.ndarray,
     texts: np.ndarray,
     heap: np.ndarray | None,
-    requests: Sequence[SectionRequests] = (),
+    requests: Sequence[SectionRows] = (),
 ) -> np.ndarray:
     """Write what the sections of states give at instants (µs); returns the heap, with their lists behind those in it."""
     found = new_heap() if heap is None else heap
@@ -174,7 +161,7 @@ class SectionHistory:
     codes: np.ndarray
     ordinal: np.ndarray
     at: np.ndarray
-    requests: Sequence[SectionRequests] = ()
+    requests: Sequence[SectionRows] = ()
 
     def write(
         self, numbers: np.ndarray, texts: np.ndarray, heap: np.ndarray | None, *, by_rule: bool = False
@@ -195,8 +182,10 @@ class SectionHistory:
 
 
 class _OneSection:
+    """One section of the history that is asked, its rows alone; both methods return the heaps with their lists."""
+
     def __init__(
-        self, asked: SectionHistory, section: Section, rows: SectionRows, added: SectionRequests, n_keys: int
+        self, asked: SectionHistory, section: Section, rows: SectionRows, added: SectionRows, n_keys: int
     ) -> None:
         self._asked, self._section, self._n_keys = asked, section, n_keys
         instants = [asked.events.codes, asked.events.times, asked.available, asked.settled]
@@ -211,6 +200,7 @@ class _OneSection:
         self._order, self._begins = kernels.by_key(codes, n_keys)
 
     def by_rule(self, numbers: np.ndarray, texts: np.ndarray) -> list[HeapPart]:
+        """Write what its windows give, by the rule itself."""
         asked, part = self._asked, self._section
         exact(
             self._order, self._begins, asked.codes, self._times, self._available, self._lanes, asked.ordinal, asked.at,
@@ -226,6 +216,7 @@ class _OneSection:
         return [(slice(0, len(asked.at)), heap, part.entries.references)]
 
     def sliding(self, numbers: np.ndarray, texts: np.ndarray) -> list[HeapPart]:
+        """Write what `by_rule` does, each window sliding along a key's rows."""
         asked, part = self._asked, self._section
         heaps: list[HeapPart] = []
         queries, query_begins = kernels.by_key(asked.codes, self._n_keys)

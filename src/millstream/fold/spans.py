@@ -8,12 +8,14 @@ import numpy as np
 from numba import njit
 
 LOWEST = np.int64(-(2**63))
+#: The columns of a window.
+WIDTH, HOP, DELAY, CLASS, ROWS, GAP = range(6)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
 def span(windows, w, at):
     """The times that a window holds at an instant: from the first returned on, up to but not at the second."""
-    width, hop, delay = windows[w, 0], windows[w, 1], windows[w, 2]
+    width, hop, delay = windows[w, WIDTH], windows[w, HOP], windows[w, DELAY]
     until = at if delay == 0 else (at - delay) // hop * hop
     since = LOWEST if width < 0 else (at - delay - width) // hop * hop
     return since, until
@@ -26,7 +28,7 @@ def span_by_rule(windows, w, at, events, times, available, by, added):
     With `added` one more event happens at the instant.
     """
     since, until = span(windows, w, at)
-    wanted, gap = windows[w, 4], windows[w, 5]
+    wanted, gap = windows[w, ROWS], windows[w, GAP]
     if wanted == 0 and gap == 0:
         return since, until
     past, n = np.empty(events.size, np.int64), 0
@@ -63,7 +65,7 @@ def spans_of_rows(times, available, known, ordinal, at, added, windows, w, since
     event happens at the instant, and is empty where none does. What holds enough rows once will hold enough of newer ones
     ever after, so that the window's oldest instant only goes up.
     """
-    low, high, new, count, wanted = 0, 0, 0, 0, windows[w, 4]
+    low, high, new, count, wanted = 0, 0, 0, 0, windows[w, ROWS]
     for q in range(at.size):
         by, passed = ordinal[q], high
         while high < times.size and times[high] < at[q] and (known.size > 0 or available[high] <= by):
@@ -104,7 +106,7 @@ def _oldest_instant(times, available, by, low, high):
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def spans_of_sessions(times, available, known, ordinal, at, windows, w, since, until):
     """Write the times that the session before an instant holds; arguments are those of `spans_of_rows`."""
-    high, new, begin, newest, gap = 0, 0, -1, -1, windows[w, 5]
+    high, new, begin, newest, gap = 0, 0, -1, -1, windows[w, GAP]
     for q in range(at.size):
         by, passed = ordinal[q], high
         while True:
@@ -142,9 +144,9 @@ def _begin_of_session(times, available, by, event, gap):
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def spans(times, available, known, ordinal, at, added, windows, w, since, until):
     """Write the times that a window holds: from `since` on, up to but not at `until`; see `spans_of_rows`."""
-    if windows[w, 4] > 0:
+    if windows[w, ROWS] > 0:
         spans_of_rows(times, available, known, ordinal, at, added, windows, w, since, until)
-    elif windows[w, 5] > 0:
+    elif windows[w, GAP] > 0:
         spans_of_sessions(times, available, known, ordinal, at, windows, w, since, until)
     else:
         spans_by_time(windows, w, at, since, until)

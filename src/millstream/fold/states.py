@@ -378,7 +378,7 @@ def exact(
 
 def _parted(
     layout: Layout, requests: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray | None, tuple[sections.SectionRequests, ...]]:
+) -> tuple[np.ndarray, np.ndarray | None, tuple[sections.SectionRows, ...]]:
     """The lanes of requests, one after another, their entries, and what they add to sections, where there are requests."""
     if requests is None:
         return NO_LANES, None, ()

@@ -12,19 +12,18 @@ follows from the set of events alone, so sections merge in any order and groupin
 import numpy as np
 from numba import njit
 
+from millstream.fold import spans
 from millstream.fold.emitting import emit_entries
 from millstream.fold.entries import GROWTH, INPUT, WIDTH, copy, gather, lanes_of, union, with_room
+from millstream.fold.entry_states import joined
 from millstream.fold.kernels import by_key, exact_from, in_order
 from millstream.fold.lanes import clear, combine, emit
-from millstream.fold.layout import HEADER
+from millstream.fold.layout import HEADER, RULE_GAP, RULE_HOP, RULE_ROWS, RULE_WITHIN
 from millstream.fold.moments import SPACE
 from millstream.fold.spans import LOWEST
 
 SIZE, COUNT, HEAD = 0, 1, 2
 FIRST, LAST, ROWS, LANES = 0, 1, 2, 3
-#: The columns of a section's rule: the gap of its sessions (0: row windows), the rows and the time that its windows hold at
-#: most (-1: no bound) and by which step that moves.
-GAP, MOST, WITHIN, HOP = 0, 1, 2, 3
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
@@ -58,14 +57,14 @@ def _follows(last, first, exact, gap):
 def _first_kept(stretches, n, exact, oldest, rule):
     """The number of the first of `n` stretches (rows of first, last, rows) that any window may still need."""
     place, rows = n, np.int64(0)
-    if rule[GAP] > 0:
+    if rule[RULE_GAP] > 0:
         while place > 0 and stretches[place - 1, LAST] >= oldest:
             place -= 1
         return place
-    floor = LOWEST if rule[WITHIN] < 0 else (exact - rule[WITHIN]) // rule[HOP] * rule[HOP]
+    floor = LOWEST if rule[RULE_WITHIN] < 0 else (exact - rule[RULE_WITHIN]) // rule[RULE_HOP] * rule[RULE_HOP]
     while place > 0 and stretches[place - 1, FIRST] >= floor:
         if stretches[place - 1, FIRST] < exact:
-            if rows >= rule[MOST]:
+            if rows >= rule[RULE_ROWS]:
                 break
             rows += stretches[place - 1, ROWS]
         place -= 1
@@ -92,7 +91,7 @@ def _fold_one(mine, exact, times, lanes, entries, ops, bags, rule, size, out, at
     found, begins, n = np.empty((mine.size, LANES), np.int64), np.empty(mine.size + 1, np.int64), 0
     for i in range(mine.size):
         instant = times[mine[i]]
-        if n == 0 or not _follows(found[n - 1, LAST], instant, exact, rule[GAP]):
+        if n == 0 or not _follows(found[n - 1, LAST], instant, exact, rule[RULE_GAP]):
             found[n, FIRST], found[n, ROWS], begins[n] = instant, 0, i
             n += 1
         found[n - 1, LAST] = instant
@@ -173,7 +172,7 @@ def _merge_one(data, a, b, exact, oldest, ops, bags, rule, size, out, at, work, 
         row = places[side] + HEAD + cursors[side] * step
         sources[s], of_bags[s] = row, held[side][cursors[side]]
         cursors[side] += 1
-        if n == 0 or not _follows(found[n - 1, LAST], data[row + FIRST], exact, rule[GAP]):
+        if n == 0 or not _follows(found[n - 1, LAST], data[row + FIRST], exact, rule[RULE_GAP]):
             found[n, FIRST], found[n, LAST], found[n, ROWS], begins[n] = data[row + FIRST], data[row + LAST], 0, s
             n += 1
         found[n - 1, LAST] = max(found[n - 1, LAST], data[row + LAST])
@@ -187,26 +186,10 @@ def _merge_one(data, a, b, exact, oldest, ops, bags, rule, size, out, at, work, 
         for s in range(begins[r], begins[r + 1]):
             combine(ops, out, end - size, data, sources[s] + LANES)
     for r in range(kept, n):
-        for b in range(bags.shape[0]):
-            out, end, work, other = _joined(bags[b], data, of_bags, begins[r], begins[r + 1], out, end, work, other)
+        mine = of_bags[begins[r] : begins[r + 1]]
+        out, end, work, other = joined(data, mine, mine.size, bags, out, end, work, other)
     out[at + SIZE], out[at + COUNT] = end - at, n - kept
     return out, end, work, other
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _joined(bag, data, sources, first, last, out, end, work, other):
-    """Write the union of the bags at some sources, which are moved on to the next bag; returns (out, end, work, other)."""
-    size = np.int64(1)
-    work[0] = 0
-    for s in range(first, last):
-        more = lanes_of(bag, data, sources[s])
-        other = with_room(other, 0, size + more + GROWTH)
-        size = union(bag, work, 0, data, sources[s], other, 0)
-        work, other = other, work
-        sources[s] += more
-    out = with_room(out, end, size)
-    copy(work, 0, out, end, size)
-    return out, end + size, work, other
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -240,14 +223,15 @@ def _inside(data, place, at, window, more, step):
     beyond = data[place + COUNT] if place >= 0 else np.int64(0)
     while beyond > 0 and data[place + HEAD + (beyond - 1) * step] >= at:
         beyond -= 1
-    begin, wanted, gap = beyond, window[4], window[5]
+    begin, wanted, gap = beyond, window[spans.ROWS], window[spans.GAP]
     if gap > 0:
         newest = at
         while begin > 0 and newest - data[place + HEAD + (begin - 1) * step + LAST] <= gap:
             begin -= 1
             newest = data[place + HEAD + begin * step]
         return begin, beyond
-    floor = LOWEST if window[0] < 0 else (at - window[0]) // window[1] * window[1]
+    width, hop = window[spans.WIDTH], window[spans.HOP]
+    floor = LOWEST if width < 0 else (at - width) // hop * hop
     rows = np.int64(more)
     while begin > 0 and rows < wanted and data[place + HEAD + (begin - 1) * step] >= floor:
         begin -= 1

@@ -9,6 +9,7 @@ from millstream.project.backends import source_backend
 if TYPE_CHECKING:
     from millstream.buffer.worker import Worker
     from millstream.computing.batch import BatchComputer
+    from millstream.definitions.group_version import GroupVersion
     from millstream.engines.stream import StreamEngine
     from millstream.ingest.archive import Archiver
     from millstream.ingest.batch import BatchIngester
@@ -98,9 +99,7 @@ class Layers:
         """
         from millstream.ingest.stream import StreamIngester
 
-        parts = self._parts
-        versions = parts.registry.groups()
-        beside = [one.beside for one in versions if one.beside is not None]
+        parts, (versions, beside) = self._parts, self._ingested()
         return StreamIngester(
             parts.log,
             parts.online,
@@ -120,9 +119,7 @@ class Layers:
         """
         from millstream.ingest.batch import BatchIngester
 
-        parts = self._parts
-        versions = parts.registry.groups()
-        beside = [one.beside for one in versions if one.beside is not None]
+        parts, (versions, beside) = self._parts, self._ingested()
         return BatchIngester(
             parts.log,
             parts.online,
@@ -133,6 +130,11 @@ class Layers:
             bite=bite,
             worker=worker,
         )
+
+    def _ingested(self) -> tuple[list[GroupVersion], list[GroupVersion]]:
+        """The group versions in use, and those that are filled beside them."""
+        versions = self._parts.registry.groups()
+        return versions, [one.beside for one in versions if one.beside is not None]
 
     def archiver(self) -> Archiver:
         """The archive of events, dead letters and captures."""
