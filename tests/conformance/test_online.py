@@ -1,11 +1,15 @@
-"""The online stores against the contract of online stores: the embedded one, and the one that keeps no more than that."""
+"""The online stores against their contract: the embedded one, real servers, and the one that keeps no more than that."""
 
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from millstream.store.lmdb.store import LmdbOnlineStore
+from millstream.store.redis.access import Access, ServerUrl
+from millstream.store.redis.servers import Servers
+from millstream.store.redis.store import RedisOnlineStore
 from millstream.testing.adversarial_online import AdversarialOnlineStore
 from millstream.testing.online_suite import Factory, OnlineStoreConformance
 
@@ -24,3 +28,24 @@ class TestAdversarial(OnlineStoreConformance):
     @pytest.fixture(params=[1, 2])
     def factory(self, tmp_path, request) -> Factory:
         return partial(adversarial, tmp_path / "online", request.param)
+
+
+_prefixes = count()
+
+
+def redis_store(url: str, prefix: str, chunk: int) -> RedisOnlineStore:
+    return RedisOnlineStore(Servers(ServerUrl.of(url), Access()), prefix, 10, chunk=chunk)
+
+
+class TestRedis(OnlineStoreConformance):
+    @pytest.fixture
+    def factory(self, redis_server) -> Factory:
+        return partial(redis_store, redis_server.url, f"suite{next(_prefixes)}", 1_000)
+
+
+class TestValkey(OnlineStoreConformance):
+    """By so few keys at once that writes of the suite come in chunks."""
+
+    @pytest.fixture
+    def factory(self, valkey_server) -> Factory:
+        return partial(redis_store, valkey_server.url, f"suite{next(_prefixes)}", 7)

@@ -196,22 +196,24 @@ def _captures(folder: Path) -> str:
 def _online(folder: Path) -> str:
     """Every page and record of the online store, against their checksums."""
     from millstream.project import Project
-    from millstream.store.online import Examined
+    from millstream.store.online import Examined, InMemory
 
     parts = Project(folder).parts
     store = parts.online
     if not isinstance(store, Examined):
         return "the store keeps no sums of its own to compare with"
-    states, failed = 0, list[str]()
+    states, memory, failed = 0, 0, list[str]()
     for version in parts.registry.groups():
         for shard in range(version.shards):
             try:
                 states += store.examine(version.states, shard)
+                memory += store.memory(version.states, shard).size if isinstance(store, InMemory) else 0
             except MillstreamError as error:
                 failed.append(str(error))
     if failed:
         raise MillstreamError(failed[0] + (f" And {len(failed) - 1} more shards." if len(failed) > 1 else ""))
-    return f"{states:,} states, each as it was written"
+    size = f"; about {memory / states:,.0f} bytes of memory a key" if memory and states else ""
+    return f"{states:,} states, each as it was written{size}"
 
 
 def _clock(folder: Path) -> str:
@@ -238,8 +240,12 @@ def _open_files(folder: Path) -> str:
     """Whether a process that reads every shard can keep them all open."""
     from millstream.project import Project
     from millstream.store.lmdb.shards import DESCRIPTORS, most_open
+    from millstream.store.online import reads_locally
 
-    shards = sum(version.shards for version in Project(folder).parts.registry.groups())
+    parts = Project(folder).parts
+    if not reads_locally(parts.online):
+        return "the online store opens none"
+    shards = sum(version.shards for version in parts.registry.groups())
     if shards > most_open():
         raise MillstreamError(
             f"{shards:,} shards of the online store take {DESCRIPTORS * shards:,} file descriptors, and a process keeps "

@@ -19,7 +19,7 @@ from millstream.sources.source import Source
 
 BACKENDS: dict[str, dict[str, str]] = {
     "log": {"embedded": "millstream.buffer.embedded.backend:Embedded"},
-    "online": {"lmdb": "millstream.store.lmdb.backend:Lmdb"},
+    "online": {"lmdb": "millstream.store.lmdb.backend:Lmdb", "redis": "millstream.store.redis.backend:Redis"},
     "offline": {"iceberg": "millstream.store.iceberg.backend:Iceberg"},
     "registry": {"sql": "millstream.registry.backend:Sql"},
     "batch": {"duckdb": "millstream.engines.duckdb.backend:Embedded"},

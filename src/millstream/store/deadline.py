@@ -7,14 +7,14 @@ import time
 from collections.abc import Mapping, Sequence
 
 from millstream.errors import StoreError
-from millstream.store.online import Answer, Ask, Fact, OnlineStore, Page, ShardMeta, reads_locally
+from millstream.store.online import Answer, Ask, Fact, OnlineStore, Page, ReadsInTime, ShardMeta, reads_locally
 
 AT_ONCE = 32
 """Reads that are under way at once; others wait for one of them to end, as long as they may."""
 
 
 def with_deadline(online: OnlineStore, seconds: float) -> OnlineStore:
-    """Give the reads of a store a deadline, unless they take microseconds anyway.
+    """Give the reads of a store a deadline, unless they take microseconds anyway, or the store sees to it itself.
 
     Args:
         online: the store.
@@ -30,6 +30,8 @@ def with_deadline(online: OnlineStore, seconds: float) -> OnlineStore:
         >>> with_deadline(store, 1.0) is store
         True
     """
+    if isinstance(online, ReadsInTime):
+        return online.served(seconds)
     return online if reads_locally(online) else DeadlineStore(online, seconds)
 
 

@@ -338,6 +338,34 @@ def reads_locally(online: OnlineStore) -> bool:
 
 
 @runtime_checkable
+class ReadsInTime(Protocol):
+    """An online store that is elsewhere, and ends its reads in time by itself: no thread has to be given up for it."""
+
+    def served(self, seconds: float) -> OnlineStore:
+        """The store as scoring reads it: every read answers or fails within so many seconds.
+
+        It may be a moment behind what was written, where the settings allow that: what it answers says what it holds.
+        """
+        ...
+
+
+class Memory(msgspec.Struct, frozen=True):
+    """How many keys a shard has, and about how many bytes of memory it takes."""
+
+    keys: int
+    size: int
+
+
+@runtime_checkable
+class InMemory(Protocol):
+    """An online store that keeps everything in memory, and knows how much of it. Called by doctor."""
+
+    def memory(self, states: str, shard: int) -> Memory:
+        """What a shard takes. Raises `StoreError` when it cannot be told."""
+        ...
+
+
+@runtime_checkable
 class BulkLoad(Protocol):
     """An online store that takes many values faster where nobody reads them yet.
 
