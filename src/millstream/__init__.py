@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         Quantile,
         TopK,
     )
+    from millstream.definitions.vectors import VectorMean, VectorSum
     from millstream.errors import MillstreamError
     from millstream.project import Project
     from millstream.project.compute import compute
@@ -89,6 +90,7 @@ _HOMES = {
         "Quantile",
         "TopK",
     ),
+    "vectors": ("VectorMean", "VectorSum"),
 }
 _LAZY = {name: f"millstream.definitions.{home}" for home, names in _HOMES.items() for name in names}
 _LAZY |= {
@@ -149,6 +151,8 @@ __all__ = [
     "TimeSince",
     "TopK",
     "Var",
+    "VectorMean",
+    "VectorSum",
     "ZScore",
     "compute",
     "on_demand",

@@ -96,7 +96,7 @@ def test_point_in_time_is_the_oracle(
     at = np.array([t for _, t in queries], np.int64)
     keys = [encode_key(ENTITY.keys, [k]) for k, _ in queries]
     rows = [
-        None if request_row is None else Event(k, t, t, x, *request_row)
+        None if request_row is None else Event(k, t, t, x, *request_row, is_request=True)
         for (k, t), (*_, x) in zip(queries, asks, strict=True)
     ]
     added = None if request_row is None else lanes_of(group, rows)

@@ -54,7 +54,7 @@ WITHIN = HOUR
 STREAM = ms.EventStream(
     "events", time="at", available="seen", deduplicate="id", within="1h", retention="2h",
     schema={"id": "string", "k": "int64", "x": "float64", "y": "float64", "s": "string", "ok": "bool", "n": "int64",
-            "d": "date", "u": "uuid", "b": "bytes", "m": "decimal(38, 2)",
+            "d": "date", "u": "uuid", "b": "bytes", "m": "decimal(38, 2)", "v": "list<float64>",
             "at": "timestamp", "seen": "timestamp"},
 )  # fmt: skip
 ASKS = ms.EventStream("asks", time="at", schema={"ask": "string", "k": "int64", "at": "timestamp"})
@@ -237,7 +237,7 @@ class Pipeline:
         rows = [
             {"id": one.id, "k": one.event.k, "x": one.event.x, "y": one.event.y, "s": one.event.s,
              "ok": one.event.ok, "n": one.event.n, "d": one.event.d, "u": one.event.u, "b": one.event.b, "m": one.event.m,
-             "at": one.event.time, "seen": one.event.arrival}
+             "v": one.event.v, "at": one.event.time, "seen": one.event.arrival}
             for one in sent
         ]  # fmt: skip
         if as_table or any(float("inf") in (row["x"], row["y"]) for row in rows):
@@ -336,6 +336,7 @@ def history(sent: list[Sent]) -> pa.Table:
             "u": pa.array([one.event.u for one in rows], pa.uuid()),
             "b": pa.array([one.event.b for one in rows], pa.binary()),
             "m": pa.array([one.event.m for one in rows], pa.decimal128(38, 2)),
+            "v": pa.array([one.event.v for one in rows], pa.list_(pa.float64())),
             "at": pa.array([one.event.time for one in rows], instant),
             "seen": pa.array([one.event.arrival for one in rows], instant),
         }

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import date
 from decimal import Context, Decimal
 from functools import cache
+from math import isfinite
 from typing import Any
 from uuid import UUID
 
@@ -35,6 +36,7 @@ STREAM = ms.EventStream(
         "u": "uuid",
         "b": "bytes",
         "m": "decimal(38, 2)",
+        "v": "list<float64>",
         "at": "timestamp",
     },
 )
@@ -114,6 +116,8 @@ def group_of(
             ms.GeometricMean("x", name=f"gmean{tag}", **common),
             ms.Covariance("x", "y", name=f"cov{tag}", **common), ms.Correlation("x", "y", name=f"corr{tag}", **common),
             ms.Share(where="ok", name=f"share{tag}", over=window, delay=delay),
+            ms.VectorSum("v", dim=2, name=f"vector_sum{tag}", **common),
+            ms.VectorMean("v", dim=2, name=f"vector_mean{tag}", **common),
         ]  # fmt: skip
         features += [
             ms.Ratio(ms.Sum("x", **common), ms.Count("x", over="1h"), name=f"ratio{tag}"),
@@ -208,6 +212,13 @@ class Event:
     u: UUID | None = None
     b: bytes | None = None
     m: Decimal | None = None
+    is_request: bool = False
+
+    @property
+    def v(self) -> list[float] | None:
+        """Its two numbers as a vector, if it has both; a request has none."""
+        pair = [one for one in (self.x, self.y) if one is not None and isfinite(one)]
+        return pair if len(pair) == 2 and not self.is_request else None
 
 
 @st.composite
@@ -238,6 +249,7 @@ def prepared(group: Any, events: list[Event]) -> Prepared:
             "u": pa.array([e.u for e in events], pa.uuid()),
             "b": pa.array([e.b for e in events], pa.binary()),
             "m": pa.array([e.m for e in events], pa.decimal128(38, 2)),
+            "v": pa.array([e.v for e in events], pa.list_(pa.float64())),
             "at": pa.array([e.time for e in events], pa.timestamp("us", "UTC")),
             "_arrival": np.array([e.arrival for e in events], np.int64),
             "_partition": np.zeros(len(events), np.int64),
@@ -255,7 +267,19 @@ def oracle_events(events: list[Event], key: int, available: dict[int, int] | Non
             e.time,
             e.arrival,
             e.arrival if available is None else available[i],
-            {"x": e.x, "y": e.y, "s": e.s, "ok": e.ok, "n": e.n, "d": e.d, "u": e.u, "b": e.b, "m": e.m, "at": e.time},
+            {
+                "x": e.x,
+                "y": e.y,
+                "s": e.s,
+                "ok": e.ok,
+                "n": e.n,
+                "d": e.d,
+                "u": e.u,
+                "b": e.b,
+                "m": e.m,
+                "v": e.v,
+                "at": e.time,
+            },
         )
         for i, e in enumerate(events)
         if e.k == key

@@ -50,6 +50,7 @@ from millstream.definitions.values import (
     Quantile,
     TopK,
 )
+from millstream.definitions.vectors import VectorMean, VectorSum
 from millstream.definitions.windows import WindowedFeature
 
 __all__ = [
@@ -107,6 +108,8 @@ __all__ = [
     "TimeSince",
     "TopK",
     "Var",
+    "VectorMean",
+    "VectorSum",
     "ViewColumn",
     "WindowedFeature",
     "ZScore",

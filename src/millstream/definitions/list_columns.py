@@ -52,10 +52,9 @@ class Lists:
         return cls.of_arrow(pa.array(lists, pa.list_(kinds.get(kind, pa.int64()))))
 
     @classmethod
-    def of_counts(cls, counts: NDArray[np.int64]) -> Lists:
-        """Return rows of equally many whole numbers as lists."""
-        rows, width = counts.shape
-        return cls(np.arange(rows + 1) * width, pa.array(np.ascontiguousarray(counts).reshape(-1)))
+    def of_equal(cls, elements: pa.Array, rows: int, there: NDArray[np.bool_] | None = None) -> Lists:
+        """Return rows of equally many elements as lists."""
+        return cls(np.arange(rows + 1) * (len(elements) // max(rows, 1)), elements, there)
 
     @classmethod
     def of_arrow(cls, column: pa.Array | pa.ChunkedArray) -> Lists:

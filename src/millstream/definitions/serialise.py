@@ -27,14 +27,15 @@ from millstream.definitions.reference import FeatureRef
 from millstream.definitions.source import EventStream, Source, Table
 from millstream.definitions.statistics import STATISTICS
 from millstream.definitions.values import VALUES
+from millstream.definitions.vectors import VECTORS
 from millstream.errors import DefinitionError
 
 _GROUPS = (BatchFeatureGroup, StreamFeatureGroup)
 _KINDS: dict[str, type] = {
     kind.__name__: kind
     for kind in (
-        *AGGREGATIONS, *COMBINED, *DECAYED, *STATISTICS, *VALUES, *_GROUPS, Entity, EventStream, FeatureRef, FeatureView,
-        Label, Model, OnDemandFeature, Retrain, Session, Table, *TRAINERS,
+        *AGGREGATIONS, *COMBINED, *DECAYED, *STATISTICS, *VALUES, *VECTORS, *_GROUPS, Entity, EventStream, FeatureRef,
+        FeatureView, Label, Model, OnDemandFeature, Retrain, Session, Table, *TRAINERS,
     )
 }  # fmt: skip
 _ABOUT = ("owner", "description", "tags")

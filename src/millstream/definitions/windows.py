@@ -15,6 +15,7 @@ from millstream.definitions.expressions import is_column, type_of
 from millstream.definitions.over import Session, rows_and_time, suffix
 from millstream.definitions.schema import digits_of, element_of, list_of
 from millstream.definitions.values import LISTS, Histogram, Lag, Quantile, percent
+from millstream.definitions.vectors import VECTOR_TYPES, VECTORS
 from millstream.errors import DefinitionError
 
 #: The default hop of a window by window plus delay: the first row that is long enough.
@@ -192,6 +193,8 @@ def _expand(
         dtype = list_of(source_type)
     if isinstance(aggregation, Histogram):
         dtype = list_of("int64")
+    if isinstance(aggregation, VECTORS):
+        dtype = list_of("float64")
     texts = not {"string", "bytes"}.isdisjoint((dtype, by)) or kind in ("first", "last")
     return [
         WindowedFeature(
@@ -221,8 +224,8 @@ def _how_many(aggregation: Aggregation) -> int:
     """How many values are asked for, or which one."""
     if isinstance(aggregation, Histogram):
         return len(aggregation.bins) - 1
-    found: int = getattr(aggregation, "n", getattr(aggregation, "k", int(aggregation.kind == "mode")))
-    return found
+    said = (getattr(aggregation, argument, None) for argument in ("n", "k", "dim"))
+    return next((one for one in said if one is not None), int(aggregation.kind == "mode"))
 
 
 def _max_bytes(aggregation: Aggregation, texts: bool) -> int:
@@ -254,7 +257,9 @@ def _source_types(thing: str, aggregation: Aggregation, columns: Mapping[str, st
     for expression in aggregation.values:
         found = type_of(thing, kind, expression, columns)
         types.append(found)
-        if element_of(found) and kind != "count":
+        if isinstance(aggregation, VECTORS):
+            _check_vector(thing, f"{kind} of `{expression}`", expression, found)
+        elif element_of(found) and kind != "count":
             hint = (
                 f"take one of its elements in derive=, as {expression}[1], or how many there are, as len({expression})."
             )
@@ -272,6 +277,13 @@ def _source_types(thing: str, aggregation: Aggregation, columns: Mapping[str, st
             raise DefinitionError.wrong_type(thing, f"{kind} of `{expression}`", found, wanted, hint)
     types += ["", ""]
     return types[0], types[1]
+
+
+def _check_vector(thing: str, what: str, expression: str, found: str) -> None:
+    """Raise `DefinitionError` unless an expression of a type is a list of floating-point numbers."""
+    if found not in VECTOR_TYPES:
+        hint = f"declare '{expression}' as list<float64>." if element_of(found) == "int64" else None
+        raise DefinitionError.wrong_type(thing, what, found, " or ".join(VECTOR_TYPES), hint)
 
 
 def check_condition(thing: str, argument: str, sql: str, columns: Mapping[str, str]) -> None:

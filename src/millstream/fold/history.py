@@ -14,6 +14,7 @@ from millstream.fold.lanes import (
     EMPTY_LEAST,
     LEAST,
     TEXT,
+    VECTOR_SUM,
     beats,
     clear,
     combine,
@@ -297,7 +298,7 @@ def as_of(events, event_begins, queries, query_begins, times, arrivals, availabl
                    ops, windows, features, levels, meta, (found, strings, bounds, acc, edges), scratch)  # fmt: skip
         for f in range(features.shape[0]):
             out = features[f, 8]
-            if features[f, 0] != TEXT:
+            if features[f, 0] != TEXT and features[f, 0] < VECTOR_SUM:
                 for i in range(asked.size):
                     numbers[asked[i], out] = found[i, out]
                 continue

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 #: The formula of what decays, which has kernels of its own.
 DECAYED = -1
 
+_VECTORS = {"vector_sum": lanes.VECTOR_SUM, "vector_mean": lanes.VECTOR_MEAN}
 _EXTREMES = {"min": lanes.LEAST, "max": lanes.GREATEST}
 _DATED = {"first": lanes.LEAST, "last": lanes.GREATEST}
 _CHOSEN = {"arg_min": lanes.LEAST, "arg_max": lanes.GREATEST}
@@ -96,6 +97,8 @@ def lane_plan(column: WindowedFeature, slots: Slots) -> LanePlan:
     if kind == "histogram":  # counts are never negative, so that they add as the limbs of one number would
         counts = replace(of("bins", lanes.ADD, column.k), bins=column.bins)
         return slots.plan(lanes.TEXT, counts, numbers=(column.k,))
+    if kind in _VECTORS:
+        return _vector(column, slots)
     if kind in _EXTREMES:
         return _extreme(column, slots)
     if kind in _DATED:
@@ -105,6 +108,12 @@ def lane_plan(column: WindowedFeature, slots: Slots) -> LanePlan:
     if kind in DECAYED_KINDS:
         return _decayed(column, slots)
     return _moments(column, slots)
+
+
+def _vector(column: WindowedFeature, slots: Slots) -> LanePlan:
+    """A count, and beside it a sum for each element, none of which is ever below 0; see `lift.lift_vectors`."""
+    sums = _slot(column, "vector", lanes.ADD, 1 + 3 * column.k)
+    return slots.plan(_VECTORS[column.kind], sums, numbers=(column.k,))
 
 
 def _extreme(column: WindowedFeature, slots: Slots) -> LanePlan:

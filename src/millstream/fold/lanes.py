@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numba import njit
 
-from millstream.fold.fixed_point import from_sortable, mean_of, sum_of, variance_of
+from millstream.fold.fixed_point import from_sortable, mean_of, sortable, sum_of, variance_of
 from millstream.fold.moments import SPACE, correlation_of, covariance_of, kurtosis_of, skewness_of
 
 ADD, LEAST, GREATEST = 0, 1, 2
@@ -20,7 +20,7 @@ EMPTY_LEAST = np.int64(2**63 - 1)
 EMPTY_GREATEST = np.int64(-(2**63))
 
 COUNT, SUM, MEAN, VAR, STD, NUMBER, TEXT, SINCE = range(8)
-SHARE, RATE, COVARIANCE, CORRELATION, SKEWNESS, KURTOSIS, GEOMETRIC = range(8, 15)
+SHARE, RATE, COVARIANCE, CORRELATION, SKEWNESS, KURTOSIS, GEOMETRIC, VECTOR_SUM, VECTOR_MEAN = range(8, 17)
 
 _U0, _U1 = np.uint64(0), np.uint64(1)
 
@@ -124,6 +124,9 @@ def emit(features, first, last, lanes, base, at, numbers, texts, row):
             for j in range(features[i, 3]):
                 texts[row, out + j] = lanes[a + j]
             continue
+        if formula >= VECTOR_SUM:
+            _emit_vector(formula, features[i, 3], lanes, a, texts, row, out)
+            continue
         result = np.nan
         if formula == COUNT:
             result = np.float64(lanes[a])
@@ -146,6 +149,21 @@ def emit(features, first, last, lanes, base, at, numbers, texts, row):
         elif formula >= SHARE:
             result = _derived(features, i, lanes, base)
         numbers[row, out] = result
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def _emit_vector(formula, dim, lanes, at, texts, row, out):
+    """Write the elements of a sum of vectors, or of their mean, in sortable form; null is the first of a mean of none."""
+    count = lanes[at]
+    if formula == VECTOR_MEAN and count == 0:
+        texts[row, out] = EMPTY_LEAST
+        return
+    for j in range(dim):
+        low, middle, high = lanes[at + 1 + 3 * j], lanes[at + 2 + 3 * j], lanes[at + 3 + 3 * j] - count
+        if formula == VECTOR_SUM:
+            texts[row, out + j] = sortable(sum_of(low, middle, high))
+        else:
+            texts[row, out + j] = sortable(mean_of(count, low, middle, high))
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)

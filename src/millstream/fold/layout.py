@@ -323,7 +323,7 @@ def _lanes_out(column: WindowedFeature, plan: LanePlan | None) -> int:
     """How many lanes a column is given out as, 0 for a number."""
     if plan is None:
         return value_width(column)
-    return plan.numbers[1] if plan.formula == lanes.TEXT else 0
+    return plan.numbers[1] if plan.formula in (lanes.TEXT, lanes.VECTOR_SUM, lanes.VECTOR_MEAN) else 0
 
 
 def _features(planned: Sequence[_Planned], order: Mapping[_Window, int]) -> np.ndarray:

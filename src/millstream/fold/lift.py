@@ -38,6 +38,22 @@ def put_fixed(number, out, i, offset):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def lift_vectors(elements, starts, flags, out, offset, dim):
+    """Each event's vector as a count and three limbs for each element, which are sums of 2**128 more than there is.
+
+    So that none of them is below 0: what merges adds all lanes as the limbs of one number, and no element borrows of the
+    next. Where its flag is not set an event adds nothing.
+    """
+    for i in range(flags.size):
+        out[i, offset] = 1 if flags[i] else 0
+        for j in range(dim):
+            place = offset + 1 + 3 * j
+            put_fixed(elements[starts[i] + j] if flags[i] else np.nan, out, i, place)
+            if flags[i]:
+                out[i, place + 2] += 1
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def lift_squares(numbers, out, offset):
     """The exact square of each event's fixed-point number, as four limbs."""
     for i in range(numbers.size):

@@ -70,6 +70,7 @@ class LaneInput:
         self.numbers: Any = None
         self.others: Any = None
         self.flags: Any = None
+        self.starts: Any = None
         self.text: Any = None
         self.kept: tuple[Coded, ...] = ()
         column = columns[expression] if expression else None
@@ -84,6 +85,8 @@ class LaneInput:
             self._read_kept(columns, [sql for sql in (expression, other) if sql], where)
         elif slot.lift == "text":
             self._read_text(column, where)
+        elif slot.lift == "vector":
+            self._read_vectors(column, where)
         elif slot.lift in ("positive", "not_positive", "logarithms"):
             self._read_signs(column, where)
         else:
@@ -99,6 +102,21 @@ class LaneInput:
         sizes = np.asarray(pc.fill_null(pc.binary_length(text), 0))
         self.refused = sizes > longest
         self.reason = f"`{self.slot.expression}` is longer than {longest} bytes (max_bytes of this aggregate)"
+
+    def _read_vectors(self, column: pa.ChunkedArray, where: np.ndarray | None) -> None:
+        """Which rows have a vector: one of the length that is asked for, all of whose elements are finite numbers."""
+        vectors, dim = flat(column), (self.slot.width - 1) // 3
+        there = np.asarray(vectors.is_valid()).astype(bool)
+        sizes = np.asarray(pc.fill_null(pc.list_value_length(vectors), 0)).astype(np.int64)
+        starts = np.concatenate([[0], np.cumsum(sizes)])[:-1]
+        elements = _numbers(pa.chunked_array([vectors.flatten()]))
+        fine = np.concatenate([[0], np.cumsum(np.abs(elements) < LIMIT)])
+        whole = (sizes == dim) & (fine[starts + sizes] - fine[starts] == dim)
+        if where is not None:
+            there &= where
+        self.flags, self.refused = there & whole, there & ~whole
+        self.reason = f"`{self.slot.expression}` is no vector of {dim} finite numbers within +-2**50"
+        self.numbers, self.starts = elements, starts
 
     def _read_kept(self, columns: dict[str, pa.ChunkedArray], read: Sequence[str], where: np.ndarray | None) -> None:
         """The value that is kept, and the one that it is chosen by where there is one."""
@@ -164,6 +182,10 @@ def lanes_of(
             lift.lift_time(when, pick(item.flags), empty, out, slot.offset)
         elif slot.lift == "sum":
             lift.lift_sum(pick(item.numbers), out, slot.offset)
+        elif slot.lift == "vector":
+            lift.lift_vectors(
+                item.numbers, pick(item.starts), pick(item.flags), out, slot.offset, (slot.width - 1) // 3
+            )
         elif slot.lift == "squares":
             lift.lift_squares(pick(item.numbers), out, slot.offset)
         elif slot.lift == "products":

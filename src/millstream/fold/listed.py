@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
 from numba import njit
 
 from millstream.definitions.list_columns import Lists
+from millstream.fold.lanes import EMPTY_LEAST
 from millstream.fold.ordered import arrow_of
 
 #: Rows, the heap that they refer to, and which of their lanes do.
@@ -54,6 +56,15 @@ def lists_of(kind: str, width: int, heap: np.ndarray, refs: np.ndarray) -> Lists
     _take(heap, np.ascontiguousarray(refs), offsets, lanes)
     nulls = refs < 0
     return Lists(offsets, arrow_of(kind, lanes), ~nulls if nulls.any() else None)
+
+
+def fixed_lists(dtype: str, lanes: np.ndarray) -> Lists:
+    """Return a column of lists that all have one length: counts, or numbers, which may be null, in sortable form."""
+    if dtype == "list<int64>":
+        return Lists.of_equal(pa.array(np.ascontiguousarray(lanes).reshape(-1)), len(lanes))
+    nulls = lanes[:, 0] == EMPTY_LEAST
+    numbers = arrow_of("float64", np.where(nulls[:, None], 0, lanes).reshape(-1, 1))
+    return Lists.of_equal(numbers, len(lanes), ~nulls if nulls.any() else None)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)

@@ -109,6 +109,9 @@ def _feature(column: Any, events: list[OracleEvent], at: int, added: OracleEvent
     dated = [(time, v) for time, v in dated if v is not None]
     if column.kind.startswith("decayed"):
         return decayed(column, dated, at)
+    if column.kind in ("vector_sum", "vector_mean"):
+        vectors: list[Any] = [v for _, v in dated]
+        return _vector(column, vectors)
     if column.kind == "histogram":
         return _counts(column.bins, [float(v) for _, v in dated])
     return of_values(column, dated) if column.kind in KINDS else _aggregate(column.kind, dated)
@@ -140,6 +143,14 @@ def _counts(edges: tuple[float, ...], values: list[float]) -> list[int]:
     bins = [sum(low <= v < high for v in values) for low, high in pairwise(edges)]
     bins[-1] += values.count(edges[-1])
     return bins
+
+
+def _vector(column: Any, vectors: list[list[float]]) -> list[float] | None:
+    """Sum or mean of each element by itself."""
+    if column.kind == "vector_mean" and not vectors:
+        return None
+    by = len(vectors) if column.kind == "vector_mean" else 1
+    return [sum(_fixed(one[j]) for one in vectors) / (by * 2**64) for j in range(column.k)]
 
 
 def _clean(value: Any) -> Any:

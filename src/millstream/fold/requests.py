@@ -308,6 +308,7 @@ _LIFTS = {
     "logarithms": row_lift.LOGARITHMS, "extreme": row_lift.EXTREMES, "dated": row_lift.DATED, "kept": row_lift.KEPT,
     "kept_dated": row_lift.KEPT_DATED, "text": row_lift.KEPT_DATED, "chosen": row_lift.CHOSEN,
     "bins": row_lift.BINS,
+    "vector": row_lift.CUBES,  # no field of a request is a list, so that all of its lanes are those of null
 }  # fmt: skip
 
 

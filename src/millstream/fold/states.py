@@ -19,7 +19,7 @@ from millstream.fold.combined import combined
 from millstream.fold.decayed import DecayedHistory, decayed_of_states
 from millstream.fold.entry_values import NONE_ADDED, EntryHistory, of_states
 from millstream.fold.layout import AHEAD, HEAD_CAPACITY, HEAD_SPAN, HEADER, STATE_VERSION, Layout
-from millstream.fold.listed import lists_of, new_heap, together
+from millstream.fold.listed import fixed_lists, lists_of, new_heap, together
 from millstream.fold.ordered import values_of
 from millstream.fold.shares import in_shares
 
@@ -139,7 +139,7 @@ class Values:
                 at += next(widths)
             elif element_of(dtype):
                 width = next(widths)
-                result[name] = Lists.of_counts(self.texts[:, at : at + width])  # type: ignore[assignment]
+                result[name] = fixed_lists(dtype, self.texts[:, at : at + width])  # type: ignore[assignment]
                 at += width
             elif name in self.layout.inverted:
                 width = next(widths)

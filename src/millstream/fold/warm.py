@@ -25,13 +25,14 @@ def warm(*parts: Literal["lanes", "entries"]) -> None:
 
     stream = EventStream(
         "warm", time="at",
-        schema={"k": "int64", "x": "float64", "n": "int64", "s": "string", "ok": "bool", "at": "timestamp"},
+        schema={"k": "int64", "x": "float64", "n": "int64", "s": "string", "ok": "bool", "v": "list<float64>",
+                "at": "timestamp"},
     )  # fmt: skip
     entity = Entity("k", keys={"k": "int64"})
     times = np.arange(8, dtype=np.int64) * 10_000_000
     numbers = np.arange(8)
     table = pa.table({
-        "k": numbers % 2, "x": np.arange(8.0), "n": numbers, "s": ["a"] * 8, "ok": numbers > 0,
+        "k": numbers % 2, "x": np.arange(8.0), "n": numbers, "s": ["a"] * 8, "ok": numbers > 0, "v": [[0.5]] * 8,
         "at": pa.array(times, pa.timestamp("us", "UTC")),
         "_arrival": times, "_partition": np.zeros(8, np.int64), "_position": numbers,
     })  # fmt: skip
@@ -57,12 +58,14 @@ def _with_lanes() -> list[Any]:
         Std,
         Sum,
         TimeSince,
+        VectorMean,
     )
 
     return [
         Count(over=["1m", "1h"]), Sum("x", over="1h"), Std("x", over="1h"), Min("x", over="1h"), Max("x"), First("x"),
         Last("s"), Last("x", over="1h", delay="1m", name="y"), TimeSince(), Skewness("x"), GeometricMean("x"),
         Correlation("x", "n"), Max("n"), Min("s", where="ok"), Last("ok"), Max("at"), ArgMax("s", by="x"),
+        VectorMean("v", dim=1),
     ]  # fmt: skip
 
 

@@ -11,7 +11,10 @@ from millstream.errors import DefinitionError
 
 def definitions(fraud):
     visits = ms.Table(
-        "visits", path="v.parquet", time="at", schema={"user_id": "int64", "n": "int64", "at": "timestamp"}
+        "visits",
+        path="v.parquet",
+        time="at",
+        schema={"user_id": "int64", "n": "int64", "v": "list<float64>", "at": "timestamp"},
     )
     every_aggregate = [
         ms.Count("n", over="1h"), ms.Sum("n", over=["1h", None], delay="5m"),
@@ -24,6 +27,7 @@ def definitions(fraud):
         ms.DecayedCount(half_life="60m"), ms.DecayedSum("n", half_life="1h", where="n > 2"),
         ms.DecayedMean("n * 2", half_life="1d", name="lately"),
         ms.LastDistinctK("n"), ms.Histogram("n", bins=[0, 2, 9]),
+        ms.VectorSum("v", dim=2), ms.VectorMean("v", dim=1, over="1h"),
     ]  # fmt: skip
     folded = ms.BatchFeatureGroup("folded", entity=fraud.user, every="1h", source=visits, features=every_aggregate)
     union = ms.StreamFeatureGroup(
