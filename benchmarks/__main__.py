@@ -20,6 +20,7 @@ NAMES = (
     "online_read",
     "point_in_time",
     "stream_computing",
+    "many_groups",
     "empty_records",
     "ingestion",
     "batch_ingestion",
