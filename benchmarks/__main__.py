@@ -19,6 +19,7 @@ NAMES = (
     "log_read",
     "online_read",
     "point_in_time",
+    "point_in_time_aggregates",
     "stream_computing",
     "many_groups",
     "empty_records",
