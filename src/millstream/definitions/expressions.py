@@ -65,26 +65,19 @@ def references(sql: str) -> frozenset[str]:
         return frozenset({sql.strip().lower()})
     from sqlglot import exp
 
-    return frozenset(column.name.lower() for column in _parse(sql).find_all(exp.Column))
+    return frozenset(column.name.lower() for column in parsed_expression(sql).find_all(exp.Column))
 
 
-def inlined(sql: str, derive: tuple[tuple[str, str], ...], columns: frozenset[str]) -> str:
-    """Return an expression over some columns with those that are derived written out, in SQL as the engine reads it.
+@lru_cache(maxsize=4096)
+def parsed_expression(sql: str) -> exp.Expr:
+    """Return an expression as SQLGlot has it, shared: copy it before it is changed.
 
-    >>> inlined("k > 1", (("k", "amount / 1000"),), frozenset({"amount", "k"}))
-    '(amount / 1000) > 1'
+    >>> sorted(column.name for column in parsed_expression("amount > 0 and ok").find_all(parsed_expression("x").__class__))
+    ['amount', 'ok']
     """
-    from sqlglot import exp
+    import sqlglot
 
-    parsed = _parsed_in(sql, columns)
-    for name, definition in reversed(derive):
-        inner = exp.paren(_parsed_in(definition, columns))
-        parsed = parsed.transform(
-            lambda node, name=name, inner=inner: (
-                inner.copy() if isinstance(node, exp.Column) and node.name.lower() == name.lower() else node
-            )
-        )
-    return str(parsed.sql(dialect=DIALECT.name))
+    return sqlglot.parse_one(sql, read=DIALECT.name)
 
 
 def query_schema(thing: str, query: str, tables: Mapping[str, Schema | None]) -> tuple[Schema | None, tuple[str, ...]]:
@@ -140,14 +133,6 @@ def bind_interval(query: str) -> tuple[str, frozenset[str]]:
     return "".join([*pieces, query[last:]]), frozenset(used)
 
 
-def _parsed_in(sql: str, columns: frozenset[str]) -> Any:
-    """An expression as SQLGlot has it; a column alone is that column, also where its name is a word of SQL's own."""
-    from sqlglot import exp
-
-    bare = sql.strip()
-    return exp.column(bare, quoted=True) if bare in columns else _parse(sql)
-
-
 def _check_expression(thing: str, argument: str, sql: str, columns: Mapping[str, str]) -> None:
     from sqlglot import exp
     from sqlglot.errors import SqlglotError
@@ -155,7 +140,7 @@ def _check_expression(thing: str, argument: str, sql: str, columns: Mapping[str,
     if not sql:
         raise DefinitionError.expected(thing, argument, sql, "an SQL expression")
     try:
-        tokens, parsed = _tokens(sql), _parse(sql)
+        tokens, parsed = _tokens(sql), parsed_expression(sql)
     except SqlglotError as error:
         raise DefinitionError.bad_sql(thing, argument, sql, f"does not parse: {first_line(error)}") from None
     if any(token.text.lower() == "select" for token in tokens) or parsed.find(exp.Query):
@@ -300,13 +285,6 @@ def _refusal(thing: str, argument: str, sql: str, refused: Refused, columns: Map
 def _needs_quotes(token: Any, columns: Mapping[str, str]) -> bool:
     quoted = token.token_type.name in ("IDENTIFIER", "STRING")
     return not quoted and token.text.lower() in DIALECT.words().reserved & {name.lower() for name in columns}
-
-
-@lru_cache(maxsize=4096)
-def _parse(sql: str) -> exp.Expr:
-    import sqlglot
-
-    return sqlglot.parse_one(sql, read=DIALECT.name)
 
 
 @lru_cache(maxsize=1024)

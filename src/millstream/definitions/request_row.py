@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from millstream.definitions.expressions import inlined
+from millstream.definitions.inlining import inlined
 from millstream.definitions.row_expression import RowExpression, compile_expression
 from millstream.definitions.windows import folded
 from millstream.errors import DefinitionError
@@ -82,17 +82,18 @@ def compiled(thing: str, group: Group) -> dict[str, RowExpression]:
     Raises `DefinitionError` for what has none.
     """
     columns, derive = source_columns(group), tuple(group.derive.items())
-    names = frozenset([*columns, *group.derive])
     parts = folded(group.columns)
-    said: dict[str, str | None] = {f"where of group '{group.name}'": group.where}
-    said |= {f"key '{name}' of group '{group.name}'": column for name, column in group.keys.items()}
+    conditions: dict[str, str | None] = {f"where of group '{group.name}'": group.where}
+    conditions |= {f"key '{name}' of group '{group.name}'": column for name, column in group.keys.items()}
+    values: dict[str, str | None] = {}
     for part in parts:
-        said[f"{part.kind} of group '{group.name}', `{part.expression}`"] = part.expression
-        said[f"where of {part.kind} of group '{group.name}', `{part.where}`"] = part.where
-        said[f"{part.kind} of group '{group.name}', `{part.other}`"] = part.other
+        values[f"{part.kind} of group '{group.name}', `{part.expression}`"] = part.expression
+        conditions[f"where of {part.kind} of group '{group.name}', `{part.where}`"] = part.where
+        values[f"{part.kind} of group '{group.name}', `{part.other}`"] = part.other
     found: dict[str, RowExpression] = {}
-    for place, sql in said.items():
-        if sql is not None:
-            text = inlined(sql, derive, names)
-            found[text] = compile_expression(thing, place, text, tuple(columns.items()))
+    for said, aggregated in ((conditions, False), (values, True)):
+        for place, sql in said.items():
+            if sql is not None:
+                text = inlined(sql, derive, columns, aggregated=aggregated)
+                found[text] = compile_expression(thing, place, text, tuple(columns.items()))
     return found

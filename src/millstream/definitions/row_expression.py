@@ -1,7 +1,7 @@
 """SQL over one row in compiled form, for rows that come one at a time: what a request costs has no room for a query.
 
 The form covers what has one meaning in both languages: columns, literals, comparisons, three-valued logic, arithmetic,
-CASE, COALESCE, IN, BETWEEN, hours and a few more. Before it is used it is held to the engine's SQL on made-up rows.
+CASE, COALESCE, NULLIF, IN, BETWEEN, hours and a few more. Before it is used it is held to the engine's SQL on made-up rows.
 Everything else is refused.
 """
 
@@ -219,6 +219,19 @@ class _Translated:
             raise _NoForm(f"`{node.sql(dialect=DIALECT.name)}`")
         return f"size({text})", kind
 
+    def _nullif(self, node: exp.Nullif) -> tuple[str, str]:
+        text, kind = self.of(node.this)
+        same, _ = self._compared("eq", node.this, node.expression)
+        return f"(None if {same} is True else {text})", kind
+
+    def _anonymous(self, node: exp.Anonymous) -> tuple[str, str]:
+        if node.name.lower() != "isfinite" or len(node.expressions) != 1:
+            raise _NoForm(f"`{node.sql(dialect=DIALECT.name)}`")
+        text, kind = self.of(node.expressions[0])
+        if kind not in ("float64", "decimal"):
+            raise _NoForm(f"`{node.sql(dialect=DIALECT.name)}`")
+        return f"finite({text})", "bool"
+
     def _length(self, node: exp.Length) -> tuple[str, str]:
         return f"length({self._only(node, 'string')})", "int64"
 
@@ -331,6 +344,7 @@ _MEANING: Mapping[str, Any] = {
     "size": _strict(lambda a: _in_range(abs(a))),
     "real": _strict(float),
     "integer": _strict(int),
+    "finite": _strict(math.isfinite),
     "length": _strict(len),
     "joined": _strict(lambda a, b: a + b),
     "hour": _strict(lambda at: at // _HOUR % 24),

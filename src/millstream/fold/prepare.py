@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from millstream.definitions.expressions import inlined
+from millstream.definitions.inlining import inlined
 from millstream.definitions.schema import digits_of
 from millstream.fold.entry_inputs import EntryInput
 from millstream.fold.entry_layout import Bag
@@ -89,7 +89,7 @@ def aggregated(group: StreamFeatureGroup | BatchFeatureGroup, feature: WindowedF
         parts: np.ndarray = np.any([aggregated(group, part, table) for part in feature.parts], axis=0)
         return parts
     where, *values = (
-        None if sql is None else inlined(sql, *_columns_of(group))
+        None if sql is None else inlined(sql, *_columns_of(group), aggregated=sql is not feature.where)
         for sql in (feature.where, feature.expression, feature.other)
     )
     columns, _ = evaluate(table, dict.fromkeys(sql for sql in (where, *values) if sql))
@@ -192,28 +192,29 @@ def plan_of(group: Any) -> Plan:
 def _plan(group: Any) -> Plan:
     layout, (derive, columns) = layout_of(group), _columns_of(group)
 
-    def inline(sql: str | None) -> str | None:
-        return None if sql is None else inlined(sql, derive, columns)
+    def inline(sql: str | None, aggregated: bool = False) -> str | None:
+        return None if sql is None else inlined(sql, derive, columns, aggregated=aggregated)
 
     where = inline(group.where)
-    keys = tuple(inlined((group.keys or {}).get(name, name), derive, columns) for name in group.entity.keys)
+    keys = tuple(inline((group.keys or {}).get(name, name)) or "" for name in group.entity.keys)
     every: list[str | None] = [where, *keys]
     parts: list[_PartPlan] = []
     for part in (layout, *layout.sections):
-        inputs = tuple((slot, inline(slot.expression), inline(slot.where), inline(slot.other)) for slot in part.slots)
+        inputs = tuple(
+            (slot, inline(slot.expression, True), inline(slot.where), inline(slot.other, True)) for slot in part.slots
+        )
         given = part.entries.bags if part.entries else ()
-        bags = tuple((bag, inline(bag.expression) or "", inline(bag.where)) for bag in given)
+        bags = tuple((bag, inline(bag.expression, True) or "", inline(bag.where)) for bag in given)
         every += [sql for _, *read in inputs for sql in read]
         every += [sql for _, *read in bags for sql in read]
         parts.append(_PartPlan(part, inputs, bags))
     return Plan(layout, where, keys, tuple(parts), tuple(dict.fromkeys(sql for sql in every if sql)))
 
 
-def _columns_of(group: Any) -> tuple[tuple[tuple[str, str], ...], frozenset[str]]:
-    """The derived columns of a group, and the names of all that its expressions may read."""
-    derive = tuple((group.derive or {}).items())
-    names = {name for source in group.sources for name in source.schema or {}}
-    return derive, frozenset(names | {name for name, _ in derive})
+def _columns_of(group: Any) -> tuple[tuple[tuple[str, str], ...], dict[str, str]]:
+    """The derived columns of a group, and the types of the columns of its sources."""
+    columns = {name: kind for source in group.sources for name, kind in (source.schema or {}).items()}
+    return tuple((group.derive or {}).items()), columns
 
 
 def _prepare_one(

@@ -23,7 +23,8 @@ COMPILED = [
     "case when ok then 1 else 0 end", "case s when 'DE' then x when 'FR' then 0 end", "coalesce(x, 0)", "coalesce(s, 'x')",
     "s || '!'", "length(s)", "hour(t) < 6", "dayofweek(t)", "cast(n as double)", "cast(ok as bigint)", "s is null",
     "ok is not true", "n > x", "n = 9007199254740993", "if(ok, x, y)", "x = y", "s < 'a'", "ok = (x > 0)", "x > 0.1",
-    "case when x > 1 then 0.5 else 2 end", "x / 0", "(x - x) / (y - y) > 1", "t > t",
+    "case when x > 1 then 0.5 else 2 end", "x / 0", "(x - x) / (y - y) > 1", "t > t", "isfinite(x / y)",
+    "nullif(x, y)", "nullif(s, 'DE')", "case when isfinite(x / y) then x / y end > 1",
 ]  # fmt: skip
 
 
@@ -45,7 +46,7 @@ def test_the_compiled_form_gives_what_the_engine_gives(sql: str) -> None:
 
 @pytest.mark.parametrize(
     "sql", ["upper(s)", "x ** 2", "n > 1.5", "regexp_matches(s, 'a')", "ln(x)", "round(x)", "s like 'a%'", "null", "1 + 1 > n",
-            "x > 0.1234567890123456789", "cast(x as bigint)", "s > t", "list_value(x)[1]"],
+            "x > 0.1234567890123456789", "cast(x as bigint)", "s > t", "list_value(x)[1]", "isfinite(n)"],
 )  # fmt: skip
 def test_what_has_no_compiled_form_is_refused_and_named(sql: str) -> None:
     with pytest.raises(DefinitionError, match=r"(?s)has no compiled form.*without with_request"):

@@ -128,6 +128,13 @@ def test_a_derived_value_that_is_not_finite_is_null_and_counted():
     assert read(definition, found) == {"ratio_max_1h": [0.25], "ratio_count_1h": [1.0]}
 
 
+@pytest.mark.parametrize("given", ["ratio > 10", "ln(amount) < 10", "1 / amount > 10"])
+def test_a_condition_reads_null_where_a_result_is_not_finite(given):
+    definition = group(derive={"ratio": "1 / amount"}, where=given, features=[ms.Count()])
+    (found,) = prepare([definition], STREAM, table([0.0, 0.05]))
+    assert (len(found.times), found.skipped) == (1, {"filtered": 1})
+
+
 def test_groups_of_one_source_share_a_query_and_differ_in_what_they_keep():
     first, second = group(where="amount > 1"), group(where="country = 'DE'")
     one, two = prepare([first, second], STREAM, table([1.0, 2.0, 3.0], countries=["DE", "FR", "DE"]))

@@ -148,19 +148,21 @@ def test_what_cannot_be_meant_is_refused_when_it_is_built(make: Any, said: str) 
         make()
 
 
-@pytest.mark.parametrize("many", [0, 1, 3])
+@pytest.mark.parametrize("many", [0, 1, 4])
 def test_rows_of_no_query_are_those_of_one(many: int) -> None:
     kept = group(
         ms.Last("country"), ms.Min("country"), ms.ArgMin("country", by="amount"), ms.ArgMax("amount", by="country"),
         ms.Max("payee_id"), ms.Last("at", name="last_at"), ms.ArgMin("ok", by="payee_id"), ms.Kurtosis("amount"),
-        ms.Count("k", where="ok", over="1h"), where="amount <> 4", derive={"k": "payee_id * payee_id"},
+        ms.Count("k", where="ok", over="1h"), ms.Count(where="share > 1", name="large"), ms.Mean("share"),
+        ms.Max("coalesce(share, 9)", name="most"), where="amount <> 4",
+        derive={"k": "payee_id * payee_id", "share": "1 / amount"},
     )  # fmt: skip
     given = {
-        "user_id": [1, 2, None], "payee_id": [2**60 + 1, 1, 2], "amount": [4.5, -0.0, 4.0], "country": ["é", "x" * 40, ""],
-        "ok": [True, None, False],
+        "user_id": [1, 2, None, 4], "payee_id": [2**60 + 1, 1, 2, 3], "amount": [4.5, -0.0, 4.0, 0.5],
+        "country": ["é", "x" * 39, "", "DE"], "ok": [True, None, False, True],
     }  # fmt: skip
     given = {name: values[:many] for name, values in given.items()}
-    fields, at = {name: name for name in given}, np.array([5, 7, 9][:many], np.int64)
+    fields, at = {name: name for name in given}, np.array([5, 7, 9, 11][:many], np.int64)
     kinds = {name: kind for name, kind in (("country", pa.string()), ("ok", pa.bool_()), ("amount", pa.float64()))}
     columns = {name: pa.array(values, kinds.get(name, pa.int64())) for name, values in given.items()}
     added = RequestRows([(kept, fields)]).added(given, at)
