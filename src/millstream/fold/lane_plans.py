@@ -63,9 +63,13 @@ class Slots:
         self.all: list[Slot] = []
 
     def place(self, wanted: Slot) -> int:
-        """The index of a lane group, which is added where there is none with the same facts."""
+        """The index of a lane group, which is added where there is none with the same facts.
+
+        Strings of as many lanes are kept alike; what is too long for one feature is refused for all of the group.
+        """
         for i, slot in enumerate(self.all):
             if replace(slot, offset=0, max_bytes=wanted.max_bytes) == wanted:
+                self.all[i] = replace(slot, max_bytes=min(slot.max_bytes, wanted.max_bytes))
                 return i
         last = self.all[-1] if self.all else None
         self.all.append(replace(wanted, offset=last.offset + last.width if last else 0))

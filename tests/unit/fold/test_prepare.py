@@ -119,6 +119,16 @@ def test_a_string_longer_than_max_bytes_is_refused_with_its_reason():
     assert found.dead == [(2, "`country` is longer than 4 bytes (max_bytes of this aggregate)")]
 
 
+@pytest.mark.parametrize("longest", [(7, 4), (4, 7)])
+@pytest.mark.parametrize("aggregate", [ms.Last, ms.Max, ms.ArgMax, ms.Mode])
+def test_features_that_keep_strings_of_as_many_lanes_each_refuse_what_is_too_long_for_them(aggregate, longest):
+    by = {"by": "amount"} if aggregate is ms.ArgMax else {}
+    features = [aggregate("country", over=f"{i + 1}h", max_bytes=most, **by) for i, most in enumerate(longest)]
+    (found,) = prepare([group(features=features)], STREAM, table([1.0] * 3, countries=["four", "fifth", "eighteen"]))
+    reason = "`country` is longer than 4 bytes (max_bytes of this aggregate)"
+    assert found.dead[0] == (1, reason) and [row for row, _ in found.dead] == [1, 2]
+
+
 def test_a_derived_value_that_is_not_finite_is_null_and_counted():
     definition = group(
         derive={"ratio": "1 / amount"}, features=[ms.Max("ratio", over="1h"), ms.Count("ratio", over="1h")]
