@@ -225,7 +225,7 @@ def _clock(folder: Path) -> str:
 
     parts = Project(folder).parts
     now, newest = parts.clock.now(), 0
-    for metas in metas_of(parts.online, parts.registry.groups()):
+    for metas in metas_of(parts.served.store, parts.registry.groups()):
         newest = max([newest, *(meta.newest_arrival for meta in metas if meta is not None)])
     if newest > now + AHEAD:
         raise MillstreamError(

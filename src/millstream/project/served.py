@@ -49,7 +49,7 @@ class Served:
         """The time (µs) that events of a stream group take from arrival to being served, as ingestion measured it."""
         from millstream.store.online import shard_metas, typical_delay
 
-        return typical_delay(shard_metas(self._parts.online, version.states, version.shards))
+        return typical_delay(shard_metas(self.store, version.states, version.shards))
 
     def scorer(self, model: str, version: str | int = "champion") -> Scorer:
         """A version of a model, ready to score.

@@ -84,7 +84,7 @@ def status(parts: Parts) -> dict[str, Any]:
         parts.settings.data,
         parts.clock,
         parts.log,
-        parts.online,
+        parts.served.store,
         lambda: catalogue,
         registry.groups,
         registry.operations.unfinished,

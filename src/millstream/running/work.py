@@ -191,7 +191,7 @@ class Ingest:
         parts, topics = self._parts, self._parts.log.topics()
         found = []
         versions = [one for one in parts.registry.groups() if feature_topic(one.id) in topics]
-        for version, metas in zip(versions, metas_of(parts.online, versions), strict=True):
+        for version, metas in zip(versions, metas_of(parts.served.store, versions), strict=True):
             positions = [0 if meta is None else meta.position for meta in metas]
             found.append(seconds_behind(parts.log, feature_topic(version.id), positions, parts.clock))
         return round(max(found, default=0.0), 1)
@@ -202,7 +202,7 @@ class Ingest:
 
         parts = self._parts
         if self._newest is None:
-            metas = metas_of(parts.online, list(parts.registry.groups()))
+            metas = metas_of(parts.served.store, list(parts.registry.groups()))
             self._newest = max((meta.newest_arrival for some in metas for meta in some if meta is not None), default=0)
         return parts.clock.now() - self._newest if self._newest else None
 

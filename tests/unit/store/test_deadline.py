@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import pytest
 from millstream.errors import StoreError
 from millstream.store.deadline import DeadlineStore, with_deadline
 from millstream.store.lmdb.store import LmdbOnlineStore
-from millstream.store.online import Answer, Ask, ShardMeta
+from millstream.store.online import Answer, Ask, Fact, ShardMeta
 from millstream.testing.adversarial_online import AdversarialOnlineStore
 
 ASK = Ask("velocity@1", 0, [b"a", b"b"])
@@ -24,6 +24,10 @@ class Hanging(AdversarialOnlineStore):
         super().__init__(LmdbOnlineStore(path), seed=1)
         self.answers, self.asked = threading.Event(), 0
         self.fails: Exception | None = None
+
+    def facts(self, shards: Mapping[str, int]) -> dict[str, list[Fact]]:
+        assert self.answers.wait(20)
+        return super().facts(shards)
 
     def read(self, asks: Sequence[Ask]) -> list[Answer]:
         self.asked += 1
@@ -54,6 +58,19 @@ def test_a_read_that_hangs_is_as_one_of_shards_that_cannot_be_read(hanging: Hang
     assert took(store)[1][0].failure is None
 
 
+def test_a_look_at_the_facts_that_hangs_is_given_up_and_keeps_no_read_waiting(hanging: Hanging) -> None:
+    store = DeadlineStore(hanging, 5, at_once=1, look_seconds=0.1)
+    for _ in range(6):  # more than there are places
+        with pytest.raises(StoreError, match="has not answered within 100 ms"):
+            store.facts({"velocity@1": 1})
+    hanging.answers.set()
+    assert took(store)[1][0].failure is None
+    end = time.monotonic() + 10
+    while store._looks.given_up:
+        assert time.monotonic() < end
+    assert store.facts({"velocity@1": 1}) == {"velocity@1": [None]}
+
+
 def test_while_all_places_hang_the_next_one_fails_at_once_and_later_goes_on(hanging: Hanging) -> None:
     store = DeadlineStore(hanging, 0.3, at_once=3)
     with ThreadPoolExecutor(5) as callers:  # more than there are places
@@ -64,7 +81,7 @@ def test_while_all_places_hang_the_next_one_fails_at_once_and_later_goes_on(hang
     assert waited < 0.2 and answer.failure is not None and hanging.asked == 3
     hanging.answers.set()
     end = time.monotonic() + 10
-    while took(store)[1][0].failure is not None or store._given_up:
+    while took(store)[1][0].failure is not None or store._reads.given_up:
         assert time.monotonic() < end
 
 
