@@ -221,7 +221,8 @@ def _compute(process: Process) -> int:
 
 
 def _batch(process: Process) -> int:
-    return len(process.made("batch_computer").step())
+    computer = process.made("batch_computer")
+    return len(computer.step()) + len(computer.due())  # a run that came apart is due again
 
 
 def _ingest(process: Process) -> int:

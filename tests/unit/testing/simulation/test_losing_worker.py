@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from random import Random
 
 import pytest
 
 from millstream.buffer.topics import computing_consumer, feature_topic
-from millstream.testing.simulation import producers
+from millstream.computing.batch import BatchComputer
+from millstream.errors import Fenced
+from millstream.store.online import shard_metas
+from millstream.testing.simulation import operators, producers
+from millstream.testing.simulation.actions import HOUR
 from millstream.testing.simulation.losing_worker import LosingWorker
 from millstream.testing.simulation.process import Adversary
 from millstream.testing.simulation.settle import work
@@ -44,6 +49,24 @@ def test_who_owns_nothing_does_not_say_that_nothing_is_left(world: World, monkey
     log, consumer = process.parts.log, computing_consumer(process.parts.registry.group("g").id)
     reached = enumerate(log.committed(consumer, "events"))
     assert [log.behind("events", partition, at).records for partition, at in reached] == [0, 0]
+
+
+def test_a_run_that_came_apart_is_left_to_do(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.shape = replace(world.shape, queries=(("dated", None),))
+    operators.apply(world)
+    world.clock.advance(2 * HOUR)
+    process = world.process("batch")
+
+    def comes_apart(*_: object) -> None:
+        raise Fenced("Topic: another was first.", "try again.")
+
+    monkeypatch.setattr(BatchComputer, "_append", comes_apart)
+    assert process.step("batch") > 0
+    monkeypatch.undo()
+    work(world)
+    assert process.step("batch") == 0
+    metas = shard_metas(process.parts.online, "dated@1", 2)
+    assert all(meta is not None and meta.position > 0 for meta in metas)
 
 
 def test_deltas_are_in_parts(world: World) -> None:
