@@ -127,13 +127,23 @@ def schedule_mark(version: str) -> str:
     return f"batch/{version}"
 
 
+def late_mark(version: str) -> str:
+    """The mark that says by how many rows a table differs from what a batch group version has folded of it.
+
+    >>> late_mark("habits@1")
+    'late/habits@1'
+    """
+    return f"late/{version}"
+
+
 def version_marks(version: str) -> list[str]:
     """All marks that a group version may have.
 
     >>> version_marks("kyc@1")
-    ['start/kyc@1', 'goal/kyc@1', 'backfill/kyc@1', 'letters/kyc@1', 'batch/kyc@1']
+    ['start/kyc@1', 'goal/kyc@1', 'backfill/kyc@1', 'letters/kyc@1', 'batch/kyc@1', 'late/kyc@1']
     """
-    return [name(version) for name in (start_mark, goal_mark, attempts_mark, letters_mark, schedule_mark)]
+    names = (start_mark, goal_mark, attempts_mark, letters_mark, schedule_mark, late_mark)
+    return [name(version) for name in names]
 
 
 def event_table(stream: str) -> str:

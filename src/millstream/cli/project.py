@@ -109,11 +109,11 @@ def _changes(changes: tuple[Change, ...] | list[Change]) -> list[object]:
 
 _SHOWN = {
     "layers": ("name", "state", "rate", "lag", "lag_s", "age", "cpu"),
-    "groups": ("id", "state", "default", "lag", "age"),
+    "groups": ("id", "state", "default", "lag", "age", "late"),
     "models": ("name", "versions", "champion", "challenger", "state"),
     "streams": ("name", "partitions", "events", "dead"),
 }
-_TITLES = {"rate": "records/s", "age": "age s", "dead": "dead letters"}
+_TITLES = {"rate": "records/s", "age": "age s", "dead": "dead letters", "late": "rows too late"}
 
 
 def _shown(name: str, value: object) -> object:

@@ -23,11 +23,12 @@ from millstream.buffer.topics import dead_topic
 from millstream.buffer.writing import Append, until_there, widen
 from millstream.clock import Clock
 from millstream.computing.interval_runs import Result, looks, run_interval, waits
+from millstream.computing.late_rows import LateRows, Look
 from millstream.computing.query_shape import DATED, dated, interval_column, row_by_row, with_known
 from millstream.computing.row_failures import run_query
 from millstream.computing.run_rows import Staged, features_of, stage
 from millstream.computing.schedules import Schedules, Standing, topic_of
-from millstream.computing.table_fold import fold_events, stream_events, table_events
+from millstream.computing.table_fold import arrivals_of, fold_events, stream_events, table_events
 from millstream.computing.tables import EventReader, Tables
 from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.definitions.group_version import BatchGroupVersion
@@ -54,7 +55,10 @@ class Interval:
 
 @dataclass(frozen=True)
 class Ran:
-    """What one run did: the rows (or keys, for a fold) it wrote, dead letters, and rows left out by reason."""
+    """What one run did: the rows (or keys, for a fold) it wrote, dead letters, and rows left out by reason.
+
+    A fold leaves out as `late` the rows of its table that came later than the table says since its run before.
+    """
 
     interval: Interval
     rows: int
@@ -95,7 +99,7 @@ class BatchComputer:
         self._current = {table.name: table for table in tables}
         self._tables = Tables(Path(folder), history, paths=paths, engine=engine)
         self._told: set[tuple[str, str, str]] = set()
-        self._schedules = Schedules(log, marks)
+        self._schedules, self._late = Schedules(log, marks), LateRows(marks)
         self._ran: dict[str, int] = {}  # the schedules as they were last seen; they may have moved on since
 
     def due(self, now: int | None = None) -> list[Interval]:
@@ -259,11 +263,13 @@ class BatchComputer:
         if interval.past:
             raise MillstreamError(f"{_thing(version)}: a fold has no past runs.", "run the batch layer.")
         (source,) = self._sources(version.group)
+        look: Look | None = None
         if isinstance(source, Table):
             told: dict[str, tuple[int | None, int]] = {}
             ranges = {f"{source.name}/0": (interval.start, interval.end)}
             rows = self._tables.rows(source, Asked(interval.start, interval.end))
             events = table_events(source, rows, interval.start, interval.end)
+            look = self._late.look(version.id, arrivals_of(source, rows), interval.start, interval.end)
         else:
             told = self._unread(version, source)
             ranges = {place: (begin or 0, end) for place, (begin, end) in told.items()}
@@ -271,7 +277,11 @@ class BatchComputer:
         folded = fold_events(version, source, events, ranges, self._clock.now(), self._log.largest)
         dead = [*folded.dead, *self._misfits([source], self._clock.now())]
         self._write(version, interval, folded.records, dead, told)
-        return Ran(interval, folded.keys, len(dead), folded.skipped)
+        if look is None:
+            return Ran(interval, folded.keys, len(dead), folded.skipped)
+        self._late.keep(look)
+        late = {"late": look.since.late} if look.since.late else {}
+        return Ran(interval, folded.keys, len(dead), {**folded.skipped, **late})
 
     def _unread(self, version: BatchGroupVersion, stream: Source) -> dict[str, tuple[int | None, int]]:
         """By "stream/partition", where a fold of a stream is (None: it has not begun), and where the stream ends."""

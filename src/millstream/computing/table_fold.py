@@ -68,15 +68,26 @@ def table_events(table: Table, rows: pa.Table, start: int, end: int) -> pa.Table
     Raises `MillstreamError` when a column does not have its declared type.
     """
     columns: dict[str, Any] = {name: _typed(table, rows, name, kind) for name, kind in (table.schema or {}).items()}
-    known = micros(columns[table.available]) if table.available else micros(columns[table.time or ""])
-    arrivals = np.asarray(known.fill_null(NO_ARRIVAL)).astype(np.int64) + (0 if table.available else table.delay)
-    valid = np.asarray(columns[table.time or ""].is_valid()).astype(bool)
-    chosen = pa.array(np.flatnonzero(valid & (arrivals > start) & (arrivals <= end)))
+    arrivals = arrivals_of(table, columns)
+    chosen = pa.array(np.flatnonzero((arrivals > start) & (arrivals <= end)))
     places = {
         "_partition": np.zeros(rows.num_rows, np.int32), "_position": np.arange(rows.num_rows, dtype=np.int64),
         "_arrival": arrivals,
     }  # fmt: skip
     return pa.table(columns | places).take(chosen).combine_chunks()
+
+
+def arrivals_of(table: Table, rows: Any) -> np.ndarray:
+    """Return when each row of a table could be known (µs); `NO_ARRIVAL` for one without a time, which is no event.
+
+    Args:
+        table: the table.
+        rows: its rows by the names of the columns, of the types that it declares.
+    """
+    known, dated = micros(rows[table.available or table.time or ""]), rows[table.time or ""].is_valid()
+    told = np.asarray(dated).astype(bool) & np.asarray(known.is_valid()).astype(bool)
+    instants = np.asarray(known.fill_null(0)).astype(np.int64) + (0 if table.available else table.delay)
+    return np.where(told, instants, NO_ARRIVAL)
 
 
 def _typed(table: Table, rows: pa.Table, name: str, kind: str) -> pa.ChunkedArray:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from millstream.buffer.lag import records_behind, records_ever
-from millstream.buffer.topics import dead_topic, feature_topic
+from millstream.buffer.topics import dead_topic, feature_topic, late_mark
 from millstream.clock import to_datetime
 from millstream.definitions.feature_group import BatchFeatureGroup
+from millstream.definitions.source import Table
 from millstream.errors import MillstreamError
 from millstream.history.agreement import online_ahead
 from millstream.history.registered import registry_behind
@@ -82,10 +83,11 @@ class Status:
         return self._looked[1]
 
     def metrics(self) -> str:
-        """Return the counters, latencies and layers as Prometheus text."""
+        """Return the counters, latencies, layers and what groups have not taken as Prometheus text."""
         from millstream.usage.prometheus import exposition
 
-        return exposition(read_blocks(metrics_folder(self._data)), snapshot(self._data)["layers"])
+        groups = {one.id: self._unfolded(one) for one in self._groups()}
+        return exposition(read_blocks(metrics_folder(self._data)), snapshot(self._data)["layers"], groups)
 
     def page(self) -> bytes:
         """Return the status page with the facts of now in it."""
@@ -152,7 +154,16 @@ class Status:
             "age": now - newest if newest else None,
             "applied": max(0, now - written) if written else None,
             "lag": lag,
+            **self._unfolded(version),
         }
+
+    def _unfolded(self, version: GroupVersion) -> dict[str, int]:
+        """By how many rows a table differs from what a group has folded of it: those that came too late, or are gone."""
+        group = version.group
+        if self._registry is None or not isinstance(group, BatchFeatureGroup) or not isinstance(group.source, Table):
+            return {}
+        known = self._registry.marks.read(late_mark(version.id))
+        return {fact: known.get(fact, 0) for fact in ("late", "gone")}
 
     def _stream(self, name: str, topics: Mapping[str, int]) -> dict[str, Any]:
         firsts = [first for first, _ in self._log.ends(name)] if name in topics else []

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
+from types import MappingProxyType
 from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -24,14 +25,21 @@ _GAUGES: tuple[tuple[str, str, Callable[[Mapping[str, Any]], Any]], ...] = (
     ("layer_lag", "Records that the layer has still before it, about", lambda layer: layer["facts"].get("lag")),
     ("layer_age", "Microseconds since the newest arrival that was handled", lambda layer: layer["facts"].get("age")),
 )
+_OF_GROUPS = {
+    "late": ("group_late_rows", "Rows of its table that are in no value of the group: they came later than it says"),
+    "gone": ("group_gone_rows", "Rows that are in values of the group, and in its table no more"),
+}
 
 
-def exposition(totals: Totals, layers: Mapping[str, Any]) -> str:
+def exposition(
+    totals: Totals, layers: Mapping[str, Any], groups: Mapping[str, Mapping[str, int]] = MappingProxyType({})
+) -> str:
     """Return the text that a Prometheus server scrapes: counters, latency histograms, and each layer's CPU and memory.
 
     Args:
         totals: what the scoring processes have counted.
         layers: by name, what each layer last said; see `millstream.usage.layers.snapshot`.
+        groups: by group version, how many rows of its table came too `late` for it, and how many are `gone`.
 
     Returns:
         str: Prometheus' text format, version 0.0.4.
@@ -42,7 +50,7 @@ def exposition(totals: Totals, layers: Mapping[str, Any]) -> str:
         # TYPE millstream_requests_total counter
         millstream_requests_total{route="score"} 3.0
     """
-    return generate_latest(_Counted(totals, layers)).decode()
+    return generate_latest(_Counted(totals, layers, groups)).decode()
 
 
 @dataclass(frozen=True)
@@ -51,11 +59,13 @@ class _Counted(Collector):
 
     totals: Totals
     layers: Mapping[str, Any]
+    groups: Mapping[str, Mapping[str, int]]
 
     def collect(self) -> Iterator[Metric]:
         yield from self._counters()
         yield from self._histograms()
         yield from self._gauges()
+        yield from self._of_groups()
 
     def _counters(self) -> Iterator[Metric]:
         for family, counters in _families(self.totals.counters):
@@ -78,6 +88,15 @@ class _Counted(Collector):
             known = {name: read(layer) for name, layer in self.layers.items() if _number(read(layer))}
             if known:
                 metric = GaugeMetricFamily(f"millstream_{gauge}", words, labels=["layer"])
+                for name, value in known.items():
+                    metric.add_metric([name], value)
+                yield metric
+
+    def _of_groups(self) -> Iterator[Metric]:
+        for fact, (gauge, words) in _OF_GROUPS.items():
+            known = {name: facts[fact] for name, facts in self.groups.items() if fact in facts}
+            if known:
+                metric = GaugeMetricFamily(f"millstream_{gauge}", words, labels=["group"])
                 for name, value in known.items():
                     metric.add_metric([name], value)
                 yield metric
