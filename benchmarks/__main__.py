@@ -24,6 +24,7 @@ NAMES = (
     "many_groups",
     "empty_records",
     "ingestion",
+    "redis_store",
     "batch_ingestion",
     "sync_growth",
     "state",

@@ -31,7 +31,7 @@ from millstream.fold import decode_deltas
 from millstream.ingest.stream import StreamIngester
 from millstream.registry.definitions import Registry
 from millstream.store.lmdb.store import LmdbOnlineStore
-from millstream.store.online import ShardMeta
+from millstream.store.online import OnlineStore, ShardMeta
 from millstream.testing.shards import pairs
 
 OVER = ["1h", "24h"]
@@ -84,7 +84,7 @@ class Deltas:
     def _log(self, name: str) -> EmbeddedLog:
         return EmbeddedLog(self._folder / name, self._clock, map_gib=16)
 
-    def ingest(self, store: LmdbOnlineStore, at_once: int) -> float:
+    def ingest(self, store: OnlineStore, at_once: int) -> float:
         """Ingest all records, so many of each shard at a time, into an empty store; the seconds ingestion took."""
         log, taken = self._log(f"log{next(self._runs)}"), 0.0
         log.create(self._topic, self._version.shards)

@@ -63,14 +63,8 @@ class RedisServer:
         end = time.monotonic() + PATIENCE
         while True:
             self.port = self.port or free_port()
-            settings = {
-                "port": str(self.port), "bind": "127.0.0.1", "dir": str(self.folder), "save": "", "appendonly": "yes",
-                "appendfsync": "everysec", "no-appendfsync-on-rewrite": "yes", "auto-aof-rewrite-percentage": "0",
-                "repl-diskless-sync-delay": "0", **self._settings,
-            }  # fmt: skip
-            arguments = [word for name, value in settings.items() for word in (f"--{name}", value)]
             with (self.folder / "output").open("ab") as output:
-                self._process = subprocess.Popen([self._program, *arguments], stdout=output, stderr=output)
+                self._process = subprocess.Popen(self._command(), stdout=output, stderr=output)
             while self._process.poll() is None:
                 if self._answers():
                     return
@@ -78,6 +72,14 @@ class RedisServer:
             if time.monotonic() > end:
                 raise AssertionError((self.folder / "output").read_text())
             self.port = 0  # somebody else took it
+
+    def _command(self) -> list[str]:
+        settings = {
+            "port": str(self.port), "bind": "127.0.0.1", "dir": str(self.folder), "save": "", "appendonly": "yes",
+            "appendfsync": "everysec", "no-appendfsync-on-rewrite": "yes", "auto-aof-rewrite-percentage": "0",
+            "repl-diskless-sync-delay": "0", **self._settings,
+        }  # fmt: skip
+        return [self._program, *(word for name, value in settings.items() for word in (f"--{name}", value))]
 
     def _answers(self) -> bool:
         try:
@@ -135,3 +137,12 @@ class RedisServer:
         self.kill()
         with self.journal.open("r+b") as file:
             file.truncate(size)
+
+
+class Sentinel(RedisServer):
+    """A sentinel, which writes down itself what it is told to watch."""
+
+    def _command(self) -> list[str]:
+        path = self.folder / "sentinel.conf"
+        path.write_text(f"port {self.port}\nbind 127.0.0.1\ndir {self.folder}\n")
+        return [self._program, str(path), "--sentinel"]

@@ -41,7 +41,7 @@ from millstream.ingest.batch_online import (
 from millstream.ingest.late_snapshot import late_snapshot_changes
 from millstream.ingest.pruning import pruning
 from millstream.ingest.staged_runs import KeyedRun, read_runs, run_at, schema_of
-from millstream.ingest.writing import write_all
+from millstream.ingest.writing import read_unmoved, write_all
 from millstream.store.offline import STATED, OfflineStore, Where, batches_of
 from millstream.store.online import BEGUN, MARK, OnlineStore, ShardMeta, pages, pruned_by, read_shard, shard_metas
 
@@ -284,7 +284,7 @@ class BatchIngester:
         now = self._clock.now() if pending is None else pending.applied_at
         by, pruned = pruning(meta, now) if pending is None else (pruned_by(pending), {})
         fresh = fresh_rows(run, np.flatnonzero(run.shards == shard), by)
-        answer = read_shard(self._online, version.states, shard, fresh.keys)
+        answer = read_unmoved(self._online, version.states, shard, fresh.keys, expected)
         before, ahead = answer.values, {fresh.keys[place] for place in answer.ahead(expected)}
         confirmed = Confirmed.of({} if meta is None else meta.extra)
         if run.run.snapshot and (following := confirmed.following(run)) is not None:
@@ -353,7 +353,7 @@ class BatchIngester:
         keys = sorted(key for key in keys if key not in present)
         for begin in range(0, len(keys), _PAGE):
             page = keys[begin : begin + _PAGE]
-            answer = read_shard(self._online, version.states, shard, page)
+            answer = read_unmoved(self._online, version.states, shard, page, position)
             ahead = answer.ahead(position)
             found = enumerate(zip(page, answer.values, strict=True))
             yield [(key, state) for place, (key, state) in found if state is not None and place not in ahead]

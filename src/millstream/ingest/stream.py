@@ -32,8 +32,8 @@ from millstream.fold.layout import AHEAD
 from millstream.ingest.combine import combine
 from millstream.ingest.delta_reads import DeltaRead, DeltaReader
 from millstream.ingest.ranges import Events, Lacking, lacking
-from millstream.ingest.writing import write_all
-from millstream.store.online import BEGUN, MARK, OnlineStore, ShardMeta, read_shard
+from millstream.ingest.writing import read_unmoved, write_all
+from millstream.store.online import BEGUN, MARK, OnlineStore, ShardMeta
 
 _DELAYS = 15  # writes whose delay a shard remembers
 _QUIET = 3_600_000_000  # µs; a shard that was quiet for longer waits for a second arrival before it prunes by the first
@@ -254,7 +254,7 @@ class StreamIngester:
         limit, to = _corroborated(meta, lacks.deltas, now)
         bounded = [replace(delta, states=delta.states.held_back(limit, to)) for delta in lacks.deltas]
         keys, added = combine(layout, bounded)
-        answer = read_shard(self._online, version.states, shard, keys)  # had it moved on, the write would be refused
+        answer = read_unmoved(self._online, version.states, shard, keys, expected)
         before, ahead = answer.values, answer.ahead(expected)
         states = merge(layout, States.from_bytes(before).held_back(limit, to), added, whole=True).to_bytes()
         changed = [(key, new) for key, old, new in zip(keys, before, states, strict=True) if new != old]

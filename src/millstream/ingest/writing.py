@@ -5,12 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from millstream.errors import Fenced
-from millstream.store.online import BEGUN, OnlineStore, ShardMeta, read_shard
+from millstream.store.online import BEGUN, Answer, OnlineStore, ShardMeta, read_shard
 
 TRIES = 8
 """How often a write is made again for the keys that the store refused, where the next step goes on with it."""
 FILLING = 100
 """How often where giving up means to begin anew."""
+
+
+def read_unmoved(online: OnlineStore, states: str, shard: int, keys: Sequence[bytes], expected: int | None) -> Answer:
+    """Return what a shard answers that its writer has found at a position (None: not there).
+
+    Where a store gives way to a copy of itself that lags, a shard goes back for a while. Values of then must not be written
+    when it has come up again to where it is expected: the write would not be refused.
+
+    Raises:
+        Fenced: when the shard is elsewhere.
+        StoreError: when it cannot be read.
+    """
+    answer = read_shard(online, states, shard, keys)
+    found = None if answer.meta is None else answer.meta.position
+    if found != expected:
+        raise Fenced.moved(f"shard {shard} of '{states}'", expected, found)
+    return answer
 
 
 def write_all(

@@ -101,6 +101,36 @@ def test_a_rival_that_was_faster_leaves_nothing_to_do(tmp_path: Path) -> None:
     assert chain.states(chain.versions[0]) == expected_states(chain, chain.versions[0])
 
 
+class GoneBack(Slow):
+    """A store that answers as it was some time ago, and has come up again before the write."""
+
+    def __init__(self, online: Any, before: Any) -> None:
+        super().__init__(online, lambda: None)
+        self._before = before
+
+    def read(self, asks: Any) -> Any:
+        return self._before.read(asks)
+
+
+def test_values_of_a_store_that_had_gone_back_for_a_moment_are_not_written(tmp_path: Path) -> None:
+    chain = Chain(tmp_path)
+    chain.start()
+    computer = chain.computer()
+    for number in range(3):
+        chain.send(PAYMENTS, payments(60, number, first=60 * number))
+        computer.step()
+        if number == 1:
+            shutil.copytree(tmp_path / "online", tmp_path / "before")
+        if number < 2:
+            chain.drain()
+    before = LmdbOnlineStore(tmp_path / "before", map_gib=1)
+    misled = StreamIngester(chain.log, GoneBack(chain.online, before), chain.versions, chain.clock)
+    assert (misled.step().fenced, misled.step().written) == (2, 0)
+    chain.drain()
+    assert chain.states(chain.versions[0]) == expected_states(chain, chain.versions[0])
+    computer.close()
+
+
 def test_the_store_says_what_it_has_applied_and_the_log_is_told(tmp_path: Path) -> None:
     chain = Chain(tmp_path, versions=(version_of(VELOCITY, shards=1),))
     chain.start()
