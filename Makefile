@@ -48,6 +48,13 @@ servers:
 			|| echo "Redis could not be installed" >&2; \
 	fi
 
+	@if command -v mvn >/dev/null && [ ! -e $(VENV)/servers/kafka/.complete ]; then \
+		echo "Fetching Kafka for the tests"; \
+		{ mvn -B -q -f tests/kafka.xml dependency:copy-dependencies -DincludeScope=runtime \
+			-DoutputDirectory="$$(pwd)/$(VENV)/servers/kafka" && touch $(VENV)/servers/kafka/.complete; } >/dev/null 2>&1 \
+			|| echo "Kafka could not be fetched" >&2; \
+	fi
+
 clean: ## Remove the virtual environment and what tools cached
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find src tests -name __pycache__ -prune -exec rm -rf {} +

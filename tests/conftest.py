@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.kafka import Kafka, lacking
 from tests.postgresql import PostgreSQL, programs
 from tests.redis_servers import RedisServer
 from tests.redis_servers import programs as redis_programs
@@ -63,6 +64,16 @@ def redis_server() -> Iterator[RedisServer]:
 def valkey_server() -> Iterator[RedisServer]:
     """A Valkey server of this test session."""
     with RedisServer(redis_program("valkey")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[Kafka]:
+    """A Kafka server of this test session."""
+    remedy = lacking()
+    if remedy is not None:
+        absent("Kafka", remedy)
+    with Kafka() as server:
         yield server
 
 

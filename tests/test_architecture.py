@@ -48,7 +48,7 @@ CLOCKS = {
     "datetime.datetime.utcnow", "time.gmtime", "time.localtime", "time.sleep", "time.time", "time.time_ns",
 }  # fmt: skip
 HEAVY = {
-    "alembic", "duckdb", "lightgbm", "numba", "numpy", "pandas", "prometheus_client", "pyarrow", "pyiceberg",
+    "alembic", "confluent_kafka", "duckdb", "lightgbm", "numba", "numpy", "pandas", "prometheus_client", "pyarrow", "pyiceberg",
     "sqlalchemy", "sqlglot", "typer",
 }  # fmt: skip
 
@@ -121,6 +121,7 @@ POSITIONS = {"position", "positions", "_position", "following", "next"}
 #: Logs themselves; and suites whose positions are numbers that they made up.
 COUNTING = (
     "buffer/embedded/",
+    "buffer/kafka/",
     "testing/adversarial_log.py",
     "testing/offline_suite.py",
     "testing/online_suite.py",
@@ -249,8 +250,11 @@ def test_whoever_asks_an_engine_asks_it_as_every_engine_can_be_asked(module):
 
 
 #: The log and the stores there are, each on its shelf; whoever uses one knows its protocol.
-SHELVES = ("buffer/embedded/", "store/lmdb/", "store/iceberg/")
-BACKENDS = {"millstream.buffer.embedded.log", "millstream.store.iceberg.store", "millstream.store.lmdb.store"}
+SHELVES = ("buffer/embedded/", "buffer/kafka/", "store/lmdb/", "store/iceberg/")
+BACKENDS = {
+    "millstream.buffer.embedded.log", "millstream.buffer.kafka.log", "millstream.store.iceberg.store",
+    "millstream.store.lmdb.store",
+}  # fmt: skip
 USERS = [module for module in MODULES if not place(module).startswith((*SHELVES, "testing/"))]
 
 

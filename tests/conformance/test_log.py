@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from tests.kafka import Kafka
 
 from millstream.buffer.embedded.log import EmbeddedLog
 from millstream.clock import SimulatedClock
@@ -60,4 +61,34 @@ class TestLogWhoseTransactionsComeApart(LogConformance):
             "from millstream.clock import SystemClock\n"
             "from millstream.testing.adversarial_log import AdversarialLog\n"
             f"log = AdversarialLog({opened}, seed=9, atomic=False, torn=0.7)\n"
+        )
+
+
+class TestKafkaLog(LogConformance):
+    """The other processes lose every other commit, as Kafka may, so that what rests on commits fails each time."""
+
+    deviations = NOT_ATOMIC
+
+    @pytest.fixture
+    def prefix(self, kafka: Kafka) -> str:
+        return kafka.prefix()
+
+    @pytest.fixture
+    def log(self, kafka: Kafka, prefix: str, clock: SimulatedClock):
+        from millstream.buffer.kafka.log import KafkaLog
+
+        log = KafkaLog(kafka.servers, prefix, clock, session=2.0)
+        yield log
+        log.close()
+
+    @pytest.fixture
+    def opening(self, kafka: Kafka, prefix: str) -> str:
+        return (
+            "from itertools import count\n"
+            "from millstream.buffer.kafka.committed import Committed\n"
+            "from millstream.buffer.kafka.log import KafkaLog\n"
+            "from millstream.clock import SystemClock\n"
+            "commit, number = Committed.commit, count()\n"
+            "Committed.commit = lambda *moves: commit(*moves) if next(number) % 2 else None\n"
+            f"log = KafkaLog({kafka.servers!r}, {prefix!r}, SystemClock(), session=2.0)\n"
         )

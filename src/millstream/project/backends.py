@@ -18,7 +18,10 @@ from millstream.settings import FILE, Settings, checked
 from millstream.sources.source import Source
 
 BACKENDS: dict[str, dict[str, str]] = {
-    "log": {"embedded": "millstream.buffer.embedded.backend:Embedded"},
+    "log": {
+        "embedded": "millstream.buffer.embedded.backend:Embedded",
+        "kafka": "millstream.buffer.kafka.backend:Kafka",
+    },
     "online": {"lmdb": "millstream.store.lmdb.backend:Lmdb", "redis": "millstream.store.redis.backend:Redis"},
     "offline": {"iceberg": "millstream.store.iceberg.backend:Iceberg"},
     "registry": {"sql": "millstream.registry.backend:Sql"},

@@ -1,0 +1,216 @@
+"""The topics of a log on Kafka: making, widening, trimming and dropping them, and where they begin and end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import NewPartitions, NewTopic, OffsetSpec
+
+from millstream.buffer.kafka.connection import PAUSE, Connection, kafka_error
+from millstream.buffer.kafka.messages import OVERHEAD, STRIDE
+from millstream.buffer.kafka.names import topic_name, topic_of
+from millstream.errors import LogError
+
+KNOWN = 1.0
+"""Seconds for which it is known which topics there are, and with how many partitions."""
+_EVER = str(2**63 - 1)
+
+
+class KafkaTopics:
+    """A log's topics; see the protocol `TopicAdmin`.
+
+    What is known of them is a moment old at most; a topic or partition that is not known is looked for anew.
+
+    Args:
+        connection: the cluster.
+        prefix: what the names of the project's topics begin with.
+        largest: the most bytes of a payload.
+        replicas: on how many servers each topic is kept; as the cluster has it for 0.
+    """
+
+    def __init__(self, connection: Connection, prefix: str, largest: int, replicas: int) -> None:
+        self._connection, self._prefix, self._largest, self._replicas = connection, prefix, largest, replicas
+        self._known: dict[str, int] = {}
+        self._fresh_until, self._looking = 0.0, threading.Lock()
+
+    def create(self, topic: str, partitions: int) -> None:
+        """Make a topic unless it is there, and wait until it can be used."""
+        name, there = self._name(topic), self.topics().get(topic)
+        if there is None:
+            self._make(
+                f"Topic '{topic}'",
+                KafkaError.TOPIC_ALREADY_EXISTS,
+                lambda: self._connection.admin.create_topics([self._new(name, partitions)]),
+            )
+            there = self._until_it_has(topic, 1)
+        if there != partitions:
+            raise LogError(
+                f"Topic '{topic}' has {there} partitions, not {partitions}.",
+                "give the stream another name, or as many partitions as it has.",
+            )
+
+    def grow(self, topic: str, partitions: int) -> None:
+        """Add partitions to a topic until it has so many."""
+        if self._partitions(topic, fresh=True) < partitions:
+            new = NewPartitions(self._name(topic), partitions)
+            self._make(
+                f"Topic '{topic}'",
+                KafkaError.INVALID_PARTITIONS,  # somebody else has added them
+                lambda: self._connection.admin.create_partitions([new]),
+            )
+            self._until_it_has(topic, partitions)
+
+    def topics(self) -> dict[str, int]:
+        """Return all topics of the project with their numbers of partitions."""
+        return dict(self._look())
+
+    def trim(self, topic: str, partition: int, before: int) -> int:
+        """Drop whole batches that end at or before a position; return where the partition begins then."""
+        self._check(topic, partition)
+        first, following = self.ends(topic)[partition]
+        if before > first:
+            upto = TopicPartition(self._name(topic), partition, min(before, following) // STRIDE)
+            request = self._connection.admin.delete_records
+            (gone,) = self._connection.ask(
+                f"Topic '{topic}', partition {partition}: trimming it", lambda: request([upto]).values()
+            )
+            first = gone.low_watermark * STRIDE
+        return first
+
+    def drop(self, topic: str) -> None:
+        """Drop a topic, its records and the positions committed in it."""
+        if topic in self._look():
+            name = self._name(topic)
+            self._make(
+                f"Topic '{topic}'",
+                KafkaError.UNKNOWN_TOPIC_OR_PART,
+                lambda: self._connection.admin.delete_topics([name]),
+            )
+            self._until(lambda: topic not in self._look(), f"Topic '{topic}': that it is gone")
+
+    def ends(self, topic: str) -> list[tuple[int, int]]:
+        """Return each partition's first position kept and next position."""
+        while True:
+            partitions = self._partitions(topic)
+            try:
+                firsts, following = self._offsets(topic, partitions)
+            except LogError:
+                if partitions != self._look().get(topic):  # another process has dropped it, or made it anew
+                    continue
+                raise
+            return [(first * STRIDE, end * STRIDE) for first, end in zip(firsts, following, strict=True)]
+
+    def position_at(self, topic: str, partition: int, instant: int) -> int:
+        """Return the position of the first batch that was appended in the millisecond of an instant (µs) or later."""
+        self._check(topic, partition)
+        place = TopicPartition(self._name(topic), partition)
+        wanted = {place: OffsetSpec.for_timestamp(max(0, instant // 1_000))}
+        (found,) = self._connection.ask(
+            f"Topic '{topic}', partition {partition}: finding an instant",
+            lambda: self._connection.admin.list_offsets(wanted).values(),
+        )
+        return found.offset * STRIDE if found.offset >= 0 else self.ends(topic)[partition][1]
+
+    def position_of_last(self, topic: str, partition: int, count: int) -> int:
+        """Return the position of the last `count` batches, which hold as many records at least."""
+        self._check(topic, partition)
+        first, following = self.ends(topic)[partition]
+        return max(first, following - count * STRIDE)
+
+    def _offsets(self, topic: str, partitions: int) -> tuple[list[int], list[int]]:
+        """Each partition's first offset kept, and its next."""
+        places = [TopicPartition(self._name(topic), partition) for partition in range(partitions)]
+        admin = self._connection.admin
+
+        def request() -> list[Future[Any]]:
+            begins = admin.list_offsets({place: OffsetSpec.earliest() for place in places})
+            ends = admin.list_offsets({place: OffsetSpec.latest() for place in places})
+            return [*(begins[place] for place in places), *(ends[place] for place in places)]
+
+        found = [one.offset for one in self._connection.ask(f"Topic '{topic}': where it ends", request)]
+        return found[:partitions], found[partitions:]
+
+    def _check(self, topic: str, partition: int) -> None:
+        """Refuse a topic or a partition that is not there."""
+        partitions = self._partitions(topic)
+        if partition >= partitions:
+            partitions = self._partitions(topic, fresh=True)
+        if not 0 <= partition < partitions:
+            raise LogError(
+                f"Topic '{topic}' has no partition {partition}; it has {partitions}.",
+                "partitions are numbered from 0 on.",
+            )
+
+    def _partitions(self, topic: str, *, fresh: bool = False) -> int:
+        if not fresh and time.monotonic() < self._fresh_until and topic in self._known:
+            return self._known[topic]
+        found = self._look().get(topic)
+        if found is None:
+            raise LogError(f"Topic '{topic}' is not in this log.", "apply the stream, group or model that it is of.")
+        return found
+
+    def _look(self) -> dict[str, int]:
+        """Ask which topics there are."""
+        began, admin = time.monotonic(), self._connection.admin
+
+        def listed() -> Any:
+            return admin.list_topics(timeout=self._connection.seconds)
+
+        there = self._connection.within("Topics", listed).topics.values()
+        found = {topic_of(self._prefix, one.topic): len(one.partitions) for one in there if one.error is None}
+        known = {topic: partitions for topic, partitions in found.items() if topic is not None and partitions}
+        with self._looking:
+            self._known, self._fresh_until = known, began + KNOWN
+        return known
+
+    def _new(self, name: str, partitions: int) -> NewTopic:
+        """A topic that keeps what it is given until it is trimmed, whatever the clock that stamps it says."""
+        config = {
+            "cleanup.policy": "delete",
+            "retention.ms": "-1",
+            "retention.bytes": "-1",
+            "segment.ms": _EVER,
+            "message.timestamp.type": "CreateTime",
+            "message.timestamp.after.max.ms": _EVER,
+            "message.timestamp.before.max.ms": _EVER,
+            "max.message.bytes": str(self._largest + 2 * OVERHEAD),
+        }
+        return NewTopic(name, partitions, replication_factor=self._replicas or -1, config=config)
+
+    def _make(self, what: str, done: int, request: Callable[[], dict[str, Future[Any]]]) -> None:
+        """Ask for a change that somebody else may have made already, which an error says then."""
+        end = time.monotonic() + self._connection.seconds
+        while True:
+            for part in request().values():
+                try:
+                    part.result(self._connection.seconds)
+                    return
+                except (KafkaException, TimeoutError) as error:
+                    found = kafka_error(error)
+                    if found is not None and found.code() == done:
+                        return
+                    if found is None or not found.retriable() or time.monotonic() >= end:
+                        raise self._connection.failure(what, error) from None
+            threading.Event().wait(PAUSE)
+
+    def _until_it_has(self, topic: str, partitions: int) -> int:
+        self._until(
+            lambda: self._look().get(topic, 0) >= partitions, f"Topic '{topic}': that it has {partitions} partitions"
+        )
+        self._offsets(topic, self._known[topic])  # its leaders are known
+        return self._known[topic]
+
+    def _until(self, there: Callable[[], bool], what: str) -> None:
+        end = time.monotonic() + self._connection.seconds
+        while not there():
+            if time.monotonic() >= end:
+                raise self._connection.failure(what, TimeoutError())
+            threading.Event().wait(PAUSE)
+
+    def _name(self, topic: str) -> str:
+        return topic_name(self._prefix, topic)

@@ -1,0 +1,152 @@
+"""A Kafka server for tests, of the jars that `make servers` has put into the environment."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.util import find_spec
+from itertools import count
+from pathlib import Path
+from typing import Self
+
+JARS = Path(sys.prefix) / "servers" / "kafka"
+PATIENCE = 240.0
+#: Little memory, and no compiler that takes both cores for seconds.
+FAST = ["-Xms64m", "-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
+USER, PASSWORD = "miller", "grist-7"
+CLUSTER = "MkU3OEVBNTcwNTJENDM2Qk"
+STARTED = b"Kafka Server started"
+#: Nothing is waited for longer than on a machine that tests: a member that is gone, a server that was killed.
+PROPERTIES = """
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller}
+listeners=BROKER://127.0.0.1:{port},GUARDED://127.0.0.1:{guarded},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=BROKER://127.0.0.1:{port},GUARDED://127.0.0.1:{guarded}
+listener.security.protocol.map=BROKER:PLAINTEXT,GUARDED:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT
+listener.name.guarded.sasl.enabled.mechanisms=PLAIN
+listener.name.guarded.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \
+  user_{user}="{password}";
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=BROKER
+log.dirs={data}
+auto.create.topics.enable=false
+offsets.topic.num.partitions=1
+offsets.topic.replication.factor=1
+transaction.state.log.num.partitions=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+share.coordinator.state.topic.num.partitions=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+broker.session.timeout.ms=1500
+broker.heartbeat.interval.ms=300
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=500
+log.retention.check.interval.ms=1000
+log.cleaner.enable=false
+num.network.threads=2
+num.io.threads=4
+"""
+LOGGING = """
+Configuration: {Appenders: {Console: {name: C, PatternLayout: {pattern: "%d %p %c{1} %m%n"}}},
+  Loggers: {Root: {level: INFO, AppenderRef: {ref: C}}}}
+"""
+
+
+def lacking() -> str | None:
+    """What this machine lacks for the server; None if nothing."""
+    if find_spec("confluent_kafka") is None:
+        return "`make setup-test` installs the package confluent-kafka, or `pip install 'millstream[kafka]'`."
+    if shutil.which("java") is None:
+        return "a Java runtime (17 or newer) must be on the path."
+    return None if any(JARS.glob("kafka_*.jar")) else "`make servers` lets Maven bring its jars."
+
+
+class Kafka:
+    """A server on a free port of the loopback, whose topics outlive a kill; each of `prefix` is a new one.
+
+    At the port `guarded` it lets in nobody but `USER` with `PASSWORD`.
+    """
+
+    def __init__(self) -> None:
+        self.port = self.guarded = 0
+        self._folder = Path(tempfile.mkdtemp(prefix="kafka-"))
+        self._output = self._folder / "output"
+        self._numbers = count()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    @property
+    def servers(self) -> str:
+        """Where it is, as clients are told."""
+        return f"127.0.0.1:{self.port}"
+
+    def prefix(self) -> str:
+        """What no topic's name begins with yet."""
+        return f"p{next(self._numbers)}"
+
+    def start(self) -> None:
+        """Start the server, on the port that it had, and wait until it has started."""
+        from tests.end_to_end.running import free_port
+
+        if not self.port:
+            self.port, self.guarded, controller = free_port(), free_port(), free_port()
+            data = self._folder / "data"
+            (self._folder / "log4j2.yaml").write_text(LOGGING)
+            places = {"port": self.port, "guarded": self.guarded, "controller": controller, "data": data}
+            self._properties.write_text(PROPERTIES.format(**places, user=USER, password=PASSWORD))
+            formatted = self._java("kafka.tools.StorageTool", "format", "-t", CLUSTER, "-c", str(self._properties))
+            assert formatted.wait(PATIENCE) == 0, self._said()
+        seen = self._output.stat().st_size
+        self._process = self._java("kafka.Kafka", str(self._properties))
+        end = time.monotonic() + PATIENCE
+        while STARTED not in self._output.read_bytes()[seen:]:
+            assert self._process.poll() is None and time.monotonic() < end, self._said()
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        """Kill the server; what it acknowledged is in its files."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(PATIENCE)
+            self._process = None
+
+    def freeze(self) -> None:
+        """Let the server stand still."""
+        assert self._process is not None
+        os.kill(self._process.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        assert self._process is not None
+        os.kill(self._process.pid, signal.SIGCONT)
+
+    @property
+    def _properties(self) -> Path:
+        return self._folder / "server.properties"
+
+    def _java(self, *arguments: str) -> subprocess.Popen[bytes]:
+        logging = f"-Dlog4j2.configurationFile={self._folder / 'log4j2.yaml'}"
+        jars = ":".join(map(str, sorted(JARS.glob("*.jar"))))
+        with self._output.open("ab") as output:
+            return subprocess.Popen(["java", *FAST, logging, "-cp", jars, *arguments], stdout=output, stderr=output)
+
+    def _said(self) -> str:
+        return self._output.read_text()[-4_000:]
