@@ -173,6 +173,8 @@ class Connection:
             what: what was asked.
             error: what the client said.
         """
+        if self._admin is not None:
+            self._admin.poll(0)  # it says only then what it has met
         found = kafka_error(error)
         heard = self._heard_lately()
         if found is not None and found.code() in _FORBIDDEN:

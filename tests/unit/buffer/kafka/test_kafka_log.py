@@ -122,7 +122,7 @@ def test_readers_at_different_places_do_not_disturb_each_other(settings, tmp_pat
 
 
 def test_who_is_let_in_needs_the_password(kafka, settings, tmp_path, monkeypatch):
-    guarded = {**settings, "servers": f"127.0.0.1:{kafka.guarded}", "wait_s": 2.0}
+    guarded = {**settings, "servers": f"127.0.0.1:{kafka.guarded}", "wait_s": 5.0}
     known = {**guarded, "security": "sasl_plaintext", "user": USER, "password_env": "KAFKA_PASSWORD"}
     monkeypatch.setenv("KAFKA_PASSWORD", PASSWORD)
     log = opened(tmp_path, known)
