@@ -47,7 +47,6 @@ servers:
 		{ apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y redis-server; } >/dev/null 2>&1 \
 			|| echo "Redis could not be installed" >&2; \
 	fi
-
 	@if command -v mvn >/dev/null && [ ! -e $(VENV)/servers/kafka/.complete ]; then \
 		echo "Fetching Kafka for the tests"; \
 		{ mvn -B -q -f tests/kafka.xml dependency:copy-dependencies -DincludeScope=runtime \
