@@ -77,8 +77,9 @@ class Appender:
             self._replace(producer)
             raise self._connection.failure(what, error) from None
         if told.missing or told.error is not None:
-            self._replace(producer)
-            raise self._connection.failure(what, told.error or TimeoutError())
+            failure = self._connection.failure(what, told.error or TimeoutError())
+            self._replace(producer)  # which tells of what was not sent, too
+            raise failure
         return told.offsets
 
     def close(self) -> None:
