@@ -1,7 +1,8 @@
 """Entries: what an aggregate remembers of several values apart, sorted by value, beside the lanes of a tile.
 
-A bag is `[head, entries...]`; an entry is key lanes, by which entries ascend and are told apart, and mostly a lane that
-counts events. The head is `entries * 4 + mode`. What a bag keeps of the entries that came together is settled by
+A bag is `[head, entries...]`; an entry is key lanes, by which entries ascend and are told apart, and beside its key lane
+groups that merge as those of `lanes` do: mostly one that counts events, and then what an aggregate keeps of the events of
+each key apart, its payload. The head is `entries * 4 + mode`. What a bag keeps of the entries that came together is settled by
 its rule, which looks at them alone; so bags merge in any order and grouping to the same lanes.
 
 The rules, by the bound of the bag:
@@ -17,13 +18,16 @@ import numpy as np
 from numba import njit
 
 from millstream.fold.fixed_point import from_sortable
-from millstream.fold.lanes import compare
+from millstream.fold.lanes import combine_one, compare
 from millstream.fold.sketches import REGISTER_LANES, bucket_of, register, register_all
 
 FOREMOST, BOUNDED, DISTINCT, SPREAD, NEWEST = range(5)
 EXACT, PASSED, ESTIMATED = range(3)
-#: The columns of a row of `bags`: its rule, widths of key and entry, bound, where an event's entry begins.
-RULE, KEY, WIDTH, BOUND, INPUT = range(5)
+#: The columns of a row of `bags`: its rule, widths of key and entry, bound, where an event's entry begins, how many lane
+#: groups stand beside the key, and then the merge and the width of each, of `MOST_GROUPS` at most.
+RULE, KEY, WIDTH, BOUND, INPUT, GROUPS, GROUP, MOST_GROUPS = 0, 1, 2, 3, 4, 5, 6, 4
+#: How many columns a row of `bags` has.
+COLUMNS = GROUP + 2 * MOST_GROUPS
 #: How many lanes a bag may grow by when it is settled, beyond those of what came together.
 GROWTH = REGISTER_LANES + 1
 
@@ -34,13 +38,14 @@ def lanes_of(bag, data, at):
     return 1 + (data[at] >> 2) * bag[WIDTH]
 
 
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
-def _absorb(bag, into, at, data, start):
-    """Count the events of an entry to those of one with the same key, where events are counted, or keep the newer time."""
-    if bag[RULE] == NEWEST:
-        into[at + bag[KEY]] = max(into[at + bag[KEY]], data[start + bag[KEY]])
-    elif bag[WIDTH] > bag[KEY]:
-        into[at + bag[KEY]] += data[start + bag[KEY]]
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def absorb(bag, first, into, at, data, start):
+    """Merge the lane groups of an entry, from the group `first` on, which stand at `start`, into those at `at`."""
+    for i in range(first, bag[GROUPS]):
+        width = bag[GROUP + 2 * i + 1]
+        combine_one(bag[GROUP + 2 * i], width, into, at, data, start)
+        at += width
+        start += width
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
@@ -93,7 +98,7 @@ def _in_order(bag, left, a, right, b, out, at):
             copy(right, j, out, end, width)
             j += width
         elif order == 0:
-            _absorb(bag, out, end, right, j)
+            absorb(bag, 0, out, end + bag[KEY], right, j + bag[KEY])
             j += width
         end += width
     out[at] = (end - at - 1) // width * 4 + (left[a] & 3)
@@ -250,7 +255,7 @@ def gather(bag, entries, events, out, at):
     last = np.int64(-1)
     for event in ordered(bag, entries, there[:n]):
         if last >= 0 and compare(out, last, entries[event], first, bag[KEY]) == 0:
-            _absorb(bag, out, last, entries[event], first)
+            absorb(bag, 0, out, last + bag[KEY], entries[event], first + bag[KEY])
             continue
         last = end
         copy(entries[event], first, out, end, width)

@@ -15,6 +15,7 @@ from millstream.fold.entries import (
     BOUND,
     BOUNDED,
     DISTINCT,
+    GROUPS,
     GROWTH,
     INPUT,
     KEY,
@@ -23,10 +24,12 @@ from millstream.fold.entries import (
     RULE,
     SPREAD,
     WIDTH,
+    absorb,
     copy,
     ordered,
     same_key,
 )
+from millstream.fold.entry_payloads import payload_of, payload_trees, put_payload
 from millstream.fold.entry_states import exact
 from millstream.fold.fixed_point import from_sortable
 from millstream.fold.kernels import ascending, in_order
@@ -125,8 +128,8 @@ def _quantile(bag, tree, total, firsts, entries, share):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _counted(bag, tree, counted, total, different, firsts, entries, out):
-    """The bag of entries that are only counted, as many as it keeps, into `out`."""
+def _counted(bag, tree, counted, total, different, firsts, entries, trees, one, request, out):
+    """The bag of entries that are counted, as many as it keeps, into `out`; `request` is one more event, of the group `one`."""
     if bag[RULE] == BOUNDED and different > bag[BOUND]:
         out[0] = PASSED
         return
@@ -136,6 +139,10 @@ def _counted(bag, tree, counted, total, different, firsts, entries, out):
         copy(entries[firsts[group]], bag[INPUT] + 1, out, end, bag[KEY])
         many = counted[group] if bag[RULE] == BOUNDED else min(counted[group], left)
         out[end + bag[KEY]] = many
+        if bag[GROUPS] > 1:
+            payload_of(bag, trees[0][group], trees[1][group], trees[3], out, end + bag[KEY] + 1)
+            if group == one:
+                absorb(bag, 1, out, end + bag[KEY] + 1, entries[request], bag[INPUT] + 2 + bag[KEY])
         left -= many
         row += counted[group]
         end += bag[WIDTH]
@@ -210,18 +217,18 @@ def _slide(
     number of every event there is.
     """
     work, feature = np.empty(GROWTH, np.int64), 0
-    of, firsts = np.empty(0, np.int64), np.empty(0, np.int64)
+    of, firsts, every = np.empty(0, np.int64), np.empty(0, np.int64), np.concatenate((mine, added))
     while feature < features.shape[0]:
         b, w, last = features[feature, 0], features[feature, 1], feature + 1
         while last < features.shape[0] and features[last, 0] == b and features[last, 1] == w:
             last += 1
         if feature == 0 or features[feature - 1, 0] != b:
-            of, firsts = _groups(bags[b], entries, np.concatenate((mine, added)), place)
+            of, firsts = _groups(bags[b], entries, every, place)
         if work.size < 1 + firsts.size * bags[b, WIDTH]:
             work = np.empty(1 + firsts.size * bags[b, WIDTH], np.int64)
         heap = _slide_window(
             times, available, known, entries, counts, ordinal, at, rows, bags[b], windows, w, features[feature:last], numbers,
-            texts, work, of, firsts, heap,
+            texts, work, of, firsts, every, heap,
         )  # fmt: skip
         feature = last
     return heap
@@ -230,15 +237,19 @@ def _slide(
 @njit(cache=True, nogil=True, error_model="numpy")
 def _slide_window(
     times, available, known, entries, counts, ordinal, at, rows, bag, windows, w, features, numbers, texts, work, of, firsts,
-    heap,
+    every, heap,
 ):  # fmt: skip
-    """One window of one bag, query by query; see `history._slide` for which events enter it and leave it, and when."""
+    """One window of one bag, query by query; see `history._slide` for which events enter it and leave it, and when.
+
+    `every` are the places of the entries of the events, and then of one more of each query.
+    """
     tree, counted, sums = np.zeros(firsts.size + 1, np.int64), np.zeros(firsts.size, np.int64), np.zeros(2, np.int64)
     ranks, most, held = np.zeros((0, 0), np.int32), np.zeros(0, np.int64), np.zeros(0, np.int64)
     inside, lane = np.zeros(times.size, np.bool_), bag[INPUT] + 1
     recent = times.size if bag[RULE] == NEWEST else 0
     marks, latest = np.zeros(recent + 1, np.int64), np.full(firsts.size if recent else 0, -1, np.int64)
     ranks_of, groups_of = _by_time_and_group(times[:recent], of)
+    trees = payload_trees(bag, of[: times.size], firsts.size)
     low, high, new = 0, 0, 0
     begins, finishes = np.empty(at.size, np.int64), np.empty(at.size, np.int64)
     spans(times, available, known, ordinal, at, counts, windows, w, begins, finishes)
@@ -271,6 +282,9 @@ def _slide_window(
             if of[event] < 0:
                 continue
             moved = True
+            if bag[GROUPS] > 1:
+                row, payload = entries[every[event]], bag[INPUT] + 2 + bag[KEY]
+                put_payload(bag, trees[0][of[event]], trees[2][event], trees[3], row, payload, change > 0)
             if recent:
                 _mark(ranks_of[event], of[event], change, marks, latest)
             if _count(of[event], change, tree, counted, sums) and held.size:
@@ -283,8 +297,10 @@ def _slide_window(
             ranks, most, held = _registers(firsts, counted, entries, lane)
         if moved and bag[RULE] == NEWEST:
             _latest(bag, marks, sums[1], times, groups_of, firsts, entries, latest, one, at[q], work)
-        row = rows[q]
-        heap = _emit(bag, features, tree, counted, sums, held, firsts, entries, moved, work, numbers, texts, row, heap)
+        if moved and bag[RULE] != DISTINCT and bag[RULE] != SPREAD and bag[RULE] != NEWEST:
+            request = every[times.size + q] if one >= 0 else np.int64(-1)
+            _counted(bag, tree, counted, sums[0], sums[1], firsts, entries, trees, one, request, work)
+        heap = _emit(bag, features, tree, sums, held, firsts, entries, work, numbers, texts, rows[q], heap)
         if one >= 0 and _count(one, -1, tree, counted, sums) and held.size:
             _note(entries[firsts[one], lane], -1, ranks, most, held)
     return heap
@@ -303,10 +319,8 @@ def _count(group, change, tree, counted, sums):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _emit(bag, features, tree, counted, sums, held, firsts, entries, moved, work, numbers, texts, row, heap):
-    """Write the features of a window; entries that are only counted are written down where any has `moved` since."""
-    if moved and bag[RULE] != DISTINCT and bag[RULE] != SPREAD and bag[RULE] != NEWEST:
-        _counted(bag, tree, counted, sums[0], sums[1], firsts, entries, work)
+def _emit(bag, features, tree, sums, held, firsts, entries, work, numbers, texts, row, heap):
+    """Write the features of a window, whose bag, where it is written down, is `work`."""
     for f in range(features.shape[0]):
         if bag[RULE] == DISTINCT:
             numbers[row, features[f, OUT]] = np.float64(estimated(held) if sums[1] > bag[BOUND] else sums[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ import pyarrow.compute as pc
 from numba import njit
 
 from millstream.definitions.data_types import as_uuids
-from millstream.fold.entries import NEWEST, SPREAD
-from millstream.fold.entry_layout import Bag, Part
+from millstream.fold.entries import INPUT, NEWEST, SPREAD
+from millstream.fold.entry_layout import Bag, EntryLayout, Part
 from millstream.fold.fixed_point import LIMIT
+from millstream.fold.lifting import LaneInput, lift_lanes
 from millstream.fold.ordered import Coded, coded
 from millstream.fold.sketches import mixed
 
@@ -27,15 +29,21 @@ class EntryInput:
     Args:
         bag: the bag.
         column: the values of its expression.
-        where: which rows meet its condition; None: all do.
+        where: which rows meet its condition, and have the other value that it needs; None: all do.
+        payload: what each lane group of its payload reads.
 
     Attributes:
         refused: the rows that are refused, for `reason`.
         not_finite: the rows whose number is infinite, which counts as null.
     """
 
-    def __init__(self, bag: Bag, column: pa.ChunkedArray, where: np.ndarray | None) -> None:
-        self._bag = bag
+    def __init__(
+        self, bag: Bag, column: pa.ChunkedArray, where: np.ndarray | None, payload: Sequence[LaneInput] = ()
+    ) -> None:
+        self._bag, self.payload = bag, tuple(payload)
+        for item in self.payload:
+            if item.kept:  # a value that has no lanes is none
+                where = item.flags | item.refused if where is None else where & (item.flags | item.refused)
         if bag.kind in HASHED and bag.key[0].form == "hash":  # of any length, of which 64 bits are kept
             there = np.asarray(column.is_valid()).astype(bool)
             there = there if where is None else there & where
@@ -61,11 +69,23 @@ class EntryInput:
             at += part.width
         if self._bag.counted:
             out[:, at] = times if self._bag.rule == NEWEST else 1
+        for item in self.payload:
+            lift_lanes(item, times, kept, out, at + item.slot.offset)
 
     def _put(self, part: Part, lanes: np.ndarray, out: np.ndarray, at: int) -> None:
         out[:, at : at + part.width] = ~lanes if part.inverted else lanes
         if part.form == "hash" and self._bag.kind not in HASHED:
             _mix(out, at)
+
+
+def entries_of(
+    layout: EntryLayout | None, bags: Sequence[EntryInput], times: np.ndarray, kept: np.ndarray | None
+) -> np.ndarray:
+    """Return one row of entries per kept event (None: all are), which happened at `times`."""
+    out = np.empty((len(times), layout.width if layout else 0), np.int64)
+    for i, item in enumerate(bags):
+        item.lift(times, kept, out, int(layout.rows[i, INPUT]))  # type: ignore[union-attr]
+    return out
 
 
 def _hashes_of_bytes(kind: str, column: pa.ChunkedArray) -> np.ndarray:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from millstream.fold import emitting, entries
+from millstream.fold import emitting, entries, lanes
 from millstream.fold.fixed_point import sortable
+from millstream.fold.lane_plans import Slot
 from millstream.fold.ordered import width_of
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ class Bag:
     """What is remembered of one expression: the rule and bound of a bag, the key of an entry, and what merges beside it.
 
     `kind` is the type of the expression's values. With `counted` an entry counts the events that have its key, or has the
-    time of the newest of them, as its rule says.
+    time of the newest of them, as its rule says. With `other`, an event has an entry only where that expression has a value
+    too. `payload` is what else is kept of the events of a key: lane groups, whose offsets count from the key's end.
     """
 
     rule: int
@@ -51,6 +53,8 @@ class Bag:
     where: str | None
     counted: bool = True
     max_bytes: int = 0
+    other: str | None = None
+    payload: tuple[Slot, ...] = ()
 
     @property
     def key_lanes(self) -> int:
@@ -58,9 +62,15 @@ class Bag:
         return sum(part.width for part in self.key)
 
     @property
+    def groups(self) -> tuple[tuple[int, int], ...]:
+        """The merge and the width of each lane group beside the key."""
+        own = ((lanes.GREATEST if self.rule == entries.NEWEST else lanes.ADD, 1),) if self.counted else ()
+        return (*own, *((slot.op, slot.width) for slot in self.payload))
+
+    @property
     def width(self) -> int:
         """How many lanes an entry has."""
-        return self.key_lanes + self.counted
+        return self.key_lanes + sum(width for _, width in self.groups)
 
     @property
     def most_lanes(self) -> int:
@@ -106,9 +116,16 @@ def entry_layout(
     rows.sort(key=lambda row: row[:2])
     bags = tuple(made.all)
     inputs = np.cumsum([0, *(1 + bag.width for bag in bags)])
-    table = [(bag.rule, bag.key_lanes, bag.width, bag.bound, at) for bag, at in zip(bags, inputs, strict=False)]
+    table = [row_of(bag, int(at)) for bag, at in zip(bags, inputs, strict=False)]
     references = tuple(place for column, place in zip(columns, places, strict=True) if column.kind in LISTS)
     return EntryLayout(bags, np.array(table, np.int64), np.array(rows, np.int64), int(inputs[-1]), references)
+
+
+def row_of(bag: Bag, at: int) -> np.ndarray:
+    """A bag as the kernels know it, whose events' entries begin at a lane; see `fold.entries` for the columns."""
+    groups = [number for group in bag.groups for number in group]
+    row = [bag.rule, bag.key_lanes, bag.width, bag.bound, at, len(bag.groups), *groups]
+    return np.array(row + [0] * (entries.COLUMNS - len(row)), np.int64)
 
 
 def value_width(column: WindowedFeature) -> int:

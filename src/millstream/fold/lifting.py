@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,16 +11,11 @@ import pyarrow.compute as pc
 
 from millstream.fold import lanes, lift
 from millstream.fold.decayed import lift_decayed
-from millstream.fold.entries import INPUT
-from millstream.fold.entry_inputs import EntryInput
 from millstream.fold.fixed_point import LIMIT
 from millstream.fold.instants import micros
 from millstream.fold.lane_plans import Slot
 from millstream.fold.layout import FoldLayout
 from millstream.fold.ordered import Coded, coded, lift_texts
-
-if TYPE_CHECKING:
-    pass
 
 EMPTY = {lanes.LEAST: lanes.EMPTY_LEAST, lanes.GREATEST: lanes.EMPTY_GREATEST, lanes.ADD: np.int64(0)}
 _POWERS = {"cubes": 3, "fourths": 4}
@@ -121,7 +116,7 @@ class LaneInput:
     def _read_kept(self, columns: dict[str, pa.ChunkedArray], read: Sequence[str], where: np.ndarray | None) -> None:
         """The value that is kept, and the one that it is chosen by where there is one."""
         said = [sql for sql in (self.slot.expression, self.slot.other) if sql]
-        parts = zip(said, read, self.slot.kinds, strict=True)
+        parts = zip(said, read, self.slot.kinds, strict=False)
         self.kept = tuple(coded(sql, columns[wide], kind, self.slot.max_bytes, where) for sql, wide, kind in parts)
         there = [one.valid | one.refused for one in self.kept]
         self.flags = np.logical_and.reduce([one.valid for one in self.kept])
@@ -154,59 +149,54 @@ class LaneInput:
         self.numbers = np.where(self.flags, numbers, np.nan)
 
 
-def entries_of(layout: FoldLayout, bags: list[EntryInput], times: np.ndarray, kept: np.ndarray | None) -> np.ndarray:
-    """One row of entries per kept event."""
-    out = np.empty((len(times), layout.entries.width if layout.entries else 0), np.int64)
-    for i, item in enumerate(bags):
-        item.lift(times, kept, out, int(layout.entries.rows[i, INPUT]))  # type: ignore[union-attr]
-    return out
-
-
 def lanes_of(
     layout: FoldLayout, inputs: list[LaneInput], times: np.ndarray, kept: np.ndarray, everything: bool
 ) -> np.ndarray:
     """One row of lanes per kept event."""
     out = np.empty((len(kept), layout.n_lanes), np.int64)
+    when = np.ascontiguousarray(times if everything else times[kept])
+    for item in inputs:
+        lift_lanes(item, when, None if everything else kept, out, item.slot.offset)
+    return out
+
+
+def lift_lanes(item: LaneInput, when: np.ndarray, kept: np.ndarray | None, out: np.ndarray, at: int) -> None:
+    """Write one lane group of each kept row (None: all are), which happened `when`, from the lane `at` of `out` on."""
 
     def pick(values: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(values if everything else values[kept])
+        return np.ascontiguousarray(values if kept is None else values[kept])
 
-    when = pick(times)
-    for item in inputs:
-        slot, empty = item.slot, EMPTY[item.slot.op]
-        if slot.lift in ("rows", "present", "positive", "not_positive"):
-            lift.lift_count(pick(item.flags), out, slot.offset)
-        elif slot.half_life:
-            lift_decayed(when, pick(item.weighed), slot.half_life, out, slot.offset)
-        elif slot.lift == "time":
-            lift.lift_time(when, pick(item.flags), empty, out, slot.offset)
-        elif slot.lift == "sum":
-            lift.lift_sum(pick(item.numbers), out, slot.offset)
-        elif slot.lift == "vector":
-            lift.lift_vectors(
-                item.numbers, pick(item.starts), pick(item.flags), out, slot.offset, (slot.width - 1) // 3
-            )
-        elif slot.lift == "squares":
-            lift.lift_squares(pick(item.numbers), out, slot.offset)
-        elif slot.lift == "products":
-            lift.lift_product(pick(item.numbers), pick(item.others), out, slot.offset)
-        elif slot.lift == "bins":
-            _put_bins(pick(item.numbers), slot, out)
-        elif slot.lift in _POWERS:
-            lift.lift_power(pick(item.numbers), _POWERS[slot.lift], slot.width, out, slot.offset)
-        elif slot.lift == "logarithms":
-            lift.lift_logarithm(pick(item.numbers), out, slot.offset)
-        elif slot.lift == "extreme":
-            lift.lift_extreme(pick(item.numbers), empty, out, slot.offset)
-        elif slot.lift == "dated":
-            lift.lift_dated(when, pick(item.numbers), empty, out, slot.offset)
-        elif slot.kinds:
-            _put_kept(item, when, pick, empty, out)
-        else:
-            text = item.text if everything else item.text.take(pa.array(kept))
-            valid = np.asarray(text.is_valid()).astype(bool)
-            lift_texts(text, valid, when, empty, out, slot.offset, slot.width)
-    return out
+    slot, empty = item.slot, EMPTY[item.slot.op]
+    if slot.lift in ("rows", "present", "positive", "not_positive"):
+        lift.lift_count(pick(item.flags), out, at)
+    elif slot.half_life:
+        lift_decayed(when, pick(item.weighed), slot.half_life, out, at)
+    elif slot.lift == "time":
+        lift.lift_time(when, pick(item.flags), empty, out, at)
+    elif slot.lift == "sum":
+        lift.lift_sum(pick(item.numbers), out, at)
+    elif slot.lift == "vector":
+        lift.lift_vectors(item.numbers, pick(item.starts), pick(item.flags), out, at, (slot.width - 1) // 3)
+    elif slot.lift == "squares":
+        lift.lift_squares(pick(item.numbers), out, at)
+    elif slot.lift == "products":
+        lift.lift_product(pick(item.numbers), pick(item.others), out, at)
+    elif slot.lift == "bins":
+        _put_bins(pick(item.numbers), slot, out, at)
+    elif slot.lift in _POWERS:
+        lift.lift_power(pick(item.numbers), _POWERS[slot.lift], slot.width, out, at)
+    elif slot.lift == "logarithms":
+        lift.lift_logarithm(pick(item.numbers), out, at)
+    elif slot.lift == "extreme":
+        lift.lift_extreme(pick(item.numbers), empty, out, at)
+    elif slot.lift == "dated":
+        lift.lift_dated(when, pick(item.numbers), empty, out, at)
+    elif slot.kinds:
+        _put_kept(item, when, pick, out, at)
+    else:
+        text = item.text if kept is None else item.text.take(pa.array(kept))
+        valid = np.asarray(text.is_valid()).astype(bool)
+        lift_texts(text, valid, when, empty, out, at, slot.width)
 
 
 def bin_of(numbers: np.ndarray, edges: Sequence[float]) -> np.ndarray:
@@ -217,25 +207,24 @@ def bin_of(numbers: np.ndarray, edges: Sequence[float]) -> np.ndarray:
     return np.where(inside, places, np.nan)
 
 
-def _put_bins(numbers: np.ndarray, slot: Slot, out: np.ndarray) -> None:
+def _put_bins(numbers: np.ndarray, slot: Slot, out: np.ndarray, at: int) -> None:
     """One for the bin that each number lies in, if it lies in any; in the last one its end does too."""
-    out[:, slot.offset : slot.offset + slot.width] = 0
+    out[:, at : at + slot.width] = 0
     places = bin_of(numbers, slot.bins)
     inside = np.flatnonzero(~np.isnan(places))
-    out[inside, slot.offset + places[inside].astype(np.int64)] = 1
+    out[inside, at + places[inside].astype(np.int64)] = 1
 
 
 def _put_kept(
-    item: LaneInput, when: np.ndarray, pick: Callable[[np.ndarray], np.ndarray], empty: np.int64, out: np.ndarray
+    item: LaneInput, when: np.ndarray, pick: Callable[[np.ndarray], np.ndarray], out: np.ndarray, at: int
 ) -> None:
     """What a value is chosen by, its time, and the value itself; the latter two inverted for the latest of the least."""
-    slot, valid = item.slot, pick(item.flags)
+    slot, valid, empty = item.slot, pick(item.flags), EMPTY[item.slot.op]
     first = np.zeros_like(when) if slot.lift == "kept" else when
     parts = [first.reshape(-1, 1), pick(item.kept[0].lanes)]
     if slot.lift == "chosen":
         inverted = slot.op == lanes.LEAST
         parts = [pick(item.kept[1].lanes), *(~part if inverted else part for part in parts)]
-    place = slot.offset
     for part in parts:
-        out[:, place : place + part.shape[1]] = np.where(valid[:, None], part, empty)
-        place += part.shape[1]
+        out[:, at : at + part.shape[1]] = np.where(valid[:, None], part, empty)
+        at += part.shape[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from millstream.definitions.inlining import inlined
 from millstream.definitions.schema import digits_of
-from millstream.fold.entry_inputs import EntryInput
+from millstream.fold.entry_inputs import EntryInput, entries_of
 from millstream.fold.entry_layout import Bag
 from millstream.fold.evaluating import evaluate
 from millstream.fold.keys import encode_keys, narrowed
@@ -21,7 +21,6 @@ from millstream.fold.layout import RULE_GAP, FoldLayout, Layout, layout_of
 from millstream.fold.lifting import (
     EMPTY,
     LaneInput,
-    entries_of,
     flags,
     flat,
     lanes_of,
@@ -115,8 +114,7 @@ def lanes_of_table(group: StreamFeatureGroup, table: pa.Table, at: np.ndarray) -
         if columns[sql].null_count:
             keep &= np.asarray(columns[sql].is_valid())
     read = [part.read(columns, rows) for part in plan.parts]
-    every: list[LaneInput | EntryInput] = [item for part in read for items in part for item in items]
-    for item in every:
+    for item in _every(read):
         keep &= ~item.refused
     kept, blocks = np.flatnonzero(keep), list[np.ndarray]()
     for i, (part, (inputs, bags)) in enumerate(zip(plan.parts, read, strict=True)):
@@ -125,7 +123,7 @@ def lanes_of_table(group: StreamFeatureGroup, table: pa.Table, at: np.ndarray) -
             found[:, slot.offset : slot.offset + slot.width] = EMPTY[slot.op]
         found[kept] = lanes_of(part.layout, inputs, at, kept, len(kept) == rows)
         entries = np.zeros((rows, part.layout.entries.width if part.layout.entries else 0), np.int64)
-        entries[kept] = entries_of(part.layout, bags, at[kept], kept)
+        entries[kept] = entries_of(part.layout.entries, bags, at[kept], kept)
         blocks += [keep.reshape(-1, 1), found, entries][0 if i else 1 :]
     return np.hstack(blocks).astype(np.int64, copy=False)
 
@@ -148,20 +146,54 @@ def _int64(column: pa.ChunkedArray) -> np.ndarray:
     return np.ascontiguousarray(column.to_numpy(), np.int64)
 
 
+#: A lane group, and its expression, its condition and its other expression as SQL in which derived columns are written out.
+SlotPlan = tuple[Slot, str | None, str | None, str | None]
+
+
+@dataclass(frozen=True)
+class BagPlan:
+    """What one bag reads of a row, as SQL in which derived columns are written out."""
+
+    bag: Bag
+    expression: str
+    where: str | None
+    other: str | None
+    payload: tuple[SlotPlan, ...]
+
+    def read(self, columns: dict[str, pa.ChunkedArray], rows: int) -> EntryInput:
+        """What the bag reads of some rows."""
+        where = flags(columns[self.where]) if self.where else None
+        if self.other:
+            there = present(columns[self.other])
+            where = there if where is None else where & there
+        payload = [LaneInput(*item, columns, rows) for item in self.payload]
+        return EntryInput(self.bag, columns[self.expression], where, payload)
+
+    @property
+    def wanted(self) -> tuple[str | None, ...]:
+        """All that it reads."""
+        return (self.expression, self.where, self.other, *(sql for _, *read in self.payload for sql in read))
+
+
 @dataclass(frozen=True)
 class _PartPlan:
     """What the features over windows of time, or those of a section, read of a row."""
 
     layout: FoldLayout
-    inputs: tuple[tuple[Slot, str | None, str | None, str | None], ...]
-    bags: tuple[tuple[Bag, str, str | None], ...]
+    inputs: tuple[SlotPlan, ...]
+    bags: tuple[BagPlan, ...]
 
     def read(self, columns: dict[str, pa.ChunkedArray], rows: int) -> tuple[list[LaneInput], list[EntryInput]]:
         """What each lane group and each bag reads of some rows."""
-        return (
-            [LaneInput(*item, columns, rows) for item in self.inputs],
-            [EntryInput(bag, columns[sql], flags(columns[where]) if where else None) for bag, sql, where in self.bags],
-        )
+        return [LaneInput(*item, columns, rows) for item in self.inputs], [bag.read(columns, rows) for bag in self.bags]
+
+
+def _every(read: Sequence[tuple[list[LaneInput], list[EntryInput]]]) -> list[LaneInput | EntryInput]:
+    """All that reads rows, of every part of a group."""
+    found: list[LaneInput | EntryInput] = []
+    for inputs, bags in read:
+        found += [*inputs, *bags, *(item for bag in bags for item in bag.payload)]
+    return found
 
 
 @dataclass(frozen=True)
@@ -200,15 +232,25 @@ def _plan(group: Any) -> Plan:
     every: list[str | None] = [where, *keys]
     parts: list[_PartPlan] = []
     for part in (layout, *layout.sections):
-        inputs = tuple(
-            (slot, inline(slot.expression, True), inline(slot.where), inline(slot.other, True)) for slot in part.slots
+        inputs = _inlined(part.slots, inline)
+        bags = tuple(
+            BagPlan(
+                bag,
+                inline(bag.expression, True) or "",
+                inline(bag.where),
+                inline(bag.other, True),
+                _inlined(bag.payload, inline),
+            )
+            for bag in (part.entries.bags if part.entries else ())
         )
-        given = part.entries.bags if part.entries else ()
-        bags = tuple((bag, inline(bag.expression, True) or "", inline(bag.where)) for bag in given)
         every += [sql for _, *read in inputs for sql in read]
-        every += [sql for _, *read in bags for sql in read]
+        every += [sql for bag in bags for sql in bag.wanted]
         parts.append(_PartPlan(part, inputs, bags))
     return Plan(layout, where, keys, tuple(parts), tuple(dict.fromkeys(sql for sql in every if sql)))
+
+
+def _inlined(slots: Sequence[Slot], inline: Callable[..., str | None]) -> tuple[SlotPlan, ...]:
+    return tuple((slot, inline(slot.expression, True), inline(slot.where), inline(slot.other, True)) for slot in slots)
 
 
 def _columns_of(group: Any) -> tuple[tuple[tuple[str, str], ...], dict[str, str]]:
@@ -234,7 +276,7 @@ def _prepare_one(
         _drop(keep, np.asarray(keys.is_null()), "null_key", skipped)
     _drop(keep, rows.times < layout.too_late_before(rows.arrivals), "too_late", skipped)
     read = [part.read(columns, len(keep)) for part in plan.parts]
-    every: list[LaneInput | EntryInput] = [item for part in read for items in part for item in items]
+    every = _every(read)
     for item in every:
         for row in np.flatnonzero(keep & item.refused).tolist():
             dead[row], keep[row] = item.reason, False
@@ -244,7 +286,7 @@ def _prepare_one(
     coded = (keys if everything else keys.take(pa.array(kept))).dictionary_encode()
     lifted = [
         (lanes_of(part.layout, inputs, rows.times, kept, everything),
-         entries_of(part.layout, bags, rows.times[kept], None if everything else kept))
+         entries_of(part.layout.entries, bags, rows.times[kept], None if everything else kept))
         for part, (inputs, bags) in zip(plan.parts, read, strict=True)
     ]  # fmt: skip
     sections = _sections(layout, lifted[1:], rows.times[kept], rows.arrivals[kept], skipped)

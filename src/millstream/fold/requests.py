@@ -26,14 +26,13 @@ from millstream.fold.entry_inputs import HASHED, hash_of_bytes, hash_of_lane
 from millstream.fold.fixed_point import LIMIT
 from millstream.fold.lifting import bin_of
 from millstream.fold.ordered import coded, width_of
-from millstream.fold.prepare import Plan, lanes_of_table, plan_of
+from millstream.fold.prepare import BagPlan, Plan, lanes_of_table, plan_of
 from millstream.fold.sections import SectionRows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from millstream.definitions import StreamFeatureGroup
-    from millstream.fold.entry_layout import Bag
     from millstream.fold.lane_plans import Slot
 
 
@@ -92,6 +91,7 @@ class RequestRows:
         checks: list[tuple[int, int]] = []
         slots: list[tuple[int, ...]] = []
         bags: list[tuple[int, ...]] = []
+        payload: list[tuple[int, ...]] = []
         groups: list[tuple[int, ...]] = []
         self._decayed: list[tuple[int, Slot, int]] = []
         for read in reads:
@@ -107,23 +107,25 @@ class RequestRows:
                 ]
                 for part in plan.parts:
                     slots += [_slot(width, *item, places, self._kept, self._bins) for item in part.inputs]
-                    for at, item in enumerate(part.bags):
+                    for at, bag in enumerate(part.bags):
                         begin = entries + int(part.layout.entries.rows[at, INPUT])  # type: ignore[union-attr]
-                        bags.append(_bag(begin, *item, places, self._kept))
+                        bags.append(_bag(begin, bag, places, self._kept))
+                        begin += 1 + bag.bag.key_lanes
+                        payload += [_slot(begin, *item, places, self._kept, self._bins) for item in bag.payload]
                     ends = (
                         width + part.layout.n_lanes,
                         entries + (part.layout.entries.width if part.layout.entries else 0),
                     )
                     cuts.append((width, ends[0], entries, ends[1]))
                     width, entries = ends
-            groups.append((0, width, 0, entries, len(checks), len(slots), len(bags)))
+            groups.append((0, width, 0, entries, len(checks), len(slots), len(bags), len(payload)))
             self._cuts.append(cuts)
         self._adds = np.array([read is not None for read in reads])
         self._checks = np.array(checks, np.int64).reshape(-1, 2)
-        self._slots = np.array(slots, np.int64).reshape(-1, 10)
+        self._slots, self._payload = (np.array(part, np.int64).reshape(-1, 10) for part in (slots, payload))
         self._slots[self._slots[:, row_lift.LIFT] == row_lift.BINS, row_lift.NUMBER] += len(self._row)
         self._bags = np.array(bags, np.int64).reshape(-1, row_lift.PARTS + 2 * row_lift.MOST_PARTS)
-        self._groups = np.array(groups, np.int64).reshape(-1, 7)
+        self._groups = np.array(groups, np.int64).reshape(-1, 8)
 
     def added(self, values: Mapping[str, Sequence[Any]], at: np.ndarray) -> Added:
         """Return what requests, by their fields (None for null) and instants (µs), add to the groups."""
@@ -132,18 +134,20 @@ class RequestRows:
         sizes = groups[:, [1, 3]] * len(at)
         ends = np.cumsum(sizes, axis=0)
         groups[:, [0, 2]] = ends - sizes
-        lanes, entries = np.empty((1, int(ends[-1, 0])), np.int64), np.empty(int(ends[-1, 1]), np.int64)
+        lanes, entries = (np.empty((1, int(size)), np.int64) for size in ends[-1])
         numbers = np.array([list(map(_number, row)) for row in rows], np.float64).reshape(len(at), len(self._row))
         numbers = np.column_stack([numbers, *(bin_of(numbers[:, place], edges) for place, edges in self._bins)])
         kept = np.array([list(self._kept.lanes(row)) for row in rows], np.int64).reshape(len(at), self._kept.width)
         counts = np.zeros((len(groups), len(at)), np.bool_)
-        row_lift.lift_rows(numbers, kept, at, self._checks, self._slots, self._bags, groups, lanes, entries, counts)
+        row_lift.lift_rows(
+            numbers, kept, at, self._checks, self._slots, self._bags, self._payload, groups, lanes, entries, counts
+        )
         for group, slot, number in self._decayed:
             begin, width = groups[group, :2].tolist()
             mine = lanes[0, begin : begin + width * len(at)].reshape(len(at), width)
             values_of = numbers[:, number] if number >= 0 else np.ones(len(at))
             lift_decayed(at, np.where(mine[:, slot.offset] == 1, values_of, np.nan), slot.half_life, mine, slot.offset)
-        parts = _by_group(entries, groups[:, 2:4].tolist(), len(at))
+        parts = _by_group(entries[0], groups[:, 2:4].tolist(), len(at))
         found = Added(lanes[0], np.where(self._adds, groups[:, 0], -1), parts, [()] * len(groups))
         return self._with_sections(found, groups, counts) if any(len(cuts) > 1 for cuts in self._cuts) else found
 
@@ -345,15 +349,17 @@ def _slot(
     )  # fmt: skip
 
 
-def _bag(
-    at: int, bag: Bag, sql: str, where: str | None, places: Mapping[str, int], kept: _KeptValues
-) -> tuple[int, ...]:
+def _bag(at: int, plan: BagPlan, places: Mapping[str, int], kept: _KeptValues) -> tuple[int, ...]:
     """A row of the bags that `row_lift` knows."""
+    bag = plan.bag
     forms = [part.form for part in bag.key]
     form = "hash" if "hash" in forms else "bounded" if bag.rule == SPREAD else "value"
-    value, lanes = kept.place(places[sql], bag.kind, bag.max_bytes, form)
+    value, lanes = kept.place(places[plan.expression], bag.kind, bag.max_bytes, form)
     parts = [(row_lift.OF_TIME if part.form == "time" else row_lift.OF_VALUE, int(part.inverted)) for part in bag.key]
     parts += [(row_lift.NO_PART, 0)] * (row_lift.MOST_PARTS - len(parts))
-    condition = -1 if where is None else places[where]
+    condition, needed = (-1 if sql is None else places[sql] for sql in (plan.where, plan.other))
+    values = [kept.place(needed, slot.kinds[0], slot.max_bytes)[0] for slot in bag.payload if slot.kinds]
     beside = row_lift.THE_TIME if bag.rule == NEWEST else row_lift.ONE if bag.counted else row_lift.NOTHING
-    return (at, condition, value, lanes, beside, *(number for part in parts for number in part))
+    return (
+        at, condition, value, lanes, beside, needed, *(values or [-1])[:1], *(number for part in parts for number in part),
+    )  # fmt: skip

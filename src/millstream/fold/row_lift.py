@@ -19,8 +19,9 @@ LOGARITHMS, EXTREMES, DATED, BINS, KEPT, KEPT_DATED, CHOSEN = range(10, 17)
 #: the other one and of its condition; the kept values of both (-1: none), and how many lanes the first one has.
 LIFT, OP, OFFSET, WIDTH, NUMBER, OTHER, WHERE, VALUE, BY, VALUE_LANES = range(10)
 #: The columns of a row of `bags`: where an event's entry begins, its condition, its value and the lanes of that, what stands
-#: beside its key, and the parts of its key: what each is, and whether its bits are inverted.
-AT, CONDITION, ENTRY_VALUE, ENTRY_LANES, BESIDE, PARTS, MOST_PARTS = 0, 1, 2, 3, 4, 5, 3
+#: beside its key, the number and the kept value that it needs as well (-1: none), and the parts of its key: what each is, and
+#: whether its bits are inverted.
+AT, CONDITION, ENTRY_VALUE, ENTRY_LANES, BESIDE, NEEDED, NEEDED_VALUE, PARTS, MOST_PARTS = 0, 1, 2, 3, 4, 5, 6, 7, 3
 NO_PART, OF_VALUE, OF_TIME = range(3)
 NOTHING, ONE, THE_TIME = range(3)
 #: What a row must be to count: not fail, not be null, be true.
@@ -30,30 +31,44 @@ NULL, GIVEN, TOO_LONG = range(3)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def lift_rows(numbers, values, at, checks, slots, bags, groups, lanes, entries, counts):
+def lift_rows(numbers, values, at, checks, slots, bags, payload, groups, lanes, entries, counts):
     """Write the lanes and the entries of each row for each group, which are empty where the row does not count.
 
     A row of `groups` is where its lanes begin and how many each row has, the same of its entries, and where its checks,
-    its slots and its bags end. `counts` says which rows do.
+    its slots, its bags and the slots in the `payload` of its bags end. `counts` says which rows do.
     """
-    check, slot, bag = 0, 0, 0
+    check, slot, bag, extra = 0, 0, 0, 0
     for g in range(groups.shape[0]):
-        last_check, last_slot, last_bag = groups[g, 4], groups[g, 5], groups[g, 6]
+        last_check, last_slot, last_bag, last_extra = groups[g, 4], groups[g, 5], groups[g, 6], groups[g, 7]
         for i in range(at.size):
             base, begin = groups[g, 0] + i * groups[g, 1], groups[g, 2] + i * groups[g, 3]
             keep = _counts(numbers[i], checks[check:last_check])
             for s in range(slot, last_slot if keep else slot):
                 keep = keep and not _refused(slots[s], numbers[i], values[i])
+            for p in range(extra, last_extra if keep else extra):
+                keep = keep and not _refused(payload[p], numbers[i], values[i])
             for b in range(bag, last_bag if keep else bag):
-                met = bags[b, CONDITION] < 0 or numbers[i, bags[b, CONDITION]] == 1.0
+                met = _has_entry(bags[b], numbers[i], values[i])
                 keep = keep and not (met and values[i, bags[b, ENTRY_VALUE]] == TOO_LONG)
             counts[g, i] = keep
             for s in range(slot, last_slot):
                 _put(slots[s], keep, numbers[i], values[i], at[i], lanes, base + slots[s, OFFSET])
             for b in range(bag, last_bag):
-                met = keep and (bags[b, CONDITION] < 0 or numbers[i, bags[b, CONDITION]] == 1.0)
-                _put_entry(bags[b], met, values[i], at[i], entries, begin + bags[b, AT])
-        check, slot, bag = last_check, last_slot, last_bag
+                met = keep and _has_entry(bags[b], numbers[i], values[i])
+                _put_entry(bags[b], met, values[i], at[i], entries[0], begin + bags[b, AT])
+            for p in range(extra, last_extra):
+                _put(payload[p], keep, numbers[i], values[i], at[i], entries, begin + payload[p, OFFSET])
+        check, slot, bag, extra = last_check, last_slot, last_bag, last_extra
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def _has_entry(bag, numbers, values):
+    """Whether a row meets a bag's condition, and has what it needs beside its own value."""
+    if bag[CONDITION] >= 0 and numbers[bag[CONDITION]] != 1.0:
+        return False
+    if bag[NEEDED] >= 0 and np.isnan(numbers[bag[NEEDED]]):
+        return False
+    return bag[NEEDED_VALUE] < 0 or values[bag[NEEDED_VALUE]] != NULL
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)

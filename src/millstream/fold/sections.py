@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from millstream.fold import entry_history, entry_states, kernels, stretches
+from millstream.fold.entries import COLUMNS
 from millstream.fold.entry_values import NONE_ADDED
 from millstream.fold.history import as_of, exact
 from millstream.fold.layout import AHEAD, RULE_GAP, Layout, Section
@@ -19,7 +20,7 @@ from millstream.fold.spans import LOWEST
 if TYPE_CHECKING:
     from millstream.fold.prepare import Prepared
 
-_NO_BAGS = np.empty((0, 5), np.int64)
+_NO_BAGS = np.empty((0, COLUMNS), np.int64)
 
 
 @dataclass(frozen=True, eq=False)
