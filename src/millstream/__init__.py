@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from millstream.definitions.entity import Entity
     from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatureGroup
     from millstream.definitions.feature_view import FeatureView
+    from millstream.definitions.mapped import By, CountBy, SumBy
     from millstream.definitions.model import Label, LightGBM, Model, Retrain
     from millstream.definitions.on_demand import on_demand
     from millstream.definitions.over import Session
@@ -73,6 +74,7 @@ _HOMES = {
     "model": ("Label", "LightGBM", "Model", "Retrain"),
     "on_demand": ("on_demand",),
     "over": ("Session",),
+    "mapped": ("By", "CountBy", "SumBy"),
     "source": ("EventStream", "Table"),
     "statistics": ("Age", "Correlation", "Covariance", "GeometricMean", "Kurtosis", "Rate", "Share", "Skewness"),
     "values": (
@@ -104,8 +106,10 @@ __all__ = [
     "ArgMax",
     "ArgMin",
     "BatchFeatureGroup",
+    "By",
     "Correlation",
     "Count",
+    "CountBy",
     "Covariance",
     "DecayedCount",
     "DecayedMean",
@@ -147,6 +151,7 @@ __all__ = [
     "Std",
     "StreamFeatureGroup",
     "Sum",
+    "SumBy",
     "Table",
     "TimeSince",
     "TopK",

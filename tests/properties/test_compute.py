@@ -97,6 +97,25 @@ def aggregations() -> st.SearchStrategy[list[ms.Count]]:
         st.tuples(st.sampled_from(DECAYED), st.sampled_from([("x",), ("abs(x) / 3",)])),
         st.tuples(st.just(ms.Median), st.sampled_from([("x",), ("abs(x)",)])),
         st.tuples(st.just(ms.Entropy), st.sampled_from([("n",), ("s",), ("b",), ("upper(s)",), ("u",)])),
+        st.tuples(
+            st.sampled_from([ms.CountBy]), st.sampled_from([("n",), ("s",), ("b",), ("upper(s)",), ("u",), ("d",)])
+        ),
+        st.tuples(st.just(ms.SumBy), st.sampled_from([("n", "x"), ("s", "abs(x) / 3"), ("at", "b"), ("d", "x")])),
+        st.tuples(
+            st.just(ms.By),
+            st.sampled_from(
+                [
+                    ("s", ms.Last("n")),
+                    ("b", ms.Std("x")),
+                    ("upper(s)", ms.First("raw")),
+                    ("u", ms.Min("d")),
+                    ("n", ms.Max("s")),
+                ]
+            ),
+        ),
+        st.tuples(
+            st.sampled_from([ms.LastK, ms.FirstK]), st.sampled_from([(["x", "s"],), (["n", "at", "u"],), ("d",)])
+        ),
         st.tuples(st.sampled_from([ms.Covariance, ms.Correlation]), st.sampled_from([("x", "abs(x) / 3"), ("b", "x")])),
     )
     wheres = st.sampled_from(

@@ -28,7 +28,7 @@ from millstream.ingest.retention import trim
 from millstream.testing.adversarial_log import AdversarialLog
 from millstream.testing.adversarial_online import AdversarialOnlineStore
 from millstream.testing.shards import meta_of
-from millstream.testing.simulation.declared import ACCOUNTS, Declared, changed
+from millstream.testing.simulation.declared import ACCOUNTS, Declared, changed, parts_of
 from millstream.train import trial
 from millstream.train.stored_history import Stored
 from millstream.train.training_set import TrainingSet, training_set
@@ -300,9 +300,8 @@ def check_reads(world: World) -> None:
         wanted = ms.compute(version.group, known(world, version.group), rows)
         for column in one.columns:
             if column.default is None and column.feature in version.schema:
-                assert read[column.column].to_pylist() == wanted[f"{one.group.name}__{column.feature}"].to_pylist(), (
-                    column
-                )
+                whole = wanted[f"{one.group.name}__{column.feature}"].to_pylist()
+                assert read[column.column].to_pylist() == parts_of(whole, column), column
 
 
 def known(world: World, group: Any, before: int | None = None, delay: int = 0) -> dict[str, Any]:
@@ -375,4 +374,5 @@ def check_row(world: World, drawn: TrainingSet, one: dict[str, Any]) -> None:
             wanted = ms.compute(version.group, past, [{"k": one[read.keys[0][1]], "at": one["_at"]}]).to_pylist()[0]
             for column in read.columns:
                 if column.default is None:
-                    assert one[column.column] == wanted[f"{read.group.name}__{column.feature}"], column
+                    whole = [wanted[f"{read.group.name}__{column.feature}"]]
+                    assert [one[column.column]] == parts_of(whole, column), column

@@ -84,6 +84,17 @@ def group_of(
                 ms.Mode("u", name=f"mode_u{tag}", **common), ms.Mode("d", name=f"mode_d{tag}", **common),
                 ms.Entropy("u", name=f"entropy_u{tag}", **common), ms.Lag("u", 2, name=f"second_u{tag}", **common),
                 ms.Lag("b", name=f"newest_b{tag}", **common), ms.Lag("d", 2, name=f"second_d{tag}", **common),
+                ms.CountBy("s", 2, name=f"by_s{tag}", **common), ms.SumBy("ok", "x", name=f"sum_by_ok{tag}", **common),
+                ms.By("s", ms.Std("x"), categories=3, name=f"std_by_s{tag}", **common),
+                ms.By("ok", ms.Last("s"), name=f"last_by_ok{tag}", **common),
+                ms.By("s", ms.First("x"), name=f"first_by_s{tag}", **common),
+                ms.By("u", ms.Min("n"), name=f"min_by_u{tag}", **common),
+                ms.By("d", ms.Max("m"), name=f"max_by_d{tag}", **common),
+                ms.By("at", ms.Mean("y"), 3, name=f"mean_by_at{tag}", **common),
+                ms.By("n", ms.Count("b"), name=f"count_by_n{tag}", **common),
+                ms.LastK(["x", "s"], 3, name=f"last_rows{tag}", **common),
+                ms.LastK(["x", "at"], 2, name=f"dated{tag}", **common),
+                ms.FirstK(["n", "b", "u", "m", "ok"], 2, name=f"first_rows{tag}", **common),
             ]  # fmt: skip
             continue
         features += [
@@ -292,7 +303,9 @@ def same(got: dict[str, np.ndarray], row: int, expected: dict[str, Any]) -> list
     for name, wanted in expected.items():
         found = got[name][row]
         objects = (str, date, UUID, bytes, Decimal)
-        if isinstance(wanted, list) or isinstance(got[name], Lists):
+        if isinstance(wanted, dict) or (isinstance(wanted, list) and isinstance((wanted or [None])[0], dict)):
+            equal = repr(found) == repr(wanted)
+        elif isinstance(wanted, list) or isinstance(got[name], Lists):
             equal = repr(found) == repr(wanted and [one + 0.0 if isinstance(one, float) else one for one in wanted])
         elif isinstance(wanted, objects) or isinstance(found, objects) or found is None:
             equal = found == wanted

@@ -74,6 +74,9 @@ DEFINED = {
     **dict.fromkeys((ms.DecayedCount, ms.DecayedSum, ms.DecayedMean), ("x", {"half_life": "1h"})),
     ms.Histogram: ("x", {"bins": [0, 1]}),
     **dict.fromkeys((ms.VectorMean, ms.VectorSum), ("x", {"dim": 2})),
+    ms.By: ("x", {"aggregate": ms.Count()}),
+    ms.CountBy: ("x", {}),
+    ms.SumBy: ("x", {"value": "y"}),
     **dict.fromkeys((ms.FirstK, ms.LastDistinctK, ms.MaxK, ms.MinK, ms.TopK), ("x", {})),
     **dict.fromkeys((ms.DistinctCount, ms.Entropy, ms.Lag, ms.LastK, ms.Median, ms.Mode), ("x", {})),
 }

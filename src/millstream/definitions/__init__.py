@@ -20,6 +20,7 @@ from millstream.definitions.decayed import DecayedCount, DecayedMean, DecayedSum
 from millstream.definitions.entity import Entity
 from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatureGroup
 from millstream.definitions.feature_view import FeatureView, GroupRead, ViewColumn
+from millstream.definitions.mapped import By, CountBy, SumBy
 from millstream.definitions.model import Label, LightGBM, Model, Retrain
 from millstream.definitions.on_demand import OnDemandFeature
 from millstream.definitions.over import Session
@@ -59,8 +60,10 @@ __all__ = [
     "ArgMax",
     "ArgMin",
     "BatchFeatureGroup",
+    "By",
     "Correlation",
     "Count",
+    "CountBy",
     "Covariance",
     "DecayedCount",
     "DecayedMean",
@@ -104,6 +107,7 @@ __all__ = [
     "Std",
     "StreamFeatureGroup",
     "Sum",
+    "SumBy",
     "Table",
     "TimeSince",
     "TopK",

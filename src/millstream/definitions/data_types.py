@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from millstream.definitions.schema import digits_of, element_of
+from millstream.definitions.schema import digits_of, element_of, fields_of, is_map
 from millstream.definitions.whole_numbers import objects, of_arrow
 from millstream.engines.uuid_texts import uuids_of_texts
 
@@ -36,16 +36,24 @@ EPOCH = date(1970, 1, 1).toordinal()
 
 
 def arrow_type(kind: str) -> pa.DataType:
-    """Return the Arrow type of a column, or of a feature that is a list.
+    """Return the Arrow type of a column, or of a feature that is a list or a map.
 
     >>> str(arrow_type("float64")), str(arrow_type("list<int64>")), str(arrow_type("decimal(10, 2)"))
     ('double', 'list<item: int64>', 'decimal128(10, 2)')
+    >>> str(arrow_type("map<string, int64>")), str(arrow_type("list<struct<n: int64>>"))
+    ('map<string, int64>', 'list<item: struct<n: int64>>')
     """
     found = _ARROW_TYPES.get(kind)
     if found is not None:
         return found
-    digits = digits_of(kind)
-    return pa.list_(arrow_type(element_of(kind) or "")) if digits is None else pa.decimal128(*digits)
+    if digits := digits_of(kind):
+        return pa.decimal128(*digits)
+    if fields := fields_of(kind):
+        return pa.struct([(name, arrow_type(of)) for name, of in fields.items()])
+    element = element_of(kind) or ""
+    if is_map(kind):
+        return pa.map_(*(arrow_type(of) for of in (fields_of(element) or {}).values()))
+    return pa.list_(arrow_type(element))
 
 
 def comparable(column: Column) -> Column:
@@ -86,17 +94,17 @@ def as_text(value: Any) -> str | None:
 
 
 def carried(column: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
-    """Return a column as views carry it: float64 with NaN for null, instants in µs; a list as `Lists`, what else
+    """Return a column as views carry it: float64 with NaN for null, instants in µs; a list or map as `Lists`, what else
     is no number as Python's values.
 
     >>> carried(pa.array([True, None])).tolist(), carried(pa.array([date(2026, 1, 31), None])).tolist()
     ([1.0, nan], [datetime.date(2026, 1, 31), None])
     """
     kind = column.type
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        from millstream.definitions.list_columns import Lists
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_map(kind):
+        from millstream.definitions.list_columns import lists_of_arrow
 
-        return Lists.of_arrow(column)  # type: ignore[return-value]
+        return lists_of_arrow(column)  # type: ignore[return-value]
     if pa.types.is_string(kind):
         return np.asarray(column.to_numpy(zero_copy_only=False), object)
     if pa.types.is_date(kind) or pa.types.is_binary(kind) or pa.types.is_decimal(kind) or kind == pa.uuid():

@@ -12,7 +12,7 @@ from millstream.definitions.frozen import EMPTY, FrozenMapping, check_about, che
 from millstream.definitions.on_demand import OnDemandFeature, is_null
 from millstream.definitions.reference import FeatureRef, Value, as_reference
 from millstream.definitions.row_function import RowFunction
-from millstream.definitions.schema import Schema, check_schema, element_of, is_object
+from millstream.definitions.schema import Schema, check_schema, element_of, fields_of, is_map, is_object
 from millstream.errors import DefinitionError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class ViewColumn:
 
     `kind` is "request", "group" or "on_demand". `keys` maps join keys to request keys. With
     `fields`, the request counts as one more event: see `FeatureRef`. `element` is which one of a list it is, counted from
-    1, or 0 where it is the feature itself.
+    1, or 0 where it is the feature itself; `field` which field of that element, where it is a struct.
     """
 
     column: str
@@ -38,6 +38,7 @@ class ViewColumn:
     on_demand: OnDemandFeature | None = None
     fields: FrozenMapping[str, str] = EMPTY
     element: int = 0
+    field: str = ""
 
     def is_in(self, schema: Mapping[str, str]) -> bool:
         """Whether a group whose features have these types gives this column: a version may not have it, or no list."""
@@ -45,7 +46,7 @@ class ViewColumn:
 
     def of(self, values: Any) -> np.ndarray:
         """Return this column, from the values of its feature."""
-        found: np.ndarray = values.nth(self.element - 1, self.dtype) if self.element else values
+        found: np.ndarray = values.nth(self.element - 1, self.dtype, self.field) if self.element else values
         return found
 
     def nulls(self, n: int) -> np.ndarray:
@@ -53,9 +54,9 @@ class ViewColumn:
         import numpy as np
 
         if element_of(self.dtype):
-            from millstream.definitions.list_columns import Lists
+            from millstream.definitions.list_columns import Lists, Maps
 
-            return Lists.nulls(n)  # type: ignore[return-value]
+            return (Maps if is_map(self.dtype) else Lists).nulls(n)  # type: ignore[return-value]
         return np.full(n, None, object) if is_object(self.dtype) else np.full(n, np.nan)
 
 
@@ -235,17 +236,23 @@ def _of_reference(thing: str, item: FeatureRef) -> list[ViewColumn]:
     for name in names:
         dtype = group.schema_of_features.get(name, "")
         column = f"{prefix}{group.name}__{name}"
-        kind = element_of(dtype) or "" if item.form == "columns" else dtype
-        default = _check_default(thing, column, kind, item.default_value)
-        whole = ViewColumn(column, "group", kind, group, name, keys, default, fields=item.fields)
-        found += _elements(whole) if item.form == "columns" else [whole]
+        whole = ViewColumn(column, "group", dtype, group, name, keys, fields=item.fields)
+        parts = _elements(whole) if item.form == "columns" else [whole]
+        value = item.default_value
+        found += [replace(one, default=_check_default(thing, one.column, one.dtype, value)) for one in parts]
     return found
 
 
 def _elements(column: ViewColumn) -> list[ViewColumn]:
-    """A column for each element that a list may hold."""
+    """A column for each element that a list may hold, or for each field of it."""
     [most] = [one.k for one in column.group.columns if one.name == column.feature]  # type: ignore[union-attr]
-    return [replace(column, column=f"{column.column}_{n}", element=n) for n in range(1, most + 1)]
+    element = element_of(column.dtype) or ""
+    fields = fields_of(element) or {"": element}
+    return [
+        replace(column, column=f"{column.column}_{n}" + (f"_{name}" if name else ""), dtype=kind, element=n, field=name)
+        for n in range(1, most + 1)
+        for name, kind in fields.items()
+    ]
 
 
 def _check_default(thing: str, column: str, dtype: str, value: Value | None) -> Value | None:
@@ -270,6 +277,7 @@ def _reads(thing: str, entries: Iterable[ViewColumn]) -> tuple[GroupRead, ...]:
         if groups.setdefault(name, entry.group) != entry.group:
             raise DefinitionError.same_name(thing, "feature groups", name, "rename one of them.")
         own = f"{name}__{entry.feature}" + (f"_{entry.element}" if entry.element else "")
+        own += f"_{entry.field}" if entry.field else ""
         prefix = entry.column.removesuffix(own).removesuffix("__")
         reads.setdefault((name, entry.keys, prefix, entry.fields), []).append(entry)
     found: list[GroupRead] = []

@@ -1,6 +1,7 @@
-"""Columns of lists as views carry them: the elements of all rows in one Arrow array, and where each row's begin.
+"""Columns of lists and maps as views carry them: the elements of all rows in one Arrow array, and where each row's begin.
 
-They take the place of an array of objects: rows are picked, made null and read by the same words, as lists of Python's.
+They take the place of an array of objects: rows are picked, made null and read by the same words, as lists, or dicts, of
+Python's. A map is a list of its entries.
 """
 
 from __future__ import annotations
@@ -57,15 +58,11 @@ class Lists:
         return cls(np.arange(rows + 1) * (len(elements) // max(rows, 1)), elements, there)
 
     @classmethod
-    def of_arrow(cls, column: pa.Array | pa.ChunkedArray) -> Lists:
-        """Return a column of Arrow's lists as a view carries it."""
-        column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    def of_arrow(cls, column: pa.Array) -> Lists:
+        """Return an array of Arrow's lists as a view carries it."""
         there = np.asarray(column.is_valid()).astype(np.bool_) if column.null_count else None
         sizes = np.asarray(column.value_lengths().fill_null(0)).astype(np.int64)
-        elements = column.flatten()
-        if pa.types.is_timestamp(elements.type):
-            elements = elements.cast(pa.int64())
-        return cls(np.concatenate([[0], np.cumsum(sizes)]), elements, there)
+        return cls(np.concatenate([[0], np.cumsum(sizes)]), _carried(column.flatten()), there)
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
@@ -84,7 +81,7 @@ class Lists:
         offsets = np.concatenate([[0], np.cumsum(sizes)])
         within = np.arange(offsets[-1]) + np.repeat(self._offsets[:-1][places] - offsets[:-1], sizes)
         there = None if self._there is None else self._there[places]
-        return Lists(offsets, self._elements.take(pa.array(within)), there)
+        return type(self)(offsets, self._elements.take(pa.array(within)), there)
 
     def __setitem__(self, places: Any, lists: Lists | None) -> None:
         """Put other lists at some places, or make these null."""
@@ -102,24 +99,32 @@ class Lists:
         """These rows, and then others."""
         both = (self, others)
         kind = next((one._elements.type for one in both if len(one._elements)), self._elements.type)
-        elements = pa.concat_arrays([one._elements.cast(kind) for one in both])
+        elements = pa.concat_arrays([_cast(one._elements, kind) for one in both])
         there = np.concatenate([np.ones(len(one), np.bool_) if one._there is None else one._there for one in both])
-        return Lists(np.concatenate([self._offsets, self._offsets[-1] + others._offsets[1:]]), elements, there)
+        return type(self)(np.concatenate([self._offsets, self._offsets[-1] + others._offsets[1:]]), elements, there)
 
     def copy(self) -> Lists:
         """Return a column whose rows can be made null without a change of this one."""
-        return Lists(self._offsets, self._elements, None if self._there is None else self._there.copy())
+        return type(self)(self._offsets, self._elements, None if self._there is None else self._there.copy())
 
-    def item(self, row: int = 0) -> list[Any] | None:
+    def item(self, row: int = 0) -> Any:
         """Return the list of one row, None for null."""
+        return self.entries_of(row)
+
+    def entries_of(self, row: int) -> list[Any] | None:
+        """Return the elements of one row, None for null: of a map dicts of a key and a value."""
         if self._there is not None and not self._there[row]:
             return None
         first, last = self._offsets[row : row + 2].tolist()
         found: list[Any] = self._elements.slice(first, last - first).to_pylist()
         return found
 
-    def tolist(self) -> list[list[Any] | None]:
+    def tolist(self) -> list[Any]:
         """Return every row's list, None for null."""
+        return self.entries()
+
+    def entries(self) -> list[list[Any] | None]:
+        """Return every row's elements, None for null: of a map dicts of a key and a value."""
         elements, cuts = self._elements.to_pylist(), self._offsets.tolist()
         lists: list[list[Any] | None] = [elements[a:b] for a, b in pairwise(cuts)]
         if self._there is not None:
@@ -135,18 +140,19 @@ class Lists:
         rows = zip(cuts[:-1], cuts[1:], there, strict=True)
         return [elements[first:last] if known else None for first, last, known in rows]
 
-    def nth(self, place: int, kind: str) -> NDArray[Any]:
-        """Return each row's element at a place, counted from 0, as a view carries a column of its type; null without."""
+    def nth(self, place: int, kind: str, name: str = "") -> NDArray[Any]:
+        """Return each row's element at a place, counted from 0, or its field of a name, as a view carries it; null without."""
         starts = self._offsets[:-1] + place
         missing = starts >= self._offsets[1:]
         if self._there is not None:
             missing |= ~self._there
         if missing.all():
             return np.full(len(self), None if is_object(kind) else np.nan, object if is_object(kind) else np.float64)
-        return carried(self._elements.take(pa.array(starts, mask=missing)))
+        elements = self._elements.field(name) if name else self._elements
+        return carried(elements.take(pa.array(starts, mask=missing)))
 
-    def to_arrow(self, kind: pa.ListType) -> pa.Array:
-        """Return the column as Arrow's lists of a type.
+    def to_arrow(self, kind: pa.ListType | pa.MapType) -> pa.Array:
+        """Return the column as Arrow's lists, or maps, of a type.
 
         Raises `TrainingError` where these have more elements than Arrow counts.
         """
@@ -155,4 +161,66 @@ class Lists:
             raise TrainingError(what, "ask for fewer rows at a time, or for a smaller k.")
         mask = None if self._there is None else pa.array(~self._there)
         offsets = pa.array(self._offsets.astype(np.int32))
-        return pa.ListArray.from_arrays(offsets, self._elements.cast(kind.value_type), type=kind, mask=mask)
+        return self._to_arrow(offsets, kind, mask)
+
+    def _to_arrow(self, offsets: pa.Array, kind: Any, mask: pa.Array | None) -> pa.Array:
+        return pa.ListArray.from_arrays(offsets, _cast(self._elements, kind.value_type), type=kind, mask=mask)
+
+
+class Maps(Lists):
+    """A column of maps, each of which is a list of its entries, structs of a key and a value; its order is theirs.
+
+    >>> entries = pa.array([{"key": "DE", "value": 2}, {"key": "FR", "value": 1}])
+    >>> maps = Maps(np.array([0, 2, 2]), entries)
+    >>> maps.tolist(), maps.item(0), maps.nth(0, "string", "key").tolist()
+    ([{'DE': 2, 'FR': 1}, {}], {'DE': 2, 'FR': 1}, ['DE', None])
+    """
+
+    @classmethod
+    def of_arrow(cls, column: pa.Array) -> Lists:
+        """Return an array of Arrow's maps as a view carries it."""
+        kind = column.type
+        return super().of_arrow(column.cast(pa.list_(pa.struct([("key", kind.key_type), ("value", kind.item_type)]))))
+
+    def lists(self) -> Lists:
+        """Return the entries of each map as a list."""
+        return Lists(self._offsets, self._elements, self._there)
+
+    def item(self, row: int = 0) -> dict[Any, Any] | None:
+        """Return the map of one row, None for null."""
+        return _dict(self.entries_of(row))
+
+    def tolist(self) -> list[dict[Any, Any] | None]:
+        """Return every row's map, None for null."""
+        return [_dict(one) for one in self.entries()]
+
+    def _to_arrow(self, offsets: pa.Array, kind: Any, mask: pa.Array | None) -> pa.Array:
+        entries = _cast(self._elements, pa.struct([("key", kind.key_type), ("value", kind.item_type)]))
+        return pa.MapArray.from_arrays(offsets, entries.field("key"), entries.field("value"), type=kind, mask=mask)
+
+
+def lists_of_arrow(column: pa.Array | pa.ChunkedArray) -> Lists:
+    """Return a column of Arrow's lists, or maps, as a view carries it."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return (Maps if pa.types.is_map(array.type) else Lists).of_arrow(array)
+
+
+def _dict(entries: list[Any] | None) -> dict[Any, Any] | None:
+    return None if entries is None else {entry["key"]: entry["value"] for entry in entries}
+
+
+def _carried(elements: pa.Array) -> pa.Array:
+    """Elements, or the fields of structs, with instants as int64 (µs)."""
+    if pa.types.is_struct(elements.type):
+        fields = [field.name for field in elements.type]
+        return pa.StructArray.from_arrays([_carried(elements.field(name)) for name in fields], fields)
+    return elements.cast(pa.int64()) if pa.types.is_timestamp(elements.type) else elements
+
+
+def _cast(elements: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Elements as those of another type; structs field by field."""
+    if pa.types.is_null(elements.type):
+        return pa.nulls(len(elements), kind)
+    if not pa.types.is_struct(kind):
+        return elements.cast(kind)
+    return pa.StructArray.from_arrays([_cast(elements.field(one.name), one.type) for one in kind], fields=list(kind))

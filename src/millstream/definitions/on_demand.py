@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from millstream.definitions.frozen import FrozenMapping, check_name, check_tags, freeze
 from millstream.definitions.row_function import RETURNS, Constant, RowFunction, compile_function
-from millstream.definitions.schema import element_of, is_object
+from millstream.definitions.schema import element_of, fields_of, is_object
 from millstream.definitions.self_contained import check_self_contained, outer_names
 from millstream.errors import DefinitionError
 
@@ -87,6 +87,10 @@ class OnDemandFeature:
         for name, kind in arguments:
             if is_object(element_of(kind) or kind) and (element_of(kind) or kind) != "string":
                 hint = f"make text or a number of '{name}' in derive= or in the query, as cast({name} as varchar)."
+                if fields := fields_of(element_of(kind) or ""):
+                    hint = (
+                        f"read its elements as columns, by `.spread()`, and name these: {name}_1_{next(iter(fields))}."
+                    )
                 thing = f"on-demand feature '{self.name}'"
                 raise DefinitionError.wrong_type(
                     thing, f"its argument '{name}'", kind, "a number, an instant or text", hint

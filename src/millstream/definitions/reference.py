@@ -69,13 +69,14 @@ class FeatureRef:
     form: str = ""
 
     def spread(self) -> FeatureRef:
-        """Read each element of a list as a column of its own, null where the list has no such element.
+        """Read each element of a list or a map as a column of its own, null where it has no such element.
 
         A model reads numbers and strings, so this is how it reads a list. The columns are named after the feature, `_1`
-        being the first element, and are as many as the list holds at most.
+        being the first element, and are as many as the list holds at most. An element of several fields is as many columns,
+        `_1_amount` and so on; so is an entry of a map, `_1_key` and `_1_value` being those of its most frequent category.
 
         Raises:
-            DefinitionError: the feature is no list.
+            DefinitionError: the feature is no list and no map.
 
         >>> from millstream import Entity, EventStream, FeatureView, LastK, StreamFeatureGroup
         >>> paid = EventStream("paid", time="at", schema={"user_id": "int64", "amount": "float64", "at": "timestamp"})
@@ -92,7 +93,7 @@ class FeatureRef:
             raise DefinitionError.expected(thing, "feature", None, "one feature, not a whole group", hint)
         kind = self.group.schema_of_features.get(self.feature, "")
         if element_of(kind) is None:
-            raise DefinitionError.wrong_type(thing, f"'{self.feature}'", kind, "a list", "list it as it is.")
+            raise DefinitionError.wrong_type(thing, f"'{self.feature}'", kind, "a list or a map", "list it as it is.")
         return replace(self, form="columns")
 
     def default(self, value: Value) -> FeatureRef:

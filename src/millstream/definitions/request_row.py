@@ -87,9 +87,8 @@ def compiled(thing: str, group: Group) -> dict[str, RowExpression]:
     conditions |= {f"key '{name}' of group '{group.name}'": column for name, column in group.keys.items()}
     values: dict[str, str | None] = {}
     for part in parts:
-        values[f"{part.kind} of group '{group.name}', `{part.expression}`"] = part.expression
         conditions[f"where of {part.kind} of group '{group.name}', `{part.where}`"] = part.where
-        values[f"{part.kind} of group '{group.name}', `{part.other}`"] = part.other
+        values |= {f"{part.kind} of group '{group.name}', `{sql}`": sql for sql in part.read}
     found: dict[str, RowExpression] = {}
     for said, aggregated in ((conditions, False), (values, True)):
         for place, sql in said.items():

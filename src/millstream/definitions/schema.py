@@ -24,6 +24,7 @@ CATEGORIES = ("string", "uuid", "bytes")
 Schema = FrozenMapping[str, str]
 
 _DECIMAL = re.compile(r"decimal\((\d+), (\d+)\)")
+_FIELD = re.compile(r"(\w+): (decimal\(\d+, \d+\)|\w+)")
 _COLUMN = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
@@ -36,13 +37,55 @@ def list_of(kind: str) -> str:
     return f"list<{kind}>"
 
 
-def element_of(kind: str) -> str | None:
-    """Return the type of a list's elements, or None for a type that is no list.
+def struct_of(fields: Mapping[str, str]) -> str:
+    """Return the type of a struct, by the types of its fields.
 
-    >>> element_of("list<float64>"), element_of("float64")
-    ('float64', None)
+    >>> struct_of({"amount": "float64", "country": "string"})
+    'struct<amount: float64, country: string>'
     """
+    return f"struct<{', '.join(f'{name}: {kind}' for name, kind in fields.items())}>"
+
+
+def map_of(key: str, value: str) -> str:
+    """Return the type of a map from values of one type to those of another.
+
+    >>> map_of("string", "int64")
+    'map<string, int64>'
+    """
+    return f"map<{key}, {value}>"
+
+
+def is_map(kind: str) -> bool:
+    """Say whether a type is a map.
+
+    >>> is_map("map<string, int64>"), is_map("list<int64>")
+    (True, False)
+    """
+    return kind.startswith("map<")
+
+
+def element_of(kind: str) -> str | None:
+    """Return the type of a list's elements, of a map's entries, or None for a type that is neither.
+
+    >>> element_of("list<float64>"), element_of("float64"), element_of("map<string, int64>")
+    ('float64', None, 'struct<key: string, value: int64>')
+    """
+    if is_map(kind):
+        key, value = kind[4:-1].split(", ", 1)
+        return struct_of({"key": key, "value": value})
     return kind[5:-1] if kind.startswith("list<") else None
+
+
+@lru_cache(maxsize=256)
+def fields_of(kind: str) -> Mapping[str, str] | None:
+    """Return the types of a struct's fields, by name and in order, or None for another type.
+
+    >>> dict(fields_of("struct<amount: float64, price: decimal(10, 2)>")), fields_of("float64")
+    ({'amount': 'float64', 'price': 'decimal(10, 2)'}, None)
+    """
+    if not kind.startswith("struct<"):
+        return None
+    return FrozenMapping(_FIELD.findall(kind[7:-1]))
 
 
 @lru_cache(maxsize=256)
@@ -62,7 +105,7 @@ def is_object(kind: str) -> bool:
     >>> is_object("date"), is_object("decimal(10, 2)"), is_object("timestamp")
     (True, True, False)
     """
-    return kind in _OBJECTS or digits_of(kind) is not None
+    return kind in _OBJECTS or digits_of(kind) is not None or kind.startswith("struct<")
 
 
 def is_one_of(kind: str, types: tuple[str, ...]) -> bool:

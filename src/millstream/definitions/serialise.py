@@ -20,6 +20,7 @@ from millstream.definitions.expressions import references
 from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatureGroup, format_of
 from millstream.definitions.feature_view import FeatureView
 from millstream.definitions.frozen import FrozenMapping
+from millstream.definitions.mapped import MAPPED
 from millstream.definitions.model import TRAINERS, Label, Model, Retrain
 from millstream.definitions.on_demand import OnDemandFeature
 from millstream.definitions.over import Session
@@ -34,7 +35,7 @@ _GROUPS = (BatchFeatureGroup, StreamFeatureGroup)
 _KINDS: dict[str, type] = {
     kind.__name__: kind
     for kind in (
-        *AGGREGATIONS, *COMBINED, *DECAYED, *STATISTICS, *VALUES, *VECTORS, *_GROUPS, Entity, EventStream, FeatureRef,
+        *AGGREGATIONS, *COMBINED, *DECAYED, *MAPPED, *STATISTICS, *VALUES, *VECTORS, *_GROUPS, Entity, EventStream, FeatureRef,
         FeatureView, Label, Model, OnDemandFeature, Retrain, Session, Table, *TRAINERS,
     )
 }  # fmt: skip

@@ -11,13 +11,14 @@ from numbers import Real
 from millstream.calls import checked_class, whole
 from millstream.definitions.aggregation import STRING_BYTES, OfExpression, Window
 from millstream.definitions.durations import Duration
+from millstream.definitions.expressions import is_column
 from millstream.definitions.frozen import freeze
 from millstream.errors import DefinitionError
 
 #: How many different values a key may have in a window, unless told otherwise.
 CATEGORIES = 256
-_MOST_CATEGORIES = 65_536
-_MOST_ROWS = 1_000
+MOST_CATEGORIES = 65_536
+MOST_ROWS = 1_000
 
 
 class DistinctCount(OfExpression):
@@ -107,7 +108,7 @@ class _OfCategories(OfExpression):
     ) -> None:
         thing = type(self).__name__
         super().__init__(expression, over=over, where=where, name=name, hop=hop, delay=delay)
-        freeze(self, categories=whole(thing, "categories", categories, 1, _MOST_CATEGORIES))
+        freeze(self, categories=whole(thing, "categories", categories, 1, MOST_CATEGORIES))
         freeze(self, max_bytes=whole(thing, "max_bytes", max_bytes, 1, 1024))
 
 
@@ -179,7 +180,7 @@ class Lag(OfExpression):
         max_bytes: int = STRING_BYTES,
     ) -> None:
         super().__init__(expression, over=over, where=where, name=name, hop=hop, delay=delay)
-        freeze(self, n=whole("Lag", "n", n, 1, _MOST_ROWS), max_bytes=whole("Lag", "max_bytes", max_bytes, 1, 1024))
+        freeze(self, n=whole("Lag", "n", n, 1, MOST_ROWS), max_bytes=whole("Lag", "max_bytes", max_bytes, 1, 1024))
 
 
 @checked_class
@@ -202,33 +203,81 @@ class _Several(OfExpression):
     ) -> None:
         thing = type(self).__name__
         super().__init__(expression, over=over, where=where, name=name, hop=hop, delay=delay)
-        freeze(self, k=whole(thing, "k", k, 1, _MOST_ROWS), max_bytes=whole(thing, "max_bytes", max_bytes, 1, 1024))
+        freeze(self, k=whole(thing, "k", k, 1, MOST_ROWS), max_bytes=whole(thing, "max_bytes", max_bytes, 1, 1024))
 
 
-class LastK(_Several):
+@checked_class
+@dataclass(frozen=True, init=False)
+class _InOrder(_Several):
+    expression: str | tuple[str, ...]  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        expression: str | Sequence[str],
+        k: int = 5,
+        *,
+        over: Window | Sequence[Window] = None,
+        where: str | None = None,
+        name: str | None = None,
+        hop: Duration | None = None,
+        delay: Duration = "0s",
+        max_bytes: int = STRING_BYTES,
+    ) -> None:
+        several = isinstance(expression, Sequence) and not isinstance(expression, str | bytes)
+        read = _columns(type(self).__name__, expression) if several else ()
+        first = read[0] if read else expression
+        super().__init__(first, k, over=over, where=where, name=name, hop=hop, delay=delay, max_bytes=max_bytes)  # type: ignore[arg-type]
+        if read:
+            freeze(self, expression=read)
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """The expressions whose values it takes of each event, in order."""
+        return (self.expression,) if isinstance(self.expression, str) else self.expression
+
+
+def _columns(thing: str, given: Sequence[str]) -> tuple[str, ...]:
+    """Several columns, whose names are those of the fields of an element."""
+    hint = f'write ms.{thing}(["amount", "country"], k=20).'
+    for one in given:
+        if not isinstance(one, str) or not is_column(one):
+            hint = "name the expression in derive=, and list that name." if isinstance(one, str) else hint
+            raise DefinitionError.expected(thing, "expression", one, "a column, of which a field has its name", hint)
+    if not given or len({one.strip().lower() for one in given}) < len(given):
+        raise DefinitionError.expected(thing, "expression", list(given), "columns, each once", hint)
+    return tuple(one.strip() for one in given)
+
+
+class LastK(_InOrder):
     """The list of the newest values that are not null, newest first; of one instant the larger first. Empty of nothing.
 
-    Use it for "the last five amounts", as columns of a model by `.spread()` or as an array in an on-demand feature. Its
-    state is k entries of a time, a value and a count per tile at most.
+    Use it for "the last five amounts", as columns of a model by `.spread()` or as an array in an on-demand feature. Of
+    several columns it is a list of structs, for a sequence model: an event of which all are null is skipped. Its state is k
+    entries of a time, a value and a count per tile at most.
 
     Args:
+        expression: a column or an SQL expression, or a list of columns.
         k: how many at most, 5 unless given, up to 1,000.
         max_bytes: a string longer than that in UTF-8 makes its event a dead letter; the others are those of every
             aggregation.
 
     >>> LastK("amount", k=3, over="24h").k
     3
+    >>> LastK(["amount", "country"], k=20).expression
+    ('amount', 'country')
     """
 
     kind = "last_k"
 
 
-class FirstK(_Several):
+class FirstK(_InOrder):
     """The list of the oldest values that are not null, oldest first; of one instant the smaller first. Empty of nothing.
 
-    Use it for how a customer began. Its state is k entries of a time, a value and a count per tile at most.
+    Use it for how a customer began. Of several columns it is a list of structs: an event of which all are null is skipped.
+    Its state is k entries of a time, a value and a count per tile at most.
 
     Args:
+        expression: a column or an SQL expression, or a list of columns.
         k: how many at most, 5 unless given, up to 1,000.
         max_bytes: a string longer than that in UTF-8 makes its event a dead letter; the others are those of every
             aggregation.
@@ -350,7 +399,7 @@ class TopK(_OfCategories):
             expression, over=over, where=where, name=name, hop=hop, delay=delay, categories=categories,
             max_bytes=max_bytes,
         )  # fmt: skip
-        freeze(self, k=whole("TopK", "k", k, 1, _MOST_ROWS))
+        freeze(self, k=whole("TopK", "k", k, 1, MOST_ROWS))
 
 
 @checked_class
@@ -384,11 +433,11 @@ class Histogram(OfExpression):
         delay: Duration = "0s",
     ) -> None:
         super().__init__(expression, over=over, where=where, name=name, hop=hop, delay=delay)
-        wanted = f"from 2 to {_MOST_ROWS + 1:,} ascending numbers"
+        wanted = f"from 2 to {MOST_ROWS + 1:,} ascending numbers"
         edges = tuple(bins) if isinstance(bins, Iterable) and not isinstance(bins, str | bytes | Mapping) else ()
         hint = "write bins=[0, 10, 100], which makes two bins."
         numbers = all(isinstance(edge, Real) and not isinstance(edge, bool) and isfinite(edge) for edge in edges)
-        if not numbers or not 2 <= len(edges) <= _MOST_ROWS + 1 or any(b <= a for a, b in pairwise(edges)):
+        if not numbers or not 2 <= len(edges) <= MOST_ROWS + 1 or any(b <= a for a, b in pairwise(edges)):
             raise DefinitionError.expected("Histogram", "bins", bins, wanted, hint)
         freeze(self, bins=tuple(float(edge) for edge in edges))
 

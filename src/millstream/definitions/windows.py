@@ -12,8 +12,9 @@ from millstream.definitions.combined import Combined, ZScore
 from millstream.definitions.decayed import DECAYED_KINDS, HALF_LIVES, Decayed
 from millstream.definitions.durations import UNITS, micros, text
 from millstream.definitions.expressions import is_column, type_of
+from millstream.definitions.mapped import By, Mapped
 from millstream.definitions.over import Session, rows_and_time, suffix
-from millstream.definitions.schema import digits_of, element_of, list_of
+from millstream.definitions.schema import digits_of, element_of, fields_of, list_of, map_of, struct_of
 from millstream.definitions.values import LISTS, Histogram, Lag, Quantile, percent
 from millstream.definitions.vectors import VECTOR_TYPES, VECTORS
 from millstream.errors import DefinitionError
@@ -34,7 +35,7 @@ _OF_NUMBERS = (
 _READS: dict[str, tuple[str, ...]] = {kind: _NUMBERS for kind in _OF_NUMBERS}
 _READS |= {kind: ("int64", "float64") for kind in ("quantile", "median", "histogram")}
 _CATEGORIES = ("int64", "string", "bool", "date", "timestamp", "uuid")
-_READS["entropy"] = _CATEGORIES
+_READS |= {kind: _CATEGORIES for kind in ("entropy", "by", "count_by", "sum_by")}
 _READS |= {kind: (*_CATEGORIES, "float64") for kind in ("distinct_count", "mode", "top_k")}
 #: Those whose value is one of the values that they aggregate, and so of their type.
 KEEPING = ("min", "max", "first", "last", "arg_min", "arg_max")
@@ -53,7 +54,8 @@ class WindowedFeature:
     `bound` how many different values a window may hold, `bins` the edges between which they are counted. `rows` is how
     many rows a row window holds at least, `window` then the longest time that they may span. `gap` is how far apart the
     rows of a session are at most, and `late` how long after it happened one may arrive. For one that decays the hop is the
-    half-life.
+    half-life. A map tells its categories apart by `expression`, of the type `of`, and is of `each` of them what that is,
+    whose expression is `other`. A list of structs has `fields`, columns with their types, and no expression.
     """
 
     name: str
@@ -78,6 +80,13 @@ class WindowedFeature:
     rows: int = 0
     gap: int = 0
     late: int = 0
+    each: WindowedFeature | None = None
+    fields: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """The expressions that it takes of each event."""
+        return tuple(sql for sql in (self.expression, self.other, *(name for name, _ in self.fields)) if sql)
 
 
 def is_typed(feature: WindowedFeature) -> bool:
@@ -183,30 +192,27 @@ def _expand(
     thing: str, aggregation: Aggregation, columns: Mapping[str, str], stem: str | None = None
 ) -> list[WindowedFeature]:
     kind = aggregation.kind
-    source_type, by = _source_types(thing, aggregation, columns)
+    types = _source_types(thing, aggregation, columns)
+    source_type, by, *_ = [*types, "", ""]
+    several = isinstance(aggregation.expression, tuple)
+    if several:
+        source_type = struct_of(dict(zip(aggregation.values, types, strict=True)))
+    each = _each(thing, aggregation, columns) if isinstance(aggregation, Mapped) else None
     if aggregation.where is not None:
         check_condition(thing, f"where of {kind}", aggregation.where, columns)
-    dtype = "int64" if kind in ("count", "distinct_count") else "float64"
-    if kind in (*KEEPING, *_TOLD_APART) and source_type:
-        dtype = source_type
-    if isinstance(aggregation, LISTS):
-        dtype = list_of(source_type)
-    if isinstance(aggregation, Histogram):
-        dtype = list_of("int64")
-    if isinstance(aggregation, VECTORS):
-        dtype = list_of("float64")
+    dtype = _dtype(aggregation, source_type) if each is None else map_of(source_type, each.dtype)
     texts = not {"string", "bytes"}.isdisjoint((dtype, by)) or kind in ("first", "last")
     return [
         WindowedFeature(
             name=stem if over is None else f"{stem}_{suffix(over)}",
             kind=kind,
-            expression=aggregation.expression,
+            expression=None if several else aggregation.expression,
             where=aggregation.where,
             **_window(thing, aggregation, over),
             delay=aggregation.delay,
             dtype=dtype,
             max_bytes=_max_bytes(aggregation, texts),
-            other=aggregation.values[1] if len(aggregation.values) > 1 else None,
+            other=aggregation.values[1] if len(aggregation.values) > 1 and not several else None,
             per=getattr(aggregation, "per", 0),
             by=by if hasattr(aggregation, "by") else "",
             of=source_type,
@@ -214,10 +220,32 @@ def _expand(
             share=share,
             bound=getattr(aggregation, "categories", 0),
             bins=getattr(aggregation, "bins", ()),
+            each=each,
+            fields=tuple((fields_of(source_type) or {}).items()),
         )
         for stem, share in _stems(thing, aggregation, stem)
         for over in aggregation.over
     ]
+
+
+def _dtype(aggregation: Aggregation, source_type: str) -> str:
+    """The type of a column, by the type of what it aggregates."""
+    kind = aggregation.kind
+    if isinstance(aggregation, Histogram):
+        return list_of("int64")
+    if isinstance(aggregation, VECTORS):
+        return list_of("float64")
+    if isinstance(aggregation, LISTS):
+        return list_of(source_type)
+    if kind in (*KEEPING, *_TOLD_APART) and source_type:
+        return source_type
+    return "int64" if kind in ("count", "distinct_count") else "float64"
+
+
+def _each(thing: str, aggregation: Mapped, columns: Mapping[str, str]) -> WindowedFeature:
+    """What a map is of each category: of the events of its own filter that have one."""
+    [each] = _expand(thing, aggregation.of_each, columns, "")
+    return replace(each, where=aggregation.where, other=aggregation.category)
 
 
 def _how_many(aggregation: Aggregation) -> int:
@@ -249,12 +277,12 @@ def _stems(thing: str, aggregation: Aggregation, given: str | None) -> list[tupl
     return [(stem, 0.5)]
 
 
-def _source_types(thing: str, aggregation: Aggregation, columns: Mapping[str, str]) -> tuple[str, str]:
-    """The types of the expressions that it takes of each event, "" where there is none."""
+def _source_types(thing: str, aggregation: Aggregation, columns: Mapping[str, str]) -> list[str]:
+    """The types of the expressions that it takes of each event; of a map what tells the categories apart."""
     kind = aggregation.kind
     allowed = _READS.get(kind)
     types: list[str] = []
-    for expression in aggregation.values:
+    for expression in aggregation.values[:1] if isinstance(aggregation, Mapped) else aggregation.values:
         found = type_of(thing, kind, expression, columns)
         types.append(found)
         if isinstance(aggregation, VECTORS):
@@ -275,8 +303,7 @@ def _source_types(thing: str, aggregation: Aggregation, columns: Mapping[str, st
                 made = f"cast({expression} as bigint)" if found == "float64" else f"base64({expression})"
                 hint = f"make categories of it in derive=, as {made}."
             raise DefinitionError.wrong_type(thing, f"{kind} of `{expression}`", found, wanted, hint)
-    types += ["", ""]
-    return types[0], types[1]
+    return types
 
 
 def _check_vector(thing: str, what: str, expression: str, found: str) -> None:
@@ -305,7 +332,8 @@ def _stem(thing: str, aggregation: Aggregation) -> str:
         given = ", ".join(f'"{expression}"' for expression in read)
         hint = f'write ms.{type(aggregation).__name__}({given}, name="...").'
         raise DefinitionError.expected(thing, what, None, "a name, for an expression has none", hint)
-    return "_".join([*(expression.strip() for expression in read), aggregation.kind])
+    kind = f"{aggregation.aggregate.kind}_by" if isinstance(aggregation, By) else aggregation.kind
+    return "_".join([*(expression.strip() for expression in read), kind])
 
 
 def _window(thing: str, aggregation: Aggregation, over: str | Session | None) -> dict[str, Any]:

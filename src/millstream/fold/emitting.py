@@ -10,14 +10,19 @@ import numpy as np
 from numba import njit
 
 from millstream.fold.entries import ESTIMATED, KEY, PASSED, WIDTH, copy, with_room
-from millstream.fold.fixed_point import from_sortable
-from millstream.fold.lanes import EMPTY_LEAST
+from millstream.fold.fixed_point import from_sortable, sortable
+from millstream.fold.lanes import COUNT, EMPTY_GREATEST, EMPTY_LEAST, TEXT, emit
 from millstream.fold.sketches import middle_of, registered
 
-DISTINCT_COUNT, QUANTILE, ENTROPY, LAG, MODE, ROWS, MOST, RECENT = range(8)
+DISTINCT_COUNT, QUANTILE, ENTROPY, LAG, MODE, ROWS, MOST, RECENT, MAPPED = range(9)
 #: The columns of a row of `features` after its bag and window: its formula, output, a number that the formula takes; and
 #: for a list, where in an entry what it holds begins, how many lanes that has, and whether their bits are inverted.
 FORMULA, OUT, NUMBER, SKIP, LANES, INVERTED = range(2, 8)
+#: Then for a map, how many lanes a value has, and from `INNER` on what `lanes` makes of those beside each key: its formula
+#: and window, `INNER_NUMBERS` numbers and its output.
+VALUE_LANES, INNER, INNER_NUMBERS = 8, 9, 6
+#: How many columns a row of `features` has.
+COLUMNS = INNER + INNER_NUMBERS + 3
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -38,6 +43,8 @@ def emit_entries(bag, feature, data, numbers, texts, row, heap):
         texts[row, out], heap = _rows(bag, feature, data, heap)
     elif mode == PASSED:
         texts[row, out] = -1
+    elif formula == MAPPED:
+        texts[row, out], heap = _mapped(bag, feature, data, heap)
     else:
         places = _recent(bag, data) if formula == RECENT else _most(bag, data)
         texts[row, out], heap = _listed(bag, feature, data, places[: feature[NUMBER]], heap)
@@ -55,6 +62,33 @@ def _listed(bag, feature, data, places, heap):
     for place in places:
         copy(data, place + feature[SKIP], heap, to, feature[LANES])
         to += feature[LANES]
+    heap[0] = to
+    return begin, heap
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _mapped(bag, feature, data, heap):
+    """Add the keys that count most, each with what its lanes come to; returns where the list begins, and the heap."""
+    places, begin, width = _most(bag, data)[: feature[NUMBER]], heap[0], feature[VALUE_LANES]
+    if places.size == 0:
+        return 0, heap
+    heap = with_room(heap, begin, 1 + places.size * (2 + feature[LANES] + width))
+    heap[begin], to = places.size, begin + 1
+    inner = feature[INNER:COLUMNS].copy().reshape(1, COLUMNS - INNER)
+    number, kept = np.empty((1, 1)), np.empty((1, 1 + width), np.int64)
+    for place in places:
+        heap[to] = 1
+        copy(data, place, heap, to + 1, feature[LANES])
+        to += 1 + feature[LANES]
+        emit(inner, 0, 1, data, place + bag[KEY], 0, number, kept, 0)
+        if inner[0, 0] == COUNT:
+            kept[0, 0], kept[0, 1] = 0, np.int64(number[0, 0])
+        elif inner[0, 0] != TEXT:
+            kept[0, 0] = EMPTY_LEAST if np.isnan(number[0, 0]) else 0
+            kept[0, 1] = sortable(number[0, 0])
+        heap[to] = 1 if kept[0, 0] != EMPTY_LEAST and kept[0, 0] != EMPTY_GREATEST else 0
+        copy(kept[0], 1, heap, to + 1, width)
+        to += 1 + width
     heap[0] = to
     return begin, heap
 

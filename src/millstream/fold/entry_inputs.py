@@ -28,7 +28,7 @@ class EntryInput:
 
     Args:
         bag: the bag.
-        column: the values of its expression.
+        columns: the values of its expression, or of each of its fields.
         where: which rows meet its condition, and have the other value that it needs; None: all do.
         payload: what each lane group of its payload reads.
 
@@ -38,8 +38,13 @@ class EntryInput:
     """
 
     def __init__(
-        self, bag: Bag, column: pa.ChunkedArray, where: np.ndarray | None, payload: Sequence[LaneInput] = ()
+        self,
+        bag: Bag,
+        columns: Sequence[pa.ChunkedArray],
+        where: np.ndarray | None,
+        payload: Sequence[LaneInput] = (),
     ) -> None:
+        column = columns[0]
         self._bag, self.payload = bag, tuple(payload)
         for item in self.payload:
             if item.kept:  # a value that has no lanes is none
@@ -48,6 +53,9 @@ class EntryInput:
             there = np.asarray(column.is_valid()).astype(bool)
             there = there if where is None else there & where
             found = Coded(_hashes_of_bytes(bag.kind, column), there, np.zeros(len(there), bool), "")
+        elif bag.fields:
+            read = zip(bag.fields, columns, strict=True)
+            found = _together([coded(sql, one, kind, bag.max_bytes, where) for (sql, kind), one in read])
         else:
             found = coded(bag.expression, column, bag.kind, bag.max_bytes, where)
         self._there, self._lanes, self.reason = found.valid, found.lanes, found.reason
@@ -76,6 +84,18 @@ class EntryInput:
         out[:, at : at + part.width] = ~lanes if part.inverted else lanes
         if part.form == "hash" and self._bag.kind not in HASHED:
             _mix(out, at)
+
+
+def _together(fields: Sequence[Coded]) -> Coded:
+    """The fields of structs as lanes, each after one that says whether it is there; a struct is, where any of them is."""
+    parts = []
+    for one in fields:
+        there = one.valid.reshape(-1, 1)
+        parts += [there.astype(np.int64), np.where(there, one.lanes, 0)]
+    refused = np.logical_or.reduce([one.refused for one in fields])
+    infinite = np.logical_or.reduce([np.broadcast_to(one.infinite, len(refused)) for one in fields])
+    reason = ", or ".join(dict.fromkeys(one.reason for one in fields if one.refused.any()))
+    return Coded(np.hstack(parts), np.logical_or.reduce([one.valid for one in fields]), refused, reason, infinite)
 
 
 def entries_of(

@@ -10,7 +10,7 @@ import numpy as np
 
 from millstream.fold import emitting, entries, lanes
 from millstream.fold.fixed_point import sortable
-from millstream.fold.lane_plans import Slot
+from millstream.fold.lane_plans import Slot, Slots, counted, lane_plan
 from millstream.fold.ordered import width_of
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ class Bag:
 
     `kind` is the type of the expression's values. With `counted` an entry counts the events that have its key, or has the
     time of the newest of them, as its rule says. With `other`, an event has an entry only where that expression has a value
-    too. `payload` is what else is kept of the events of a key: lane groups, whose offsets count from the key's end.
+    too. `payload` is what else is kept of the events of a key: lane groups, whose offsets count from the key's end. A value
+    of several `fields`, expressions with their types, is each of them in turn, after a lane that says whether it is there.
     """
 
     rule: int
@@ -55,6 +56,12 @@ class Bag:
     max_bytes: int = 0
     other: str | None = None
     payload: tuple[Slot, ...] = ()
+    fields: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def read(self) -> tuple[tuple[str, str], ...]:
+        """The expressions, with their types, that a value is made of."""
+        return self.fields or ((self.expression, self.kind),)
 
     @property
     def key_lanes(self) -> int:
@@ -109,8 +116,9 @@ def entry_layout(
     rows: list[tuple[int, ...]] = []
     for column, place in zip(columns, places, strict=True):
         if column.kind in KINDS:
-            bag, formula, *numbers = _PLANS[column.kind](column)
-            rows.append((made.place(bag), windows(column), formula, place, *numbers, *[0] * (4 - len(numbers))))
+            bag, (formula, *numbers) = _PLANS[column.kind](column)
+            row = (made.place(bag), windows(column), formula, place, *numbers)
+            rows.append(row + (0,) * (emitting.COLUMNS - len(row)))
     if not rows:
         return None
     rows.sort(key=lambda row: row[:2])
@@ -138,9 +146,22 @@ def value_width(column: WindowedFeature) -> int:
     return 1 + width_of(column.of, column.max_bytes) if column.kind in ("lag", "mode") else 0
 
 
-def element_width(column: WindowedFeature) -> int:
-    """How many lanes an element of a column of lists has, 0 where it holds none."""
-    return width_of(column.of, column.max_bytes) if column.kind in LISTS else 0
+def element_widths(column: WindowedFeature) -> tuple[int, ...]:
+    """How many lanes an element of a column of lists has, or each of its fields, which follows one that says if it is there."""
+    if column.kind not in LISTS:
+        return ()
+    if column.each is not None:
+        return width_of(column.of, column.max_bytes), width_of(column.each.dtype, column.each.max_bytes)
+    kinds = [kind for _, kind in column.fields] or [column.of]
+    return tuple(width_of(kind, column.max_bytes) for kind in kinds)
+
+
+def _value(column: WindowedFeature, *, inverted: bool = False) -> Part:
+    """The lanes of a value, or of all fields of one."""
+    if not column.fields:
+        return Part("value", width_of(column.of, column.max_bytes), inverted)
+    widths = element_widths(column)
+    return Part("value", sum(widths) + len(widths), inverted)
 
 
 #: The rules of which a bag with a greater bound holds what one with a smaller one does.
@@ -164,68 +185,81 @@ class _Bags:
 
 
 #: A bag, and what stands in a row of `features` from its formula on, without its output.
-_Plan = tuple[Bag, int, int] | tuple[Bag, int, int, int, int, int]
+_Plan = tuple[Bag, tuple[int, ...]]
 
 
 def _bag(column: WindowedFeature, rule: int, bound: int, *key: Part, counted: bool = True) -> Bag:
     kind = "float64" if rule == entries.SPREAD else column.of
     max_bytes = column.max_bytes if any(part.form == "value" for part in key) else 0
-    return Bag(rule, bound, key, column.expression or "", kind, column.where, counted, max_bytes)
+    return Bag(rule, bound, key, column.expression or "", kind, column.where, counted, max_bytes, fields=column.fields)
 
 
 def _distinct_count(column: WindowedFeature) -> _Plan:
-    return _bag(column, entries.DISTINCT, DISTINCT_EXACT, Part("hash"), counted=False), emitting.DISTINCT_COUNT, 0
+    return _bag(column, entries.DISTINCT, DISTINCT_EXACT, Part("hash"), counted=False), (emitting.DISTINCT_COUNT, 0)
 
 
 def _quantile(column: WindowedFeature) -> _Plan:
     bag = _bag(column, entries.SPREAD, QUANTILE_EXACT, Part("value"))
-    return bag, emitting.QUANTILE, int(sortable(column.share))
+    return bag, (emitting.QUANTILE, int(sortable(column.share)))
 
 
 def _categories(column: WindowedFeature) -> _Plan:
-    bag = _bag(column, entries.BOUNDED, column.bound, Part("value", width_of(column.of, column.max_bytes)))
-    return bag, emitting.ENTROPY if column.kind == "entropy" else emitting.MODE, 0
+    bag = _bag(column, entries.BOUNDED, column.bound, _value(column))
+    return bag, (emitting.ENTROPY if column.kind == "entropy" else emitting.MODE, 0)
 
 
 def _lag(column: WindowedFeature) -> _Plan:
-    value = Part("value", width_of(column.of, column.max_bytes), inverted=True)
-    return _bag(column, entries.FOREMOST, column.k, Part("time", inverted=True), value), emitting.LAG, column.k
+    value = _value(column, inverted=True)
+    return _bag(column, entries.FOREMOST, column.k, Part("time", inverted=True), value), (emitting.LAG, column.k)
 
 
 def _last(column: WindowedFeature) -> _Plan:
-    bag, _, k = _lag(column)[:3]
-    return bag, emitting.ROWS, k, 1, bag.key_lanes - 1, 1
+    bag, (_, k) = _lag(column)
+    return bag, (emitting.ROWS, k, 1, bag.key_lanes - 1, 1)
 
 
 def _first(column: WindowedFeature) -> _Plan:
-    value = Part("value", width_of(column.of, column.max_bytes))
-    return _bag(column, entries.FOREMOST, column.k, Part("time"), value), emitting.ROWS, column.k, 1, value.width, 0
+    value = _value(column)
+    return _bag(column, entries.FOREMOST, column.k, Part("time"), value), (emitting.ROWS, column.k, 1, value.width, 0)
 
 
 def _edge(column: WindowedFeature) -> _Plan:
     """The greatest values, or the least."""
-    value = Part("value", width_of(column.of, column.max_bytes), inverted=column.kind == "max_k")
+    value = _value(column, inverted=column.kind == "max_k")
     bag = _bag(column, entries.FOREMOST, column.k, value)
-    return bag, emitting.ROWS, column.k, 0, value.width, int(value.inverted)
+    return bag, (emitting.ROWS, column.k, 0, value.width, int(value.inverted))
 
 
 def _latest(column: WindowedFeature) -> _Plan:
     """The different values that were seen last."""
-    value = Part("value", width_of(column.of, column.max_bytes))
-    return _bag(column, entries.NEWEST, column.k, value), emitting.RECENT, column.k, 0, value.width, 0
+    value = _value(column)
+    return _bag(column, entries.NEWEST, column.k, value), (emitting.RECENT, column.k, 0, value.width, 0)
 
 
 def _top(column: WindowedFeature) -> _Plan:
     bag = _categories(column)[0]
-    return bag, emitting.MOST, column.k, 0, bag.key_lanes, 0
+    return bag, (emitting.MOST, column.k, 0, bag.key_lanes, 0)
+
+
+def _mapped(column: WindowedFeature) -> _Plan:
+    """What each category's events come to: lanes that follow those of the category, of which the first counts them."""
+    each, slots, value = column.each, Slots(), _value(column)
+    assert each is not None
+    slots.place(counted(each))
+    plan = lane_plan(each, slots)
+    bag = _bag(column, entries.BOUNDED, column.bound, value)
+    bag = replace(bag, other=each.expression, payload=tuple(slots.all[1:]))
+    numbers = (*plan.numbers, *[0] * (emitting.INNER_NUMBERS - len(plan.numbers)))
+    width = element_widths(column)[1]
+    return bag, (emitting.MAPPED, column.k, 0, value.width, 0, width, plan.formula, 0, *numbers, 0)
 
 
 _PLANS: Mapping[str, Callable[[WindowedFeature], _Plan]] = {
     "distinct_count": _distinct_count, "quantile": _quantile, "median": _quantile, "entropy": _categories,
     "mode": _categories, "lag": _lag, "last_k": _last, "first_k": _first, "max_k": _edge, "min_k": _edge,
-    "top_k": _top, "last_distinct_k": _latest,
+    "top_k": _top, "last_distinct_k": _latest, "by": _mapped, "count_by": _mapped, "sum_by": _mapped,
 }  # fmt: skip
-#: Those of them whose columns are lists.
-LISTS = frozenset({"first_k", "last_distinct_k", "last_k", "max_k", "min_k", "top_k"})
+#: Those of them whose columns are lists, or maps.
+LISTS = frozenset({"by", "count_by", "sum_by", "first_k", "last_distinct_k", "last_k", "max_k", "min_k", "top_k"})
 #: The kinds of features that are made of entries, not of lanes.
 KINDS = frozenset(_PLANS)

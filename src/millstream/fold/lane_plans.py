@@ -81,11 +81,16 @@ class Slots:
         return LanePlan(formula, (*(self.all[place].offset for place in needs), *numbers), needs)
 
 
+def counted(column: WindowedFeature) -> Slot:
+    """The lane group that counts the events of a feature: all of its filter, or those that have a value."""
+    return _slot(column, "present" if column.expression else "rows", lanes.ADD, 1)
+
+
 def lane_plan(column: WindowedFeature, slots: Slots) -> LanePlan:
     """How a feature that is made of lanes is made; what it needs is added to the lane groups."""
     kind, of = column.kind, partial(_slot, column)
     if kind == "count":
-        return slots.plan(lanes.COUNT, of("present" if column.expression else "rows", lanes.ADD, 1))
+        return slots.plan(lanes.COUNT, counted(column))
     if kind == "time_since":
         return slots.plan(lanes.SINCE, of("time", lanes.GREATEST, 1))
     if kind == "age":

@@ -13,7 +13,7 @@ import numpy as np
 from millstream.definitions.windows import folded
 from millstream.fold import lanes
 from millstream.fold.decay_layout import DecayLayout, decay_layout
-from millstream.fold.entry_layout import KINDS, EntryLayout, element_width, entry_layout, value_width
+from millstream.fold.entry_layout import KINDS, EntryLayout, element_widths, entry_layout, value_width
 from millstream.fold.lane_plans import (
     DECAYED,
     LanePlan,
@@ -102,7 +102,7 @@ class Layout(FoldLayout):
     are folded, then what `combinations` are worked out of. `probes` are the fields of a request that these read.
     `text_widths` are the numbers of lanes of the columns that are given out as lanes, which the kernels call texts;
     `inverted` says for each such column, by name, whether the bits of its value are inverted. Of those of them that are
-    lists, `listed` says how many lanes an element has.
+    lists, `listed` says how many lanes an element has, or each of its fields.
     """
 
     columns: tuple[str, ...]
@@ -112,7 +112,7 @@ class Layout(FoldLayout):
     probes: tuple[str, ...]
     text_widths: tuple[int, ...]
     inverted: Mapping[str, bool]
-    listed: Mapping[str, int]
+    listed: Mapping[str, tuple[int, ...]]
     sections: tuple[Section, ...]
     decay: DecayLayout | None = None
 
@@ -210,7 +210,7 @@ def _layout(published: tuple[WindowedFeature, ...]) -> Layout:
         outputs=tuple((c.name, c.dtype) for c in columns), combinations=combinations,
         probes=tuple(dict.fromkeys(one.request for one in combinations if one.request is not None)),
         text_widths=tuple(texts), inverted=_inverted(columns, plans),
-        listed={c.name: width for c in columns if (width := element_width(c))},
+        listed={c.name: widths for c in columns if (widths := element_widths(c))},
         sections=tuple(
             Section(**part, rule=_rule([one for one in columns if _section_key(one) == kind]), late=kind[2])
             for kind, part in parts.items()

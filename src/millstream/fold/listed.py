@@ -6,13 +6,14 @@ its list by where that begins: 0 is the empty list, which is written nowhere, an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 from numba import njit
 
-from millstream.definitions.list_columns import Lists
+from millstream.definitions.list_columns import Lists, Maps
+from millstream.definitions.schema import element_of, fields_of, is_map
 from millstream.fold.lanes import EMPTY_LEAST
 from millstream.fold.ordered import arrow_of
 
@@ -47,15 +48,32 @@ def together(parts: Sequence[HeapPart], texts: np.ndarray) -> np.ndarray:
     return out
 
 
-def lists_of(kind: str, width: int, heap: np.ndarray, refs: np.ndarray) -> Lists:
-    """Return a column of lists whose elements are of a type and have so many lanes, by where each row's begins."""
+def lists_of(kind: str, widths: Sequence[int], heap: np.ndarray, refs: np.ndarray) -> Lists:
+    """Return a column of lists, or maps, of a type, by where each row's begins.
+
+    An element has so many lanes, or each of its fields has, which follows one that says whether it is there.
+    """
+    element = element_of(kind) or ""
+    fields = fields_of(element)
     counts = np.where(refs > 0, heap[np.maximum(refs, 0)], 0)
     offsets = np.zeros(len(refs) + 1, np.int64)
     np.cumsum(counts, out=offsets[1:])
-    lanes = np.empty((int(offsets[-1]), width), np.int64)
+    lanes = np.empty((int(offsets[-1]), sum(widths) + (len(widths) if fields else 0)), np.int64)
     _take(heap, np.ascontiguousarray(refs), offsets, lanes)
     nulls = refs < 0
-    return Lists(offsets, arrow_of(kind, lanes), ~nulls if nulls.any() else None)
+    elements = _structs(fields, widths, lanes) if fields else arrow_of(element, lanes)
+    return (Maps if is_map(kind) else Lists)(offsets, elements, ~nulls if nulls.any() else None)
+
+
+def _structs(fields: Mapping[str, str], widths: Sequence[int], lanes: np.ndarray) -> pa.Array:
+    """Structs, whose fields are lanes side by side."""
+    columns, at = [], 0
+    for kind, width in zip(fields.values(), widths, strict=True):
+        there = lanes[:, at] != 0
+        found = arrow_of(kind, lanes[there, at + 1 : at + 1 + width])
+        columns.append(found if there.all() else found.take(pa.array(np.cumsum(there) - 1, mask=~there)))
+        at += 1 + width
+    return pa.StructArray.from_arrays(columns, list(fields))
 
 
 def fixed_lists(dtype: str, lanes: np.ndarray) -> Lists:

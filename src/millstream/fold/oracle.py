@@ -77,7 +77,8 @@ def _too_late(columns: list[Any], event: OracleEvent) -> bool:
     )
 
 
-def _feature(column: Any, events: list[OracleEvent], at: int, added: OracleEvent | None) -> Any:
+def _rows(column: Any, events: list[OracleEvent], at: int, added: OracleEvent | None) -> list[OracleEvent]:
+    """The events in the window, whatever the feature's filter."""
     until = _floor(at - column.delay, column.hop) if column.delay else at
     rows = [
         e
@@ -88,8 +89,11 @@ def _feature(column: Any, events: list[OracleEvent], at: int, added: OracleEvent
         rows = _newest(rows, column.rows - (added is not None))
     elif column.gap:
         rows = _session([e for e in rows if e.arrival - e.time <= column.late], at, column.gap)
-    if added is not None and not column.delay:
-        rows.append(added)
+    return [*rows, added] if added is not None and not column.delay else rows
+
+
+def _feature(column: Any, events: list[OracleEvent], at: int, added: OracleEvent | None) -> Any:
+    rows = _rows(column, events, at, added)
     inside = [e for e in rows if column.where is None or e.fields[column.where] is True]
     if column.kind == "share":
         return len(inside) / len(rows) if rows else None
@@ -100,6 +104,11 @@ def _feature(column: Any, events: list[OracleEvent], at: int, added: OracleEvent
         return (at - which(e.time for e in inside)) / 1e6 if inside else None
     if column.kind in ("arg_min", "arg_max"):
         return _chosen(column, inside)
+    if column.each is not None:
+        return _mapped(column, inside)
+    if column.fields:
+        structs = [(e.time, {name: _clean(e.fields[name]) for name, _ in column.fields}) for e in inside]
+        return of_values(column, [(time, one) for time, one in structs if any(v is not None for v in one.values())])
     if column.other is not None:
         pairs = [(_clean(e.fields[column.expression]), _clean(e.fields[column.other])) for e in inside]
         return _together(column.kind, [(x, y) for x, y in pairs if x is not None and y is not None])
@@ -136,6 +145,20 @@ def _session(rows: list[OracleEvent], at: int, gap: int) -> list[OracleEvent]:
         kept.append(e)
         reached = e.time
     return kept
+
+
+def _mapped(column: Any, events: list[OracleEvent]) -> dict[Any, Any] | None:
+    """What the events of each category come to, of those with most events first, of equally many the smaller one."""
+    groups: dict[Any, list[tuple[int, Any]]] = {}
+    for e in events:
+        category = _clean(e.fields[column.expression])
+        value = _clean(e.fields[column.each.expression]) if column.each.expression else 1.0
+        if category is not None and value is not None:
+            groups.setdefault(category, []).append((e.time, value))
+    if len(groups) > column.bound:
+        return None
+    ranked = sorted(groups, key=lambda category: (-len(groups[category]), _rank(category)))
+    return {category: _aggregate(column.each.kind, groups[category]) for category in ranked[: column.k]}
 
 
 def _counts(edges: tuple[float, ...], values: list[float]) -> list[int]:

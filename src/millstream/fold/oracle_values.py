@@ -51,6 +51,8 @@ def of_values(column: Any, dated: list[tuple[int, Any]]) -> Any:
 
 
 def _order(value: Any) -> Any:
+    if isinstance(value, dict):  # field by field, nulls first
+        return tuple((one is not None, None if one is None else _order(one)) for one in value.values())
     return value.encode() if isinstance(value, str) else value.bytes if isinstance(value, UUID) else value
 
 

@@ -89,12 +89,13 @@ def aggregated(group: StreamFeatureGroup | BatchFeatureGroup, feature: WindowedF
         return parts
     where, *values = (
         None if sql is None else inlined(sql, *_columns_of(group), aggregated=sql is not feature.where)
-        for sql in (feature.where, feature.expression, feature.other)
+        for sql in (feature.where, *feature.read)
     )
     columns, _ = evaluate(table, dict.fromkeys(sql for sql in (where, *values) if sql))
     found = np.ones(table.num_rows, bool) if where is None else flags(columns[where])
-    for sql in values:
-        found = found & present(columns[sql]) if sql else found
+    there = [present(columns[sql]) for sql in values if sql]
+    if there:
+        found &= np.logical_or.reduce(there) if feature.fields else np.logical_and.reduce(there)
     return found
 
 
@@ -155,7 +156,7 @@ class BagPlan:
     """What one bag reads of a row, as SQL in which derived columns are written out."""
 
     bag: Bag
-    expression: str
+    expressions: tuple[str, ...]
     where: str | None
     other: str | None
     payload: tuple[SlotPlan, ...]
@@ -167,12 +168,12 @@ class BagPlan:
             there = present(columns[self.other])
             where = there if where is None else where & there
         payload = [LaneInput(*item, columns, rows) for item in self.payload]
-        return EntryInput(self.bag, columns[self.expression], where, payload)
+        return EntryInput(self.bag, [columns[sql] for sql in self.expressions], where, payload)
 
     @property
     def wanted(self) -> tuple[str | None, ...]:
         """All that it reads."""
-        return (self.expression, self.where, self.other, *(sql for _, *read in self.payload for sql in read))
+        return (*self.expressions, self.where, self.other, *(sql for _, *read in self.payload for sql in read))
 
 
 @dataclass(frozen=True)
@@ -236,7 +237,7 @@ def _plan(group: Any) -> Plan:
         bags = tuple(
             BagPlan(
                 bag,
-                inline(bag.expression, True) or "",
+                tuple(inline(sql, True) or "" for sql, _ in bag.read),
                 inline(bag.where),
                 inline(bag.other, True),
                 _inlined(bag.payload, inline),

@@ -245,29 +245,47 @@ class _KeptValues:
     """The values of a row that are kept as they are, as lanes after one that says whether there is any."""
 
     def __init__(self) -> None:
-        self._all: dict[tuple[int, str, int, str], tuple[int, int]] = {}
+        self._all: dict[tuple[tuple[int, ...], tuple[str, ...], int, str], tuple[int, int]] = {}
         self.width = 0
 
-    def place(self, value: int, kind: str, max_bytes: int, form: str = "value") -> tuple[int, int]:
+    def place(
+        self, values: tuple[int, ...], kinds: tuple[str, ...], max_bytes: int, form: str = "value"
+    ) -> tuple[int, int]:
         """Return where the lanes of a value, by its place in the row, begin, and how many follow the first.
 
-        `form` is "value", "hash", or "bounded" for a number that must lie within the range of quantiles.
+        `form` is "value", "hash", "bounded" for a number that must lie within the range of quantiles, or "struct" for
+        several values in turn.
         """
-        key = (value, kind, max_bytes, form)
+        key = (values, kinds, max_bytes, form)
         if key not in self._all:
-            self._all[key] = (self.width, 1 if form == "hash" else width_of(kind, max_bytes))
+            width = sum(width_of(kind, max_bytes) for kind in kinds) + (len(kinds) if form == "struct" else 0)
+            self._all[key] = (self.width, 1 if form == "hash" else width)
             self.width += 1 + self._all[key][1]
         return self._all[key]
 
     def lanes(self, row: Sequence[Any]) -> Iterator[int]:
         """Go through the lanes of all of them."""
-        for (place, kind, max_bytes, form), (_, width) in self._all.items():
-            if form == "hash":
+        for (values, kinds, max_bytes, form), (_, width) in self._all.items():
+            place, kind = values[0], kinds[0]
+            if form == "struct":
+                yield from _struct_of([row[one] for one in values], kinds, max_bytes)
+            elif form == "hash":
                 yield from _hash_of(row[place], kind)
             elif form == "bounded" and isinstance(row[place], int | float) and LIMIT <= abs(row[place]) < math.inf:
                 yield from (row_lift.TOO_LONG, 0)
             else:
                 yield from _lanes_of(row[place], kind, max_bytes, width)
+
+
+def _struct_of(values: Sequence[Any], kinds: Sequence[str], max_bytes: int) -> tuple[int, ...]:
+    """Several values as `fold.entry_inputs` has a struct of them."""
+    found = [
+        _lanes_of(value, kind, max_bytes, width_of(kind, max_bytes)) for value, kind in zip(values, kinds, strict=True)
+    ]
+    states = [status for status, *_ in found]
+    there = row_lift.GIVEN if row_lift.GIVEN in states else row_lift.NULL
+    status = row_lift.TOO_LONG if row_lift.TOO_LONG in states else there
+    return (status, *(lane for one, *lanes in found for lane in (int(one == row_lift.GIVEN), *lanes)))
 
 
 def _hash_of(value: Any, kind: str) -> tuple[int, ...]:
@@ -342,7 +360,7 @@ def _slot(
         bins.append((number, slot.bins))
         number = len(bins) - 1
     kinds = slot.kinds or (("string",) if slot.lift == "text" else ())
-    parts = [kept.place(place, kind, slot.max_bytes) for place, kind in zip((number, by), kinds, strict=False)]
+    parts = [kept.place((place,), (kind,), slot.max_bytes) for place, kind in zip((number, by), kinds, strict=False)]
     parts += [(-1, 0)] * (2 - len(parts))
     return (
         _LIFTS[slot.lift], slot.op, at + slot.offset, slot.width, number, by, condition, parts[0][0], parts[1][0], parts[0][1],
@@ -354,11 +372,14 @@ def _bag(at: int, plan: BagPlan, places: Mapping[str, int], kept: _KeptValues) -
     bag = plan.bag
     forms = [part.form for part in bag.key]
     form = "hash" if "hash" in forms else "bounded" if bag.rule == SPREAD else "value"
-    value, lanes = kept.place(places[plan.expression], bag.kind, bag.max_bytes, form)
+    read = tuple(places[sql] for sql in plan.expressions)
+    value, lanes = kept.place(
+        read, tuple(kind for _, kind in bag.read), bag.max_bytes, "struct" if bag.fields else form
+    )
     parts = [(row_lift.OF_TIME if part.form == "time" else row_lift.OF_VALUE, int(part.inverted)) for part in bag.key]
     parts += [(row_lift.NO_PART, 0)] * (row_lift.MOST_PARTS - len(parts))
     condition, needed = (-1 if sql is None else places[sql] for sql in (plan.where, plan.other))
-    values = [kept.place(needed, slot.kinds[0], slot.max_bytes)[0] for slot in bag.payload if slot.kinds]
+    values = [kept.place((needed,), slot.kinds, slot.max_bytes)[0] for slot in bag.payload if slot.kinds]
     beside = row_lift.THE_TIME if bag.rule == NEWEST else row_lift.ONE if bag.counted else row_lift.NOTHING
     return (
         at, condition, value, lanes, beside, needed, *(values or [-1])[:1], *(number for part in parts for number in part),

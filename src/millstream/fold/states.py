@@ -151,7 +151,7 @@ class Values:
 
     def _lists(self, name: str, dtype: str, refs: np.ndarray) -> Lists:
         heap = new_heap() if self.heap is None else self.heap
-        return lists_of(element_of(dtype) or "", self.layout.listed[name], heap, refs)
+        return lists_of(dtype, self.layout.listed[name], heap, refs)
 
 
 def settled(events: Prepared, now: int | None = None) -> np.ndarray:

@@ -71,6 +71,7 @@ def _with_lanes() -> list[Any]:
 
 def _with_entries() -> list[Any]:
     from millstream import (
+        By,
         Count,
         DecayedMean,
         DistinctCount,
@@ -80,6 +81,7 @@ def _with_entries() -> list[Any]:
         LastK,
         Median,
         Mode,
+        Std,
         Sum,
         TopK,
     )
@@ -99,6 +101,8 @@ def _with_entries() -> list[Any]:
         TopK("s"),
         DecayedMean("x", half_life="1h"),
         LastDistinctK("s"),
+        By("s", Std("x")),
+        LastK(["s", "x"]),
     ]
 
 

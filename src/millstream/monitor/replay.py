@@ -317,7 +317,8 @@ def defaulted(values: np.ndarray, default: object) -> np.ndarray:
 def differs(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Where two columns are not the same bits (all nulls are one)."""
     if isinstance(left, Lists) or isinstance(right, Lists):
-        return np.array([a != b for a, b in zip(left.tolist(), right.tolist(), strict=True)], bool)
+        entries = (one.entries() if isinstance(one, Lists) else one.tolist() for one in (left, right))
+        return np.array([a != b for a, b in zip(*entries, strict=True)], bool)
     objects = [value for one in (left, right) if one.dtype == object for value in one]
     numbers = all(value is None or isinstance(value, int | float) for value in objects)
     if left.dtype != right.dtype and numbers:  # captures round a feature beyond 2**53, which they keep as float64

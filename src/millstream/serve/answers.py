@@ -69,10 +69,22 @@ class Features(msgspec.Struct):
 
 
 def written(value: Any) -> Any:
-    """Return a value as an answer has it: a decimal is text, with all of its digits and without an exponent."""
+    """Return a value as an answer has it: a decimal is text, with all of its digits and without an exponent.
+
+    The keys of a map are text, as JSON has them.
+
+    >>> written({True: Decimal("1.50"), date(2026, 1, 31): [1]})
+    {'true': '1.50', '2026-01-31': [1]}
+    """
     if isinstance(value, list):
         return [written(one) for one in value]
+    if isinstance(value, dict):
+        return {_key(key): written(one) for key, one in value.items()}
     return as_text(value) if isinstance(value, Decimal) else value
+
+
+def _key(key: Any) -> str:
+    return key if isinstance(key, str) else msgspec.json.encode(key).decode().strip('"')
 
 
 def one_answer(request_id: str, model: str, version: int, scored: Scored) -> ScoredOne:

@@ -28,7 +28,7 @@ import msgspec
 from millstream.buffer.embedded.environment import no_room
 from millstream.buffer.log import Batch
 from millstream.buffer.topics import capture_topic
-from millstream.definitions.schema import digits_of, element_of
+from millstream.definitions.schema import digits_of, element_of, fields_of, is_map
 from millstream.errors import CorruptState, DiskFull, Forked, LogError, MillstreamError
 from millstream.forks import forks
 from millstream.history.captures import FIXED
@@ -332,7 +332,11 @@ def _array(values: Sequence[Any], kind: str) -> pa.Array:
     if element := element_of(kind):
         flat = [one for row in values if row is not None for one in row]
         sizes = [None if row is None else len(row) for row in values]
-        return _listed(_array(flat, element), sizes)
+        listed = _listed(_array(flat, element), sizes)
+        return listed.cast(arrow_type(kind)) if is_map(kind) else listed
+    if fields := fields_of(kind):
+        columns = [_array([one[name] for one in values], of) for name, of in fields.items()]
+        return pa.StructArray.from_arrays(columns, list(fields))
     return pa.array(values, pa.int64() if kind == "timestamp" else arrow_type(kind)).cast(arrow_type(kind))
 
 

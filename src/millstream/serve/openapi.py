@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from millstream.buffer.codec.values import expected
-from millstream.definitions.schema import digits_of, element_of
+from millstream.definitions.schema import digits_of, element_of, fields_of, is_map
 from millstream.serve.request import RequestSchema
 
 if TYPE_CHECKING:
@@ -97,6 +97,11 @@ def _object(types: Mapping[str, str], required: Iterable[str]) -> dict[str, Any]
 
 def _type(kind: str) -> dict[str, Any]:
     element = element_of(kind)
+    if fields := fields_of(kind):
+        return {"type": "object", "properties": {name: _type(of) for name, of in fields.items()}}
+    if is_map(kind):
+        *_, value = (fields_of(element or "") or {}).values()
+        return {"type": ["object", "null"], "additionalProperties": _type(value)}
     if digits_of(kind):
         return {"type": ["string", "number", "null"], "description": expected(kind)}
     return dict(_TYPES[kind]) if element is None else {"type": ["array", "null"], "items": _type(element)}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from millstream.definitions.list_columns import Maps
 from millstream.definitions.schema import element_of, is_object
 from millstream.definitions.serialise import revision_of
 from millstream.definitions.whole_numbers import floats
@@ -119,7 +120,12 @@ class Scorer:
         return Scored(score, int(parsed.at[0]), now, values, groups, parsed.rest[0])
 
     def _captured(self, name: str, column: np.ndarray) -> np.ndarray:
-        """A column as captures keep it: numbers are float64, so that a feature may become another kind of number."""
+        """A column as captures keep it: numbers are float64, so that a feature may become another kind of number.
+
+        Maps are lists of their entries, so that a key keeps its type.
+        """
+        if isinstance(column, Maps):
+            return column.lists()
         return floats(column) if column.dtype == object and name not in self._kept else column
 
     def capture(self, request_id: str, scored: Scored) -> list[Any]:

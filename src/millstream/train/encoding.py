@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from millstream.clock import to_datetime
 from millstream.definitions.data_types import EPOCH, arrow_type, as_text
 from millstream.definitions.list_columns import Lists
-from millstream.definitions.schema import CATEGORIES, element_of, is_object
+from millstream.definitions.schema import CATEGORIES, element_of, fields_of, is_object
 from millstream.engines.engine import FIRST, LAST
 from millstream.errors import TrainingError, nearest
 
@@ -188,7 +188,9 @@ def typed_value(value: Any, kind: str) -> Any:
         return value
     if isinstance(value, list):
         element = element_of(kind) or ""
-        return [typed_value(one, element) for one in value] if element == "timestamp" else value
+        return [typed_value(one, element) for one in value] if "timestamp" in element else value
+    if isinstance(value, dict):
+        return _typed_fields(value, kind) if "timestamp" in kind else value
     if value != value:
         return None
     if isinstance(value, int):  # beyond 2**53, see `millstream.definitions.whole_numbers`
@@ -200,6 +202,14 @@ def typed_value(value: Any, kind: str) -> Any:
     if kind == "timestamp" and value.is_integer() and FIRST <= value <= LAST:
         return to_datetime(int(value))
     return value
+
+
+def _typed_fields(value: dict[Any, Any], kind: str) -> dict[Any, Any]:
+    """A map, or a struct, with its values of their types."""
+    if fields := fields_of(kind):
+        return {name: typed_value(one, fields[name]) for name, one in value.items()}
+    key, item = (fields_of(element_of(kind) or "") or {}).values()
+    return {typed_value(one, key): typed_value(other, item) for one, other in value.items()}
 
 
 def strings(words: Sequence[str | None]) -> NDArray[Any]:

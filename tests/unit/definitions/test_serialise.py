@@ -26,7 +26,8 @@ def definitions(fraud):
         ms.Entropy("n"), ms.LastK("n", k=3), ms.FirstK("n"), ms.MaxK("n", k=2), ms.MinK("n"), ms.TopK("n", k=4),
         ms.DecayedCount(half_life="60m"), ms.DecayedSum("n", half_life="1h", where="n > 2"),
         ms.DecayedMean("n * 2", half_life="1d", name="lately"),
-        ms.LastDistinctK("n"), ms.Histogram("n", bins=[0, 2, 9]),
+        ms.CountBy("n", k=3), ms.SumBy("n", "n / 2", categories=9, name="y"), ms.By("n", ms.Last("n"), over="1h"),
+        ms.FirstK(["n", "at"], k=2), ms.LastDistinctK("n"), ms.Histogram("n", bins=[0, 2, 9]),
         ms.VectorSum("v", dim=2), ms.VectorMean("v", dim=1, over="1h"),
     ]  # fmt: skip
     folded = ms.BatchFeatureGroup("folded", entity=fraud.user, every="1h", source=visits, features=every_aggregate)

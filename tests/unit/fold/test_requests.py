@@ -173,7 +173,8 @@ VALUES = group(
     ms.DistinctCount("country"), ms.DistinctCount("payee_id", over="1h"), ms.Median("amount", over="1h"),
     ms.Quantile("amount", q=1.0, over="1h", delay="1m", name="before"), ms.Mode("country", over="1h"),
     ms.Entropy("ok"), ms.Lag("amount"), ms.Lag("country", 2), ms.LastK("amount", k=3, over="1h"), ms.Count(),
-    ms.Mode("country", categories=2, name="few"), where="amount > 0",
+    ms.Mode("country", categories=2, name="few"), ms.SumBy("country", "amount"), ms.By("country", ms.Last("country")),
+    ms.LastK(["amount", "country"], k=2), where="amount > 0",
 )  # fmt: skip
 
 
@@ -184,6 +185,8 @@ def test_the_request_is_one_more_entry_of_what_tells_values_apart() -> None:
         "country_distinct_count": 2, "payee_id_distinct_count_1h": 1, "amount_median_1h": 30.0, "before_p100_1h": 30.0,
         "country_mode_1h": "FR", "ok_entropy": 0.0, "amount_lag_1": 80.0, "country_lag_2": "FR",
         "amount_last_3_1h": [80.0, 30.0, 10.0], "count": 3, "few": "FR",
+        "country_amount_sum_by": [("FR", 110.0), ("DE", 10.0)], "country_country_last_by": [("FR", "FR"), ("DE", "DE")],
+        "amount_country_last_2": [{"amount": 80.0, "country": "FR"}, {"amount": 30.0, "country": "FR"}],
     }  # fmt: skip
     beyond = read(VALUES.with_request(), events, FIELDS, amount=80.0, country="IT")
     assert (beyond["g__few"], beyond["g__country_mode_1h"], beyond["g__country_distinct_count"]) == (None, "DE", 3)

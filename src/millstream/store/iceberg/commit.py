@@ -217,10 +217,17 @@ def _aligned(table: str, rows: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def _fits(given: pa.DataType, kept: pa.DataType) -> bool:
-    """Whether values of a type can be kept in a column of another; lists, where their elements can."""
+    """Whether values of a type can be kept in a column of another; lists, structs and maps, where what is in them can."""
     lists = [pa.types.is_list(kind) or pa.types.is_large_list(kind) for kind in (given, kept)]
     if all(lists):
         return _fits(given.value_type, kept.value_type)
+    if pa.types.is_map(given) and pa.types.is_map(kept):
+        return _fits(given.key_type, kept.key_type) and _fits(given.item_type, kept.item_type)
+    if pa.types.is_struct(given) and pa.types.is_struct(kept):
+        fields = [{one.name: one.type for one in kind} for kind in (given, kept)]
+        return list(fields[0]) == list(fields[1]) and all(
+            _fits(one, fields[1][name]) for name, one in fields[0].items()
+        )
     return given == kept or _kind(given) in _FITS.get(_kind(kept), ())
 
 

@@ -100,9 +100,18 @@ def held(rows: Rows, many: Sequence[tuple[str, pa.Array]]) -> Rows:
 
 def narrow(rows: Rows) -> Rows:
     """The rows with the small offsets they were written with, which PyIceberg reads as large ones at times."""
-    small = {pa.large_string(): pa.string(), pa.large_binary(): pa.binary()}
-    wanted = pa.schema([column.with_type(small.get(column.type, column.type)) for column in rows.schema])
+    wanted = pa.schema([column.with_type(_small(column.type)) for column in rows.schema])
     return rows if wanted.equals(rows.schema) else rows.cast(wanted)
+
+
+def _small(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_map(kind):
+        return pa.map_(_small(kind.key_type), kind.item_field.with_type(_small(kind.item_type)))
+    if pa.types.is_struct(kind):
+        return pa.struct([one.with_type(_small(one.type)) for one in kind])
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return pa.list_(kind.value_field.with_type(_small(kind.value_type)))
+    return {pa.large_string(): pa.string(), pa.large_binary(): pa.binary()}.get(kind, kind)
 
 
 def _plain(given: Any) -> Any:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 import millstream as ms
+from millstream.definitions.feature_view import ViewColumn
 from millstream.definitions.on_demand import OnDemandFeature
+from millstream.definitions.schema import element_of
 
 KEY = ms.Entity("key", keys={"k": "int64"})
 EVENT = {"id": "string", "k": "int64", "other": "int64", "x": "float64", "s": "string", "ok": "bool",
@@ -84,6 +86,8 @@ class Declared:
                 ms.Sum("x", name=f"sum{n}", **common), ms.Std("d", name=f"std{n}", **common),
                 ms.Last("s", name=f"s{n}", **common), ms.TimeSince(name=f"since{n}", **common),
                 ms.Share(where="ok", name=f"part{n}", **common), ms.Correlation("x", "d", name=f"corr{n}", **common),
+                ms.SumBy("ok", "x", k=2, name=f"by{n}", **common),
+                ms.LastK(["x", "ok"], k=2, name=f"newest{n}", **common),
             ]  # fmt: skip
         return ms.StreamFeatureGroup("g", entity=KEY, source=[self.events, more] if self.union else self.events,
                                      where=self.where, derive={"d": self.derived}, features=features)  # fmt: skip
@@ -98,7 +102,7 @@ class Declared:
         main, others, batch = self._main(), self._others(), self._batch()
         names = main.feature_names
         features: list[Any] = [
-            *self._on_demand(names[0], names[4]), *[main[name] for name in names if self.strings or name[0] != "s"],
+            *self._on_demand(names[0], names[4]), *[_read(main, name) for name in names if self.strings or name[0] != "s"],
             main[names[0]].on(k="other", prefix="theirs"), *others,
         ]  # fmt: skip
         if self.by_other:
@@ -134,6 +138,25 @@ class Declared:
         label = ms.Label(OUTCOMES, "y", on="ask", absent=False, after="1h")
         trainer = ms.LightGBM(rounds=1, leaves=3, min_rows=1)
         return ms.Model("model", view=self.view, examples=ASKS, label=label, trainer=trainer, metrics=["auc"])
+
+
+def _read(group: Any, name: str) -> Any:
+    """A feature as a model reads it: the elements of a list, or of a map, as columns."""
+    return group[name].spread() if element_of(group.schema_of_features[name]) else group[name]
+
+
+def parts_of(values: Sequence[Any], column: ViewColumn) -> list[Any]:
+    """Return what a column of a view is of its feature's values: each element of a list or a map, or a field of it."""
+    return [_part_of(value, column) for value in values]
+
+
+def _part_of(value: Any, column: ViewColumn) -> Any:
+    if not column.element:
+        return value
+    element = value[column.element - 1] if value is not None and len(value) >= column.element else None
+    if element is None or not column.field:
+        return element
+    return element[column.field] if isinstance(element, dict) else element[("key", "value").index(column.field)]
 
 
 @cache

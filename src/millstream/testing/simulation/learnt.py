@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from millstream.definitions.feature_group import StreamFeatureGroup
 from millstream.definitions.source import EventStream
 from millstream.project.compute import compute
-from millstream.testing.simulation.declared import ASKS, OUTCOMES
+from millstream.testing.simulation.declared import ASKS, OUTCOMES, parts_of
 from millstream.train.training_set import LABEL, MATURED
 
 if TYPE_CHECKING:
@@ -38,7 +38,9 @@ def right(world: World, parts: Parts, found: TrainingSet) -> set[float]:
             continue  # what a query's runs stated depends on when they ran
         columns = _computed(world, version, wanted[read.keys[0][1]], wanted["_at"], found)
         wanted |= {
-            one.column: columns[f"{read.group.name}__{one.feature}"] for one in read.columns if one.default is None
+            one.column: parts_of(columns[f"{read.group.name}__{one.feature}"], one)
+            for one in read.columns
+            if one.default is None
         }
     table = found.table.select(list(wanted)).to_pydict()
     _same(table, wanted)

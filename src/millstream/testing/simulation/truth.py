@@ -17,6 +17,7 @@ from millstream.project.compute import compute
 from millstream.serve.capture import DAMAGED
 from millstream.store.online import metas_of, shard_metas
 from millstream.testing.simulation import stored
+from millstream.testing.simulation.declared import parts_of
 from millstream.testing.simulation.ledger import taken
 from millstream.testing.simulation.web import busy
 
@@ -83,7 +84,8 @@ def reads(world: World) -> str:
         wanted = _computed(world, version, keys, now, before)
         for column in one.columns:
             if column.default is None and column.feature in version.schema:
-                found, right = read[column.column].to_pylist(), wanted[f"{one.group.name}__{column.feature}"]
+                right = parts_of(wanted[f"{one.group.name}__{column.feature}"], column)
+                found = read[column.column].to_pylist()
                 assert found == right, (
                     f"no reader sees a mixture: {column.column} of {version.id} is {found}, not {right}"
                 )
@@ -166,7 +168,8 @@ def values(world: World) -> None:
         wanted = _computed(world, version, [row[one.keys[0][1]] for row in asked], now, None)
         for column in one.columns:
             if column.default is None and column.feature in version.schema:
-                found, right = read[column.column].to_pylist(), wanted[f"{one.group.name}__{column.feature}"]
+                right = parts_of(wanted[f"{one.group.name}__{column.feature}"], column)
+                found = read[column.column].to_pylist()
                 assert found == right, f"served is computed: {column.column} of {version.id} is {found}, not {right}"
 
 
