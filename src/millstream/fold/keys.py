@@ -162,8 +162,46 @@ def key_codes(keys: pa.Array) -> np.ndarray:
     >>> key_codes(pa.array([b"b", b"a", b"b"], pa.binary())).tolist()
     [0, 1, 0]
     """
-    sizes = np.asarray(pc.binary_length(keys))
-    if len(keys) and (sizes == 8).all():
-        begin = int(np.frombuffer(keys.buffers()[1], np.int32)[keys.offset])
-        return np.frombuffer(keys.buffers()[2], ">u8", len(keys), begin).astype(np.uint64)
-    return np.asarray(keys.dictionary_encode().indices).astype(np.uint64)
+    words = _words(keys)
+    return np.asarray(keys.dictionary_encode().indices if words is None else words).astype(np.uint64)
+
+
+def _words(keys: pa.Array) -> np.ndarray | None:
+    """Encoded keys as big-endian numbers, which are told apart sooner than bytes, or None where some are not of 8 bytes."""
+    if not len(keys) or keys.null_count:
+        return None
+    begins = np.frombuffer(keys.buffers()[1], np.int32, len(keys) + 1, 4 * keys.offset)
+    if (np.diff(begins) != 8).any():
+        return None
+    return np.frombuffer(keys.buffers()[2], ">u8", len(keys), int(begins[0]))
+
+
+def distinct(keys: pa.Array) -> tuple[list[bytes], np.ndarray]:
+    """The different ones of encoded keys, none of them null, as they are first met, and the place of each among them.
+
+    >>> found, places = distinct(pa.array([b"b", b"a", b"b"], pa.binary()))
+    >>> found, places.tolist()
+    ([b'b', b'a'], [0, 1, 0])
+    """
+    words = _words(keys)
+    coded = (keys if words is None else pa.array(words.view(np.uint64))).dictionary_encode()
+    places = coded.indices.to_numpy().astype(np.int64)
+    if words is None:
+        return coded.dictionary.to_pylist(), places
+    raw = np.asarray(coded.dictionary).tobytes()
+    return [raw[at : at + 8] for at in range(0, len(raw), 8)], places
+
+
+def places_among(known: Sequence[bytes], keys: pa.Array) -> np.ndarray:
+    """The place of each encoded key among known ones, and how many these are for one that is null or none of them.
+
+    >>> places_among([b"b", b"a"], pa.array([b"a", b"c", None], pa.binary())).tolist()
+    [1, 2, 2]
+    """
+    among, words = pa.array(known, pa.binary()), _words(keys)
+    others = None if words is None else _words(among)
+    if words is None or others is None:
+        found = pc.index_in(keys, value_set=among)
+    else:
+        found = pc.index_in(pa.array(words.view(np.uint64)), value_set=pa.array(others.view(np.uint64)))
+    return np.asarray(found.fill_null(len(known))).astype(np.int64)

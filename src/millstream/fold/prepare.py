@@ -15,7 +15,7 @@ from millstream.definitions.schema import digits_of
 from millstream.fold.entry_inputs import EntryInput, entries_of
 from millstream.fold.entry_layout import Bag
 from millstream.fold.evaluating import evaluate
-from millstream.fold.keys import encode_keys, narrowed
+from millstream.fold.keys import distinct, encode_keys, narrowed
 from millstream.fold.lane_plans import Slot
 from millstream.fold.layout import RULE_GAP, FoldLayout, Layout, layout_of
 from millstream.fold.lifting import (
@@ -284,7 +284,7 @@ def _prepare_one(
     skipped["not_finite"] += sum(int((item.not_finite & keep).sum()) for item in every)
     everything = bool(keep.all())
     kept = np.arange(len(keep)) if everything else np.flatnonzero(keep)
-    coded = (keys if everything else keys.take(pa.array(kept))).dictionary_encode()
+    known, codes = distinct(keys if everything else keys.take(pa.array(kept)))
     lifted = [
         (lanes_of(part.layout, inputs, rows.times, kept, everything),
          entries_of(part.layout.entries, bags, rows.times[kept], None if everything else kept))
@@ -292,7 +292,7 @@ def _prepare_one(
     ]  # fmt: skip
     sections = _sections(layout, lifted[1:], rows.times[kept], rows.arrivals[kept], skipped)
     return Prepared(
-        keys=coded.dictionary.to_pylist(), codes=coded.indices.to_numpy().astype(np.int64), times=rows.times[kept],
+        keys=known, codes=codes, times=rows.times[kept],
         arrivals=rows.arrivals[kept], partitions=rows.partitions[kept], positions=rows.positions[kept],
         lanes=lifted[0][0], entries=lifted[0][1], skipped=dict(+skipped), dead=sorted(dead.items()), sections=sections,
     )  # fmt: skip

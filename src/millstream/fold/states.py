@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from millstream.definitions.list_columns import Lists
 from millstream.definitions.schema import element_of
@@ -18,6 +17,7 @@ from millstream.fold import entry_states, history, kernels, sections
 from millstream.fold.combined import combined
 from millstream.fold.decayed import DecayedHistory, decayed_of_states
 from millstream.fold.entry_values import NONE_ADDED, EntryHistory, of_states
+from millstream.fold.keys import places_among
 from millstream.fold.layout import AHEAD, HEAD_CAPACITY, HEAD_SPAN, HEADER, STATE_VERSION, Layout
 from millstream.fold.listed import fixed_lists, lists_of, new_heap, together
 from millstream.fold.ordered import values_of
@@ -399,6 +399,4 @@ def _empty(layout: Layout, rows: int) -> tuple[np.ndarray, np.ndarray]:
 def _codes(keys: Sequence[bytes] | pa.Array, known: Sequence[bytes]) -> tuple[np.ndarray, int]:
     """Query keys as codes of the events' keys; unknown ones share a last code that has no events."""
     asked = keys if isinstance(keys, pa.Array) else pa.array(keys, pa.binary())
-    found = pc.index_in(asked, value_set=pa.array(known, pa.binary()))
-    codes = np.asarray(found.fill_null(len(known))).astype(np.int64)
-    return codes, len(known) + 1
+    return places_among(known, asked), len(known) + 1

@@ -11,6 +11,7 @@ import pytest
 
 from millstream.definitions.data_types import arrow_type
 from millstream.fold import decode_key, encode_key, encode_keys, shard_of
+from millstream.fold.keys import distinct, places_among
 
 TYPES = [
     ({"user_id": "int64"}, [(0,), (-1,), (2**63 - 1,), (-(2**63),), (42,)]),
@@ -73,3 +74,18 @@ def test_shards_are_in_range_and_used():
     shards = [shard_of(encode_key({"k": "int64"}, [n]), 4) for n in range(1000)]
     assert set(shards) == {0, 1, 2, 3}
     assert {shard_of(b"x", 1)} == {0}
+
+
+@pytest.mark.parametrize("keys", [["abcdefgh", "xyxyxyxy"], ["abcdefgh", "xy", ""], []])
+@pytest.mark.parametrize("skipped", [0, 7])
+def test_keys_are_told_apart_and_found_whatever_their_length(keys, skipped):
+    encoded = encode_keys({"k": "string"}, [pa.array((keys * 30)[::-1], pa.string())]).slice(skipped)
+    every = encoded.to_pylist()
+    found, places = distinct(encoded)
+    assert found == list(dict.fromkeys(every))
+    assert [found[place] for place in places] == every
+    known = [b"unknown", *found[1:]]
+    expected = [known.index(key) if key in known else len(known) for key in every]
+    assert places_among(known, encoded).tolist() == expected
+    assert places_among([], encoded).tolist() == [0] * len(every)
+    assert places_among(found, pa.array([None, *every], pa.binary())).tolist() == [len(found), *places]
