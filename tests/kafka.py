@@ -46,6 +46,7 @@ share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 broker.session.timeout.ms=1500
 broker.heartbeat.interval.ms=300
+initial.broker.registration.timeout.ms=600000
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=500
 log.retention.check.interval.ms=1000
