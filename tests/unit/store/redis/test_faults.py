@@ -13,6 +13,7 @@ from millstream.errors import Fenced, StoreError
 from millstream.store.online import BEGUN, Ask, OnlineStore, ShardMeta
 from millstream.store.redis import node
 from millstream.store.redis.access import Access, ServerUrl
+from millstream.store.redis.connection import Connection
 from millstream.store.redis.servers import Servers
 from millstream.store.redis.store import RedisOnlineStore
 
@@ -99,3 +100,20 @@ def test_answers_that_fail_lose_nothing_double_nothing_and_mix_nothing(
     assert failed == [] and wrong == []
     assert answer.meta == ShardMeta(position=ROUNDS)
     assert answer.values == [b"%d" % sum(range(ROUNDS))] * len(KEYS)
+
+
+def test_a_caller_that_is_interrupted_leaves_no_reply_to_the_next_one(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    store = opened(redis_server.url, "interrupted", 10)
+    store.write(STATES, 0, [(b"a", b"1"), (b"b", b"2")], ShardMeta(position=0), None)
+    for _ in range(3):
+        with monkeypatch.context() as patch:
+            patch.setattr(Connection, "receive", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                store.read([Ask(STATES, 0, [b"a"])])
+        [answer] = store.read([Ask(STATES, 0, [b"b"])])
+        assert answer.values == [b"2"]
