@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from millstream.definitions.model import Label, LightGBM, Model, Retrain
     from millstream.definitions.on_demand import on_demand
     from millstream.definitions.over import Session
+    from millstream.definitions.probes import Seen, SinceSeen
     from millstream.definitions.source import EventStream, Table
     from millstream.definitions.statistics import (
         Age,
@@ -75,6 +76,7 @@ _HOMES = {
     "on_demand": ("on_demand",),
     "over": ("Session",),
     "mapped": ("By", "CountBy", "SumBy"),
+    "probes": ("Seen", "SinceSeen"),
     "source": ("EventStream", "Table"),
     "statistics": ("Age", "Correlation", "Covariance", "GeometricMean", "Kurtosis", "Rate", "Share", "Skewness"),
     "values": (
@@ -145,8 +147,10 @@ __all__ = [
     "Rate",
     "Ratio",
     "Retrain",
+    "Seen",
     "Session",
     "Share",
+    "SinceSeen",
     "Skewness",
     "Std",
     "StreamFeatureGroup",

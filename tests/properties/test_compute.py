@@ -41,6 +41,7 @@ DAYS = [date(1, 1, 1), date(1969, 12, 31), datetime(2024, 2, 29), date(9999, 12,
 IDS = [UUID(int=0), UUID(int=2**128 - 1), str(UUID(int=2**127)).upper(), UUID(int=7).hex, None, math.nan]
 BYTES = [b"", b"\0", b"\0\0", b"\xff" * 39, None]
 KEYS = [1, 2, 2.0, Decimal(2), 2**63 - 1, None, math.nan]
+PROBES = (ms.CountBy, ms.Seen, ms.SinceSeen, ms.SumBy)
 DECAYED = (ms.DecayedCount, ms.DecayedSum, ms.DecayedMean)
 SPANS = ["10m", "1h", "30d", None]
 BEGINS = [
@@ -50,12 +51,17 @@ BEGINS = [
 ]
 
 
+def _probing(kind: Any, *column: str) -> dict[str, str]:
+    """The field of the request that a probe looks up, which is called as the column."""
+    return {"request": {"upper(s)": "s"}.get(column[0], column[0])} if kind in PROBES else {}
+
+
 def aggregations() -> st.SearchStrategy[list[ms.Count]]:
     def named(drawn: list[Any]) -> list[Any]:
         return [
             kind(*column, half_life="1h" if over == "30d" else "10m", where=where, name=f"f{i}")
             if kind in DECAYED
-            else kind(*column, over=over, where=where, name=f"f{i}")
+            else kind(*column, over=over, where=where, name=f"f{i}", **_probing(kind, *column))
             for i, (kind, column, over, where) in enumerate(drawn)
         ]
 
@@ -94,6 +100,11 @@ def aggregations() -> st.SearchStrategy[list[ms.Count]]:
             st.sampled_from([ms.DistinctCount, ms.Lag, ms.Mode]),
             st.sampled_from([("x",), ("n",), ("s",), ("b",), ("d",), ("u",)]),
         ),
+        st.tuples(
+            st.sampled_from([ms.Seen, ms.CountBy, ms.SinceSeen]),
+            st.sampled_from([("n",), ("s",), ("b",), ("d",), ("u",), ("upper(s)",)]),
+        ),
+        st.tuples(st.just(ms.SumBy), st.sampled_from([("n", "x"), ("s", "abs(x) / 3"), ("b", "x")])),
         st.tuples(st.sampled_from(DECAYED), st.sampled_from([("x",), ("abs(x) / 3",)])),
         st.tuples(st.just(ms.Median), st.sampled_from([("x",), ("abs(x)",)])),
         st.tuples(st.just(ms.Entropy), st.sampled_from([("n",), ("s",), ("b",), ("upper(s)",), ("u",)])),
@@ -183,7 +194,7 @@ def test_a_project_gives_what_compute_gives(
     entity = PAIR if paired else KEY
     stream = ms.EventStream("events", time="at", delay=delay, deduplicate="id", schema=SCHEMA)
     group = ms.StreamFeatureGroup("g", entity=entity, source=stream, features=features, where=where)
-    view = ms.FeatureView("v", request={"n": "int64", "x": "float64"}, features=[group])
+    view = ms.FeatureView("v", request={name: SCHEMA[name] for name in "nxsbdu"}, features=[group])
     # A repeat arrives after what it repeats: compute takes events as they arrive, a log as they are appended.
     repeats = [i % 5 == 0 and row["at"] >= drawn[i // 2]["at"] for i, row in enumerate(drawn)]
     table = [
@@ -192,11 +203,14 @@ def test_a_project_gives_what_compute_gives(
     ]
     at = begin + timedelta(hours=2)
     asked = [
-        {"k": k, "s": s, "n": n, "x": x}
-        for (k, s), n, x in zip(
+        {"k": k, "s": s, "n": n, "x": x, "b": b, "d": fit(d, "date"), "u": fit(u, "uuid")}
+        for (k, s), n, x, b, d, u in zip(
             itertools.product([1, 2, 2**63 - 1, None], ["de", "", None]),
             itertools.cycle([BIG, None]),
             itertools.cycle(NUMBERS),
+            itertools.cycle(TRUTHS),
+            itertools.cycle(DAYS),
+            itertools.cycle(IDS),
         )
     ]
     computed = ms.compute(view, {stream: form(table)}, [row | {"at": at} for row in asked])

@@ -21,11 +21,13 @@ from tests.properties.worlds import (
     MINUTE,
     SECOND,
     Event,
+    asked_of,
     event_lists,
     groups,
     numbers,
     oracle_events,
     prepared,
+    probes_for,
     same,
     texts,
 )
@@ -48,6 +50,14 @@ def states_of(group: Any, events: list[Event]) -> list[bytes]:
 def merged(group: Any, left: list[bytes], right: list[bytes]) -> list[bytes]:
     """Two lists of states merged pairwise."""
     return merge(layout_of(group), States.from_bytes(left), States.from_bytes(right)).to_bytes()
+
+
+def request_of(events: list[Event], n: int, x: float | None) -> dict[str, Any]:
+    """The fields of a request, most of which some event has."""
+    if not events:
+        return {"x": x, **asked_of(n % 4)}
+    one = events[n % len(events)]
+    return {"x": x, "s": one.s, "n": one.n, "ok": one.ok, "d": one.d, "u": one.u, "when": one.time}
 
 
 def lanes_of(group: Any, rows: list[Event]) -> np.ndarray:
@@ -91,7 +101,8 @@ def test_point_in_time_is_the_oracle(
 ) -> None:
     moments = [e.arrival for e in events] or [0]
     queries = [(k, moments[n % len(moments)] + gap) for k, n, gap, _ in asks]
-    probes = np.array([[x] for *_, x in asks], np.float64)
+    asked = [request_of(events, n + k, x) for k, n, _, x in asks]
+    probes = probes_for(group, asked)
     batch = prepared(group, events)
     at = np.array([t for _, t in queries], np.int64)
     keys = [encode_key(ENTITY.keys, [k]) for k, _ in queries]
@@ -104,9 +115,8 @@ def test_point_in_time_is_the_oracle(
     plain = exact(layout_of(group), batch, batch.arrivals, keys, at, at, probes, added).columns
     assert all(repr(got[name].tolist()) == repr(plain[name].tolist()) for name in got)
     for row, (k, t) in enumerate(queries):
-        request = {"x": asks[row][3]}
         one = None if request_row is None else oracle_events([rows[row]], k)[0]
-        assert same(got, row, oracle(group.columns, oracle_events(events, k), t, None, request, one)) == []
+        assert same(got, row, oracle(group.columns, oracle_events(events, k), t, None, asked[row], one)) == []
 
 
 @many
@@ -140,13 +150,14 @@ def test_a_state_reads_as_the_oracle_from_five_seconds_before_its_newest_arrival
         row = Event(k, 0, 0, 2.5, None, "b", True)
         start = newest[k] if newest[k] > -FAR else 0
         for t in [start - before, *(start + gap for gap in later)]:
-            at, probes = np.full(3, t, np.int64), np.full((3, 1), 2.5)
+            at, asked = np.full(3, t, np.int64), request_of(events, k, 2.5)
+            probes = probes_for(group, [asked] * 3)
             got = value(layout_of(group), states, at, probes).columns
-            assert same(got, k, oracle(group.columns, mine, t, FAR, {"x": 2.5})) == []
+            assert same(got, k, oracle(group.columns, mine, t, FAR, asked)) == []
             added = lanes_of(group, [replace(row, time=t)] * 3)
             got = value(layout_of(group), states, at, probes, added).columns
             (one,) = oracle_events([replace(row, time=t, arrival=t)], k)
-            assert same(got, k, oracle(group.columns, mine, t, FAR, {"x": 2.5}, one)) == []
+            assert same(got, k, oracle(group.columns, mine, t, FAR, asked, one)) == []
 
 
 @many

@@ -41,8 +41,10 @@ from tests.properties.worlds import (
     DAY,
     HOUR,
     MINUTE,
+    REQUEST,
     SECOND,
     Event,
+    asked_of,
     event_lists,
     group_of,
     oracle_events,
@@ -57,7 +59,7 @@ STREAM = ms.EventStream(
             "d": "date", "u": "uuid", "b": "bytes", "m": "decimal(38, 2)", "v": "list<float64>",
             "at": "timestamp", "seen": "timestamp"},
 )  # fmt: skip
-ASKS = ms.EventStream("asks", time="at", schema={"ask": "string", "k": "int64", "at": "timestamp"})
+ASKS = ms.EventStream("asks", time="at", schema={"ask": "string", "k": "int64", "at": "timestamp"} | REQUEST)
 OUTCOMES = ms.EventStream("outcomes", time="at", schema={"ask": "string", "y": "bool", "at": "timestamp"})
 FUTURE = 5 * MINUTE
 WIDEST = 6
@@ -198,10 +200,11 @@ class Pipeline:
                 widest=WIDEST,
             )
             self.project.parts.__dict__["online"] = AdversarialOnlineStore(self.project.parts.online, self.seed)
-        self.view = ms.FeatureView("view", features=[self.group])
+        self.view = ms.FeatureView("view", request=REQUEST, features=[self.group])
         label = ms.Label(OUTCOMES, "y", on="ask", absent=False, after="1h")
         kinds = self.group.schema_of_features
-        learnt = ms.FeatureView("learnt", features=[self.group[name] for name in kinds if not element_of(kinds[name])])
+        single = [self.group[name] for name in kinds if not element_of(kinds[name])]
+        learnt = ms.FeatureView("learnt", request=REQUEST, features=single)
         self.project.apply(self.view, ms.Model("model", view=learnt, examples=ASKS, label=label))
         self.begin()
 
@@ -305,7 +308,7 @@ class Pipeline:
 
     def read(self, at: int) -> dict[str, np.ndarray]:
         """The group's features of the three keys, as serving reads them."""
-        found = self.project.features("view", [{"k": k} for k in range(3)], at)
+        found = self.project.features("view", [{"k": k, **asked_of(k)} for k in range(3)], at)
         return {name.removeprefix("g__"): carried(found[name]) for name in found.column_names}
 
     def states(self) -> list[tuple[bytes, bytes]]:
@@ -351,7 +354,7 @@ def arrivals(sent: list[Sent]) -> Iterator[list[Sent]]:
 
 def pure(view: Any, sent: list[Sent], asks: list[tuple[int, int]]) -> dict[str, np.ndarray]:
     """What `ms.compute` makes of it for (key, instant) pairs."""
-    found = ms.compute(view, {"events": history(sent)}, [{"k": k, "at": at} for k, at in asks])
+    found = ms.compute(view, {"events": history(sent)}, [{"k": k, "at": at, **asked_of(k)} for k, at in asks])
     return {name.removeprefix("g__"): carried(found[name]) for name in found.column_names if name.startswith("g__")}
 
 
@@ -445,7 +448,7 @@ def check_reads(pipe: Pipeline, sent: list[Sent], group: Any) -> None:
     for row, (at, upto, read) in enumerate(pipe.reads):
         for k in range(3):
             known = [event for event in events if event.arrival <= upto]
-            assert same(read, k, oracle(group.columns, oracle_events(known, k), at, upto)) == [], (k, at)
+            assert same(read, k, oracle(group.columns, oracle_events(known, k), at, upto, asked_of(k))) == [], (k, at)
             if upto == at:
                 wanted = {name: bits(column)[3 * row + k] for name, column in frame.items()}
                 assert {name: bits(read[name])[k] for name in frame} == wanted, (k, at)
@@ -530,7 +533,9 @@ def check_training_set(
         moments = [one.event.arrival for one in sent] or [BASE]
         run(pipe, sent, data)
         instants = [moments[n % len(moments)] + gap for n, gap in asks] + [moments[-1], moments[-1] + MINUTE]
-        examples = [{"ask": f"a{at}-{k}", "k": k, "at": at} for at in sorted(set(instants)) for k in range(4)]
+        examples = [
+            {"ask": f"a{at}-{k}", "k": k, "at": at, **asked_of(k)} for at in sorted(set(instants)) for k in range(4)
+        ]
         pipe.clock.set(max(pipe.clock.now(), moments[-1] + 40 * DAY))
         pipe.project.send("asks", examples)
         for what in data.draw(st.lists(st.sampled_from(["compute", "archive", "trim", "archive"]), max_size=4)):

@@ -15,9 +15,11 @@ import pyarrow as pa
 from hypothesis import strategies as st
 
 import millstream as ms
+from millstream.definitions.data_types import arrow_type
 from millstream.definitions.list_columns import Lists
-from millstream.fold import Prepared, layout_of, prepare
+from millstream.fold import Prepared, Probes, layout_of, prepare, probes_of, probes_of_few
 from millstream.fold.oracle import OracleEvent
+from millstream.fold.probes import no_probes
 
 SECOND, MINUTE, HOUR, DAY = 1_000_000, 60_000_000, 3_600_000_000, 86_400_000_000
 BASE = 1_356_998_400_000_000 + 7 * HOUR + 13 * SECOND + 17
@@ -40,6 +42,8 @@ STREAM = ms.EventStream(
         "at": "timestamp",
     },
 )
+#: The fields that probes look up, each in the column of its name ("when" in the time).
+REQUEST = {"s": "string", "n": "int64", "ok": "bool", "d": "date", "u": "uuid", "when": "timestamp"}
 ENTITY = ms.Entity("k", keys={"k": "int64"})
 
 
@@ -96,6 +100,17 @@ def group_of(
                 ms.LastK(["x", "at"], 2, name=f"dated{tag}", **common),
                 ms.FirstK(["n", "b", "u", "m", "ok"], 2, name=f"first_rows{tag}", **common),
             ]  # fmt: skip
+            features += [
+                kind(column, request=field, name=f"{kind.kind}_{field}{tag}", **common)
+                for column, field in (*((name, name) for name in REQUEST if name != "when"), ("at", "when"))
+                for kind in (ms.Seen, ms.CountBy, ms.SinceSeen)
+            ]
+            features += [
+                ms.Seen("s", request="s", name=f"seen_few{tag}", categories=2, **common),
+                ms.SumBy("s", "x", request="s", name=f"of_s{tag}", **common),
+                ms.SumBy("ok", "x", request="ok", categories=1, name=f"of_ok{tag}", **common),
+                ms.Ratio(ms.CountBy("n", request="n", **common), ms.Count(), name=f"of_all{tag}"),
+            ]
             continue
         features += [
             ms.Count(name=f"n{tag}", **common), ms.Count("x", name=f"nx{tag}", **common),
@@ -207,6 +222,19 @@ units = st.sampled_from([1, SECOND // 2, SECOND, MINUTE, HOUR, DAY])
 lags = st.sampled_from([-2 * SECOND, -1, 0, 1, SECOND, 4 * SECOND, 10 * SECOND, HOUR, 2 * DAY, 40 * DAY])
 
 
+_ASKED = (
+    ("DE", 2**53 + 1, True, date(1970, 1, 1), UUID(int=2**63), BASE),
+    ("a", -1, False, date(2024, 2, 29), UUID(int=0), BASE + SECOND),
+    ("", 2**63 - 1, None, date(9999, 12, 31), UUID(int=2**128 - 1), BASE - 1),
+    (None,) * 6,
+)
+
+
+def asked_of(k: int) -> dict[str, Any]:
+    """The fields of the request of one of four keys."""
+    return dict(zip(REQUEST, _ASKED[k], strict=True))
+
+
 @dataclass(frozen=True)
 class Event:
     """One generated event."""
@@ -269,6 +297,21 @@ def prepared(group: Any, events: list[Event]) -> Prepared:
     )
     (result,) = prepare([group], STREAM, table)
     return result
+
+
+def probes_for(group: Any, requests: list[dict[str, Any]]) -> Probes:
+    """What the group reads of requests, which is the same of many and of few."""
+    kinds, n = {"x": "float64", **REQUEST}, len(requests)
+    values = {name: [one.get(name) for one in requests] for name in kinds}
+    few = probes_of_few(layout_of(group), values, n) or no_probes(layout_of(group), n)
+    given = {name: pa.array(column, pa.int64()) if name == "when" else pa.array(column, arrow_type(kinds[name]))
+             for name, column in values.items()}  # fmt: skip
+    many = probes_of(layout_of(group), given, n) or no_probes(layout_of(group), n)
+    assert many.numbers.tobytes() == few.numbers.tobytes()
+    assert many.lanes[:, ::2].tolist() == few.lanes[:, ::2].tolist()
+    there = many.lanes[:, ::2] == 1
+    assert many.lanes[:, 1::2][there].tolist() == few.lanes[:, 1::2][there].tolist()
+    return many
 
 
 def oracle_events(events: list[Event], key: int, available: dict[int, int] | None = None) -> list[OracleEvent]:

@@ -78,6 +78,7 @@ DEFINED = {
     ms.CountBy: ("x", {}),
     ms.SumBy: ("x", {"value": "y"}),
     **dict.fromkeys((ms.FirstK, ms.LastDistinctK, ms.MaxK, ms.MinK, ms.TopK), ("x", {})),
+    **dict.fromkeys((ms.Seen, ms.SinceSeen), ("x", {"request": "x"})),
     **dict.fromkeys((ms.DistinctCount, ms.Entropy, ms.Lag, ms.LastK, ms.Median, ms.Mode), ("x", {})),
 }
 

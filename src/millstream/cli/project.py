@@ -109,11 +109,18 @@ def _changes(changes: tuple[Change, ...] | list[Change]) -> list[object]:
 
 _SHOWN = {
     "layers": ("name", "state", "rate", "lag", "lag_s", "age", "cpu"),
-    "groups": ("id", "state", "default", "lag", "age", "late"),
+    "groups": ("id", "state", "default", "lag", "age", "late", "beyond_bounds", "of_keys"),
     "models": ("name", "versions", "champion", "challenger", "state"),
     "streams": ("name", "partitions", "events", "dead"),
 }
-_TITLES = {"rate": "records/s", "age": "age s", "dead": "dead letters", "late": "rows too late"}
+_TITLES = {
+    "rate": "records/s",
+    "age": "age s",
+    "dead": "dead letters",
+    "late": "rows too late",
+    "beyond_bounds": "keys beyond bounds",
+    "of_keys": "of keys",
+}
 
 
 def _shown(name: str, value: object) -> object:

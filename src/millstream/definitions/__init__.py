@@ -24,6 +24,7 @@ from millstream.definitions.mapped import By, CountBy, SumBy
 from millstream.definitions.model import Label, LightGBM, Model, Retrain
 from millstream.definitions.on_demand import OnDemandFeature
 from millstream.definitions.over import Session
+from millstream.definitions.probes import Seen, SinceSeen
 from millstream.definitions.reference import FeatureRef
 from millstream.definitions.source import EventStream, Source, Table
 from millstream.definitions.statistics import (
@@ -100,8 +101,10 @@ __all__ = [
     "Rate",
     "Ratio",
     "Retrain",
+    "Seen",
     "Session",
     "Share",
+    "SinceSeen",
     "Skewness",
     "Source",
     "Std",

@@ -13,6 +13,7 @@ from millstream.definitions.on_demand import OnDemandFeature, is_null
 from millstream.definitions.reference import FeatureRef, Value, as_reference
 from millstream.definitions.row_function import RowFunction
 from millstream.definitions.schema import Schema, check_schema, element_of, fields_of, is_map, is_object
+from millstream.definitions.windows import fields_read
 from millstream.errors import DefinitionError
 
 if TYPE_CHECKING:
@@ -311,23 +312,32 @@ def _with_fields(thing: str, read: GroupRead, request: Mapping[str, str]) -> Gro
 
 def _probes(group: StreamFeatureGroup | BatchFeatureGroup, columns: Iterable[ViewColumn]) -> tuple[str, ...]:
     """The fields of the request that some columns of a group read."""
-    fields = {column.name: column.request for column in group.columns}
-    found = dict.fromkeys(fields.get(column.feature) for column in columns)
-    return tuple(field for field in found if field is not None)
+    names = {column.feature for column in columns}
+    return tuple(dict.fromkeys(field for one in group.columns if one.name in names for field, _ in fields_read(one)))
 
 
 def _check_probes(thing: str, request: Schema, reads: Iterable[GroupRead]) -> None:
-    """Refuse a feature that reads a field which the view's request does not have, or which is no number."""
-    asked = {name: read.group.name for read in reads for name in read.probes}
-    for name, group in asked.items():
-        what = f"request=\"{name}\" of group '{group}'"
-        if name not in request:
-            hint = (
-                f'a feature of a request is read through a view: ms.FeatureView(..., request={{"{name}": "float64"}}).'
-            )
-            raise DefinitionError(f"{thing}: {what} is no field of its request, which has {_listed(request)}.", hint)
-        if request[name] not in ("int64", "float64"):
-            raise DefinitionError.wrong_type(thing, what, request[name], "a number")
+    """Refuse a feature that reads a field which the view's request does not have, or which is of another type."""
+    for read in reads:
+        names = {column.feature for column in read.columns}
+        for column in (one for one in read.group.columns if one.name in names):
+            for name, kind in fields_read(column):
+                _check_field(thing, f"request=\"{name}\" of group '{read.group.name}'", request, name, kind)
+
+
+def _check_field(thing: str, what: str, request: Schema, name: str, kind: str) -> None:
+    """Refuse a field that is not there, or is not of a type ("" for any number)."""
+    if name not in request:
+        hint = (
+            "a feature of a request is read through a view: "
+            f'ms.FeatureView(..., request={{"{name}": "{kind or "float64"}"}}).'
+        )
+        raise DefinitionError(f"{thing}: {what} is no field of its request, which has {_listed(request)}.", hint)
+    if kind and request[name] != kind:
+        hint = f'write ms.FeatureView(..., request={{"{name}": "{kind}"}}): it is looked up among values of that type.'
+        raise DefinitionError.wrong_type(thing, what, request[name], kind, hint)
+    if not kind and request[name] not in ("int64", "float64"):
+        raise DefinitionError.wrong_type(thing, what, request[name], "a number")
 
 
 def _listed(names: Iterable[str]) -> str:

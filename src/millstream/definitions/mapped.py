@@ -22,6 +22,7 @@ from millstream.definitions.aggregation import (
 )
 from millstream.definitions.durations import Duration
 from millstream.definitions.frozen import freeze
+from millstream.definitions.probes import check_request
 from millstream.definitions.values import CATEGORIES, MOST_CATEGORIES, MOST_ROWS
 from millstream.errors import DefinitionError
 
@@ -43,7 +44,7 @@ class Mapped(Aggregation, ABC):
     """
 
     category: str
-    k: int
+    k: int | None
     categories: int
     max_bytes: int
     expression: str | None = field(init=False, repr=False)
@@ -154,23 +155,84 @@ def _checked(aggregate: object) -> Aggregation:
     return aggregate
 
 
-class CountBy(Mapped):
-    """A map from each of the k categories with most events, in that order, to how many there are.
+@checked_class
+@dataclass(frozen=True, init=False)
+class _MapOrProbe(Mapped, ABC):
+    """A map, or with `request` what there is of the category that a field of the request names."""
 
-    Use it for "payments by country". It is short for `By(category, Count())`, and keeps what `TopK` does.
+    request: str | None
+
+    def __init__(
+        self,
+        category: str,
+        k: int | None,
+        request: str | None,
+        *,
+        over: Window | Sequence[Window],
+        where: str | None,
+        name: str | None,
+        hop: Duration | None,
+        delay: Duration,
+        categories: int,
+        max_bytes: int,
+    ) -> None:
+        thing = type(self).__name__
+        if request is not None and k is not None:
+            hint = f"leave k out: ms.{thing}(..., request={request!r}) is one number, that of the request's category."
+            raise DefinitionError.expected(thing, "k", k, "none, where a request is given", hint)
+        freeze(self, request=None if request is None else check_request(thing, request))
+        super().__init__(
+            category, 50 if k is None else k, over=over, where=where, name=name, hop=hop, delay=delay,
+            categories=categories, max_bytes=max_bytes,
+        )  # fmt: skip
+        if request is not None:
+            freeze(self, k=None)
+
+
+@checked_class
+@dataclass(frozen=True, init=False)
+class CountBy(_MapOrProbe):
+    """A map from each of the k categories with most events, in that order, to how many there are; or that of one of them.
+
+    Use it for "payments by country", or with `request` for how often this user has paid this payee. It is short for
+    `By(category, Count())`, and keeps what `TopK` does; with `request` two int64 per category and tile, shared with `Seen`.
 
     Args:
         category: what tells the categories apart, a column or an SQL expression.
         k: how many categories at most, 50 unless given, up to 1,000.
+        request: the field of the view's request, of the type of the category, whose events alone are counted: a number
+            instead of a map, 0 where there is none, and null for a null field.
         categories: how many different categories a key may have in a window; with more the feature is null.
-        max_bytes: a category longer than that in UTF-8 makes its event a dead letter; the others are those of every
-            aggregation.
+        max_bytes: a category longer than that in UTF-8 makes its event a dead letter; with `request` they have any length.
+            The others are those of every aggregation.
 
-    >>> CountBy("country", over="30d").of_each.kind
-    'count'
+    Raises:
+        DefinitionError: for a request that is no name of a field, and for `k` beside it.
+
+    >>> CountBy("country", over="30d").of_each.kind, CountBy("country", request="country").request
+    ('count', 'country')
     """
 
     kind = "count_by"
+
+    def __init__(
+        self,
+        category: str,
+        k: int | None = None,
+        *,
+        request: str | None = None,
+        over: Window | Sequence[Window] = None,
+        where: str | None = None,
+        name: str | None = None,
+        hop: Duration | None = None,
+        delay: Duration = "0s",
+        categories: int = CATEGORIES,
+        max_bytes: int = STRING_BYTES,
+    ) -> None:
+        super().__init__(
+            category, k, request, over=over, where=where, name=name, hop=hop, delay=delay, categories=categories,
+            max_bytes=max_bytes,
+        )  # fmt: skip
 
     @property
     def of_each(self) -> Aggregation:
@@ -180,19 +242,25 @@ class CountBy(Mapped):
 
 @checked_class
 @dataclass(frozen=True, init=False)
-class SumBy(Mapped):
-    """A map from each of the k categories with most events, in that order, to the sum of a number of them.
+class SumBy(_MapOrProbe):
+    """A map from each of the k categories with most events, in that order, to the sum of a number; or that of one of them.
 
-    Use it for "spend by merchant". It is short for `By(category, Sum(value))`: an event whose category or value is null is
-    skipped, and does not count for the k.
+    Use it for "spend by merchant", or with `request` for how much this user has paid this payee. It is short for
+    `By(category, Sum(value))`: an event whose category or value is null is skipped, and does not count for the k. With
+    `request` it keeps five int64 per category and tile.
 
     Args:
         category: what tells the categories apart, a column or an SQL expression.
         value: the number, a column or an SQL expression.
         k: how many categories at most, 50 unless given, up to 1,000.
+        request: the field of the view's request, of the type of the category, whose events alone are summed: a number
+            instead of a map, 0 where there is none, and null for a null field.
         categories: how many different categories a key may have in a window; with more the feature is null.
-        max_bytes: a category longer than that in UTF-8 makes its event a dead letter; the others are those of every
-            aggregation.
+        max_bytes: a category longer than that in UTF-8 makes its event a dead letter; with `request` they have any length.
+            The others are those of every aggregation.
+
+    Raises:
+        DefinitionError: for a request that is no name of a field, and for `k` beside it.
 
     >>> SumBy("merchant_id", "amount", over="30d").of_each.expression
     'amount'
@@ -206,8 +274,9 @@ class SumBy(Mapped):
         self,
         category: str,
         value: str,
-        k: int = 50,
+        k: int | None = None,
         *,
+        request: str | None = None,
         over: Window | Sequence[Window] = None,
         where: str | None = None,
         name: str | None = None,
@@ -221,7 +290,7 @@ class SumBy(Mapped):
             raise DefinitionError.expected("SumBy", "value", value, "a column or an SQL expression", hint)
         freeze(self, value=value)
         super().__init__(
-            category, k, over=over, where=where, name=name, hop=hop, delay=delay, categories=categories,
+            category, k, request, over=over, where=where, name=name, hop=hop, delay=delay, categories=categories,
             max_bytes=max_bytes,
         )  # fmt: skip
 

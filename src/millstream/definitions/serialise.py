@@ -24,6 +24,7 @@ from millstream.definitions.mapped import MAPPED
 from millstream.definitions.model import TRAINERS, Label, Model, Retrain
 from millstream.definitions.on_demand import OnDemandFeature
 from millstream.definitions.over import Session
+from millstream.definitions.probes import PROBES
 from millstream.definitions.reference import FeatureRef
 from millstream.definitions.source import EventStream, Source, Table
 from millstream.definitions.statistics import STATISTICS
@@ -35,7 +36,8 @@ _GROUPS = (BatchFeatureGroup, StreamFeatureGroup)
 _KINDS: dict[str, type] = {
     kind.__name__: kind
     for kind in (
-        *AGGREGATIONS, *COMBINED, *DECAYED, *MAPPED, *STATISTICS, *VALUES, *VECTORS, *_GROUPS, Entity, EventStream, FeatureRef,
+        *AGGREGATIONS, *COMBINED, *DECAYED, *MAPPED, *PROBES, *STATISTICS, *VALUES, *VECTORS, *_GROUPS, Entity, EventStream,
+        FeatureRef,
         FeatureView, Label, Model, OnDemandFeature, Retrain, Session, Table, *TRAINERS,
     )
 }  # fmt: skip

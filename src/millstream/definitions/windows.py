@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeGuard
 
 from millstream.definitions.aggregation import STRING_BYTES, Aggregation
 from millstream.definitions.combined import Combined, ZScore
@@ -14,6 +14,7 @@ from millstream.definitions.durations import UNITS, micros, text
 from millstream.definitions.expressions import is_column, type_of
 from millstream.definitions.mapped import By, Mapped
 from millstream.definitions.over import Session, rows_and_time, suffix
+from millstream.definitions.probes import Seen
 from millstream.definitions.schema import digits_of, element_of, fields_of, list_of, map_of, struct_of
 from millstream.definitions.values import LISTS, Histogram, Lag, Quantile, percent
 from millstream.definitions.vectors import VECTOR_TYPES, VECTORS
@@ -35,7 +36,11 @@ _OF_NUMBERS = (
 _READS: dict[str, tuple[str, ...]] = {kind: _NUMBERS for kind in _OF_NUMBERS}
 _READS |= {kind: ("int64", "float64") for kind in ("quantile", "median", "histogram")}
 _CATEGORIES = ("int64", "string", "bool", "date", "timestamp", "uuid")
-_READS |= {kind: _CATEGORIES for kind in ("entropy", "by", "count_by", "sum_by")}
+#: What those of which there are maps are called that look the request's value up instead.
+_OF_REQUEST = {"count_by": "count_of", "sum_by": "sum_of"}
+_READS |= dict.fromkeys(("entropy", "by", "count_by", "sum_by", "seen", "since_seen"), _CATEGORIES)
+#: What the second of two expressions may be, where that is not what the first one may.
+_READS_SECOND = {"sum_by": _NUMBERS}
 _READS |= {kind: (*_CATEGORIES, "float64") for kind in ("distinct_count", "mode", "top_k")}
 #: Those whose value is one of the values that they aggregate, and so of their type.
 KEEPING = ("min", "max", "first", "last", "arg_min", "arg_max")
@@ -49,7 +54,8 @@ class WindowedFeature:
     `window` None is all time. `hop` is None only for all time without a delay. `dtype` is "int64" for counts, the type
     of the expression for those `KEEPING` one of its values, else "float64". `other` is the second expression of an
     aggregate of two, and `by` its type where it orders; `per` is the span that a rate is for. One that is
-    worked out of two others has them as `parts`, whose windows are its own, and may read a field of the request.
+    worked out of two others has them as `parts`, whose windows are its own. `request` is the field of the request that one
+    reads, as a number or, where it looks it up, as a value of the type of its expression.
     `of` is the type of the expression. `k` says how many values, or which one, is asked for, `share` which quantile,
     `bound` how many different values a window may hold, `bins` the edges between which they are counted. `rows` is how
     many rows a row window holds at least, `window` then the longest time that they may span. `gap` is how far apart the
@@ -133,6 +139,11 @@ def folded(columns: Iterable[WindowedFeature]) -> tuple[WindowedFeature, ...]:
     return tuple(one for column in columns for one in column.parts or (column,))
 
 
+def fields_read(column: WindowedFeature) -> tuple[tuple[str, str], ...]:
+    """Return the fields of a request that a column reads, each with the type it must be of, "" for any number."""
+    return tuple((one.request, one.of) for one in (column, *column.parts) if one.request is not None)
+
+
 def windowed_features(thing: str, features: object, columns: Mapping[str, str]) -> tuple[WindowedFeature, ...]:
     """Return one feature per aggregation and window, in order, checked against the group's `columns`.
 
@@ -177,7 +188,7 @@ def _columns(thing: str, aggregation: Aggregation, columns: Mapping[str, str]) -
         _worked_out(
             one.name,
             one.kind,
-            tuple(replace(one, name=f"{one.name}.{kind}", kind=kind) for kind in ("mean", "std")),
+            tuple(replace(one, name=f"{one.name}.{kind}", kind=kind, request=None) for kind in ("mean", "std")),
             aggregation.request,
         )
         for one in found
@@ -191,15 +202,15 @@ def _worked_out(name: str, kind: str, parts: tuple[WindowedFeature, ...], reques
 def _expand(
     thing: str, aggregation: Aggregation, columns: Mapping[str, str], stem: str | None = None
 ) -> list[WindowedFeature]:
-    kind = aggregation.kind
+    kind = aggregation.kind if _is_map(aggregation) else _OF_REQUEST.get(aggregation.kind, aggregation.kind)
     types = _source_types(thing, aggregation, columns)
     source_type, by, *_ = [*types, "", ""]
     several = isinstance(aggregation.expression, tuple)
     if several:
         source_type = struct_of(dict(zip(aggregation.values, types, strict=True)))
-    each = _each(thing, aggregation, columns) if isinstance(aggregation, Mapped) else None
+    each = _each(thing, aggregation, columns) if _is_map(aggregation) else None
     if aggregation.where is not None:
-        check_condition(thing, f"where of {kind}", aggregation.where, columns)
+        check_condition(thing, f"where of {aggregation.kind}", aggregation.where, columns)
     dtype = _dtype(aggregation, source_type) if each is None else map_of(source_type, each.dtype)
     texts = not {"string", "bytes"}.isdisjoint((dtype, by)) or kind in ("first", "last")
     return [
@@ -222,6 +233,7 @@ def _expand(
             bins=getattr(aggregation, "bins", ()),
             each=each,
             fields=tuple((fields_of(source_type) or {}).items()),
+            request=getattr(aggregation, "request", None),
         )
         for stem, share in _stems(thing, aggregation, stem)
         for over in aggregation.over
@@ -239,7 +251,14 @@ def _dtype(aggregation: Aggregation, source_type: str) -> str:
         return list_of(source_type)
     if kind in (*KEEPING, *_TOLD_APART) and source_type:
         return source_type
-    return "int64" if kind in ("count", "distinct_count") else "float64"
+    if isinstance(aggregation, Seen):
+        return "bool"
+    return "int64" if kind in ("count", "distinct_count", "count_by") else "float64"
+
+
+def _is_map(aggregation: Aggregation) -> TypeGuard[Mapped]:
+    """Whether it gives a map, and does not look a value of the request up."""
+    return isinstance(aggregation, Mapped) and getattr(aggregation, "request", None) is None
 
 
 def _each(thing: str, aggregation: Mapped, columns: Mapping[str, str]) -> WindowedFeature:
@@ -258,6 +277,8 @@ def _how_many(aggregation: Aggregation) -> int:
 
 def _max_bytes(aggregation: Aggregation, texts: bool) -> int:
     """How many bytes a string that it keeps may have, 0 where it keeps none."""
+    if getattr(aggregation, "request", None) is not None:
+        return 0
     given: int = getattr(aggregation, "max_bytes", None) or 0
     if aggregation.kind in KEEPING:
         return (given or STRING_BYTES) if texts else 0
@@ -280,9 +301,10 @@ def _stems(thing: str, aggregation: Aggregation, given: str | None) -> list[tupl
 def _source_types(thing: str, aggregation: Aggregation, columns: Mapping[str, str]) -> list[str]:
     """The types of the expressions that it takes of each event; of a map what tells the categories apart."""
     kind = aggregation.kind
-    allowed = _READS.get(kind)
     types: list[str] = []
-    for expression in aggregation.values[:1] if isinstance(aggregation, Mapped) else aggregation.values:
+    values = aggregation.values[:1] if _is_map(aggregation) else aggregation.values
+    for place, expression in enumerate(values):
+        allowed = _READS_SECOND.get(kind, _READS.get(kind)) if place else _READS.get(kind)
         found = type_of(thing, kind, expression, columns)
         types.append(found)
         if isinstance(aggregation, VECTORS):

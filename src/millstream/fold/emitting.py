@@ -10,13 +10,16 @@ import numpy as np
 from numba import njit
 
 from millstream.fold.entries import ESTIMATED, KEY, PASSED, WIDTH, copy, with_room
-from millstream.fold.fixed_point import from_sortable, sortable
+from millstream.fold.fixed_point import from_sortable, sortable, sum_of
 from millstream.fold.lanes import COUNT, EMPTY_GREATEST, EMPTY_LEAST, TEXT, emit
 from millstream.fold.sketches import middle_of, registered
 
-DISTINCT_COUNT, QUANTILE, ENTROPY, LAG, MODE, ROWS, MOST, RECENT, MAPPED = range(9)
-#: The columns of a row of `features` after its bag and window: its formula, output, a number that the formula takes; and
-#: for a list, where in an entry what it holds begins, how many lanes that has, and whether their bits are inverted.
+DISTINCT_COUNT, QUANTILE, ENTROPY, LAG, MODE, ROWS, MOST, RECENT, MAPPED, SEEN, COUNTED, SINCE, SUMMED = range(13)
+#: From here on formulas look up what a request has.
+LOOKS_UP = SEEN
+#: The columns of a row of `features` after its bag and window: its formula, output, a number that the formula takes (of what
+#: is looked up, where that stands in the lanes of a request); and for a list, where in an entry what it holds begins, how
+#: many lanes that has, and whether their bits are inverted.
 FORMULA, OUT, NUMBER, SKIP, LANES, INVERTED = range(2, 8)
 #: Then for a map, how many lanes a value has, and from `INNER` on what `lanes` makes of those beside each key: its formula
 #: and window, `INNER_NUMBERS` numbers and its output.
@@ -26,8 +29,11 @@ COLUMNS = INNER + INNER_NUMBERS + 3
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def emit_entries(bag, feature, data, numbers, texts, row, heap):
-    """Write one feature of the bag that `data` begins with into the output row; returns the heap, which may be another."""
+def emit_entries(bag, feature, data, at, probes, numbers, texts, row, heap):
+    """Write one feature of the bag that `data` begins with into the output row; returns the heap, which may be another.
+
+    It is read `at` an instant; `probes` has the lanes of what requests look up, a row for each row of the output.
+    """
     formula, out, mode = feature[FORMULA], feature[OUT], data[0] & 3
     if formula == DISTINCT_COUNT:
         numbers[row, out] = np.float64(registered(data, 1) if mode == ESTIMATED else data[0] >> 2)
@@ -39,6 +45,8 @@ def emit_entries(bag, feature, data, numbers, texts, row, heap):
         _lag(bag, feature[NUMBER], data, texts, row, out)
     elif formula == MODE:
         _mode(bag, data, texts, row, out)
+    elif formula >= LOOKS_UP:
+        numbers[row, out] = _looked_up(bag, feature, data, at, probes[row])
     elif formula == ROWS:
         texts[row, out], heap = _rows(bag, feature, data, heap)
     elif mode == PASSED:
@@ -136,6 +144,34 @@ def _rows(bag, feature, data, heap):
             break
     heap[0] = to
     return begin, heap
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def _looked_up(bag, feature, data, at, probes):
+    """What the entry says whose key, of one lane, is that of a request; null without one, and where too many differ.
+
+    An entry is its key, how often it counts, and then what the formula is made of.
+    """
+    formula, asked = feature[FORMULA], feature[NUMBER]
+    if data[0] & 3 == PASSED or not probes[asked]:
+        return np.nan
+    key, low, high = probes[asked + 1], np.int64(0), data[0] >> 2
+    while low < high:
+        middle = (low + high) // 2
+        if data[1 + middle * bag[WIDTH]] < key:
+            low = middle + 1
+        else:
+            high = middle
+    place = 1 + low * bag[WIDTH]
+    there = low < data[0] >> 2 and data[place] == key
+    if formula == SEEN or not there:
+        return np.nan if formula == SINCE else np.float64(there)
+    beside = place + bag[KEY]
+    if formula == COUNTED:
+        return np.float64(data[beside])
+    if formula == SINCE:
+        return np.float64(at - data[beside + 1]) / 1e6
+    return sum_of(data[beside + 1], data[beside + 2], data[beside + 3])
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)

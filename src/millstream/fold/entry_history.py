@@ -10,7 +10,7 @@ rule itself, gives.
 import numpy as np
 from numba import njit
 
-from millstream.fold.emitting import FORMULA, NUMBER, OUT, QUANTILE, between, emit_entries
+from millstream.fold.emitting import FORMULA, LOOKS_UP, NUMBER, OUT, QUANTILE, between, emit_entries
 from millstream.fold.entries import (
     BOUND,
     BOUNDED,
@@ -207,8 +207,8 @@ def _latest(bag, marks, different, times, groups, firsts, entries, latest, one, 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _slide(
-    mine, times, available, known, entries, added, counts, ordinal, at, rows, bags, windows, features, numbers, texts, place,
-    heap,
+    mine, times, available, known, entries, added, counts, probes, ordinal, at, rows, bags, windows, features, numbers, texts,
+    place, heap,
 ):  # fmt: skip
     """One key whose queries ascend in ordinal and instant; one more event of each has the entries at its place in `added`.
 
@@ -227,8 +227,8 @@ def _slide(
         if work.size < 1 + firsts.size * bags[b, WIDTH]:
             work = np.empty(1 + firsts.size * bags[b, WIDTH], np.int64)
         heap = _slide_window(
-            times, available, known, entries, counts, ordinal, at, rows, bags[b], windows, w, features[feature:last], numbers,
-            texts, work, of, firsts, every, heap,
+            times, available, known, entries, counts, probes, ordinal, at, rows, bags[b], windows, w, features[feature:last],
+            numbers, texts, work, of, firsts, every, heap,
         )  # fmt: skip
         feature = last
     return heap
@@ -236,8 +236,8 @@ def _slide(
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _slide_window(
-    times, available, known, entries, counts, ordinal, at, rows, bag, windows, w, features, numbers, texts, work, of, firsts,
-    every, heap,
+    times, available, known, entries, counts, probes, ordinal, at, rows, bag, windows, w, features, numbers, texts, work, of,
+    firsts, every, heap,
 ):  # fmt: skip
     """One window of one bag, query by query; see `history._slide` for which events enter it and leave it, and when.
 
@@ -246,7 +246,7 @@ def _slide_window(
     tree, counted, sums = np.zeros(firsts.size + 1, np.int64), np.zeros(firsts.size, np.int64), np.zeros(2, np.int64)
     ranks, most, held = np.zeros((0, 0), np.int32), np.zeros(0, np.int64), np.zeros(0, np.int64)
     inside, lane = np.zeros(times.size, np.bool_), bag[INPUT] + 1
-    recent = times.size if bag[RULE] == NEWEST else 0
+    recent, looks_up = times.size if bag[RULE] == NEWEST else 0, features[0, FORMULA] >= LOOKS_UP
     marks, latest = np.zeros(recent + 1, np.int64), np.full(firsts.size if recent else 0, -1, np.int64)
     ranks_of, groups_of = _by_time_and_group(times[:recent], of)
     trees = payload_trees(bag, of[: times.size], firsts.size)
@@ -297,10 +297,16 @@ def _slide_window(
             ranks, most, held = _registers(firsts, counted, entries, lane)
         if moved and bag[RULE] == NEWEST:
             _latest(bag, marks, sums[1], times, groups_of, firsts, entries, latest, one, at[q], work)
-        if moved and bag[RULE] != DISTINCT and bag[RULE] != SPREAD and bag[RULE] != NEWEST:
-            request = every[times.size + q] if one >= 0 else np.int64(-1)
+        request = every[times.size + q] if one >= 0 else np.int64(-1)
+        if moved and not looks_up and bag[RULE] != DISTINCT and bag[RULE] != SPREAD and bag[RULE] != NEWEST:
             _counted(bag, tree, counted, sums[0], sums[1], firsts, entries, trees, one, request, work)
-        heap = _emit(bag, features, tree, sums, held, firsts, entries, work, numbers, texts, rows[q], heap)
+        for f in range(features.shape[0]):
+            if looks_up:
+                key = probes[rows[q], features[f, NUMBER] + 1]
+                _looked_up(bag, key, counted, sums[1], firsts, entries, trees, one, request, work)
+            heap = _emit(
+                bag, features[f], tree, sums, held, firsts, entries, work, at[q], probes, numbers, texts, rows[q], heap
+            )
         if one >= 0 and _count(one, -1, tree, counted, sums) and held.size:
             _note(entries[firsts[one], lane], -1, ranks, most, held)
     return heap
@@ -319,27 +325,50 @@ def _count(group, change, tree, counted, sums):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _emit(bag, features, tree, sums, held, firsts, entries, work, numbers, texts, row, heap):
-    """Write the features of a window, whose bag, where it is written down, is `work`."""
-    for f in range(features.shape[0]):
-        if bag[RULE] == DISTINCT:
-            numbers[row, features[f, OUT]] = np.float64(estimated(held) if sums[1] > bag[BOUND] else sums[1])
-        elif features[f, FORMULA] == QUANTILE:
-            share = from_sortable(features[f, NUMBER])
-            numbers[row, features[f, OUT]] = _quantile(bag, tree, sums[0], firsts, entries, share)
+def _emit(bag, feature, tree, sums, held, firsts, entries, work, at, probes, numbers, texts, row, heap):
+    """Write a feature of a window, whose bag, where it is written down, is `work`."""
+    if bag[RULE] == DISTINCT:
+        numbers[row, feature[OUT]] = np.float64(estimated(held) if sums[1] > bag[BOUND] else sums[1])
+        return heap
+    if feature[FORMULA] == QUANTILE:
+        share = from_sortable(feature[NUMBER])
+        numbers[row, feature[OUT]] = _quantile(bag, tree, sums[0], firsts, entries, share)
+        return heap
+    return emit_entries(bag, feature, work, at, probes, numbers, texts, row, heap)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def _looked_up(bag, key, counted, different, firsts, entries, trees, one, request, out):
+    """The bag of the one entry that has a key, of one lane, into `out`: without any where there is none.
+
+    `request` is one more event, of the group `one`.
+    """
+    out[0] = PASSED if different > bag[BOUND] else 0
+    lane, group, high = bag[INPUT] + 1, 0, firsts.size
+    while group < high:
+        middle = (group + high) // 2
+        if entries[firsts[middle], lane] < key:
+            group = middle + 1
         else:
-            heap = emit_entries(bag, features[f], work, numbers, texts, row, heap)
-    return heap
+            high = middle
+    if out[0] == PASSED or group == firsts.size or counted[group] == 0 or entries[firsts[group], lane] != key:
+        return
+    out[0], out[1], out[1 + bag[KEY]] = 4, key, counted[group]
+    if bag[GROUPS] > 1:
+        payload_of(bag, trees[0][group], trees[1][group], trees[3], out, 2 + bag[KEY])
+        if group == one:
+            absorb(bag, 1, out, 2 + bag[KEY], entries[request], bag[INPUT] + 2 + bag[KEY])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def as_of(
-    events, event_begins, queries, query_begins, times, available, entries, requests, counts, ordinal, at, bags, windows,
-    features, first, last, numbers, texts, heap,
+    events, event_begins, queries, query_begins, times, available, entries, requests, counts, probes, ordinal, at, bags,
+    windows, features, first, last, numbers, texts, heap,
 ):  # fmt: skip
     """History and (key, instant) rows to feature rows, for the keys `first..last`; returns the heap with their lists.
 
-    A key whose later ordinals ask for earlier instants is read by the rule itself. `requests` and `counts` are as in `exact`.
+    A key whose later ordinals ask for earlier instants is read by the rule itself. `requests`, `counts` and `probes` are as
+    in `exact`.
     """
     place, codes = np.empty(entries.shape[0], np.int64), np.empty(1, np.int64)
     for k in range(first, last):
@@ -354,7 +383,7 @@ def as_of(
             added = asked[:0] if requests < 0 else requests + asked
             heap = _slide(
                 mine, times[mine], open_from, known, entries, added, counts[asked] if counts.size > 0 else counts,
-                ordinal[asked], at[asked], asked, bags, windows, features, numbers, texts, place, heap,
+                probes, ordinal[asked], at[asked], asked, bags, windows, features, numbers, texts, place, heap,
             )  # fmt: skip
             continue
         codes[0] = k
@@ -362,7 +391,7 @@ def as_of(
             one = slice(q, q + 1)
             mine_of = np.int64(-1) if requests < 0 else requests + q
             heap = exact(
-                events, event_begins, codes, times, available, entries, mine_of, counts[one], ordinal[one], at[one], bags,
-                windows, features, numbers[one], texts[one], heap,
+                events, event_begins, codes, times, available, entries, mine_of, counts[one], probes[one], ordinal[one],
+                at[one], bags, windows, features, numbers[one], texts[one], heap,
             )  # fmt: skip
     return heap

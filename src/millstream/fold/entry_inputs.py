@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from numba import njit
 
 from millstream.definitions.data_types import as_uuids
 from millstream.fold.entries import INPUT, NEWEST, SPREAD
-from millstream.fold.entry_layout import Bag, EntryLayout, Part
+from millstream.fold.entry_layout import Bag, EntryLayout
 from millstream.fold.fixed_point import LIMIT
 from millstream.fold.lifting import LaneInput, lift_lanes
 from millstream.fold.ordered import Coded, coded
@@ -49,10 +50,8 @@ class EntryInput:
         for item in self.payload:
             if item.kept:  # a value that has no lanes is none
                 where = item.flags | item.refused if where is None else where & (item.flags | item.refused)
-        if bag.kind in HASHED and bag.key[0].form == "hash":  # of any length, of which 64 bits are kept
-            there = np.asarray(column.is_valid()).astype(bool)
-            there = there if where is None else there & where
-            found = Coded(_hashes_of_bytes(bag.kind, column), there, np.zeros(len(there), bool), "")
+        if bag.key[0].form == "hash":
+            found = hashed(bag.expression, column, bag.kind, where)
         elif bag.fields:
             read = zip(bag.fields, columns, strict=True)
             found = _together([coded(sql, one, kind, bag.max_bytes, where) for (sql, kind), one in read])
@@ -73,17 +72,25 @@ class EntryInput:
         out[:, at] = self._there if kept is None else self._there[kept]
         at += 1
         for part in self._bag.key:
-            self._put(part, times.reshape(-1, 1) if part.form == "time" else value, out, at)
+            lanes = times.reshape(-1, 1) if part.form == "time" else value
+            out[:, at : at + part.width] = ~lanes if part.inverted else lanes
             at += part.width
         if self._bag.counted:
             out[:, at] = times if self._bag.rule == NEWEST else 1
         for item in self.payload:
             lift_lanes(item, times, kept, out, at + item.slot.offset)
 
-    def _put(self, part: Part, lanes: np.ndarray, out: np.ndarray, at: int) -> None:
-        out[:, at : at + part.width] = ~lanes if part.inverted else lanes
-        if part.form == "hash" and self._bag.kind not in HASHED:
-            _mix(out, at)
+
+def hashed(sql: str, column: pa.ChunkedArray, kind: str, where: np.ndarray | None) -> Coded:
+    """The values of an expression, of any length, as the 64 bits by which they are told apart, where `where` holds."""
+    if kind in HASHED:
+        there = np.asarray(column.is_valid()).astype(bool)
+        there = there if where is None else there & where
+        return Coded(_hashes_of_bytes(kind, column), there, np.zeros(len(there), bool), "")
+    found = coded(sql, column, kind, 0, where)
+    lanes = found.lanes.copy()
+    _mix(lanes, 0)
+    return replace(found, lanes=lanes)
 
 
 def _together(fields: Sequence[Coded]) -> Coded:

@@ -106,17 +106,22 @@ class EntryLayout:
 
 
 def entry_layout(
-    columns: Sequence[WindowedFeature], windows: Callable[[WindowedFeature], int], places: Sequence[int]
+    columns: Sequence[WindowedFeature],
+    windows: Callable[[WindowedFeature], int],
+    places: Sequence[int],
+    lookups: Sequence[tuple[str, str]],
 ) -> EntryLayout | None:
     """Return the bags of those columns that need any, or None.
 
-    `windows` says the number of a column's window; `places` are the columns' places in the output.
+    `windows` says the number of a column's window; `places` are the columns' places in the output, and `lookups` is what
+    requests are looked up by, two lanes each.
     """
     made = _Bags()
     rows: list[tuple[int, ...]] = []
     for column, place in zip(columns, places, strict=True):
         if column.kind in KINDS:
             bag, (formula, *numbers) = _PLANS[column.kind](column)
+            numbers = [2 * lookups.index(lookup_of(column))] if column.request else numbers
             row = (made.place(bag), windows(column), formula, place, *numbers)
             rows.append(row + (0,) * (emitting.COLUMNS - len(row)))
     if not rows:
@@ -134,6 +139,11 @@ def row_of(bag: Bag, at: int) -> np.ndarray:
     groups = [number for group in bag.groups for number in group]
     row = [bag.rule, bag.key_lanes, bag.width, bag.bound, at, len(bag.groups), *groups]
     return np.array(row + [0] * (entries.COLUMNS - len(row)), np.int64)
+
+
+def lookup_of(column: WindowedFeature) -> tuple[str, str]:
+    """The field of a request that a column looks up, and the type of the values that it is looked up among."""
+    return column.request or "", column.of
 
 
 def value_width(column: WindowedFeature) -> int:
@@ -180,8 +190,17 @@ class _Bags:
             if bag == wanted or (wanted.rule in _AS_MANY and replace(bag, bound=wanted.bound) == wanted):
                 self.all[i] = replace(bag, bound=max(bag.bound, wanted.bound))
                 return i
+            if _but_for_its_payload(bag, wanted):
+                self.all[i] = bag if bag.payload else wanted
+                return i
         self.all.append(wanted)
         return len(self.all) - 1
+
+
+def _but_for_its_payload(bag: Bag, wanted: Bag) -> bool:
+    """Whether one of two bags of what is looked up has all that the other has, and a payload beside it."""
+    hashed = bag.rule == entries.BOUNDED and bag.key[0].form == "hash"
+    return hashed and not (bag.payload and wanted.payload) and replace(bag, payload=()) == replace(wanted, payload=())
 
 
 #: A bag, and what stands in a row of `features` from its formula on, without its output.
@@ -236,6 +255,18 @@ def _latest(column: WindowedFeature) -> _Plan:
     return _bag(column, entries.NEWEST, column.k, value), (emitting.RECENT, column.k, 0, value.width, 0)
 
 
+def _probe(column: WindowedFeature) -> _Plan:
+    """What is looked up, by the same 64 bits whatever its type and length."""
+    bag = _bag(column, entries.BOUNDED, column.bound, Part("hash"))
+    if column.kind == "since_seen":
+        newest = Slot("time", None, column.where, lanes.GREATEST, 1, 1)
+        return replace(bag, payload=(newest,)), (emitting.SINCE,)
+    if column.kind == "sum_of":
+        total = Slot("sum", column.other, column.where, lanes.ADD, 3, 1, other=column.expression)
+        return replace(bag, other=column.other, payload=(total,)), (emitting.SUMMED,)
+    return bag, (emitting.SEEN if column.kind == "seen" else emitting.COUNTED,)
+
+
 def _top(column: WindowedFeature) -> _Plan:
     bag = _categories(column)[0]
     return bag, (emitting.MOST, column.k, 0, bag.key_lanes, 0)
@@ -257,7 +288,8 @@ def _mapped(column: WindowedFeature) -> _Plan:
 _PLANS: Mapping[str, Callable[[WindowedFeature], _Plan]] = {
     "distinct_count": _distinct_count, "quantile": _quantile, "median": _quantile, "entropy": _categories,
     "mode": _categories, "lag": _lag, "last_k": _last, "first_k": _first, "max_k": _edge, "min_k": _edge,
-    "top_k": _top, "last_distinct_k": _latest, "by": _mapped, "count_by": _mapped, "sum_by": _mapped,
+    "top_k": _top, "last_distinct_k": _latest, **dict.fromkeys(("by", "count_by", "sum_by"), _mapped),
+    **dict.fromkeys(("count_of", "seen", "since_seen", "sum_of"), _probe),
 }  # fmt: skip
 #: Those of them whose columns are lists, or maps.
 LISTS = frozenset({"by", "count_by", "sum_by", "first_k", "last_distinct_k", "last_k", "max_k", "min_k", "top_k"})

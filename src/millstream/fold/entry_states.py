@@ -151,10 +151,10 @@ def _merge_rows(data, a, b, out, place, end, bags, levels, edges, meta, work, ot
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def value(data, offsets, at, requests, bags, windows, features, meta, numbers, texts, heap):
+def value(data, offsets, at, requests, probes, bags, windows, features, meta, numbers, texts, heap):
     """Write what the bags of states say at instants into numbers and lanes; returns the heap with the lists.
 
-    `requests` are the entries of one more event at each instant, or none at all.
+    `requests` are the entries of one more event at each instant, or none at all; `probes` is what requests look up.
     """
     step = 1 + meta[0]
     work, other = np.empty(GROWTH, np.int64), np.empty(GROWTH, np.int64)
@@ -171,6 +171,7 @@ def value(data, offsets, at, requests, bags, windows, features, meta, numbers, t
                 begins,
                 at[i],
                 requests,
+                probes,
                 bags,
                 windows,
                 features[feature:last],
@@ -188,7 +189,7 @@ def value(data, offsets, at, requests, bags, windows, features, meta, numbers, t
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _value_bag(
-    data, place, begins, at, requests, bags, windows, features, step, numbers, texts, row, work, other, heap
+    data, place, begins, at, requests, probes, bags, windows, features, step, numbers, texts, row, work, other, heap
 ):
     """The features of one bag; those of windows that end together and nest add rows to what the one before has."""
     bag = bags[features[0, 0]]
@@ -213,19 +214,19 @@ def _value_bag(
                     size = union(bag, work, 0, data, source, other, 0)
                     work, other = other, work
             r -= 1
-        heap = emit_entries(bag, features[f], work, numbers, texts, row, heap)
+        heap = emit_entries(bag, features[f], work, at, probes, numbers, texts, row, heap)
     return work, other, heap
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def exact(
-    events, begins, codes, times, available, entries, requests, counts, ordinal, at, bags, windows, features, numbers, texts,
-    heap,
+    events, begins, codes, times, available, entries, requests, counts, probes, ordinal, at, bags, windows, features, numbers,
+    texts, heap,
 ):  # fmt: skip
     """Write what bags hold of history into numbers and lanes, by the window rule itself; returns the heap with the lists.
 
     One more event of each query has its entries in the rows of `entries` from `requests` on (-1: there is none); `counts`
-    says which of them count as a row of a window of events, and is empty where none does.
+    says which of them count as a row of a window of events, and is empty where none does. `probes` is what requests look up.
     """
     work = np.empty(GROWTH, np.int64)
     for q in range(at.size):
@@ -247,5 +248,5 @@ def exact(
                     inside[count] = requests + q
                     count += 1
                 gather(bags[features[f, 0]], entries, inside[:count], work, 0)
-            heap = emit_entries(bags[features[f, 0]], features[f], work, numbers, texts, q, heap)
+            heap = emit_entries(bags[features[f, 0]], features[f], work, at[q], probes, numbers, texts, q, heap)
     return heap

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +15,8 @@ from millstream.fold.shares import in_shares
 
 #: The entries of requests where none is added.
 NO_ENTRIES = np.empty((0, 0), np.int64)
+#: The lanes of what requests look up, where they look nothing up.
+NOTHING_ASKED = np.empty((0, 0), np.int64)
 #: Which requests count as one more row of a window of events, where none does.
 NONE_ADDED = np.empty(0, np.bool_)
 
@@ -31,13 +33,18 @@ def of_states(
     numbers: np.ndarray,
     texts: np.ndarray,
     requests: np.ndarray | None = None,
+    probes: np.ndarray = NOTHING_ASKED,
 ) -> np.ndarray:
-    """Write what the bags of states give at instants (µs), with one more event at each; returns the heap with the lists."""
+    """Write what the bags of states give at instants (µs), with one more event at each; returns the heap with the lists.
+
+    `probes` are the lanes of what requests look up.
+    """
     found: np.ndarray = entry_states.value(
         data,
         offsets,
         at,
         NO_ENTRIES if requests is None else requests,
+        probes,
         bags.rows,
         layout.windows,
         bags.features,
@@ -64,14 +71,15 @@ class EntryHistory:
     ordinal: np.ndarray
     at: np.ndarray
     requests: np.ndarray | None = None
+    probes: np.ndarray = field(default_factory=lambda: NOTHING_ASKED)
 
     def by_rule(self, numbers: np.ndarray, texts: np.ndarray) -> np.ndarray:
         """Write what the entries in each window are, by the rule itself; returns the heap with the lists."""
         order, begins = self._by_key()
         entries, requests = self._with_requests()
         found: np.ndarray = entry_states.exact(
-            order, begins, self.codes, self.events.times, self.available, entries, requests, NONE_ADDED, self.ordinal,
-            self.at, self.bags.rows, self.layout.windows, self.bags.features, numbers, texts, new_heap(),
+            order, begins, self.codes, self.events.times, self.available, entries, requests, NONE_ADDED, self.probes,
+            self.ordinal, self.at, self.bags.rows, self.layout.windows, self.bags.features, numbers, texts, new_heap(),
         )  # fmt: skip
         return found
 
@@ -85,8 +93,8 @@ class EntryHistory:
         def run(first: int, last: int) -> None:
             heap = entry_history.as_of(
                 order, begins, queries, query_begins, self.events.times, self.available, entries, requests, NONE_ADDED,
-                self.ordinal, self.at, self.bags.rows, self.layout.windows, self.bags.features, first, last, numbers, texts,
-                new_heap(),
+                self.probes, self.ordinal, self.at, self.bags.rows, self.layout.windows, self.bags.features, first, last,
+                numbers, texts, new_heap(),
             )  # fmt: skip
             heaps.append((queries[query_begins[first] : query_begins[last]], heap, self.bags.references))
 

@@ -13,7 +13,7 @@ import numpy as np
 from millstream.definitions.windows import folded
 from millstream.fold import lanes
 from millstream.fold.decay_layout import DecayLayout, decay_layout
-from millstream.fold.entry_layout import KINDS, EntryLayout, element_widths, entry_layout, value_width
+from millstream.fold.entry_layout import KINDS, EntryLayout, element_widths, entry_layout, lookup_of, value_width
 from millstream.fold.lane_plans import (
     DECAYED,
     LanePlan,
@@ -99,7 +99,8 @@ class Layout(FoldLayout):
     """How a group is folded: its features over windows of time, and in `sections` those over others.
 
     `columns` are the group's; `outputs` what the kernels give, in the order of their places: those of the columns that
-    are folded, then what `combinations` are worked out of. `probes` are the fields of a request that these read.
+    are folded, then what `combinations` are worked out of. `probes` are the fields of a request that these read; `lookups`
+    are those that are looked up among entries, each with the type of the values.
     `text_widths` are the numbers of lanes of the columns that are given out as lanes, which the kernels call texts;
     `inverted` says for each such column, by name, whether the bits of its value are inverted. Of those of them that are
     lists, `listed` says how many lanes an element has, or each of its fields.
@@ -110,11 +111,17 @@ class Layout(FoldLayout):
     outputs: tuple[tuple[str, str], ...]
     combinations: tuple[Combination, ...]
     probes: tuple[str, ...]
+    lookups: tuple[tuple[str, str], ...]
     text_widths: tuple[int, ...]
     inverted: Mapping[str, bool]
     listed: Mapping[str, tuple[int, ...]]
     sections: tuple[Section, ...]
     decay: DecayLayout | None = None
+
+    @property
+    def fields_read(self) -> tuple[str, ...]:
+        """The fields of a request that its features read."""
+        return (*self.probes, *(name for name, _ in self.lookups))
 
     @property
     def beside_lanes(self) -> bool:
@@ -198,9 +205,10 @@ def _layout(published: tuple[WindowedFeature, ...]) -> Layout:
     plans = [None if one.kind in KINDS else lane_plan(one, slots[_section_key(one)]) for one in columns]
     places, texts = _places(columns, plans)
     planned = list(zip(columns, plans, places, strict=True))
+    lookups = tuple(dict.fromkeys(lookup_of(column) for column in columns if column.request))
     parts = {
         kind: _fold_layout(
-            [one for one in planned if _section_key(one[0]) == kind], found.all, len(columns), sum(texts)
+            [one for one in planned if _section_key(one[0]) == kind], found.all, len(columns), sum(texts), lookups
         )
         for kind, found in slots.items()
     }
@@ -208,7 +216,7 @@ def _layout(published: tuple[WindowedFeature, ...]) -> Layout:
     return Layout(
         **parts.pop(_OF_TIME), columns=tuple(c.name for c in published), dtypes=tuple(c.dtype for c in published),
         outputs=tuple((c.name, c.dtype) for c in columns), combinations=combinations,
-        probes=tuple(dict.fromkeys(one.request for one in combinations if one.request is not None)),
+        probes=tuple(dict.fromkeys(one.request for one in combinations if one.request is not None)), lookups=lookups,
         text_widths=tuple(texts), inverted=_inverted(columns, plans),
         listed={c.name: widths for c in columns if (widths := element_widths(c))},
         sections=tuple(
@@ -230,7 +238,13 @@ def _section_key(column: WindowedFeature) -> tuple[bool, int, int]:
 _Planned = tuple["WindowedFeature", "LanePlan | None", int]
 
 
-def _fold_layout(planned: Sequence[_Planned], slots: Sequence[Slot], numbers: int, texts: int) -> dict[str, Any]:
+def _fold_layout(
+    planned: Sequence[_Planned],
+    slots: Sequence[Slot],
+    numbers: int,
+    texts: int,
+    lookups: Sequence[tuple[str, str]],
+) -> dict[str, Any]:
     """What a `FoldLayout` is made of for some columns with their plans and places, and their lane groups."""
     columns = [column for column, _, _ in planned]
     windows, order = _windows(columns)
@@ -244,7 +258,9 @@ def _fold_layout(planned: Sequence[_Planned], slots: Sequence[Slot], numbers: in
         "ops": np.array([(slot.op, slot.offset, slot.width) for slot in slots], np.int64).reshape(-1, 3),
         "features": _features(planned, order),
         "meta": np.array([sum(slot.width for slot in slots), int(lifetime), numbers, texts], np.int64),
-        "entries": entry_layout(columns, lambda column: order[_window_key(column)], [place for _, _, place in planned]),
+        "entries": entry_layout(
+            columns, lambda column: order[_window_key(column)], [place for _, _, place in planned], lookups
+        ),
     }  # fmt: skip
 
 

@@ -53,8 +53,8 @@ def _value(
     column: Any, events: list[OracleEvent], at: int, request: Mapping[str, Any], added: OracleEvent | None
 ) -> Any:
     if not column.parts:
-        return _feature(column, events, at, added)
-    a, b = (_feature(part, events, at, added) for part in column.parts)
+        return _feature(column, events, at, request, added)
+    a, b = (_feature(part, events, at, request, added) for part in column.parts)
     if column.kind == "zscore":
         asked = _clean(request.get(column.request))
         a = None if asked is None or a is None else asked - a
@@ -92,7 +92,9 @@ def _rows(column: Any, events: list[OracleEvent], at: int, added: OracleEvent | 
     return [*rows, added] if added is not None and not column.delay else rows
 
 
-def _feature(column: Any, events: list[OracleEvent], at: int, added: OracleEvent | None) -> Any:
+def _feature(
+    column: Any, events: list[OracleEvent], at: int, request: Mapping[str, Any], added: OracleEvent | None
+) -> Any:
     rows = _rows(column, events, at, added)
     inside = [e for e in rows if column.where is None or e.fields[column.where] is True]
     if column.kind == "share":
@@ -109,6 +111,8 @@ def _feature(column: Any, events: list[OracleEvent], at: int, added: OracleEvent
     if column.fields:
         structs = [(e.time, {name: _clean(e.fields[name]) for name, _ in column.fields}) for e in inside]
         return of_values(column, [(time, one) for time, one in structs if any(v is not None for v in one.values())])
+    if column.request is not None:
+        return _looked_up(column, inside, at, request.get(column.request))
     if column.other is not None:
         pairs = [(_clean(e.fields[column.expression]), _clean(e.fields[column.other])) for e in inside]
         return _together(column.kind, [(x, y) for x, y in pairs if x is not None and y is not None])
@@ -221,6 +225,21 @@ def _chosen(column: Any, events: list[OracleEvent]) -> Any:
         return None
     edge = (min if column.kind == "arg_min" else max)(_rank(by) for by, _, _ in rows)
     return max((row for row in rows if _rank(row[0]) == edge), key=lambda row: (row[1], _rank(row[2])))[2]
+
+
+def _looked_up(column: Any, events: list[OracleEvent], at: int, asked: Any) -> Any:
+    """What a feature says of the events whose value is the one that is asked for."""
+    read = (column.expression, column.other or column.expression)
+    rows = [(e.time, *(_clean(e.fields[sql]) for sql in read)) for e in events]
+    rows = [row for row in rows if None not in row]
+    if asked is None or len({value for _, value, _ in rows}) > column.bound:
+        return None
+    alike = [(time, number) for time, value, number in rows if value == asked]
+    if column.kind == "since_seen":
+        return (at - max(time for time, _ in alike)) / 1e6 if alike else None
+    if column.kind == "sum_of":
+        return sum(_fixed(number) for _, number in alike) / 2**64
+    return len(alike) > 0 if column.kind == "seen" else len(alike)
 
 
 def _fixed(value: float) -> int:

@@ -270,7 +270,7 @@ class _KeptValues:
             if form == "struct":
                 yield from _struct_of([row[one] for one in values], kinds, max_bytes)
             elif form == "hash":
-                yield from _hash_of(row[place], kind)
+                yield from hash_of(row[place], kind)
             elif form == "bounded" and isinstance(row[place], int | float) and LIMIT <= abs(row[place]) < math.inf:
                 yield from (row_lift.TOO_LONG, 0)
             else:
@@ -288,8 +288,8 @@ def _struct_of(values: Sequence[Any], kinds: Sequence[str], max_bytes: int) -> t
     return (status, *(lane for one, *lanes in found for lane in (int(one == row_lift.GIVEN), *lanes)))
 
 
-def _hash_of(value: Any, kind: str) -> tuple[int, ...]:
-    """One value as `fold.entry_inputs` tells it apart."""
+def hash_of(value: Any, kind: str) -> tuple[int, ...]:
+    """Return a value as `fold.entry_inputs` tells it apart: whether there is any (`row_lift.GIVEN`), and its 64 bits."""
     if value is None or value is _FAILED:
         return (row_lift.NULL, 0)
     if kind in HASHED:

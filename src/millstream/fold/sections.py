@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from millstream.fold import entry_history, entry_states, kernels, stretches
 from millstream.fold.entries import COLUMNS
-from millstream.fold.entry_values import NONE_ADDED
+from millstream.fold.entry_values import NONE_ADDED, NOTHING_ASKED
 from millstream.fold.history import as_of, exact
 from millstream.fold.layout import AHEAD, RULE_GAP, Layout, Section
 from millstream.fold.listed import HeapPart, new_heap, together
@@ -131,8 +131,12 @@ def of_states(
     texts: np.ndarray,
     heap: np.ndarray | None,
     requests: Sequence[SectionRows] = (),
+    probes: np.ndarray = NOTHING_ASKED,
 ) -> np.ndarray:
-    """Write what the sections of states give at instants (µs); returns the heap, with their lists behind those in it."""
+    """Write what the sections of states give at instants (µs); returns the heap, with their lists behind those in it.
+
+    `probes` are the lanes of what requests look up.
+    """
     found = new_heap() if heap is None else heap
     for number, (section, added) in enumerate(zip(layout.sections, requests or _no_requests(layout), strict=True)):
         size = section.meta[0]
@@ -142,7 +146,7 @@ def of_states(
         )  # fmt: skip
         if section.entries:
             found = stretches.value_of_bags(
-                data, offsets, at, number, added.entries, added.counts, section.entries.rows, section.windows,
+                data, offsets, at, number, added.entries, added.counts, probes, section.entries.rows, section.windows,
                 section.entries.features, size, numbers, texts, found,
             )  # fmt: skip
     return found
@@ -163,6 +167,7 @@ class SectionHistory:
     ordinal: np.ndarray
     at: np.ndarray
     requests: Sequence[SectionRows] = ()
+    probes: np.ndarray = field(default_factory=lambda: NOTHING_ASKED)
 
     def write(
         self, numbers: np.ndarray, texts: np.ndarray, heap: np.ndarray | None, *, by_rule: bool = False
@@ -211,8 +216,8 @@ class _OneSection:
             return []
         heap = entry_states.exact(
             self._order, self._begins, asked.codes, self._times, self._available, self._entries, self._requests,
-            self._added, asked.ordinal, asked.at, part.entries.rows, part.windows, part.entries.features, numbers, texts,
-            new_heap(),
+            self._added, asked.probes, asked.ordinal, asked.at, part.entries.rows, part.windows, part.entries.features,
+            numbers, texts, new_heap(),
         )  # fmt: skip
         return [(slice(0, len(asked.at)), heap, part.entries.references)]
 
@@ -231,7 +236,7 @@ class _OneSection:
             if part.entries:
                 heap = entry_history.as_of(
                     self._order, self._begins, queries, query_begins, self._times, self._available, self._entries,
-                    self._requests, self._added, asked.ordinal, asked.at, part.entries.rows, part.windows,
+                    self._requests, self._added, asked.probes, asked.ordinal, asked.at, part.entries.rows, part.windows,
                     part.entries.features, first, last, numbers, texts, new_heap(),
                 )  # fmt: skip
                 heaps.append((queries[query_begins[first] : query_begins[last]], heap, part.entries.references))

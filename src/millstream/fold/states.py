@@ -21,6 +21,7 @@ from millstream.fold.keys import places_among
 from millstream.fold.layout import AHEAD, HEAD_CAPACITY, HEAD_SPAN, HEADER, STATE_VERSION, Layout
 from millstream.fold.listed import fixed_lists, lists_of, new_heap, together
 from millstream.fold.ordered import values_of
+from millstream.fold.probes import Probes, no_probes
 from millstream.fold.shares import in_shares
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ class Values:
     layout: Layout
     numbers: np.ndarray
     texts: np.ndarray
-    probes: np.ndarray | None = None
+    probes: Probes | None = None
     heap: np.ndarray | None = None
 
     @property
@@ -234,25 +235,26 @@ def value(
     layout: Layout,
     states: States,
     at: np.ndarray,
-    probes: np.ndarray | None = None,
+    probes: Probes | None = None,
     requests: np.ndarray | None = None,
 ) -> Values:
     """Feature values of states at instants (µs), exact from five seconds before each key's newest arrival on.
 
-    `probes` are the fields of the request that the layout reads, one column each (float64, NaN for null); nulls unless
-    given. `requests` are one more event at each instant, as `request_lanes` makes them.
+    `probes` are what the layout reads of each request, as `probes_of` makes it; nulls unless given. `requests` are one
+    more event at each instant, as `request_lanes` makes them.
     """
     added, more, others = _parted(layout, requests)
+    asked = no_probes(layout, len(at)) if probes is None else probes
     numbers, texts = kernels.value(
         states.data, states.offsets, at, added, layout.ops, layout.windows, layout.features, layout.meta
     )
     heap = None
     if layout.entries:
-        heap = of_states(layout, layout.entries, states.data, states.offsets, at, numbers, texts, more)
+        heap = of_states(layout, layout.entries, states.data, states.offsets, at, numbers, texts, more, asked.lanes)
     if layout.decay:
         decayed_of_states(layout.decay, states.data, states.offsets, at, added, numbers)
     if layout.sections:
-        heap = sections.of_states(layout, states.data, states.offsets, at, numbers, texts, heap, others)
+        heap = sections.of_states(layout, states.data, states.offsets, at, numbers, texts, heap, others, asked.lanes)
     return Values(layout, numbers, texts, probes, heap)
 
 
@@ -263,7 +265,7 @@ def as_of(
     keys: Sequence[bytes] | pa.Array,
     ordinal: np.ndarray,
     at: np.ndarray,
-    probes: np.ndarray | None = None,
+    probes: Probes | None = None,
     requests: np.ndarray | None = None,
     *,
     sweep: bool = False,
@@ -286,6 +288,7 @@ def as_of(
     settled_by = settled(events)
     added, more, others = _parted(layout, requests)
     has_one = NONE_ADDED if requests is None else np.ones(len(at), bool)
+    asked = no_probes(layout, rows) if probes is None else probes
 
     def run(first: int, last: int) -> None:
         history.as_of(
@@ -298,15 +301,17 @@ def as_of(
         in_shares(event_begins[1:] + query_begins[1:], run)
     heap = None
     if sweep and layout.beside_lanes:
-        heap = _sweep(layout, events, available, query_codes, ordinal, at, requests, numbers, texts)
+        heap = _sweep(layout, events, available, query_codes, ordinal, at, requests, asked, numbers, texts)
     elif layout.entries:
-        past = EntryHistory(layout, layout.entries, events, available, query_codes, ordinal, at, more)
+        past = EntryHistory(layout, layout.entries, events, available, query_codes, ordinal, at, more, asked.lanes)
         heap = past.sliding(numbers, texts)
     if layout.decay and not sweep:
         DecayedHistory(layout.decay, events, available, query_codes, ordinal, at, added).sliding(numbers)
     if layout.sections and not sweep:
-        asked = sections.SectionHistory(layout, events, settled_by, available, query_codes, ordinal, at, others)
-        heap = asked.write(numbers, texts, heap)
+        past_rows = sections.SectionHistory(
+            layout, events, settled_by, available, query_codes, ordinal, at, others, asked.lanes
+        )
+        heap = past_rows.write(numbers, texts, heap)
     return Values(layout, numbers[:rows, :width], texts, probes, heap)
 
 
@@ -318,6 +323,7 @@ def _sweep(
     ordinal: np.ndarray,
     at: np.ndarray,
     requests: np.ndarray | None,
+    probes: Probes,
     numbers: np.ndarray,
     texts: np.ndarray,
 ) -> np.ndarray:
@@ -330,10 +336,14 @@ def _sweep(
         found, heap = np.ascontiguousarray(numbers[one]), None
         added, more, others = _parted(layout, None if requests is None else requests[one])
         if layout.entries:
-            heap = of_states(layout, layout.entries, states.data, offsets, at[one], found, texts[one], more)
+            heap = of_states(
+                layout, layout.entries, states.data, offsets, at[one], found, texts[one], more, probes.lanes[one]
+            )
         if layout.decay:
             decayed_of_states(layout.decay, states.data, offsets, at[one], added, found)
-        heap = sections.of_states(layout, states.data, offsets, at[one], found, texts[one], heap, others)
+        heap = sections.of_states(
+            layout, states.data, offsets, at[one], found, texts[one], heap, others, probes.lanes[one]
+        )
         numbers[one] = found
         heaps.append((np.array([row]), heap, layout.references))
     return together(heaps, texts)
@@ -346,7 +356,7 @@ def exact(
     keys: Sequence[bytes] | pa.Array,
     ordinal: np.ndarray,
     at: np.ndarray,
-    probes: np.ndarray | None = None,
+    probes: Probes | None = None,
     requests: np.ndarray | None = None,
 ) -> Values:
     """What `as_of` gives, by the window rule itself: every event of a key is looked at for every query.
@@ -358,6 +368,7 @@ def exact(
     order, begins = kernels.by_key(events.codes, n_keys)
     available, ordinal, at = _plain(available), _plain(ordinal), _plain(at)
     added, more, others = _parted(layout, requests)
+    asked = no_probes(layout, len(at)) if probes is None else probes
     history.exact(
         order, begins, codes, events.times, available, events.lanes.reshape(-1), ordinal, at,
         added,
@@ -366,13 +377,15 @@ def exact(
     )  # fmt: skip
     heap = None
     if layout.entries:
-        past = EntryHistory(layout, layout.entries, events, available, codes, ordinal, at, more)
+        past = EntryHistory(layout, layout.entries, events, available, codes, ordinal, at, more, asked.lanes)
         heap = past.by_rule(numbers, texts)
     if layout.decay:
         DecayedHistory(layout.decay, events, available, codes, ordinal, at, added).by_rule(numbers)
     if layout.sections:
-        asked = sections.SectionHistory(layout, events, settled(events), available, codes, ordinal, at, others)
-        heap = asked.write(numbers, texts, heap, by_rule=True)
+        past_rows = sections.SectionHistory(
+            layout, events, settled(events), available, codes, ordinal, at, others, asked.lanes
+        )
+        heap = past_rows.write(numbers, texts, heap, by_rule=True)
     return Values(layout, numbers, texts, probes, heap)
 
 

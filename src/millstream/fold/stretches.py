@@ -265,10 +265,12 @@ def value(data, offsets, at, number, requests, added, ops, windows, features, si
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def value_of_bags(data, offsets, at, number, requests, added, bags, windows, features, size, numbers, texts, heap):
+def value_of_bags(
+    data, offsets, at, number, requests, added, probes, bags, windows, features, size, numbers, texts, heap
+):
     """Write what bags of a section say at instants; returns the heap with the lists.
 
-    `requests` are entries of one more row where `added` says so.
+    `requests` are entries of one more row where `added` says so; `probes` is what requests look up.
     """
     work, other, step = np.empty(GROWTH, np.int64), np.empty(GROWTH, np.int64), LANES + size
     for i in range(at.size):
@@ -293,5 +295,5 @@ def value_of_bags(data, offsets, at, number, requests, added, bags, windows, fea
                 other = with_room(other, 0, held + more_lanes + GROWTH)
                 held = union(bag, work, 0, data, source, other, 0)
                 work, other = other, work
-            heap = emit_entries(bag, features[f], work, numbers, texts, i, heap)
+            heap = emit_entries(bag, features[f], work, at[i], probes, numbers, texts, i, heap)
     return heap

@@ -18,6 +18,7 @@ from millstream.fold.entry_values import of_states
 from millstream.fold.kernels import exact_from, value_one
 from millstream.fold.layout import HEADER, STATE_VERSION, Layout
 from millstream.fold.moments import SPACE
+from millstream.fold.probes import Probes, no_probes
 from millstream.fold.states import NO_LANES, Values
 
 if TYPE_CHECKING:
@@ -54,14 +55,14 @@ class Vector:
         self,
         states: Sequence[Sequence[bytes | None]],
         at: NDArray[np.int64],
-        probes: Sequence[NDArray[np.float64] | None] | None = None,
+        probes: Sequence[Probes | None] | None = None,
         requests: Added | None = None,
     ) -> tuple[list[dict[str, NDArray[Any]]], NDArray[np.bool_] | None]:
         """Return each group's columns, from one sequence of states per group with a state for each instant (µs).
 
         Empty states, None or b"", are those of no event; the others must be `readable`. Beside the columns it is said,
         for each group and row, whether the instant lies before what the state is exact for; None: none does. `probes`
-        are, for each group, the fields of the request that it reads, `requests` one more event of each group at each instant.
+        are, for each group, what it reads of the request, `requests` one more event of each group at each instant.
         """
         if not self._layouts:
             return [], None
@@ -82,18 +83,22 @@ class Vector:
             mine = slice(i * rows, (i + 1) * rows)
             if layout.text_widths or layout.combinations or layout.beside_lanes:
                 width, text = len(layout.outputs), sum(layout.text_widths)
-                asked = None if probes is None else probes[i]
+                asked = (None if probes is None else probes[i]) or no_probes(layout, rows)
                 offsets, heap = np.array(begins[mine.start : mine.stop + 1], np.int64), None
                 if layout.entries:
                     more = requests.entries[i] if requests is not None and requests.begins[i] >= 0 else None
-                    heap = of_states(layout, layout.entries, data, offsets, at, numbers[mine], texts[mine], more)
+                    heap = of_states(
+                        layout, layout.entries, data, offsets, at, numbers[mine], texts[mine], more, asked.lanes
+                    )
                 if layout.decay:
                     begin = int(kept[i])
                     one_more = added[begin : begin + rows * layout.n_lanes] if begin >= 0 else NO_LANES
                     decayed_of_states(layout.decay, data, offsets, at, one_more, numbers[mine])
                 if layout.sections:
                     others = requests.sections[i] if requests is not None and requests.begins[i] >= 0 else ()
-                    heap = sections.of_states(layout, data, offsets, at, numbers[mine], texts[mine], heap, others)
+                    heap = sections.of_states(
+                        layout, data, offsets, at, numbers[mine], texts[mine], heap, others, asked.lanes
+                    )
                 found.append(Values(layout, numbers[mine, :width], texts[mine, :text], asked, heap).columns)
             else:
                 found.append({name: numbers[mine, place] for name, place in self._numbers[i]})

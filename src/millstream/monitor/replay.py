@@ -179,7 +179,7 @@ class Replay:
         available = self.available(reading)
         run, layout = exact if by_rule else as_of, layout_of(group)
         options = {} if by_rule else {"sweep": True}
-        probes = probes_of(layout, {name: self._field(name, pick) for name in reading.read.probes}, len(pick))
+        probes = probes_of(layout, {name: self._key(name, pick) for name in reading.read.probes}, len(pick))
         fields, added = reading.read.fields, None
         if fields is not None:
             added = request_lanes(
@@ -207,10 +207,6 @@ class Replay:
             mine = reading.shards == shard
             result[mine] = ends[reading.ordinals[mine]]
         return result
-
-    def _field(self, name: str, rows: np.ndarray) -> np.ndarray:
-        found: np.ndarray = carried(self.captures[name])[rows]
-        return found
 
     def _key(self, name: str, rows: np.ndarray) -> pa.Array:
         return self.captures[name].combine_chunks().take(pa.array(rows))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from millstream.definitions.schema import is_object
 from millstream.definitions.whole_numbers import as_column, objects
 from millstream.errors import CorruptState, StoreError
-from millstream.fold import RequestRows, encode_key, layout_of, probes_of, shard_of
+from millstream.fold import Probes, RequestRows, encode_key, layout_of, probes_of_few, shard_of
 from millstream.fold.rows import forgotten, row_at, rows_at, split_rows
 from millstream.fold.views import Vector, readable
 from millstream.store.online import EARLY, LET_GO, Answer, Ask, OnlineStore, ShardMeta, pruned_by, reads_locally
@@ -174,7 +174,7 @@ class FeatureReader:
         for lookup, one in zip(self._folded, folded, strict=True):
             _leave_out(lookup, one, readable)
         added = None if self._requests is None else self._requests.added(values, at)
-        valued, early = self._vector.read([one.states for one in folded], at, self._probes(raw, len(at)), added)
+        valued, early = self._vector.read([one.states for one in folded], at, self._probes(values, len(at)), added)
         for group, (lookup, one, columns) in enumerate(zip(self._folded, folded, valued, strict=True)):
             if early is not None:
                 _give_up(lookup, one, np.flatnonzero(early[group]).tolist(), EARLY)
@@ -183,12 +183,12 @@ class FeatureReader:
             _take(lookup, one, _dated(lookup, one, at), raw, facts)
         return Read(self.view.assemble(raw, len(at), at), facts)
 
-    def _probes(self, raw: Columns, rows: int) -> Sequence[NDArray[np.float64] | None] | None:
+    def _probes(self, values: Mapping[str, Sequence[Any]], rows: int) -> Sequence[Probes | None] | None:
         """The request fields that each folded group reads; None where none reads any."""
         if not self._probing:
             return None
         pairs = zip(self._folded, self._layouts, strict=True)
-        return [probes_of(layout, {name: raw[name] for name in lookup.probes}, rows) for lookup, layout in pairs]
+        return [probes_of_few(layout, {name: values[name] for name in lookup.probes}, rows) for lookup, layout in pairs]
 
     def _fetch(self, keys: Sequence[_Keys], shards: Sequence[_Shards], now: int) -> list[_Found]:
         """What the store gives for every lookup, by one call."""

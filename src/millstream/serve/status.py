@@ -15,6 +15,7 @@ from millstream.definitions.source import Table
 from millstream.errors import MillstreamError
 from millstream.history.agreement import online_ahead
 from millstream.history.registered import registry_behind
+from millstream.serve.bounds import KeysBeyond
 from millstream.serve.capture import damaged_captures
 from millstream.serve.http import encode
 from millstream.usage.blocks import read_blocks
@@ -56,6 +57,7 @@ class Status:
         self._name, self._data, self._clock = name, data, clock
         self._log, self._online = log, online
         self._catalogue, self._groups, self._operations = catalogue, groups, operations
+        self._beyond = KeysBeyond(online, clock)
         self._kept: tuple[float, dict[str, Any]] = (-KEPT_SECONDS, {})
         self._looked: tuple[float, list[str]] = (-KEPT_SECONDS, [])
         self._document = Path(__file__).with_name("status.html").read_bytes()
@@ -131,9 +133,14 @@ class Status:
         versions = list(self._groups())
         try:
             facts = self._online.facts({one.states: one.shards for one in versions})
+            beyond = self._beyond.look(versions)
         except (MillstreamError, OSError):
-            facts = {one.states: [None] * one.shards for one in versions}
-        return [self._group(one, facts[one.states], topics, now) for one in versions]
+            facts, beyond = {one.states: [None] * one.shards for one in versions}, {}
+        return [
+            self._group(one, facts[one.states], topics, now)
+            | dict(zip(("beyond_bounds", "of_keys"), beyond.get(one.id, (None, None)), strict=True))
+            for one in versions
+        ]
 
     def _group(
         self, version: GroupVersion, facts: Sequence[Fact], topics: Mapping[str, int], now: int

@@ -35,8 +35,6 @@ Columns = dict[str, NDArray[Any]]
 Instants = NDArray[np.int64]
 _Read = Callable[[pa.Array, GroupRead], Columns]  # from encoded keys, one per example, to the group's features
 
-_Examples = tuple[Mapping[str, pa.Array], Columns]  # what examples have, as given and as views carry their fields
-
 AT = "_at"  # the column of an example that holds its instant
 
 
@@ -83,7 +81,7 @@ def join(view: FeatureView, examples: pa.Table, past: Past) -> pa.Table:
     found = {name: carried(given[name]) for name in view.request}
     seen: dict[Source, pa.Table] = {}
     for group, reads in _by_group(view, past):
-        read = _reader(group, past, at, seen, (given, found))
+        read = _reader(group, past, at, seen, given)
         for one in reads:
             features = read(encode_keys(group.entity.keys, [given[key] for _, key in one.keys]), one)
             found |= columns_of(one, features, len(at))
@@ -166,13 +164,15 @@ def _by_group(view: FeatureView, past: Past) -> list[tuple[Group, list[GroupRead
     return list(groups.values())
 
 
-def _reader(group: Group, past: Past, at: Instants, seen: dict[Source, pa.Table], examples: _Examples) -> _Read:
-    """How to read the group at the examples' instants.
+def _reader(
+    group: Group, past: Past, at: Instants, seen: dict[Source, pa.Table], given: Mapping[str, pa.Array]
+) -> _Read:
+    """How to read the group at the examples' instants; `given` are their keys and request fields.
 
     `seen` keeps the events of each source for the next group.
     """
     if isinstance(group, BatchFeatureGroup) and group.query is not None:
-        return partial(_stated, group, past, at, examples[0])
+        return partial(_stated, group, past, at, given)
     for source in group.sources:
         if source not in seen:
             seen[source] = past.events(source)
@@ -181,8 +181,7 @@ def _reader(group: Group, past: Past, at: Instants, seen: dict[Source, pa.Table]
     layout = layout_of(group)
 
     def read(keys: pa.Array, one: GroupRead) -> Columns:
-        given, fields = examples
-        probes = probes_of(layout, {name: fields[name] for name in one.probes}, len(at))
+        probes = probes_of(layout, {name: given[name] for name in one.probes}, len(at))
         added = None if one.fields is None else request_lanes(group, one.fields, given, at)  # type: ignore[arg-type]
         return as_of(layout, events, available, keys, at, at, probes, added).columns
 

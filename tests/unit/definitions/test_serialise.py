@@ -29,6 +29,8 @@ def definitions(fraud):
         ms.CountBy("n", k=3), ms.SumBy("n", "n / 2", categories=9, name="y"), ms.By("n", ms.Last("n"), over="1h"),
         ms.FirstK(["n", "at"], k=2), ms.LastDistinctK("n"), ms.Histogram("n", bins=[0, 2, 9]),
         ms.VectorSum("v", dim=2), ms.VectorMean("v", dim=1, over="1h"),
+        ms.Seen("n", request="n", over="1h"), ms.CountBy("n", request="m", categories=9, name="m_of_n"),
+        ms.SinceSeen("n", request="n"), ms.SumBy("n", "n * 2", request="n", name="double_of"),
     ]  # fmt: skip
     folded = ms.BatchFeatureGroup("folded", entity=fraud.user, every="1h", source=visits, features=every_aggregate)
     union = ms.StreamFeatureGroup(

@@ -46,7 +46,7 @@ def lifted(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
     payload = [LaneInput(slot, slot.expression, None, slot.other, columns, len(rows)) for slot in BAG.payload]
     times = np.array([time for time, _, _ in rows], np.int64)
     out = np.empty((len(rows), LANES), np.int64)
-    EntryInput(BAG, columns["c"], there, payload).lift(times, None, out, 0)
+    EntryInput(BAG, [columns["c"]], there, payload).lift(times, None, out, 0)
     return out, times
 
 

@@ -35,6 +35,35 @@ def test_a_zscore_is_served_captured_and_recomputed(tmp_path: Path) -> None:
     assert all(row["each"] == pytest.approx(row["each"]) for row in kept)
 
 
+KNOWN = ms.StreamFeatureGroup("known", entity=user, source=orders, features=[
+    ms.Seen("payee_id", request="payee_id", over=["1h", "3 events"]), ms.CountBy("payee_id", request="payee_id", over="1h"),
+    ms.Seen("payee_id", request="payee_id", categories=2, name="few"), ms.ZScore("amount", request="amount"),
+    ms.SinceSeen("payee_id", request="payee_id"), ms.SumBy("payee_id", "amount", request="payee_id", over="1h")])  # fmt: skip
+
+
+def test_probes_are_served_captured_and_recomputed(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    shop.begin(KNOWN, KNOWN.with_request(prefix="now"), request={"payee_id": "int64", "amount": "float64"})
+    shop.round()
+    for payee in (0, 7, None):
+        shop.score(amount=1.0, payee_id=payee)
+    assert shop.served("known__payee_id_seen_1h") == [True, False, None]
+    assert shop.served("known__payee_id_count_by_1h") == [4, 0, None]
+    assert shop.served("now__known__payee_id_count_by_1h") == [5, 1, None]
+    spent = shop.served("known__payee_id_amount_sum_by_1h")
+    assert (spent[0] > 0, spent[1:]) == (True, [0.0, None])
+    assert shop.served("now__known__payee_id_amount_sum_by_1h") == [spent[0] + 1.0, 1.0, None]
+    assert shop.served("now__known__payee_id_since_seen") == [0.0, 0.0, None]
+    assert shop.served("known__payee_id_since_seen")[1:] == [None, None]
+    assert shop.served("known__few") == [None, None, None]
+    holds(shop.project, 9)
+    shop.project.sync()
+    learnt = shop.project.training_set("risk").table
+    assert learnt["known__payee_id_seen_1h"].type == "bool"
+    assert learnt["known__payee_id_seen_1h"].null_count == 1
+    assert {row["payee_id_seen_1h"] for row in shop.project.history("known").to_pylist()} == {None}
+
+
 SPENT = ms.StreamFeatureGroup("spent", entity=user, source=orders, where="amount > 0", features=[
     ms.Count(over="1h"), ms.Sum("amount", over="1h"), ms.Max("amount"), ms.TimeSince(),
     ms.Count(over="1h", delay="1m", name="before"), ms.ZScore("amount", request="amount"),

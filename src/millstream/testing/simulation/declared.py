@@ -88,6 +88,7 @@ class Declared:
                 ms.Share(where="ok", name=f"part{n}", **common), ms.Correlation("x", "d", name=f"corr{n}", **common),
                 ms.SumBy("ok", "x", k=2, name=f"by{n}", **common),
                 ms.LastK(["x", "ok"], k=2, name=f"newest{n}", **common),
+                ms.CountBy("s", request="note", name=f"noted{n}", **common),
             ]  # fmt: skip
         return ms.StreamFeatureGroup("g", entity=KEY, source=[self.events, more] if self.union else self.events,
                                      where=self.where, derive={"d": self.derived}, features=features)  # fmt: skip

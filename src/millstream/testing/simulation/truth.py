@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from millstream.buffer.computed import computed_in
 from millstream.buffer.lag import records_before, records_behind
 from millstream.buffer.topics import ARCHIVE, CHECK, computing_consumer, event_table
+from millstream.definitions.feature_view import FeatureView
 from millstream.definitions.source import EventStream
 from millstream.errors import DiskFull, MillstreamError, StoreError
 from millstream.history.events import held
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from millstream.testing.simulation.world import World
 
 KEYS = (1, 2, 4, 5)
+#: What is looked up at each of these reads; events have it now and then.
+NOTE = "DE"
 
 
 def score(world: World, drawn: Sequence[tuple[Any, ...]], web: bool = False) -> str:
@@ -66,7 +69,7 @@ def _asked(process: Process, rows: list[dict[str, Any]]) -> tuple[int, dict[str,
 def reads(world: World) -> str:
     """What a reader gets now is what `ms.compute` makes of exactly the events that the store says were applied."""
     parts, now = world.process("serve").parts, world.clock.now()
-    asked = [{"k": k, "other": 6 - k, "at": now} for k in KEYS]
+    asked = [{"k": k, "other": 6 - k, "note": NOTE, "at": now} for k in KEYS]
     try:
         read = drain.features(parts, "view", asked, now)
         versions, held = parts.served.versions(), 0
@@ -159,7 +162,7 @@ def history(world: World) -> None:
 def values(world: World) -> None:
     """What is read is what `ms.compute` makes of all that was acknowledged."""
     parts, now = world.process("serve").parts, world.clock.now()
-    asked = [{"k": k, "other": 6 - k, "at": now} for k in KEYS]
+    asked = [{"k": k, "other": 6 - k, "note": NOTE, "at": now} for k in KEYS]
     read = drain.features(parts, "view", asked, now)
     for one in parts.registry.view("view").groups:
         version = parts.served.versions()[one.group.name]
@@ -218,7 +221,10 @@ def _computed(
         else:
             given[source.name] = world.accounts
     name = next(iter(version.group.entity.keys))
-    found: dict[str, list[Any]] = compute(version.group, given, [{name: key, "at": now} for key in keys]).to_pydict()
+    view = FeatureView("computed", request={"note": "string"}, features=[version.group])
+    found: dict[str, list[Any]] = compute(
+        view, given, [{name: key, "note": NOTE, "at": now} for key in keys]
+    ).to_pydict()
     return found
 
 
