@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from random import Random
 
 import pytest
+from tests.properties.planted import FAULTS
 
 from millstream.errors import DiskFull, MillstreamError
 from millstream.testing.simulation import flips, layers, machine, operators, producers, truth
@@ -137,6 +138,23 @@ def test_a_layer_that_is_ended_while_it_is_frozen_writes_nothing_more(world: Wor
     assert do(world, Action("layer", ("compute", False), (3, "between"), asleep=1)).startswith("died while it was")
     assert layers.layer(world, "compute") == "8"
     settle(world)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_of_two_that_ingest_at_once_one_is_refused_or_events_count_twice(
+    world: World, monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    for some in (EVENTS, tuple((10 + number, *event) for number, *event in EVENTS)):
+        producers.send(world, "events", some, True)
+        layers.layer(world, "compute")
+    if not kept:
+        FAULTS["the_store_takes_a_write_from_anywhere"](monkeypatch)
+    do(world, Action("layer", ("ingest", False), (8, "between"), turn=Action("layer", ("ingest", False))))
+    if kept:
+        settle(world)
+        return
+    with pytest.raises(AssertionError, match="served is computed"):
+        settle(world)
 
 
 def test_what_does_not_hold_in_the_midst_of_a_step_is_what_is_told(world: World) -> None:
