@@ -128,7 +128,7 @@ def schedule_mark(version: str) -> str:
 
 
 def late_mark(version: str) -> str:
-    """The mark that says by how many rows a table differs from what a batch group version has folded of it.
+    """The mark that says by how many rows tables differ from what a batch group version has taken of them.
 
     >>> late_mark("habits@1")
     'late/habits@1'

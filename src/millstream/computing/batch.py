@@ -7,7 +7,7 @@ interval runs once, however many workers there are. A run of a past interval mov
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -57,7 +57,7 @@ class Interval:
 class Ran:
     """What one run did: the rows (or keys, for a fold) it wrote, dead letters, and rows left out by reason.
 
-    A fold leaves out as `late` the rows of its table that came later than the table says since its run before.
+    Left out as `late` are the rows of its tables that came later than those say since the run before.
     """
 
     interval: Interval
@@ -146,9 +146,14 @@ class BatchComputer:
         sources, now = self._sources(group), self._clock.now()
         complete = interval.end + waits(group, sources)
         available = complete if interval.past else max(now, complete)
+        look = None
+        if looks(group) and not interval.past:
+            before = interval.start + complete - interval.end
+            look = self._late.of_query(version.id, self._tables, sources, before, complete)
         result = run_interval(self._tables, _thing(version), group, sources, interval.start, interval.end, now)
         staged = stage(_thing(version), group, _schema(version, result.rows), result, interval.end, available)
-        return self._append(version, interval, staged, available, self._misfits(sources, now))
+        ran = self._append(version, interval, staged, available, self._misfits(sources, now))
+        return self._noted(ran, look)
 
     def backfill(self, gv: str, start: int, end: int) -> list[Ran]:
         """Run the intervals of a query that were complete in `(start, end]` (µs), each as if it had run on time.
@@ -269,7 +274,7 @@ class BatchComputer:
             ranges = {f"{source.name}/0": (interval.start, interval.end)}
             rows = self._tables.rows(source, Asked(interval.start, interval.end))
             events = table_events(source, rows, interval.start, interval.end)
-            look = self._late.look(version.id, arrivals_of(source, rows), interval.start, interval.end)
+            look = self._late.of_fold(version.id, arrivals_of(source, rows), interval.start, interval.end)
         else:
             told = self._unread(version, source)
             ranges = {place: (begin or 0, end) for place, (begin, end) in told.items()}
@@ -277,11 +282,14 @@ class BatchComputer:
         folded = fold_events(version, source, events, ranges, self._clock.now(), self._log.largest)
         dead = [*folded.dead, *self._misfits([source], self._clock.now())]
         self._write(version, interval, folded.records, dead, told)
+        return self._noted(Ran(interval, folded.keys, len(dead), folded.skipped), look)
+
+    def _noted(self, ran: Ran, look: Look | None) -> Ran:
+        """A run that is over, with the rows of tables that came too late for the one before."""
         if look is None:
-            return Ran(interval, folded.keys, len(dead), folded.skipped)
+            return ran
         self._late.keep(look)
-        late = {"late": look.since.late} if look.since.late else {}
-        return Ran(interval, folded.keys, len(dead), {**folded.skipped, **late})
+        return replace(ran, skipped={**ran.skipped, "late": look.since.late}) if look.since.late else ran
 
     def _unread(self, version: BatchGroupVersion, stream: Source) -> dict[str, tuple[int | None, int]]:
         """By "stream/partition", where a fold of a stream is (None: it has not begun), and where the stream ends."""

@@ -1,12 +1,12 @@
-"""Rows of a table that are written later than the table says, so that no run of a fold has taken them.
+"""Rows of a table that are written later than the table says, so that no run has taken them.
 
-A fold asks for the rows of each interval once. It notes how many rows could be known by the end of its run; what has
-joined them by the next run came too late for it, and what has left them counts in it still.
+A fold asks for the rows of each interval once, and so does a query that looks at its interval. A run notes how many rows
+could be known by then; what has joined them by the next run came too late, and what has left them counts still.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -15,14 +15,17 @@ import numpy as np
 from millstream.buffer.marks import Marks
 from millstream.buffer.topics import late_mark
 from millstream.computing.start_markers import NO_ARRIVAL
+from millstream.computing.tables import Tables
+from millstream.definitions.source import Source, Table
+from millstream.engines.engine import FIRST, Asked
 from millstream.errors import Fenced
 
-_UNTIL, _ROWS, LATE, GONE = "until", "rows", "late", "gone"
+_UNTIL, _ROWS, _LATE, _GONE = "until", "rows", "late", "gone"
 
 
 @dataclass(frozen=True)
 class Difference:
-    """By how many rows a table differs from what a fold has taken of it.
+    """By how many rows tables differ from what a group has taken of them.
 
     Attributes:
         late: rows that are in no value, as they came too late.
@@ -44,7 +47,7 @@ class Look:
 
 
 class LateRows:
-    """How far the tables that are folded differ from what was folded of them.
+    """How far tables differ from what groups have taken of them.
 
     Args:
         marks: the project's marks, which keep it.
@@ -56,9 +59,9 @@ class LateRows:
     def of(self, version: str) -> Difference:
         """The difference in all, as of the last run."""
         known = self._marks.read(late_mark(version))
-        return Difference(known.get(LATE, 0), known.get(GONE, 0))
+        return Difference(known.get(_LATE, 0), known.get(_GONE, 0))
 
-    def look(self, version: str, arrivals: np.ndarray, start: int, end: int) -> Look:
+    def of_fold(self, version: str, arrivals: np.ndarray, start: int, end: int) -> Look:
         """Compare a table with what was folded of it.
 
         Args:
@@ -67,17 +70,41 @@ class LateRows:
             start: up to where its rows have been folded (µs); 0 before the first run.
             end: up to where they are once this run is over (µs).
         """
-        mark, dated = late_mark(version), arrivals[arrivals != NO_ARRIVAL]
-        known = self._marks.read(mark)
-        before, since = Difference(known.get(LATE, 0), known.get(GONE, 0)), Difference()
-        if start <= 0:
-            before = since  # everything there is will be folded
-        elif _UNTIL in known and known[_UNTIL] <= start:
-            more = int(np.count_nonzero(dated <= known[_UNTIL])) - known[_ROWS]
+        dated = arrivals[arrivals != NO_ARRIVAL]
+        if start <= 0:  # everything there is will be folded
+            first = {_UNTIL: end, _ROWS: int(np.count_nonzero(dated <= end)), _LATE: 0, _GONE: 0}
+            return Look(late_mark(version), self._marks.read(late_mark(version)), first, Difference())
+        return self._look(version, lambda until: int(np.count_nonzero(dated <= until)), start, end)
+
+    def of_query(self, version: str, tables: Tables, sources: Sequence[Source], start: int, end: int) -> Look | None:
+        """Compare the tables of a query that looks at its interval with what its runs were given; None where it has none.
+
+        Args:
+            version: the group version, such as "kyc@1".
+            tables: reads them.
+            sources: what the query reads.
+            start: the rows that could be known by then (µs) were seen by the run before.
+            end: those that could be known by then (µs) are seen by this one.
+        """
+        dated = [one for one in sources if isinstance(one, Table) and (one.time or one.available)]
+        if not dated:
+            return None
+
+        def rows(until: int) -> int:
+            asked = Asked(FIRST, until)
+            return sum(tables.count(one, asked) for one in dated)
+
+        return self._look(version, rows, start, end)
+
+    def _look(self, version: str, rows: Callable[[int], int], start: int, end: int) -> Look:
+        """Compare how many `rows` could be known by an instant (µs) with how many those were at the run before."""
+        mark = late_mark(version)
+        known, since = self._marks.read(mark), Difference()
+        if _UNTIL in known and known[_UNTIL] <= start:
+            more = rows(known[_UNTIL]) - known[_ROWS]
             since = Difference(max(more, 0), max(-more, 0))
-        rows = int(np.count_nonzero(dated <= end))
-        to = {_UNTIL: end, _ROWS: rows, LATE: before.late + since.late, GONE: before.gone + since.gone}
-        return Look(mark, known, to, since)
+        late, gone = known.get(_LATE, 0) + since.late, known.get(_GONE, 0) + since.gone
+        return Look(mark, known, {_UNTIL: end, _ROWS: rows(end), _LATE: late, _GONE: gone}, since)
 
     def keep(self, look: Look) -> None:
         """Keep what a run found, once it is over."""

@@ -81,6 +81,20 @@ class Tables:
         except Exception as error:
             raise unreadable(source.name, error) from error
 
+    def count(self, source: Table, asked: Asked) -> int:
+        """How many rows of a table are seen.
+
+        Raises:
+            MillstreamError: when it cannot be read.
+        """
+        try:
+            found: int = self.query(f"select count(*) from {_name(source.name)}", [source], asked).column(0)[0].as_py()
+        except MillstreamError:
+            raise
+        except Exception as error:
+            raise unreadable(source.name, error) from error
+        return found
+
     def misfits(self, source: Source, now: int) -> list[DeadLetter]:
         """A dead letter (stamped `now`, µs) for each row of a table that is not what the table declares."""
         if isinstance(source, EventStream):

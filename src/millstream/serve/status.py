@@ -165,9 +165,9 @@ class Status:
         }
 
     def _unfolded(self, version: GroupVersion) -> dict[str, int]:
-        """By how many rows a table differs from what a group has folded of it: those that came too late, or are gone."""
-        group = version.group
-        if self._registry is None or not isinstance(group, BatchFeatureGroup) or not isinstance(group.source, Table):
+        """By how many rows tables differ from what a group has taken of them: those that came too late, or are gone."""
+        tables = any(isinstance(source, Table) for source in version.group.sources)
+        if self._registry is None or not tables:
             return {}
         known = self._registry.marks.read(late_mark(version.id))
         return {fact: known.get(fact, 0) for fact in ("late", "gone")}

@@ -26,8 +26,8 @@ _GAUGES: tuple[tuple[str, str, Callable[[Mapping[str, Any]], Any]], ...] = (
     ("layer_age", "Microseconds since the newest arrival that was handled", lambda layer: layer["facts"].get("age")),
 )
 _OF_GROUPS = {
-    "late": ("group_late_rows", "Rows of its table that are in no value of the group: they came later than it says"),
-    "gone": ("group_gone_rows", "Rows that are in values of the group, and in its table no more"),
+    "late": ("group_late_rows", "Rows of its tables that are in no value of the group: they came later than those say"),
+    "gone": ("group_gone_rows", "Rows that are in values of the group, and in its tables no more"),
 }
 
 
@@ -39,7 +39,7 @@ def exposition(
     Args:
         totals: what the scoring processes have counted.
         layers: by name, what each layer last said; see `millstream.usage.layers.snapshot`.
-        groups: by group version, how many rows of its table came too `late` for it, and how many are `gone`.
+        groups: by group version, how many rows of its tables came too `late` for it, and how many are `gone`.
 
     Returns:
         str: Prometheus' text format, version 0.0.4.

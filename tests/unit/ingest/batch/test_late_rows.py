@@ -1,4 +1,4 @@
-"""Rows of a table that come later than it says: in no value of a fold, counted and shown."""
+"""Rows of a table that come later than it says: in no value, counted and shown."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.unit.ingest.batch.world import DATED, DAY, HOUR, START, USER
+from tests.unit.ingest.batch.world import DATED, DAY, HOUR, PLAIN, START, USER, dated_group
 
 import millstream as ms
 from millstream.buffer.topics import late_mark, version_marks
@@ -69,10 +69,24 @@ def test_what_is_folded_from_the_beginning_or_again_is_not_late(world: Any) -> N
     late = LateRows(world.marks)
     world.marks.move(late_mark("totals@1"), world.marks.read(late_mark("totals@1")), {"late": 5})
     arrivals = np.array([START - DAY, START - HOUR, START + HOUR])
-    first = late.look("totals@1", arrivals, 0, START)
+    first = late.of_fold("totals@1", arrivals, 0, START)
     assert (first.since, first.to["late"]) == (Difference(), 0)
-    again = late.look("totals@1", arrivals, START - DAY, START)  # the log was restored from an earlier copy
+    again = late.of_fold("totals@1", arrivals, START - DAY, START)  # the log was restored from an earlier copy
     assert (again.since, again.to["late"], again.to["rows"]) == (Difference(), 5, 2)
+
+
+def test_a_query_that_looks_at_its_interval_counts_them_and_another_one_takes_them_in(make_world: Any) -> None:
+    query = "select user_id, changed, credit from accounts where changed >= :start and changed < :end"
+    found = []
+    for text in (query, query.partition(" where ")[0]):
+        world = make_world(dated_group(query=text))
+        for later in ([], [row(2.0, START - HOUR)], [row(2.0, START - HOUR), row(3.0, START + DAY + HOUR)]):
+            world.write(row(1.0, START - 2 * HOUR), *later)
+            world.computer.step()
+            world.next_day()
+        found.append(LateRows(world.marks).of("kyc@1"))
+    assert found == [Difference(late=1), Difference()]
+    assert LateRows(world.marks).of_query("kyc@1", world.computer._tables, [PLAIN], 0, START) is None
 
 
 def test_status_and_metrics_show_them(tmp_path: Path) -> None:
