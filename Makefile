@@ -16,8 +16,10 @@ setup: $(VENV)/.ready ## Make .venv with Millstream in it and compile its kernel
 demo: setup ## Set up and run the flights demo: a year of real flights through the pipeline
 	@$(BIN)/millstream demo flights
 
-test: setup-test check ## Set up and run every check and test
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not planted" $(TESTS)
+test: setup-test ## Set up and run every check and test
+	@$(MAKE) --no-print-directory check & checked=$$!; \
+		$(BIN)/python -m pytest -n 2 --dist worksteal -m "not planted" $(TESTS); tested=$$?; \
+		wait $$checked || { echo "make check failed: see above, where the tests begin" >&2; exit 1; }; exit $$tested
 
 check: setup-test ## Lint and type-check
 	$(BIN)/ruff check .
@@ -66,15 +68,20 @@ $(VENV)/bin/python:
 	done; \
 	echo "$(TOO_OLD)" >&2; exit 1
 
-$(VENV)/.ready: pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing Millstream (a minute the first time)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.ready: $(VENV)/.installed
 	@$(BIN)/python -c 'from millstream.fold.warm import warm; warm("lanes")'
 	@touch $@
 
-$(VENV)/.ready-test: $(VENV)/.ready
-	@echo "Installing what the tests need, and compiling the other kernels meanwhile"
-	@$(BIN)/python -c 'from millstream.fold.warm import warm; warm("entries")' & \
+# Two processes compile at the same time, the longer of them nearly all that the other does not.
+$(VENV)/.ready-test: $(VENV)/.installed
+	@echo "Installing what the tests need, and compiling the kernels meanwhile"
+	@$(BIN)/python -c 'from millstream.fold.warm import warm; warm("lanes")' & lanes=$$!; \
+		$(BIN)/python -c 'from millstream.fold.warm import warm; warm("entries")' & entries=$$!; \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-			--editable '.[demo,test]' && wait $$!
-	@touch $@
+			--editable '.[demo,test]' && wait $$lanes && wait $$entries
+	@touch $(VENV)/.ready $@
