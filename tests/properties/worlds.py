@@ -101,7 +101,7 @@ def group_of(
                 ms.FirstK(["n", "b", "u", "m", "ok"], 2, name=f"first_rows{tag}", **common),
             ]  # fmt: skip
             features += [
-                kind(column, request=field, name=f"{kind.kind}_{field}{tag}", **common)
+                kind(column, request=field, name=f"{kind.kind}_of_{field}{tag}", **common)
                 for column, field in (*((name, name) for name in REQUEST if name != "when"), ("at", "when"))
                 for kind in (ms.Seen, ms.CountBy, ms.SinceSeen)
             ]
