@@ -53,9 +53,7 @@ def _bounded(layout: Layout) -> Iterator[tuple[FoldLayout, np.ndarray]]:
         rows = [] if part.entries is None else part.entries.features.tolist()
         bags = [] if part.entries is None else part.entries.rows[:, RULE].tolist()
         pairs = sorted({(bag, window) for bag, window, *_ in rows if bags[bag] == BOUNDED})
-        yield (
-            part,
-            np.array([(*pair, emitting.COUNTED, out, 0, 0, 0, 0) for out, pair in enumerate(pairs)], np.int64).reshape(
-                -1, 8
-            ),
-        )
+        features = np.zeros((len(pairs), emitting.COLUMNS), np.int64)
+        for out, pair in enumerate(pairs):
+            features[out, :4] = (*pair, emitting.COUNTED, out)
+        yield part, features
