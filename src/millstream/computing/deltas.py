@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from millstream.buffer.parts import cut
 from millstream.computing.start_markers import no_states
 from millstream.definitions.group_version import StreamGroupVersion
 from millstream.definitions.source import EventStream
-from millstream.fold import Prepared, States, encode_deltas, fold, layout_of, prepare, shard_of
+from millstream.fold import Prepared, States, encode_deltas, fold, layout_of, prepare
+from millstream.fold.keys import shards_of
+from millstream.fold.shares import side_by_side
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-    import pyarrow as pa
 
 
 def prepare_all(versions: Sequence[StreamGroupVersion], stream: EventStream, table: pa.Table) -> list[Prepared | None]:
@@ -35,13 +39,52 @@ def fold_keys(
     return prepared.keys, fold(layout_of(version.group), prepared, now)
 
 
+@dataclass(frozen=True, eq=False)
+class Folded:
+    """What a micro-batch adds to the keys of one group version: how many keys, what found no room, the records by shard."""
+
+    keys: int
+    overflow: int
+    records: list[list[bytes]]
+
+
+def fold_all(
+    versions: Sequence[StreamGroupVersion],
+    prepared: Sequence[Prepared | None],
+    ranges: Sequence[Mapping[str, tuple[int, int]]],
+    now: int,
+    newest_arrival: int,
+    largest: int,
+) -> list[Folded]:
+    """Fold the prepared events of each group version to delta records, several versions at a time; see `delta_records`.
+
+    Args:
+        versions: the group versions.
+        prepared: what each folds.
+        ranges: by "stream/partition", what the records of each hold.
+        now: the clock's time, in microseconds.
+        newest_arrival: when the newest of the events arrived, in microseconds.
+        largest: the most bytes of a payload.
+    """
+
+    def one(version: StreamGroupVersion, events: Prepared | None, held: Mapping[str, tuple[int, int]]) -> Folded:
+        keys, states = fold_keys(version, events, now)
+        records = delta_records(keys, states, version.shards, held, now, newest_arrival, largest)
+        return Folded(len(keys), states.overflow, records)
+
+    tasks = [partial(one, *each) for each in zip(versions, prepared, ranges, strict=True)]
+    return side_by_side(tasks, sum(len(events.times) for events in prepared if events))
+
+
 def by_shard(keys: list[bytes], states: States, shards: int) -> Iterator[tuple[list[bytes], States]]:
     """The keys of each shard, from the first to the last, with their states; sorted, which stores write fastest."""
-    order = np.array(sorted(range(len(keys)), key=keys.__getitem__), np.int64)
-    homes = np.fromiter((shard_of(key, shards) for key in keys), np.int64, len(keys))[order]
+    coded = pa.array(keys, pa.binary())
+    order = pc.sort_indices(coded)
+    ascending, places = coded.take(order).to_pylist(), np.asarray(order).astype(np.int64)
+    homes = shards_of(ascending, shards)
     for shard in range(shards):
-        mine = order[homes == shard]
-        yield [keys[i] for i in mine.tolist()], states.take(mine)
+        mine = np.flatnonzero(homes == shard)
+        yield [ascending[i] for i in mine.tolist()], states.take(places[mine])
 
 
 def delta_records(

@@ -23,7 +23,7 @@ from millstream.buffer.topics import CHECK, computing_consumer, dead_topic, feat
 from millstream.buffer.worker import EveryPartition, Owned, Worker, changed
 from millstream.buffer.writing import Append, Commit, append_and_commit, widen
 from millstream.clock import Clock
-from millstream.computing.deltas import delta_records, fold_keys, prepare_all
+from millstream.computing.deltas import fold_all, prepare_all
 from millstream.computing.micro_batch import MicroBatch, group_letters, read_micro_batch
 from millstream.computing.positions import Positions, furthest
 from millstream.computing.shared_reads import Front, Shared
@@ -226,23 +226,25 @@ class StreamComputer:
 
     def _outputs(self, batch: MicroBatch, versions: list[StreamGroupVersion], dead: list[DeadLetter]) -> _Output:
         records: list[tuple[str, int, bytes]] = []
-        letters, reasons, total = list(dead), dict[str, Counter[str]](), 0
-        for version, prepared in zip(versions, prepare_all(versions, batch.stream, batch.table), strict=True):
-            keys, states = fold_keys(version, prepared, self._clock.now())
-            total += len(keys)
-            if prepared is not None:
-                letters += group_letters(batch.stream, batch.table, version.id, prepared.dead)
-                facts = {**prepared.skipped, "dead": len(prepared.dead), "overflow": states.overflow}
+        letters, reasons = list(dead), dict[str, Counter[str]]()
+        prepared = prepare_all(versions, batch.stream, batch.table)
+        ranges = [self._standing_of(version) | batch.places for version in versions]
+        found = fold_all(versions, prepared, ranges, self._clock.now(), batch.newest_arrival, self._log.largest)
+        for version, events, folded in zip(versions, prepared, found, strict=True):
+            if events is not None:
+                letters += group_letters(batch.stream, batch.table, version.id, events.dead)
+                facts = {**events.skipped, "dead": len(events.dead), "overflow": folded.overflow}
                 reasons[version.id] = +Counter(facts)
-            names = [source.name for source in version.group.sources]
-            ranges = self._positions.standing(computing_consumer(version.id), names) | batch.places
-            found = delta_records(
-                keys, states, version.shards, ranges, self._clock.now(), batch.newest_arrival, self._log.largest
-            )
             topic = feature_topic(version.id)
-            records += [(topic, shard, payload) for shard, payloads in enumerate(found) for payload in payloads]
+            records += [(topic, shard, payload) for shard, some in enumerate(folded.records) for payload in some]
         skipped = sum(reasons.values(), Counter[str]())
+        total = sum(folded.keys for folded in found)
         return _Output(records, letters, reasons, Progress(batch.records, len(letters), dict(skipped), total))
+
+    def _standing_of(self, version: StreamGroupVersion) -> dict[str, tuple[int, int]]:
+        """Where a group version has got to in the partitions of all its streams."""
+        names = [source.name for source in version.group.sources]
+        return self._positions.standing(computing_consumer(version.id), names)
 
     def _write(
         self, batch: MicroBatch, consumers: tuple[str, ...], output: _Output, committed: dict[str, list[int | None]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial, reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,8 @@ from millstream.fold.lifting import (
     present,
 )
 from millstream.fold.sections import SectionRows
+from millstream.fold.shared import KeptRows, SharedRows
+from millstream.fold.shares import side_by_side
 
 if TYPE_CHECKING:
     from millstream.definitions import BatchFeatureGroup, EventStream, StreamFeatureGroup, Table
@@ -58,7 +61,7 @@ class Prepared:
     def take(self, places: np.ndarray) -> Prepared:
         """The events at some places, under the same keys and codes."""
         columns = ("codes", "times", "arrivals", "partitions", "positions", "lanes", "entries")
-        taken = {name: getattr(self, name)[places] for name in columns}
+        taken = {name: getattr(self, name).take(places, axis=0) for name in columns}
         return replace(self, sections=tuple(rows.take(places) for rows in self.sections), **taken)
 
 
@@ -72,11 +75,8 @@ def prepare(
     """
     wanted = dict.fromkeys(sql for group in groups for sql in plan_of(group).wanted)
     columns, failed = evaluate(table, wanted)
-    common = _Rows(
-        times=_int64(table[_time_column(stream)]), arrivals=_int64(table["_arrival"]),
-        partitions=_int64(table["_partition"]), positions=_int64(table["_position"]),
-    )  # fmt: skip
-    return [_prepare_one(group, columns, failed, common) for group in groups]
+    rows = SharedRows(table, stream.time or "_time", columns)
+    return side_by_side([partial(_prepare_one, group, failed, rows) for group in groups], len(rows) * len(groups))
 
 
 def aggregated(group: StreamFeatureGroup | BatchFeatureGroup, feature: WindowedFeature, table: pa.Table) -> np.ndarray:
@@ -127,24 +127,6 @@ def lanes_of_table(group: StreamFeatureGroup, table: pa.Table, at: np.ndarray) -
         entries[kept] = entries_of(part.layout.entries, bags, at[kept], kept)
         blocks += [keep.reshape(-1, 1), found, entries][0 if i else 1 :]
     return np.hstack(blocks).astype(np.int64, copy=False)
-
-
-@dataclass(frozen=True)
-class _Rows:
-    times: np.ndarray
-    arrivals: np.ndarray
-    partitions: np.ndarray
-    positions: np.ndarray
-
-
-def _time_column(source: EventStream | Table) -> str:
-    return source.time or "_time"
-
-
-def _int64(column: pa.ChunkedArray) -> np.ndarray:
-    if pa.types.is_timestamp(column.type):
-        column = column.cast(pa.timestamp("us", "UTC")).cast(pa.int64())
-    return np.ascontiguousarray(column.to_numpy(), np.int64)
 
 
 #: A lane group, and its expression, its condition and its other expression as SQL in which derived columns are written out.
@@ -260,42 +242,53 @@ def _columns_of(group: Any) -> tuple[tuple[tuple[str, str], ...], dict[str, str]
     return tuple((group.derive or {}).items()), columns
 
 
-def _prepare_one(
-    group: Any, columns: dict[str, pa.ChunkedArray], failed: dict[str, dict[int, str]], rows: _Rows
-) -> Prepared:
+def _prepare_one(group: Any, failed: dict[str, dict[int, str]], rows: SharedRows) -> Prepared:
     plan, skipped = plan_of(group), Counter[str]()
-    layout = plan.layout
+    layout, columns = plan.layout, rows.columns
     dead = {row: reason for sql in plan.wanted for row, reason in failed.get(sql, {}).items()}
-    keep = np.ones(len(rows.times), bool)
+    keep = np.ones(len(rows), bool)
     keep[list(dead)] = False
     if plan.where:
-        _drop(keep, ~flags(columns[plan.where]), "filtered", skipped)
-    keys, wide = _keys(group, columns)
+        _drop(keep, ~rows.once(("where", plan.where), partial(flags, columns[plan.where])), "filtered", skipped)
+    keys, null, wide = _key_columns(group, rows)
     for row in np.flatnonzero(keep & wide).tolist():
         dead[row], keep[row] = "a key is no whole number of 64 bits, or no date of the years 1 to 9999", False
-    if keys.null_count:
-        _drop(keep, np.asarray(keys.is_null()), "null_key", skipped)
-    _drop(keep, rows.times < layout.too_late_before(rows.arrivals), "too_late", skipped)
-    read = [part.read(columns, len(keep)) for part in plan.parts]
+    _drop(keep, null, "null_key", skipped)
+    _drop(keep, rows.once(("late", layout), partial(_too_late, layout, rows)), "too_late", skipped)
+    read = [rows.once(("read", part), partial(part.read, columns, len(rows))) for part in plan.parts]
     every = _every(read)
     for item in every:
         for row in np.flatnonzero(keep & item.refused).tolist():
             dead[row], keep[row] = item.reason, False
     skipped["not_finite"] += sum(int((item.not_finite & keep).sum()) for item in every)
-    everything = bool(keep.all())
-    kept = np.arange(len(keep)) if everything else np.flatnonzero(keep)
-    known, codes = distinct(keys if everything else keys.take(pa.array(kept)))
+    kept = rows.kept(keep)
+    encoded = encode_keys(group.entity.keys, keys)
+    known, codes = distinct(encoded if kept.everything else encoded.take(pa.array(kept.places)))
     lifted = [
-        (lanes_of(part.layout, inputs, rows.times, kept, everything),
-         entries_of(part.layout.entries, bags, rows.times[kept], None if everything else kept))
-        for part, (inputs, bags) in zip(plan.parts, read, strict=True)
-    ]  # fmt: skip
-    sections = _sections(layout, lifted[1:], rows.times[kept], rows.arrivals[kept], skipped)
+        kept.once(part, partial(_lifted, part.layout, *items, rows, kept))
+        for part, items in zip(plan.parts, read, strict=True)
+    ]
+    sections = _sections(layout, lifted[1:], kept.times, kept.arrivals, skipped)
     return Prepared(
-        keys=known, codes=codes, times=rows.times[kept],
-        arrivals=rows.arrivals[kept], partitions=rows.partitions[kept], positions=rows.positions[kept],
-        lanes=lifted[0][0], entries=lifted[0][1], skipped=dict(+skipped), dead=sorted(dead.items()), sections=sections,
+        keys=known, codes=codes, times=kept.times, arrivals=kept.arrivals, partitions=kept.partitions,
+        positions=kept.positions, lanes=lifted[0][0], entries=lifted[0][1], skipped=dict(+skipped), dead=sorted(dead.items()),
+        sections=sections,
     )  # fmt: skip
+
+
+def _too_late(layout: Layout, rows: SharedRows) -> np.ndarray:
+    """Which rows are too late for every window of a group."""
+    return np.asarray(rows.times < layout.too_late_before(rows.arrivals))
+
+
+def _lifted(
+    layout: FoldLayout, inputs: list[LaneInput], bags: list[EntryInput], rows: SharedRows, kept: KeptRows
+) -> tuple[np.ndarray, np.ndarray]:
+    """The lanes, and the entries, of the rows that are kept."""
+    return (
+        lanes_of(layout, inputs, rows.times, kept.places, kept.everything),
+        entries_of(layout.entries, bags, kept.times, None if kept.everything else kept.places),
+    )
 
 
 def _sections(
@@ -316,13 +309,20 @@ def _sections(
     return tuple(found)
 
 
-def _keys(group: Any, columns: dict[str, pa.ChunkedArray]) -> tuple[pa.Array, Any]:
-    """The encoded keys, null where one is, and where one is a number beyond int64."""
-    kinds = group.entity.keys.values()
-    given = [flat(columns[sql]) for sql in plan_of(group).keys]
-    narrow = [(one, np.False_) if digits_of(kind) else narrowed(one) for kind, one in zip(kinds, given, strict=True)]
-    wide = np.logical_or.reduce([beyond for _, beyond in narrow])
-    return encode_keys(group.entity.keys, [column for column, _ in narrow]), wide
+def _key_columns(group: Any, rows: SharedRows) -> tuple[list[pa.Array], Any, Any]:
+    """The key's columns; in which rows one is null, and in which one is a number beyond int64."""
+    found = [
+        rows.once(("key", sql, digits_of(kind)), partial(_key_column, kind, rows.columns[sql]))
+        for kind, sql in zip(group.entity.keys.values(), plan_of(group).keys, strict=True)
+    ]
+    null, wide = (reduce(np.logical_or, [one[i] for one in found]) for i in (1, 2))
+    return [column for column, _, _ in found], null, wide
+
+
+def _key_column(kind: str, column: pa.ChunkedArray) -> tuple[pa.Array, Any, Any]:
+    given = flat(column)
+    narrow, wide = (given, np.False_) if digits_of(kind) else narrowed(given)
+    return narrow, np.asarray(narrow.is_null()) if narrow.null_count else np.False_, wide
 
 
 def _drop(keep: np.ndarray, out: np.ndarray, reason: str, skipped: Counter[str]) -> None:

@@ -165,7 +165,7 @@ class _Stated:
         keys = encode_keys(self._keys, [rows[name] for name in self._keys])
         mine = np.zeros(len(rows), np.bool_)
         known = np.asarray(keys.is_valid())
-        mine[known] = shards_of(keys.drop_null(), self._version.shards) == shard
+        mine[known] = shards_of(keys.drop_null().to_pylist(), self._version.shards) == shard
         return mine
 
     def _batches(self, names: list[str] | None) -> Iterator[pa.Table]:

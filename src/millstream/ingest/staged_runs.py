@@ -118,7 +118,9 @@ def _keyed(version: BatchGroupVersion, run: Run, position: int, following: int) 
     types = version.group.entity.keys
     keys = encode_keys(types, [run.rows[name] for name in types])
     values = pa.array(pack_columns(schema_of(version, run.rows), run.rows), pa.large_binary())
-    return KeyedRun(position, following, run, keys, values, key_codes(keys), shards_of(keys, version.shards))
+    return KeyedRun(
+        position, following, run, keys, values, key_codes(keys), shards_of(keys.to_pylist(), version.shards)
+    )
 
 
 def schema_of(version: BatchGroupVersion, rows: pa.Table) -> Mapping[str, str]:

@@ -19,8 +19,8 @@ HOUR = 3_600_000_000
 
 
 def group(**more):
-    defaults = {"features": [ms.Count(over="1h"), ms.Sum("amount", over="1h")]}
-    return ms.StreamFeatureGroup("g", entity=USER, source=STREAM, **(defaults | more))
+    defaults = {"entity": USER, "features": [ms.Count(over="1h"), ms.Sum("amount", over="1h")]}
+    return ms.StreamFeatureGroup("g", source=STREAM, **(defaults | more))
 
 
 def table(amounts, users=None, notes=None, times=None, arrivals=None, countries=None):
@@ -78,6 +78,14 @@ def test_a_computed_key_beyond_int64_is_dead_alone(wide):
     assert [(row, "64 bits" in reason) for row, reason in found.dead] == [(1, True)]
     assert sorted(found.keys) == [encode_key(USER.keys, [n]) for n in (4, 2**63 - 4)]
     assert found.skipped == {"null_key": 1}
+
+
+def test_of_a_pair_of_keys_one_may_be_beyond_int64_or_null():
+    pair = ms.Entity("pair", keys={"user_id": "int64", "country": "string"})
+    definition = group(entity=pair, derive={"wide": "user_id::hugeint * 4"}, keys={"user_id": "wide"})
+    (found,) = prepare([definition], STREAM, table([1.0] * 4, users=[1, 2**61, None, 2], countries=[*"abc", None]))
+    assert [(row, "64 bits" in reason) for row, reason in found.dead] == [(1, True)]
+    assert (found.keys, found.skipped) == ([encode_key(pair.keys, [4, "a"])], {"null_key": 2})
 
 
 def test_a_date_that_sql_makes_is_a_date():
