@@ -22,6 +22,7 @@ NAMES = (
     "point_in_time_aggregates",
     "stream_computing",
     "many_groups",
+    "sketch_computing",
     "empty_records",
     "ingestion",
     "redis_store",

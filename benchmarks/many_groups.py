@@ -12,19 +12,15 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-
 import millstream as ms
 from benchmarks.computing import Computing
 from benchmarks.harness import Claim, Scale, in_turns
-from benchmarks.world import SCHEMA, USER, payments
+from benchmarks.world import USER, WIDE, wide_payments
 from millstream.definitions import EventStream, StreamFeatureGroup
 
 DEVICE = ms.Entity("device", keys={"device_id": "string"})
 CARD = ms.Entity("card", keys={"card_id": "int64"})
 PAIR = ms.Entity("pair", keys={"user_id": "int64", "payee_id": "int64"})
-WIDE = {**SCHEMA, "device_id": "string", "card_id": "int64", "payee_id": "int64"}
 STREAM = ms.EventStream("wide", time="paid_at", schema=WIDE)
 
 
@@ -33,7 +29,7 @@ def run(scale: Scale) -> Iterator[Claim]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for users, encoding, target in ((1_000, "arrow", 0.5), (1_000, "json", 0.5), (10_000, "arrow", None)):
-            events = _wide(scale.of(200_000, least=2_000), scale.of(users, least=50))
+            events = wide_payments(scale.of(200_000, least=2_000), scale.of(users, least=50))
             computing = Computing(folder / f"{encoding}{users}", events, WIDE)
             stack.callback(computing.close)
             four = (USER, DEVICE, CARD, PAIR)
@@ -54,13 +50,3 @@ def _velocity(source: EventStream, entity: ms.Entity) -> StreamFeatureGroup:
     ]  # fmt: skip
     name = f"{entity.name}_{source.name}"
     return ms.StreamFeatureGroup(name, entity=entity, source=source, where="amount > 0", features=features)
-
-
-def _wide(rows: int, users: int, seed: int = 1) -> pa.Table:
-    """Payments, each from one of a user's two devices and with one of two cards, to one of ten payees of the user's."""
-    events, rng = payments(rows, users, days=0.25), np.random.default_rng(seed)
-    user = events["user_id"].to_numpy()
-    devices = np.char.add("device", (user * 2 + rng.integers(0, 2, rows)).astype(str))
-    events = events.append_column("device_id", pa.array(devices))
-    events = events.append_column("card_id", pa.array(user * 2 + rng.integers(0, 2, rows)))
-    return events.append_column("payee_id", pa.array((user * 7 + rng.integers(0, 10, rows)) % (users * 3)))

@@ -14,13 +14,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import msgspec
-import pyarrow as pa
-
 import millstream as ms
 from benchmarks.computing import Computing
 from benchmarks.harness import Claim, Scale, in_turns
-from benchmarks.peers import Peer, peer
+from benchmarks.peers import Peer, open_events, peer
 from benchmarks.world import PAYMENTS, SCHEMA, USER, payments
 from millstream.definitions import EventStream, StreamFeatureGroup
 
@@ -48,7 +45,7 @@ def run(scale: Scale) -> Iterator[Claim]:
             computing = Computing(folder / str(users), events, SCHEMA)
             stack.callback(computing.close)
             if bytewax:
-                _open(bytewax, folder / "events.json", events)
+                open_events(bytewax, folder / "events.json", events)
             for stream, encoding, window, target in LINES[users]:
                 theirs = _peer(bytewax, window, encoding == "arrow", len(events)) if bytewax else None
                 found = in_turns(_ours(computing, stream, encoding, len(events)), theirs, scale.repeats)
@@ -78,11 +75,3 @@ def _peer(bytewax: Peer, window: str, decoded: bool, rows: int) -> Callable[[], 
         return float(rows / found["wall"])
 
     return measure
-
-
-def _open(bytewax: Peer, path: Path, events: pa.Table) -> None:
-    """Give bytewax the events as JSON lines; its keys have to be strings, so they are."""
-    place = events.schema.get_field_index("user_id")
-    events = events.set_column(place, "user_id", events["user_id"].cast(pa.string()))
-    path.write_bytes(msgspec.json.Encoder().encode_lines(events.to_pylist()))
-    bytewax.ask(do="open", path=str(path))

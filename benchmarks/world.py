@@ -18,6 +18,7 @@ SCHEMA = {
     "paid_at": "timestamp",
 }  # fmt: skip
 PAYMENTS = ms.EventStream("payments", time="paid_at", schema=SCHEMA)
+WIDE = {**SCHEMA, "device_id": "string", "card_id": "int64", "payee_id": "int64"}
 DECLINED = "status = 'declined'"
 
 
@@ -56,6 +57,16 @@ def payments(rows: int, users: int, days: float, seed: int = 0, skew: float = 0.
         "status": pa.array(np.where(rng.random(rows) < 0.05, "declined", "approved")),
         "paid_at": pa.array(times, pa.timestamp("us", "UTC")),
     })  # fmt: skip
+
+
+def wide_payments(rows: int, users: int, seed: int = 1) -> pa.Table:
+    """Payments of six hours, from one of a user's two devices and with one of two cards, to one of ten payees of the user's."""
+    events, rng = payments(rows, users, days=0.25), np.random.default_rng(seed)
+    user = events["user_id"].to_numpy()
+    devices = np.char.add("device", (user * 2 + rng.integers(0, 2, rows)).astype(str))
+    events = events.append_column("device_id", pa.array(devices))
+    events = events.append_column("card_id", pa.array(user * 2 + rng.integers(0, 2, rows)))
+    return events.append_column("payee_id", pa.array((user * 7 + rng.integers(0, 10, rows)) % (users * 3)))
 
 
 def arrived(events: pa.Table) -> pa.Table:

@@ -10,9 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import pyarrow as pa
+
 _HERE = Path(__file__).parent
 _ENVIRONMENTS = _HERE.parent.parent / ".bench"
-_PACKAGES = {"feast": ("feast==0.67.0", "pandas<3"), "bytewax": ("bytewax==0.21.1", "msgspec")}
+_PACKAGES = {"feast": ("feast==0.67.0", "pandas<3"), "bytewax": ("bytewax==0.21.1", "msgspec", "datasketches==5.2.0")}
 
 
 class Peer:
@@ -34,6 +37,14 @@ class Peer:
             if line.startswith('{"answer":'):  # a peer's libraries print too
                 return json.loads(line)["answer"]
         raise RuntimeError(f"The peer has ended with code {self._process.wait()} at {request}.")
+
+
+def open_events(bytewax: Peer, path: Path, events: pa.Table) -> None:
+    """Give bytewax payments as JSON lines; its keys have to be strings, so they are."""
+    place = events.schema.get_field_index("user_id")
+    events = events.set_column(place, "user_id", events["user_id"].cast(pa.string()))
+    path.write_bytes(msgspec.json.Encoder().encode_lines(events.to_pylist()))
+    bytewax.ask(do="open", path=str(path))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections import Counter, deque
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -10,6 +11,7 @@ from bytewax import operators as op
 from bytewax.dataflow import Dataflow
 from bytewax.operators.windowing import EventClock, SlidingWindower, TumblingWindower, fold_window
 from bytewax.testing import TestingSink, TestingSource, run_main
+from datasketches import hll_sketch, kll_floats_sketch
 
 
 class Payment(msgspec.Struct, gc=False):
@@ -20,6 +22,7 @@ class Payment(msgspec.Struct, gc=False):
     amount: float
     status: str
     paid_at: datetime
+    payee_id: int = 0
 
 
 _DECODE = msgspec.json.Decoder(Payment).decode
@@ -54,6 +57,48 @@ class Flow:
         begun = time.perf_counter()
         run_main(flow)
         return {"wall": time.perf_counter() - begun, "counted": sum(folded[0] for _, (_, folded) in out)}
+
+    def sketch(self, hours: list[int]) -> dict[str, float]:
+        """Distinct payees, a quantile sketch, the last five amounts, counts of payees, per user and window of so many hours."""
+        out: list[tuple[str, tuple[int, Sketches]]] = []
+        flow = Dataflow("bench")
+        events = op.input("in", flow, TestingSource(self._events, batch_size=BATCH))
+        keyed = op.map("key", events, lambda event: (event.user_id, event))
+        clock = EventClock(ts_getter=lambda event: event.paid_at, wait_for_system_duration=_ZERO)
+        for length in hours:
+            windower = TumblingWindower(length=timedelta(hours=length), align_to=_EPOCH)
+            windowed = fold_window(
+                f"window{length}", keyed, clock, windower, Sketches, _sketched, _merged, ordered=False
+            )
+            op.output(f"out{length}", windowed.down, TestingSink(out))
+        begun = time.perf_counter()
+        run_main(flow)
+        return {"wall": time.perf_counter() - begun, "counted": sum(folded.rows for _, (_, folded) in out) / len(hours)}
+
+
+class Sketches:
+    """What is kept of the payments of one user in one window."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.distinct = hll_sketch(12)
+        self.amounts = kll_floats_sketch(200)
+        self.last: deque[float] = deque(maxlen=5)
+        self.counts: Counter[int] = Counter()
+
+
+def _sketched(kept: Sketches, event: Payment) -> Sketches:
+    kept.rows += 1
+    kept.distinct.update(event.payee_id)
+    kept.amounts.update(event.amount)
+    kept.last.append(event.amount)
+    kept.counts[event.payee_id] += 1
+    return kept
+
+
+def _merged(a: Sketches, b: Sketches) -> Sketches:
+    """Tumbling windows of events are never merged."""
+    raise NotImplementedError
 
 
 def _nothing() -> tuple[int, float, float]:
