@@ -159,11 +159,13 @@ class ProcessConformance(Declared):
 
 
 def _killed_after(process: subprocess.Popen[str], reports: int) -> list[str]:
-    """Kill a process (SIGKILL) once it has reported so often; return all that it reported."""
+    """Kill a process (SIGKILL) once it has reported so often; return all that it reported, but for a line that it began."""
     assert process.stdout is not None
     reported = [process.stdout.readline() for _ in range(reports)]
     process.kill()
     reported += process.stdout.readlines()
     process.wait(60)
+    if len(reported) > reports and not reported[-1].endswith("\n"):
+        del reported[-1]
     assert all(line.endswith("\n") for line in reported)
     return reported

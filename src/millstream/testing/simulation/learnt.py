@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from millstream.definitions.feature_group import StreamFeatureGroup
+from millstream.definitions.feature_view import FeatureView
 from millstream.definitions.source import EventStream
 from millstream.project.compute import compute
 from millstream.testing.simulation.declared import ASKS, OUTCOMES, parts_of
@@ -32,11 +33,15 @@ def right(world: World, parts: Parts, found: TrainingSet) -> set[float]:
     wanted: dict[str, list[Any]] = {name: [one.row[name] for one in examples] for name in ("k", "other")}
     wanted["_at"] = [one.row["at"] for one in examples]
     wanted[LABEL], wanted[MATURED] = _labels(world, examples, found.now)
+    notes = [one.row["note"] for one in examples]
     for read in parts.registry.model("model").view.groups:
         version = parts.served.versions()[read.group.name]
         if not isinstance(version.group, StreamFeatureGroup):
             continue  # what a query's runs stated depends on when they ran
-        columns = _computed(world, version, wanted[read.keys[0][1]], wanted["_at"], found)
+        name = next(iter(version.group.entity.keys))
+        asked = zip(wanted[read.keys[0][1]], notes, wanted["_at"], strict=True)
+        rows = [{name: key, "note": note, "at": at} for key, note, at in asked]
+        columns = _computed(world, version, rows, found)
         wanted |= {
             one.column: parts_of(columns[f"{read.group.name}__{one.feature}"], one)
             for one in read.columns
@@ -73,16 +78,15 @@ def _labels(world: World, examples: list[Landed], now: int) -> tuple[list[float 
 
 
 def _computed(
-    world: World, version: GroupVersion, keys: list[Any], instants: list[int], found: TrainingSet
+    world: World, version: GroupVersion, rows: list[dict[str, Any]], found: TrainingSet
 ) -> dict[str, list[Any]]:
-    """The features of some keys, each at an instant, from the events that serving would have had by then."""
+    """The features of some requests, each at an instant, from the events that serving would have had by then."""
     delay = found.pins.delays[version.id]
     given: dict[Any, Any] = {
         source.name: world.ledger.frame(source, delay=delay)
         for source in version.group.sources
         if isinstance(source, EventStream)
     }
-    name = next(iter(version.group.entity.keys))
-    rows = [{name: key, "at": at} for key, at in zip(keys, instants, strict=True)]
-    columns: dict[str, list[Any]] = compute(version.group, given, rows).to_pydict() if rows else {}
+    view = FeatureView("computed", request={"note": "string"}, features=[version.group])
+    columns: dict[str, list[Any]] = compute(view, given, rows).to_pydict() if rows else {}
     return columns if rows else {f"{version.group.name}__{one}": [] for one in version.schema}
