@@ -31,7 +31,7 @@ from millstream.store.iceberg import file_ledger
 from millstream.store.iceberg import store as iceberg
 from millstream.store.lmdb import store as lmdb
 from millstream.store.offline import ANY
-from millstream.store.online import BEGUN, Answer
+from millstream.store.online import BEGUN, Answer, read_shard
 from millstream.testing.shards import meta_of, pairs
 from millstream.testing.simulation.simulate import Adversarial
 from millstream.train import stored_history, training_set, versions
@@ -184,6 +184,8 @@ def the_store_takes_a_write_from_anywhere(patch: Patch) -> None:
         return real(self, gv, shard, items, meta, None if found is None else found.position)
 
     patch.setattr(lmdb.LmdbOnlineStore, "write", write)
+    # Nor does the layer look whether the shard has moved before it read its values, which is refused without the store.
+    patch.setattr(stream, "read_unmoved", lambda online, gv, shard, keys, expected: read_shard(online, gv, shard, keys))
 
 
 @elusive
