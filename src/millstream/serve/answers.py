@@ -73,6 +73,7 @@ def written(value: Any) -> Any:
 
     The keys of a map are text, as JSON has them.
 
+    >>> from datetime import date
     >>> written({True: Decimal("1.50"), date(2026, 1, 31): [1]})
     {'true': '1.50', '2026-01-31': [1]}
     """
