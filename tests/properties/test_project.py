@@ -296,12 +296,17 @@ def check_reads(world: World) -> None:
             or (one.group.name == "dated" and world.written)
         ):
             continue  # a run that is late confirms later, and runs of the past are made by backfill alone
-        rows = [{"k": row[one.keys[0][1]], "at": now} for row in asked]
-        wanted = ms.compute(version.group, known(world, version.group), rows)
+        rows = [{"k": row[one.keys[0][1]], "note": None, "at": now} for row in asked]
+        wanted = ms.compute(noted(version.group), known(world, version.group), rows)
         for column in one.columns:
             if column.default is None and column.feature in version.schema:
                 whole = wanted[f"{one.group.name}__{column.feature}"].to_pylist()
                 assert read[column.column].to_pylist() == parts_of(whole, column), column
+
+
+def noted(group: Any) -> ms.FeatureView:
+    """A group read by requests that say what its probes look up."""
+    return ms.FeatureView("noted", request={"note": "string"}, features=[group])
 
 
 def known(world: World, group: Any, before: int | None = None, delay: int = 0) -> dict[str, Any]:
@@ -371,7 +376,8 @@ def check_row(world: World, drawn: TrainingSet, one: dict[str, Any]) -> None:
         version = parts.served.versions()[read.group.name]
         if read.group.name in ("g", "o"):
             past = known(world, version.group, one["_at"], drawn.pins.delays[version.id])
-            wanted = ms.compute(version.group, past, [{"k": one[read.keys[0][1]], "at": one["_at"]}]).to_pylist()[0]
+            asked = {"k": one[read.keys[0][1]], "note": one["note"], "at": one["_at"]}
+            wanted = ms.compute(noted(version.group), past, [asked]).to_pylist()[0]
             for column in read.columns:
                 if column.default is None:
                     whole = [wanted[f"{read.group.name}__{column.feature}"]]
