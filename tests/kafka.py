@@ -50,7 +50,8 @@ initial.broker.registration.timeout.ms=600000
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=500
 log.retention.check.interval.ms=1000
-log.cleaner.enable=false
+log.cleaner.dedupe.buffer.size=4194304
+log.cleaner.io.buffer.size=131072
 num.network.threads=2
 num.io.threads=4
 """

@@ -77,7 +77,7 @@ class TestKafkaLog(LogConformance):
     def log(self, kafka: Kafka, prefix: str, clock: SimulatedClock):
         from millstream.buffer.kafka.log import KafkaLog
 
-        log = KafkaLog(kafka.servers, prefix, clock, session=2.0)
+        log = KafkaLog(kafka.servers, prefix, clock, seconds=60.0, session=2.0)
         yield log
         log.close()
 
@@ -85,10 +85,10 @@ class TestKafkaLog(LogConformance):
     def opening(self, kafka: Kafka, prefix: str) -> str:
         return (
             "from itertools import count\n"
-            "from millstream.buffer.kafka.committed import Committed\n"
+            "from millstream.buffer.kafka.positions import Committed\n"
             "from millstream.buffer.kafka.log import KafkaLog\n"
             "from millstream.clock import SystemClock\n"
             "commit, number = Committed.commit, count()\n"
             "Committed.commit = lambda *moves: commit(*moves) if next(number) % 2 else None\n"
-            f"log = KafkaLog({kafka.servers!r}, {prefix!r}, SystemClock(), session=2.0)\n"
+            f"log = KafkaLog({kafka.servers!r}, {prefix!r}, SystemClock(), seconds=60.0, session=2.0)\n"
         )

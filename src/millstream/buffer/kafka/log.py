@@ -7,13 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from confluent_kafka import KafkaError
-from confluent_kafka.admin import NewTopic
-
-from millstream.buffer.kafka.committed import Committed
 from millstream.buffer.kafka.connection import Connection
 from millstream.buffer.kafka.messages import HEADER, STRIDE, headers_of, records_of
 from millstream.buffer.kafka.names import epochs_topic, topic_name, workers_group
+from millstream.buffer.kafka.positions import Committed, Key
 from millstream.buffer.kafka.producer import Appender, Outgoing
 from millstream.buffer.kafka.reader import Reader
 from millstream.buffer.kafka.topics import KafkaTopics
@@ -23,7 +20,12 @@ from millstream.buffer.parts import LARGEST
 from millstream.clock import Clock
 from millstream.errors import LogError
 
-_EPOCHS_KEPT = str(24 * 3_600_000)
+_EPOCHS = {
+    "cleanup.policy": "delete",
+    "retention.ms": str(24 * 3_600_000),
+    "message.timestamp.type": "LogAppendTime",
+}
+"""How Kafka keeps the topic of epochs, whose records nobody reads but people: its places go on when they are gone."""
 
 
 class KafkaLog(KafkaTopics):
@@ -68,9 +70,8 @@ class KafkaLog(KafkaTopics):
         self.largest, self._clock, self._session = largest, clock, session
         self._appender = Appender(connection, largest, compression)
         self._reader = Reader(connection, f"{prefix}.readers")
-        self._positions = Committed(connection, prefix)
+        self._positions = Committed(connection, prefix, self._appender, self._make_own)
         self._newest: dict[tuple[str, int], int] = {}
-        self._made: set[str] = set()
 
     def append(self, topic: str, partition: int, batch: Batch, arrival: int | None = None) -> int:
         """Append a batch, durably, and return the position of its first record."""
@@ -117,6 +118,11 @@ class KafkaLog(KafkaTopics):
         if work.moves:
             self._positions.commit(work.moves)
 
+    def drop(self, topic: str) -> None:
+        """Drop a topic, its records and the positions committed in it."""
+        super().drop(topic)
+        self._positions.forget(topic)
+
     def worker(self, group: str, topics: Iterable[str], owner: str | None = None) -> KafkaWorker:
         """Join a group of workers, of processes of any hosts, that share the partitions of some topics."""
         names = {self._name(topic): topic for topic in topics}
@@ -134,6 +140,7 @@ class KafkaLog(KafkaTopics):
         """Let go of the cluster; what was acknowledged is durable. A second call does nothing."""
         self._appender.close()
         self._reader.close()
+        self._positions.close()
 
     def _append(self, outgoing: list[Outgoing]) -> list[int]:
         names = sorted({one.topic for one in outgoing})
@@ -165,13 +172,7 @@ class KafkaLog(KafkaTopics):
     def _begin_epoch(self, said: bytes) -> int:
         """Say who owns what in the topic of epochs, which is made the first time; return the place."""
         name = epochs_topic(self._prefix)
-        if name not in self._made:
-            self._make(
-                f"Topic '{name}'",
-                KafkaError.TOPIC_ALREADY_EXISTS,
-                lambda: self._connection.admin.create_topics([_epochs(name, self._replicas)]),
-            )
-            self._made.add(name)
+        self._make_own(name, _EPOCHS)
         message = Outgoing(name, 0, said, [(HEADER, b"epoch")], self._clock.now())
         return self._appender.append(f"Appending to '{name}'", [message])[0]
 
@@ -182,7 +183,7 @@ class _Work:
     def __init__(self, log: KafkaLog) -> None:
         self._log = log
         self.outgoing: list[Outgoing] = []
-        self.moves: dict[str, dict[tuple[str, int], int]] = {}
+        self.moves: dict[Key, int | None] = {}
         self._gathered: Counter[tuple[str, int]] = Counter()
 
     def append(self, topic: str, partition: int, batch: Batch, arrival: int | None = None) -> int:
@@ -194,13 +195,7 @@ class _Work:
     def commit(self, consumer: str, topic: str, partition: int, expected: int | None, position: int) -> None:
         """Move a consumer to a position, wherever it is by then."""
         self._log._check(topic, partition)
-        self.moves.setdefault(consumer, {})[topic, partition] = position
-
-
-def _epochs(name: str, replicas: int) -> NewTopic:
-    """A topic whose records nobody reads but people: its places go on when they are gone."""
-    config = {"cleanup.policy": "delete", "retention.ms": _EPOCHS_KEPT, "message.timestamp.type": "LogAppendTime"}
-    return NewTopic(name, 1, replication_factor=replicas or -1, config=config)
+        self.moves[consumer, topic, partition] = position
 
 
 def _trimmed(topic: str, partition: int, position: int, first: int) -> LogError:

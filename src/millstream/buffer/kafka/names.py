@@ -1,4 +1,4 @@
-"""What a project's topics, consumers and groups are called in a cluster that others use too.
+"""What a project's topics and groups are called in a cluster that others use too.
 
 Kafka takes no `@` in a topic's name, and no two names that differ in `.` and `_` alone. So a `.` of ours is a `-` there, and
 an `@` is a `.`; what a project's names begin with holds neither.
@@ -53,13 +53,13 @@ def topic_of(prefix: str, name: str) -> str | None:
     return name.removeprefix(own).replace(".", "@").replace("-", ".") if name.startswith(own) else None
 
 
-def positions_group(prefix: str, consumer: str) -> str:
-    """The group of Kafka's that keeps a consumer's positions; it has no members.
+def positions_topic(prefix: str) -> str:
+    """The topic of Kafka's in which consumers say how far they are.
 
-    >>> positions_group("fraud", "compute/habits@1")
-    'fraud-compute/habits@1'
+    >>> positions_topic("fraud")
+    'fraud.positions'
     """
-    return f"{prefix}-{consumer}"
+    return f"{prefix}.positions"
 
 
 def workers_group(prefix: str, group: str) -> str:

@@ -29,6 +29,7 @@ class Outgoing(NamedTuple):
         payload: its bytes.
         headers: what is kept beside them.
         appended: when the log takes it, in microseconds.
+        key: what tells it from others in a compacted topic; none elsewhere.
     """
 
     topic: str
@@ -36,6 +37,7 @@ class Outgoing(NamedTuple):
     payload: bytes
     headers: list[tuple[str, str | bytes | None]]
     appended: int
+    key: bytes | None = None
 
 
 class Appender:
@@ -113,6 +115,7 @@ class Appender:
                 producer.produce(
                     message.topic,
                     message.payload,
+                    message.key,
                     partition=message.partition,
                     headers=message.headers,
                     timestamp=max(0, message.appended // 1_000),

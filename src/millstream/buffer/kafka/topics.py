@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any
 
@@ -36,6 +36,7 @@ class KafkaTopics:
     def __init__(self, connection: Connection, prefix: str, largest: int, replicas: int) -> None:
         self._connection, self._prefix, self._largest, self._replicas = connection, prefix, largest, replicas
         self._known: dict[str, int] = {}
+        self._made: set[str] = set()
         self._fresh_until, self._looking = 0.0, threading.Lock()
 
     def create(self, topic: str, partitions: int) -> None:
@@ -197,6 +198,17 @@ class KafkaTopics:
                     if found is None or not found.retriable() or time.monotonic() >= end:
                         raise self._connection.failure(what, error) from None
             threading.Event().wait(PAUSE)
+
+    def _make_own(self, name: str, config: Mapping[str, str]) -> None:
+        """Make a topic of the log's own, of one partition, which is none of the project's, unless it is there."""
+        if name not in self._made:
+            topic = NewTopic(name, 1, replication_factor=self._replicas or -1, config=dict(config))
+            self._make(
+                f"Topic '{name}'",
+                KafkaError.TOPIC_ALREADY_EXISTS,
+                lambda: self._connection.admin.create_topics([topic]),
+            )
+            self._made.add(name)
 
     def _until_it_has(self, topic: str, partitions: int) -> int:
         self._until(
