@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import tempfile
 import time
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
-from typing import Self
+
+from tests.servers import Server
 
 JARS = Path(sys.prefix) / "servers" / "kafka"
 PATIENCE = 240.0
@@ -70,30 +68,16 @@ def lacking() -> str | None:
     return None if any(JARS.glob("kafka_*.jar")) else "`make servers` lets Maven bring its jars."
 
 
-class Kafka:
+class Kafka(Server):
     """A server on a free port of the loopback, whose topics outlive a kill; each of `prefix` is a new one.
 
     At the port `guarded` it lets in nobody but `USER` with `PASSWORD`.
     """
 
     def __init__(self) -> None:
-        self.port = self.guarded = 0
-        self._folder = Path(tempfile.mkdtemp(prefix="kafka-"))
-        self._output = self._folder / "output"
+        super().__init__("kafka")
+        self.guarded = 0
         self._numbers = count()
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.kill()
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     @property
     def servers(self) -> str:
@@ -110,45 +94,24 @@ class Kafka:
 
         if not self.port:
             self.port, self.guarded, controller = free_port(), free_port(), free_port()
-            data = self._folder / "data"
-            (self._folder / "log4j2.yaml").write_text(LOGGING)
+            data = self.folder / "data"
+            (self.folder / "log4j2.yaml").write_text(LOGGING)
             places = {"port": self.port, "guarded": self.guarded, "controller": controller, "data": data}
             self._properties.write_text(PROPERTIES.format(**places, user=USER, password=PASSWORD))
             formatted = self._java("kafka.tools.StorageTool", "format", "-t", CLUSTER, "-c", str(self._properties))
-            assert formatted.wait(PATIENCE) == 0, self._said()
-        seen = self._output.stat().st_size
-        self._process = self._java("kafka.Kafka", str(self._properties))
+            assert formatted.wait(PATIENCE) == 0, self.said()
+        seen = self.output.stat().st_size
+        self.process = self._java("kafka.Kafka", str(self._properties))
         end = time.monotonic() + PATIENCE
-        while STARTED not in self._output.read_bytes()[seen:]:
-            assert self._process.poll() is None and time.monotonic() < end, self._said()
+        while STARTED not in self.output.read_bytes()[seen:]:
+            assert self.process.poll() is None and time.monotonic() < end, self.said()
             time.sleep(0.02)
-
-    def kill(self) -> None:
-        """Kill the server; what it acknowledged is in its files."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait(PATIENCE)
-            self._process = None
-
-    def freeze(self) -> None:
-        """Let the server stand still."""
-        assert self._process is not None
-        os.kill(self._process.pid, signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """Let it go on."""
-        assert self._process is not None
-        os.kill(self._process.pid, signal.SIGCONT)
 
     @property
     def _properties(self) -> Path:
-        return self._folder / "server.properties"
+        return self.folder / "server.properties"
 
     def _java(self, *arguments: str) -> subprocess.Popen[bytes]:
-        logging = f"-Dlog4j2.configurationFile={self._folder / 'log4j2.yaml'}"
+        logging = f"-Dlog4j2.configurationFile={self.folder / 'log4j2.yaml'}"
         jars = ":".join(map(str, sorted(JARS.glob("*.jar"))))
-        with self._output.open("ab") as output:
-            return subprocess.Popen(["java", *FAST, logging, "-cp", jars, *arguments], stdout=output, stderr=output)
-
-    def _said(self) -> str:
-        return self._output.read_text()[-4_000:]
+        return self.run(["java", *FAST, logging, "-cp", jars, *arguments])

@@ -6,11 +6,12 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from itertools import count
 from pathlib import Path
 from typing import Any, Self
+
+from tests.servers import Server
 
 USER, PASSWORD = "miller", "grist@mill/7"
 #: A URL needs what is not a letter written as its code.
@@ -26,38 +27,35 @@ def programs() -> Path | None:
     return every[-1].parent if every else None
 
 
-class PostgreSQL:
+class PostgreSQL(Server):
     """A server on a free port of the loopback, with a password; each of `database` is a new, empty one.
 
     It sorts text as English does, as servers are set up to, so that nothing relies on the order of bytes.
     """
 
     def __init__(self) -> None:
-        self.port = 0
-        self._folder = Path(tempfile.mkdtemp(prefix="postgresql-"))
+        super().__init__("postgresql")
         self._as: dict[str, Any] = {}
         self._numbers = count()
-        self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         try:
             self._make()
-            self.start()
         except BaseException:
             self.__exit__()
             raise
-        return self
+        return super().__enter__()
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        super().__exit__()
 
     def _make(self) -> None:
         if os.geteuid() == 0:  # the server refuses to run as root
             self._as = {"user": "postgres", "group": "postgres", "extra_groups": []}
-            shutil.chown(self._folder, "postgres", "postgres")
-        (self._folder / "password").write_text(PASSWORD)
-        self._run("initdb", "-D", self._data, "-U", USER, "--pwfile", str(self._folder / "password"),
+            shutil.chown(self.folder, "postgres", "postgres")
+        (self.folder / "password").write_text(PASSWORD)
+        self._run("initdb", "-D", self._data, "-U", USER, "--pwfile", str(self.folder / "password"),
                   "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--locale-provider=icu",
                   "--icu-locale=en-US", "--no-sync", "--no-instructions")  # fmt: skip
 
@@ -68,24 +66,20 @@ class PostgreSQL:
         end = time.monotonic() + PATIENCE
         while True:
             self.port = self.port or free_port()
-            arguments = ["-p", str(self.port), "-h", "127.0.0.1", "-k", str(self._folder), "-c", "fsync=off"]
-            with (self._folder / "output").open("ab") as output:
-                command = [str(self._program("postgres")), "-D", self._data, *arguments]
-                self._process = subprocess.Popen(command, stdout=output, stderr=output, cwd="/", **self._as)
-            while self._process.poll() is None:
+            arguments = ["-p", str(self.port), "-h", "127.0.0.1", "-k", str(self.folder), "-c", "fsync=off"]
+            command = [str(self._program("postgres")), "-D", self._data, *arguments]
+            self.process = self.run(command, cwd="/", **self._as)
+            while self.process.poll() is None:
                 if self._run("pg_isready", "-h", "127.0.0.1", "-p", str(self.port), check=False) == 0:
                     return
                 time.sleep(0.05)
             if time.monotonic() > end:
-                raise AssertionError((self._folder / "output").read_text())
+                raise AssertionError(self.said())
             self.port = 0  # somebody else took it
 
     def stop(self) -> None:
         """Stop the server at once; what was committed is kept."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGQUIT)
-            self._process.wait(30)
-            self._process = None
+        self.kill(signal.SIGQUIT)
 
     def database(self, user: str = f"{USER}:{QUOTED}") -> str:
         """The URL of a new database; without a password where `user` has none."""
@@ -103,7 +97,7 @@ class PostgreSQL:
 
     @property
     def _data(self) -> str:
-        return str(self._folder / "data")
+        return str(self.folder / "data")
 
     @staticmethod
     def _program(name: str) -> Path:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import signal
-import subprocess
-import tempfile
 import time
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from millstream.store.redis.access import Access
 from millstream.store.redis.connection import Connection, Unreachable
+from tests.servers import Server
 
 PASSWORD = "flour@sack/7"
 PATIENCE = 60.0
@@ -30,7 +28,7 @@ def programs() -> dict[str, str]:
     return {name: program for name, program in found.items() if program}
 
 
-class RedisServer:
+class RedisServer(Server):
     """A server on a free port of the loopback; its data outlive `stop` and `kill`, and are gone at the end.
 
     Args:
@@ -39,22 +37,8 @@ class RedisServer:
     """
 
     def __init__(self, program: str, **settings: str) -> None:
-        self.port = 0
-        self.folder = Path(tempfile.mkdtemp(prefix="redis-"))
+        super().__init__("redis")
         self._program, self._settings = program, settings
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.kill()
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def start(self) -> None:
         """Start the server, on the port that it had, and wait until it answers."""
@@ -63,14 +47,13 @@ class RedisServer:
         end = time.monotonic() + PATIENCE
         while True:
             self.port = self.port or free_port()
-            with (self.folder / "output").open("ab") as output:
-                self._process = subprocess.Popen(self._command(), stdout=output, stderr=output)
-            while self._process.poll() is None:
+            self.process = self.run(self._command())
+            while self.process.poll() is None:
                 if self._answers():
                     return
                 time.sleep(0.02)
             if time.monotonic() > end:
-                raise AssertionError((self.folder / "output").read_text())
+                raise AssertionError(self.said())
             self.port = 0  # somebody else took it
 
     def _command(self) -> list[str]:
@@ -108,23 +91,6 @@ class RedisServer:
             return connection.exchange(packed, time.monotonic() + 20)
         finally:
             connection.close()
-
-    def kill(self) -> None:
-        """Kill the server; what it had written to its file is kept."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait(30)
-            self._process = None
-
-    def freeze(self) -> None:
-        """Stop the server where it is: it accepts connections, and answers nobody."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """Let it go on."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
 
     @property
     def journal(self) -> Path:
