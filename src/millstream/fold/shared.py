@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from threading import RLock
+from concurrent.futures import Future
+from threading import Lock
 from typing import TypeVar
 
 import numpy as np
@@ -16,15 +17,24 @@ class Once:
     """Things that are made when they are first asked for, by whichever thread comes first."""
 
     def __init__(self) -> None:
-        self._made: dict[Hashable, object] = {}
-        self._lock = RLock()
+        self._made: dict[Hashable, Future[object]] = {}
+        self._lock = Lock()
 
     def once(self, what: Hashable, make: Callable[[], _T]) -> _T:
-        """The thing of that name, made if it is not there yet; what is made of a name is of one type."""
+        """The thing of that name, made if it is not there yet; what is made of a name is of one type.
+
+        Others wait for a thing that is being made, and for nothing else.
+        """
         with self._lock:
-            if what not in self._made:
-                self._made[what] = make()
-            return self._made[what]  # type: ignore[return-value]
+            made = self._made.get(what)
+            mine = made is None
+            made = self._made.setdefault(what, Future())
+        if mine:
+            try:
+                made.set_result(make())
+            except BaseException as error:
+                made.set_exception(error)
+        return made.result()  # type: ignore[return-value]
 
 
 class SharedRows(Once):
