@@ -21,7 +21,7 @@ from millstream.buffer.codec.write import encode
 from millstream.buffer.embedded.log import EmbeddedLog
 from millstream.buffer.topics import feature_topic
 from millstream.clock import SimulatedClock
-from millstream.computing import stream
+from millstream.computing import deltas, stream
 from millstream.computing.start_markers import start_version
 from millstream.definitions.group_version import GroupVersion
 from millstream.registry.definitions import Registry
@@ -29,7 +29,7 @@ from millstream.registry.definitions import Registry
 EVENTS = 1_000
 #: Idle feature topics, and the partitions of each.
 IDLE = ((1, 1), (5, 2), (25, 4))
-_every_record = stream.delta_records
+_every_record = deltas.delta_records
 
 
 def run(scale: Scale) -> Iterator[Claim]:
@@ -37,7 +37,7 @@ def run(scale: Scale) -> Iterator[Claim]:
     for topics, shards in IDLE:
         with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
             sides = [Side(Path(folder) / name, topics, shards, stack) for name in ("with", "without")]
-            ours, theirs = sides[0].micro_batch(stream.delta_records), sides[1].micro_batch(_records_of_keys)
+            ours, theirs = sides[0].micro_batch(deltas.delta_records), sides[1].micro_batch(_records_of_keys)
             found = in_turns(ours, theirs, 3 * scale.repeats)
             size = sides[0].empty_bytes()
             name = f"a micro-batch of {EVENTS:,} events, {topics * shards} idle partitions"
@@ -74,7 +74,7 @@ class Side:
 
         def measure() -> float:
             self._log.append(PAYMENTS.name, 0, self._batch)
-            with patch.object(stream, "delta_records", records):
+            with patch.object(deltas, "delta_records", records):
                 taken = seconds(self._step)
             return 1_000 * taken
 
