@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
@@ -23,6 +24,12 @@ def pytest_configure() -> None:
     """Let temporary folders be in memory, where no test waits for a disk; those that are about one are `on_disk`."""
     if "TMPDIR" not in os.environ and IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > ROOM:
         os.environ["TMPDIR"], tempfile.tempdir = str(IN_MEMORY), None
+
+
+def pytest_collection_finish() -> None:
+    """Let the collector pass over what stays to the end: thousands of tests, and every module that they import."""
+    gc.collect()
+    gc.freeze()
 
 
 def absent(what: str, remedy: str) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from importlib import import_module
 from inspect import getsource, isfunction, signature
 from pathlib import Path
@@ -57,10 +58,20 @@ def place(module: Path) -> str:
     return module.relative_to(SOURCE).as_posix()
 
 
-def imports(module: Path) -> Iterator[str]:
+@cache
+def parsed(module: Path) -> ast.Module:
+    return ast.parse(module.read_text())
+
+
+@cache
+def imports(module: Path) -> tuple[str, ...]:
     """Every module that a file imports, wherever in it, by its full name."""
+    return tuple(_imports(module))
+
+
+def _imports(module: Path) -> Iterator[str]:
     package = ["millstream", *module.relative_to(SOURCE).parent.parts]
-    for node in ast.walk(ast.parse(module.read_text())):
+    for node in ast.walk(parsed(module)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -97,7 +108,7 @@ def test_every_part_has_a_floor_or_joins_the_others():
 
 def called(module: Path) -> Iterator[tuple[int, str]]:
     """Line and full name of every use of an imported name, aliases resolved."""
-    tree = ast.parse(module.read_text())
+    tree = parsed(module)
     known: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -106,8 +117,13 @@ def called(module: Path) -> Iterator[tuple[int, str]]:
             known |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute | ast.Name):
-            head, _, rest = ast.unparse(node).partition(".")
-            yield node.lineno, ".".join(filter(None, (known.get(head, ""), rest)))
+            names = []
+            part: ast.expr = node
+            while isinstance(part, ast.Attribute):
+                names.append(part.attr)
+                part = part.value
+            if isinstance(part, ast.Name) and part.id in known:
+                yield node.lineno, ".".join([known[part.id], *reversed(names)])
 
 
 @pytest.mark.parametrize("module", MODULES, ids=place)
@@ -177,7 +193,7 @@ def unpacked(function: ast.AST) -> set[str]:
 
 def arithmetic(module: Path) -> Iterator[str]:
     """Every place where a file adds, subtracts, sums or steps through positions."""
-    tree = ast.parse(module.read_text())
+    tree = parsed(module)
     for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)):
         known = POSITIONS | unpacked(function)
         for node in ast.walk(function):
@@ -250,10 +266,10 @@ def test_whoever_asks_an_engine_asks_it_as_every_engine_can_be_asked(module):
 
 
 #: The log and the stores there are, each on its shelf; whoever uses one knows its protocol.
-SHELVES = ("buffer/embedded/", "buffer/kafka/", "store/lmdb/", "store/iceberg/")
+SHELVES = ("buffer/embedded/", "buffer/kafka/", "store/lmdb/", "store/redis/", "store/iceberg/")
 BACKENDS = {
     "millstream.buffer.embedded.log", "millstream.buffer.kafka.log", "millstream.store.iceberg.store",
-    "millstream.store.lmdb.store",
+    "millstream.store.lmdb.store", "millstream.store.redis.store",
 }  # fmt: skip
 USERS = [module for module in MODULES if not place(module).startswith((*SHELVES, "testing/"))]
 
