@@ -18,8 +18,8 @@ from millstream.buffer.embedded import log as embedded
 from millstream.buffer.embedded import rows as stored
 from millstream.computing import positions
 from millstream.computing import stream as computing
+from millstream.engines.instants import FIRST
 from millstream.errors import DiskFull
-from millstream.fold.instants import FIRST
 from millstream.history import captures
 from millstream.history import events as history
 from millstream.ingest import archive, backfill, ranges, stream, sync

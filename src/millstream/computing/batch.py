@@ -35,8 +35,8 @@ from millstream.definitions.group_version import BatchGroupVersion
 from millstream.definitions.schedule import last_tick, ticks
 from millstream.definitions.source import Source, Table
 from millstream.engines.engine import FIRST, KNOWN, LAST, Asked, BatchEngine
+from millstream.engines.instants import micros
 from millstream.errors import Fenced, MillstreamError, NotFound
-from millstream.fold.instants import micros
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.definitions.schedule import last_tick, ticks
 from millstream.definitions.source import EventStream, Source, Table
 from millstream.engines.engine import FIRST, KNOWN, Asked
+from millstream.engines.instants import micros
 from millstream.errors import PlanError
-from millstream.fold.instants import micros
 
 
 @dataclass(frozen=True, eq=False)

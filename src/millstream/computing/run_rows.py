@@ -18,8 +18,8 @@ from millstream.computing.table_rows import payload, shown
 from millstream.definitions.data_types import arrow_type, comparable
 from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.definitions.schema import digits_of
+from millstream.engines.instants import micros
 from millstream.errors import MillstreamError, PlanError, nearest
-from millstream.fold.instants import micros
 from millstream.fold.keys import encode_keys
 from millstream.fold.row_errors import halved
 

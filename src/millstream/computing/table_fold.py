@@ -16,9 +16,9 @@ from millstream.computing.start_markers import NO_ARRIVAL
 from millstream.definitions.data_types import arrow_type
 from millstream.definitions.group_version import BatchGroupVersion
 from millstream.definitions.source import EventStream, Source, Table
+from millstream.engines.instants import micros
 from millstream.errors import MillstreamError
 from millstream.fold import prepare
-from millstream.fold.instants import micros
 
 if TYPE_CHECKING:
     from millstream.computing.tables import EventReader

@@ -89,7 +89,8 @@ def in_file(table: Table, path: Path) -> Rows:
 def _in_file(table: Table, path: Path, changed: int, size: int) -> Rows:
     import pyarrow.parquet as pq
 
-    return typed(table, pq.read_table(path))
+    with pq.ParquetFile(path) as file:  # not `read_table`, which loads the library of datasets and pandas
+        return typed(table, file.read())
 
 
 def _column(column: pa.ChunkedArray, kind: str) -> tuple[pa.ChunkedArray, np.ndarray | None]:

@@ -13,7 +13,7 @@ from millstream.fold.decay_layout import DecayLayout, halvings
 from millstream.fold.shares import in_shares
 
 if TYPE_CHECKING:
-    from millstream.fold.prepare import Prepared
+    from millstream.fold.preparation import Prepared
 
 
 def lift_decayed(times: np.ndarray, numbers: np.ndarray, half_life: int, out: np.ndarray, offset: int) -> None:

@@ -21,7 +21,7 @@ NOTHING_ASKED = np.empty((0, 0), np.int64)
 NONE_ADDED = np.empty(0, np.bool_)
 
 if TYPE_CHECKING:
-    from millstream.fold.prepare import Prepared
+    from millstream.fold.preparation import Prepared
 
 
 def of_states(

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from millstream.definitions.data_types import EPOCH, as_uuids, decimal_of, halves_of_decimals, unscaled
 from millstream.definitions.schema import digits_of
-from millstream.fold import instants
+from millstream.engines import instants
 
 _SIGN = 1 << 63
 _MIDDLE = 1 << 127

@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from millstream.engines.instants import micros
 from millstream.fold import lanes, lift
 from millstream.fold.decayed import lift_decayed
 from millstream.fold.fixed_point import LIMIT
-from millstream.fold.instants import micros
 from millstream.fold.lane_plans import Slot
 from millstream.fold.layout import FoldLayout
 from millstream.fold.ordered import Coded, coded, lift_texts

@@ -22,8 +22,8 @@ import pyarrow.compute as pc
 from millstream.definitions.data_types import arrow_type, as_uuids, comparable, dates_of, decimal_of, halves_of_decimals
 from millstream.definitions.schema import digits_of
 from millstream.definitions.whole_numbers import objects, of_lanes
+from millstream.engines.instants import micros
 from millstream.fold import lift
-from millstream.fold.instants import micros
 from millstream.fold.keys import narrowed
 from millstream.fold.lanes import EMPTY_GREATEST, EMPTY_LEAST
 

@@ -26,7 +26,7 @@ from millstream.fold.entry_inputs import HASHED, hash_of_bytes, hash_of_lane
 from millstream.fold.fixed_point import LIMIT
 from millstream.fold.lifting import bin_of
 from millstream.fold.ordered import coded, width_of
-from millstream.fold.prepare import BagPlan, Plan, lanes_of_table, plan_of
+from millstream.fold.preparation import BagPlan, Plan, lanes_of_table, plan_of
 from millstream.fold.sections import SectionRows
 
 if TYPE_CHECKING:

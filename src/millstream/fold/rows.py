@@ -21,8 +21,8 @@ import pyarrow.compute as pc
 from millstream.definitions.data_types import EPOCH, arrow_type, carried, comparable
 from millstream.definitions.schema import digits_of, is_object
 from millstream.definitions.whole_numbers import as_column, objects
+from millstream.engines.instants import micros
 from millstream.errors import CorruptState
-from millstream.fold.instants import micros
 from millstream.fold.keys import encode_keys
 from millstream.fold.layout import HEAD_SPAN
 

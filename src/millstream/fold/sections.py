@@ -18,7 +18,7 @@ from millstream.fold.shares import in_shares
 from millstream.fold.spans import LOWEST
 
 if TYPE_CHECKING:
-    from millstream.fold.prepare import Prepared
+    from millstream.fold.preparation import Prepared
 
 _NO_BAGS = np.empty((0, COLUMNS), np.int64)
 

@@ -25,7 +25,7 @@ from millstream.fold.probes import Probes, no_probes
 from millstream.fold.shares import in_shares
 
 if TYPE_CHECKING:
-    from millstream.fold.prepare import Prepared
+    from millstream.fold.preparation import Prepared
 
 #: The lanes of requests where none is added.
 NO_LANES = np.empty(0, np.int64)

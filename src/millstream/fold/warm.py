@@ -20,7 +20,7 @@ def warm(*parts: Literal["lanes", "entries"]) -> None:
     """
     from millstream import Entity, EventStream, StreamFeatureGroup
     from millstream.fold.layout import layout_of
-    from millstream.fold.prepare import prepare
+    from millstream.fold.preparation import prepare
     from millstream.fold.requests import RequestRows
 
     stream = EventStream(

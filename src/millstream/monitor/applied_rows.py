@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from millstream.definitions.whole_numbers import put
-from millstream.fold.instants import micros
+from millstream.engines.instants import micros
 from millstream.fold.rows import rows_as_of
 from millstream.train.stated import LOOKED_AT, Instants, Newest
 

@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 
 from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.definitions.windows import folded
+from millstream.engines.instants import micros
 from millstream.errors import RequestError, nearest
 from millstream.fold import aggregated, encode_keys, prepare
-from millstream.fold.instants import micros
 from millstream.fold.rows import KEY, in_force
 from millstream.monitor.replay import Pasts, Reading, Replay, cohorts
 from millstream.monitor.verify import served_columns

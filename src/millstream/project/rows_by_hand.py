@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from millstream.engines.instants import beyond
 from millstream.errors import Fenced, MillstreamError, RequestError
-from millstream.fold.instants import beyond
 
 if TYPE_CHECKING:
     from millstream.buffer.log import OwnLog

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from millstream.definitions.windows import folded
 from millstream.errors import MillstreamError
-from millstream.fold import States, layout_of
-from millstream.fold.bounds import beyond_bounds, is_bounded
 
 if TYPE_CHECKING:
     from millstream.clock import Clock
@@ -65,7 +64,12 @@ class KeysBeyond:
 
         A version that cannot be read now is left out.
         """
-        bounded = [one for one in versions if getattr(one.group, "columns", ()) and is_bounded(layout_of(one.group))]
+        bounded = [one for one in versions if any(part.bound for part in folded(getattr(one.group, "columns", ())))]
+        if bounded:
+            from millstream.fold import layout_of
+            from millstream.fold.bounds import is_bounded
+
+            bounded = [one for one in bounded if is_bounded(layout_of(one.group))]
         self._walks = {one.states: self._walks.get(one.states) or _Walk() for one in bounded}
         found, left = dict[str, tuple[int, int]](), self._most
         for version in sorted(bounded, key=lambda one: self._walks[one.states].ended):
@@ -79,6 +83,9 @@ class KeysBeyond:
 
     def _go_on(self, version: GroupVersion, walk: _Walk, most: int) -> int:
         """Look at some more keys of a version, at most so many; returns how many."""
+        from millstream.fold import States, layout_of
+        from millstream.fold.bounds import beyond_bounds
+
         looked, layout = 0, layout_of(version.group)
         while looked < most and time.monotonic() - walk.ended >= self._rest:
             page = self._online.scan(version.states, walk.shard, walk.cursor, most - looked)

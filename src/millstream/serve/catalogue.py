@@ -13,9 +13,7 @@ from millstream.clock import to_datetime
 from millstream.errors import MillstreamError, NotFound, ServeError
 from millstream.serve.http import encode
 from millstream.serve.openapi import openapi
-from millstream.serve.reader import FeatureReader
 from millstream.serve.request import RequestSchema, Rows
-from millstream.serve.scorer import Scorer
 
 if TYPE_CHECKING:
     from millstream.clock import Clock
@@ -24,6 +22,8 @@ if TYPE_CHECKING:
     from millstream.definitions.model import Model
     from millstream.definitions.source import EventStream
     from millstream.registry.definitions import Registry
+    from millstream.serve.reader import FeatureReader
+    from millstream.serve.scorer import Scorer
     from millstream.store.online import OnlineStore
     from millstream.train.versions import LoadedModel, ModelVersions
 
@@ -188,11 +188,16 @@ class Deployments:
             and before.reader.versions == pinned
         ):
             return before
+        from millstream.serve.reader import FeatureReader
+        from millstream.serve.scorer import Scorer
+
         scorer = Scorer(model, loaded, FeatureReader(self._online, model.view, pinned, self._clock), self._clock)
         scorer.score([scorer.schema.example()])  # whatever is compiled or opened at a first score is so now
         return scorer
 
     def _lookup(self, view: FeatureView, every: Sequence[GroupVersion], missing: dict[str, str]) -> Lookup | None:
+        from millstream.serve.reader import FeatureReader
+
         try:
             reader = FeatureReader(self._online, view, versions_of(view, every, ()), self._clock)
             if reader.absent:

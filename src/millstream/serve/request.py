@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from millstream.buffer.codec.values import Unfit, encodes, expected, fit
 from millstream.definitions.schema import digits_of
+from millstream.engines.instants import other_unit
 from millstream.errors import RequestError, nearest
-from millstream.fold.instants import other_unit
 
 if TYPE_CHECKING:
     from millstream.definitions import FeatureView

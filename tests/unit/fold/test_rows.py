@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from millstream.engines.instants import micros
 from millstream.errors import CorruptState
-from millstream.fold.instants import micros
 from millstream.fold.rows import (
     ROW_SPAN,
     encode_row,

@@ -19,8 +19,8 @@ from millstream.buffer.codec.values import DAY, TEXTS, Unfit, fit
 from millstream.definitions.data_types import INSTANT, arrow_type, where
 from millstream.definitions.schema import digits_of, element_of
 from millstream.definitions.source import EventStream
+from millstream.engines.instants import beyond, in_other_units, microseconds
 from millstream.engines.uuid_texts import uuids_of_texts
-from millstream.fold.instants import beyond, in_other_units, microseconds
 
 PLACE = pa.schema(
     [("_partition", pa.int32()), ("_position", pa.int64()), ("_arrival", pa.int64()), ("_appended", pa.int64())]

@@ -20,9 +20,9 @@ from millstream.clock import to_micros
 from millstream.definitions.data_types import EPOCH
 from millstream.definitions.schema import digits_of, element_of
 from millstream.engines.engine import FIRST, LAST
+from millstream.engines.instants import other_unit
 from millstream.engines.uuid_texts import WRITTEN
 from millstream.errors import MillstreamError
-from millstream.fold.instants import other_unit
 
 EXPECTED = {
     "int64": "a whole number of 64 bits",
