@@ -6,7 +6,7 @@ TESTS := $(wildcard tests/test_architecture.py tests/unit tests/conformance test
 TOO_OLD := Millstream needs Python 3.11 or newer: none of python3, python3.11, python3.12, python3.13, python3.14 is.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test servers demo test check simulate bench clean
+.PHONY: help setup setup-test servers demo test check simulate chaos bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,7 +18,7 @@ demo: setup ## Set up and run the flights demo: a year of real flights through t
 
 test: setup-test ## Set up and run every check and test
 	@$(MAKE) --no-print-directory check & checked=$$!; \
-		$(BIN)/python -m pytest -n 2 --dist worksteal -m "not planted" $(TESTS); tested=$$?; \
+		$(BIN)/python -m pytest -n 2 --dist worksteal -m "not planted and not chaos" $(TESTS); tested=$$?; \
 		wait $$checked || { echo "make check failed: see above, where the tests begin" >&2; exit 1; }; exit $$tested
 
 check: setup-test ## Lint and type-check
@@ -30,6 +30,9 @@ SEEDS := 10000
 simulate: setup-test ## Simulate the pipeline by 10,000 seeds (SEEDS=n for others), and let it find planted faults
 	$(BIN)/python -m pytest -n 2 -m planted tests/properties
 	$(BIN)/python -m millstream.testing.simulation $(SEEDS)
+
+chaos: setup-test ## Kill, stop and disturb what runs on real servers, by hundreds of seeds
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m chaos $(TESTS)
 
 bench: setup-test ## Measure the claims, each beside a peer
 	$(BIN)/python -m benchmarks

@@ -24,9 +24,10 @@ PROPERTIES = """
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
-listeners=BROKER://127.0.0.1:{port},GUARDED://127.0.0.1:{guarded},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=BROKER://127.0.0.1:{port},GUARDED://127.0.0.1:{guarded}
-listener.security.protocol.map=BROKER:PLAINTEXT,GUARDED:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT
+listeners=BROKER://127.0.0.1:{port},GUARDED://127.0.0.1:{guarded},BEHIND://127.0.0.1:{behind},\
+  CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=BROKER://127.0.0.1:{port},GUARDED://127.0.0.1:{guarded},BEHIND://127.0.0.1:{proxied}
+listener.security.protocol.map=BROKER:PLAINTEXT,GUARDED:SASL_PLAINTEXT,BEHIND:PLAINTEXT,CONTROLLER:PLAINTEXT
 listener.name.guarded.sasl.enabled.mechanisms=PLAIN
 listener.name.guarded.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \
   user_{user}="{password}";
@@ -71,12 +72,13 @@ def lacking() -> str | None:
 class Kafka(Server):
     """A server on a free port of the loopback, whose topics outlive a kill; each of `prefix` is a new one.
 
-    At the port `guarded` it lets in nobody but `USER` with `PASSWORD`.
+    At the port `guarded` it lets in nobody but `USER` with `PASSWORD`. At `behind` it tells clients to go to `proxied`, where
+    a proxy may stand.
     """
 
     def __init__(self) -> None:
         super().__init__("kafka")
-        self.guarded = 0
+        self.guarded = self.behind = self.proxied = 0
         self._numbers = count()
 
     @property
@@ -93,11 +95,12 @@ class Kafka(Server):
         from tests.end_to_end.running import free_port
 
         if not self.port:
-            self.port, self.guarded, controller = free_port(), free_port(), free_port()
+            self.port, self.guarded, self.behind, self.proxied, controller = (free_port() for _ in range(5))
             data = self.folder / "data"
             (self.folder / "log4j2.yaml").write_text(LOGGING)
-            places = {"port": self.port, "guarded": self.guarded, "controller": controller, "data": data}
-            self._properties.write_text(PROPERTIES.format(**places, user=USER, password=PASSWORD))
+            places = {"port": self.port, "guarded": self.guarded, "behind": self.behind, "proxied": self.proxied}
+            filled = PROPERTIES.format(**places, controller=controller, data=data, user=USER, password=PASSWORD)
+            self._properties.write_text(filled)
             formatted = self._java("kafka.tools.StorageTool", "format", "-t", CLUSTER, "-c", str(self._properties))
             assert formatted.wait(PATIENCE) == 0, self.said()
         seen = self.output.stat().st_size

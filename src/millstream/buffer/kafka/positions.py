@@ -110,6 +110,7 @@ class Committed:
             auto_offset_reset="earliest",
             enable_partition_eof=True,
             check_crcs=True,
+            fetch_wait_max_ms=100,
             fetch_error_backoff_ms=25,
         )
         try:

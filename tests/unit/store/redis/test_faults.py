@@ -7,7 +7,7 @@ import threading
 import msgspec
 import pytest
 from tests.redis_servers import RedisServer
-from tests.unit.store.redis.proxy import Proxy
+from tests.unit.store.redis.proxy import RedisProxy
 
 from millstream.errors import Fenced, StoreError
 from millstream.store.online import BEGUN, Ask, OnlineStore, ShardMeta
@@ -84,7 +84,7 @@ def test_answers_that_fail_lose_nothing_double_nothing_and_mix_nothing(
     failed: list[BaseException] = []
     wrong: list[object] = []
     over = threading.Event()
-    with Proxy(redis_server.port, seed, 0.25) as proxy:
+    with RedisProxy(redis_server.port, seed, 0.25) as proxy:
         store = opened(proxy.url, prefix)
         writers = [threading.Thread(target=apply_all, args=(store, failed)) for _ in range(2)]
         readers = [threading.Thread(target=look_on, args=(store, over, wrong)) for _ in range(2)]
