@@ -134,10 +134,11 @@ def test_only_the_clock_reads_the_time_or_sleeps(module):
 
 #: What is called a position wherever it comes from; beside these, whatever was unpacked from `ends` or `committed`.
 POSITIONS = {"position", "positions", "_position", "following", "next"}
-#: Logs themselves; and suites whose positions are numbers that they made up.
+#: Logs themselves; a source whose positions are Kafka's own offsets; and suites whose positions are numbers that they made up.
 COUNTING = (
     "buffer/embedded/",
     "buffer/kafka/",
+    "sources/kafka/",
     "testing/adversarial_log.py",
     "testing/offline_suite.py",
     "testing/online_suite.py",

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+from tests.foreign_topic import ForeignTopic
+from tests.kafka import Kafka
 
 from millstream.buffer.embedded.log import EmbeddedLog
 from millstream.buffer.log import Batch
@@ -84,3 +86,25 @@ class TestProjectSource(SourceConformance):
     @pytest.fixture
     def world(self, tmp_path: Path) -> Sent:
         return Sent(tmp_path)
+
+
+class Produced:
+    """A topic of Kafka's that others write to."""
+
+    def __init__(self, kafka: Kafka) -> None:
+        self._topic = ForeignTopic(kafka, partitions=2)
+
+    def open(self) -> Source:
+        return self._topic.source()
+
+    def put(self, place: int, events: list[bytes]) -> None:
+        self._topic.produce(events, partition=place)
+
+    def expire(self, place: int) -> None:
+        self._topic.delete_before(3, partition=place)
+
+
+class TestKafkaSource(SourceConformance):
+    @pytest.fixture
+    def world(self, kafka: Kafka) -> Produced:
+        return Produced(kafka)

@@ -113,6 +113,10 @@ def _sources(folder: Path) -> str:
                         "let the source keep events for longer; what can be had elsewhere can be loaded as history.",
                     )
                 behind += one.lag()[0]
+                if threat := one.threat():
+                    raise MillstreamError(
+                        threat, "let the source keep events for longer, or find out why intake is behind."
+                    )
     return f"{len(bound)} bound, {behind:,} events behind" if bound else "no stream is bound to one"
 
 

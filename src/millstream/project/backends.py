@@ -30,6 +30,7 @@ BACKENDS: dict[str, dict[str, str]] = {
 """By section and kind, "module:class"; the first kind of a section is the default."""
 SOURCES = {
     "files": "millstream.sources.files:Files",
+    "kafka": "millstream.sources.kafka.backend:Kafka",
     "project": "millstream.sources.another_project:AnotherProject",
 }
 """By kind, "module:class" of what a stream may be bound to; there is no default."""

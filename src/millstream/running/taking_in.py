@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from typing import Any
 
 from millstream.buffer.topics import INTAKE, intake_topic
@@ -11,6 +12,8 @@ from millstream.project.parts import Parts
 from millstream.running.layers import complain, owner_name
 from millstream.running.repeating import Every, tried
 
+THREATS_EVERY = 15.0
+"""Seconds between two looks whether a source may soon not keep any more what is unread."""
 LOOK_AGAIN = 0.2
 """Seconds between two looks at sources of which all there is has been read."""
 
@@ -31,6 +34,7 @@ class Intake:
         self._worker = parts.log.worker(INTAKE, topics, owner)
         self._takings = parts.layers.takings(self._worker)
         self._behind = Every(1.0, self._lag)
+        self._threats = Every(THREATS_EVERY, self._look_for_threats)
         waiting = sorted(parts.settings.streams.keys() - {one.stream.name for one in self._takings})
         lost = sum(one.losses[0] for one in self._takings)
         self.facts: dict[str, Any] = {
@@ -39,6 +43,7 @@ class Intake:
             "lag_s": 0.0,
             "busy": 0,
             "lost": lost,
+            "threatened": 0,
             "waiting": waiting,
         }
 
@@ -56,6 +61,7 @@ class Intake:
         self.facts["lost"] += sum(len(one.losses) for one in taken)
         self.facts["busy"] = sum(one.busy for one in taken)
         tried(failed, self._behind.step)
+        tried(failed, self._threats.step)
         for error in failed:
             raise error
         return sum(one.records for one in taken)
@@ -73,6 +79,17 @@ class Intake:
         since = [at for _, at in lags if at is not None]
         self.facts["lag"] = sum(records for records, _ in lags)
         self.facts["lag_s"] = round(max(0, now - min(since, default=now)) / 1e6, 1)
+
+    def _look_for_threats(self) -> None:
+        """Say of which sources what is unread may soon not be kept any more."""
+        found = []
+        for one in self._takings:
+            with suppress(SourceBusy):
+                found.append(one.threat() if one.owned else None)
+        threats = [threat for threat in found if threat is not None]
+        for threat in threats:
+            complain(f"{threat} Let it keep them for longer, or find out why intake is behind.")
+        self.facts["threatened"] = len(threats)
 
     def rest(self, stop: threading.Event, seconds: float) -> None:
         """Wait a moment: a source does not say when something comes."""

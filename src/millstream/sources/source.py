@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -159,4 +159,21 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Let go of what is open."""
+        ...
+
+
+@runtime_checkable
+class Expiring(Protocol):
+    """A source that keeps what it has for a time only, and says for how long."""
+
+    def kept(self) -> int | None:
+        """Return for how many microseconds what has come is kept, taken in or not; called where lag is shown.
+
+        Returns:
+            int | None: microseconds; None where it is kept for ever, or nobody can tell.
+
+        Raises:
+            SourceBusy: when it is throttled.
+            SourceError: when it cannot be reached.
+        """
         ...

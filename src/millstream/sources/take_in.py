@@ -15,7 +15,7 @@ from millstream.clock import Clock
 from millstream.definitions.source import EventStream
 from millstream.errors import DiskFull, MillstreamError, SourceBusy, SourceError, first_line
 from millstream.sources.checkpoint import Checkpoint, Intent, Loss, Place, load
-from millstream.sources.source import Events, Shard, Source
+from millstream.sources.source import Events, Expiring, Shard, Source
 from millstream.sources.steps import Bite, Step, apart, finish, together
 
 T = TypeVar("T")
@@ -23,6 +23,8 @@ WAIT, LONGEST = 0.1, 30.0
 """Seconds after which a shard that is throttled is asked again: at first, and at the longest."""
 NOTED_EVERY = 10.0
 """Seconds between two notes of how far a shard was read of which nothing came."""
+THREATENED = 2
+"""What has waited for longer than this part of the time for which its source keeps it is threatened."""
 PATIENCE = 1_000
 """Reads after which what is read again counts as not given now."""
 FORGOTTEN_AFTER = 3_600.0
@@ -159,6 +161,24 @@ class TakeIn:
         found = [self._source.behind(name, at.position) for name, at in places.items() if not at.ended]
         since = [one.since for one in found if one.since is not None]
         return sum(one.records for one in found), min(since, default=None)
+
+    def threat(self) -> str | None:
+        """Say that the source may soon not keep what is unread any more; None when it is not so, or nobody can tell.
+
+        Raises:
+            SourceBusy: when the source is throttled.
+            SourceError: when it cannot be reached.
+        """
+        if not isinstance(self._source, Expiring):
+            return None
+        kept, since = self._source.kept(), self.lag()[1]
+        waited = 0 if since is None else self._clock.now() - since
+        if kept is None or waited * THREATENED <= kept:
+            return None
+        return (
+            f"Stream '{self.stream.name}': its source keeps events for {kept / 3.6e9:.4g} h, and the oldest that is not "
+            f"taken in is {waited / 3.6e9:.4g} h old."
+        )
 
     @property
     def losses(self) -> tuple[int, list[Loss]]:

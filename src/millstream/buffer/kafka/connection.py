@@ -64,10 +64,11 @@ class Connection:
         servers: where the cluster is, "host:port" with commas between them.
         options: what every client is told beside that: how to encrypt, and who asks.
         seconds: how long an answer is waited for.
+        section: the section of the settings that says so, for errors.
     """
 
-    def __init__(self, servers: str, options: Mapping[str, Any], seconds: float) -> None:
-        self.servers, self.seconds = servers, seconds
+    def __init__(self, servers: str, options: Mapping[str, Any], seconds: float, section: str = "log") -> None:
+        self.servers, self.seconds, self._section = servers, seconds, section
         self._options, self._forks = dict(options), forks()
         self._heard: tuple[float, KafkaError] | None = None
         self._lock = threading.Lock()
@@ -103,7 +104,7 @@ class Connection:
         except (KafkaException, TypeError, ValueError) as error:
             raise LogError(
                 f"Kafka at '{self.servers}': its client cannot be made: {_text(error)}.",
-                "look at [log] in millstream.toml.",
+                f"look at [{self._section}] in millstream.toml.",
             ) from None
 
     @property
@@ -189,7 +190,7 @@ class Connection:
             if one is not None and one.code() in _REFUSED:
                 return LogError(
                     f"{what}: Kafka at '{self.servers}' does not let us in: {_text(one)}.",
-                    "check 'security', 'user' and the password in [log] of millstream.toml, and the certificates.",
+                    f"check 'security', 'user' and the password below [{self._section}] in millstream.toml, and certificates.",
                 )
         if found is not None and not may_pass(error):
             return LogError(f"{what}: Kafka at '{self.servers}' said: {_text(found)}.", "look at its server's log.")

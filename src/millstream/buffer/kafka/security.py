@@ -21,6 +21,7 @@ def options_of(
     user: str,
     password: tuple[str, str],
     files: Mapping[str, str],
+    section: str = "log",
 ) -> dict[str, Any]:
     """Return what a client is told of security.
 
@@ -31,6 +32,7 @@ def options_of(
         user: who asks.
         password: the environment variable, and the file, of which one holds the password.
         files: by the client's own name for each, files of certificates; empty where none is set.
+        section: the section of the settings that says so, for errors.
 
     Raises:
         ProjectError: when a password or a file that is needed is not there.
@@ -44,17 +46,29 @@ def options_of(
         if file:
             path = folder / file
             if not path.is_file():
-                raise _wrong(f"file '{path}' is not there", "the files of certificates are relative to the folder.")
+                raise _wrong(section, f"file '{path}' is not there", "such files are relative to the project's folder.")
             options[name] = str(path)
     if security.startswith("sasl"):
         if not user:
-            raise _wrong(f"'user' is missing, which security = \"{security}\" needs", "write it below [log].")
-        options |= {"sasl.mechanism": sasl, "sasl.username": user, "sasl.password": _password(folder, *password)}
+            what = f"'user' is missing, which security = \"{security}\" needs"
+            raise _wrong(section, what, f"write it below [{section}].")
+        secret = password_of(folder, *password, section=section)
+        options |= {"sasl.mechanism": sasl, "sasl.username": user, "sasl.password": secret}
     return options
 
 
-def _password(folder: Path, variable: str, file: str) -> str:
-    """The password that a variable or a file holds."""
+def password_of(folder: Path, variable: str, file: str, *, section: str) -> str:
+    """Return the password that an environment variable or a file holds.
+
+    Args:
+        folder: the project's folder; the file is relative to it.
+        variable: the environment variable, or nothing.
+        file: the file, or nothing.
+        section: the section of the settings that says so, for errors.
+
+    Raises:
+        ProjectError: when neither is named, or what is named holds nothing.
+    """
     if variable:
         found = os.environ.get(variable, "")
         where = f"the environment variable '{variable}'"
@@ -65,11 +79,12 @@ def _password(folder: Path, variable: str, file: str) -> str:
             found = ""
         where = f"the file '{folder / file}'"
     else:
-        raise _wrong("neither 'password_env' nor 'password_file' is set", "say which of them holds the password.")
+        what = "neither 'password_env' nor 'password_file' is set"
+        raise _wrong(section, what, "say which of them holds the password.")
     if not found:
-        raise _wrong(f"{where} holds no password", "set it where the processes of the project run.")
+        raise _wrong(section, f"{where} holds no password", "set it where the processes of the project run.")
     return found
 
 
-def _wrong(what: str, hint: str) -> ProjectError:
-    return ProjectError(f"Settings: [log] kind = 'kafka': {what}.", hint)
+def _wrong(section: str, what: str, hint: str) -> ProjectError:
+    return ProjectError(f"Settings: [{section}] kind = 'kafka': {what}.", hint)
