@@ -94,7 +94,7 @@ class Up:
         """The process of each layer that runs now."""
         found = {}
         with contextlib.suppress(psutil.Error):
-            for child in psutil.Process(self.process.pid).children():
+            for child in psutil.Process(self.process.pid).children(recursive=True):
                 with contextlib.suppress(psutil.Error):
                     line = child.cmdline()
                     if "run" in line:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import signal
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import IO
 
 import psutil
 
+from millstream.running.starter import Process, begin_afresh
 from millstream.settings import Settings
 
 WATCH = 0.05
@@ -36,11 +37,19 @@ class Supervised:
         settings: The project.
         layer: Which layer.
         say: Called with a sentence when the process has died or was ended.
+        begin: Begins a process with a command, an end of a pair of sockets as its input, and a file for its output.
     """
 
-    def __init__(self, settings: Settings, layer: str, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        layer: str,
+        say: Callable[[str], None],
+        begin: Callable[[Sequence[str], int, IO[bytes]], Process] = begin_afresh,
+    ) -> None:
         self.layer = layer
         self.restarts = 0
+        self._begin = begin
         self._settings = settings
         self._say = say
         self._delay = 0.1
@@ -74,7 +83,7 @@ class Supervised:
 
     def _start(self) -> None:
         settings = self._settings
-        command = [sys.executable, "-m", "millstream", "run", self.layer, "--project", str(settings.folder)]
+        command = ["run", self.layer, "--project", str(settings.folder)]
         command += ["--host", settings.host, "--port", str(settings.port), "--supervised"]
         self._ear, mouth = socket.socketpair()
         self._ear.setblocking(False)
@@ -84,9 +93,7 @@ class Supervised:
         except OSError:  # a disk too full for a file that is not there yet
             output = open("/dev/null", "ab")  # noqa: SIM115
         with output, mouth:
-            self.process = subprocess.Popen(
-                command, stdin=mouth.fileno(), stdout=output, stderr=output, start_new_session=True
-            )
+            self.process = self._begin(command, mouth.fileno(), output)
         self._started = self._looked = time.monotonic()
         self._due = None
         self._silent, self._cpu, self._woken, self._ended = 0.0, 0.0, False, False

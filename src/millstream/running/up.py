@@ -17,6 +17,7 @@ from millstream.buffer.embedded.environment import no_room
 from millstream.clock import FileClock, project_clock
 from millstream.errors import DiskFull, MillstreamError, ProjectError, ServeError
 from millstream.running.leftovers import end_leftovers, note
+from millstream.running.starter import Starter
 from millstream.running.stopping import stopping_on_signals
 from millstream.running.supervised import WATCH, Supervised, stop_all
 from millstream.settings import Settings
@@ -61,8 +62,9 @@ def supervise(
         line = StatusLine(settings, as_json)
         end_leftovers(settings, line.say)
         refuse_taken_port(settings)
-        if _prepared(settings, line.say, stop):
-            _run(settings, line, stop)
+        with Starter(settings.data / "run" / "starter.out") as starter:  # which loads while the project is prepared
+            if _prepared(settings, line.say, stop):
+                _run(settings, line, starter, stop)
         line.say("Stopped.")
     return 0
 
@@ -95,14 +97,14 @@ def _lacks_room(error: BaseException | None, place: Path) -> bool:
     return False
 
 
-def _run(settings: Settings, line: StatusLine, stop: threading.Event) -> None:
+def _run(settings: Settings, line: StatusLine, starter: Starter, stop: threading.Event) -> None:
     layers = (
         *(["intake"] if settings.streams else []),
         *LAYERS,
         *(["generator"] if settings.generator.enabled else []),
     )
     line.say(f"Starting {', '.join(layers)}. http://{settings.host}:{settings.port}/ shows them.")
-    processes = [Supervised(settings, layer, line.say) for layer in layers]
+    processes = [Supervised(settings, layer, line.say, starter.begin) for layer in layers]
     told: dict[str, int] = {}
     with _clock_running(settings):
         try:
