@@ -71,9 +71,31 @@ SPREAD = {
     "habits__order_last_2_2": 7, "mean_of_last": 4.0 / 3, "order_before": 7, "alike": True,
 }  # fmt: skip
 view = ms.FeatureView("v", features=[habits])
+sequences = ms.StreamFeatureGroup("sequences", entity=user, source=payments, features=[
+    ms.LastK(["amount", "country", "at"], k=5), ms.LastK("ok", k=3), ms.TopK("country", k=3, categories=1),
+])  # fmt: skip
+PADS = {"amount": -1, "country": "", "at": SEEN}
+ARRAYS = {
+    "sequences__amount_country_at_last_5_amount": [2.5, 0.0, -1.0, 1.5, -1.0],
+    "sequences__amount_country_at_last_5_country": ["DE", "é", "", "", ""],
+    "sequences__amount_country_at_last_5_at": [SEEN + timedelta(hours=h) for h in (2, 2, 1, 0, 0)],
+    "sequences__ok_last_3": [True, True, False],
+    "sequences__country_top_3": None,
+    "padded__habits__order_last_2": [BIG, 7],
+}
+UNKNOWN = {
+    "sequences__amount_country_at_last_5_amount": [-1.0] * 5,
+    "sequences__amount_country_at_last_5_country": [""] * 5,
+    "sequences__amount_country_at_last_5_at": [SEEN] * 5,
+    "sequences__ok_last_3": [False] * 3,
+    "sequences__country_top_3": ["none"] * 3,
+    "padded__habits__order_last_2": [-BIG] * 2,
+}
 model_view = ms.FeatureView("w", features=[
     habits["amount_last_3_30d"], habits["order_last_2"], habits["ok_last_5"], habits["at_last_1"],
     habits["country_last_2"].spread(), habits["order_last_2"].spread(), mean_of_last, order_before, alike,
+    sequences["amount_country_at_last_5"].to_array(pad=PADS), sequences["ok_last_3"].to_array(pad=False),
+    sequences["country_top_3"].to_array(pad="none"), habits["order_last_2"].on(prefix="padded").to_array(pad=-BIG),
 ])  # fmt: skip
 model = ms.Model(
     "m", view=model_view, examples=asks, trainer=ms.LightGBM(rounds=5, min_rows=1),
@@ -97,6 +119,15 @@ def test_a_model_reads_elements_as_columns_and_functions_read_lists_as_arrays() 
     assert {name: found[1][name] for name in SPREAD} == dict.fromkeys(SPREAD)
     assert [name for name in model_view.inputs if "last_5" in name] == []
     assert list(SPREAD) == list(model_view.inputs)
+
+
+def test_arrays_are_lists_of_one_length_in_which_nothing_is_null_but_what_is_not_known() -> None:
+    found = ms.compute(model_view, {payments: ROWS}, [{"user_id": one, "at": AT} for one in (1, 2, None)])
+    assert found.select(list(ARRAYS)).to_pylist() == [ARRAYS, UNKNOWN, UNKNOWN]
+    assert [str(found[name].type)[11:] for name in ARRAYS] == [
+        "double>", "string>", "timestamp[us, tz=UTC]>", "bool>", "string>", "int64>",
+    ]  # fmt: skip
+    assert not set(ARRAYS) & set(model_view.inputs)
 
 
 def test_a_project_gives_the_same_lists_on_every_path(tmp_path: Path) -> None:
@@ -138,6 +169,24 @@ def test_a_list_that_no_model_can_read_is_refused_with_how_to_spread_it() -> Non
         habits.on(user_id="user_id").spread()
     with pytest.raises(ms.MillstreamError, match=r"'count' .*int64.* a list"):
         habits["count"].spread()
+    for pad, said in (
+        (None, "pad.*float64"),
+        (True, "pad.*float64"),
+        ("", "(?s)pad.*write 0.0"),
+        (float("nan"), "float64"),
+    ):
+        with pytest.raises(ms.MillstreamError, match=said):
+            habits["amount_last_3_30d"].to_array(pad=pad)
+    for name, pad, said in (
+        ("count", 0, "a list"), ("at_last_1", 0, "timestamp"), ("at_last_1", "soon", "timestamp"),
+        ("order_last_2", 1.5, "int64"),
+    ):  # fmt: skip
+        with pytest.raises(ms.MillstreamError, match=said):
+            habits[name].to_array(pad=pad)
+    with pytest.raises(ms.MillstreamError, match=r'pad={"amount": 0.0, "country": "", "at": "1970'):
+        sequences["amount_country_at_last_5"].to_array(pad={"amount": 0.0})
+    with pytest.raises(ms.MillstreamError, match=r"to_array\(pad=\.\.\.\)\.$"):
+        sequences.on(user_id="user_id").to_array(pad=0.0)
     with pytest.raises(ms.MillstreamError, match="a list of numbers"):
         ms.FeatureView("x", features=[habits["country_last_2"], first_country])
 

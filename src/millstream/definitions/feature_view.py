@@ -12,7 +12,7 @@ from millstream.definitions.frozen import EMPTY, FrozenMapping, check_about, che
 from millstream.definitions.on_demand import OnDemandFeature, is_null
 from millstream.definitions.reference import FeatureRef, Value, as_reference
 from millstream.definitions.row_function import RowFunction
-from millstream.definitions.schema import Schema, check_schema, element_of, fields_of, is_map, is_object
+from millstream.definitions.schema import Schema, check_schema, element_of, fields_of, is_map, is_object, list_of
 from millstream.definitions.windows import fields_read
 from millstream.errors import DefinitionError
 
@@ -26,7 +26,8 @@ class ViewColumn:
 
     `kind` is "request", "group" or "on_demand". `keys` maps join keys to request keys. With
     `fields`, the request counts as one more event: see `FeatureRef`. `element` is which one of a list it is, counted from
-    1, or 0 where it is the feature itself; `field` which field of that element, where it is a struct.
+    1, or 0 where it is the feature itself; `field` which field of that element, where it is a struct. With `size`, it is
+    the whole list, filled up to so many elements with `pad`.
     """
 
     column: str
@@ -40,14 +41,25 @@ class ViewColumn:
     fields: FrozenMapping[str, str] = EMPTY
     element: int = 0
     field: str = ""
+    size: int = 0
+    pad: Value | None = None
+
+    @property
+    def of_list(self) -> bool:
+        """Whether it is made of a feature that is a list, and is not that list."""
+        return bool(self.element or self.size)
 
     def is_in(self, schema: Mapping[str, str]) -> bool:
         """Whether a group whose features have these types gives this column: a version may not have it, or no list."""
-        return self.feature in schema and (not self.element or element_of(schema[self.feature]) is not None)
+        return self.feature in schema and (not self.of_list or element_of(schema[self.feature]) is not None)
 
     def of(self, values: Any) -> np.ndarray:
         """Return this column, from the values of its feature."""
-        found: np.ndarray = values.nth(self.element - 1, self.dtype, self.field) if self.element else values
+        found: np.ndarray = values
+        if self.element:
+            found = values.nth(self.element - 1, self.dtype, self.field)
+        elif self.size:
+            found = values.padded(self.size, self.pad, self.field)
         return found
 
     def nulls(self, n: int) -> np.ndarray:
@@ -238,17 +250,31 @@ def _of_reference(thing: str, item: FeatureRef) -> list[ViewColumn]:
         dtype = group.schema_of_features.get(name, "")
         column = f"{prefix}{group.name}__{name}"
         whole = ViewColumn(column, "group", dtype, group, name, keys, fields=item.fields)
-        parts = _elements(whole) if item.form == "columns" else [whole]
+        parts = _parts(whole, item)
         value = item.default_value
         found += [replace(one, default=_check_default(thing, one.column, one.dtype, value)) for one in parts]
     return found
 
 
-def _elements(column: ViewColumn) -> list[ViewColumn]:
-    """A column for each element that a list may hold, or for each field of it."""
+def _parts(column: ViewColumn, item: FeatureRef) -> list[ViewColumn]:
+    """The columns that a reference makes of a feature: itself; or each element that a list may hold; or an array of it."""
+    if not item.form:
+        return [column]
     [most] = [one.k for one in column.group.columns if one.name == column.feature]  # type: ignore[union-attr]
     element = element_of(column.dtype) or ""
     fields = fields_of(element) or {"": element}
+    if item.form == "array":
+        return [
+            replace(
+                column,
+                column=column.column + (f"_{name}" if name else ""),
+                dtype=list_of(kind),
+                field=name,
+                size=most,
+                pad=pad,
+            )
+            for (name, kind), pad in zip(fields.items(), item.pad, strict=True)
+        ]
     return [
         replace(column, column=f"{column.column}_{n}" + (f"_{name}" if name else ""), dtype=kind, element=n, field=name)
         for n in range(1, most + 1)

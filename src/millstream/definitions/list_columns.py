@@ -151,6 +151,21 @@ class Lists:
         elements = self._elements.field(name) if name else self._elements
         return carried(elements.take(pa.array(starts, mask=missing)))
 
+    def padded(self, size: int, pad: Any, name: str = "") -> Lists:
+        """Return lists of one length, with `pad` where one of these, or its field of a name, has no element; null stays null.
+
+        >>> Lists(np.array([0, 2, 2]), pa.array([1.5, 2.5])).padded(3, 0.0).tolist()
+        [[1.5, 2.5, 0.0], [0.0, 0.0, 0.0]]
+        """
+        elements = self._elements.field(name) if name else self._elements
+        if pa.types.is_null(elements.type):
+            elements = elements.cast(pa.scalar(pad).type)
+        there = np.ones(len(self), np.bool_) if self._there is None else self._there
+        places = self._offsets[:-1][there, None] + np.arange(size)
+        missing = places >= self._offsets[1:][there, None]
+        filled = elements.take(pa.array(places.ravel(), mask=missing.ravel())).fill_null(pad)
+        return Lists(np.concatenate([[0], np.cumsum(there * size)]), filled, self._there)
+
     def to_arrow(self, kind: pa.ListType | pa.MapType) -> pa.Array:
         """Return the column as Arrow's lists, or maps, of a type.
 

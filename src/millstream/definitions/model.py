@@ -234,12 +234,13 @@ class Model:
 
 
 def _check_lists(thing: str, view: FeatureView) -> None:
-    """Refuse a list that is neither spread into columns nor read by an on-demand feature, for it is no input of a model."""
+    """Refuse a list of which nothing is made: not spread, no array, no argument; it would be no input of any model."""
     read = {name for feature in view.on_demand for name in feature.arguments}
     for entry in view.entries:
-        if element_of(entry.dtype) and entry.column not in read:
+        if element_of(entry.dtype) and not entry.size and entry.column not in read:
             group = entry.group.name if entry.group else ""
-            hint = f"list {group}[\"{entry.feature}\"].spread() among the features of view '{view.name}'."
+            hint = f"list {group}[\"{entry.feature}\"].spread() among the features of view '{view.name}', "
+            hint += "or .to_array(pad=...) for a model of sequences that is fitted elsewhere."
             raise DefinitionError.wrong_type(thing, f"'{entry.column}'", entry.dtype, "a number or a string", hint)
 
 

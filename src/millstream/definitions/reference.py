@@ -9,15 +9,14 @@ from math import isfinite
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
-from millstream.definitions.frozen import EMPTY, FrozenMapping, check_name
-from millstream.definitions.schema import element_of
+from millstream.definitions.frozen import EMPTY, FrozenMapping, check_name, freeze
+from millstream.definitions.padding import Pad, Value, pads
+from millstream.definitions.schema import element_of, fields_of, is_map
 from millstream.errors import DefinitionError
 
 if TYPE_CHECKING:
     from millstream.definitions.entity import Entity
     from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatureGroup
-
-Value = str | float | int | bool
 
 
 class Readable(ABC):
@@ -57,7 +56,8 @@ class FeatureRef:
 
     `keys` maps join keys to the request keys they are taken from, where these differ. `fields` maps columns of the group's
     source to the request fields that give them, where the request counts as one more event; empty where it does not.
-    `form` is "columns" where each element of a list is a column of its own.
+    `form` is "columns" where each element of a list is a column of its own, and "array" where the list is filled up to its
+    greatest length with `pad`, which has a value for each field of its elements.
     """
 
     group: StreamFeatureGroup | BatchFeatureGroup
@@ -67,6 +67,10 @@ class FeatureRef:
     default_value: Value | None = None
     fields: FrozenMapping[str, str] = EMPTY
     form: str = ""
+    pad: tuple[Value, ...] = ()
+
+    def __post_init__(self) -> None:
+        freeze(self, pad=tuple(self.pad))
 
     def spread(self) -> FeatureRef:
         """Read each element of a list or a map as a column of its own, null where it has no such element.
@@ -85,16 +89,52 @@ class FeatureRef:
         >>> FeatureView("v", features=[spend["amount_last_2"].spread()]).columns
         ('spend__amount_last_2_1', 'spend__amount_last_2_2')
         """
-        thing = f"spread() of '{self.label}'"
+        self._element("spread")
+        return replace(self, form="columns", pad=())
+
+    def to_array(self, *, pad: Pad) -> FeatureRef:
+        """Read a list filled up to the most elements that it may hold, for a model of sequences.
+
+        All rows are of one length, so that those of a training set stack to a matrix. What a list lacks stands at its end;
+        what is null, as beyond `categories`, stays null. The column keeps the feature's name. Elements of several fields
+        give a column for each field, `_amount` and so on, in which a null is filled too. LightGBM reads no arrays: the
+        column is in online reads, training sets, captures and `verify`, and an argument of on-demand features.
+
+        Args:
+            pad: what stands where the list has no element, of its type (an instant as `datetime` or text); of several
+                fields a mapping with a value for each.
+
+        Raises:
+            DefinitionError: the feature is no list, or `pad` is not of its elements' type.
+
+        >>> from millstream import Entity, EventStream, FeatureView, LastK, StreamFeatureGroup, compute
+        >>> paid = EventStream("paid", time="at", schema={"user_id": "int64", "amount": "float64", "at": "timestamp"})
+        >>> spend = StreamFeatureGroup("spend", entity=Entity("user", keys={"user_id": "int64"}), source=paid,
+        ...     features=[LastK("amount", k=3)])
+        >>> view = FeatureView("v", features=[spend["amount_last_3"].to_array(pad=0.0)])
+        >>> rows = [{"user_id": 1, "amount": 5.0, "at": "2026-01-01T12:00:00Z"}]
+        >>> compute(view, {paid: rows}, [{"user_id": 1, "at": "2026-01-01T13:00:00Z"}])["spend__amount_last_3"].to_pylist()
+        [[5.0, 0.0, 0.0]]
+        """
+        kind = self._element("to_array", "pad=...")
+        thing = f"to_array() of '{self.label}'"
+        if is_map(self.group.schema_of_features[self.feature or ""]):
+            raise DefinitionError.wrong_type(thing, f"'{self.feature}'", "a map", "a list", "read it by .spread().")
+        return replace(self, form="array", pad=pads(thing, fields_of(kind) or {"": kind}, pad))
+
+    def _element(self, method: str, arguments: str = "") -> str:
+        """The type of the list's elements, for a method that reads these."""
+        thing = f"{method}() of '{self.label}'"
         if self.feature is None:
             lists = [name for name, kind in self.group.schema_of_features.items() if element_of(kind)]
             shown = lists[0] if lists else "..."
-            hint = f'write {self.group.name}["{shown}"].spread().'
+            hint = f'write {self.group.name}["{shown}"].{method}({arguments}).'
             raise DefinitionError.expected(thing, "feature", None, "one feature, not a whole group", hint)
         kind = self.group.schema_of_features.get(self.feature, "")
-        if element_of(kind) is None:
+        element = element_of(kind)
+        if element is None:
             raise DefinitionError.wrong_type(thing, f"'{self.feature}'", kind, "a list or a map", "list it as it is.")
-        return replace(self, form="columns")
+        return element
 
     def default(self, value: Value) -> FeatureRef:
         """Read `value` where the feature is null, in training and serving alike.

@@ -59,6 +59,8 @@ _KIND, _RESOLVED = "$kind", "$resolved"
 #: In which format a group keeps its states, where that is not the first; written, so that an older version stays itself.
 _FORMAT = "$format"
 _NOTHING: tuple[Any, ...] = (None, "", (), {})
+#: Of this an empty text is something: it stands where a feature is null.
+_VALUE = "default_value"
 
 
 def to_dict(definition: Any) -> dict[str, Any]:
@@ -154,7 +156,8 @@ def _arguments(definition: Any) -> dict[str, Any]:
     if isinstance(definition, _GROUPS) and (number := format_of(definition.columns)) > 1:
         given[_FORMAT] = number
     optional = _accepted(type(definition).__name__)
-    return {name: value for name, value in given.items() if not optional.get(name, True) or value not in _NOTHING}
+    nothing = {name for name, value in given.items() if optional.get(name, True) and value in _NOTHING}
+    return {name: value for name, value in given.items() if name not in nothing or (name == _VALUE and value == "")}
 
 
 @lru_cache(maxsize=64)

@@ -72,6 +72,8 @@ def changed_inputs(before: FeatureView, after: FeatureView) -> Mapping[str, str]
             found[entry.column] = f"{entry.column} is gone"
         elif one.dtype != entry.dtype and entry.dtype and one.dtype:
             found[entry.column] = f"{entry.column} is {one.dtype}, not {entry.dtype}"
+        elif (one.size, one.pad) != (entry.size, entry.pad):
+            found[entry.column] = f"{entry.column} is filled up otherwise"
         elif one.default != entry.default:
             found[entry.column] = f"{entry.column} has another default"
         elif dict(one.fields) != dict(entry.fields):
@@ -200,6 +202,8 @@ def _of_views(before: FeatureView, after: FeatureView) -> Iterator[str]:
             continue
         if one.default != entry.default:
             yield f"column {entry.column}: default {_shown('', entry.default)} -> {_shown('', one.default)}"
+        if (one.size, one.pad) != (entry.size, entry.pad):
+            yield f"column {entry.column}: {_filled(entry)} -> {_filled(one)}"
         if one.dtype != entry.dtype and entry.dtype:
             yield f"column {entry.column}: {entry.dtype} -> {one.dtype}"
         if dict(one.keys) != dict(entry.keys):
@@ -211,6 +215,11 @@ def _of_views(before: FeatureView, after: FeatureView) -> Iterator[str]:
     yield from _compared("", _without(before, ("features", "request")), _without(after, ("features", "request")))
     if set(before.columns) == set(after.columns) and before.columns != after.columns:
         yield "the order of its columns has changed"
+
+
+def _filled(column: ViewColumn) -> str:
+    """How a column holds a list."""
+    return f"an array of {column.size}, filled up with {column.pad!r}" if column.size else column.dtype
 
 
 def _counted(column: ViewColumn) -> str:

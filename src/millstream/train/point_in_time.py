@@ -98,7 +98,7 @@ def columns_of(read: GroupRead, features: Mapping[str, NDArray[Any]], rows: int)
 
     def of(column: ViewColumn) -> NDArray[Any]:
         values = features.get(column.feature)
-        there = values is not None and (not column.element or isinstance(values, Lists))
+        there = values is not None and (not column.of_list or isinstance(values, Lists))
         return column.of(values) if there else column.nulls(rows)
 
     return {column.column: of(column) for column in read.columns}

@@ -8,6 +8,8 @@ from millstream.definitions.on_demand import OnDemandFeature
 from millstream.definitions.serialise import data_of, fingerprint, from_dict, to_dict
 from millstream.errors import DefinitionError
 
+PADS = {"n": -1, "at": "1970-01-01T00:00:01Z"}
+
 
 def definitions(fraud):
     visits = ms.Table(
@@ -40,6 +42,7 @@ def definitions(fraud):
     return [
         fraud.user, fraud.payments, fraud.disputes, fraud.accounts, visits, *fraud.velocity, fraud.habits, fraud.access,
         fraud.kyc, fraud.amount_z, fraud.view, fraud.model, folded, union, constant, fraud.kyc["tier"].default("none"),
+        fraud.kyc["tier"].default(""), folded["n_first_5"].to_array(pad=0), folded["n_at_first_2"].to_array(pad=PADS),
         fraud.view.resolved({"kyc": {"tier": "string"}}), ms.Retrain(gate=None), ms.Retrain(every="0 3 * * 1"),
         ms.EventStream("kinds", time="at", schema={"kind": "string", "at": "timestamp"}),
         ms.Entity("route", keys={"origin": "string", "dest": "string"}, owner="ops", description="a pair", tags=["x"]),

@@ -21,6 +21,7 @@ ASKS = ms.EventStream("asks", time="at", schema={
 ACCOUNTS = ms.Table("accounts", path="accounts.parquet", time="at", delay="10m",
                     schema={"k": "int64", "x": "float64", "s": "string", "at": "timestamp"})  # fmt: skip
 EVERY = "30m"
+_ARRAYS, _PADS = ("newest1", "newest3"), {"x": -1.0, "ok": False}
 QUERIES = {
     "dated": ('select k, "at", x, s from accounts', "at"),
     "state": ("select k, max(x) as top, max_by(s, x) as s from accounts group by k", None),
@@ -142,8 +143,10 @@ class Declared:
 
 
 def _read(group: Any, name: str) -> Any:
-    """A feature as a model reads it: the elements of a list, or of a map, as columns."""
-    return group[name].spread() if element_of(group.schema_of_features[name]) else group[name]
+    """A feature as a model reads it: the elements of a list, or of a map, as columns; every second list of rows as arrays."""
+    if element_of(group.schema_of_features[name]) is None:
+        return group[name]
+    return group[name].to_array(pad=_PADS) if name in _ARRAYS else group[name].spread()
 
 
 def parts_of(values: Sequence[Any], column: ViewColumn) -> list[Any]:
@@ -152,6 +155,10 @@ def parts_of(values: Sequence[Any], column: ViewColumn) -> list[Any]:
 
 
 def _part_of(value: Any, column: ViewColumn) -> Any:
+    if column.size:
+        found = [one[column.field] for one in value]
+        found = [column.pad if one is None else one for one in found]
+        return found + [column.pad] * (column.size - len(found))
     if not column.element:
         return value
     element = value[column.element - 1] if value is not None and len(value) >= column.element else None
