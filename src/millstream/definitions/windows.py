@@ -12,10 +12,11 @@ from millstream.definitions.combined import Combined, ZScore
 from millstream.definitions.decayed import DECAYED_KINDS, HALF_LIVES, Decayed
 from millstream.definitions.durations import UNITS, micros, text
 from millstream.definitions.expressions import is_column, type_of
+from millstream.definitions.instead import list_given, no_vector, not_of_type
 from millstream.definitions.mapped import By, Mapped
 from millstream.definitions.over import Session, rows_and_time, suffix
 from millstream.definitions.probes import Seen
-from millstream.definitions.schema import digits_of, element_of, fields_of, list_of, map_of, struct_of
+from millstream.definitions.schema import element_of, fields_of, list_of, map_of, struct_of
 from millstream.definitions.values import LISTS, Histogram, Lag, Quantile, percent
 from millstream.definitions.vectors import VECTOR_TYPES, VECTORS
 from millstream.errors import DefinitionError
@@ -308,31 +309,13 @@ def _source_types(thing: str, aggregation: Aggregation, columns: Mapping[str, st
         found = type_of(thing, kind, expression, columns)
         types.append(found)
         if isinstance(aggregation, VECTORS):
-            _check_vector(thing, f"{kind} of `{expression}`", expression, found)
+            if found not in VECTOR_TYPES:
+                raise no_vector(thing, kind, expression, found, VECTOR_TYPES)
         elif element_of(found) and kind != "count":
-            hint = (
-                f"take one of its elements in derive=, as {expression}[1], or how many there are, as len({expression})."
-            )
-            raise DefinitionError.wrong_type(thing, f"{kind} of `{expression}`", found, "a single value", hint)
-        if allowed and found not in allowed:
-            wanted, hint = "a number", f"use ms.Last({expression!r}), ms.Count, or make a number of it in derive=."
-            if digits_of(found):
-                hint = (
-                    f"make a double of it in derive=, as cast({expression} as double), or use ms.Last({expression!r})."
-                )
-            elif "uuid" in allowed:
-                wanted = " or ".join(allowed)
-                made = f"cast({expression} as bigint)" if found == "float64" else f"base64({expression})"
-                hint = f"make categories of it in derive=, as {made}."
-            raise DefinitionError.wrong_type(thing, f"{kind} of `{expression}`", found, wanted, hint)
+            raise list_given(thing, kind, expression, found)
+        elif allowed and found not in allowed:
+            raise not_of_type(thing, kind, expression, found, allowed)
     return types
-
-
-def _check_vector(thing: str, what: str, expression: str, found: str) -> None:
-    """Raise `DefinitionError` unless an expression of a type is a list of floating-point numbers."""
-    if found not in VECTOR_TYPES:
-        hint = f"declare '{expression}' as list<float64>." if element_of(found) == "int64" else None
-        raise DefinitionError.wrong_type(thing, what, found, " or ".join(VECTOR_TYPES), hint)
 
 
 def check_condition(thing: str, argument: str, sql: str, columns: Mapping[str, str]) -> None:
