@@ -10,7 +10,8 @@ from millstream.calls import checked_class
 from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatureGroup
 from millstream.definitions.frozen import EMPTY, FrozenMapping, check_about, check_name, freeze
 from millstream.definitions.on_demand import OnDemandFeature, is_null
-from millstream.definitions.reference import FeatureRef, Value, as_reference
+from millstream.definitions.padding import Value
+from millstream.definitions.reference import FeatureRef, as_reference
 from millstream.definitions.row_function import RowFunction
 from millstream.definitions.schema import Schema, check_schema, element_of, fields_of, is_map, is_object, list_of
 from millstream.definitions.windows import fields_read
