@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from math import isfinite
 from numbers import Integral, Real
 
-from millstream.clock import to_micros
-from millstream.errors import DefinitionError, MillstreamError
+from millstream.errors import DefinitionError
 
 Value = str | float | int | bool
 Pad = Value | datetime | Mapping[str, Value | datetime]
 
-_EXAMPLES = {"float64": "0.0", "int64": "0", "bool": "False", "string": '""', "timestamp": '"1970-01-01T00:00:00Z"'}
+_EXAMPLES = {"float64": "0.0", "int64": "0", "bool": "False", "string": '""', "timestamp": "datetime(1970, 1, 1)"}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def pads(thing: str, fields: Mapping[str, str], pad: object) -> tuple[Value, ...]:
@@ -52,9 +52,6 @@ def _value(thing: str, what: str, kind: str, value: object) -> Value:
         return int(value)
     if (kind == "bool" and truth) or (kind == "string" and isinstance(value, str)):
         return value  # type: ignore[return-value]
-    if kind == "timestamp" and isinstance(value, datetime | str):
-        try:
-            return to_micros(value)
-        except MillstreamError:
-            pass
+    if kind == "timestamp" and isinstance(value, datetime):
+        return ((value if value.tzinfo else value.replace(tzinfo=UTC)) - _EPOCH) // timedelta(microseconds=1)
     raise DefinitionError.expected(thing, what, value, f"a value of type {kind}", f"write {_EXAMPLES[kind]}, say.")

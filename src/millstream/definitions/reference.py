@@ -101,8 +101,8 @@ class FeatureRef:
         column is in online reads, training sets, captures and `verify`, and an argument of on-demand features.
 
         Args:
-            pad: what stands where the list has no element, of its type (an instant as `datetime` or text); of several
-                fields a mapping with a value for each.
+            pad: what stands where the list has no element, of its type (an instant as `datetime`, in UTC without a zone);
+                of several fields a mapping with a value for each.
 
         Raises:
             DefinitionError: the feature is no list, or `pad` is not of its elements' type.

@@ -1,4 +1,5 @@
 import json
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from millstream.definitions.on_demand import OnDemandFeature
 from millstream.definitions.serialise import data_of, fingerprint, from_dict, to_dict
 from millstream.errors import DefinitionError
 
-PADS = {"n": -1, "at": "1970-01-01T00:00:01Z"}
+PADS = {"n": -1, "at": datetime(1970, 1, 1, 1)}
 
 
 def definitions(fraud):
