@@ -27,8 +27,9 @@ check: setup-test ## Lint and type-check
 	$(BIN)/mypy
 
 SEEDS := 10000
-simulate: setup-test ## Simulate the pipeline by 10,000 seeds (SEEDS=n for others), and let it find planted faults
+simulate: setup-test ## Simulate the pipeline by 10,000 seeds (SEEDS=n for others), plant faults, and try properties ten times as often
 	$(BIN)/python -m pytest -n 2 -m planted tests/properties
+	EXAMPLES_TIMES=10 $(BIN)/python -m pytest -n 2 --timeout 7200 -m "not planted" tests/properties tests/unit/fold/test_as_of.py
 	$(BIN)/python -m millstream.testing.simulation $(SEEDS)
 
 chaos: setup-test ## Kill, stop and disturb what runs on real servers, by hundreds of seeds

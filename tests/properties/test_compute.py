@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 import millstream as ms
 from millstream.buffer.codec.values import fit
 from millstream.definitions.data_types import arrow_type
+from tests.properties.effort import examples
 
 KEY = ms.Entity("key", keys={"k": "int64"})
 PAIR = ms.Entity("pair", keys={"k": "int64", "s": "string"})
@@ -183,7 +184,7 @@ FORMS = [
 ]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(12), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     aggregations(), rows(), st.sampled_from(FORMS), st.sampled_from(FORMS), st.sampled_from(BEGINS), st.booleans(),
     st.sampled_from([None, "x > 0"]), st.sampled_from(["0s", "5m"]),

@@ -14,6 +14,7 @@ from millstream.fold import RequestRows, States, as_of, encode_key, exact, fold,
 from millstream.fold.entries import INPUT, WIDTH
 from millstream.fold.oracle import oracle
 from millstream.fold.sections import parted
+from tests.properties.effort import examples
 from tests.properties.worlds import (
     DAY,
     ENTITY,
@@ -35,7 +36,7 @@ from tests.properties.worlds import (
 KEYS = [encode_key(ENTITY.keys, [k]) for k in range(3)]
 FAR = 2**62
 many = settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=examples(75), deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 gaps = st.sampled_from([0, 1, SECOND, 5 * SECOND, MINUTE, 7 * MINUTE, HOUR, DAY, 8 * DAY, 31 * DAY])
 
@@ -178,7 +179,7 @@ def test_no_value_uses_an_event_of_the_future(group: Any, events: list[Event], n
         )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(groups, st.integers(60, 200), st.integers(1, 3 * SECOND), st.integers(0, 2**32), st.integers(0, 5 * SECOND))
 def test_a_full_head_overflows_into_tiles_and_stays_a_function_of_the_set(
     group: Any, n: int, spread: int, seed: int, before: int

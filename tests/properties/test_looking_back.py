@@ -16,6 +16,7 @@ from millstream.clock import FileClock, to_micros
 from millstream.serve.reader import FeatureReader
 from millstream.serve.request import RequestSchema
 from millstream.store.online import EARLY
+from tests.properties.effort import examples
 
 NOON = to_micros("2026-03-01T12:00:00Z")
 SECOND = 1_000_000
@@ -60,7 +61,7 @@ ASKED = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(12), deadline=None)
 @given(events=EVENTS, asked=ASKED, delay=st.sampled_from([0, 7200]), deduplicate=st.booleans(), synced=st.booleans())
 def test_an_online_answer_is_what_was_so_or_says_that_it_is_none(
     events: list[Any], asked: list[Any], delay: int, deduplicate: bool, synced: bool

@@ -36,6 +36,7 @@ from millstream.ingest.stream import StreamIngester
 from millstream.testing.adversarial_log import AdversarialLog
 from millstream.testing.adversarial_online import AdversarialOnlineStore
 from millstream.testing.shards import meta_of, pairs
+from tests.properties.effort import examples
 from tests.properties.worlds import (
     BASE,
     DAY,
@@ -66,10 +67,10 @@ WIDEST = 6
 """As many partitions as the stream gets at most, of three at first."""
 
 few = settings(
-    max_examples=60, deadline=None, derandomize=True,
+    max_examples=examples(30), deadline=None, derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )  # fmt: skip
-fewer = settings(few, max_examples=20)
+fewer = settings(few, max_examples=examples(10))
 seeds = st.integers(0, 1_000)
 SMALL = 2_500
 """Bytes of a record, so that those of a few events are in parts; a table of one event has nearly as many."""

@@ -33,13 +33,14 @@ from millstream.train import trial
 from millstream.train.stored_history import Stored
 from millstream.train.training_set import TrainingSet, training_set
 from tests.properties.declarations import changes, declared
+from tests.properties.effort import examples
 from tests.properties.parts import in_parts
 from tests.properties.worlds import BASE, DAY, HOUR, MINUTE, SECOND
 
 FUTURE = 5 * MINUTE
 INSTANT = pa.timestamp("us", "UTC")
 few = settings(
-    max_examples=10, deadline=None, derandomize=True,
+    max_examples=examples(6), deadline=None, derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )  # fmt: skip
 
@@ -258,7 +259,7 @@ def test_what_was_served_is_recomputed_whatever_has_happened_since(shape: Declar
     check_life(shape, drawn)
 
 
-@in_parts(2, settings(few, max_examples=8), declared, lives, st.integers(0, 1_000))
+@in_parts(2, settings(few, max_examples=examples(5)), declared, lives, st.integers(0, 1_000))
 def test_all_of_that_holds_on_a_log_with_gaps_that_shows_late_what_it_has(
     shape: Declared, drawn: list[Any], seed: int
 ) -> None:

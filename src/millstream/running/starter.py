@@ -195,6 +195,7 @@ class _Fork:
             self._self = psutil.Process(pid)
 
     def poll(self) -> int | None:
+        """Return its exit code, if it has ended; see `Process`."""
         if self.code is None:
             self._starter.hear()
         if self.code is None and self.lost:
@@ -205,6 +206,7 @@ class _Fork:
         return self.code
 
     def wait(self, timeout: float | None = None) -> int:
+        """Return its exit code once it has ended; see `Process`."""
         end = None if timeout is None else time.monotonic() + timeout
         while True:
             code = self.poll()
@@ -234,11 +236,11 @@ def _serve(ear: socket.socket) -> list[str]:
     signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     while True:
-        ready = select.select([ear, ended], [], [])[0]
+        ready = select.select([ear.fileno(), ended], [], [])[0]
         if ended in ready:
             os.read(ended, 4096)
             _tell_ended(ear)
-        if ear not in ready:
+        if ear.fileno() not in ready:
             continue
         asked, handed, _, _ = socket.recv_fds(ear, 1 << 16, 2)
         if not asked:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.properties.effort import examples
 from tests.properties.worlds import (
     BASE,
     DAY,
@@ -27,7 +28,7 @@ from millstream.fold import as_of, encode_key, exact, layout_of
 WIDE = group_of((("1m", "0s", "_0"), ("1h", "1m", "_1"), ("24h", "0s", "_2"), (None, "1h", "_3")), True)
 HOURLY = group_of((("1h", "0s", ""),), False)
 many = settings(
-    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=examples(80), deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 delays = st.lists(st.sampled_from([0, 0, 1, SECOND, MINUTE, HOUR, DAY, 9 * DAY, 45 * DAY]), min_size=40, max_size=40)
 gaps = st.sampled_from([0, 1, SECOND, MINUTE, HOUR, DAY, 31 * DAY])
