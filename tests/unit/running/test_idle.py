@@ -4,6 +4,8 @@ import functools
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,10 +71,9 @@ class Offline(Struct, frozen=True):
         return CountedOffline(settings.data / "offline")
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ms.Project]:
-    """A project of a hundred group versions that are all live, whose calls are counted."""
-    folder = tmp_path_factory.mktemp("idle")
+@contextmanager
+def counted_project(folder: Path, groups: list[ms.StreamFeatureGroup]) -> Iterator[ms.Project]:
+    """A project of group versions that are all live, whose calls are counted."""
     kinds = "".join(f'[{section}]\nkind = "counted"\n' for section in ("log", "online", "offline"))
     (folder / "millstream.toml").write_text(f"shards = 1\npartitions = 1\n{kinds}", encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
@@ -81,7 +82,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ms.Project]:
         for name in ("reading", "writing"):
             patch.setattr(Database, name, counting_registry(getattr(Database, name)))
         with ms.Project(folder) as project:
-            project.apply(view, *paces)
+            project.apply(view, *groups)
             project.backfill()
             yield project
 
@@ -115,9 +116,12 @@ def until_quiet(settings: Settings) -> None:
         assert time.monotonic() < end
 
 
-def test_layers_with_nothing_to_do_hardly_ask_for_anything(project: ms.Project) -> None:
+def test_layers_with_nothing_to_do_hardly_ask_for_anything(tmp_path: Path) -> None:
     """However many group versions there are: one look shows that nothing has come for any of them."""
-    with layers(project.settings, "compute", "ingest", "batch", "sync"):
+    with (
+        counted_project(tmp_path, paces) as project,
+        layers(project.settings, "compute", "ingest", "batch", "sync"),
+    ):
         until_quiet(project.settings)
         found = a_second(MEASURED)
     of_registry = sum(count for name, count in found.items() if name.startswith("registry"))
@@ -125,8 +129,12 @@ def test_layers_with_nothing_to_do_hardly_ask_for_anything(project: ms.Project) 
     assert of_registry < MOST, found
 
 
-def test_what_comes_when_layers_have_nothing_to_do_is_served_at_once(project: ms.Project) -> None:
-    with layers(project.settings, "compute", "ingest", "sync"):
+def test_what_comes_when_layers_have_nothing_to_do_is_served_at_once(tmp_path: Path) -> None:
+    """Of a few groups, so that it is seen when layers wake, and not what the folding of many costs."""
+    with (
+        counted_project(tmp_path, paces[:8]) as project,
+        layers(project.settings, "compute", "ingest", "sync"),
+    ):
         until_quiet(project.settings)
         took = []
         for number in range(1, 6):
