@@ -288,10 +288,14 @@ def _be_called(command: Sequence[str]) -> None:
 
 
 def _main() -> None:
+    from millstream.train.trainers.trainer import in_a_process_of_ours, library
+
     with socket.socket(fileno=os.dup(0)) as ear:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for module in _LOADED:
             import_module(module)
+        in_a_process_of_ours()
+        library("lightgbm")
         gc.collect()
         gc.freeze()
         command = _serve(ear)

@@ -1,5 +1,7 @@
 """LightGBM as text, scored through its single-row call, to the same bits."""
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -122,3 +124,21 @@ def test_a_model_that_was_fitted_elsewhere_becomes_text():
     assert trainer("lightgbm").text("a text") == "a text"
     with pytest.raises(TrainingError, match="expected a LightGBM booster, or its text"):
         trainer("lightgbm").text(MeanPredictor(1, 0.5))
+
+
+def test_in_a_process_of_ours_a_library_is_there_without_what_it_offers_others():
+    said = subprocess.run(
+        [
+            sys.executable, "-c",
+            "import sys, pyarrow\n"
+            "from millstream.train.trainers.trainer import in_a_process_of_ours, library\n"
+            "in_a_process_of_ours()\n"
+            "assert library('lightgbm') is library('lightgbm')\n"
+            "assert sys.modules['pyarrow'] is pyarrow\n"
+            "print({'dask', 'joblib', 'matplotlib', 'pandas', 'sklearn'} & set(sys.modules))\n"
+            "import pandas\n",
+        ],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert said.stdout == "set()\n", said.stderr
+    assert said.returncode == 0, said.stderr
