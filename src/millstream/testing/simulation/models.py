@@ -15,8 +15,8 @@ _made: list[int] = []
 
 def fitted(view: FeatureView, number: int) -> tuple[str, dict[str, list[str]]]:
     """A small LightGBM model that reads every column of a view, as text, and the values of its string columns."""
-    texts = {name: ["DE", "FR", "yes"] for name, kind in view.dtypes.items() if kind == "string"}
-    return _booster(tuple(view.columns), number % KINDS), texts
+    texts = {name: ["DE", "FR", "yes"] for name, kind in view.inputs.items() if kind == "string"}
+    return _booster(tuple(view.inputs), number % KINDS), texts
 
 
 @cache
