@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -214,7 +215,7 @@ class _Fork:
                 return code
             if end is not None and time.monotonic() >= end:
                 raise subprocess.TimeoutExpired(str(self.pid), timeout or 0.0)
-            time.sleep(_LOOK)
+            threading.Event().wait(_LOOK)
 
     def send_signal(self, sig: int) -> None:
         if self.poll() is None and self._self is not None:
