@@ -13,3 +13,6 @@ EMBEDDED: BatchEngine = DuckDB()
 
 DIALECT: Dialect = EMBEDDED.dialect
 """The SQL that definitions are written in."""
+
+LIBRARY = "duckdb"
+"""The module that the engine loads when it is first asked, for what loads it ahead."""

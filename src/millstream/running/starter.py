@@ -26,6 +26,8 @@ from typing import IO, Protocol
 
 import psutil
 
+from millstream.engines.embedded import LIBRARY
+
 FORKS = sys.platform == "linux"
 """Whether processes may begin so: elsewhere a system's own libraries do not outlive a fork."""
 LOADS = 60.0
@@ -37,7 +39,7 @@ _LOADED = (
     "millstream.cli.app", "millstream.running.work", "millstream.running.taking_in", "millstream.serve.server",
     "millstream.serve.reader", "millstream.fold.states", "millstream.fold.preparation", "millstream.fold.requests",
     "millstream.engines.embedded", "millstream.registry.definitions", "millstream.store.iceberg.durable_files",
-    "millstream.store.lmdb.store", "millstream.buffer.embedded.log", "millstream.testing.generators", "duckdb", "sqlglot",
+    "millstream.store.lmdb.store", "millstream.buffer.embedded.log", "millstream.testing.generators", LIBRARY, "sqlglot",
     "numba.np.arraymath", "pyiceberg.catalog.sql", "pyiceberg.io.pyarrow", "pyarrow.parquet", "sqlalchemy.dialects.sqlite",
 )  # fmt: skip
 _WIDE = 4096
