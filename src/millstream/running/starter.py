@@ -26,8 +26,6 @@ from typing import IO, Protocol
 
 import psutil
 
-from millstream.engines.embedded import LIBRARY
-
 FORKS = sys.platform == "linux"
 """Whether processes may begin so: elsewhere a system's own libraries do not outlive a fork."""
 LOADS = 60.0
@@ -39,7 +37,7 @@ _LOADED = (
     "millstream.cli.app", "millstream.running.work", "millstream.running.taking_in", "millstream.serve.server",
     "millstream.serve.reader", "millstream.fold.states", "millstream.fold.preparation", "millstream.fold.requests",
     "millstream.engines.embedded", "millstream.registry.definitions", "millstream.store.iceberg.durable_files",
-    "millstream.store.lmdb.store", "millstream.buffer.embedded.log", "millstream.testing.generators", LIBRARY, "sqlglot",
+    "millstream.store.lmdb.store", "millstream.buffer.embedded.log", "millstream.testing.generators", "sqlglot",
     "numba.np.arraymath", "pyiceberg.catalog.sql", "pyiceberg.io.pyarrow", "pyarrow.parquet", "sqlalchemy.dialects.sqlite",
 )  # fmt: skip
 _WIDE = 4096
@@ -291,11 +289,12 @@ def _be_called(command: Sequence[str]) -> None:
 
 
 def _main() -> None:
+    from millstream.engines.embedded import LIBRARY
     from millstream.train.trainers.trainer import in_a_process_of_ours, library
 
     with socket.socket(fileno=os.dup(0)) as ear:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        for module in _LOADED:
+        for module in (*_LOADED, LIBRARY):
             import_module(module)
         in_a_process_of_ours()
         library("lightgbm")
