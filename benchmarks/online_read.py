@@ -2,14 +2,15 @@
 
 Fair: both hold the same values under the same keys on the same disk, both are warm, and both are measured in process, from
 keys to values by column. Feast looks up finished values; ours are folded states, valued at the instant of the read. Feast
-answers with a message, whose `to_dict()` gives the values; what the message alone takes is on a line of its own.
+answers with a message, whose `to_dict()` gives the values; what the message alone takes is on a line of its own. A further
+line has 55 features of which fifteen tell values apart, decay, or are of windows of events, beside the others.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ import pyarrow.parquet as pq
 import millstream as ms
 from benchmarks.harness import Claim, Scale, in_turns
 from benchmarks.peers import Peer, peer
-from benchmarks.world import NOW, PAYMENTS, USER, arrived, payments, serving_groups
+from benchmarks.world import NOW, PAYMENTS, USER, arrived, groups_with_values, payments, serving_groups
 from millstream.clock import SimulatedClock
+from millstream.definitions import StreamFeatureGroup
 from millstream.definitions.group_version import GroupVersion
 from millstream.fold import encode_key, fold, layout_of, prepare, shard_of
 from millstream.serve.reader import FeatureReader
@@ -37,8 +39,7 @@ DAYS = 30
 class Served:
     """Users with states in a store, and a reader of the 55 features of them."""
 
-    def __init__(self, folder: Path, users: int) -> None:
-        groups = serving_groups()
+    def __init__(self, folder: Path, users: int, groups: Sequence[StreamFeatureGroup]) -> None:
         self.users = users
         self.groups = {group.name: [column.name for column in group.columns] for group in groups}
         self.versions = {group.name: GroupVersion(group, 1, "live", True) for group in groups}
@@ -106,13 +107,18 @@ def run(scale: Scale) -> Iterator[Claim]:
     """Reads of 1 and of 100 keys: wall time, then CPU time."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        served = Served(folder, scale.of(2_000, least=100))
+        users = scale.of(2_000, least=100)
+        served, valued = (
+            Served(folder / name, users, groups)
+            for name, groups in (("served", serving_groups()), ("valued", groups_with_values()))
+        )
         feast = stack.enter_context(peer("feast")) if scale.foreign else None
         if feast:
             _open(feast, served, folder)
         for count, reads in ((1, scale.of(500, least=20)), (100, scale.of(50, least=5))):
             yield from _claims(served, feast, count, reads, scale.repeats)
             yield _counting(served, count, reads, scale.repeats)
+            yield _valued(valued, served, count, reads, scale.repeats)
 
 
 def _claims(served: Served, feast: Peer | None, count: int, reads: int, repeats: int) -> Iterator[Claim]:
@@ -137,6 +143,18 @@ def _counting(served: Served, count: int, reads: int, repeats: int) -> Claim:
     )  # fmt: skip
     keys = f"{count} key" + "s" * (count > 1)
     return Claim(f"55 features in 8 groups, {keys}, with the request", "µs", *taken, peer="the same without it")
+
+
+def _valued(valued: Served, served: Served, count: int, reads: int, repeats: int) -> Claim:
+    """What it costs that fifteen of the features tell values apart, decay, or are of windows of events."""
+    rng = np.random.default_rng(count)
+    batches = [rng.choice(served.users, count, replace=False).tolist() for _ in range(reads)]
+    taken = in_turns(
+        lambda: valued.read(batches)["wall"] * 1e6, lambda: served.read(batches)["wall"] * 1e6, repeats
+    )  # fmt: skip
+    keys, target = f"{count} key" + "s" * (count > 1), 0.5 if count == 1 else None
+    name, beside = f"55 features in 8 groups, 15 of values, {keys}", "55 counts, sums, moments and extremes"
+    return Claim(name, "µs", *taken, peer=beside, target=target)
 
 
 def _kept(read: Callable[[], Mapping[str, float]], cpu: list[float]) -> Callable[[], float]:

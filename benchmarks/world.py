@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 
@@ -39,6 +42,30 @@ def serving_groups() -> list[StreamFeatureGroup]:
         "lifetime": [ms.Count(), ms.Sum("amount"), ms.Mean("amount"), ms.Max("amount"), ms.Std("amount"), ms.Last("amount")],
     }  # fmt: skip
     return [ms.StreamFeatureGroup(name, entity=USER, source=PAYMENTS, features=some) for name, some in features.items()]
+
+
+def groups_with_values() -> list[StreamFeatureGroup]:
+    """Eight groups of 55 features again, of which fifteen tell values apart, decay, or are of windows of events."""
+    values = [
+        ms.DistinctCount("status", over="24h"), ms.DistinctCount("amount", over="30d"), ms.Median("amount", over="7d"),
+        ms.Quantile("amount", q=0.95, over="30d"), ms.Mode("status", over="7d"), ms.Entropy("status", over="7d"),
+        ms.Lag("amount", 2), ms.TopK("status", k=2, over="30d"),
+    ]  # fmt: skip
+    shapes = [
+        ms.LastK("amount", k=5), ms.CountBy("status", over="30d"), ms.Share(where=DECLINED, name="declined", over="24h"),
+        ms.Skewness("amount", over="30d"), ms.DecayedSum("amount", half_life="24h"), ms.Sum("amount", over="20 events"),
+        ms.Count(over=ms.Session(gap="30m")),
+    ]  # fmt: skip
+    known = {group.name: group for group in serving_groups() if group.name not in ("spread", "edges")}
+    known["habits"] = _with(known["habits"], known["habits"].features[:-1])
+    made = {"values": values, "shapes": shapes}
+    new = [ms.StreamFeatureGroup(name, entity=USER, source=PAYMENTS, features=some) for name, some in made.items()]
+    return [*known.values(), *new]
+
+
+def _with(group: StreamFeatureGroup, features: Sequence[Any]) -> StreamFeatureGroup:
+    """A group of payments with other features."""
+    return ms.StreamFeatureGroup(group.name, entity=USER, source=PAYMENTS, features=features)
 
 
 def payments(rows: int, users: int, days: float, seed: int = 0, skew: float = 0.0) -> pa.Table:

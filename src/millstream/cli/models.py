@@ -145,7 +145,8 @@ def explain(
         table(["column", "value"], list(found.vector.items()))
         if events:
             names = [name for name in events[0] if not name.startswith("_") and name != "rest"]
-            table(names, [[event[name] for name in names] for event in events], title=f"Behind {feature}")
+            last = ", the last row being the request" if events[-1]["_position"] is None else ""
+            table(names, [[event[name] for name in names] for event in events], title=f"Behind {feature}{last}")
 
     show(dataclasses.replace(found, events=events), as_json, told)
 

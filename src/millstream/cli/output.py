@@ -68,7 +68,7 @@ def plain(value: object) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): plain(one) for key, one in value.items()}
+        return {_key(key): plain(one) for key, one in value.items()}
     if isinstance(value, str | bool | int | None):
         return value
     if isinstance(value, float):
@@ -81,6 +81,12 @@ def plain(value: object) -> Any:
         return [plain(one) for one in value]
     item = getattr(value, "item", None)
     return plain(item()) if callable(item) else str(value)
+
+
+def _key(key: object) -> str:
+    """The key of a JSON object, which is text, as the service writes it."""
+    known = plain(key)
+    return known if isinstance(known, str) else json.dumps(known)
 
 
 def fail(error: MillstreamError, as_json: bool, code: int = 1) -> NoReturn:

@@ -39,6 +39,7 @@ _READS |= {kind: ("int64", "float64") for kind in ("quantile", "median", "histog
 _CATEGORIES = ("int64", "string", "bool", "date", "timestamp", "uuid")
 #: What those of which there are maps are called that look the request's value up instead.
 _OF_REQUEST = {"count_by": "count_of", "sum_by": "sum_of"}
+PROBED = ("seen", "since_seen", "count_of", "sum_of")
 _READS |= dict.fromkeys(("entropy", "by", "count_by", "sum_by", "seen", "since_seen"), _CATEGORIES)
 #: What the second of two expressions may be, where that is not what the first one may.
 _READS_SECOND = {"sum_by": _NUMBERS}

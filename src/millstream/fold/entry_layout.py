@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from millstream.definitions.windows import PROBED
 from millstream.fold import emitting, entries, lanes
 from millstream.fold.fixed_point import sortable
 from millstream.fold.lane_plans import Slot, Slots, counted, lane_plan
@@ -289,7 +290,7 @@ _PLANS: Mapping[str, Callable[[WindowedFeature], _Plan]] = {
     "distinct_count": _distinct_count, "quantile": _quantile, "median": _quantile, "entropy": _categories,
     "mode": _categories, "lag": _lag, "last_k": _last, "first_k": _first, "max_k": _edge, "min_k": _edge,
     "top_k": _top, "last_distinct_k": _latest, **dict.fromkeys(("by", "count_by", "sum_by"), _mapped),
-    **dict.fromkeys(("count_of", "seen", "since_seen", "sum_of"), _probe),
+    **dict.fromkeys(PROBED, _probe),
 }  # fmt: skip
 #: Those of them whose columns are lists, or maps.
 LISTS = frozenset({"by", "count_by", "sum_by", "first_k", "last_distinct_k", "last_k", "max_k", "min_k", "top_k"})

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from millstream.definitions.data_types import comparable
 from millstream.definitions.inlining import inlined
 from millstream.definitions.schema import digits_of
+from millstream.definitions.windows import PROBED
 from millstream.fold.entry_inputs import EntryInput, entries_of
 from millstream.fold.entry_layout import Bag
 from millstream.fold.evaluating import evaluate
@@ -79,10 +82,16 @@ def prepare(
     return side_by_side([partial(_prepare_one, group, failed, rows) for group in groups], len(rows) * len(groups))
 
 
-def aggregated(group: StreamFeatureGroup | BatchFeatureGroup, feature: WindowedFeature, table: pa.Table) -> np.ndarray:
+def aggregated(
+    group: StreamFeatureGroup | BatchFeatureGroup,
+    feature: WindowedFeature,
+    table: pa.Table,
+    asked: pa.Scalar | None = None,
+) -> np.ndarray:
     """Say which events of a group one of its features aggregates: those of its filter with a value to aggregate.
 
-    `table` holds rows that `prepare` keeps for the group.
+    `table` holds rows that `prepare` keeps for the group. Of a feature that looks `asked`, the request's value, up, it is
+    those that have this value.
     """
     if feature.parts:
         parts: np.ndarray = np.any([aggregated(group, part, table) for part in feature.parts], axis=0)
@@ -93,9 +102,13 @@ def aggregated(group: StreamFeatureGroup | BatchFeatureGroup, feature: WindowedF
     )
     columns, _ = evaluate(table, dict.fromkeys(sql for sql in (where, *values) if sql))
     found = np.ones(table.num_rows, bool) if where is None else flags(columns[where])
-    there = [present(columns[sql]) for sql in values if sql]
+    read = [columns[sql] for sql in values if sql]
+    there = [present(column) for column in read]
     if there:
         found &= np.logical_or.reduce(there) if feature.fields else np.logical_and.reduce(there)
+    if feature.kind in PROBED:
+        same = pc.equal(comparable(read[0]), comparable(pa.array([asked]))[0])
+        found &= np.asarray(pc.fill_null(same, False)).astype(bool)
     return found
 
 

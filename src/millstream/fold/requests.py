@@ -47,6 +47,13 @@ def request_lanes(
         given: those fields, one value for each request.
         at: the instants (µs); a request without one (`FIRST`) adds nothing.
     """
+    return lanes_of_table(group, request_table(group, fields, given, at), at)
+
+
+def request_table(
+    group: StreamFeatureGroup, fields: Mapping[str, str], given: Mapping[str, pa.Array], at: np.ndarray
+) -> pa.Table:
+    """Return many requests as rows of the group's sources; see `request_lanes`."""
     dated = at != FIRST
     times = pa.array(np.where(dated, at, 0)).cast(arrow_type("timestamp"))
     columns: dict[str, Any] = {}
@@ -61,7 +68,7 @@ def request_lanes(
             keep = pc.and_(keep, pc.fill_null(pc.is_finite(column), False))
         columns[name] = where(keep, column)
     columns |= {source.time: times for source in group.sources}
-    return lanes_of_table(group, pa.table(columns), at)
+    return pa.table(columns)
 
 
 @dataclass(frozen=True, eq=False)

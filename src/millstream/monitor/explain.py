@@ -10,10 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream.definitions.feature_group import BatchFeatureGroup
-from millstream.definitions.windows import folded
+from millstream.definitions.schema import is_map
+from millstream.definitions.windows import PROBED, folded
 from millstream.engines.instants import micros
 from millstream.errors import RequestError, nearest
 from millstream.fold import aggregated, encode_keys, prepare
+from millstream.fold.requests import request_table
 from millstream.fold.rows import KEY, in_force
 from millstream.monitor.replay import Pasts, Reading, Replay, cohorts
 from millstream.monitor.verify import served_columns
@@ -43,7 +45,9 @@ class Explanation:
         vector: every input by name.
         groups: for each group, its version, shard and the source positions applied.
         feature: the value that is explained in full, if one was asked for.
-        events: the events it was folded from, in order of time; for the feature of a query, the row that states it.
+        events: the events it was folded from, in order of time; for the feature of a query, the row that states it. A
+            feature that looks the request's value up is of the events with that value. Where the request counts as one more
+            event it is the last row, which has no `_position`.
     """
 
     request_id: str
@@ -94,7 +98,9 @@ def explain(captures: pa.Table, request_id: str, past: Pasts, feature: str | Non
 
 
 def _value(captured: Any, kind: str) -> Any:
-    """A captured value as its declared type: what was computed is captured as the model read it, as float64."""
+    """A captured value as its declared type: numbers are captured as the model read them, maps as lists of entries."""
+    if is_map(kind) and captured is not None:
+        return {entry["key"]: entry["value"] for entry in captured}
     return typed_value(captured, kind) if isinstance(captured, float) else captured
 
 
@@ -102,15 +108,25 @@ def _events(view: FeatureView, replay: Replay, feature: str) -> pa.Table:
     """The events that one value of the only capture was folded from."""
     entries = {entry.column: entry for entry in view.entries if entry.kind == "group"}
     if feature not in entries:
-        close = nearest(feature, list(entries))
         raise RequestError(
             f"'{feature}' is no feature of a group in view '{view.name}'.", field="feature", given=feature,
-            expected="a column of a feature group", hint=f"did you mean '{close}'?" if close else "see the view's columns.",
+            expected="a column of a feature group", hint=_instead(view, feature, list(entries)),
         )  # fmt: skip
     for reading in replay.readings:
         if any(column.column == feature for column in reading.read.columns):
             return _of_reading(replay, reading, entries[feature])
     return pa.table({})
+
+
+def _instead(view: FeatureView, feature: str, known: list[str]) -> str:
+    """What to ask for in place of a column that no events are behind."""
+    for entry in view.entries:
+        if entry.column == feature and entry.on_demand is not None:
+            return f"it is computed of {' and '.join(entry.on_demand.arguments)}: ask for one of these."
+        if entry.column == feature:
+            return "it is what the caller sent; the vector has it."
+    close = nearest(feature, known)
+    return f"did you mean '{close}'?" if close else "see the view's columns."
 
 
 def _of_reading(replay: Replay, reading: Reading, entry: ViewColumn) -> pa.Table:
@@ -119,6 +135,7 @@ def _of_reading(replay: Replay, reading: Reading, entry: ViewColumn) -> pa.Table
     if isinstance(group, BatchFeatureGroup) and group.query is not None:
         return _stated(replay, reading, keys, group.ttl)
     (column,) = [c for c in group.columns if c.name == entry.feature]
+    own = _request(replay, reading, column)
     spans = [_span(part, int(replay.at[0])) for part in folded([column])]
     until = max(last for _, last in spans)
     available, start, known = replay.available(reading), 0, []
@@ -131,17 +148,33 @@ def _of_reading(replay: Replay, reading: Reading, entry: ViewColumn) -> pa.Table
         used &= np.array([k == keys[0].as_py() for k in piece.keys], bool)[piece.codes] if piece.keys else False
         known.append((piece, used))
     since = min(
-        max(first, _since(part, known, int(replay.at[0])))
+        max(first, _since(part, known, int(replay.at[0]), own is not None))
         for part, (first, _) in zip(folded([column]), spans, strict=True)
     )
+    asked = replay.captures[column.request][0] if column.kind in PROBED else None
     pieces = []
     for source, (piece, used) in zip(group.sources, known, strict=True):
         table = replay.table(source)
         places = np.flatnonzero(used & (piece.times >= since))
         found = _rows(table, piece.partitions[places], piece.positions[places])
-        found = found.filter(pa.array(aggregated(group, column, found)))
+        found = found.filter(pa.array(aggregated(group, column, found, asked)))
         pieces.append(found.append_column(_TIME, micros(found[source.time or ""])))
+    if own is not None:
+        own = own.filter(pa.array(aggregated(group, column, own, asked)))
+        pieces.append(own.append_column(_TIME, pa.array(replay.at[: own.num_rows])))
     return _concatenated(pieces).sort_by(_TIME).drop_columns([_TIME])
+
+
+def _request(replay: Replay, reading: Reading, column: WindowedFeature) -> pa.Table | None:
+    """The request as one more event, where the windows of a feature hold it and its group counts it."""
+    group, fields, at = reading.version.group, reading.read.fields, replay.at[:1]
+    if fields is None or isinstance(group, BatchFeatureGroup) or all(part.delay for part in folded([column])):
+        return None
+    row = request_table(group, fields, {name: replay.captures[name] for name in fields.values()}, at)
+    placed = row
+    for name in ("_partition", "_position", "_arrival"):
+        placed = placed.append_column(name, pa.array(at))
+    return row if len(prepare([group], group.sources[0], placed)[0].times) else None
 
 
 def _stated(replay: Replay, reading: Reading, keys: pa.Array, ttl: int | None) -> pa.Table:
@@ -161,11 +194,14 @@ def _span(column: WindowedFeature, at: int) -> tuple[int, int]:
     return since, (at - column.delay) // hop * hop if column.delay else at
 
 
-def _since(column: WindowedFeature, known: Sequence[tuple[Prepared, np.ndarray]], at: int) -> int:
-    """The instant of the oldest event that a window of events, or a session, holds; for windows of time the least number."""
+def _since(column: WindowedFeature, known: Sequence[tuple[Prepared, np.ndarray]], at: int, own: bool) -> int:
+    """The instant of the oldest event that a window of events, or a session, holds; for windows of time the least number.
+
+    With `own`, the request is the newest of them.
+    """
     if not column.rows and not column.gap:
         return int(np.iinfo(np.int64).min)
-    every: list[int] = []
+    every = [at] if own and not column.delay else []
     for piece, used in known:
         counts = used & (piece.arrivals - piece.times <= column.late) if column.gap else used
         every += piece.times[counts].tolist()

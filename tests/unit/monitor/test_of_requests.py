@@ -56,6 +56,15 @@ def test_probes_are_served_captured_and_recomputed(tmp_path: Path) -> None:
     assert shop.served("now__known__payee_id_since_seen") == [0.0, 0.0, None]
     assert shop.served("known__payee_id_since_seen")[1:] == [None, None]
     assert shop.served("known__few") == [None, None, None]
+    for request, name, count in zip(shop.asked, ("seen_1h", "amount_sum_by_1h", "since_seen"), (4, 0, 0), strict=True):
+        events = shop.project.explain(request, f"known__payee_id_{name}").events
+        assert events is not None
+        assert events["payee_id"].to_pylist() == [0] * count
+    now = shop.project.explain(shop.asked[1], "now__known__payee_id_count_by_1h").events
+    assert now is not None
+    assert now["payee_id"].to_pylist() == [7]
+    with pytest.raises(ms.MillstreamError, match="what the caller sent"):
+        shop.project.explain(shop.asked[0], "payee_id")
     holds(shop.project, 9)
     shop.project.sync()
     learnt = shop.project.training_set("risk").table
@@ -99,7 +108,17 @@ def test_a_request_that_counts_itself_is_served_captured_and_recomputed(tmp_path
     assert shop.project.training_set("risk").table.num_rows == 10
     told = shop.project.explain(shop.asked[0], "now__spent__count_1h")
     assert told.events is not None
-    assert told.events.num_rows == plain[0]
+    assert told.events.num_rows == plain[0] + 1
+    assert told.events["_position"].null_count == 1
+    assert told.events.to_pylist()[-1]["amount"] == 7.5
+    for name in ("before_1h", "count_1_event", "count_3_events_within_1h", "count_session_10m"):
+        events = shop.project.explain(shop.asked[0], f"now__spent__{name}").events
+        assert events is not None
+        assert events.num_rows == shop.served(f"now__spent__{name}")[0], name
+        assert events["_position"].null_count == (name != "before_1h"), name
+    dropped = shop.project.explain(shop.asked[2], "now__spent__count_1h").events  # its amount is beyond the filter
+    assert dropped is not None
+    assert dropped["_position"].null_count == 0
 
 
 def test_a_request_reads_alike_from_a_project_and_from_frames(tmp_path: Path) -> None:
