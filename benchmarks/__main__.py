@@ -23,6 +23,7 @@ NAMES = (
     "stream_computing",
     "many_groups",
     "sketch_computing",
+    "estimate_errors",
     "empty_records",
     "ingestion",
     "redis_store",

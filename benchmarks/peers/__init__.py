@@ -15,7 +15,11 @@ import pyarrow as pa
 
 _HERE = Path(__file__).parent
 _ENVIRONMENTS = _HERE.parent.parent / ".bench"
-_PACKAGES = {"feast": ("feast==0.67.0", "pandas<3"), "bytewax": ("bytewax==0.21.1", "msgspec", "datasketches==5.2.0")}
+_PACKAGES = {
+    "feast": ("feast==0.67.0", "pandas<3"),
+    "bytewax": ("bytewax==0.21.1", "msgspec", "datasketches==5.2.0"),
+    "ddsketch": ("ddsketch==3.0.1",),
+}
 
 
 class Peer:

@@ -152,9 +152,9 @@ class FeatureView:
         freeze(self, name=name, request=fields, features=items, **check_about(thing, owner, description, tags))
         freeze(self, entries=_entries(thing, fields, items))
         freeze(self, groups=_reads(thing, self.entries), on_demand=_on_demand_order(thing, self.entries))
-        _check_probes(thing, fields, self.groups)
         freeze(self, _functions=_functions(self.on_demand, self.dtypes))
         freeze(self, entity_keys=_entity_keys(thing, fields, self.groups))
+        _check_probes(thing, fields, self.entity_keys, self.groups)
         freeze(self, groups=tuple(_with_fields(thing, read, {**self.entity_keys, **fields}) for read in self.groups))
         freeze(self, _defaulted=tuple(entry for entry in self.entries if entry.default is not None))
         freeze(self, columns=tuple(entry.column for entry in self.entries))
@@ -343,28 +343,31 @@ def _probes(group: StreamFeatureGroup | BatchFeatureGroup, columns: Iterable[Vie
     return tuple(dict.fromkeys(field for one in group.columns if one.name in names for field, _ in fields_read(one)))
 
 
-def _check_probes(thing: str, request: Schema, reads: Iterable[GroupRead]) -> None:
-    """Refuse a feature that reads a field which the view's request does not have, or which is of another type."""
+def _check_probes(thing: str, request: Schema, keys: Schema, reads: Iterable[GroupRead]) -> None:
+    """Refuse a feature that reads a field which is neither of the view's request nor one of its keys, or of another type."""
     for read in reads:
         names = {column.feature for column in read.columns}
         for column in (one for one in read.group.columns if one.name in names):
             for name, kind in fields_read(column):
-                _check_field(thing, f"request=\"{name}\" of group '{read.group.name}'", request, name, kind)
+                what = f"request=\"{name}\" of group '{read.group.name}'"
+                if name not in request and name not in keys:
+                    raise _no_field(f"{thing}: {what}", request, keys, name, kind)
+                _check_field(thing, what, request.get(name) or keys[name], name, kind)
 
 
-def _check_field(thing: str, what: str, request: Schema, name: str, kind: str) -> None:
-    """Refuse a field that is not there, or is not of a type ("" for any number)."""
-    if name not in request:
-        hint = (
-            "a feature of a request is read through a view: "
-            f'ms.FeatureView(..., request={{"{name}": "{kind or "float64"}"}}).'
-        )
-        raise DefinitionError(f"{thing}: {what} is no field of its request, which has {_listed(request)}.", hint)
-    if kind and request[name] != kind:
+def _no_field(what: str, request: Schema, keys: Schema, name: str, kind: str) -> DefinitionError:
+    hint = f'a feature of a request is read through a view: ms.FeatureView(..., request={{"{name}": "{kind or "float64"}"}}).'
+    said = f"{what} is no field of its request, which has {_listed(request)}, and none of its keys, {_listed(keys)}."
+    return DefinitionError(said, hint)
+
+
+def _check_field(thing: str, what: str, found: str, name: str, kind: str) -> None:
+    """Refuse a field that is not of a type ("" for any number)."""
+    if kind and found != kind:
         hint = f'write ms.FeatureView(..., request={{"{name}": "{kind}"}}): it is looked up among values of that type.'
-        raise DefinitionError.wrong_type(thing, what, request[name], kind, hint)
-    if not kind and request[name] not in ("int64", "float64"):
-        raise DefinitionError.wrong_type(thing, what, request[name], "a number")
+        raise DefinitionError.wrong_type(thing, what, found, kind, hint)
+    if not kind and found not in ("int64", "float64"):
+        raise DefinitionError.wrong_type(thing, what, found, "a number")
 
 
 def _listed(names: Iterable[str]) -> str:

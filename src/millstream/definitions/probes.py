@@ -26,8 +26,9 @@ def check_request(thing: str, request: object) -> str:
 class Probe(OfExpression):
     """What every aggregation that looks a value of the request up has, beside what every one of a value has.
 
-    A view that reads it has a request field of that name and of the type of the values: int64, string, bool, date, timestamp
-    or uuid. Strings may be of any length: they are told apart by 64 bits of their UTF-8. A null field gives null.
+    A view that reads it has a request field of that name, or a key by which it reads a group, of the type of the values: int64,
+    string, bool, date, timestamp or uuid. A model reads request fields, and no keys. Strings may be of any length: they are
+    told apart by 64 bits of their UTF-8. A null field gives null.
 
     Args:
         request: the field of the view's request that holds the value to look up.

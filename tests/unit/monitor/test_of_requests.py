@@ -73,6 +73,19 @@ def test_probes_are_served_captured_and_recomputed(tmp_path: Path) -> None:
     assert {row["payee_id_seen_1h"] for row in shop.project.history("known").to_pylist()} == {None}
 
 
+def test_a_probe_reads_a_key_of_the_view_which_is_no_input_of_a_model(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    shop.begin(KNOWN["payee_id_seen_1h"], SPENT["count_1h"].on(user_id="payee_id", prefix="payee"))
+    assert shop.model.view.columns == ("known__payee_id_seen_1h", "payee__spent__count_1h")
+    shop.round()
+    for payee in (0, 7, None):
+        shop.score(payee_id=payee)
+    assert shop.served("known__payee_id_seen_1h") == [True, False, None]
+    holds(shop.project, 9)
+    shop.project.sync()
+    assert shop.project.training_set("risk").table["known__payee_id_seen_1h"].null_count == 1
+
+
 SPENT = ms.StreamFeatureGroup("spent", entity=user, source=orders, where="amount > 0", features=[
     ms.Count(over="1h"), ms.Sum("amount", over="1h"), ms.Max("amount"), ms.TimeSince(),
     ms.Count(over="1h", delay="1m", name="before"), ms.ZScore("amount", request="amount"),
