@@ -9,10 +9,10 @@ from tests.unit.ingest.batch.world import World, version_of
 def make_world(tmp_path: Path):
     numbers = count()
 
-    def make(group) -> World:
+    def make(group, **options) -> World:
         folder = tmp_path / str(next(numbers))
         folder.mkdir()
-        return World(folder, version_of(group))
+        return World(folder, version_of(group), **options)
 
     return make
 

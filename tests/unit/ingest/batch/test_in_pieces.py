@@ -4,7 +4,7 @@ import random
 
 import pytest
 from tests.unit.ingest.batch.test_rebuilt import read, stage_some
-from tests.unit.ingest.batch.world import World, dated_group, snapshot_group
+from tests.unit.ingest.batch.world import Tables, World, dated_group, snapshot_group
 
 from millstream.buffer.topics import staging_topic
 from millstream.fold.rows import ROW_SPAN
@@ -18,7 +18,8 @@ HOUR = 3_600_000_000
 def test_runs_are_taken_in_once_however_a_write_is_cut(make_world, make, ttl):
     for seed in range(4):
         chance, apart = random.Random(seed), random.Random(-seed)
-        whole, pieces = (begun(make_world(make(ttl=ttl, every="1h"))) for _ in range(2))
+        group = make(ttl=ttl, every="1h")
+        whole, pieces = (begun(make_world(group, offline=Tables())) for _ in range(2))
         pieces.online = AdversarialOnlineStore(pieces.online, seed)
         pieces.again()
         for _ in range(12):

@@ -7,13 +7,12 @@ from pathlib import Path
 import pyarrow as pa
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tests.unit.ingest.batch.world import DAY, START, World, dated_group, snapshot_group, version_of
+from tests.unit.ingest.batch.world import DAY, START, Tables, World, dated_group, snapshot_group, version_of
 
 from millstream.buffer.log import Batch
 from millstream.buffer.staging import Run, encode_run
 from millstream.buffer.topics import staging_topic
 from millstream.fold.rows import ROW_SPAN
-from millstream.store.offline import Snapshot
 
 HOUR = DAY // 24
 TIERS = st.sampled_from(["a", "b", None])
@@ -25,30 +24,6 @@ RUNS = st.lists(st.tuples(st.integers(1, 3), st.integers(0, 5), st.booleans(), R
 # A past run that comes after another one had said again what was in force, and was left out.
 LATE = [(1, 0, False, {}), (1, 0, False, {}), (1, 0, True, {(1, 1): "b"}), (1, 1, True, {(1, 1): "a"}),
         (1, 0, False, {(1, 1): "a"}), (1, 0, True, {(1, 1): "a"})]  # fmt: skip
-
-
-class Tables:
-    """Offline tables in memory, so that many cases are quick."""
-
-    def __init__(self):
-        self.parts, self.commits = {}, {}
-
-    def append(self, table, rows, properties=None, expected="any"):
-        found = self.snapshot(table)
-        assert expected == (found.id if found else None)
-        self.parts.setdefault(table, []).append(rows)
-        self.commits[table] = Snapshot(len(self.parts[table]), dict(properties))
-        return self.commits[table]
-
-    def scan(self, table, columns=None, where=None, snapshot=None):
-        rows = pa.concat_tables(self.parts[table])
-        return rows.select(columns) if columns else rows
-
-    def batches(self, table, columns=None, where=None, snapshot=None):
-        yield from self.scan(table, columns, where, snapshot).to_batches(max_chunksize=3)
-
-    def snapshot(self, table):
-        return self.commits.get(table)
 
 
 def staged(world, snapshot, end, available, rows):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from millstream.registry.definitions import Registry
 from millstream.serve.reader import confirmed_at
 from millstream.store.iceberg.store import IcebergOfflineStore
 from millstream.store.lmdb.store import LmdbOnlineStore
+from millstream.store.offline import Snapshot
 from millstream.testing.shards import held
 
 DAY = 86_400_000_000
@@ -52,6 +54,33 @@ def snapshot_group(**options: Any) -> ms.BatchFeatureGroup:
     query = "select user_id, tier, credit from accounts"
     settings = {"every": "24h", "sources": [PLAIN], "query": query} | options
     return ms.BatchFeatureGroup("kyc", entity=USER, **settings)
+
+
+class Tables:
+    """Offline tables in memory, so that many cases are quick."""
+
+    def __init__(self) -> None:
+        self.parts: dict[str, list[pa.Table]] = {}
+        self.commits: dict[str, Snapshot] = {}
+
+    def append(
+        self, table: str, rows: pa.Table, properties: Mapping[str, str] | None = None, expected: Any = "any"
+    ) -> Snapshot:
+        found = self.snapshot(table)
+        assert expected == (found.id if found else None)
+        self.parts.setdefault(table, []).append(rows)
+        self.commits[table] = Snapshot(len(self.parts[table]), dict(properties or {}))
+        return self.commits[table]
+
+    def scan(self, table: str, columns: Any = None, where: Any = None, snapshot: Any = None) -> pa.Table:
+        rows = pa.concat_tables(self.parts[table])
+        return rows.select(columns) if columns else rows
+
+    def batches(self, table: str, columns: Any = None, where: Any = None, snapshot: Any = None) -> Any:
+        yield from self.scan(table, columns, where, snapshot).to_batches(max_chunksize=3)
+
+    def snapshot(self, table: str) -> Snapshot | None:
+        return self.commits.get(table)
 
 
 @dataclass
