@@ -24,6 +24,7 @@ NAMES = (
     "many_groups",
     "sketch_computing",
     "estimate_errors",
+    "kafka_computing",
     "empty_records",
     "ingestion",
     "redis_store",

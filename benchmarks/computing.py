@@ -13,6 +13,7 @@ from benchmarks.harness import seconds
 from benchmarks.world import NOW
 from millstream.buffer.codec.events import encode
 from millstream.buffer.embedded.log import EmbeddedLog
+from millstream.buffer.log import OwnLog
 from millstream.buffer.topics import feature_topic
 from millstream.clock import SimulatedClock
 from millstream.computing.start_markers import start_version
@@ -28,11 +29,28 @@ Groups = Callable[[EventStream], Sequence[StreamFeatureGroup]]
 
 
 class Computing:
-    """A log that holds events, and the computing of them as often as wanted."""
+    """A log that holds events, and the computing of them as often as wanted.
 
-    def __init__(self, folder: Path, events: pa.Table, schema: Mapping[str, str]) -> None:
-        self._folder, self._clock, self._versions = folder, SimulatedClock(NOW), count(1)
-        self._log = EmbeddedLog(folder / "log", self._clock, map_gib=16)
+    Args:
+        folder: where what it keeps lies.
+        events: the events.
+        schema: their columns.
+        log: the log; an embedded one in the folder unless given.
+        clock: what the log that is given asks for the time.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        events: pa.Table,
+        schema: Mapping[str, str],
+        *,
+        log: OwnLog | None = None,
+        clock: SimulatedClock | None = None,
+    ) -> None:
+        self._folder, self._clock, self._versions = folder, clock or SimulatedClock(NOW), count(1)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._log = log or EmbeddedLog(folder / "log", self._clock, map_gib=16)
         self._events, self._schema = events, dict(schema)
 
     def sent(self, stream: EventStream, encoding: str) -> EventStream:
@@ -74,9 +92,9 @@ class Computing:
 
     def close(self) -> None:
         """Let go of the log."""
-        self._log.close()
+        self._log.close()  # type: ignore[attr-defined]
 
 
 def _drain(computer: StreamComputer) -> None:
-    while computer.step().records:
+    while (done := computer.step()).records or done.lag:  # a read may give nothing though there is something
         pass
