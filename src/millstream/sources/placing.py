@@ -69,7 +69,9 @@ def placed(
             continue
         lines = _lines(payload, count)
         for line, partition in zip(lines, _partitions(stream, shard, key, lines, partitions), strict=True):
-            made.setdefault(partition, _Lines(partition, largest)).add(line, arrival)
+            if partition not in made:
+                made[partition] = _Lines(partition, largest)
+            made[partition].add(line, arrival)
     for some in made.values():
         appends += some.all(stream.name)
     return appends
@@ -79,7 +81,7 @@ class _Lines:
     """Events of JSON on their way to one partition, cut where the arrival changes and where a batch is full."""
 
     def __init__(self, partition: int, largest: int) -> None:
-        self._partition, self._largest = partition, largest
+        self._partition, self._largest, self._most = partition, largest, min(TOGETHER, largest)
         self._cuts: list[tuple[list[bytes], int | None]] = []
         self._size, self._alone = 0, False
 
@@ -88,13 +90,13 @@ class _Lines:
         if len(line) > self._largest:
             line = _beginning(line, self._largest)
         alone = b"\n" in line  # one event in several lines: a batch of one event may hold it
-        last = self._cuts[-1] if self._cuts else None
-        full = last is not None and (len(last[0]) >= MOST or self._size + len(line) > min(TOGETHER, self._largest))
-        if last is None or full or alone or self._alone or last[1] != arrival:
+        lines, came = self._cuts[-1] if self._cuts else (None, None)
+        full = lines is not None and (len(lines) >= MOST or self._size + len(line) > self._most)
+        if lines is None or full or alone or self._alone or came != arrival:
             self._cuts.append(([line], arrival))
             self._size = 0
         else:
-            last[0].append(line)
+            lines.append(line)
         self._size += len(line) + 1
         self._alone = alone
 

@@ -18,6 +18,8 @@ from millstream.sources.kafka.topic import Described, Topic
 from millstream.sources.source import NO_STAMP, Behind, Events, Shard
 
 T = TypeVar("T")
+TOGETHER = 10_000
+"""Microseconds to which stamps are rounded up: what came together is computed together, not each millisecond by itself."""
 _SHARD = re.compile(r"(\d+)@(.+)", re.DOTALL)
 
 
@@ -152,4 +154,5 @@ def _offset(position: str | None) -> int | None:
 
 def _stamps(messages: Sequence[Message]) -> Ints:
     stamps = np.array([one.timestamp() for one in messages], np.int64).reshape(-1, 2)
-    return np.where(stamps[:, 0] == TIMESTAMP_NOT_AVAILABLE, NO_STAMP, stamps[:, 1] * 1_000)
+    rounded = -(-stamps[:, 1] * 1_000 // TOGETHER) * TOGETHER
+    return np.where(stamps[:, 0] == TIMESTAMP_NOT_AVAILABLE, NO_STAMP, rounded)
