@@ -38,7 +38,13 @@ class Kafka(Cluster, frozen=True, kw_only=True):
     format: Annotated[
         Literal["json", "arrow", "avro", "protobuf"], Meta(description="json, arrow, avro or protobuf")
     ] = "json"
-    registry: str = ""
+    registry: Annotated[
+        str,
+        Meta(
+            pattern=r"^(https?://[^\s@/]+(/[^\s@]*)?)?$",
+            description="a URL of http or https, without user and password",
+        ),
+    ] = ""
     registry_user: str = ""
     registry_password_env: str = ""
     registry_password_file: str = ""

@@ -8,17 +8,19 @@ from contextlib import closing
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import pyarrow as pa
 import pytest
 from tests.foreign_topic import ForeignTopic
 from tests.kafka import PASSWORD, USER, Kafka
 
 import millstream as ms
+from millstream.buffer.embedded.log import EmbeddedLog
+from millstream.clock import SimulatedClock
 from millstream.errors import MillstreamError, SourceError
 from millstream.sources.kafka.formats import Arrow, Json
 from millstream.sources.kafka.source import KafkaSource
 from millstream.sources.source import NO_STAMP
+from millstream.sources.take_in import TakeIn
 
 pytestmark = pytest.mark.usefixtures("kafka")
 user = ms.Entity("user", keys={"user_id": "int64"})
@@ -49,6 +51,13 @@ def project(topic: ForeignTopic, tmp_path: Path) -> Iterator[ms.Project]:
     with bound(tmp_path, topic.servers, topic.name, key_column="page") as project:
         project.apply(view)
         yield project
+
+
+def frame(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
 
 
 def counts(project: ms.Project, users: int) -> list[int]:
@@ -154,16 +163,18 @@ def test_a_topic_that_is_made_anew_has_other_shards_and_those_of_the_old_one_are
         assert source.read(new.name, None, 10).payloads == [b"2"]
 
 
-def test_rows_of_arrow_are_as_many_events(topic: ForeignTopic):
+def test_rows_of_arrow_are_as_many_events(topic: ForeignTopic, tmp_path: Path):
     table = pa.table({"user_id": [1, 2]})
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    topic.produce([sink.getvalue().to_pybytes(), b"no arrow"])
-    with closing(topic.source(Arrow())) as source:
-        [shard] = source.shards({})
-        found = source.read(shard.name, None, 10)
-    assert np.array_equal(found.counts, [2, 1]) and found.encodings == ["arrow", "arrow"]
+    topic.produce([frame(table), b"no arrow", frame(table.slice(0, 0)), frame(table)])
+    log = EmbeddedLog(tmp_path, SimulatedClock(2_000_000_000_000_000), map_gib=1, fsync=False)
+    log.create("clicks", 1)
+    with closing(log), closing(TakeIn(log, clicks, topic.source(Arrow()), SimulatedClock(0))) as taking:
+        taken = 0
+        while taken < 5:
+            taken += taking.step().records
+        found = log.read("clicks", 0, 0, 10)
+    assert found.counts.tolist() == [2, 1, 2] and found.encodings == ["arrow", "json", "arrow"]
+    assert b"no Arrow" in found.payloads[1]
 
 
 def test_readers_that_go_back_get_the_same_again(topic: ForeignTopic):
@@ -223,6 +234,8 @@ def test_who_is_not_let_in_is_told_what_to_check(kafka: Kafka, topic: ForeignTop
         ({"format": "avro"}, r"\[streams.clicks\] format = 'avro' needs 'registry'"),
         ({"format": "arrow", "key_column": "page"}, "rows of Arrow have no key"),
         ({"format": "xml"}, "json, arrow, avro or protobuf"),
+        ({"format": "avro", "registry": "https://ada:grist@example.org"}, "without user and password"),
+        ({"format": "avro", "registry": "file:///schemas"}, "a URL of http or https"),
         ({"security": "sasl_ssl"}, r"\[streams.clicks\] kind = 'kafka': 'user' is missing"),
     ],
 )
