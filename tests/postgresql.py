@@ -7,9 +7,13 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any, Self
+
+import psutil
 
 from tests.servers import Server
 
@@ -81,19 +85,45 @@ class PostgreSQL(Server):
         """Stop the server at once; what was committed is kept."""
         self.kill(signal.SIGQUIT)
 
+    def crash(self) -> None:
+        """Kill all of the server's processes at once; what the operating system was given to write is kept."""
+        assert self.process is not None
+        every = psutil.Process(self.process.pid).children(recursive=True)
+        self.kill()
+        for process in every:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(every, timeout=60)
+
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """Stop all of the server's processes where they are, for a while: connections are accepted, and nobody answers."""
+        assert self.process is not None
+        every = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
+        for process in every:
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
+        try:
+            yield
+        finally:
+            for process in every:
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
+
     def database(self, user: str = f"{USER}:{QUOTED}") -> str:
         """The URL of a new database; without a password where `user` has none."""
         name = f"registry_{next(self._numbers)}"
         self.execute(f"create database {name}")
         return f"postgresql://{user}@127.0.0.1:{self.port}/{name}"
 
-    def execute(self, statement: str, database: str = "postgres") -> None:
-        """Run a statement as the server's owner."""
+    def execute(self, statement: str, database: str = "postgres") -> list[Any]:
+        """Run a statement as the server's owner, and return its rows."""
         import psycopg
 
         place = {"host": "127.0.0.1", "port": self.port, "dbname": database}
         with psycopg.connect(user=USER, password=PASSWORD, autocommit=True, **place) as connection:
-            connection.execute(statement)
+            done = connection.execute(statement)
+            return done.fetchall() if done.description else []
 
     @property
     def _data(self) -> str:

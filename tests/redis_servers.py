@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from millstream.store.connections import Unreachable
 from millstream.store.redis.access import Access
-from millstream.store.redis.connection import Connection, Unreachable
+from millstream.store.redis.connection import Connection
 from tests.servers import Server
 
 PASSWORD = "flour@sack/7"

@@ -5,8 +5,12 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from tests.postgresql import PASSWORD, USER, PostgreSQL
 
 from millstream.store.lmdb.store import LmdbOnlineStore
+from millstream.store.postgresql.access import Access as PostgresqlAccess
+from millstream.store.postgresql.server import Server
+from millstream.store.postgresql.store import PostgresqlOnlineStore
 from millstream.store.redis.access import Access, ServerUrl
 from millstream.store.redis.servers import Servers
 from millstream.store.redis.store import RedisOnlineStore
@@ -49,3 +53,18 @@ class TestValkey(OnlineStoreConformance):
     @pytest.fixture
     def factory(self, valkey_server) -> Factory:
         return partial(redis_store, valkey_server.url, f"suite{next(_prefixes)}", 7)
+
+
+def postgresql_store(url: str, schema: str) -> PostgresqlOnlineStore:
+    return PostgresqlOnlineStore(Server(PostgresqlAccess.of(url, PASSWORD), schema, 10), 10)
+
+
+@pytest.fixture(scope="module")
+def database(postgresql: PostgreSQL) -> str:
+    return postgresql.database(USER)
+
+
+class TestPostgresql(OnlineStoreConformance):
+    @pytest.fixture
+    def factory(self, database) -> Factory:
+        return partial(postgresql_store, database, f"suite {next(_prefixes)}")

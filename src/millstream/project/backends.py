@@ -22,7 +22,11 @@ BACKENDS: dict[str, dict[str, str]] = {
         "embedded": "millstream.buffer.embedded.backend:Embedded",
         "kafka": "millstream.buffer.kafka.backend:Kafka",
     },
-    "online": {"lmdb": "millstream.store.lmdb.backend:Lmdb", "redis": "millstream.store.redis.backend:Redis"},
+    "online": {
+        "lmdb": "millstream.store.lmdb.backend:Lmdb",
+        "redis": "millstream.store.redis.backend:Redis",
+        "postgresql": "millstream.store.postgresql.backend:Postgresql",
+    },
     "offline": {"iceberg": "millstream.store.iceberg.backend:Iceberg"},
     "registry": {"sql": "millstream.registry.backend:Sql"},
     "batch": {"duckdb": "millstream.engines.duckdb.backend:Embedded"},

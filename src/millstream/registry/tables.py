@@ -272,7 +272,7 @@ class Database:
             raise _no_url(self.name) from None  # it may show the URL
         except ImportError as error:
             library = error.name or "psycopg"
-            hint = f"pip install {library if self._backend != 'postgresql' else repr('millstream[postgres]')}"
+            hint = f"pip install {library if self._backend != 'postgresql' else repr('millstream[postgresql]')}"
             raise StoreError(f"Registry '{self.name}' needs the library '{library}'.", hint) from error
         except OSError as error:
             if error.errno == errno.ENOSPC:

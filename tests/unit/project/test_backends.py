@@ -52,7 +52,7 @@ def test_a_project_runs_on_a_backend_that_its_settings_name(tmp_path: Path) -> N
     [
         (
             '[online]\nkind = "memry"\nmegabytes = 1',
-            r"'online\.kind' is 'memry'; it must be one of lmdb, redis, memory",
+            r"'online\.kind' is 'memry'; it must be one of lmdb, redis, postgresql, memory",
             "memory",
         ),
         ("[online]\nkind = 5", r"'online\.kind' is 5; it must be one of lmdb", "lmdb"),

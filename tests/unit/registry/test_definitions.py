@@ -651,7 +651,7 @@ def test_without_its_driver_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(StoreError, match="needs the library 'psycopg'") as raised:
         Registry("postgresql://u:hunter2@127.0.0.1/registry").streams()
-    assert raised.value.hint == "pip install 'millstream[postgres]'"
+    assert raised.value.hint == "pip install 'millstream[postgresql]'"
 
 
 def test_a_version_whose_whole_numbers_were_rounded_is_kept_and_a_new_one_is_made(tmp_path: Path) -> None:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import select
 import socket
-import threading
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
 import hiredis
 
+from millstream.store.connections import Unreachable, left, resolved, said
 from millstream.store.redis.access import Access, Address
 from millstream.store.redis.scripts import SCRIPTS
 
@@ -23,10 +22,6 @@ Command = tuple[bytes, ...]
 _PIECE = 1 << 16
 _MORE = object()
 _PACK: Callable[[Command], bytes] = hiredis.pack_command  # type: ignore[assignment]  # its hints know one word only
-
-
-class Unreachable(Exception):
-    """A server cannot be reached, has hung up, or has not answered in time; says why."""
 
 
 class Connection:
@@ -77,7 +72,7 @@ class Connection:
         self.waiting += len(commands)
         packed = b"".join(map(_PACK, commands))
         try:
-            self._socket.settimeout(_left(end))
+            self._socket.settimeout(left(end))
             self._socket.sendall(packed)
         except OSError as error:
             raise Unreachable(said(error)) from error
@@ -100,7 +95,7 @@ class Connection:
 
     def _feed(self, end: float) -> None:
         try:
-            self._socket.settimeout(_left(end))
+            self._socket.settimeout(left(end))
             count = self._socket.recv_into(self._buffer)
         except OSError as error:
             raise Unreachable(said(error)) from error
@@ -128,48 +123,12 @@ def facts_of(info: bytes) -> dict[str, str]:
     return {name: value for name, colon, value in (line.partition(":") for line in lines) if colon}
 
 
-def said(error: OSError) -> str:
-    """Return what an error of a socket says."""
-    if isinstance(error, TimeoutError):
-        return "it has not answered in time"
-    return (error.strerror or str(error)).lower()
-
-
-def _left(end: float) -> float:
-    """The seconds until then. Raises `Unreachable` when there are none."""
-    left = end - time.monotonic()
-    if left <= 0:
-        raise Unreachable("it has not answered in time")
-    return left
-
-
-def _resolved(host: str, end: float) -> list[str]:
-    """The addresses of a host; looking them up knows no deadline, so it is left to a thread that may be given up."""
-    found: list[list[str] | OSError] = []
-
-    def look_up() -> None:
-        try:
-            told = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-            found.append(list(dict.fromkeys(str(one[4][0]) for one in told)))
-        except (OSError, UnicodeError) as error:
-            found.append(error if isinstance(error, OSError) else OSError(str(error)))
-
-    looking = threading.Thread(target=look_up, name="host-name", daemon=True)
-    looking.start()
-    looking.join(_left(end))
-    if not found:
-        raise Unreachable(f"the address of '{host}' is not found in time")
-    if isinstance(found[0], OSError):
-        raise found[0]
-    return found[0]
-
-
 def _first_of(hosts: Sequence[str], port: int, end: float) -> socket.socket:
     """A connection to the first of some addresses that takes one."""
     for host in hosts[:-1]:
         with suppress(OSError):
-            return socket.create_connection((host, port), _left(end))
-    return socket.create_connection((hosts[-1], port), _left(end))
+            return socket.create_connection((host, port), left(end))
+    return socket.create_connection((hosts[-1], port), left(end))
 
 
 def _connected(address: Address, access: Access, end: float) -> socket.socket:
@@ -177,15 +136,15 @@ def _connected(address: Address, access: Access, end: float) -> socket.socket:
     try:
         if not port:
             connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            connected.settimeout(_left(end))
+            connected.settimeout(left(end))
             connected.connect(host)
             return connected
-        connected = _first_of(_resolved(host, end), port, end)
+        connected = _first_of(resolved(host, end), port, end)
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if access.tls is None:
             return connected
-        connected.settimeout(_left(end))
+        connected.settimeout(left(end))
         return access.tls.wrap_socket(connected, server_hostname=host)
     except OSError as error:
         raise Unreachable(said(error)) from error

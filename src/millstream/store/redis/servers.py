@@ -14,8 +14,9 @@ from hiredis import ReplyError
 
 from millstream.errors import Forked, MillstreamError, StoreError
 from millstream.forks import forks
+from millstream.store.connections import Unreachable
 from millstream.store.redis.access import Access, Address, ServerUrl
-from millstream.store.redis.connection import Command, Connection, Unreachable, facts_of
+from millstream.store.redis.connection import Command, Connection, facts_of
 from millstream.store.redis.errors import code_of, refusal, unreachable
 from millstream.store.redis.node import Node
 

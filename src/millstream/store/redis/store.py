@@ -17,7 +17,7 @@ from typing import Any
 from millstream.errors import CorruptState, Fenced, MillstreamError, StoreError
 from millstream.store.online import BEGUN, Answer, Ask, Fact, Memory, Page, ShardMeta, pages
 from millstream.store.redis.connection import facts_of
-from millstream.store.redis.records import KEY, Place, asked, head_of, position_of
+from millstream.store.redis.records import HEAD, KEY, Place, asked, head_of, position_of
 from millstream.store.redis.scripts import ANNOUNCE, CHUNK, FINISH, LOAD, SCRIPTS, WRITE
 from millstream.store.redis.servers import Request, Servers
 
@@ -187,7 +187,7 @@ class RedisOnlineStore:
 
     def _opened(self, states: str, place: Place, keys: Sequence[bytes], records: Sequence[bytes]) -> list[bytes]:
         try:
-            return [value for value in place.opened(keys, records) if value is not None]
+            return [value for value in place.opened(keys, records, HEAD) if value is not None]
         except CorruptState:
             self._note_damage(states)
             raise
@@ -276,7 +276,7 @@ def _chunks(place: Place, changes: Sequence[tuple[bytes, bytes]], head: bytes, m
                 break
             taken += 1
         chunk = changes[start : start + taken]
-        yield [key for key, _ in chunk], place.sealed(chunk, head)
+        yield [key for key, _ in chunk], place.fields(chunk, head)
         start += taken
 
 

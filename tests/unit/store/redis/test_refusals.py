@@ -18,9 +18,9 @@ from millstream.clock import SimulatedClock
 from millstream.errors import CorruptState, DiskFull, Forked, MillstreamError, ProjectError, StoreError
 from millstream.project.backends import backend
 from millstream.settings import Settings
+from millstream.store import connections
 from millstream.store.deadline import with_deadline
 from millstream.store.online import Ask, InMemory, ShardMeta
-from millstream.store.redis import node
 from millstream.store.redis.access import Access, ServerUrl
 from millstream.store.redis.servers import Servers
 from millstream.store.redis.store import RedisOnlineStore
@@ -150,7 +150,7 @@ def test_a_server_that_is_away_is_said_at_once_and_found_again() -> None:
         store = opened(server.url)
         store.write(STATES, 0, [(b"a", b"1")], ShardMeta(position=1), None)
         server.kill()
-        for _ in range(node.FAILURES + 2):
+        for _ in range(connections.FAILURES + 2):
             [answer] = store.read([Ask(STATES, 0, [b"a"])])
             assert "cannot be reached" in str(answer.failure) and answer.values == [None]
         with pytest.raises(StoreError, match="cannot be reached"):
@@ -169,7 +169,7 @@ def test_a_server_that_hangs_keeps_few_waiting_and_nobody_longer_than_said() -> 
         assert isinstance(served, RedisOnlineStore) and served.read([Ask(STATES, 0)])[0].failure is None
         server.freeze()
         waited = []
-        for _ in range(node.FAILURES + 5):
+        for _ in range(connections.FAILURES + 5):
             begun = time.monotonic()
             [answer] = served.read([Ask(STATES, 0, [b"a"])])
             waited.append(time.monotonic() - begun)

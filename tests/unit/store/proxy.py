@@ -1,4 +1,4 @@
-"""What may lie between us and Redis: what a client has asked for is always carried out; what fails is its answer."""
+"""What may lie between us and a server: what a client has asked for is always carried out; what fails is its answer."""
 
 from __future__ import annotations
 
@@ -8,14 +8,10 @@ import time
 from tests.proxies import PIECE, Proxy, copy
 
 
-class RedisProxy(Proxy):
+class AnswersFail(Proxy):
     """Delays, cuts and drops answers, or lets the client wait for one until it gives up."""
 
     FAULTS = ("delay", "drop", "cut", "freeze")
-
-    @property
-    def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
 
     def pass_on(self, client: socket.socket, server: socket.socket) -> None:
         copy(client, server)

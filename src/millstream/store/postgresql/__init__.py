@@ -1,0 +1,1 @@
+"""The online store in a PostgreSQL server: the states of all keys in one table."""
