@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -158,4 +159,6 @@ def resolved(host: str, end: float) -> list[str]:
 
 def said(error: OSError) -> str:
     """Return what an error of a socket says."""
+    if isinstance(error, ssl.SSLEOFError):
+        return "it has closed the encrypted connection; it may want a certificate of ours"
     return LATE if isinstance(error, TimeoutError) else (error.strerror or str(error)).lower()
