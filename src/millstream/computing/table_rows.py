@@ -89,8 +89,12 @@ def in_file(table: Table, path: Path) -> Rows:
 def _in_file(table: Table, path: Path, changed: int, size: int) -> Rows:
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as file:  # not `read_table`, which loads the library of datasets and pandas
-        return typed(table, file.read())
+    try:
+        with pq.ParquetFile(path) as file:  # not `read_table`, which loads the library of datasets and pandas
+            rows = file.read()
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"'{path}': {error}") from error
+    return typed(table, rows)
 
 
 def _column(column: pa.ChunkedArray, kind: str) -> tuple[pa.ChunkedArray, np.ndarray | None]:
