@@ -129,8 +129,11 @@ class Starter:
     def hear(self) -> None:
         """Take note of which processes have ended."""
         try:
-            while self._ear is not None and select.select([self._ear], [], [], 0)[0]:
+            while self._ear is not None:
+                self._ear.setblocking(False)  # not `select`, which knows no descriptor above 1,023
                 self._hear_one(self._ear)
+        except BlockingIOError:
+            return
         except (OSError, ValueError):
             self._lose()
 
