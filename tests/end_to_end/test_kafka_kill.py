@@ -112,8 +112,8 @@ def cluster(kafka: Kafka, tmp_path: Path) -> Iterator[Cluster]:
     cluster.project.close()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kills", [7, pytest.param(60, marks=pytest.mark.chaos)])
+@pytest.mark.chaos
+@pytest.mark.parametrize("kills", [7, 60])
 def test_whatever_is_killed_or_stopped_each_acknowledged_event_counts_once(cluster: Cluster, kills: int) -> None:
     with together(cluster.produce):
         for number in range(kills):
