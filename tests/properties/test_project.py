@@ -74,12 +74,10 @@ steps = st.one_of(
 def fitted(view: ms.FeatureView) -> tuple[lightgbm.Booster, dict[str, list[str]]]:
     """A small model that reads every column."""
     rng = np.random.default_rng(3)
-    drawn = lightgbm.Dataset(
-        rng.random((60, len(view.columns))), rng.integers(0, 2, 60), feature_name=list(view.columns)
-    )
+    drawn = lightgbm.Dataset(rng.random((60, len(view.inputs))), rng.integers(0, 2, 60), feature_name=list(view.inputs))
     booster = lightgbm.train({"objective": "binary", "verbose": -1, "num_threads": 1, "min_data": 2}, drawn, 1)
     trial.trust("lightgbm", booster.model_to_string())  # trying a model out takes a process and a second
-    return booster, {name: ["DE", "FR", "yes"] for name, kind in view.dtypes.items() if kind == "string"}
+    return booster, {name: ["DE", "FR", "yes"] for name, kind in view.inputs.items() if kind == "string"}
 
 
 @dataclass
