@@ -54,11 +54,9 @@ def run(
     from millstream.running.layers import refuse_unknown, run_layer, stop_asked
     from millstream.running.up import serving_at
     from millstream.settings import Settings
-    from millstream.train.trainers.trainer import in_a_process_of_ours
 
     settings = serving_at(Settings.load(folder), host, port)
     refuse_unknown(layer)
-    in_a_process_of_ours()
     show({"layer": layer, "state": "started"}, as_json, f"{layer}: started")
     run_layer(settings, layer, stop_asked(standard_input_closes=supervised))
     show({"layer": layer, "state": "stopped"}, as_json, f"{layer}: stopped")

@@ -293,14 +293,14 @@ def _be_called(command: Sequence[str]) -> None:
 
 def _main() -> None:
     from millstream.engines.embedded import LIBRARY
-    from millstream.train.trainers.trainer import in_a_process_of_ours, library
+    from millstream.train.trainers.extras import without_extras
 
     with socket.socket(fileno=os.dup(0)) as ear:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for module in (*_LOADED, LIBRARY):
             import_module(module)
-        in_a_process_of_ours()
-        library("lightgbm")
+        with without_extras():
+            import_module("lightgbm")
         gc.collect()
         gc.freeze()
         command = _serve(ear)

@@ -14,7 +14,8 @@ import sys
 import numpy as np
 
 from millstream.errors import MillstreamError, TrainingError
-from millstream.train.trainers.trainer import in_a_process_of_ours, sample, trainer
+from millstream.train.trainers.extras import without_extras
+from millstream.train.trainers.trainer import sample, trainer
 
 _SECONDS = 120
 _MEMORY = 16 << 30  # bytes of address space: a file may ask for any number of leaves
@@ -76,9 +77,10 @@ def _main() -> None:
 
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    in_a_process_of_ours()
     try:
-        predictor = trainer(sys.argv[1]).load(sys.stdin.buffer.read().decode())
+        library = trainer(sys.argv[1])
+        with without_extras():
+            predictor = library.load(sys.stdin.buffer.read().decode())
         scores = predictor.predict(sample(predictor.columns))
         if not np.isfinite(scores).all():
             raise TrainingError("The model gives scores that are no finite numbers.", _HINT)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -10,6 +9,7 @@ from msgspec import Meta, Struct
 from millstream.clock import Clock
 from millstream.errors import ProjectError
 from millstream.settings import Settings, Span, Text
+from millstream.store.passwords import online_password
 from millstream.store.postgresql.access import Access
 from millstream.store.postgresql.server import Server
 from millstream.store.postgresql.store import PostgresqlOnlineStore
@@ -46,17 +46,7 @@ class Postgresql(Struct, frozen=True, kw_only=True):
                 "set `schema` in [online] to a shorter one.",
             )
         seconds = self.timeout / 1e6
-        server = Server(Access.of(self.url, self._password(settings)), schema, seconds)
+        server = Server(
+            Access.of(self.url, online_password(settings, self.password_env, self.password_file)), schema, seconds
+        )
         return PostgresqlOnlineStore(server, seconds)
-
-    def _password(self, settings: Settings) -> str:
-        if not self.password_file:
-            return os.environ.get(self.password_env, "")
-        path = settings.folder / self.password_file
-        try:
-            return path.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ProjectError(
-                f"Settings: 'online.password_file' is '{path}', which cannot be read.",
-                f"put the password there, readable by this user, or into the environment as {self.password_env}.",
-            ) from error

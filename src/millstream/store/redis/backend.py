@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import ssl
 from typing import Annotated
 
@@ -11,6 +10,7 @@ from msgspec import Meta, Struct
 from millstream.clock import Clock
 from millstream.errors import ProjectError
 from millstream.settings import Settings, Span, Switch, Text
+from millstream.store.passwords import online_password
 from millstream.store.redis.access import Access, ServerUrl
 from millstream.store.redis.servers import Servers
 from millstream.store.redis.store import RedisOnlineStore
@@ -56,22 +56,15 @@ class Redis(Struct, frozen=True, kw_only=True):
                 f"take it out, and put it into the environment as {self.password_env}, or into a file that "
                 "`password_file` in [online] names.",
             )
-        access = Access(url.user, self._password(settings), url.database, self._tls(settings, url.tls))
+        access = Access(
+            url.user,
+            online_password(settings, self.password_env, self.password_file),
+            url.database,
+            self._tls(settings, url.tls),
+        )
         servers = Servers(url, access, self.service, self.replicas)
         prefix = self.prefix or f"millstream:{settings.name}".translate(_APART)
         return RedisOnlineStore(servers, prefix, self.timeout / 1e6)
-
-    def _password(self, settings: Settings) -> str:
-        if not self.password_file:
-            return os.environ.get(self.password_env, "")
-        path = settings.folder / self.password_file
-        try:
-            return path.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ProjectError(
-                f"Settings: 'online.password_file' is '{path}', which cannot be read.",
-                f"put the password there, readable by this user, or into the environment as {self.password_env}.",
-            ) from error
 
     def _tls(self, settings: Settings, wanted: bool) -> ssl.SSLContext | None:
         if not wanted:

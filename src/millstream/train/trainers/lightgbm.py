@@ -19,7 +19,7 @@ from millstream.errors import TrainingError
 from millstream.forks import forks
 from millstream.train.encoding import Encoder
 from millstream.train.metrics import check_binary
-from millstream.train.trainers.trainer import Artefact, Floats, kind_of, library, sample
+from millstream.train.trainers.trainer import Artefact, Floats, kind_of, sample
 
 if TYPE_CHECKING:
     from lightgbm import Booster
@@ -35,7 +35,8 @@ class LightGBMTrainer:
 
     def fit(self, definition: LightGBM, table: pa.Table, labels: Floats, dtypes: Mapping[str, str]) -> Artefact:
         """Return the trees fitted to those rows; raises `TrainingError` without a row, or with labels of one class."""
-        lightgbm = library("lightgbm")
+        import lightgbm
+
         _check(labels, definition.objective)
         encoder = Encoder.learn(table, dtypes)
         data = lightgbm.Dataset(
@@ -104,7 +105,8 @@ class LightGBMPredictor:
     """
 
     def __init__(self, text: str) -> None:
-        lightgbm = library("lightgbm")
+        import lightgbm
+
         try:
             self._booster: Booster = lightgbm.Booster(model_str=text)
         except lightgbm.basic.LightGBMError as error:

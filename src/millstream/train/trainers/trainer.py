@@ -5,11 +5,9 @@ A new trainer is one file with a class that has these methods, one line in `TRAI
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,31 +21,6 @@ Floats = NDArray[np.float64]
 
 TRAINERS: dict[str, str] = {"lightgbm": "millstream.train.trainers.lightgbm:LightGBMTrainer"}
 """By kind, which is the name of the definition in lower case, "module:class"."""
-
-
-_OFFERED = ("dask", "joblib", "matplotlib", "pandas", "pyarrow", "sklearn")
-"""What libraries of models load, where it is installed, to take or give what is made with it. We hand them matrices."""
-_ours = False
-
-
-def in_a_process_of_ours() -> None:
-    """Say that nobody else uses this process, so that libraries need not load what only others would use."""
-    global _ours
-    _ours = True
-
-
-def library(name: str) -> ModuleType:
-    """Return a library of models; in a process of ours it is there in a third of the time, without what it offers others."""
-    hidden = {one: sys.modules.get(one) for one in _OFFERED} if _ours and name not in sys.modules else {}
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: it cannot be imported
-    try:
-        return import_module(name)
-    finally:
-        for one, module in hidden.items():
-            if module is None:
-                del sys.modules[one]
-            else:
-                sys.modules[one] = module
 
 
 class Predictor(Protocol):
