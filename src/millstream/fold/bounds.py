@@ -14,11 +14,6 @@ from millstream.fold.listed import new_heap
 from millstream.fold.states import States
 
 
-def is_bounded(layout: Layout) -> bool:
-    """Return whether a group has features that may be null because too many values differ."""
-    return any(len(rows) for _, rows in _bounded(layout))
-
-
 def beyond_bounds(layout: Layout, states: States, at: np.ndarray) -> np.ndarray:
     """Return which states hold more different values, in the window of some feature at an instant (µs), than it tells apart.
 

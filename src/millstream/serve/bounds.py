@@ -65,11 +65,6 @@ class KeysBeyond:
         A version that cannot be read now is left out.
         """
         bounded = [one for one in versions if any(part.bound for part in folded(getattr(one.group, "columns", ())))]
-        if bounded:
-            from millstream.fold import layout_of
-            from millstream.fold.bounds import is_bounded
-
-            bounded = [one for one in bounded if is_bounded(layout_of(one.group))]
         self._walks = {one.states: self._walks.get(one.states) or _Walk() for one in bounded}
         found, left = dict[str, tuple[int, int]](), self._most
         for version in sorted(bounded, key=lambda one: self._walks[one.states].ended):

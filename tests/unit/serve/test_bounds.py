@@ -13,7 +13,7 @@ import millstream as ms
 from millstream.clock import SimulatedClock, to_micros
 from millstream.errors import StoreError
 from millstream.fold import States, fold, layout_of, value
-from millstream.fold.bounds import beyond_bounds, is_bounded
+from millstream.fold.bounds import beyond_bounds
 from millstream.serve.bounds import KeysBeyond
 
 USER = ms.Entity("user", keys={"user_id": "int64"})
@@ -93,6 +93,4 @@ def test_what_is_beyond_is_what_is_null(column: str, over: Any) -> None:
         lists, counts = (found[name] for name in layout.columns)
         assert beyond_bounds(layout, states, at).tolist() == (counts > 3).tolist()
         assert [one is None for one in lists.tolist()] == (counts > 3).tolist()
-    assert is_bounded(layout)
-    assert not is_bounded(layout_of(PACE))
     assert beyond_bounds(layout, States.from_bytes([b""]), np.array([BASE])).tolist() == [False]
