@@ -225,8 +225,10 @@ class BatchFeatureGroup(Readable):
 
     def resolved(self, schema: Mapping[str, str]) -> BatchFeatureGroup:
         """Return the same group with the types of its features, as `plan` read them from the tables."""
-        known = copy(self)
         checked = check_schema(f"BatchFeatureGroup '{self.name}'", schema)
+        if checked == self.schema_of_features and tuple(checked) == self._names:
+            return self
+        known = copy(self)
         freeze(known, schema_of_features=checked, _names=tuple(checked))
         return known
 

@@ -178,13 +178,17 @@ class FeatureView:
                 and isinstance(item.group, BatchFeatureGroup)
                 and item.group.name in schemas
             ):
-                return replace(item, group=item.group.resolved(schemas[item.group.name]))
+                group = item.group.resolved(schemas[item.group.name])
+                return item if group is item.group else replace(item, group=group)
             return item
 
+        features = [known(item) for item in self.features]
+        if all(one is item for one, item in zip(features, self.features, strict=True)):
+            return self
         return FeatureView(
             self.name,
             request=self.request,
-            features=[known(item) for item in self.features],
+            features=features,
             owner=self.owner,
             description=self.description,
             tags=self.tags,
@@ -302,7 +306,7 @@ def _reads(thing: str, entries: Iterable[ViewColumn]) -> tuple[GroupRead, ...]:
         if entry.group is None:
             continue
         name = entry.group.name
-        if groups.setdefault(name, entry.group) != entry.group:
+        if (first := groups.setdefault(name, entry.group)) is not entry.group and first != entry.group:
             raise DefinitionError.same_name(thing, "feature groups", name, "rename one of them.")
         own = f"{name}__{entry.feature}" + (f"_{entry.element}" if entry.element else "")
         own += f"_{entry.field}" if entry.field else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
 from typing import Any, Generic, TypeVar
 
 from millstream.calls import text
@@ -33,6 +33,24 @@ class FrozenMapping(Mapping[K, V], Generic[K, V]):
 
     def __len__(self) -> int:
         return len(self._values)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._values
+
+    def __eq__(self, other: object) -> bool:
+        return self._values == (other._values if isinstance(other, FrozenMapping) else other)
+
+    def keys(self) -> KeysView[K]:
+        """The keys, in order."""
+        return self._values.keys()
+
+    def values(self) -> ValuesView[V]:
+        """The values, in order."""
+        return self._values.values()
+
+    def items(self) -> ItemsView[K, V]:
+        """The keys with their values, in order."""
+        return self._values.items()
 
     def __hash__(self) -> int:
         return hash(frozenset(self._values.items()))

@@ -172,9 +172,29 @@ def _built(value: Any) -> Any:
         return [_built(one) for one in value]
     if not isinstance(value, Mapping):
         return value
-    inner = {name: _built(one) for name, one in value.items() if name not in (_KIND, _RESOLVED, _FORMAT)}
-    if _KIND not in value:
-        return FrozenMapping(inner)
+    return _definition(_Written(value)) if _KIND in value else FrozenMapping(_inner(value))
+
+
+class _Written:
+    """Data of a definition, equal to what is written alike."""
+
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        self.data = data
+        self._text = json.dumps(data, separators=(",", ":"), ensure_ascii=False)
+        self._hash = hash(self._text)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Written) and self._text == other._text
+
+
+@lru_cache(maxsize=4096)
+def _definition(written: _Written) -> Any:
+    """The definition, which never changes: what several others have in them is built, and its SQL checked, once."""
+    value = written.data
+    inner = _inner(value)
     for name in _DURATIONS & inner.keys():
         if isinstance(inner[name], int):
             inner[name] = timedelta(microseconds=inner[name])
@@ -182,6 +202,10 @@ def _built(value: Any) -> Any:
     if isinstance(definition, _GROUPS):
         definition = definition.in_format(value.get(_FORMAT, 1))
     return definition.resolved(value[_RESOLVED]) if _RESOLVED in value else definition
+
+
+def _inner(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _built(one) for name, one in value.items() if name not in (_KIND, _RESOLVED, _FORMAT)}
 
 
 def _essence(value: Any) -> Any:

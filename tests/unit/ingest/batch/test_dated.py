@@ -1,10 +1,11 @@
 """Batch groups whose rows carry their own time."""
 
+import pyarrow.compute as pc
 import pytest
 from tests.unit.ingest.batch.world import DAY, HOUR, START, USER, dated_group, snapshot_group
 
 import millstream as ms
-from millstream.buffer.topics import schedule_mark, staging_topic
+from millstream.buffer.topics import batch_table, schedule_mark, staging_topic
 from millstream.errors import Fenced, MillstreamError
 from millstream.fold import encode_key, shard_of
 from millstream.fold.rows import split_rows
@@ -242,6 +243,20 @@ def test_backfill_twice_changes_nothing(world):
         world.computer.backfill("kyc@1", START - 3 * DAY, START)
         world.ingest()
     assert world.stated() == 1
+
+
+def test_backfill_repeats_of_a_late_run_only_what_was_to_be_known_sooner(world):
+    world.clock.set(START + 6 * HOUR)  # the run of START comes late
+    world.write((1, "gold", 5.0, START - HOUR))
+    world.run()
+    for _ in range(2):
+        world.computer.backfill("kyc@1", START - DAY, world.clock.now())
+        world.ingest()
+    known = world.offline.scan(batch_table("kyc@1")).filter(pc.field("user_id").is_valid()).sort_by("_run")
+    assert known["available_time"].to_pylist() == [START + 6 * HOUR, START]
+    world.next_day()
+    world.run()
+    assert world.stated() == 2
 
 
 def test_a_table_that_is_not_there(world):
