@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from millstream.computing.interval_runs import Result, check_late, looks, run_interval, waits
 from millstream.computing.query_shape import dated
 from millstream.computing.run_rows import features_of, stage
-from millstream.computing.table_fold import table_events
 from millstream.computing.tables import EventReader, Tables
 from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.definitions.schedule import last_tick, next_tick, ticks
@@ -51,6 +50,8 @@ class ScheduledRuns:
 
     def events(self, table: Table) -> pa.Table:
         """Return all rows of a table as events, with `_partition`, `_position` and `_arrival`."""
+        from millstream.computing.table_fold import table_events  # which folds: most that is asked here needs no compiler
+
         used = self._instead.get(table.name, table)
         return table_events(used, self._tables.rows(used, Asked(_ALWAYS, _ALWAYS)), _NEVER, _ALWAYS)
 

@@ -194,6 +194,11 @@ class FeatureView:
             tags=self.tags,
         )
 
+    def compile(self) -> None:
+        """Compile the on-demand functions now rather than when the first row asks for them."""
+        for _, function in self._functions:
+            _ = function.compiled
+
     def assemble(self, columns: Mapping[str, np.ndarray], n: int, at: np.ndarray) -> dict[str, np.ndarray]:
         """Return the model's inputs for some rows: defaults applied, on-demand features computed.
 

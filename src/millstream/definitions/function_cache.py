@@ -1,12 +1,18 @@
-"""Where compiled on-demand functions are kept between processes: a folder of the user's own, which may be deleted."""
+"""What is kept of on-demand functions between processes, in a folder of the user's own, which may be deleted.
+
+It is what they were compiled to, and which of them computed, compiled, what their text does in Python.
+"""
 
 from __future__ import annotations
 
 import os
 import platform
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
-_FORMAT = 1
+#: Another one when functions are compiled, or held to their text, in another way.
+_FORMAT = 2
 
 
 def cached_source(key: str, text: str) -> str | None:
@@ -19,11 +25,9 @@ def cached_source(key: str, text: str) -> str | None:
     Returns:
         The file's path, or None where the folder cannot be had or is another user's: then nothing is kept.
     """
-    folder = _folder()
-    path = folder / f"function_{key[:32]}.py"
+    path = _folder() / f"function_{key[:32]}.py"
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
+        if not _made(path.parent):
             return None
         if not path.exists():
             beside = path.with_suffix(f".{os.getpid()}")
@@ -39,6 +43,43 @@ def forget(path: str | None) -> None:
     if path is not None:
         for kept in (Path(path).parent / "__pycache__").glob(f"{Path(path).stem}.*"):
             kept.unlink(missing_ok=True)
+
+
+def was_held(key: str) -> bool:
+    """Whether a function computed, compiled by this compiler, what its text does in Python, when it was last asked."""
+    note = _note(key)
+    try:
+        return note.exists() and _own(note.parent)
+    except OSError:
+        return False
+
+
+def note_held(key: str) -> None:
+    """Note that a function was held to its text; where the folder cannot be had it is the next time as well."""
+    note = _note(key)
+    try:
+        if _made(note.parent):
+            note.touch()
+    except OSError:
+        return
+
+
+def _note(key: str) -> Path:
+    return _folder() / f"held_{key[:32]}_{_compiler()}"
+
+
+@cache
+def _compiler() -> str:
+    return "-".join([version("numba"), version("numpy"), platform.machine()])
+
+
+def _made(folder: Path) -> bool:
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return _own(folder)
+
+
+def _own(folder: Path) -> bool:
+    return not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()
 
 
 def _folder() -> Path:

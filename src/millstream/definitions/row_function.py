@@ -13,11 +13,11 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache, partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from millstream.definitions.function_cache import cached_source, forget
+from millstream.definitions.function_cache import cached_source, forget, note_held, was_held
 from millstream.definitions.schema import element_of
 from millstream.definitions.self_contained import check_one_row
 from millstream.errors import DefinitionError
@@ -78,9 +78,12 @@ _TAKEN = {
 }
 
 
+Compiled = tuple[Callable[..., Any], Callable[..., int] | None]
+
+
 @dataclass(frozen=True)
 class RowFunction:
-    """A compiled function of one row, called for the rows of columns.
+    """A compiled function of one row, called for the rows of columns; compiled when it is first called, or made to.
 
     Attributes:
         arguments: the names of its columns, in order.
@@ -93,8 +96,12 @@ class RowFunction:
     types: tuple[str, ...]
     returns: str
     nulls: str
-    _one: Callable[..., Any]
-    _column: Callable[..., int] | None
+    _compile: Callable[[], Compiled]
+
+    @cached_property
+    def compiled(self) -> Compiled:
+        """The function of one row, and its form over columns, if it has one."""
+        return self._compile()
 
     def call(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return the value of every row of `columns`; see `call_counted`."""
@@ -114,13 +121,14 @@ class RowFunction:
         import numpy as np
 
         given = [columns[name] for name in self.arguments]
-        if self._column is None or any(one.dtype == object for one in given):
-            return self._row_by_row(given)
+        one, over_columns = self.compiled
+        if over_columns is None or any(column.dtype == object for column in given):
+            return self._row_by_row(one, given)
         out = np.empty(len(given[0]), np.float64)
-        numbers = [one if one.dtype == np.float64 else one.astype(np.float64) for one in given]
-        return out, self._column(*numbers, out)
+        numbers = [column if column.dtype == np.float64 else column.astype(np.float64) for column in given]
+        return out, over_columns(*numbers, out)
 
-    def _row_by_row(self, given: Sequence[np.ndarray]) -> tuple[np.ndarray, int]:
+    def _row_by_row(self, one: Callable[..., Any], given: Sequence[np.ndarray]) -> tuple[np.ndarray, int]:
         """Row by row, where strings or lists are taken or returned, or whole numbers that float64 has not."""
         import numpy as np
 
@@ -132,7 +140,7 @@ class RowFunction:
             if self.nulls == "null" and any(value is None for value in row):
                 continue
             try:
-                value = self._one(*row)
+                value = one(*row)
             except Exception:  # whatever the function raises for a row: that row has no value
                 failed += 1
                 continue
@@ -177,9 +185,10 @@ def compile_function(
     returns: str,
     nulls: str,
 ) -> RowFunction:
-    """Compile a self-contained function for arguments of given types.
+    """Make a function of a self-contained text for arguments of given types.
 
-    Reach for it through `OnDemandFeature.bound`. What was compiled once is kept in the user's cache folder.
+    Reach for it through `OnDemandFeature.bound`. What was compiled once is kept in the user's cache folder, and that it
+    was held to its text is noted there: from then on it is compiled, or read from there, when it is first called.
 
     Args:
         thing: what the function is, for errors.
@@ -200,13 +209,13 @@ def compile_function(
             hint = f"read its elements as columns, by `.spread()`, and name these: {name}_1, {name}_2 and so on."
             raise DefinitionError.wrong_type(thing, f"argument '{name}'", kind, "a list of numbers", hint)
     check_one_row(thing, source_text, dict(constants))
-    types = tuple(kind for _, kind in arguments)
-    space, numeric = _compiled(thing, source_text, constants, arguments, returns, nulls)
-    one = space[_name_of(source_text)]
-    _check_returned(thing, one, returns)
-    column = space["_column"] if numeric else None
-    function = RowFunction(tuple(name for name, _ in arguments), types, returns, nulls, one, column)
-    check_made_up(thing, function, _reference(source_text, dict(constants)))
+    names, types = tuple(name for name, _ in arguments), tuple(kind for _, kind in arguments)
+    of = (source_text, constants, arguments, returns, nulls)
+    function = RowFunction(names, types, returns, nulls, partial(_compiled, thing, *of))
+    if not was_held(key := hashlib.sha256(repr(of).encode()).hexdigest()):
+        _check_returned(thing, function.compiled[0], returns)
+        check_made_up(thing, function, _reference(source_text, dict(constants)))
+        note_held(key)
     return function
 
 
@@ -221,8 +230,8 @@ def _compiled(
     arguments: tuple[tuple[str, str], ...],
     returns: str,
     nulls: str,
-) -> tuple[dict[str, Any], bool]:
-    """What running the function's module gave, compiled, and whether it has a form over columns."""
+) -> Compiled:
+    """What running the function's module gave, compiled."""
     from numba.core.errors import NumbaError
 
     lists = any(element_of(kind) for _, kind in arguments)
@@ -240,7 +249,7 @@ def _compiled(
                 vars(module),
             )
             _compile_types(vars(module), source_text, arguments, nulls, numeric)
-            return vars(module), numeric
+            return vars(module)[_name_of(source_text)], vars(module).get("_column")
         except NumbaError as error:
             failure: Exception = error
             break
