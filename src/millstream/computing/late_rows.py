@@ -17,7 +17,6 @@ from millstream.buffer.topics import late_mark
 from millstream.computing.start_markers import NO_ARRIVAL
 from millstream.computing.tables import Tables
 from millstream.definitions.source import Source, Table
-from millstream.engines.engine import FIRST, Asked
 from millstream.errors import Fenced
 
 _UNTIL, _ROWS, _LATE, _GONE = "until", "rows", "late", "gone"
@@ -74,7 +73,9 @@ class LateRows:
         if start <= 0:  # everything there is will be folded
             first = {_UNTIL: end, _ROWS: int(np.count_nonzero(dated <= end)), _LATE: 0, _GONE: 0}
             return Look(late_mark(version), self._marks.read(late_mark(version)), first, Difference())
-        return self._look(version, lambda until: int(np.count_nonzero(dated <= until)), start, end)
+        return self._look(
+            version, lambda instants: [int(np.count_nonzero(dated <= one)) for one in instants], start, end
+        )
 
     def of_query(self, version: str, tables: Tables, sources: Sequence[Source], start: int, end: int) -> Look | None:
         """Compare the tables of a query that looks at its interval with what its runs were given; None where it has none.
@@ -90,21 +91,21 @@ class LateRows:
         if not dated:
             return None
 
-        def rows(until: int) -> int:
-            asked = Asked(FIRST, until)
-            return sum(tables.count(one, asked) for one in dated)
+        def rows(instants: Sequence[int]) -> list[int]:
+            return [sum(counts) for counts in zip(*(tables.known_by(one, instants) for one in dated), strict=True)]
 
         return self._look(version, rows, start, end)
 
-    def _look(self, version: str, rows: Callable[[int], int], start: int, end: int) -> Look:
-        """Compare how many `rows` could be known by an instant (µs) with how many those were at the run before."""
+    def _look(self, version: str, rows: Callable[[Sequence[int]], list[int]], start: int, end: int) -> Look:
+        """Compare how many `rows` could be known by each of some instants (µs) with how many those were before."""
         mark = late_mark(version)
         known, since = self._marks.read(mark), Difference()
-        if _UNTIL in known and known[_UNTIL] <= start:
-            more = rows(known[_UNTIL]) - known[_ROWS]
+        follows = _UNTIL in known and known[_UNTIL] <= start
+        *before, now = rows([known[_UNTIL], end] if follows else [end])
+        for more in (there - known[_ROWS] for there in before):
             since = Difference(max(more, 0), max(-more, 0))
         late, gone = known.get(_LATE, 0) + since.late, known.get(_GONE, 0) + since.gone
-        return Look(mark, known, {_UNTIL: end, _ROWS: rows(end), _LATE: late, _GONE: gone}, since)
+        return Look(mark, known, {_UNTIL: end, _ROWS: now, _LATE: late, _GONE: gone}, since)
 
     def keep(self, look: Look) -> None:
         """Keep what a run found, once it is over."""

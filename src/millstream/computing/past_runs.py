@@ -50,7 +50,7 @@ class ScheduledRuns:
 
     def events(self, table: Table) -> pa.Table:
         """Return all rows of a table as events, with `_partition`, `_position` and `_arrival`."""
-        from millstream.computing.table_fold import table_events  # which folds: most that is asked here needs no compiler
+        from millstream.computing.table_fold import table_events  # loads the compiler
 
         used = self._instead.get(table.name, table)
         return table_events(used, self._tables.rows(used, Asked(_ALWAYS, _ALWAYS)), _NEVER, _ALWAYS)

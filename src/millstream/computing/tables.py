@@ -11,7 +11,7 @@ from millstream.computing.table_rows import IN_MEMORY, declared, in_file, typed
 from millstream.definitions.expressions import bind_interval
 from millstream.definitions.source import EventStream, Source, Table
 from millstream.engines.embedded import EMBEDDED
-from millstream.engines.engine import KNOWN, Asked, BatchEngine, Known, QuerySource, Stored, unreadable
+from millstream.engines.engine import FIRST, KNOWN, Asked, BatchEngine, Known, QuerySource, Stored, unreadable
 from millstream.errors import MillstreamError
 
 if TYPE_CHECKING:
@@ -81,19 +81,22 @@ class Tables:
         except Exception as error:
             raise unreadable(source.name, error) from error
 
-    def count(self, source: Table, asked: Asked) -> int:
-        """How many rows of a table are seen.
+    def known_by(self, source: Table, instants: Sequence[int]) -> list[int]:
+        """How many rows of a table, which says when, could be known by each of some instants (µs).
 
         Raises:
             MillstreamError: when it cannot be read.
         """
+        asked = Asked(FIRST, max(instants), known=True)
+        counts = ", ".join(f"count(*) filter (epoch_us({KNOWN}) <= {instant})" for instant in instants)
         try:
-            found: int = self.query(f"select count(*) from {_name(source.name)}", [source], asked).column(0)[0].as_py()
+            (found,) = self.query(f"select [{counts}] from {_name(source.name)}", [source], asked).column(0).to_pylist()
         except MillstreamError:
             raise
         except Exception as error:
             raise unreadable(source.name, error) from error
-        return found
+        known: list[int] = found
+        return known
 
     def misfits(self, source: Source, now: int) -> list[DeadLetter]:
         """A dead letter (stamped `now`, µs) for each row of a table that is not what the table declares."""
