@@ -7,7 +7,7 @@ converted there; what is not stays where it is, and the engine converts it as it
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from millstream.buffer.codec.events import DeadLetter
 from millstream.buffer.codec.types import from_arrow
 from millstream.definitions.data_types import arrow_type
 from millstream.definitions.source import Table
+from millstream.engines.instants import micros
 
 #: Parquet files up to this many bytes are kept in memory between runs.
 IN_MEMORY = 32 << 20
@@ -33,6 +34,13 @@ class Rows:
 
     table: pa.Table
     wrong: Mapping[int, tuple[str, str]]
+    _sorted: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+
+    def instants(self, column: str) -> np.ndarray:
+        """The instants of a column (µs), sorted once; those that are null are left out."""
+        if column not in self._sorted:
+            self._sorted[column] = np.sort(np.asarray(micros(self.table[column]).drop_null()).astype(np.int64))
+        return self._sorted[column]
 
     def letters(self, name: str, now: int) -> list[DeadLetter]:
         """A dead letter (stamped `now`, µs) for each row that is not what the table declares."""

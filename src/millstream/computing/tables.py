@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+
 from millstream.buffer.codec.events import DeadLetter
 from millstream.computing.table_rows import IN_MEMORY, declared, in_file, typed
 from millstream.definitions.expressions import bind_interval
@@ -87,9 +89,15 @@ class Tables:
         Raises:
             MillstreamError: when it cannot be read.
         """
-        asked = Asked(FIRST, max(instants), known=True)
+        asked, column = Asked(FIRST, max(instants), known=True), source.available or source.time or ""
         counts = ", ".join(f"count(*) filter (epoch_us({KNOWN}) <= {instant})" for instant in instants)
         try:
+            if (
+                not self._stays(source)
+                and column in (rows := in_file(source, self._place(source)[0])).table.column_names
+            ):
+                later = 0 if source.available else source.delay
+                return [int(np.searchsorted(rows.instants(column), at - later, "right")) for at in instants]
             (found,) = self.query(f"select [{counts}] from {_name(source.name)}", [source], asked).column(0).to_pylist()
         except MillstreamError:
             raise

@@ -88,9 +88,9 @@ def _held(connection: sa.Connection, mark: str) -> dict[str, int]:
 
 
 def _put(connection: sa.Connection, mark: str, held: Mapping[str, int], to: Mapping[str, int | None]) -> None:
-    for place, number in to.items():
-        if held.get(place) == number:
-            continue
-        connection.execute(sa.delete(tables.marks).where(_columns.mark == mark, _columns.place == place))
-        if number is not None:
-            connection.execute(tables.marks.insert().values(mark=mark, place=place, number=number))
+    changed = {place: number for place, number in to.items() if held.get(place) != number}
+    if before := [place for place in changed if place in held]:
+        connection.execute(sa.delete(tables.marks).where(_columns.mark == mark, _columns.place.in_(before)))
+    rows = [{"mark": mark, "place": place, "number": n} for place, n in changed.items() if n is not None]
+    if rows:
+        connection.execute(tables.marks.insert(), rows)
