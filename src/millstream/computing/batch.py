@@ -156,10 +156,18 @@ class BatchComputer:
         return self._noted(ran, look)
 
     def backfill(self, gv: str, start: int, end: int) -> list[Ran]:
-        """Run the intervals of a query that were complete in `(start, end]` (µs), each as if it had run on time.
+        """Run the intervals of a query that were complete in `(start, end]`, each as if it had run on time.
 
         What a run returned became available at its end. Where all runs together say no more than one query does,
         because the query looks at its rows one by one or at nothing that changes, one is made for all of them.
+
+        Args:
+            gv: the group version, such as "kyc@1".
+            start: intervals that were complete by then (µs) are not run.
+            end: nor are those that were not yet complete by then (µs).
+
+        Returns:
+            list[Ran]: what each run did, in their order; none where no interval was complete.
 
         Raises:
             MillstreamError: when the group folds a table (which needs no backfill), or a query fails.

@@ -24,7 +24,16 @@ if TYPE_CHECKING:
 
 
 def prepare_all(versions: Sequence[StreamGroupVersion], stream: EventStream, table: pa.Table) -> list[Prepared | None]:
-    """What each group version folds of the events, from one query for all; None where there is no event."""
+    """What each group version folds of the events, from one query for all.
+
+    Args:
+        versions: the group versions, all of groups that read this stream.
+        stream: the stream as it is declared.
+        table: its valid events.
+
+    Returns:
+        list[Prepared | None]: one for each version, in their order; None where there is no event.
+    """
     if not table.num_rows or not versions:
         return [None] * len(versions)
     return list(prepare([version.group for version in versions], stream, table))
@@ -33,7 +42,13 @@ def prepare_all(versions: Sequence[StreamGroupVersion], stream: EventStream, tab
 def fold_keys(
     version: StreamGroupVersion, prepared: Prepared | None, now: int | None = None
 ) -> tuple[list[bytes], States]:
-    """The keys of some prepared events and the state that the events add to each; see `fold` for `now`."""
+    """The keys of some prepared events and the state that the events add to each.
+
+    Args:
+        version: the group version that the events were prepared for.
+        prepared: the events; None for none.
+        now: the clock's time (µs), which bounds what the states prune; None where it is not known.
+    """
     if prepared is None or not len(prepared.times):
         return [], no_states()
     return prepared.keys, fold(layout_of(version.group), prepared, now)
@@ -77,7 +92,16 @@ def fold_all(
 
 
 def by_shard(keys: list[bytes], states: States, shards: int) -> Iterator[tuple[list[bytes], States]]:
-    """The keys of each shard, from the first to the last, with their states; sorted, which stores write fastest."""
+    """The keys of each shard, from the first to the last, with their states; sorted, which stores write fastest.
+
+    Args:
+        keys: encoded keys, each once, in any order.
+        states: the state of each key, in the same order.
+        shards: how many shards the group version has.
+
+    Returns:
+        Iterator[tuple[list[bytes], States]]: one pair for each shard, empty for a shard that has none of the keys.
+    """
     coded = pa.array(keys, pa.binary())
     order = pc.sort_indices(coded)
     ascending, places = coded.take(order).to_pylist(), np.asarray(order).astype(np.int64)

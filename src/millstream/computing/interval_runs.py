@@ -51,7 +51,16 @@ def waits(group: BatchFeatureGroup, sources: Sequence[Source]) -> int:
 def run_interval(
     tables: Tables, thing: str, group: BatchFeatureGroup, sources: Sequence[Source], start: int, end: int, now: int
 ) -> Result:
-    """Run a group's query over the interval `(start, end]` (µs), as of when its rows are known.
+    """Run a group's query over the interval `(start, end]`, as of when its rows are known.
+
+    Args:
+        tables: reads the sources and runs the query.
+        thing: whose query it is, for messages and dead letters.
+        group: the group.
+        sources: what the query reads.
+        start: where the interval begins (µs).
+        end: where it ends (µs).
+        now: stamps the dead letters (µs).
 
     Raises:
         MillstreamError: when the query fails, or a table cannot be read.

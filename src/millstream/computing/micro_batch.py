@@ -43,10 +43,16 @@ class MicroBatch:
 
 
 def read_micro_batch(log: Log, stream: EventStream, spans: Sequence[Span], limit: int) -> MicroBatch | None:
-    """Read and decode the records of some spans, about `limit` in all, or None when reading has not moved on.
+    """Read and decode the records of some spans, or None when reading has not moved on.
 
     Whole stored batches are taken, so that positions stay on their borders. Where reading has moved on past nothing but
     gaps there is a range and no event.
+
+    Args:
+        log: where the stream is read.
+        stream: the stream, by whose schema the records are decoded.
+        spans: what to read, at most one span of a partition.
+        limit: about how many records to read in all; the spans have equal shares of it.
     """
     share = max(1, limit // max(1, len(spans)))
     records: list[Records] = []
@@ -67,7 +73,14 @@ def read_micro_batch(log: Log, stream: EventStream, spans: Sequence[Span], limit
 def group_letters(
     stream: EventStream, table: pa.Table, version: str, dead: Sequence[tuple[int, str]]
 ) -> list[DeadLetter]:
-    """The letters of the rows that one group version cannot fold, each with the reason and its place in the stream."""
+    """The letters of the rows that one group version cannot fold, each with the reason and its place in the stream.
+
+    Args:
+        stream: the stream that the rows are events of.
+        table: the events, with `_partition` and `_position`.
+        version: the group version, such as "habits@1", which the reason begins with.
+        dead: the number of each such row in `table`, and why it cannot be folded.
+    """
     if not dead:
         return []
     rows = table.take(pa.array([row for row, _ in dead], pa.int64())).to_pylist()

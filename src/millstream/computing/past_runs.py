@@ -73,9 +73,14 @@ class ScheduledRuns:
         return np.array([*ends, next_tick(group, last) or _ALWAYS])[np.searchsorted(ends, arrivals)]
 
     def rows(self, group: BatchFeatureGroup, first: int, last: int) -> pa.Table:
-        """Return what the runs of a query that end in `[first, last]` (µs), and the one before, would have stated.
+        """Return what the runs of a query that end in `[first, last]`, and the one before, would have stated.
 
         Each run's rows became available at its end. In a snapshot, a key of the run before that is gone is a tombstone.
+
+        Args:
+            group: a group that is made by a query.
+            first: the earliest end of a run (µs).
+            last: the latest end of a run (µs).
         """
         sources = self._sources(group)
         check_late(group, sources)

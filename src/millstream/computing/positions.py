@@ -43,7 +43,14 @@ class Positions:
         return list(known)
 
     def move(self, consumer: str, stream: str, partition: int, position: int) -> None:
-        """Note that all before a position has been written."""
+        """Note that all before a position has been written.
+
+        Args:
+            consumer: whose position it is: the name by which one group version, or several, read.
+            stream: the stream.
+            partition: its partition.
+            position: where the consumer goes on.
+        """
         row = self._reached.get((consumer, stream))
         if row is not None:
             row[partition] = position

@@ -22,10 +22,17 @@ if TYPE_CHECKING:
 def run_query(
     tables: Tables, thing: str, query: str, sources: Sequence[Source], asked: Asked, now: int
 ) -> tuple[pa.Table, list[DeadLetter]]:
-    """The result of a query, and a dead letter (stamped `now`, µs) for each row of its sources on which it fails.
+    """The result of a query, and a dead letter for each row of its sources on which it fails.
 
-    A row is guilty when the query fails on it alone, beside all rows of the other sources. `thing` names whose query
-    it is.
+    A row is guilty when the query fails on it alone, beside all rows of the other sources.
+
+    Args:
+        tables: reads the sources and runs the query.
+        thing: whose query it is, for messages and dead letters.
+        query: the SQL, in which `:start` and `:end` are the ends of the interval.
+        sources: what the query reads.
+        asked: the interval, and which rows are seen.
+        now: stamps the dead letters (µs).
 
     Raises:
         MillstreamError: when the query fails otherwise, or a table cannot be read.
@@ -95,7 +102,14 @@ def _without(rows: pa.Table, guilty: dict[int, Exception]) -> pa.Table:
 
 
 def query_failed(thing: str, query: str, asked: Asked, error: Exception) -> MillstreamError:
-    """One sentence about a query that failed."""
+    """One sentence about a query that failed.
+
+    Args:
+        thing: whose query it is.
+        query: the SQL.
+        asked: the interval that it was run for.
+        error: what the engine raised.
+    """
     begin, until = to_datetime(asked.start).isoformat(), to_datetime(asked.end).isoformat()
     return MillstreamError(
         f"{thing}: its query fails for the interval from {begin} to {until}: {first_line(error)}.",

@@ -45,10 +45,17 @@ def stage(
 ) -> Staged:
     """Bring a query's result to the columns of a run.
 
-    Rows are dated by the group's `time` column, else by `end` (µs); `available` (µs) is one instant or one per row. A
-    row with a null key or no time is left out and counted, and one with a value that its column's type does not take is
-    a dead letter. Of rows with equal key and time, and available at once, the one stays that could be known last, else
-    the greatest by value, so that the order in which an engine returns them never matters.
+    A row with a null key or no time is left out and counted, and one with a value that its column's type does not take
+    is a dead letter. Of rows with equal key and time, and available at once, the one stays that could be known last,
+    else the greatest by value, so that the order in which an engine returns them never matters.
+
+    Args:
+        thing: whose rows they are, for messages.
+        group: the group; its `time` column, if it has one, dates the rows.
+        schema: the type of each feature by name.
+        result: what the query returned.
+        end: the end of the interval (µs), which dates rows that have no time of their own.
+        available: when the rows became available (µs): one instant, or one for each row of the result (int64).
 
     Raises:
         MillstreamError: when the result lacks a column.

@@ -61,11 +61,18 @@ def fold_events(
 
 
 def table_events(table: Table, rows: pa.Table, start: int, end: int) -> pa.Table:
-    """The rows of a table that became known in `(start, end]` (µs), as events: arrived then, at their row's position.
+    """The rows of a table that became known in `(start, end]`, as events: arrived then, at their row's position.
 
     Each row counts in the one interval in which it became known, so the instants stand for positions.
 
-    Raises `MillstreamError` when a column does not have its declared type.
+    Args:
+        table: the table as it is declared.
+        rows: all its rows, as they are stored now.
+        start: rows that were known by then (µs) are left out.
+        end: those that are known by then (µs) are taken.
+
+    Raises:
+        MillstreamError: when a column does not have its declared type.
     """
     columns: dict[str, Any] = {name: _typed(table, rows, name, kind) for name, kind in (table.schema or {}).items()}
     arrivals = arrivals_of(table, columns)
@@ -104,7 +111,16 @@ def _typed(table: Table, rows: pa.Table, name: str, kind: str) -> pa.ChunkedArra
 
 
 def stream_events(stream: EventStream, ranges: Mapping[str, tuple[int, int]], history: EventReader | None) -> pa.Table:
-    """The events of a stream in ranges of positions by "stream/partition"."""
+    """The events of a stream in ranges of positions.
+
+    Args:
+        stream: the stream.
+        ranges: by "stream/partition", the position to read from and the one to stop before.
+        history: where they are read; None where the batch computer was given none.
+
+    Raises:
+        MillstreamError: when there is no history to read from.
+    """
     if history is None:
         raise MillstreamError(
             f"Stream '{stream.name}': a batch group folds it, but there is no history to read it from.",

@@ -32,7 +32,14 @@ class EventReader(Protocol):
         upto: Mapping[int, int] | None = None,
         since: Mapping[int, int] | None = None,
     ) -> pa.Table:
-        """The events of a stream at positions from `since` to before `upto`, without repeats and dead letters."""
+        """The events of a stream at positions from `since` to before `upto`, without repeats and dead letters.
+
+        Args:
+            stream: its name; or a definition of it, by which it is read.
+            upto: by partition, the position before which to read, and nothing of a partition that is not named;
+                everything to its end when left out.
+            since: by partition, the first position to read; from the beginning where it names none.
+        """
         ...
 
 
@@ -60,7 +67,13 @@ class Tables:
     def query(
         self, query: str, sources: Sequence[Source], asked: Asked, instead: Mapping[str, pa.Table] | None = None
     ) -> pa.Table:
-        """The rows of a query; `instead` are rows to take for all of a source, by its name.
+        """The rows of a query over sources as they could be known.
+
+        Args:
+            query: the SQL, in which `:start` and `:end` are the ends of the interval.
+            sources: what it reads, by their names.
+            asked: the interval, and which rows are seen.
+            instead: by name of a source, rows to take for all of its; none unless given.
 
         Raises:
             MillstreamError: when a table cannot be read.

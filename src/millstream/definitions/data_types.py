@@ -66,7 +66,13 @@ def comparable(column: Column) -> Column:
 
 
 def where(condition: pa.Array, column: pa.Array, other: pa.Array | None = None) -> pa.Array:
-    """Return the values of a column where a condition holds, and those of another one (null unless given) elsewhere."""
+    """Return the values of a column where a condition holds, and those of another one elsewhere.
+
+    Args:
+        condition: a boolean for each row; where it is null, so is the result.
+        column: the values to keep.
+        other: what stands elsewhere, a column of the same type; null unless given.
+    """
     kind = column.type
     plain = comparable(column)
     chosen = pc.if_else(condition, plain, pa.scalar(None, plain.type) if other is None else comparable(other))

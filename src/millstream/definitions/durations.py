@@ -25,9 +25,14 @@ _LONGEST = 200 * 365 * UNITS["d"]
 def micros(duration: Duration, thing: str = "Duration", argument: str = "duration") -> int:
     """Return a duration as int64 microseconds.
 
-    A string is a whole number and one of us, ms, s, m, h, d, w. `thing` and `argument` name the place in the error.
-    Raises `DefinitionError` for anything else (a bare number does not say its unit), for a negative duration and for
-    one beyond 200 years.
+    Args:
+        duration: a `timedelta`, or a string: a whole number and one of us, ms, s, m, h, d, w.
+        thing: whose duration it is, for errors.
+        argument: the argument that it was given as, for errors.
+
+    Raises:
+        DefinitionError: for anything else (a bare number does not say its unit), for a negative duration and for one
+            beyond 200 years.
 
     >>> micros("5m"), micros(timedelta(seconds=1))
     (300000000, 1000000)

@@ -30,11 +30,18 @@ def is_column(sql: str) -> bool:
 
 
 def type_of(thing: str, argument: str, sql: str, columns: Mapping[str, str], hint: str | None = None) -> str:
-    """Return the type ("int64" ...) an expression has over one row of `columns`.
+    """Return the type ("int64" ...) an expression has over one row.
 
-    `thing` and `argument` name the place in the error. Raises `DefinitionError` for an unknown column (naming the
-    nearest), for SQL that DuckDB refuses, and for what is no function of the row alone: aggregates, windows,
-    subqueries and volatile functions.
+    Args:
+        thing: whose expression it is, for errors.
+        argument: the argument that it was given as, for errors.
+        sql: the expression.
+        columns: the types of the columns that it may read.
+        hint: nothing is made of it.
+
+    Raises:
+        DefinitionError: for an unknown column (naming the nearest), for SQL that DuckDB refuses, and for what is no
+            function of the row alone: aggregates, windows, subqueries and volatile functions.
 
     >>> type_of("StreamFeatureGroup 'x'", "where", "amount > 0", {"amount": "float64"})
     'bool'
@@ -83,8 +90,16 @@ def parsed_expression(sql: str) -> exp.Expr:
 def query_schema(thing: str, query: str, tables: Mapping[str, Schema | None]) -> tuple[Schema | None, tuple[str, ...]]:
     """Return what a query gives: its types, or None while a table's columns are unknown; and its column names.
 
-    The names are empty when they cannot be known either (`select *` over an unknown table). Raises `DefinitionError`
-    for a query that is not one SELECT over `tables`, that uses a volatile function, or that DuckDB refuses.
+    The names are empty when they cannot be known either (`select *` over an unknown table).
+
+    Args:
+        thing: whose query it is, for errors.
+        query: the SQL, in which `:start` and `:end` are the ends of the interval.
+        tables: the schema of each source by name, None where it declares none.
+
+    Raises:
+        DefinitionError: for a query that is not one SELECT over `tables`, that uses a volatile function, or that DuckDB
+            refuses.
 
     >>> query_schema("BatchFeatureGroup 'kyc'", "select id, tier from accounts where seen < :end", {"accounts": None})
     (None, ('id', 'tier'))

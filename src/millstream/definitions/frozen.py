@@ -86,7 +86,17 @@ def check_name(thing: str, name: object) -> str:
 
 
 def check_about(thing: str, owner: object, description: object, tags: Iterable[str]) -> dict[str, Any]:
-    """Return what is said about a definition, each of its type, or raise `DefinitionError`."""
+    """Return what is said about a definition, each by the name of its argument.
+
+    Args:
+        thing: the definition, for errors.
+        owner: who answers for it, a text or None.
+        description: what it is, a text or None.
+        tags: words to find it by.
+
+    Raises:
+        DefinitionError: for what is of another type.
+    """
     about = {"owner": owner, "description": description}
     return {name: text(thing, name, value) for name, value in about.items()} | {"tags": check_tags(thing, tags)}
 

@@ -18,6 +18,13 @@ _CATEGORY = {"float64": "cast({} as bigint)", "bytes": "base64({})", "decimal": 
 def not_of_type(thing: str, kind: str, expression: str, found: str, allowed: Sequence[str]) -> DefinitionError:
     """Return the error for an aggregation of an expression whose type is none of those that it takes.
 
+    Args:
+        thing: whose aggregation it is.
+        kind: the aggregation's kind, such as "sum".
+        expression: what it was to aggregate.
+        found: the type of the expression.
+        allowed: the types that it takes.
+
     >>> print(not_of_type("Group 'g'", "sum", "price", "decimal(10, 2)", ("int64", "float64")).hint)
     make a number of it in derive=, as cast(price as double), or use ms.Last('price').
     >>> print(not_of_type("Group 'g'", "seen", "price", "decimal(10, 2)", ("int64", "uuid")).hint)
@@ -34,13 +41,28 @@ def not_of_type(thing: str, kind: str, expression: str, found: str, allowed: Seq
 
 
 def list_given(thing: str, kind: str, expression: str, found: str) -> DefinitionError:
-    """Return the error for a list where one value is taken."""
+    """Return the error for a list where one value is taken.
+
+    Args:
+        thing: whose aggregation it is.
+        kind: the aggregation's kind.
+        expression: what it was to aggregate.
+        found: the type of the expression, a list.
+    """
     hint = f"take one of its elements in derive=, as {expression}[1], or how many there are, as len({expression})."
     return DefinitionError.wrong_type(thing, f"{kind} of `{expression}`", found, "a single value", hint)
 
 
 def no_vector(thing: str, kind: str, expression: str, found: str, allowed: Sequence[str]) -> DefinitionError:
-    """Return the error for a sum or mean of vectors of what is no list of floating-point numbers."""
+    """Return the error for a sum or mean of vectors of what is no list of floating-point numbers.
+
+    Args:
+        thing: whose aggregation it is.
+        kind: the aggregation's kind.
+        expression: what it was to aggregate.
+        found: the type of the expression.
+        allowed: the types of lists that it takes.
+    """
     hint = f"declare '{expression}' as list<float64>."
     if element_of(found) is None:
         hint = f"use ms.Sum({expression!r}) or ms.Mean({expression!r}) for single numbers, or {hint}"

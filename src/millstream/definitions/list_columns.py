@@ -54,7 +54,13 @@ class Lists:
 
     @classmethod
     def of_equal(cls, elements: pa.Array, rows: int, there: NDArray[np.bool_] | None = None) -> Lists:
-        """Return rows of equally many elements as lists."""
+        """Return rows of equally many elements as lists.
+
+        Args:
+            elements: those of all rows, row by row.
+            rows: how many rows there are.
+            there: which rows are not null (bool); all unless given. A null row has its elements too.
+        """
         return cls(np.arange(rows + 1) * (len(elements) // max(rows, 1)), elements, there)
 
     @classmethod
@@ -141,7 +147,13 @@ class Lists:
         return [elements[first:last] if known else None for first, last, known in rows]
 
     def nth(self, place: int, kind: str, name: str = "") -> NDArray[Any]:
-        """Return each row's element at a place, counted from 0, or its field of a name, as a view carries it; null without."""
+        """Return each row's element at a place as a view carries it; null where there is none.
+
+        Args:
+            place: which element, counted from 0.
+            kind: the type of what is returned ("int64" ...).
+            name: of elements that have fields, which of them; "" for the element itself.
+        """
         starts = self._offsets[:-1] + place
         missing = starts >= self._offsets[1:]
         if self._there is not None:
@@ -152,7 +164,12 @@ class Lists:
         return carried(elements.take(pa.array(starts, mask=missing)))
 
     def padded(self, size: int, pad: Any, name: str = "") -> Lists:
-        """Return lists of one length, with `pad` where one of these, or its field of a name, has no element; null stays null.
+        """Return lists of one length; null stays null.
+
+        Args:
+            size: how many elements each has; what a list has beyond them is left out.
+            pad: what stands where a list has no element.
+            name: of elements that have fields, which of them; "" for the element itself.
 
         >>> Lists(np.array([0, 2, 2]), pa.array([1.5, 2.5])).padded(3, 0.0).tolist()
         [[1.5, 2.5, 0.0], [0.0, 0.0, 0.0]]

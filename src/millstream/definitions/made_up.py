@@ -41,7 +41,16 @@ _CLOSE = 1e-9
 
 
 def check_made_up(thing: str, function: RowFunction, reference: Callable[..., Any]) -> None:
-    """Raise `DefinitionError` where a compiled function and its text in Python differ on 64 made-up rows."""
+    """Hold a compiled function to its text in Python on 64 made-up rows.
+
+    Args:
+        thing: what the function is, for errors.
+        function: the compiled function.
+        reference: the function that Python makes of the same text, which takes the arguments in their order.
+
+    Raises:
+        DefinitionError: where the two differ.
+    """
     import numpy as np
 
     rows = [[_pick(kind, function.nulls, i, place) for place, kind in enumerate(function.types)] for i in range(_ROWS)]

@@ -78,7 +78,17 @@ def _written_rows(thing: str, window: str) -> str:
 
 
 def check_moves(thing: str, over: tuple[str | Session | None, ...], hop: int | None, delay: int) -> None:
-    """Raise `DefinitionError` where a window of rows or a session is given what belongs to windows of time."""
+    """Refuse what belongs to windows of time where it is given with a window of rows or a session.
+
+    Args:
+        thing: whose windows they are, for errors.
+        over: the windows of an aggregation, None for all time.
+        hop: its hop (µs), None where it names none.
+        delay: its delay (µs), 0 where it has none.
+
+    Raises:
+        DefinitionError: for a delay with either of them, and for a hop with what has no tail that moves.
+    """
     for window in over:
         rows, within = (0, None) if isinstance(window, Session) else rows_and_time(window)
         if not isinstance(window, Session) and not rows:

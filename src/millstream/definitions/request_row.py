@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 def check_fields(thing: str, group: Group, fields: Mapping[str, str]) -> dict[str, str]:
     """Return which request field each column of a stream group is given by, as asked for, and its time by `at`.
 
-    Raises `DefinitionError` for what is no stream group, no column of its source or no name of a field.
+    Args:
+        thing: whose features the group's are, for errors.
+        group: the group that reads the request as one more row.
+        fields: the request field of each column that is named, by the column.
+
+    Raises:
+        DefinitionError: for what is no stream group, no column of its source or no name of a field.
     """
     from millstream.definitions.feature_group import StreamFeatureGroup
 
@@ -42,8 +48,17 @@ def resolve_fields(
     """Return the field that gives each column of the group's source, for those that a field does.
 
     A column that `fields` does not name is given by the field of its own name, if the view has one; the columns of the
-    keys always by the request keys that the group is read by. `request` has the types of all fields and keys.
-    Raises `DefinitionError` for a field that the view does not have or of another type, and for a key that is derived.
+    keys always by the request keys that the group is read by.
+
+    Args:
+        thing: the view, for errors.
+        group: the group that reads the request as one more row.
+        keys: by join key of the group, the request key that it is read by.
+        fields: what `check_fields` returned: by column, the request field.
+        request: the types of all fields and keys of the view.
+
+    Raises:
+        DefinitionError: for a field that the view does not have or of another type, and for a key that is derived.
     """
     what = f"with_request() of group '{group.name}'"
     columns = source_columns(group)

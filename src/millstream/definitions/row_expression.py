@@ -48,9 +48,16 @@ class _NoForm(Exception):
 
 @lru_cache(maxsize=1024)
 def compile_expression(thing: str, argument: str, sql: str, columns: tuple[tuple[str, str], ...]) -> RowExpression:
-    """Return the compiled form of an expression over `columns` (name and type).
+    """Return the compiled form of an expression.
 
-    Raises `DefinitionError` where it has none, naming the part.
+    Args:
+        thing: whose expression it is, for errors.
+        argument: where it was given, for errors.
+        sql: the expression.
+        columns: the name and the type of each column that it may read.
+
+    Raises:
+        DefinitionError: where it has no such form; the error names the part.
 
     >>> found = compile_expression("Group 'x'", "where", "amount > 0 and status <> 'void'",
     ...     (("amount", "float64"), ("status", "string")))

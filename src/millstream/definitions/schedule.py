@@ -44,7 +44,16 @@ class Schedule(Protocol):
 
 
 def check_every(thing: str, every: object, zone: str) -> tuple[int | None, str | None]:
-    """Return a schedule as (microseconds, None) or (None, cron line), or raise `DefinitionError`."""
+    """Return a schedule as (microseconds, None) or (None, cron line).
+
+    Args:
+        thing: whose schedule it is, for errors.
+        every: a duration above 0, or a cron line of five fields.
+        zone: the time zone in which a cron line is read, such as "Europe/Berlin".
+
+    Raises:
+        DefinitionError: for what is neither, and for an unknown zone.
+    """
     try:
         ZoneInfo(zone)
     except (ZoneInfoNotFoundError, ValueError, TypeError, OSError):
@@ -58,12 +67,17 @@ def check_every(thing: str, every: object, zone: str) -> tuple[int | None, str |
 
 
 def ticks(schedule: Schedule, after: int, upto: int) -> list[int]:
-    """The scheduled instants in `(after, upto]` (µs), ascending; each ends one interval and begins the next.
+    """The scheduled instants in `(after, upto]`, ascending; each ends one interval and begins the next.
 
     A duration counts from the epoch. A cron line is read in its zone, by the rules of Debian's cron: where clocks go
     forward, a run within the time that is left out happens at once when it is over; where they go back, a run happens
     once, the first time. Lines whose minute or hour begins with `*` follow elapsed time instead: they leave out what
     does not exist, and run again in the hour that comes twice.
+
+    Args:
+        schedule: a batch group, or anything else that says when it runs.
+        after: the instant (µs) after which they are.
+        upto: the last instant (µs) that may be one.
 
     >>> from millstream import BatchFeatureGroup, Entity, Table
     >>> rows = Table("rows", path="rows.parquet", schema={"id": "int64", "x": "int64"})

@@ -129,9 +129,18 @@ def _checked_type(thing: str, name: str, kind: object, types: tuple[str, ...]) -
 
 
 def check_schema(thing: str, schema: object, argument: str = "schema", types: tuple[str, ...] = TYPES) -> Schema:
-    """Return `schema` (column name to type) frozen, or raise `DefinitionError`.
+    """Return a schema frozen, its types written the way they are kept.
 
     Names are compared without case, as SQL does; `rest` and names that begin with an underscore are Millstream's own.
+
+    Args:
+        thing: whose schema it is, for errors.
+        schema: a mapping of column names to types.
+        argument: the argument that it was given as, for errors.
+        types: the types that a column may have; those of single values unless given.
+
+    Raises:
+        DefinitionError: for what is no such mapping or empty, a bad name, two names that are alike, and another type.
     """
     if not isinstance(schema, Mapping) or not schema:
         raise DefinitionError.expected(
@@ -155,7 +164,18 @@ def _check_column(thing: str, name: object, seen: set[str]) -> None:
 
 
 def require_column(thing: str, schema: Mapping[str, str], column: object, argument: str, types: tuple[str, ...]) -> str:
-    """Return `column` when `schema` has it with one of `types`, or raise `DefinitionError`."""
+    """Return `column` when a schema has it with one of some types.
+
+    Args:
+        thing: whose column it is, for errors.
+        schema: the type of each column that there is.
+        column: the name that was given.
+        argument: the argument that it was given as, for errors.
+        types: the types that it may have.
+
+    Raises:
+        DefinitionError: for an unknown column, or one of another type.
+    """
     if not isinstance(column, str) or column not in schema:
         raise DefinitionError.unknown_column(thing, str(column), schema, argument)
     if not is_one_of(schema[column], types):

@@ -60,7 +60,13 @@ def objects(values: Sequence[Any]) -> NDArray[Any]:
 
 
 def put(into: NDArray[Any], places: NDArray[Any], values: NDArray[Any]) -> NDArray[Any]:
-    """Return a column with other values at some places, carried as the two together must be."""
+    """Return a column with other values at some places, carried as the two together must be.
+
+    Args:
+        into: the column; it is changed itself where it is carried as the values are.
+        places: the numbers of the rows to change (int64).
+        values: the new value of each of them, or one for all.
+    """
     if into.dtype == values.dtype:
         into[places] = values
         return into

@@ -147,9 +147,15 @@ def fields_read(column: WindowedFeature) -> tuple[tuple[str, str], ...]:
 
 
 def windowed_features(thing: str, features: object, columns: Mapping[str, str]) -> tuple[WindowedFeature, ...]:
-    """Return one feature per aggregation and window, in order, checked against the group's `columns`.
+    """Return one feature per aggregation and window, in order, checked.
 
-    Raises `DefinitionError` for wrong types, for two columns of one name and for hops that do not nest.
+    Args:
+        thing: the group, for errors.
+        features: the aggregations, as they were given.
+        columns: the types of the group's columns, derived ones too.
+
+    Raises:
+        DefinitionError: for wrong types, for two columns of one name and for hops that do not nest.
     """
     given = _aggregations(thing, features)
     found = [feature for aggregation in given for feature in _columns(thing, aggregation, columns)]
@@ -320,7 +326,17 @@ def _source_types(thing: str, aggregation: Aggregation, columns: Mapping[str, st
 
 
 def check_condition(thing: str, argument: str, sql: str, columns: Mapping[str, str]) -> None:
-    """Raise `DefinitionError` unless the expression is a condition over one row of `columns`."""
+    """Refuse an expression that is no condition over one row.
+
+    Args:
+        thing: whose condition it is, for errors.
+        argument: the argument that it was given as, for errors.
+        sql: the expression.
+        columns: the types of the columns that it may read.
+
+    Raises:
+        DefinitionError: for what is no boolean, and for what `type_of` refuses.
+    """
     found = type_of(thing, argument, sql, columns)
     if found != "bool":
         raise DefinitionError.wrong_type(thing, f"{argument} `{sql}`", found, "bool", f"compare it, as in `{sql} > 0`.")
