@@ -172,10 +172,15 @@ class BatchEngine(Protocol):
     dialect: Dialect
 
     def run(self, query: str, sources: Sequence[QuerySource], asked: Asked) -> pa.Table:
-        """The rows of a query, which was checked, over its sources as they could be known by then.
+        """The rows of a query over its sources as they could be known by then.
 
-        Asked for each run of a batch group, and again for parts of the rows where one fails. The query has `$start`
-        and `$end` for the ends of its interval; it reaches nothing but its sources.
+        Asked for each run of a batch group, and again for parts of the rows where one fails.
+
+        Args:
+            query: the SQL, which was checked; it has `$start` and `$end` for the ends of its interval, and reaches
+                nothing but its sources.
+            sources: what it reads, each by its name.
+            asked: the interval, and which rows of the sources are seen.
 
         Raises:
             MillstreamError: when a source cannot be read.

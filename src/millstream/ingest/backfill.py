@@ -42,7 +42,13 @@ class History(Protocol):
     """What backfill asks of the past."""
 
     def chunks(self, stream: EventStream, upto: Mapping[int, int], rows: int) -> Iterator[pa.Table]:
-        """The valid events of a stream before a position of each partition, without repeats, some rows at a time."""
+        """The valid events of a stream before a position of each partition, without repeats, some rows at a time.
+
+        Args:
+            stream: the stream, as the group version declares it.
+            upto: by partition, the position before which to read; nothing is read of a partition that is not named.
+            rows: the most rows of a table, about.
+        """
         ...
 
 
@@ -154,6 +160,13 @@ def go_live(version: StreamGroupVersion, online: OnlineStore, log: OwnLog, marks
 
     Called again and again after `fold_history`, while computing and ingestion go on.
 
+    Args:
+        version: the group version, whose history is being folded or has been.
+        online: the store that is filled.
+        log: the project's log, which says where the streams end when this is first asked.
+        marks: the project's marks, which keep that.
+        registry: makes it live.
+
     Returns:
         bool: whether the version is live now.
     """
@@ -170,6 +183,12 @@ def caught_up(version: StreamGroupVersion, read: StreamGroupVersion, online: Onl
     """Whether a build made beside the one that is read holds all that that one holds, or all there is if it is damaged.
 
     Called again and again after `fold_history`, while computing and ingestion go on.
+
+    Args:
+        version: the group version with the states of the build.
+        read: the same group version with the states that are read.
+        online: the store of both.
+        log: the project's log, which says where the feature topic ends.
     """
     ends = [following for _, following in log.ends(feature_topic(version.id))]
     mine, theirs = shard_metas(online, version.states, version.shards), readable_metas(online, read.states, read.shards)

@@ -52,7 +52,15 @@ class Shape:
     def restated(
         self, keys: pa.Table, features: pa.Table, deleted: pa.Array, times: Sequence[int], run: int
     ) -> pa.Table:
-        """Rows of some keys at the same event and available time (µs), with features that were stated before."""
+        """Rows of some keys at the same event and available time, with features that were stated before.
+
+        Args:
+            keys: the join keys, one row for each row that is made.
+            features: the features, in the same order.
+            deleted: which of the rows are tombstones (bool).
+            times: the event time and the available time (µs) of all of them.
+            run: the position of the run that states them.
+        """
         count = keys.num_rows
         columns = {name: keys[name] for name in self.keys} | {name: features[name] for name in self.features}
         columns |= {name: np.full(count, at) for name, at in zip(("event_time", "available_time"), times, strict=True)}
@@ -71,10 +79,15 @@ def _array(values: Sequence[object] | pa.Array | np.ndarray, kind: pa.DataType) 
 
 
 def dated_rows(shape: Shape, prior: pa.Table, runs: Sequence[KeyedRun], *, all_rows: bool) -> pa.Table:
-    """What runs with rows dated by themselves add to `prior`, the rows with the same event times that are there.
+    """What runs with rows dated by themselves add to the offline table.
 
-    Unless `all_rows`, a row is left out when the one before it, of the same key and event time, has the same values:
-    among those of the runs before it, so that it does not matter how many runs are taken at once.
+    Args:
+        shape: the columns of the table.
+        prior: the rows with the same event times that are there.
+        runs: the runs, in the order of their positions.
+        all_rows: whether every row is added. Else one is left out when the row before it, of the same key and event
+            time, has the same values: among those of the runs before it, so that it does not matter how many runs are
+            taken at once.
     """
     marks = [shape.mark(run) for run in runs]
     if all_rows:

@@ -53,7 +53,16 @@ class Confirmed:
         return cls(available, end, before, by, runs)
 
     def after(self, run: KeyedRun, now: int, by: int) -> dict[str, str]:
-        """What the meta records once a run is in, at `now`, with states pruned `by` an instant (µs)."""
+        """What the meta of the shard records once a run is in.
+
+        Args:
+            run: the run.
+            now: the clock's time (µs).
+            by: the instant (µs) by which the states are pruned.
+
+        Returns:
+            dict[str, str]: facts by name, those alone that the run changes.
+        """
         facts = run.run
         late = self.available is not None and facts.available < self.available
         always = {} if facts.snapshot or late else {"confirmed_by": str(run.position)}
@@ -108,9 +117,13 @@ class Fresh:
 
 
 def fresh_rows(run: KeyedRun, places: np.ndarray, now: int, confirmed: np.ndarray | None = None) -> Fresh:
-    """The rows of a run at some places, by key, less those that no read from now (µs) on can need.
+    """The rows of a run at some places, by key, less those that no read from now on can need.
 
-    `confirmed` is when each was last confirmed, where that is not told by the newest run.
+    Args:
+        run: the run.
+        places: the numbers of the rows, those of one shard.
+        now: the instant (µs) by which states are pruned.
+        confirmed: for each row of the run, when it was last confirmed (µs); None where the newest run tells that.
     """
     codes = run.codes[places]
     times = [np.asarray(run.run.rows[name])[places] for name in ("event_time", "available_time")]
@@ -143,8 +156,17 @@ def dated_changes(
 ) -> Items:
     """The states that a run with rows dated by themselves changes.
 
-    `fresh` are its rows, `before` the states of their keys, `others` the states of all other keys that the run before it
-    confirmed, looked at only with a `ttl` (µs); the run became `available` (µs).
+    Args:
+        fresh: the run's rows in the shard.
+        before: the state of each of their keys, None for a key that has none.
+        others: pages of the states of all other keys that the run before it confirmed, looked at only with a `ttl`.
+        confirmed: what the shard records of the runs that are in.
+        available: when the run became available (µs).
+        ttl: how long a row is read after it was last confirmed (µs); None: for ever.
+        now: the instant (µs) by which states are pruned.
+
+    Returns:
+        Items: the keys and their new states.
     """
     last = confirmed.available
     late = last is not None and available < last
@@ -241,6 +263,16 @@ def snapshot_changes(
     """The states that a run which says everything there is changes: keys with other values, and keys that vanished.
 
     It is the newest one; of another one `late_snapshot_changes` tells.
+
+    Args:
+        run: the run.
+        fresh: its rows in the shard.
+        before: the state of each of their keys, None for a key that has none.
+        others: pages of the states of all other keys of the shard.
+        now: the instant (µs) by which states are pruned.
+
+    Returns:
+        Items: the keys and their new states.
     """
     places, old, absent, crowd = _beside(fresh, before)
     changed = _begun(fresh, fresh.lone, absent)
@@ -285,7 +317,15 @@ def _apart(page: Items) -> tuple[np.ndarray, LoneRows, list[tuple[bytes, list[Ro
 def shard_after(
     version: BatchGroupVersion, meta: ShardMeta, run: KeyedRun, facts: dict[str, str | None], now: int
 ) -> ShardMeta:
-    """The meta of a shard once a run is in; a fact that is None is no longer kept."""
+    """The meta of a shard once a run is in.
+
+    Args:
+        version: the group version.
+        meta: the meta before it.
+        run: the run.
+        facts: what the meta is to record beside what it does; a fact that is None is no longer kept.
+        now: when the run is applied (µs).
+    """
     return msgspec.structs.replace(
         meta,
         position=run.next,

@@ -75,7 +75,14 @@ class DeltaReader:
         self._waiting.pop((gv, shard), None)
 
     def up_to(self, gv: str, shard: int, position: int, until: int) -> DeltaRead:
-        """Read what another writer has read who stopped at a position: the same is whole, and the same is torn."""
+        """Read what another writer has read who stopped at a position: the same is whole, and the same is torn.
+
+        Args:
+            gv: the group version.
+            shard: its shard.
+            position: where the shard is.
+            until: where the other writer stopped.
+        """
         stretch = _Stretch()
         for found in through(self._log, feature_topic(gv), shard, position, until):
             stretch.add(found.payloads, found.firsts.tolist())

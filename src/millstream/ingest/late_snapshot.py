@@ -21,8 +21,15 @@ def late_snapshot_changes(
 ) -> Items:
     """The states that a late snapshot changes.
 
-    `said` are its rows in a shard, `gone` is what it says of every other key, `states` are all states of the shard, and
-    `following` are the times of the run that ranks next (µs).
+    Args:
+        said: its rows in a shard, by key.
+        gone: what it says of every other key.
+        states: all keys of the shard, each with its state.
+        following: the times of the run that ranks next (µs).
+        now: the instant (µs) by which states are pruned.
+
+    Returns:
+        Items: the keys and their new states.
     """
     changed: Items = []
     seen = set()

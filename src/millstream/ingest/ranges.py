@@ -29,7 +29,14 @@ class Events(Protocol):
     def read(
         self, stream: EventStream, *, upto: Mapping[int, int] | None = None, since: Mapping[int, int] | None = None
     ) -> pa.Table:
-        """Return the valid events of a stream between two positions of the partitions named, without repeats."""
+        """Return the valid events of a stream between two positions of the partitions named, without repeats.
+
+        Args:
+            stream: the stream, as the group version declares it.
+            upto: by partition, the position before which to read, and nothing of a partition that is not named;
+                everything to its end when left out.
+            since: by partition, the first position to read; from the beginning where it names none.
+        """
         ...
 
 

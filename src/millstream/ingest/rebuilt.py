@@ -55,6 +55,13 @@ def rebuild_states(
 
     Called again it does nothing once they are complete; what a dead process left is begun anew.
 
+    Args:
+        version: the group version, with the states to fill.
+        online: the store to fill.
+        offline: the store with what its runs stated.
+        log: the project's log, from which ingestion goes on.
+        clock: says by which instant the states are pruned, and stamps what is written.
+
     Raises:
         StoreError: when runs that the offline table does not hold are not in the log any more.
     """
@@ -85,7 +92,14 @@ def runs_stated(version: BatchGroupVersion, offline: OfflineStore) -> dict[int, 
 
 
 def states_caught_up(version: BatchGroupVersion, read: BatchGroupVersion, online: OnlineStore, log: Log) -> bool:
-    """Whether states built beside those that are read hold all that those hold, or all there is where they are damaged."""
+    """Whether states built beside those that are read hold all that those hold, or all there is where they are damaged.
+
+    Args:
+        version: the group version with the states that are built.
+        read: the same group version with the states that are read.
+        online: the store of both.
+        log: the project's log, which says where the staging topic ends.
+    """
     following = log.ends(staging_topic(version.id))[0][1]
     mine = readable_metas(online, version.states, version.shards)
     theirs = readable_metas(online, read.states, read.shards)

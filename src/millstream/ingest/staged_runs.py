@@ -87,7 +87,16 @@ def read_runs(log: Log, version: BatchGroupVersion, position: int, now: int) -> 
 
 
 def run_at(log: Log, version: BatchGroupVersion, position: int) -> KeyedRun | None:
-    """The run at a position that has been taken in, or None when the log holds it no more."""
+    """The run at a position that has been taken in.
+
+    Args:
+        log: the project's log.
+        version: the group version.
+        position: that of the first part of the run in the staging topic.
+
+    Returns:
+        KeyedRun | None: None when the log holds it no more.
+    """
     topic, assembly = staging_topic(version.id), Assembly()
     try:
         following = log.ends(topic)[0][1]

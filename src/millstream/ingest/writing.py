@@ -14,10 +14,17 @@ FILLING = 100
 
 
 def read_unmoved(online: OnlineStore, states: str, shard: int, keys: Sequence[bytes], expected: int | None) -> Answer:
-    """Return what a shard answers that its writer has found at a position (None: not there).
+    """Return what a shard answers that its writer has found at a position.
 
-    Where a store gives way to a copy of itself that lags, a shard goes back for a while. Values of then must not be written
-    when it has come up again to where it is expected: the write would not be refused.
+    Where a store gives way to a copy of itself that lags, a shard goes back for a while. Values of then must not be
+    written when it has come up again to where it is expected: the write would not be refused.
+
+    Args:
+        online: the store.
+        states: the name of the states, `version.states`.
+        shard: the shard.
+        keys: the encoded keys whose states are wanted.
+        expected: the position at which it was found; None: the shard was not there.
 
     Raises:
         Fenced: when the shard is elsewhere.

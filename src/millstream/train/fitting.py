@@ -49,7 +49,16 @@ def train(
 
 
 def fit(model: Model, examples: TrainingSet, rows: pa.Table) -> Artefact:
-    """Return the model fitted to some rows of its training set; `TrainingError` where they cannot be learnt from."""
+    """Return the model fitted to some rows of its training set.
+
+    Args:
+        model: says how to fit.
+        examples: its training set, which has the types of the columns.
+        rows: the rows to fit to, with their labels.
+
+    Raises:
+        TrainingError: they cannot be learnt from.
+    """
     return trainer(kind_of(model.trainer)).fit(model.trainer, rows, numbers(rows[LABEL]), examples.dtypes)
 
 
@@ -59,7 +68,13 @@ def scores(artefact: Artefact, rows: pa.Table) -> Floats:
 
 
 def measure(model: Model, artefact: Artefact, rows: pa.Table) -> dict[str, Interval]:
-    """Return the model's metrics on rows that the artefact was not fitted to."""
+    """Return the model's metrics, by name, on rows that the artefact was not fitted to.
+
+    Args:
+        model: says what to measure.
+        artefact: what scores the rows.
+        rows: rows of the training set, with their labels.
+    """
     return evaluate(numbers(rows[LABEL]), scores(artefact, rows), metrics=model.metrics)
 
 
@@ -77,7 +92,16 @@ def register(
     models: ModelVersions,
     evidence: Mapping[str, Any] | None = None,
 ) -> ModelVersion:
-    """Register an artefact with the facts of the set it was fitted to; `evidence` says what a gate found."""
+    """Register an artefact with the facts of the set it was fitted to.
+
+    Args:
+        model: the model.
+        examples: the training set; the version pins its group versions and keeps some of its matured rows.
+        artefact: what was fitted to it.
+        metrics: its metrics by name, on rows it had not seen.
+        models: where the version is registered.
+        evidence: what a gate found, kept among the facts; None where there was no gate.
+    """
     return models.register(
         model.name,
         artefact,

@@ -107,7 +107,15 @@ def brier(labels: ArrayLike, scores: ArrayLike) -> float:
 
 @_public
 def precision_at(labels: ArrayLike, scores: ArrayLike, k: int = _REVIEWED) -> float:
-    """Return the share of positives among the `k` highest scores; rows tied at the border count by their mean.
+    """Return the share of positives among the highest scores; rows tied at the border count by their mean.
+
+    Args:
+        labels: 0 or 1 for each row.
+        scores: the score of each row.
+        k: how many rows are looked at, 100 unless given.
+
+    Raises:
+        TrainingError: for a `k` that is no whole number of 1 or more, and for labels or scores that cannot be measured.
 
     >>> precision_at([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8], k=2)
     0.5

@@ -94,7 +94,13 @@ def join(view: FeatureView, examples: pa.Table, past: Past) -> pa.Table:
 
 
 def columns_of(read: GroupRead, features: Mapping[str, NDArray[Any]], rows: int) -> Columns:
-    """Return the view's columns of one read of a group; a feature that its version does not have is null."""
+    """Return the view's columns of one read of a group.
+
+    Args:
+        read: the read, which says which columns those are.
+        features: the features that were computed, by name; one that the group's version does not have is null.
+        rows: how many examples there are.
+    """
 
     def of(column: ViewColumn) -> NDArray[Any]:
         values = features.get(column.feature)

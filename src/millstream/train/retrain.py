@@ -43,7 +43,13 @@ class Decision:
 
 
 def due(model: Model, models: ModelVersions, now: int) -> bool:
-    """Return whether the model's schedule asks for a training at `now` (µs); never before its first by hand."""
+    """Return whether the model's schedule asks for a training now; never before its first by hand.
+
+    Args:
+        model: the model; one without a schedule is never due.
+        models: its versions, and the moves of its aliases: the schedule counts from the newest of these.
+        now: the clock's time (µs).
+    """
     if model.retrain is None:
         return False
     times = [version.registered for version in models.versions(model.name)]

@@ -45,7 +45,13 @@ class EventHistory(Protocol):
     def select(
         self, stream: str | EventStream, wanted: Sequence[Wanted], *, upto: Mapping[int, int] | None = None
     ) -> pa.Table:
-        """Return those events of `read` that are wanted, without holding the others in memory."""
+        """Return those events of `read` that are wanted, without holding the others in memory.
+
+        Args:
+            stream: its name, or a definition of it; see `read`.
+            wanted: what is looked for; an event that any of these means is found.
+            upto: by partition, the position before which to look; see `read`.
+        """
         ...
 
 
@@ -177,9 +183,15 @@ class Stored:
         return found
 
     def captures(self, model: str, columns: Sequence[str], now: int) -> pa.Table | None:
-        """Return what was captured of a model by an instant (µs), those of some columns that there are.
+        """Return what was captured of a model by an instant.
 
-        None when nothing was archived yet.
+        Args:
+            model: the model's name.
+            columns: the columns wanted; those that there are come back.
+            now: captures that came later (µs) are left out.
+
+        Returns:
+            pa.Table | None: None when nothing was archived yet.
         """
         table = capture_topic(model)
         found = self.snapshot(table)

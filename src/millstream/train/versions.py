@@ -182,7 +182,13 @@ class ModelVersions:
         return self._insert(found, artefact.encoder.columns)
 
     def alias(self, model: str, alias: str, version: int, *, reason: str = "") -> None:
-        """Let `alias` ("champion", "challenger") name that version from now on; the move and its reason are recorded.
+        """Let an alias name another version from now on; the move and its reason are recorded.
+
+        Args:
+            model: the model's name.
+            alias: "champion" or "challenger".
+            version: the version that it names.
+            reason: why it moves, for who reads the moves later.
 
         Raises:
             NotFound: the model has no such version.

@@ -27,7 +27,13 @@ def connect(threads: int | None = None) -> Any:
 
 
 def lock(engine: Any, paths: Iterable[str] = (), folders: Iterable[str] = ()) -> Any:
-    """The same connection, which from now on reads the files and folders named here and what is registered on it."""
+    """The same connection, which from now on reads what is named here and what is registered on it, and nothing else.
+
+    Args:
+        engine: a connection of DuckDB's.
+        paths: the files that it may read.
+        folders: the folders of which it may read every file.
+    """
     for setting, values in (("allowed_paths", paths), ("allowed_directories", folders)):
         listed = ", ".join(text(value) for value in values)
         if listed:

@@ -31,7 +31,7 @@ class DuckDB:
     dialect: Dialect = DIALECT
 
     def run(self, query: str, sources: Sequence[QuerySource], asked: Asked) -> pa.Table:
-        """The rows of a query, once more on another connection where it ends the one it is on."""
+        """The rows of a query, once more on another connection where it ends its own; see `BatchEngine.run`."""
         try:
             return _run(query, sources, asked)
         except Exception as error:

@@ -34,7 +34,7 @@ class LightGBMTrainer:
     """Gradient-boosted trees by LightGBM, as a `LightGBM` definition asks for them."""
 
     def fit(self, definition: LightGBM, table: pa.Table, labels: Floats, dtypes: Mapping[str, str]) -> Artefact:
-        """Return the trees fitted to those rows; raises `TrainingError` without a row, or with labels of one class."""
+        """Return the trees fitted to those rows; a binary model needs labels of both classes; see `Trainer.fit`."""
         import lightgbm
 
         _check(labels, definition.objective)

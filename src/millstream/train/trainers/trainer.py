@@ -44,9 +44,15 @@ class Trainer(Protocol):
     """
 
     def fit(self, definition: Any, table: pa.Table, labels: Floats, dtypes: Mapping[str, str]) -> Artefact:
-        """Return the model fitted to the columns `dtypes` names; asked once per model version, with matured rows only.
+        """Return the model fitted to some rows; asked once per model version.
 
         The same definition and rows give the same text.
+
+        Args:
+            definition: how to fit: the trainer's definition, as the model declares it.
+            table: matured rows, with the columns that `dtypes` names.
+            labels: the label of each row (float64).
+            dtypes: the type ("int64" ...) of each column to learn from; other columns are not looked at.
 
         Raises:
             TrainingError: the rows cannot be learned from.
@@ -131,7 +137,17 @@ def kind_of(definition: object) -> str:
 
 
 def fit(definition: Any, table: pa.Table, labels: Floats, dtypes: Mapping[str, str]) -> Artefact:
-    """Return a model as its trainer's definition asks for it; see `Trainer.fit`."""
+    """Return a model as its trainer's definition asks for it.
+
+    Args:
+        definition: which trainer, and how it is to fit.
+        table: matured rows, with the columns that `dtypes` names.
+        labels: the label of each row (float64).
+        dtypes: the type of each column to learn from.
+
+    Raises:
+        TrainingError: the rows cannot be learnt from.
+    """
     return trainer(kind_of(definition)).fit(definition, table, labels, dtypes)
 
 
