@@ -45,7 +45,18 @@ def checked(function: F, error: type[MillstreamError] = MillstreamError) -> F:
 
 
 def whole(thing: str, argument: str, value: object, low: int, high: int, hint: str | None = None) -> int:
-    """Return a whole number between two bounds as an int, NumPy's too, or raise `DefinitionError`.
+    """Return a whole number between two bounds as an int, NumPy's too.
+
+    Args:
+        thing: whose argument it is, for errors.
+        argument: its name.
+        value: what was given.
+        low: the least that it may be.
+        high: the most that it may be.
+        hint: what to do instead; None for no hint.
+
+    Raises:
+        DefinitionError: for what is no whole number, a boolean too, or is out of bounds.
 
     >>> whole("EventStream 'clicks'", "partitions", 4, 1, 1024)
     4
@@ -56,14 +67,35 @@ def whole(thing: str, argument: str, value: object, low: int, high: int, hint: s
 
 
 def text(thing: str, argument: str, value: object, what: str = "a string", hint: str | None = None) -> str:
-    """Return a string, or raise `DefinitionError`."""
+    """Return a string.
+
+    Args:
+        thing: whose argument it is, for errors.
+        argument: its name.
+        value: what was given.
+        what: what is expected, as the error says it.
+        hint: what to do instead; None for no hint.
+
+    Raises:
+        DefinitionError: for what is no string.
+    """
     if isinstance(value, str):
         return value
     raise DefinitionError.expected(thing, argument, value, what, hint)
 
 
 def by_name(thing: str, argument: str, value: object, hint: str | None = None) -> Mapping[str, Any]:
-    """Return a mapping of names, empty for None, or raise `DefinitionError`."""
+    """Return a mapping of names, empty for None.
+
+    Args:
+        thing: whose argument it is, for errors.
+        argument: its name.
+        value: what was given.
+        hint: what to do instead; None for no hint.
+
+    Raises:
+        DefinitionError: for what is no mapping, or has a name that is no string.
+    """
     if value is None:
         return {}
     if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):

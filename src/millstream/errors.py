@@ -98,42 +98,94 @@ class DefinitionError(MillstreamError):
 
     @classmethod
     def expected(cls, thing: str, argument: str, given: object, expected: str, hint: str | None = None) -> Self:
-        """An argument of a definition has a value that it cannot have."""
+        """An argument of a definition has a value that it cannot have.
+
+        Args:
+            thing: the definition, such as "EventStream 'clicks'".
+            argument: the argument's name.
+            given: its value; of a definition its type and name are shown.
+            expected: what it may be, such as "a duration".
+            hint: what to do instead; None for no hint.
+        """
         return cls(f"{thing}: {argument} was given {_shown(given)}; expected {expected}.", hint)
 
     @classmethod
     def bad_name(cls, thing: str, name: object, rule: str, suggestion: str | None) -> Self:
-        """A name that cannot become part of a column, topic or table name."""
+        """A name that cannot become part of a column, topic or table name.
+
+        Args:
+            thing: the definition.
+            name: the name that was given.
+            rule: why it cannot be used.
+            suggestion: a name like it that can; None where there is none.
+        """
         hint = f"use '{suggestion}'." if suggestion else "use a name such as 'payments'."
         return cls(f"{thing}: name {name!r} cannot be used; {rule}.", hint)
 
     @classmethod
     def unknown_column(cls, thing: str, column: str, available: Iterable[str], where: str = "") -> Self:
-        """A column that the source does not have; the hint names the nearest one that it has."""
+        """A column that the source does not have; the hint names the nearest one that it has.
+
+        Args:
+            thing: the definition.
+            column: the name that was given.
+            available: the columns that there are.
+            where: where it was given, such as "time"; "" where the thing says it.
+        """
         known = list(available)
         place = f" in {where}" if where else ""
         return cls(f"{thing}: unknown column '{column}'{place}.", _did_you_mean(column, known, "the columns are"))
 
     @classmethod
     def unknown_choice(cls, thing: str, argument: str, given: object, choices: Iterable[str]) -> Self:
-        """A word that is not one of a fixed list of words."""
+        """A word that is not one of a fixed list of words.
+
+        Args:
+            thing: the definition.
+            argument: the argument's name.
+            given: its value.
+            choices: the words that it may be; the hint names the nearest.
+        """
         known = list(choices)
         hint = _did_you_mean(str(given), known, "choose one of")
         return cls(f"{thing}: {argument} was given {given!r}; expected one of {_choices(known)}.", hint)
 
     @classmethod
     def wrong_type(cls, thing: str, what: str, given: str, expected: str, hint: str | None = None) -> Self:
-        """A column or expression that has another type than its use asks for."""
+        """A column or expression that has another type than its use asks for.
+
+        Args:
+            thing: the definition.
+            what: the column or expression, such as "time 'at'".
+            given: its type.
+            expected: the types that it may have, in words.
+            hint: what to do instead; None for no hint.
+        """
         return cls(f"{thing}: {what} has type {given}; expected {expected}.", hint)
 
     @classmethod
     def same_name(cls, thing: str, what: str, name: str, hint: str) -> Self:
-        """Two parts of one definition that would bear the same name."""
+        """Two parts of one definition that would bear the same name.
+
+        Args:
+            thing: the definition.
+            what: what the parts are, in the plural.
+            name: the name of both.
+            hint: how to tell them apart.
+        """
         return cls(f"{thing}: two {what} are named '{name}'; names must differ.", hint)
 
     @classmethod
     def bad_sql(cls, thing: str, argument: str, sql: str, reason: str, hint: str | None = None) -> Self:
-        """An SQL expression or query that DuckDB refuses, or that may not be used here."""
+        """An SQL expression or query that DuckDB refuses, or that may not be used here.
+
+        Args:
+            thing: the definition.
+            argument: the argument's name.
+            sql: the SQL that was given.
+            reason: what is wrong with it, as the end of a sentence that begins with it.
+            hint: what to do instead; None for no hint.
+        """
         return cls(f"{thing}: {argument} `{sql}` {reason}.", hint)
 
     @classmethod
@@ -146,7 +198,14 @@ class DefinitionError(MillstreamError):
 
     @classmethod
     def hops_do_not_nest(cls, thing: str, fine: str, coarse: str, choices: Iterable[str]) -> Self:
-        """Two hops of one group of which the shorter does not divide the longer."""
+        """Two hops of one group of which the shorter does not divide the longer.
+
+        Args:
+            thing: the group.
+            fine: the shorter hop, such as "90s".
+            coarse: the longer one.
+            choices: hops that would do.
+        """
         return cls(
             f"{thing}: hop '{fine}' does not divide hop '{coarse}'; the hops of a group must nest.",
             f"use a hop of {' or '.join(choices)}.",
@@ -162,7 +221,14 @@ class DefinitionError(MillstreamError):
 
     @classmethod
     def not_self_contained(cls, thing: str, offender: str, why: str, hint: str | None = None) -> Self:
-        """An on-demand feature that uses more than its arguments, functions of them and constants."""
+        """An on-demand feature that uses more than its arguments, functions of them and constants.
+
+        Args:
+            thing: the feature, and the line of it where that is known.
+            offender: what it uses.
+            why: why that may not be used, as a relative clause.
+            hint: what to do instead; to write the value into the function, or to make it an argument, unless given.
+        """
         shown = f"'{offender}'" if "'" not in offender else offender
         return cls(
             f"{thing}: uses {shown}, {why}; an on-demand feature may use one row's values, functions of them and constants.",
@@ -171,7 +237,13 @@ class DefinitionError(MillstreamError):
 
     @classmethod
     def not_compiled(cls, thing: str, arguments: str, why: str) -> Self:
-        """An on-demand feature that is no function of one row's values of these types."""
+        """An on-demand feature that is no function of one row's values of these types.
+
+        Args:
+            thing: the feature.
+            arguments: its arguments and their types.
+            why: what the compiler says.
+        """
         return cls(
             f"{thing}: does not compile for one row of {arguments}: {why}.",
             "write it for the values of one row, of these types: numbers by numbers, strings by their methods.",
@@ -179,7 +251,14 @@ class DefinitionError(MillstreamError):
 
     @classmethod
     def differs_compiled(cls, thing: str, given: str, compiled: object, expected: object) -> Self:
-        """An on-demand feature that computes something else compiled than the same text in Python."""
+        """An on-demand feature that computes something else compiled than the same text in Python.
+
+        Args:
+            thing: the feature.
+            given: the arguments with their values.
+            compiled: what it gives compiled.
+            expected: what it gives in Python.
+        """
         return cls(
             f"{thing}: for {given} it gives {compiled!r} compiled and {expected!r} in Python; both must be the same.",
             "write whole numbers as floats (x * 1.0) where they divide, are powers or are rounded.",
@@ -204,7 +283,13 @@ class UnknownName(MillstreamError, AttributeError):
 
     @classmethod
     def of(cls, thing: str, name: str, names: Iterable[str]) -> Self:
-        """No `name` in `thing`; the hint names the nearest that there is."""
+        """A module that has no such name; the hint names the nearest that it has.
+
+        Args:
+            thing: the module that was asked.
+            name: the name that it was asked for.
+            names: those that it has.
+        """
         return cls(f"'{thing}' has no '{name}'.", _did_you_mean(name, names, "it has"))
 
 
@@ -269,7 +354,13 @@ class RequestError(MillstreamError):
 
     @classmethod
     def absent(cls, thing: str, field: str, expected: str) -> Self:
-        """A field that a request must give, null or not."""
+        """A field that a request must give, null or not.
+
+        Args:
+            thing: what lacks it, such as "Row 0".
+            field: the field's name.
+            expected: what it is to hold.
+        """
         return cls(
             f"{thing}: field '{field}' is absent; expected {expected}.",
             field=field,
@@ -292,7 +383,14 @@ class RequestError(MillstreamError):
 
     @classmethod
     def wrong_type(cls, thing: str, field: str, given: object, expected: str) -> Self:
-        """A field whose value has another type than the view declares."""
+        """A field whose value has another type than the view declares.
+
+        Args:
+            thing: what has the field, such as "Row 0".
+            field: the field's name.
+            given: its value.
+            expected: what it is to hold, such as "a number".
+        """
         return cls(
             f"{thing}: field '{field}' was given {given!r}; expected {expected}.",
             field=field,
@@ -324,7 +422,13 @@ class NotFound(RequestError):
 
     @classmethod
     def named(cls, kind: str, name: str, available: Iterable[str]) -> Self:
-        """No `kind` ("view", "model", "stream" ...) is named `name`."""
+        """Nothing of a kind has that name.
+
+        Args:
+            kind: what was looked for: "view", "model", "stream" ...
+            name: the name that was given.
+            available: the names that there are; the hint says the nearest.
+        """
         known = list(available)
         return cls(
             f"No {kind} is named '{name}'.",
@@ -353,7 +457,13 @@ class LogError(MillstreamError):
 
     @classmethod
     def too_large(cls, thing: str, size: int, largest: int) -> Self:
-        """What is to be appended to a topic, or sent to a stream, has more bytes than a log takes in one piece."""
+        """What is to be appended to a topic, or sent to a stream, has more bytes than a log takes in one piece.
+
+        Args:
+            thing: what it is, as the beginning of a sentence.
+            size: how many bytes it has.
+            largest: the most bytes that the log takes.
+        """
         return cls(
             f"{thing} of {size:,} bytes; the log takes {largest:,} at most in one record.",
             "send less in one event, or raise the limit: 'largest_record' in millstream.toml, or that of the log's server.",
@@ -377,7 +487,13 @@ class Fenced(LogError):
 
     @classmethod
     def moved(cls, what: str, expected: int | None, found: int | None) -> Self:
-        """The position of `what` is not where its writer read it."""
+        """A position is not where its writer read it.
+
+        Args:
+            what: whose position it is.
+            expected: where its writer read it; None: it was not set.
+            found: where it is; None: it is not set.
+        """
         return cls(
             f"Position of {what} is {found}, expected {expected}: another worker has moved it.",
             "read again from the committed position.",

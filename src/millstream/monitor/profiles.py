@@ -94,7 +94,13 @@ def freeze(reference: pa.Table) -> tuple[Bins, ...]:
 
 
 def profile(bins: Sequence[Bins], table: pa.Table, start: int, end: int) -> pa.Table:
-    """Return the profile (see `PROFILE`) of the rows of one span, `start` to `end` in µs; absent columns are left out.
+    """Return the profile (see `PROFILE`) of the rows of one span.
+
+    Args:
+        bins: the bins of each column; one that the rows do not have is left out.
+        table: the rows.
+        start: where the span begins (µs).
+        end: where it ends (µs).
 
     >>> bins = freeze(pa.table({"amount": [1.0, 2.0, 3.0]}))
     >>> rows = profile(bins, pa.table({"amount": [0.5, None, 9.5]}), 0, 10).to_pylist()

@@ -169,7 +169,14 @@ class Replay:
         return {name: put(values, only[right], rule[name][right]) for name, values in found.items()}
 
     def values(self, reading: Reading, *, by_rule: bool = False, only: np.ndarray | None = None) -> Columns:
-        """The group's features for the captures (or those numbered `only`), through states, or by the plain rule."""
+        """The group's features for the captures, through states, or by the plain rule.
+
+        Args:
+            reading: the read of the group.
+            by_rule: whether the window rule is followed over the events alone. Else they go through the states that
+                serving held.
+            only: the numbers of the captures wanted; all unless given.
+        """
         pick = np.arange(len(self.at)) if only is None else only
         group = reading.version.group
         keys = encode_keys(group.entity.keys, [self._key(name, pick) for _, name in reading.read.keys])

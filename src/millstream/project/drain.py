@@ -34,7 +34,24 @@ THROTTLED = 0.05
 
 
 def append(parts: Parts, stream: str, rows: Any, *, history: bool) -> int:
-    """Append rows to a stream in one transaction; returns how many."""
+    """Append rows to a stream in one transaction.
+
+    Args:
+        parts: The project.
+        stream: The name of the stream.
+        rows: Dicts, or a table; one dict is one row.
+        history: Whether they are of the past, and arrived when they say; a stream that is bound to a foreign source
+            takes them too.
+
+    Returns:
+        How many were appended; of history an `Appended`, which says how many of them will be dead letters.
+
+    Raises:
+        NotFound: When there is no such stream.
+        RequestError: When the stream is bound to a foreign source, unless it is history.
+        LogError: When the rows cannot be read, or none of them has a column that is needed.
+        DiskFull: When there is no room; nothing was appended.
+    """
     from millstream.buffer.codec.events import encode, encode_history, partition_of
     from millstream.buffer.codec.frames import check_columns, taken
     from millstream.serve.catalogue import needed_columns
@@ -65,7 +82,22 @@ def append(parts: Parts, stream: str, rows: Any, *, history: bool) -> int:
 
 
 def features(parts: Parts, view: str, keys: Any, at: int | None) -> pa.Table:
-    """The columns of a view for rows of keys, now or at an instant (µs)."""
+    """The columns of a view for rows of keys, now or at an instant.
+
+    Args:
+        parts: The project.
+        view: The name of the view.
+        keys: Rows of entity keys, as dicts or a table; request fields may be left out and are null then.
+        at: The instant (µs); now unless given.
+
+    Returns:
+        A row of the view's columns, of their declared types, for each of `keys`.
+
+    Raises:
+        NotFound: When there is no such view.
+        RequestError: When a key is absent or of another type.
+        StoreError: When a state cannot be read.
+    """
     from millstream.buffer.codec.frames import as_dicts
     from millstream.serve.catalogue import versions_of
     from millstream.serve.reader import FeatureReader
@@ -134,7 +166,17 @@ def _refuse_unread(read: Read) -> None:
 
 
 def synced(parts: Parts, group: str, start: int | None, end: int | None) -> pa.Table:
-    """What sync wrote of a group's default version, between two instants (µs)."""
+    """What sync wrote of a group's default version, between two instants.
+
+    Args:
+        parts: The project.
+        group: The name of the group.
+        start: From this instant (µs) on; None: from the first.
+        end: Before this instant (µs); None: to the last.
+
+    Raises:
+        NotFound: When there is no such group, it is none of a stream, or it has not been synced yet.
+    """
     from millstream.buffer.topics import feature_table
     from millstream.definitions.feature_group import StreamFeatureGroup
 
@@ -280,7 +322,14 @@ class Drainer:
     def backfill(self, group: str | None, progress: Advance | None = None, *, every: bool = False) -> list[str]:
         """Backfill one group anew, or all that are not live or whose states are being built anew; returns their ids.
 
-        Of the group it is the default version and what is damaged, or `every` version.
+        Args:
+            group: The group to compute anew: its default version, and others whose states are damaged. None: all of
+                those.
+            progress: Called with how much is done and how much there is.
+            every: Whether all versions of the group are computed anew.
+
+        Raises:
+            NotFound: When there is no such group.
         """
         parts = self._parts
         parts.identity.revision()

@@ -24,7 +24,17 @@ _logger = logging.getLogger("millstream.project")
 
 
 def deploy(parts: Parts, model: str, version: int | None) -> int:
-    """Make a version, or the newest, the champion, once it is seen to serve; returns it."""
+    """Make a version the champion, once it is seen to serve; returns it.
+
+    Args:
+        parts: The project.
+        model: The name of the model.
+        version: The version; the newest where None.
+
+    Raises:
+        NotFound: When there is no such model or version.
+        ServeError: When the version cannot serve; the champion stays.
+    """
     parts.registry.model(model)
     versions = [one.version for one in parts.model_versions.versions(model)]
     if version is None and not versions:

@@ -112,7 +112,16 @@ class CurrentDefinitions:
 
 
 def read_definition(registry: str, what: str, body: str) -> Any:
-    """The definition that was written as `body`; raises `CorruptState` when it is none."""
+    """The definition that was written as a text.
+
+    Args:
+        registry: the registry's name, for the error.
+        what: what was written, such as "view 'fraud'", for the error.
+        body: the text.
+
+    Raises:
+        CorruptState: when it is no definition.
+    """
     try:
         return _parsed(body)
     except (ValueError, TypeError, KeyError, AttributeError, MillstreamError) as error:

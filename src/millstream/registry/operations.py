@@ -40,7 +40,13 @@ class Operations:
         self._database = database
 
     def begin(self, kind: str, subject: str, step: str) -> None:
-        """Note an intent, or the next step of one that is noted."""
+        """Note an intent, or the next step of one that is noted.
+
+        Args:
+            kind: what the command is called, such as "backfill".
+            subject: what it changes, such as "habits@2".
+            step: what it does now, for who finds it unfinished.
+        """
         with self._database.writing(counted=False) as connection:
             note(connection, kind, subject, step)
 
@@ -59,7 +65,14 @@ class Operations:
 
 
 def note(connection: sa.Connection, kind: str, subject: str, step: str) -> None:
-    """Write an intent, or its next step, within somebody's transaction."""
+    """Write an intent, or its next step, within somebody's transaction.
+
+    Args:
+        connection: the transaction.
+        kind: what the command is called.
+        subject: what it changes.
+        step: what it does now; it takes the place of the step before.
+    """
     connection.execute(tables.operations.delete().where(_one(kind, subject)))
     connection.execute(tables.operations.insert().values(kind=kind, subject=subject, step=step))
 

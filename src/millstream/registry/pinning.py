@@ -17,7 +17,17 @@ _models = tables.model_versions.c
 
 
 def existing(connection: sa.Connection, gv: str, in_use: bool = False) -> tuple[str, int]:
-    """The name and the number of a group version; raises `NotFound`, and `StoreError` for one that is not in use."""
+    """The name and the number of a group version.
+
+    Args:
+        connection: the transaction in which it is looked for.
+        gv: the group version, such as "habits@2".
+        in_use: whether a retired one is refused.
+
+    Raises:
+        NotFound: when there is no such version.
+        StoreError: when it is to be in use and is not.
+    """
     states = {f"{row.name}@{row.version}": row for row in connection.execute(sa.select(tables.group_versions))}
     if gv not in states:
         raise NotFound.named("group version", gv, states)
@@ -28,7 +38,17 @@ def existing(connection: sa.Connection, gv: str, in_use: bool = False) -> tuple[
 
 
 def pin(connection: sa.Connection, model_version: str, gvs: Sequence[str]) -> None:
-    """Keep group versions for a model version, in place of those it pinned before; none lets all of them go."""
+    """Keep group versions for a model version, in place of those it pinned before.
+
+    Args:
+        connection: the transaction that this is part of.
+        model_version: the model version, such as "fraud@3".
+        gvs: the group versions, such as "habits@2"; none lets all of them go.
+
+    Raises:
+        NotFound: when there is no such version.
+        StoreError: when one of them is retired.
+    """
     kept = [existing(connection, gv, in_use=True) for gv in dict.fromkeys(gvs)]
     before = connection.execute(sa.select(_pins.group_name).where(_pins.model_version == model_version))
     released = {row.group_name for row in before}

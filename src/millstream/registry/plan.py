@@ -176,7 +176,13 @@ def thing_of(definition: Any) -> str:
 
 
 def compare(wanted: Mapping[Key, Definition], known: Known, complete: bool) -> tuple[Change, ...]:
-    """The changes that lead from what is known to what is wanted."""
+    """The changes that lead from what is known to what is wanted.
+
+    Args:
+        wanted: the definitions, by kind and name, in the order in which they depend on each other.
+        known: what the registry holds.
+        complete: whether they are all there is, so that what is not among them is removed.
+    """
     changes = [change for key, one in wanted.items() if (change := _change(key, one, wanted, known)) is not None]
     if complete:
         gone = [key for key in known.definitions if key not in wanted]

@@ -216,7 +216,13 @@ class LiveProducer:
 
 
 def produce(settings: Settings, stop: threading.Event, publish: Callable[[Mapping[str, Any]], None]) -> None:
-    """Send live events until told to stop: the loop of the generator's process."""
+    """Send live events until told to stop: the loop of the generator's process.
+
+    Args:
+        settings: The project.
+        stop: Set when it is to end.
+        publish: Called about once a second with what the process says of itself.
+    """
     producer = LiveProducer(settings)
     said, since, sent = time.monotonic(), time.monotonic(), 0
     while not stop.wait(TICK):

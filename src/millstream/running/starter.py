@@ -71,7 +71,13 @@ class Process(Protocol):
 
 
 def begin_afresh(command: Sequence[str], mouth: int, output: IO[bytes]) -> Process:
-    """Begin a process that loads everything by itself."""
+    """Begin a process that loads everything by itself.
+
+    Args:
+        command: What `millstream` is told, such as `["run", "ingest"]`.
+        mouth: The descriptor that becomes the process's standard input.
+        output: The file that gets what it prints.
+    """
     return subprocess.Popen(
         [sys.executable, "-m", "millstream", *command],
         stdin=mouth,

@@ -122,7 +122,16 @@ def _run(settings: Settings, line: StatusLine, starter: Starter, stop: threading
 
 
 def serving_at(settings: Settings, host: str | None, port: int | None) -> Settings:
-    """The settings with another address to serve at, where one is given."""
+    """The settings with another address to serve at, where one is given.
+
+    Args:
+        settings: The settings.
+        host: An address or a name; None leaves it as it is set.
+        port: None leaves it as it is set.
+
+    Raises:
+        ServeError: When the host is an empty text.
+    """
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     if host == "":  # to a socket that means every address there is
         raise ServeError(

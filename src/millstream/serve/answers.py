@@ -89,7 +89,14 @@ def _key(key: Any) -> str:
 
 
 def one_answer(request_id: str, model: str, version: int, scored: Scored) -> ScoredOne:
-    """Return the answer for a single row."""
+    """Return the answer for a single row.
+
+    Args:
+        request_id: the request's id, under which the capture is found.
+        model: the model's name.
+        version: the version that scored it.
+        scored: what the scorer said of the row.
+    """
     at = to_datetime(scored.at)
     return ScoredOne(request_id, model, version, at, scored.score, scored.degraded, ages(scored.groups))
 

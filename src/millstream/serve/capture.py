@@ -81,7 +81,16 @@ class CaptureTopics(Protocol):
         """Make sure the topic exists; called before the first append to it."""
 
     def append(self, topic: str, partition: int, batch: Batch) -> int:
-        """Append a batch; durable when it returns."""
+        """Append a batch; durable when it returns.
+
+        Args:
+            topic: the capture topic of the model.
+            partition: its partition.
+            batch: captures, of at most `largest` bytes.
+
+        Returns:
+            int: the position of the first of them.
+        """
 
 
 class CaptureJournal:

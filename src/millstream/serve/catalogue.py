@@ -219,7 +219,17 @@ def needed_columns(stream: EventStream, versions: Iterable[GroupVersion]) -> set
 def versions_of(view: FeatureView, every: Sequence[GroupVersion], pins: Sequence[str]) -> dict[str, GroupVersion]:
     """Return the version to read of each of a view's groups: the pinned one, else the default.
 
-    Raises `ServeError` for a group that has no version to read, or whose pinned version is not kept any more.
+    Args:
+        view: the view.
+        every: all group versions that are kept.
+        pins: group versions, such as "habits@2", to read in place of the default ones; none for a read that is not
+            pinned.
+
+    Returns:
+        dict[str, GroupVersion]: by the name of the group.
+
+    Raises:
+        ServeError: for a group that has no version to read, or whose pinned version is not kept any more.
     """
     found: dict[str, GroupVersion] = {}
     for name in (read.group.name for read in view.groups):

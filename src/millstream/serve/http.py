@@ -42,10 +42,16 @@ class Disconnected(Exception):
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """Return the request's body, which may have at most `limit` bytes.
+    """Return the request's body.
 
-    Raises `RequestError` (413) as soon as it is longer or (415) when it is compressed, `Disconnected` when the caller
-    leaves.
+    Args:
+        scope: what the server says of the request.
+        receive: gives the next message of the caller.
+        limit: the most bytes that it may have.
+
+    Raises:
+        RequestError: (413) as soon as it is longer, or (415) when it is compressed.
+        Disconnected: when the caller leaves.
     """
     _check_plain(scope)
     message = await receive()
@@ -133,7 +139,13 @@ def decode_in_pieces(body: bytes | msgspec.Raw) -> Any:
 
 
 def too_large(field: str, given: str, expected: str) -> RequestError:
-    """Return the error (413) of a request that is larger than it may be."""
+    """Return the error (413) of a request that is larger than it may be.
+
+    Args:
+        field: the part of the request that is, such as "body".
+        given: how large it is.
+        expected: how large it may be.
+    """
     return RequestError(
         f"The request is too large: its {field} has {given}.",
         field=field,

@@ -66,9 +66,14 @@ def openapi(
     columns: Mapping[str, Mapping[str, str]],
     streams: Iterable[EventStream],
 ) -> dict[str, Any]:
-    """Return the OpenAPI 3.1 document of a service with these models, views and streams.
+    """Return the OpenAPI 3.1 document of a service.
 
-    `columns` holds by view the names and types of its features.
+    Args:
+        title: what the service is called.
+        models: by model, what the rows of its requests hold.
+        views: by view, what the rows of its requests hold.
+        columns: by view, the types of its features by name.
+        streams: the streams that events can be sent to.
     """
     paths: dict[str, Any] = {}
     for name, schema in models.items():

@@ -45,12 +45,23 @@ class Receiver:
     async def take(
         self, stream: EventStream, body: bytes, *, lines: bool, needed: Iterable[str] = ()
     ) -> list[dict[str, int]]:
-        """Append the events of a body and return, for each partition, the first position and the count of its part.
+        """Append the events of a body and return where they are.
 
-        A body is one JSON object, an array, or JSON lines (`lines` says that it must be read so). Events are checked
-        when they are computed: a wrong one becomes a dead letter there. Raises `RequestError` when the body is neither,
-        or none of its events has one of the `needed` columns and another looks like it misspelt; `DiskFull` when nothing
-        was appended for want of room.
+        Events are checked when they are computed: a wrong one becomes a dead letter there.
+
+        Args:
+            stream: the stream that they are sent to.
+            body: one JSON object, an array, or JSON lines.
+            lines: whether it must be read as JSON lines.
+            needed: the columns without which an event counts for nothing.
+
+        Returns:
+            list[dict[str, int]]: for each partition that got any, the first position and the count of its part.
+
+        Raises:
+            RequestError: when the body is neither of these, or none of its events has one of the `needed` columns and
+                another looks like it misspelt, or the stream is bound to a foreign source.
+            DiskFull: when nothing was appended for want of room.
         """
         if stream.name in self._bound:
             raise RequestError.of_bound_stream(stream.name)

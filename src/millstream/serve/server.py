@@ -125,9 +125,13 @@ def listen(host: str, port: int) -> socket.socket:
 def run(
     service: Service, listener: socket.socket, stop: threading.Event, tick: Callable[[], None] | None = None
 ) -> None:
-    """Answer requests until `stop` is set; what is being answered then is finished, within ten seconds.
+    """Answer requests until told to stop; what is being answered then is finished, within ten seconds.
 
-    `tick` is called about ten times a second, to publish what the process does.
+    Args:
+        service: the parts, wired; it is entered, and left at the end.
+        listener: the socket to answer at, which is bound.
+        stop: is set when it is to end.
+        tick: called about ten times a second, to publish what the process does; None: nothing is published.
     """
     config = uvicorn.Config(
         service.application,

@@ -48,7 +48,7 @@ class Upright:
         return self.embedded.topics()
 
     def trim(self, topic: str, partition: int, before: int) -> int:
-        """Drop whole batches that end at or before a position; return where the partition begins then."""
+        """Drop whole batches that end at or before a position; see `TopicAdmin.trim`."""
         return _begin(topic, partition, self.embedded.trim(topic, partition, _inner(topic, partition, before)))
 
     def drop(self, topic: str) -> None:
@@ -64,7 +64,7 @@ class Upright:
         return self.embedded.identity()
 
     def fingerprint(self, topic: str, partition: int, position: int) -> int | None:
-        """Return the checksum of the batch before a position."""
+        """Return the checksum of the batch before a position; see `Identified.fingerprint`."""
         return self.embedded.fingerprint(topic, partition, _inner(topic, partition, position))
 
     def close(self) -> None:
@@ -126,12 +126,12 @@ class AdversarialLog(Upright):
         self._silent: Counter[tuple[str, int]] = Counter()
 
     def append(self, topic: str, partition: int, batch: Batch, arrival: int | None = None) -> int:
-        """Append a batch and return the position of its first record."""
+        """Append a batch and return the position of its first record; see `Log.append`."""
         self._refuse_larger(topic, batch)
         return _outer(topic, partition, self.embedded.append(topic, partition, batch, arrival))
 
     def read(self, topic: str, partition: int, position: int, limit: int) -> Records:
-        """Return some records, or none, and some place to go on from."""
+        """Return some records, or none, and some place to go on from; see `Log.read`."""
         self._widen(topic)
         place, number = (topic, partition), _inner(topic, partition, position)
         found = self.embedded.read(topic, partition, number, limit)
@@ -161,7 +161,7 @@ class AdversarialLog(Upright):
         return [(_begin(topic, partition, first), following * GAP) for partition, (first, following) in ends]
 
     def behind(self, topic: str, partition: int, position: int) -> Behind:
-        """Return what lies after a position."""
+        """Return what lies after a position; see `Log.behind`."""
         return self.embedded.behind(topic, partition, _inner(topic, partition, position))
 
     def committed(self, consumer: str, topic: str) -> list[int | None]:
@@ -184,7 +184,7 @@ class AdversarialLog(Upright):
         torn.end()
 
     def worker(self, group: str, topics: Iterable[str], owner: str | None = None) -> AdversarialWorker:
-        """Join a group of workers, in which ownership is lost at any time."""
+        """Join a group of workers, in which ownership is lost at any time; see `Shareable.worker`."""
         worker = self.embedded.worker(group, topics, owner)
         opening = self._owned if self.atomic else self.transaction
         return AdversarialWorker(worker, self._chance, opening, atomic=self.atomic)

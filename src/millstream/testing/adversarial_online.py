@@ -67,7 +67,7 @@ class AdversarialOnlineStore:
     def write(
         self, states: str, shard: int, changes: Sequence[tuple[bytes, bytes]], meta: ShardMeta, expected: int | None
     ) -> Sequence[bytes]:
-        """Write values chunk by chunk, then the meta, unless a key was refused."""
+        """Write values chunk by chunk, then the meta, unless a key was refused; see `OnlineStore.write`."""
         if not changes:
             with self._alone():
                 self._refuse_moved(states, shard, meta, expected)
@@ -124,7 +124,7 @@ class AdversarialOnlineStore:
             return sorted(refused)
 
     def scan(self, states: str, shard: int, cursor: bytes | None = None, limit: int = 10_000) -> Page:
-        """Return some pairs in no order, none at times, and one of before now and then."""
+        """Return some pairs in no order, none at times, and one of before now and then; see `OnlineStore.scan`."""
         every = {key: value for page in pages(self.embedded, states, shard) for key, value in page.items}
         order = sorted((self._place(key), key) for key in every)
         following = [key for place, key in order if cursor is None or place > cursor]

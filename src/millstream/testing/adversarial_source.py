@@ -101,7 +101,7 @@ class AdversarialSource:
         return found
 
     def read(self, shard: str, position: str | None, limit: int, until: str | None = None) -> Events:
-        """Return some events of a shard, or none."""
+        """Return some events of a shard, or none; see `Source.read`."""
         self._throttle(shard)
         held, lost = self.held[shard], None
         begin = 0 if position is None else self._places[position][1]

@@ -66,18 +66,37 @@ def text(*lines: str) -> Batch:
 
 
 def everything(log: OwnLog, topic: str, partition: int, limit: int = 1_000) -> list[Records]:
-    """Return all reads of a partition that gave something, from its first record to its end."""
+    """Return all reads of a partition that gave something, from its first record to its end.
+
+    Args:
+        log: the log.
+        topic: the topic.
+        partition: its partition.
+        limit: about how many records one read may give.
+    """
     first, end = log.ends(topic)[partition]
     return list(through(log, topic, partition, first, end, limit))
 
 
 def payloads(log: OwnLog, topic: str, partition: int) -> list[bytes]:
-    """Return the payloads of a partition."""
+    """Return the payloads of a partition.
+
+    Args:
+        log: the log.
+        topic: the topic.
+        partition: its partition, which is read whole.
+    """
     return [payload for records in everything(log, topic, partition) for payload in records.payloads]
 
 
 def positions(log: OwnLog, topic: str, partition: int) -> list[int]:
-    """Return the position of every record of a partition."""
+    """Return the position of every record of a partition.
+
+    Args:
+        log: the log.
+        topic: the topic.
+        partition: its partition, which is read whole.
+    """
     return [position for records in everything(log, topic, partition) for position in records.positions.tolist()]
 
 

@@ -44,15 +44,45 @@ def put(
     meta: ShardMeta,
     expected: int | None,
 ) -> None:
-    """Write values until the store holds all of them. Raises `Fenced` when another writer has moved the shard."""
+    """Write values until the store holds all of them.
+
+    Args:
+        online: the store.
+        states: the name of the states, such as "user_velocity@1".
+        shard: the number of the shard.
+        changes: encoded keys and their new values.
+        meta: what the shard says of itself afterwards.
+        expected: the position that the shard is at; None: it does not exist.
+
+    Raises:
+        Fenced: when another writer has moved the shard.
+    """
     write_all(online, states, shard, changes, meta, expected, _PATIENCE)
 
 
 def meta_of(online: OnlineStore, states: str, shard: int) -> ShardMeta | None:
-    """Return what a shard has applied, None when it does not exist. Raises `StoreError` when it cannot be read."""
+    """Return what a shard has applied, None when it does not exist.
+
+    Args:
+        online: the store.
+        states: the name of the states.
+        shard: the number of the shard.
+
+    Raises:
+        StoreError: when it cannot be read.
+    """
     return read_shard(online, states, shard).meta
 
 
 def pairs(online: OnlineStore, states: str, shard: int) -> list[tuple[bytes, bytes]]:
-    """Return all keys of a shard with their values, in the order of the keys. Raises `StoreError`."""
+    """Return all keys of a shard with their values, in the order of the keys.
+
+    Args:
+        online: the store.
+        states: the name of the states.
+        shard: the number of the shard.
+
+    Raises:
+        StoreError: when it cannot be read.
+    """
     return sorted({pair for page in pages(online, states, shard) for pair in page.items})

@@ -44,7 +44,15 @@ def patiently(ask: Callable[[], T]) -> T:
 
 
 def reads(source: Source, shard: str, position: str | None, limit: int, until: str | None = None) -> Iterator[Events]:
-    """All reads of a shard from a position on that give something, up to its end or another position."""
+    """All reads of a shard from a position on that give something, up to its end or another position.
+
+    Args:
+        source: the source.
+        shard: the shard's name.
+        position: where to begin; None for the shard's beginning.
+        limit: about how many events one read may give.
+        until: where to stop; the shard's end unless given.
+    """
     silent = 0
     while silent < TRIES:
         found = patiently(lambda at=position: source.read(shard, at, limit, until))  # type: ignore[misc]
@@ -63,7 +71,14 @@ def numbers(found: Events) -> list[int]:
 
 
 def all_numbers(source: Source, shard: str, position: str | None = None, limit: int = 3) -> list[int]:
-    """The numbers of the events of a shard from a position on, in the order in which they come."""
+    """The numbers of the events of a shard from a position on, in the order in which they come.
+
+    Args:
+        source: the source.
+        shard: the shard's name.
+        position: where to begin; the shard's beginning unless given.
+        limit: about how many events one read may give.
+    """
     return [number for found in reads(source, shard, position, limit) for number in numbers(found)]
 
 

@@ -46,7 +46,7 @@ class TornWork:
         self._commits: list[Commit] = []
 
     def append(self, topic: str, partition: int, batch: Batch, arrival: int | None = None) -> int:
-        """Append a batch and return the number of its first record, if all goes well."""
+        """Append a batch and return the number of its first record, if all goes well; see `Transaction.append`."""
         self._log.behind(topic, partition, 0)
         if batch.count < 1:
             return self._log.append(topic, partition, batch, arrival)  # which refuses it
@@ -55,7 +55,7 @@ class TornWork:
         return self._log.ends(topic)[partition][1] + sum(before)
 
     def commit(self, consumer: str, topic: str, partition: int, expected: int | None, position: int) -> None:
-        """Move a consumer's position, whatever it is by then."""
+        """Move a consumer's position, whatever it is by then; see `Transaction.commit`."""
         self._log.behind(topic, partition, 0)
         self._commits.append((consumer, topic, partition, position))
 

@@ -184,7 +184,13 @@ def shared_among(workers: Sequence[Worker], topics: Mapping[str, int]) -> list[O
 
 
 def advance(worker: Worker, log: OwnLog, to: int) -> None:
-    """Append to "out" and move "consumer" in "events" in one transaction of a worker."""
+    """Append to "out" and move "consumer" in "events" in one transaction of a worker.
+
+    Args:
+        worker: the worker.
+        log: its log, which says where "consumer" is.
+        to: where it is moved; what is appended says it too.
+    """
     (known,) = log.committed("consumer", "events")
     with worker.transaction() as work:
         work.append("out", 0, Batch(b"by %d" % to, "bytes", 1))

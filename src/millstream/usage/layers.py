@@ -31,9 +31,14 @@ def metrics_folder(data: Path) -> Path:
 def publish(data: Path, layer: str, facts: Mapping[str, Any]) -> None:
     """Say what this process of a layer is doing: call it about once a second; the last word replaces the one before.
 
-    Readers see it in `snapshot`. By convention `rate` is records a second, `lag` records behind, `age` microseconds
-    since the newest arrival handled, `owner` the name under which this process shares partitions with others; anything
-    else that JSON can hold is passed on as it is. CPU and memory of the process are added.
+    CPU and memory of the process are added.
+
+    Args:
+        data: the project's folder of data.
+        layer: the layer's name, such as "compute".
+        facts: what readers see in `snapshot`. By convention `rate` is records a second, `lag` records behind, `age`
+            microseconds since the newest arrival handled, `owner` the name under which this process shares partitions
+            with others; anything else that JSON can hold is passed on as it is.
 
     >>> import tempfile
     >>> data = Path(tempfile.mkdtemp())

@@ -17,9 +17,14 @@ if TYPE_CHECKING:
 
 
 def state_gaps(parts: Parts, sent: Mapping[str, pa.Table], now: int) -> Iterator[int]:
-    """For each count of each key, how many events its state lacks (negative: has too many) at `now` (µs).
+    """For each count of each key, how many events its state lacks (negative: has too many).
 
     What should be there is counted from the tables that the sources sent, by the fold over history.
+
+    Args:
+        parts: the project.
+        sent: by stream, the events that its source sent.
+        now: the instant (µs) at which states and events are read.
     """
     for version in parts.registry.groups("live"):
         group = version.group

@@ -37,13 +37,28 @@ class Leak:
 
 
 def static_auc(model: Model, learnt: TrainingSet, served: pa.Table, labels: np.ndarray) -> float:
-    """The AUC, on what was served, of a model that was given the static inputs alone."""
+    """The AUC, on what was served, of a model that was given the static inputs alone.
+
+    Args:
+        model: the demo's model, whose trainer is used.
+        learnt: the training set of its first version.
+        served: the captures of the season.
+        labels: the label of each of them.
+    """
     artefact = _fitted(model, learnt.matured(), {name: learnt.dtypes[name] for name in STATIC})
     return auc(labels, _scores(artefact, served))
 
 
 def leak(model: Model, learnt: TrainingSet, served: pa.Table, labels: np.ndarray, past: Stored) -> Leak:
-    """A model trained on windows over *scheduled* times, which is when a careless join thinks that flights happen."""
+    """A model trained on windows over *scheduled* times, which is when a careless join thinks that flights happen.
+
+    Args:
+        model: the demo's model.
+        learnt: the training set of its first version; its examples are joined again, carelessly.
+        served: the captures of the season, on which both are measured.
+        labels: the label of each of them.
+        past: where the events come from.
+    """
     view = _scheduled(model.view)
     careless = _Careless(past)
     rows = learnt.matured()

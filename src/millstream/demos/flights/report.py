@@ -53,7 +53,14 @@ class Report:
         self._status.update(f"{tally.events:,} events, {tally.requests:,} requests answered")
 
     def month(self, name: str, tally: Tally, labels: np.ndarray, decision: str) -> None:
-        """A row of the table."""
+        """A row of the table.
+
+        Args:
+            name: the month.
+            tally: what the month came to.
+            labels: the label of each flight that was scored, in the order of the scores.
+            decision: what retraining said at its start; "" for the first month.
+        """
         from millstream.train.metrics import auc, average_precision
 
         scores = np.array(list(tally.scores.values()))

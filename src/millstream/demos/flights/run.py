@@ -92,7 +92,14 @@ def set_up(folder: Path) -> tuple[Project, Flights]:
 
 
 def learn(project: Project, season: Season, since: int, show: report.Report) -> TrainingSet:
-    """Load and backfill what came before July, train the first model and deploy it."""
+    """Load and backfill what came before July, train the first model and deploy it.
+
+    Args:
+        project: the demo's project, without definitions as yet.
+        season: owns the clock and sends the events.
+        since: the instant (µs) from which events are loaded; 0 for all there are.
+        show: is told each step.
+    """
     from millstream.demos.flights import definitions
 
     streams = [getattr(definitions, name) for name in STREAMS]
@@ -113,7 +120,14 @@ def learn(project: Project, season: Season, since: int, show: report.Report) -> 
 
 
 def live(project: Project, season: Season, months: int, show: report.Report) -> Tally:
-    """Run the months, retraining at the start of each but the first; a row of the table is shown for each."""
+    """Run the months, retraining at the start of each but the first.
+
+    Args:
+        project: the demo's project, with a champion.
+        season: owns the clock, sends the events and asks for scores.
+        months: how many, from July 2013 on.
+        show: gets a row of the table for each.
+    """
     total = Tally()
     show.table()
     for number in range(months):
@@ -152,7 +166,19 @@ def retrain(project: Project) -> str:
 def look_back(
     project: Project, flights: Flights, season: Season, learnt: TrainingSet, outcome: Tally, show: report.Report
 ) -> dict[str, Any]:
-    """Verify every served value, compare with training, count what was lost or doubled, and show the leak."""
+    """Verify every served value, compare with training, count what was lost or doubled, and show the leak.
+
+    Args:
+        project: the demo's project.
+        flights: nothing is made of it.
+        season: knows what was sent and how the flights turned out.
+        learnt: the training set of the first version.
+        outcome: what the months came to.
+        show: is told each step.
+
+    Returns:
+        The object that `--json` prints.
+    """
     from millstream.demos.flights.exhibits import leak, static_auc
     from millstream.train.metrics import auc, average_precision
 

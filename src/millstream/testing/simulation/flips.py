@@ -51,7 +51,13 @@ class Flip:
 
 
 def flip(world: World, kind: str, number: int) -> str:
-    """One bit of a file flips, under whoever has it open; `number` says which."""
+    """One bit of a file flips, under whoever has it open.
+
+    Args:
+        world: The world.
+        kind: What the file is of, one of `KINDS_OF_FILES`.
+        number: Says which file, and which bit of it.
+    """
     found = _FLIPS[kind](world, number)
     return str(found) if found is not None else "no such file"
 

@@ -13,7 +13,13 @@ if TYPE_CHECKING:
 
 
 def layer(world: World, name: str, stale: bool = False) -> str:
-    """One step of a layer; a stale one has not looked for new definitions."""
+    """One step of a layer.
+
+    Args:
+        world: The world.
+        name: The layer, one of those that a process runs.
+        stale: Whether it has not looked for new definitions.
+    """
     if name == "ingest" and world.precarious:
         machine.remember(world)
     process = world.process(next(one for one, layers in RUNS.items() if name in layers))
@@ -49,7 +55,13 @@ def zombie(world: World, name: str) -> str:
 
 
 def wake(world: World, number: int, layer: str) -> str:
-    """An old process goes on with what it knew."""
+    """An old process goes on with what it knew.
+
+    Args:
+        world: The world.
+        number: Says which of those that were taken for dead.
+        layer: What it does, if that is among what its process does; else the first thing that is.
+    """
     if not world.zombies:
         return "nobody"
     process = world.zombies[number % len(world.zombies)]

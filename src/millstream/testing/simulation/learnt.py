@@ -26,6 +26,11 @@ AFTER = 3_600_000_000
 def right(world: World, parts: Parts, found: TrainingSet) -> set[float]:
     """Hold a training set to what landed; returns the labels that there are to learn from.
 
+    Args:
+        world: The world, which knows what landed.
+        parts: The project that made the set.
+        found: The training set.
+
     Raises:
         AssertionError: When an example, a feature or a label is another.
     """

@@ -55,7 +55,14 @@ class Ledger:
     acknowledged: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
 
     def land(self, stream: EventStream, rows: Sequence[Mapping[str, Any]], arrival: int, held: Sequence[int]) -> None:
-        """Note what the log took just now; `held` is how many its partitions had taken before."""
+        """Note what the log took just now.
+
+        Args:
+            stream: The stream.
+            rows: The events, in the order in which they were sent.
+            arrival: When the log took them (µs).
+            held: How many events each partition of the stream had taken before.
+        """
         for partition, part in _divided(stream, rows, len(held)):
             for place, row in enumerate(part, held[partition]):
                 self.landed[stream.name].append(Landed(row, arrival, partition, place, row.get("x") == WRONG))
@@ -81,14 +88,24 @@ class Ledger:
         return found
 
     def place(self, stream: str, rows: int, partition: int, held: int) -> None:
-        """Say where the last rows of a stream without a partition key went, and how many came before them there."""
+        """Say where the last rows of a stream without a partition key went.
+
+        Args:
+            stream: The name of the stream.
+            rows: How many rows those are.
+            partition: Where they went.
+            held: How many came before them there.
+        """
         for place, one in enumerate(self.landed[stream][-rows:], held):
             one.partition, one.place = partition, place
 
     def frame(self, stream: EventStream, before: Mapping[int, int] | None = None, delay: int = 0) -> pa.Table:
         """The events that count as a data frame for `ms.compute`; an id that counts twice becomes two.
 
-        Each is known `delay` µs after it arrived.
+        Args:
+            stream: The stream.
+            before: By partition, how many of its records are looked at; all unless given.
+            delay: How long (µs) after it arrived each is known.
         """
         rows = [
             {**one.row, "id": f"{one.row['id']}#{number}", "seen": one.arrival + delay}
@@ -98,7 +115,13 @@ class Ledger:
 
 
 def taken(log: Log, positions: Mapping[str, int], stream: str) -> dict[int, int]:
-    """By partition of a stream, how many records lie before some positions by "stream/partition"."""
+    """By partition of a stream, how many records lie before some positions.
+
+    Args:
+        log: The log, which counts them.
+        positions: The positions by "stream/partition", of other streams too.
+        stream: The name of the stream.
+    """
     places = {tuple(place.rsplit("/", 1)): end for place, end in positions.items()}
     return {
         int(partition): records_before(log, stream, {int(partition): end})

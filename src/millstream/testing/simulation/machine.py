@@ -74,7 +74,13 @@ def lose_power(world: World) -> str:
 
 
 def damage(world: World, group: str, shard: int) -> str:
-    """The first pages of a shard of a group, in a version in use, are not what was written; nobody has it open."""
+    """The first pages of a shard of a group, in a version in use, are not what was written; nobody has it open.
+
+    Args:
+        world: The world.
+        group: The name of the group.
+        shard: The number of the shard; it says too which version, where several are in use.
+    """
     used = [one for one in world.process("witness").parts.registry.groups() if one.group.name == group]
     if not used:
         return "no such group"

@@ -25,12 +25,26 @@ if TYPE_CHECKING:
 
 
 def send(world: World, stream: str, drawn: Sequence[tuple[Any, ...]], heard: bool) -> str:
-    """Events that arrive now; an id says what else an event holds. The acknowledgement is heard, or lost."""
+    """Events that arrive now; an id says what else an event holds.
+
+    Args:
+        world: The world.
+        stream: The name of the stream.
+        drawn: Each event's number and fields, as they were drawn, the last of them how long ago it happened (µs).
+        heard: Whether the acknowledgement is heard, or lost.
+    """
     return _append(world, stream, [_event(world, *one) for one in drawn], heard)
 
 
 def post(world: World, stream: str, drawn: Sequence[tuple[Any, ...]], heard: bool) -> str:
-    """Events over HTTP; as `send` sends them, while another request is being answered."""
+    """Events over HTTP, or in the process itself while another request is being answered.
+
+    Args:
+        world: The world.
+        stream: The name of the stream.
+        drawn: The events, as `send` takes them.
+        heard: Whether the acknowledgement is heard, or lost.
+    """
     rows = [_event(world, *one) for one in drawn]
     return _append(world, stream, rows, heard, take=_in_process if busy() else _posted)
 

@@ -25,7 +25,14 @@ ROUND = ("compute", "batch", "ingest", "ship", "backfill")
 
 
 def begin(folder: Path, shape: Declared, adversary: Adversary | None = None) -> World:
-    """A new project in an empty folder: declared, with a champion, and a row in its table."""
+    """A new project in an empty folder: declared, with a champion, and a row in its table.
+
+    Args:
+        folder: The folder, which is empty or not there.
+        shape: What the project declares.
+        adversary: What its log and its online store are like, where they are to be adversarial; the embedded ones
+            unless given.
+    """
     (folder / ".millstream").mkdir(parents=True)
     (folder / "millstream.toml").write_text(SETTINGS)
     world = World(folder, shape, SimulatedClock(START), adversary=adversary)
@@ -39,7 +46,14 @@ def begin(folder: Path, shape: Declared, adversary: Adversary | None = None) -> 
 
 
 def copied(original: World, folder: Path, adversary: Adversary | None = None) -> World:
-    """A project that has begun, in another folder."""
+    """A project that has begun, in another folder.
+
+    Args:
+        original: The world of that project; nothing of it is open.
+        folder: Where the copy goes; it must not be there.
+        adversary: What its log and its online store are like, where they are to be adversarial; the embedded ones
+            unless given.
+    """
     shutil.copytree(original.folder, folder)
     world = World(folder, original.shape, SimulatedClock(original.clock.now()), adversary=adversary)
     world.accounts, world.champions = list(original.accounts), list(original.champions)

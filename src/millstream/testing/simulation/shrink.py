@@ -86,6 +86,11 @@ def shrink(seed: int, *, steps: int = STEPS, tries: int = TRIES, adversarial: Ad
 def fewest(items: Sequence[int], fails: Callable[[Sequence[int]], bool], tries: int) -> list[int]:
     """Items that are enough to fail: ever smaller parts of them are left out as long as the rest fails too.
 
+    Args:
+        items: What fails when all of it is there.
+        fails: Whether some of the items fail, in their order.
+        tries: How often that may be asked.
+
     >>> fewest(range(30), lambda some: {3, 17} <= set(some), 100)
     [3, 17]
     """

@@ -34,7 +34,14 @@ NOTE = "DE"
 
 
 def score(world: World, drawn: Sequence[tuple[Any, ...]], web: bool = False) -> str:
-    """Requests, over HTTP or in the process itself; their moment is now unless they say."""
+    """Requests for scores, over HTTP or in the process itself.
+
+    Args:
+        world: The world.
+        drawn: Each request's keys and fields, as they were drawn, the last of them its moment as a distance (µs) from
+            now; None: it says none, which is now.
+        web: Whether over HTTP, unless a request is being answered.
+    """
     now = world.clock.now()
     rows = [
         {"k": k, "other": other, "amount": amount, "note": note, **({} if at is None else {"at": now + at})}

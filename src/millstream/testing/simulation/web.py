@@ -60,6 +60,11 @@ class Web:
     def ask(self, method: str, path: str, body: Any) -> dict[str, Any]:
         """Send a request, after a look at what is deployed; returns the body of the answer.
 
+        Args:
+            method: Such as "POST".
+            path: With its query, if there is one.
+            body: What is sent as JSON.
+
         Raises:
             MillstreamError: when it was refused; anything but a sentence of the product is an `AssertionError`.
         """
