@@ -18,7 +18,7 @@ def check_fields(thing: str, group: Group, fields: Mapping[str, str]) -> dict[st
     """Return which request field each column of a stream group is given by, as asked for, and its time by `at`.
 
     Args:
-        thing: whose features the group's are, for errors.
+        thing: what was asked for, for errors.
         group: the group that reads the request as one more row.
         fields: the request field of each column that is named, by the column.
 

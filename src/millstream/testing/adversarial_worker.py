@@ -27,6 +27,7 @@ class AdversarialWorker:
         worker: the worker that it would be.
         chance: what it draws from.
         transaction: opens a transaction: of the log where that is not atomic, else around one of the worker.
+        atomic: whether the log is.
     """
 
     def __init__(
