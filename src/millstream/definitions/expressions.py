@@ -29,7 +29,7 @@ def is_column(sql: str) -> bool:
     return _BARE.fullmatch(sql.strip()) is not None
 
 
-def type_of(thing: str, argument: str, sql: str, columns: Mapping[str, str], hint: str | None = None) -> str:
+def type_of(thing: str, argument: str, sql: str, columns: Mapping[str, str]) -> str:
     """Return the type ("int64" ...) an expression has over one row.
 
     Args:
@@ -37,7 +37,6 @@ def type_of(thing: str, argument: str, sql: str, columns: Mapping[str, str], hin
         argument: the argument that it was given as, for errors.
         sql: the expression.
         columns: the types of the columns that it may read.
-        hint: nothing is made of it.
 
     Raises:
         DefinitionError: for an unknown column (naming the nearest), for SQL that DuckDB refuses, and for what is no

@@ -199,7 +199,7 @@ class FeatureView:
         for _, function in self._functions:
             _ = function.compiled
 
-    def assemble(self, columns: Mapping[str, np.ndarray], n: int, at: np.ndarray) -> dict[str, np.ndarray]:
+    def assemble(self, columns: Mapping[str, np.ndarray], at: np.ndarray) -> dict[str, np.ndarray]:
         """Return the model's inputs for some rows: defaults applied, on-demand features computed.
 
         Training and serving both end here.
@@ -208,7 +208,6 @@ class FeatureView:
             columns: every request field and every column of a group by its name in the view: numbers as float64 with
                 NaN for null, what is no number as Python's values, with None, and lists as
                 `millstream.definitions.list_columns.Lists`.
-            n: how many rows there are.
             at: the instant of each row (int64 µs).
 
         Returns:

@@ -142,7 +142,7 @@ class Replay:
         for reading in self.readings:
             found |= self._told(reading, columns_of(reading.read, self.values(reading), len(self.at)))
         found |= {name: carried(self.captures[name]) for name in self.view.request}
-        return self.view.assemble(found, len(self.at), self.at)
+        return self.view.assemble(found, self.at)
 
     def _told(self, reading: Reading, found: Columns) -> Columns:
         """A group's columns, by the plain rule where they are not what was served.

@@ -182,7 +182,7 @@ class FeatureReader:
             _take(lookup, one, columns, raw, facts)
         for lookup, one in zip(self._dated, found[len(folded) :], strict=True):
             _take(lookup, one, _dated(lookup, one, at), raw, facts)
-        return Read(self.view.assemble(raw, len(at), at), facts)
+        return Read(self.view.assemble(raw, at), facts)
 
     def _probes(self, values: Mapping[str, Sequence[Any]], rows: int) -> Sequence[Probes | None] | None:
         """The request fields that each folded group reads; None where none reads any."""

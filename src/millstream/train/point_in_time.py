@@ -85,7 +85,7 @@ def join(view: FeatureView, examples: pa.Table, past: Past) -> pa.Table:
         for one in reads:
             features = read(encode_keys(group.entity.keys, [given[key] for _, key in one.keys]), one)
             found |= columns_of(one, features, len(at))
-    inputs = view.assemble(found, len(at), at)
+    inputs = view.assemble(found, at)
     columns = {name: given[name] for name in (*view.entity_keys, AT)}
     for entry in view.entries:
         stays = entry.kind == "request"

@@ -49,7 +49,7 @@ def test_features_that_need_features_are_computed_in_order(fraud):
     twice = on_demand("twice", "once", expression="once * 2")
     once = on_demand("once", "n", expression="n + 1")
     view = ms.FeatureView("v", request={"n": "int64"}, features=[twice, once])
-    result = view.assemble({"n": np.array([1, 2])}, 2, np.zeros(2, np.int64))
+    result = view.assemble({"n": np.array([1, 2])}, np.zeros(2, np.int64))
     assert {name: column.tolist() for name, column in result.items()} == {"n": [1, 2], "twice": [4, 6], "once": [2, 3]}
 
 
@@ -64,7 +64,7 @@ def test_assemble_applies_defaults_before_on_demand_features(fraud):
         "amount": np.array([4.0, np.nan]), "kyc__tier": np.array([None, "gold"], object),
         "habits__amount_mean_30d": np.array([np.nan, 2.0]),
     }  # fmt: skip
-    result = view.assemble(raw, 2, np.array([10, 20]))
+    result = view.assemble(raw, np.array([10, 20]))
     assert list(result) == ["amount", "kyc__tier", "habits__amount_mean_30d", "ratio"]
     assert result["kyc__tier"].tolist() == ["none", "gold"]
     assert result["habits__amount_mean_30d"].tolist() == [0.5, 2.0]
@@ -78,10 +78,9 @@ def test_one_row_at_a_time_gives_what_all_rows_give(fraud):
         name: np.array([None, "x", "y"] * 10, object) if kind in ("string", "") else rng.normal(size=30)
         for name, kind in fraud.view.dtypes.items()
     }
-    whole = fraud.view.assemble(raw, 30, np.arange(30))
+    whole = fraud.view.assemble(raw, np.arange(30))
     rows = [
-        fraud.view.assemble({name: column[i : i + 1] for name, column in raw.items()}, 1, np.array([i]))
-        for i in range(30)
+        fraud.view.assemble({name: column[i : i + 1] for name, column in raw.items()}, np.array([i])) for i in range(30)
     ]
     for name, column in whole.items():
         assert column.tolist() == [value for row in rows for value in row[name].tolist()]

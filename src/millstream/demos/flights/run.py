@@ -50,7 +50,7 @@ def run(folder: Path, *, months: int = 6, json: bool = False) -> dict[str, Any]:
     season = Season(project, flights)
     learnt = learn(project, season, QUICK_SINCE if months == 1 else 0, show)
     outcome = live(project, season, months, show)
-    found = look_back(project, flights, season, learnt, outcome, show)
+    found = look_back(project, season, learnt, outcome, show)
     found["seconds"] = round(time.perf_counter() - began, 1)
     season.close()
     project.close()
@@ -164,13 +164,12 @@ def retrain(project: Project) -> str:
 
 
 def look_back(
-    project: Project, flights: Flights, season: Season, learnt: TrainingSet, outcome: Tally, show: report.Report
+    project: Project, season: Season, learnt: TrainingSet, outcome: Tally, show: report.Report
 ) -> dict[str, Any]:
     """Verify every served value, compare with training, count what was lost or doubled, and show the leak.
 
     Args:
         project: the demo's project.
-        flights: nothing is made of it.
         season: knows what was sent and how the flights turned out.
         learnt: the training set of the first version.
         outcome: what the months came to.
