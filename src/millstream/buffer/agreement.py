@@ -22,7 +22,15 @@ class Identified(Protocol):
         ...
 
     def fingerprint(self, topic: str, partition: int, position: int) -> int | None:
-        """Return the checksum of the batch that ends at a position: None where that is unknown, -1 where none ends."""
+        """Return the checksum of the batch that ends at a position: None where that is unknown, -1 where none ends.
+
+        Called where a position is kept, and where one that was kept is compared with the log.
+
+        Args:
+            topic: the topic the position is of.
+            partition: its partition.
+            position: the next position to read, which is where the batch before it ends.
+        """
         ...
 
 
@@ -34,6 +42,12 @@ class Mendable(Protocol):
         """Begin a partition anew at a position beyond all that anybody knows, with some records of it.
 
         Every consumer of it is moved there. Called by repair.
+
+        Args:
+            topic: the topic, one that is there.
+            partition: the partition; what it holds is dropped.
+            base: the position it is to begin at.
+            kept: the records it holds then, from `base` on: they are appended anew, with the stamps that they have.
         """
         ...
 
@@ -62,7 +76,14 @@ def identity_of(log: Log) -> str:
 
 
 def mark(log: Log, topic: str, partition: int, position: int) -> str:
-    """Return what to keep with a position; empty where the log cannot tell."""
+    """Return what to keep with a position; empty where the log cannot tell.
+
+    Args:
+        log: the log.
+        topic: the topic the position is of.
+        partition: its partition.
+        position: the next position to read.
+    """
     if not isinstance(log, Identified):
         return ""
     check = log.fingerprint(topic, partition, position)
@@ -98,6 +119,14 @@ def disagreement(log: Log, topic: str, partition: int, position: int, kept: str 
 
 def refuse_stepped_back(who: str, log: Log, topic: str, partition: int, position: int, kept: str = "") -> None:
     """Raise when a log is not the one that a position was kept of.
+
+    Args:
+        who: who has kept it, as it begins the message, such as "Group version 'velocity@1'".
+        log: the log.
+        topic: the topic the position is of.
+        partition: its partition.
+        position: the next position to read.
+        kept: the mark that was kept with it; without one only the end of the log is looked at.
 
     Raises:
         SteppedBack: when it is older, or another one.

@@ -59,7 +59,16 @@ def with_added(log: Log, topic: str, standing: Sequence[int | None]) -> list[int
 
 
 def computed_positions(log: OwnLog, version: str, streams: Iterable[str]) -> dict[str, int] | None:
-    """By "stream/partition", the next position computing will fold for a group version, or None before its start."""
+    """By "stream/partition", the next position computing will fold for a group version, or None before its start.
+
+    Args:
+        log: the project's log.
+        version: the group version, such as "velocity@1".
+        streams: the streams that the group reads; the version has started once it has in every partition of each.
+
+    Raises:
+        LogError: when one of the streams is not there.
+    """
     found: dict[str, int] = {}
     for stream in streams:
         for partition, position in enumerate(computed_in(log, version, stream)):

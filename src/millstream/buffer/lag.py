@@ -58,7 +58,13 @@ def records_ever(log: Log, topic: str) -> int:
 
 
 def records_before(log: Log, topic: str, positions: Mapping[int, int]) -> int:
-    """Return about how many records were appended before some positions, by partition."""
+    """Return about how many records were appended before some positions, in all.
+
+    Args:
+        log: the log.
+        topic: the topic.
+        positions: by partition, the position; partitions that are not in it count for nothing.
+    """
     return sum(
         log.behind(topic, partition, 0).records - log.behind(topic, partition, position).records
         for partition, position in positions.items()

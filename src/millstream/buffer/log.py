@@ -76,7 +76,13 @@ class Records:
 
     @classmethod
     def none(cls, topic: str, partition: int, position: int) -> Self:
-        """Make what a read gives that found nothing, and goes on from a position."""
+        """Make what a read gives that found nothing, and goes on from a position.
+
+        Args:
+            topic: the topic that was read.
+            partition: the partition that was read.
+            position: where to go on: the one that was asked for, unless the log has moved on past it.
+        """
         nothing = np.empty(0, np.int64)
         return cls(topic, partition, [], [], nothing, nothing, nothing, position)
 
@@ -146,7 +152,12 @@ class Transaction(Protocol):
     def append(self, topic: str, partition: int, batch: Batch, arrival: int | None = None) -> int:
         """Append a batch and return the position of its first record; it is readable once the transaction is over.
 
-        It is stamped as by `Log.append`.
+        Args:
+            topic: the topic to append to, one that is there.
+            partition: which of its partitions, from 0 on.
+            batch: at least one record, in at most `Log.largest` bytes.
+            arrival: when it came (µs), where a broker has stamped it already; None for the log's clock, as by
+                `Log.append`.
 
         Raises:
             LogError: when there is no such topic or partition, or the batch is empty or larger than the log takes.
@@ -154,10 +165,18 @@ class Transaction(Protocol):
         ...
 
     def commit(self, consumer: str, topic: str, partition: int, expected: int | None, position: int) -> None:
-        """Move a consumer from the position it had read from, `expected` (None: it never committed), to `position`.
+        """Move a consumer from the position it had read from to the one it is to go on from.
+
+        Args:
+            consumer: the consumer's name.
+            topic: the topic that it reads.
+            partition: the partition in which it moves.
+            expected: the position committed before; None: it never committed.
+            position: the next position it wants to read.
 
         Raises:
             Fenced: here or when the transaction ends, if the position is not `expected`: another worker has gone on.
+            LogError: when there is no such topic or partition.
         """
         ...
 
@@ -194,8 +213,14 @@ class Log(Protocol):
     def append(self, topic: str, partition: int, batch: Batch, arrival: int | None = None) -> int:
         """Append a batch and return the position of its first record; called by producers.
 
-        It is durable when this returns. It is stamped with the log's clock, or with `arrival` (microseconds) when it
-        comes from a foreign producer whose broker has stamped it already.
+        It is durable when this returns.
+
+        Args:
+            topic: the topic to append to, one that is there.
+            partition: which of its partitions, from 0 on.
+            batch: at least one record, in at most `largest` bytes.
+            arrival: the stamp (µs), when it comes from a foreign producer whose broker has stamped it already; None for
+                the log's clock.
 
         Raises:
             LogError: when there is no such topic or partition, or the batch is empty or larger than the log takes.
@@ -206,9 +231,15 @@ class Log(Protocol):
     def read(self, topic: str, partition: int, position: int, limit: int) -> Records:
         """Return records from a position on, in whole payloads, and where to go on; called by consumers.
 
-        The first payload is the one that holds `position` (`skip` says where) or the next one there is. About `limit`
-        records are returned, or fewer, or none: at any time, whatever is there, and `next` may have moved on even so. A
-        log that has nothing yet may wait a moment before it says so, so that readers who ask again do not spin.
+        The first payload is the one that holds `position` (`skip` says where) or the next one there is. Fewer records
+        than asked for, or none, may come at any time, and `next` may have moved on even so. A log that has nothing yet
+        may wait a moment before it says so, so that readers who ask again do not spin.
+
+        Args:
+            topic: the topic to read.
+            partition: which of its partitions, from 0 on.
+            position: where to begin; what lies from it on may not have been trimmed.
+            limit: about how many records are wanted; the last payload comes whole.
 
         Raises:
             LogError: when there is no such topic or partition, or what was asked for has been trimmed.
@@ -220,6 +251,9 @@ class Log(Protocol):
 
         A reader that has reached the end has read all that was there; the records before it may take a moment to show.
 
+        Args:
+            topic: the topic, one that is there.
+
         Raises:
             LogError: when there is no such topic.
         """
@@ -228,6 +262,11 @@ class Log(Protocol):
     def behind(self, topic: str, partition: int, position: int) -> Behind:
         """Return what a reader at a position has still before it; called where lag is shown, or events are counted.
 
+        Args:
+            topic: the topic it reads.
+            partition: which of its partitions, from 0 on.
+            position: the next position it will read; it may have been trimmed, or lie at the end or beyond.
+
         Raises:
             LogError: when there is no such topic or partition.
         """
@@ -235,6 +274,10 @@ class Log(Protocol):
 
     def committed(self, consumer: str, topic: str) -> list[int | None]:
         """Return, for each partition, the position a consumer has committed; None where it never did.
+
+        Args:
+            consumer: the consumer's name, as it was committed under.
+            topic: the topic it reads.
 
         Raises:
             LogError: when there is no such topic.
@@ -260,6 +303,10 @@ class TopicAdmin(Protocol):
     def create(self, topic: str, partitions: int) -> None:
         """Make a topic unless it is there; called when definitions are applied.
 
+        Args:
+            topic: the name of the topic.
+            partitions: how many partitions it is to have, at least one.
+
         Raises:
             LogError: when it is there with another number of partitions.
         """
@@ -270,6 +317,10 @@ class TopicAdmin(Protocol):
 
         What is there stays as it is, and where it is. Called for streams, and for their dead letters, which lie in a
         partition of the number that the event is in.
+
+        Args:
+            topic: the topic, one that is there.
+            partitions: how many partitions it is to have at least.
 
         Raises:
             LogError: when there is no such topic.
@@ -285,6 +336,14 @@ class TopicAdmin(Protocol):
 
         It begins at or before that position: whoever is to go on from there finds that nothing is missing. Called by
         retention.
+
+        Args:
+            topic: the topic, one that is there.
+            partition: which of its partitions, from 0 on.
+            before: the position before which nobody needs anything any more.
+
+        Raises:
+            LogError: when there is no such topic or partition.
         """
         ...
 
@@ -313,8 +372,12 @@ class Watched(Protocol):
     def wait(self, seen: int | None, seconds: float) -> int:
         """Return a number that is another than before once something was appended or committed since.
 
-        Returns at once when it is another than `seen`, else when it becomes one, or after so many seconds. It may be
-        another though nothing has come. Called before reading, with None, and by readers that have nothing to do.
+        It may be another though nothing has come. Called before reading, with None, and by readers that have nothing to
+        do.
+
+        Args:
+            seen: the number that was returned last; returns at once where it is another by now, as it is for None.
+            seconds: how long to wait for another one at most.
 
         Raises:
             LogError: when the log cannot be read.
@@ -327,9 +390,14 @@ class TimeIndex(Protocol):
     """A log that finds the place of an instant without reading."""
 
     def position_at(self, topic: str, partition: int, instant: int) -> int:
-        """Return a position with whatever was appended at an instant (µs) or later at or after it.
+        """Return a position with whatever was appended at an instant or later at or after it.
 
         The nearest such position in a log whose clock never stepped back. Called by retention and the index of repeats.
+
+        Args:
+            topic: the topic to look in.
+            partition: which of its partitions, from 0 on.
+            instant: the instant (µs), by the clock that the log stamps with.
 
         Raises:
             LogError: when there is no such topic or partition.
@@ -345,6 +413,11 @@ class Tail(Protocol):
         """Return a position with the last `count` records at or after it, and as few before them as is cheap.
 
         Called where the newest are looked at.
+
+        Args:
+            topic: the topic to look in.
+            partition: which of its partitions, from 0 on.
+            count: how many records; there may be fewer.
 
         Raises:
             LogError: when there is no such topic or partition.

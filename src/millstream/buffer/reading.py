@@ -18,7 +18,7 @@ class Readable(Protocol):
     """The part of a log that is read."""
 
     def read(self, topic: str, partition: int, position: int, limit: int) -> Records:
-        """Return records from a position on, and where to go on; see `Log.read`."""
+        """Return records from a position on, and where to go on; see `Log.read` for the arguments too."""
         ...
 
 

@@ -120,7 +120,16 @@ class RepeatIndex:
     def mark(self, table: pa.Table, stream: EventStream, partition: int, span: tuple[int, int]) -> Mask:
         """Say which events of one partition have an id that occurred before the table; then remember the table's.
 
-        `span` is where reading the table began, and where it goes on. An index that is damaged is begun anew, from the log.
+        An index that is damaged is begun anew, from the log.
+
+        Args:
+            table: decoded events of the partition, at least one, in the order of their positions.
+            stream: the stream they are of, which has a `deduplicate`.
+            partition: the partition.
+            span: the position where reading the table began, and the one where it goes on.
+
+        Returns:
+            np.ndarray: True for a repeat, one per row; those of rows of the same table are not told.
         """
         try:
             return self._mark(table, stream, partition, span)

@@ -16,7 +16,16 @@ from millstream.store.online import MARK, Fact, OnlineStore, ShardMeta
 
 
 def online_ahead(log: OwnLog, online: OnlineStore, versions: Iterable[GroupVersion]) -> list[str]:
-    """Return, for each group version whose online states are of a later or another log, how the log differs."""
+    """Return, for each group version whose online states are of a later or another log, how the log differs.
+
+    Args:
+        log: the project's log.
+        online: the online store.
+        versions: the group versions to look at, all asked for at once.
+
+    Raises:
+        StoreError: when the store cannot be reached.
+    """
     topics, every, found = log.topics(), list(versions), list[str]()
     facts = online.facts({version.states: version.shards for version in every})
     for version in every:
@@ -27,7 +36,13 @@ def online_ahead(log: OwnLog, online: OnlineStore, versions: Iterable[GroupVersi
 
 
 def archive_ahead(log: OwnLog, offline: OfflineStore, streams: Iterable[EventStream]) -> list[str]:
-    """Return, for each stream whose archive is of a later or another log, how the log differs."""
+    """Return, for each stream whose archive is of a later or another log, how the log differs.
+
+    Args:
+        log: the project's log.
+        offline: where the archive is.
+        streams: the streams to look at; one that nothing is archived of does not differ.
+    """
     topics, found = log.topics(), []
     for stream in streams:
         snapshot = offline.snapshot(event_table(stream.name))
@@ -44,7 +59,13 @@ def archive_ahead(log: OwnLog, offline: OfflineStore, streams: Iterable[EventStr
 
 
 def stated_ahead(log: OwnLog, offline: OfflineStore, versions: Iterable[GroupVersion]) -> list[str]:
-    """Return, for each version of a query whose offline table is of a later or another log, how the log differs."""
+    """Return, for each version of a query whose offline table is of a later or another log, how the log differs.
+
+    Args:
+        log: the project's log.
+        offline: the offline store.
+        versions: the versions to look at, those of queries; one without a table does not differ.
+    """
     topics, found = log.topics(), []
     for version in versions:
         snapshot = offline.snapshot(batch_table(version.id))

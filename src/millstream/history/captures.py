@@ -118,9 +118,15 @@ def _spans(log: OwnLog, topic: str, starts: Mapping[int, int]) -> Iterator[Recor
 
 
 def spans(log: Log, topic: str, starts: Mapping[int, int]) -> Iterator[Records]:
-    """The records of a topic from a position of each partition (0 unless named) to its end now, a bounded number at once.
+    """The records of a topic from a position of each partition to its end now, a bounded number at once.
 
-    Raises `LogError` when the log no longer holds a position.
+    Args:
+        log: the log.
+        topic: the topic.
+        starts: by partition, the position to begin at; 0 for one that is not in it.
+
+    Raises:
+        LogError: when the log no longer holds a position.
     """
     for partition, (_, following) in enumerate(log.ends(topic)):
         yield from through(log, topic, partition, starts.get(partition, 0), following)

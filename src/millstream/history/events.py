@@ -108,7 +108,17 @@ class History:
         *,
         since: Mapping[int, int] | None = None,
     ) -> Iterator[pa.Table]:
-        """The same events in tables of about `rows` at most, in bounded memory (None: as they come)."""
+        """The events of `read` in several tables, in bounded memory; the first is an empty one.
+
+        Args:
+            stream: its name, or a definition of it; see `read`.
+            upto: by partition, the position before which to read; see `read`.
+            rows: about how many events a table may have; None: as they come.
+            since: by partition, the first position to read; 0 for one that is not in it.
+
+        Raises:
+            NotFound: there is no such stream.
+        """
         definition = self._stream(stream)
         since = since or {}
         yield event_schema(definition).empty_table()

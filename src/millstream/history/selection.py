@@ -38,6 +38,11 @@ class Wanted:
 def chosen(stream: EventStream, events: pa.Table, wanted: Sequence[Wanted]) -> pa.Table:
     """Those of some decoded events that are wanted.
 
+    Args:
+        stream: the stream they are of.
+        events: the events, with the columns of its schema.
+        wanted: what is looked for; an event that any of these means is wanted.
+
     >>> clicks = EventStream("clicks", time="at", schema={"user_id": "int64", "at": "timestamp"})
     >>> events = pa.table({"user_id": [1, 2, 1], "at": pa.array([5, 6, 7], pa.timestamp("us", "UTC"))})
     >>> chosen(clicks, events, [Wanted({"user_id": pa.array([1])}, since=6)])["user_id"].to_pylist()
@@ -71,7 +76,14 @@ class Archive:
         self._kept = offline.scan(self._table, where=[("_position", "<", 0)], snapshot=snapshot.id).schema
 
     def search(self, partition: int, first: int, last: int, wanted: Sequence[Wanted]) -> pa.Table:
-        """The wanted events of a partition from a position to before another, each once, in their order."""
+        """The wanted events of a partition, each once, in the order of their positions.
+
+        Args:
+            partition: the partition.
+            first: the position to begin at.
+            last: the position before which to stop.
+            wanted: what is looked for; an event that any of these means is found.
+        """
         span: Where = [("_partition", "=", partition), ("_position", ">=", first), ("_position", "<", last)]
         pieces = [event_schema(self._stream).empty_table()]
         for where in self._looks(span, wanted):

@@ -25,7 +25,12 @@ class AnotherProject(Struct, frozen=True, kw_only=True):
     stream: Text = ""
 
     def open(self, settings: Settings, clock: Clock, stream: str) -> ProjectSource:
-        """Open the source."""
+        """Open the other project's log as its own settings say, with its own clock; see `SourceBackend.open`.
+
+        Raises:
+            SourceError: when the stream is bound to the project that it is a stream of.
+            ProjectError: when the other project's settings cannot be read.
+        """
         from millstream.project.backends import backend
 
         folder = settings.folder / self.path
@@ -69,11 +74,11 @@ class ProjectSource:
         self._log, self._topic, self._stream, self._folder = log, topic, stream, folder
 
     def shards(self, read: Mapping[str, str | None]) -> list[Shard]:
-        """Return a shard for each partition."""
+        """Return a shard for each partition; see `Source.shards`."""
         return [Shard(str(partition)) for partition in range(len(self._ends()))]
 
     def read(self, shard: str, position: str | None, limit: int, until: str | None = None) -> Events:
-        """Return records of a partition, with the stamps that the other log gave them."""
+        """Return records of a partition, with the stamps that the other log gave them; see `Source.read`."""
         partition, stop = int(shard), _At.of(until)
         begin, lost = self._begin(partition, position)
         found = self._asked(lambda: self._log.read(self._topic, partition, begin, limit))
@@ -85,7 +90,7 @@ class ProjectSource:
         return _events(found, following, lost)
 
     def behind(self, shard: str, position: str | None) -> Behind:
-        """Return what the other log has after a position."""
+        """Return what the other log has after a position; see `Source.behind`."""
         partition = int(shard)
         begin, _ = self._begin(partition, position)
         if begin >= self._ends()[partition][1]:

@@ -125,7 +125,13 @@ class Checkpoint:
         self.records += 1
 
     def next_record(self, shards: Mapping[str, Place], gone: Iterable[str], losses: Iterable[Loss]) -> Record:
-        """The record that says some changes; now and then one that says all."""
+        """The record that says some changes; now and then one that says all. The checkpoint itself stays as it is.
+
+        Args:
+            shards: by name, how far each is read now, of those that have moved.
+            gone: the shards that need not be remembered any more.
+            losses: what was lost since the record before.
+        """
         changes = Record(shards=dict(shards), gone=list(gone), losses=list(losses))
         if self.records < WHOLE_AFTER:
             return changes

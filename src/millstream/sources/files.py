@@ -37,7 +37,7 @@ class Files(Struct, frozen=True, kw_only=True):
     path: Text
 
     def open(self, settings: Settings, clock: Clock, stream: str) -> FilesSource:
-        """Open the source."""
+        """Open the source; whether the files are there is seen when it is read; see `SourceBackend.open`."""
         return FilesSource(settings.folder, self.path, stream)
 
 
@@ -102,7 +102,7 @@ class FilesSource:
         self._away: dict[str, float] = {}
 
     def shards(self, read: Mapping[str, str | None]) -> list[Shard]:
-        """Return a shard for each file that has a first line."""
+        """Return a shard for each file that has a first line; see `Source.shards`."""
         self._look_for_folder()
         known = {name: _At.of(text) for name, text in read.items()}
         of_inode = {at.inode: name for name, at in known.items() if at is not None and not at.gone}
@@ -122,7 +122,7 @@ class FilesSource:
         return [Shard(name) for name in found]
 
     def read(self, shard: str, position: str | None, limit: int, until: str | None = None) -> Events:
-        """Return the lines of a file from an offset on, those that have an end."""
+        """Return the lines of a file from an offset on, those that have an end; see `Source.read`."""
         at, stop = _At.of(position), _At.of(until)
         path = self._path(shard, at)
         if path is None:
@@ -144,7 +144,7 @@ class FilesSource:
         return _events(lines, following, lost)
 
     def behind(self, shard: str, position: str | None) -> Behind:
-        """Return about how many lines follow, by the length of the next ones."""
+        """Return about how many lines follow, by the length of the next ones; see `Source.behind`."""
         at = _At.of(position)
         path = self._path(shard, at)
         if path is None:

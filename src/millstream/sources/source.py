@@ -151,6 +151,10 @@ class Source(Protocol):
     def behind(self, shard: str, position: str | None) -> Behind:
         """Return what a reader at a position has still before it; called where lag is shown, once a second at most.
 
+        Args:
+            shard: the shard's name, one that was listed at some time.
+            position: the next position it will read; None for the shard's beginning.
+
         Raises:
             SourceBusy: when it is throttled.
             SourceError: when it cannot be reached or read.

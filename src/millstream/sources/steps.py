@@ -89,9 +89,19 @@ def together(log: OwnLog, stream: EventStream, known: Checkpoint, step: Step, wo
 def apart(log: OwnLog, stream: EventStream, known: Checkpoint, step: Step, _: Worker) -> None:
     """Write a step shard by shard, on a log whose transactions may come apart: what is to come first, then the events.
 
-    Arguments and errors are those of `together`; what was written before an error stays, and is known. Before each append it
-    is seen whether another process has gone on: one that was stopped, and whose source others have, appends nothing more
-    but what it was about to append at that moment.
+    What was written before an error stays, and is known. Before each append it is seen whether another process has gone
+    on: one that was stopped, and whose source others have, appends nothing more but what it was about to append at that
+    moment.
+
+    Args:
+        log: the log.
+        stream: the stream whose source is taken in.
+        known: how far it is; further afterwards.
+        step: what to write.
+        _: who is to own the source; nobody asks it here, as `together` does.
+
+    Raises:
+        Fenced: when another process takes the same source in, and has gone on.
     """
     left = dict(step.moved)
     losses = list(step.losses)

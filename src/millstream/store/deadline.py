@@ -73,11 +73,11 @@ class DeadlineStore:
     def write(
         self, states: str, shard: int, changes: Sequence[tuple[bytes, bytes]], meta: ShardMeta, expected: int | None
     ) -> Sequence[bytes]:
-        """Write values, then the meta that says what they hold; return the keys that were refused."""
+        """Write values, then the meta that says what they hold, without a deadline; see `OnlineStore.write`."""
         return self._online.write(states, shard, changes, meta, expected)
 
     def scan(self, states: str, shard: int, cursor: bytes | None = None, limit: int = 10_000) -> Page:
-        """Some of the keys of a shard with their values, and where to go on."""
+        """Some of the keys of a shard with their values, without a deadline; see `OnlineStore.scan`."""
         return self._online.scan(states, shard, cursor, limit)
 
     def facts(self, shards: Mapping[str, int]) -> dict[str, list[Fact]]:

@@ -51,12 +51,22 @@ class OfflineStore(Protocol):
     ) -> Snapshot:
         """Append rows and set properties in one commit; what is returned is durable.
 
-        The table is made from the first rows, and takes on columns it does not have yet. Properties begin with
-        "millstream."; a later commit replaces those it names and keeps the others. `expected` is the id of the snapshot
-        the writer read its positions from (None: there was none), which makes a repeated append harmless; "any" appends
-        to whatever is there. Called by the archive, ingestion and sync.
-        Raises `Fenced` when the table is not at `expected`, `StoreError` when a column has another type than the
-        table's, `DiskFull` when there is no room; nothing was committed then.
+        The table is made from the first rows, and takes on columns it does not have yet. Where this raises nothing was
+        committed. Called by the archive, ingestion and sync.
+
+        Args:
+            table: the table's name, "kind.name".
+            rows: the rows; a column of the table that they lack is null in them, and without any rows only properties
+                are set.
+            properties: what to set, by names that begin with "millstream."; a later commit replaces those it names and
+                keeps the others.
+            expected: the id of the snapshot the writer read its positions from (None: there was none), which makes a
+                repeated append harmless; "any" appends to whatever is there.
+
+        Raises:
+            Fenced: when the table is not at `expected`.
+            StoreError: when a column has another type than the table's.
+            DiskFull: when there is no room.
         """
         ...
 
@@ -67,11 +77,20 @@ class OfflineStore(Protocol):
         where: Where = (),
         snapshot: int | None = None,
     ) -> pa.Table:
-        """The rows of one snapshot (default: the newest) in no promised order, the columns in the order asked for.
+        """The rows of one snapshot in no promised order, the columns in the order asked for.
 
         A snapshot stays readable until its table is dropped; a column that came after it may read as null. Called for
         history and training sets.
-        Raises `NotFound` when there is no such table, column or snapshot, `StoreError` when `where` cannot be read.
+
+        Args:
+            table: the table's name.
+            columns: the columns wanted; None for all.
+            where: which rows; all unless given.
+            snapshot: the id of the snapshot; None for the newest.
+
+        Raises:
+            NotFound: when there is no such table, column or snapshot.
+            StoreError: when `where` cannot be read.
         """
         ...
 
@@ -101,8 +120,14 @@ class BatchReads(Protocol):
     ) -> Iterator[pa.RecordBatch]:
         """The rows of `OfflineStore.scan`, some at a time; none at all when no row is meant.
 
-        All are of the snapshot that was newest at the first. Called where history is read by key and time.
-        Raises what `scan` raises, at the first batch.
+        Called where history is read by key and time. Raises what `scan` raises, at the first batch.
+
+        Args:
+            table: the table's name.
+            columns: the columns wanted, in this order; None for all.
+            where: which rows; all unless given.
+            snapshot: the id of the snapshot; None for the one that is newest at the first batch, of which all others
+                are too.
         """
         ...
 
@@ -117,6 +142,13 @@ def batches_of(
     """Return the rows of `OfflineStore.scan` some at a time, in as little memory as the store needs for that.
 
     Raises what `scan` raises, at the first batch.
+
+    Args:
+        offline: the offline store.
+        table: the table's name.
+        columns: the columns wanted, in this order; None for all.
+        where: which rows; all unless given.
+        snapshot: the id of the snapshot; None for the newest.
     """
     if isinstance(offline, BatchReads):
         return offline.batches(table, columns, where, snapshot)
@@ -128,11 +160,19 @@ class Pinning(Protocol):
     """An offline store that lets go of old snapshots, and is told which are still needed."""
 
     def pin(self, table: str, snapshot: int, by: str | int) -> None:
-        """Keep a snapshot readable until `unpin` of the same name; or, `by` an instant (µs), until then.
+        """Keep a snapshot readable, by a name until `unpin` of it, or until an instant.
 
         Called when a training set is read (for a week) and when a model version that learnt from it is registered (by
         the version's name).
-        Raises `NotFound` when the table has no such snapshot any more.
+
+        Args:
+            table: the table's name.
+            snapshot: the id of the snapshot.
+            by: the name that pins it, which may pin snapshots of other tables too; or the instant (µs) until which it
+                is kept.
+
+        Raises:
+            NotFound: when the table has no such snapshot any more.
         """
         ...
 
@@ -179,11 +219,16 @@ class Upkeep(Protocol):
     """An offline store whose tables are made of files that somebody must see to."""
 
     def tend(self, table: str, now: int, *, order: Sequence[str] = (), keep: int = 0) -> Tended:
-        """Make many small files into few, and delete what nothing has named for `keep` (µs, by the clock of `now`).
+        """Make many small files into few, and delete what nothing has named for a while.
 
         Does nothing where nothing is to be done, which costs little. Rows and properties stay the same, pinned
-        snapshots stay readable, and any other writer may append meanwhile. The rows of one file are then in the order of
-        the columns `order`, those that the table has. Called after each sync.
+        snapshots stay readable, and any other writer may append meanwhile. Called after each sync.
+
+        Args:
+            table: the table's name.
+            now: the clock's time (µs).
+            order: the columns by which the rows of one file are sorted then, those of them that the table has.
+            keep: for how long (µs, by the clock of `now`) nothing must have named a file before it is deleted.
         """
         ...
 

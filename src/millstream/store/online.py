@@ -165,9 +165,20 @@ class Page(msgspec.Struct):
 def pages(
     online: OnlineStore, states: str, shard: int, cursor: bytes | None = None, limit: int = 10_000
 ) -> Iterator[Page]:
-    """Scan a shard from a cursor to its end, about `limit` keys at a time; pages without any are left out.
+    """Scan a shard from a cursor to its end, some keys at a time; pages without any are left out.
 
-    Raises `StoreError` when page after page is empty and goes on from where it is.
+    Args:
+        online: the online store.
+        states: the name of the states, such as "user_velocity@1".
+        shard: the number of the shard.
+        cursor: where to begin, the `cursor` of an earlier page; None for the beginning.
+        limit: about how many keys a page is to have.
+
+    Yields:
+        Page: never without keys.
+
+    Raises:
+        StoreError: when page after page is empty and goes on from where it is.
     """
     stuck = 0
     while True:
@@ -204,13 +215,33 @@ class Stored(Protocol):
 
 
 def metas_of(online: OnlineStore, versions: Sequence[Stored]) -> list[list[ShardMeta | None]]:
-    """Return what each shard of some versions has applied. Raises `StoreError` when one cannot be read."""
+    """Return what each shard of some versions has applied, asked for at once.
+
+    Args:
+        online: the online store.
+        versions: the versions.
+
+    Returns:
+        list[list[ShardMeta | None]]: by version, in their order, and by shard; None for one that does not exist.
+
+    Raises:
+        StoreError: when one cannot be read.
+    """
     facts = online.facts({version.states: version.shards for version in versions})
     return [[_sound(fact) for fact in facts[version.states]] for version in versions]
 
 
 def shard_metas(online: OnlineStore, states: str, shards: int) -> list[ShardMeta | None]:
-    """Return what each shard of a version has applied. Raises `StoreError` when one cannot be read."""
+    """Return what each shard of a version has applied, None for one that does not exist.
+
+    Args:
+        online: the online store.
+        states: the name of the version's states, such as "user_velocity@1".
+        shards: how many shards it has.
+
+    Raises:
+        StoreError: when one cannot be read.
+    """
     return [_sound(fact) for fact in online.facts({states: shards})[states]]
 
 
@@ -221,12 +252,31 @@ def _sound(fact: Fact) -> ShardMeta | None:
 
 
 def readable_metas(online: OnlineStore, states: str, shards: int) -> list[ShardMeta | None]:
-    """Return what each shard of a version has applied, None for one that does not exist or cannot be read."""
+    """Return what each shard of a version has applied, None for one that does not exist or cannot be read.
+
+    Args:
+        online: the online store.
+        states: the name of the version's states, such as "user_velocity@1".
+        shards: how many shards it has.
+
+    Raises:
+        StoreError: when the store itself cannot be reached.
+    """
     return [None if isinstance(fact, StoreError) else fact for fact in online.facts({states: shards})[states]]
 
 
 def read_shard(online: OnlineStore, states: str, shard: int, keys: Sequence[bytes] = ()) -> Answer:
-    """Return what one shard answers. Raises `StoreError` when it cannot be read."""
+    """Return what one shard answers.
+
+    Args:
+        online: the online store.
+        states: the name of the states, such as "user_velocity@1".
+        shard: the number of the shard.
+        keys: the encoded keys whose values are wanted; without any, only the meta is.
+
+    Raises:
+        StoreError: when it cannot be read.
+    """
     [answer] = online.read([Ask(states, shard, keys)])
     return answer.sound()
 
@@ -243,10 +293,14 @@ class OnlineStore(Protocol):
     def read(self, asks: Sequence[Ask]) -> list[Answer]:
         """What each shard answers, in the order of the asks; one ask's values, positions and meta are of one instant.
 
-        Called once for every scored request, with all the groups that it needs, so one round trip should do; several
-        asks may be of one shard, and a key may be asked for twice. A key or a shard that does not exist reads as None. A
-        shard that cannot be read costs its own answers only, which say so. Raises `StoreError` when the store itself
-        cannot be reached.
+        Called once for every scored request, with all the groups that it needs, so one round trip should do. A key or a
+        shard that does not exist reads as None. A shard that cannot be read costs its own answers only, which say so.
+
+        Args:
+            asks: what is asked; several may be of one shard, and a key may be asked for twice.
+
+        Raises:
+            StoreError: when the store itself cannot be reached.
         """
         ...
 
@@ -255,8 +309,8 @@ class OnlineStore(Protocol):
     ) -> Sequence[bytes]:
         """Write values, then the meta that says what they hold; return the keys that were refused.
 
-        Called once per applied batch, with the `position` of the shard that the writer has read (None: it did not exist).
-        A store that takes all in one transaction does so, refuses nobody, and never has anything pending. Another one
+        Called once per applied batch. A store that takes all in one transaction does so, refuses nobody, and never has
+        anything pending. Another one
 
         1. announces the write: by compare-and-set it puts `meta` into the shard's meta as `pending`, which leaves all
            else as it is; a shard that does not exist yet is at position `BEGUN` from then on;
@@ -266,8 +320,18 @@ class OnlineStore(Protocol):
         3. unless a key was refused, makes `meta` the shard's meta, with nothing pending.
 
         After a refusal, or when a writer has died, the announcement stays. Then the values that are ahead hold what it
-        says, and the same writer or another one goes on, with the same position, until no key is refused. Without changes
-        there is nothing to announce. Acknowledged writes survive the death of the process.
+        says, and the same writer or another one goes on, with the same position, until no key is refused. Without
+        changes there is nothing to announce. Acknowledged writes survive the death of the process.
+
+        Args:
+            states: the name of the states, such as "user_velocity@1".
+            shard: the number of the shard; it is made if it does not exist.
+            changes: keys and the values that take the place of theirs; other keys keep what they have.
+            meta: what the shard holds once these are in, with the position that it moves to.
+            expected: the `position` of the shard that the writer has read; None: it did not exist.
+
+        Returns:
+            Sequence[bytes]: keys of the changes whose values were not written; empty when the write is complete.
 
         Raises:
             Fenced: when the position is not the expected one, or a write to another position is pending.
@@ -278,23 +342,38 @@ class OnlineStore(Protocol):
     def scan(self, states: str, shard: int, cursor: bytes | None = None, limit: int = 10_000) -> Page:
         """Some of the keys of a shard with their values, in no order, and where to go on.
 
-        Called by sync, and by runs of queries for the keys that they left out. `cursor` is that of the page before (None:
-        begin); it means something to the store alone, and is good until the shard is dropped. `limit` is about how many
-        pairs to return: there may be fewer, or none though there are more. A key that is there all the time comes at least
-        once; one may come twice, and one that is written meanwhile with its value of before or after.
+        Called by sync, and by runs of queries for the keys that they left out. A key that is there all the time comes
+        at least once; one may come twice, and one that is written meanwhile with its value of before or after.
+
+        Args:
+            states: the name of the states, such as "user_velocity@1".
+            shard: the number of the shard; one that does not exist has no keys.
+            cursor: that of the page before, None for the first; it means something to the store alone, and is good
+                until the shard is dropped.
+            limit: about how many pairs to return: there may be fewer, or none though there are more.
         """
         ...
 
     def facts(self, shards: Mapping[str, int]) -> dict[str, list[Fact]]:
-        """By states, what each of their shards has applied, in the order of the shards, of which it is told how many.
+        """By states, what each of their shards has applied, in the order of the shards.
 
-        Called by what looks on, and by ingestion once for all that it has: never for a scored request. One call asks for
-        every version there is, so one round trip should do. Raises `StoreError` when the store cannot be reached.
+        Called by what looks on, and by ingestion once for all that it has: never for a scored request. One call asks
+        for every version there is, so one round trip should do.
+
+        Args:
+            shards: by the name of states, how many shards they have.
+
+        Raises:
+            StoreError: when the store cannot be reached.
         """
         ...
 
     def drop(self, states: str) -> None:
-        """Remove every shard of a group version; other processes see it gone at their next read."""
+        """Remove every shard of a group version; other processes see it gone at their next read.
+
+        Args:
+            states: the name of its states, such as "user_velocity@1"; none of that name is no error.
+        """
         ...
 
 
@@ -313,7 +392,12 @@ class Examined(Protocol):
     def examine(self, states: str, shard: int) -> int:
         """Look at every value of a shard, and return how many there are. Called by doctor.
 
-        Raises `CorruptState` at the first damage.
+        Args:
+            states: the name of the states.
+            shard: the number of the shard.
+
+        Raises:
+            CorruptState: at the first damage.
         """
         ...
 
@@ -361,7 +445,15 @@ class InMemory(Protocol):
     """An online store that keeps everything in memory, and knows how much of it. Called by doctor."""
 
     def memory(self, states: str, shard: int) -> Memory:
-        """What a shard takes. Raises `StoreError` when it cannot be told."""
+        """What a shard takes.
+
+        Args:
+            states: the name of the states.
+            shard: the number of the shard.
+
+        Raises:
+            StoreError: when it cannot be told.
+        """
         ...
 
 
@@ -379,7 +471,17 @@ class BulkLoad(Protocol):
         """Write values in any order and any pieces, then the meta, which has a negative position too.
 
         Nothing is announced, and no key is refused. What was written before is replaced; it was read by this attempt.
-        Raises `Fenced` when the position is not the expected one: then what was written of it must not be seen after the
-        `drop` of another attempt. `DiskFull` when there is no room left.
+
+        Args:
+            states: the name of the states, such as "user_velocity@1".
+            shard: the number of the shard, which exists: its position is negative.
+            changes: keys and the values that take the place of theirs.
+            meta: what the shard holds once these are in.
+            expected: the position of the shard that the writer has read.
+
+        Raises:
+            Fenced: when the position is not the expected one: then what was written of it must not be seen after the
+                `drop` of another attempt.
+            DiskFull: when there is no room left.
         """
         ...

@@ -39,7 +39,12 @@ class ShardRecords:
         self._known: tuple[tuple[bytes | None, bytes | None], ShardMeta | None] = ((None, None), None)
 
     def sealed(self, changes: Sequence[tuple[bytes, bytes]], head: bytes = b"") -> list[bytes]:
-        """Return the records of keys and values, each value after a head."""
+        """Return the records of keys and values, one for each pair.
+
+        Args:
+            changes: keys and values.
+            head: what stands before each value, under the checksum too.
+        """
         seed, records = self._seed, list[bytes]()
         for key, value in changes:
             value = head + value
@@ -47,9 +52,15 @@ class ShardRecords:
         return records
 
     def opened(self, keys: Sequence[bytes], records: Sequence[bytes | None], head: int = 0) -> list[bytes | None]:
-        """Return the values of records found under some keys, each after a head of so many bytes.
+        """Return the values of records found under some keys, None where there is no record.
 
-        Raises `CorruptState` when one is not what was stored.
+        Args:
+            keys: the keys they were found under.
+            records: the records, one for each key.
+            head: how many bytes each record has before its value that are no part of it, beside the checksum.
+
+        Raises:
+            CorruptState: when one is not what was stored.
         """
         seed, values, begin = self._seed, list[bytes | None](), SUM + head
         for key, record in zip(keys, records, strict=True):

@@ -43,6 +43,11 @@ def taken(thing: str, rows: Rows, error: type[MillstreamError] = LogError) -> pa
 def as_dicts(thing: str, rows: Rows, error: type[MillstreamError] = LogError) -> Sequence[Any]:
     """Return rows as dicts, whatever form they come in: for requests, which are judged row by row.
 
+    Args:
+        thing: what they are given to, for an error: "View 'v'".
+        rows: what `taken` takes; a list is returned as it is.
+        error: what is raised when they are nothing of that, or hold a value that Python has not.
+
     >>> as_dicts("View 'v'", pa.table({"user_id": [1, 2]}))
     [{'user_id': 1}, {'user_id': 2}]
     """

@@ -110,7 +110,14 @@ def is_missing(value: Any) -> bool:
 
 
 def reason(name: str, kind: str, value: Any = None) -> str:
-    """Say why a value of a column makes its row a dead letter."""
+    """Say why a value of a column makes its row a dead letter.
+
+    Args:
+        name: the column.
+        kind: its type, such as "timestamp".
+        value: what it holds, where that is known: a number in a column of instants may be of another unit, which is
+            said.
+    """
     number = value if isinstance(value, int | float | Decimal) and not isinstance(value, bool) else None
     unit = other_unit(int(number)) if kind == "timestamp" and number is not None and math.isfinite(number) else None
     if unit is None:

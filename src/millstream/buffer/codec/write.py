@@ -75,7 +75,17 @@ def encode_history(stream: EventStream, rows: Rows, largest: int | None = LARGES
     """Make batches of loaded history, whose arrival is declared rather than stamped.
 
     The arrival is the stream's `available` column, where it is not null; else the event time plus the stream's `delay`.
-    A column `_arrival` (microseconds) in a frame goes before both. Arguments, result and errors are those of `encode`.
+
+    Args:
+        stream: the stream.
+        rows: what `encode` takes; a column `_arrival` (int64, µs) in a frame goes before both.
+        largest: the most bytes of a batch, as the log says (1 MB); None where no log takes them.
+
+    Returns:
+        list[Batch]: in the rows' order, but dicts that do not fit the schema come last; none for no rows.
+
+    Raises:
+        LogError: when the rows are nothing that `encode` takes, `_arrival` is no integer, or one event alone is larger.
     """
     table = taken(_thing(stream), rows)
     wrong: list[Batch] = []
@@ -113,8 +123,16 @@ def partition_of(stream: EventStream, rows: Rows, partitions: int) -> list[tuple
     Equal values of the stream's `partition_by` go to the same partition, whatever form the rows come in; without one,
     all rows go together to one partition after another.
 
+    Args:
+        stream: the stream.
+        rows: what `encode` takes.
+        partitions: how many partitions its topic has now.
+
     Returns:
         list[tuple[int, rows]]: partition and rows, dicts or an Arrow table, for each partition that gets any.
+
+    Raises:
+        LogError: when the rows are nothing that `encode` takes.
     """
     given = taken(_thing(stream), rows)
     if len(given) == 0:

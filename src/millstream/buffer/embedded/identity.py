@@ -32,17 +32,14 @@ class EmbeddedIdentity(OpenLog):
             return stored.opened(b"i", value, stored.IDENTITY, "its identity").decode().strip()
 
     def fingerprint(self, topic: str, partition: int, position: int) -> int | None:
-        """Return the checksum of the batch that ends at a position: None where it was trimmed, -1 where none ends there."""
+        """Return the checksum of the batch that ends at a position; see `Identified.fingerprint`."""
         with self._begin() as rows:
             number, partitions = topic_of(rows, topic)
             ends = ends_of(rows, topic, number, partitions, partition)
             return stored.check_before(rows, (topic, number, partition), ends, position)
 
     def rebase(self, topic: str, partition: int, base: int, kept: Sequence[Records]) -> None:
-        """Begin a partition anew at a position beyond all that anybody knows, with some records of it.
-
-        Every consumer of it is moved there.
-        """
+        """Begin a partition anew at a position beyond all that anybody knows, all at once; see `Mendable.rebase`."""
         with self._begin(write=True) as rows:
             number, partitions = topic_of(rows, topic)
             ends_of(rows, topic, number, partitions, partition)

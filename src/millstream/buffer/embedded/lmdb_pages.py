@@ -75,9 +75,17 @@ def refuse_broken_roots(path: Path) -> None:
 
 
 def refuse_broken_pages(env: lmdb.Environment, path: Path, seconds: float = SECONDS) -> None:
-    """Raise `lmdb.CorruptedError` when a page of a file, as it was last committed, says what cannot be true.
+    """Raise where a page of a file, as it was last committed, says what cannot be true.
 
     All pages that lead to others are looked at, and leaves for some seconds.
+
+    Args:
+        env: the environment, open.
+        path: its file, "data.mdb".
+        seconds: how long to look at leaves.
+
+    Raises:
+        lmdb.CorruptedError: when there is one.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:

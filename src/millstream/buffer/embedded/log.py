@@ -88,12 +88,12 @@ class EmbeddedLog(EmbeddedTopics, EmbeddedIdentity):
             raise
 
     def append(self, topic: str, partition: int, batch: Batch, arrival: int | None = None) -> int:
-        """Append a batch, durably, and return the position of its first record."""
+        """Append a batch, durably, and return the position of its first record; see `Log.append`."""
         with self.transaction() as work:
             return work.append(topic, partition, batch, arrival)
 
     def read(self, topic: str, partition: int, position: int, limit: int) -> Records:
-        """Return whole stored batches from a position on, until they hold `limit` records."""
+        """Return whole stored batches from a position on, until they hold `limit` records; see `Log.read`."""
         with self._begin() as rows:
             number, partitions = topic_of(rows, topic)
             first, following = ends_of(rows, topic, number, partitions, partition)
@@ -107,14 +107,14 @@ class EmbeddedLog(EmbeddedTopics, EmbeddedIdentity):
         return found
 
     def wait(self, seen: int | None, seconds: float) -> int:
-        """Return a number that is another once something was written, then, or after so many seconds."""
+        """Return a number that is another once something was written, or after so many seconds; see `Watched.wait`."""
         until, pause = time.monotonic() + seconds, threading.Event()
         while (now := self._env.last_write()) == seen and (left := until - time.monotonic()) > 0:
             pause.wait(min(self._look_every, left))
         return now
 
     def behind(self, topic: str, partition: int, position: int) -> Behind:
-        """Return how many records lie after a position, and when the oldest of them was appended."""
+        """Return how many records lie after a position, and when the oldest of them was appended; see `Log.behind`."""
         with self._begin() as rows:
             number, partitions = topic_of(rows, topic)
             first, following = ends_of(rows, topic, number, partitions, partition)
@@ -123,25 +123,25 @@ class EmbeddedLog(EmbeddedTopics, EmbeddedIdentity):
             return Behind(max(0, following - position), since)
 
     def position_at(self, topic: str, partition: int, instant: int) -> int:
-        """Return the first position that was appended at an instant (µs) or later."""
+        """Return the first position that was appended at an instant or later; see `TimeIndex.position_at`."""
         with self._begin() as rows:
             number, partitions = topic_of(rows, topic)
             ends = ends_of(rows, topic, number, partitions, partition)
             return stored.find_instant(rows, (topic, number, partition), ends, instant)
 
     def position_of_last(self, topic: str, partition: int, count: int) -> int:
-        """Return the position of the first of the last `count` records."""
+        """Return the position of the first of the last `count` records; see `Tail.position_of_last`."""
         first, following = self.ends(topic)[partition]
         return max(first, following - count)
 
     def ends(self, topic: str) -> list[tuple[int, int]]:
-        """Return each partition's first position kept and next position."""
+        """Return each partition's first position kept and next position; see `Log.ends`."""
         with self._begin() as rows:
             number, partitions = topic_of(rows, topic)
             return [ends_of(rows, topic, number, partitions, partition) for partition in range(partitions)]
 
     def committed(self, consumer: str, topic: str) -> list[int | None]:
-        """Return each partition's committed position of a consumer."""
+        """Return each partition's committed position of a consumer; see `Log.committed`."""
         with self._begin() as rows:
             number, partitions = topic_of(rows, topic)
             return [committed_by(rows, consumer, topic, number, partition) for partition in range(partitions)]
@@ -157,7 +157,7 @@ class EmbeddedLog(EmbeddedTopics, EmbeddedIdentity):
                 self._room.check(rows, consumer=work.committed, size=work.appended)
 
     def worker(self, group: str, topics: Iterable[str], owner: str | None = None) -> EmbeddedWorker:
-        """Join a group of workers, of any processes of this machine, that share the partitions of some topics."""
+        """Join a group of workers, of any processes of this machine, that share some topics; see `Shareable.worker`."""
         folder = self._env.path / "workers" / member_of(group).hex()
         return EmbeddedWorker(self._begin, self.transaction, group, Membership(folder, topics, owner, *self._alive))
 

@@ -39,7 +39,19 @@ def topic_of(rows: lmdb.Transaction, topic: str) -> tuple[int, int]:
 
 
 def ends_of(rows: lmdb.Transaction, topic: str, number: int, partitions: int, partition: int) -> tuple[int, int]:
-    """The first position kept of a partition and the next one, of a topic with a number and so many partitions."""
+    """Return the first position kept of a partition and the next one.
+
+    Args:
+        rows: a transaction of the table.
+        topic: the topic's name, for messages.
+        number: the number that its rows have in their keys.
+        partitions: how many it has; both as `topic_of` returns them.
+        partition: which of them.
+
+    Raises:
+        LogError: when the topic has no such partition.
+        Damaged: when what is stored is not what was written.
+    """
     if not 0 <= partition < partitions:
         raise LogError(f"Topic '{topic}' has no partition {partition}.", f"its partitions are 0 to {partitions - 1}.")
     what = f"topic '{topic}', partition {partition}, its ends"
@@ -54,18 +66,47 @@ def ends_of(rows: lmdb.Transaction, topic: str, number: int, partitions: int, pa
 
 
 def put_ends(rows: lmdb.Transaction, number: int, partition: int, first: int, following: int) -> None:
-    """Write where a partition begins and ends."""
+    """Write where a partition begins and ends.
+
+    Args:
+        rows: a write transaction of the table.
+        number: the number of the topic.
+        partition: the partition.
+        first: the first position kept.
+        following: the position that the next record gets, not before `first`.
+    """
     key = stored.PARTITION_KEY.pack(b"p", number, partition)
     rows.put(key, stored.seal(key, stored.ENDS.pack(first, following)))
 
 
 def commit_key(number: int, partition: int, consumer: str) -> bytes:
-    """The key of a consumer's position."""
+    """Return the key of a consumer's position.
+
+    Args:
+        number: the number of the topic.
+        partition: the partition.
+        consumer: the consumer's name, of 1 to 400 bytes.
+
+    Raises:
+        LogError: when the name is longer, or empty.
+    """
     return stored.PARTITION_KEY.pack(b"c", number, partition) + name_of(consumer, "Consumer")
 
 
 def committed_by(rows: lmdb.Transaction, consumer: str, topic: str, number: int, partition: int) -> int | None:
-    """The position of a consumer in a partition, or None."""
+    """Return the position that a consumer has committed in a partition, or None.
+
+    Args:
+        rows: a transaction of the table.
+        consumer: the consumer's name.
+        topic: the topic's name, for messages.
+        number: the number that its rows have in their keys.
+        partition: which of its partitions.
+
+    Raises:
+        LogError: when the consumer's name is too long, or empty.
+        Damaged: when what is stored is not what was written.
+    """
     key = commit_key(number, partition, consumer)
     value = rows.get(key)
     if value is None:
@@ -75,7 +116,18 @@ def committed_by(rows: lmdb.Transaction, consumer: str, topic: str, number: int,
 
 
 def owned_by(rows: lmdb.Transaction, group: str, number: int, place: tuple[str, int]) -> tuple[int, bytes]:
-    """The epoch of a partition (topic, partition) for a group of workers, and who owns it; 0 and `FREE` at first."""
+    """Return the epoch of a partition for a group of workers, and who owns it; 0 and `FREE` at first.
+
+    Args:
+        rows: a transaction of the table.
+        group: the name of the group.
+        number: the number of the topic.
+        place: the topic's name, for messages, and the partition.
+
+    Raises:
+        LogError: when the group's name is too long, or empty.
+        Damaged: when what is stored is not what was written.
+    """
     key = stored.PARTITION_KEY.pack(b"w", number, place[1]) + name_of(group, "Group")
     value = rows.get(key)
     if value is None:
@@ -86,7 +138,15 @@ def owned_by(rows: lmdb.Transaction, group: str, number: int, place: tuple[str, 
 
 
 def put_owned(rows: lmdb.Transaction, group: str, place: tuple[int, int], epoch: int, owner: bytes) -> None:
-    """Write who owns a partition (number of the topic, partition), and since which epoch."""
+    """Write who owns a partition, and since which epoch.
+
+    Args:
+        rows: a write transaction of the table.
+        group: the name of the group.
+        place: the number of the topic, and the partition.
+        epoch: the epoch of this ownership, greater than any before.
+        owner: the owner's 16 bytes, or `FREE`.
+    """
     key = stored.PARTITION_KEY.pack(b"w", *place) + name_of(group, "Group")
     rows.put(key, stored.seal(key, stored.OWNER.pack(epoch, owner)))
 

@@ -73,7 +73,13 @@ def seal(key: bytes, value: bytes) -> bytes:
 
 
 def opened(key: bytes, stored: bytes | memoryview, size: int, what: str) -> bytes:
-    """The value of a stored row.
+    """Return the value of a stored row.
+
+    Args:
+        key: the key it was found under.
+        stored: the row, sealed or of format 1, which has no seal.
+        size: how many bytes the value has.
+        what: what the row is, for the message, such as "topic 'clicks'".
 
     Raises:
         Damaged: when it is not what was written under that key.
@@ -87,12 +93,25 @@ def opened(key: bytes, stored: bytes | memoryview, size: int, what: str) -> byte
 
 
 def record_key(number: int, partition: int, position: int) -> bytes:
-    """The key of the batch that begins at a position."""
+    """Return the key of the batch that begins at a position.
+
+    Args:
+        number: the number of the topic.
+        partition: the partition.
+        position: the position of the batch's first record.
+    """
     return RECORD_KEY.pack(b"r", number, partition, position)
 
 
 def put_batch(rows: lmdb.Transaction, place: tuple[int, int, int], batch: Batch, stamp: int) -> None:
-    """Write a batch; `place`: the number of its topic, its partition and its position."""
+    """Write a batch, in parts where its payload does not fit into one row.
+
+    Args:
+        rows: a write transaction of the table.
+        place: the number of its topic, its partition and the position of its first record.
+        batch: the batch.
+        stamp: when it is appended (µs).
+    """
     key, payload = record_key(*place), batch.payload
     encoding = CHECKED + _ENCODINGS.index(batch.encoding)
     whole = len(payload) + _FULL.size <= PART
@@ -180,7 +199,14 @@ def _stored(
 def read_batches(
     rows: lmdb.Transaction, place: tuple[str, int, int], position: int, limit: int, following: int
 ) -> Records:
-    """Whole batches from a position on, until they hold `limit` records; `place`: topic, its number, partition.
+    """Return whole batches from a position on, until they hold `limit` records.
+
+    Args:
+        rows: a transaction of the table.
+        place: the topic, its number and the partition.
+        position: where to begin, within the partition's ends; the batch that holds it comes first.
+        limit: how many records to return at least, if there are as many; at least one batch comes.
+        following: where the partition ends.
 
     Raises:
         Damaged: when one of them is not what was written, or is not there.
@@ -237,7 +263,17 @@ def _records(topic: str, partition: int, position: int, read: list[Columns]) -> 
 
 
 def oldest(rows: lmdb.Transaction, place: tuple[str, int, int], position: int, following: int) -> int | None:
-    """When the batch that holds a position was appended (µs), or None at the end."""
+    """Return when the batch that holds a position was appended (µs), or None at the end.
+
+    Args:
+        rows: a transaction of the table.
+        place: the topic, its number and the partition.
+        position: the position, not before the first one kept.
+        following: where the partition ends.
+
+    Raises:
+        Damaged: when the batch is not what was written, or is not there.
+    """
     topic, number, partition = place
     what = f"topic '{topic}', partition {partition}"
     for _, head, _ in _stored(rows, number, partition, position, following, what):
@@ -246,9 +282,18 @@ def oldest(rows: lmdb.Transaction, place: tuple[str, int, int], position: int, f
 
 
 def find_instant(rows: lmdb.Transaction, place: tuple[str, int, int], ends: tuple[int, int], instant: int) -> int:
-    """The first position whose batch was appended at an instant (µs) or later.
+    """Return the first position whose batch was appended at an instant or later, or else where the partition ends.
 
     Found by halving, in each stretch in which the clock did not step back.
+
+    Args:
+        rows: a transaction of the table.
+        place: the topic, its number and the partition.
+        ends: the first position kept and the next one.
+        instant: the instant (µs).
+
+    Raises:
+        Damaged: when a batch that is looked at is not what was written, or is not there.
     """
     topic, number, partition = place
     what = f"topic '{topic}', partition {partition}"
@@ -286,7 +331,20 @@ def _steps_back(rows: lmdb.Transaction, number: int, partition: int, what: str) 
 def check_before(
     rows: lmdb.Transaction, place: tuple[str, int, int], ends: tuple[int, int], position: int
 ) -> int | None:
-    """The checksum of the batch that ends at a position: None where it is trimmed or of format 1, -1 where none ends."""
+    """Return the checksum of the batch that ends at a position.
+
+    Args:
+        rows: a transaction of the table.
+        place: the topic, its number and the partition.
+        ends: the first position kept and the next one.
+        position: where the batch ends.
+
+    Returns:
+        int | None: None where it is trimmed or of format 1, -1 where none ends there.
+
+    Raises:
+        Damaged: when the batch is not what was written, or is not there.
+    """
     topic, number, partition = place
     first, following = ends
     if position <= first:
@@ -304,7 +362,21 @@ def check_before(
 def trim_batches(
     rows: lmdb.Transaction, place: tuple[str, int, int], ends: tuple[int, int], before: int, most: int
 ) -> tuple[int, bool]:
-    """Delete batches that end at or before a position; the first position kept, and whether `most` were too few."""
+    """Delete batches that end at or before a position, the oldest first.
+
+    Args:
+        rows: a write transaction of the table.
+        place: the topic, its number and the partition.
+        ends: the first position kept and the next one; the caller writes the new ones.
+        before: the position up to which batches are to go.
+        most: after how many rows to stop, so that other writers need not wait long; a batch in parts goes wholly.
+
+    Returns:
+        tuple[int, bool]: the first position kept, and whether `most` were too few.
+
+    Raises:
+        Damaged: when a batch is not what was written, or is not there.
+    """
     topic, number, partition = place
     kept, following = ends
     what = f"topic '{topic}', partition {partition}"
@@ -337,7 +409,16 @@ def topic_rows(rows: lmdb.Transaction) -> Iterator[tuple[str, tuple[int, int]]]:
 
 
 def prefixed(rows: lmdb.Transaction, prefix: bytes, limit: int | None) -> list[bytes]:
-    """Some of the keys that begin so, or all."""
+    """Return some of the keys that begin so, in their order.
+
+    Args:
+        rows: a transaction of the table.
+        prefix: the bytes they begin with.
+        limit: how many at most, the first ones; None for all.
+
+    Raises:
+        Damaged: when they do not come in order.
+    """
     found: list[bytes] = []
     with rows.cursor() as cursor:
         more = cursor.set_range(prefix)
@@ -351,7 +432,16 @@ def prefixed(rows: lmdb.Transaction, prefix: bytes, limit: int | None) -> list[b
 
 
 def delete_some(rows: lmdb.Transaction, prefix: bytes, limit: int) -> bool:
-    """Delete some of the rows whose keys begin so; whether there were any."""
+    """Delete some of the rows whose keys begin so; return whether there were any.
+
+    Args:
+        rows: a write transaction of the table.
+        prefix: the bytes that their keys begin with.
+        limit: how many at most; call it again until none is left.
+
+    Raises:
+        Damaged: when their keys do not come in order.
+    """
     keys = prefixed(rows, prefix, limit)
     for key in keys:
         rows.delete(key)

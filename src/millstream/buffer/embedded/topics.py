@@ -15,7 +15,7 @@ class EmbeddedTopics(OpenLog):
     """A log that makes, widens, trims and drops its own topics; see the protocol `TopicAdmin`."""
 
     def create(self, topic: str, partitions: int) -> None:
-        """Make a topic unless it is there with as many partitions."""
+        """Make a topic unless it is there with as many partitions; see `TopicAdmin.create`."""
         key = b"t" + name_of(topic, "Topic")
         with self._begin() as rows:  # most often it is there, and nobody has to wait
             there = find_topic(rows, topic)
@@ -40,7 +40,7 @@ class EmbeddedTopics(OpenLog):
                 put_ends(rows, number, partition, 0, 0)
 
     def grow(self, topic: str, partitions: int) -> None:
-        """Add partitions to a topic until it has so many."""
+        """Add partitions to a topic until it has so many; see `TopicAdmin.grow`."""
         with self._begin(write=True) as rows:
             number, there = topic_of(rows, topic)
             if there < partitions:
@@ -55,7 +55,7 @@ class EmbeddedTopics(OpenLog):
             return {name: partitions for name, (_, partitions) in stored.topic_rows(rows)}
 
     def trim(self, topic: str, partition: int, before: int) -> int:
-        """Drop whole batches that end at or before a position and return the first position kept."""
+        """Drop whole batches that end at or before a position, some at a time; see `TopicAdmin.trim`."""
         while True:
             with self._begin(write=True, wait=False) as rows:
                 number, partitions = topic_of(rows, topic)

@@ -29,7 +29,7 @@ class Writer:
         self._stamps: dict[tuple[str, int, int], int] = {}
 
     def append(self, topic: str, partition: int, batch: Batch, arrival: int | None = None) -> int:
-        """Append a batch and return the position of its first record."""
+        """Append a batch and return the position of its first record; see `Transaction.append`."""
         if batch.count < 1:
             raise LogError(
                 f"Topic '{topic}': the batch holds {batch.count} records; expected at least 1.",
@@ -47,7 +47,7 @@ class Writer:
         return position
 
     def commit(self, consumer: str, topic: str, partition: int, expected: int | None, position: int) -> None:
-        """Move a consumer's position from `expected` to `position`, or refuse."""
+        """Move a consumer's position from `expected` to `position`, or refuse; see `Transaction.commit`."""
         number, _ = self._place(topic, partition)
         found = committed_by(self._rows, consumer, topic, number, partition)
         if found != expected:
@@ -57,7 +57,16 @@ class Writer:
         self.committed = True
 
     def owner(self, group: str, topic: str, partition: int) -> tuple[int, bytes]:
-        """The epoch of a partition in a group of workers, and who owns it."""
+        """Return the epoch of a partition in a group of workers, and who owns it; 0 and `FREE` where nobody ever did.
+
+        Args:
+            group: the name of the group.
+            topic: the topic.
+            partition: which of its partitions.
+
+        Raises:
+            LogError: when there is no such topic or partition.
+        """
         number, _ = self._place(topic, partition)
         return owned_by(self._rows, group, number, (topic, partition))
 
@@ -90,7 +99,15 @@ class Writer:
 
 
 def fenced(consumer: str, topic: str, partition: int, expected: int | None, found: int | None) -> Fenced:
-    """What is said to a worker whose position another has moved."""
+    """Return what is said to a worker whose position another has moved.
+
+    Args:
+        consumer: the consumer that was to move.
+        topic: the topic it reads.
+        partition: the partition in which it was to move.
+        expected: where the worker believed it to be; None: it never committed.
+        found: where it is; None as well.
+    """
     return Fenced(
         f"Consumer '{consumer}' on topic '{topic}', partition {partition}, is at {found}, not at {expected}: "
         "another worker has gone on.",

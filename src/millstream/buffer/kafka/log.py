@@ -74,12 +74,12 @@ class KafkaLog(KafkaTopics):
         self._newest: dict[tuple[str, int], int] = {}
 
     def append(self, topic: str, partition: int, batch: Batch, arrival: int | None = None) -> int:
-        """Append a batch, durably, and return the position of its first record."""
+        """Append a batch, durably, and return the position of its first record; see `Log.append`."""
         (offset,) = self._append([self._outgoing(topic, partition, batch, arrival)])
         return offset * STRIDE
 
     def read(self, topic: str, partition: int, position: int, limit: int) -> Records:
-        """Return whole batches from a position on, until they hold about `limit` records."""
+        """Return whole batches from a position on, until they hold about `limit` records; see `Log.read`."""
         self._check(topic, partition)
         found = self._reader.read((self._name(topic), partition), position // STRIDE, limit)
         if found is None:
@@ -93,7 +93,7 @@ class KafkaLog(KafkaTopics):
         return records_of(topic, partition, entries, position, following)
 
     def behind(self, topic: str, partition: int, position: int) -> Behind:
-        """Return about how many records lie after a position, and when the oldest of them was appended."""
+        """Return about how many records lie after a position, and since when; see `Log.behind`."""
         self._check(topic, partition)
         first, following = self.ends(topic)[partition]
         if position >= following:
@@ -105,7 +105,7 @@ class KafkaLog(KafkaTopics):
         return Behind(max(1, records), since)
 
     def committed(self, consumer: str, topic: str) -> list[int | None]:
-        """Return each partition's committed position of a consumer."""
+        """Return each partition's committed position of a consumer; see `Log.committed`."""
         return self._positions.positions(consumer, topic, self._partitions(topic))
 
     @contextmanager
@@ -124,7 +124,7 @@ class KafkaLog(KafkaTopics):
         self._positions.forget(topic)
 
     def worker(self, group: str, topics: Iterable[str], owner: str | None = None) -> KafkaWorker:
-        """Join a group of workers, of processes of any hosts, that share the partitions of some topics."""
+        """Join a group of workers, of processes of any hosts, that share some topics; see `Shareable.worker`."""
         names = {self._name(topic): topic for topic in topics}
         return KafkaWorker(
             self._connection,

@@ -52,7 +52,16 @@ class Committed:
         self._lock = threading.Lock()
 
     def positions(self, consumer: str, topic: str, partitions: int) -> list[int | None]:
-        """By partition, the position that a consumer has committed."""
+        """Return, by partition, the position that a consumer has committed; None where it never did.
+
+        Args:
+            consumer: the consumer's name.
+            topic: the topic it reads.
+            partitions: how many partitions to answer for, as many as the topic has.
+
+        Raises:
+            LogError: when the topic of positions cannot be read.
+        """
         with self._lock:
             self._follow()
             return [self._told.get((consumer, topic, p), (0, None))[1] for p in range(partitions)]

@@ -40,7 +40,7 @@ class KafkaTopics:
         self._fresh_until, self._looking = 0.0, threading.Lock()
 
     def create(self, topic: str, partitions: int) -> None:
-        """Make a topic unless it is there, and wait until it can be used."""
+        """Make a topic unless it is there, and wait until it can be used; see `TopicAdmin.create`."""
         name, there = self._name(topic), self.topics().get(topic)
         if there is None:
             self._make(
@@ -56,7 +56,7 @@ class KafkaTopics:
             )
 
     def grow(self, topic: str, partitions: int) -> None:
-        """Add partitions to a topic until it has so many."""
+        """Add partitions to a topic until it has so many; see `TopicAdmin.grow`."""
         if self._partitions(topic, fresh=True) < partitions:
             new = NewPartitions(self._name(topic), partitions)
             self._make(
@@ -71,7 +71,7 @@ class KafkaTopics:
         return dict(self._look())
 
     def trim(self, topic: str, partition: int, before: int) -> int:
-        """Drop whole batches that end at or before a position; return where the partition begins then."""
+        """Drop whole batches that end at or before a position; see `TopicAdmin.trim`."""
         self._check(topic, partition)
         first, following = self.ends(topic)[partition]
         if before > first:
@@ -95,7 +95,7 @@ class KafkaTopics:
             self._until(lambda: topic not in self._look(), f"Topic '{topic}': that it is gone")
 
     def ends(self, topic: str) -> list[tuple[int, int]]:
-        """Return each partition's first position kept and next position."""
+        """Return each partition's first position kept and next position; see `Log.ends`."""
         while True:
             partitions = self._partitions(topic)
             try:
@@ -107,7 +107,7 @@ class KafkaTopics:
             return [(first * STRIDE, end * STRIDE) for first, end in zip(firsts, following, strict=True)]
 
     def position_at(self, topic: str, partition: int, instant: int) -> int:
-        """Return the position of the first batch that was appended in the millisecond of an instant (µs) or later."""
+        """Return the position of the first batch of an instant's millisecond or later; see `TimeIndex.position_at`."""
         self._check(topic, partition)
         place = TopicPartition(self._name(topic), partition)
         wanted = {place: OffsetSpec.for_timestamp(max(0, instant // 1_000))}
@@ -118,7 +118,7 @@ class KafkaTopics:
         return found.offset * STRIDE if found.offset >= 0 else self.ends(topic)[partition][1]
 
     def position_of_last(self, topic: str, partition: int, count: int) -> int:
-        """Return the position of the last `count` batches, which hold as many records at least."""
+        """Return the position of the last `count` batches, each at least a record; see `Tail.position_of_last`."""
         self._check(topic, partition)
         first, following = self.ends(topic)[partition]
         return max(first, following - count * STRIDE)

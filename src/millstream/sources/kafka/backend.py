@@ -54,7 +54,7 @@ class Kafka(Cluster, frozen=True, kw_only=True):
     ] = field(default_factory=dict)
 
     def open(self, settings: Settings, clock: Clock, stream: str) -> KafkaSource:
-        """Open the source.
+        """Open the source; whether the cluster can be reached is seen when it is read; see `SourceBackend.open`.
 
         Raises:
             ProjectError: when the password cannot be had, or the format lacks something.

@@ -43,19 +43,19 @@ class KafkaSource:
         self._identity = ""
 
     def shards(self, read: Mapping[str, str | None]) -> list[Shard]:
-        """Return a shard for each partition."""
+        """Return a shard for each partition; see `Source.shards`."""
         return self._asked(self._shards)
 
     def read(self, shard: str, position: str | None, limit: int, until: str | None = None) -> Events:
-        """Return messages of a partition from an offset on, as what they say."""
+        """Return messages of a partition from an offset on, as what they say; see `Source.read`."""
         return self._asked(lambda: self._read(shard, position, limit, until))
 
     def behind(self, shard: str, position: str | None) -> Behind:
-        """Return how many offsets follow, and when the next of them was stamped."""
+        """Return how many offsets follow, and when the next of them was stamped; see `Source.behind`."""
         return self._asked(lambda: self._behind(shard, position))
 
     def kept(self) -> int | None:
-        """Return for how many microseconds the topic keeps what it has."""
+        """Return for how many microseconds the topic keeps what it has; see `Expiring.kept`."""
         return self._asked(self._topic.kept)
 
     def close(self) -> None:

@@ -60,7 +60,17 @@ def storable(rows: pa.Table) -> pa.Table:
 
 
 def stage(found: Table, table: str, rows: pa.Table, mine: Mapping[str, str]) -> Transaction:
-    """A commit that adds rows and properties to the snapshot the table was loaded at; its files are written."""
+    """Return a commit that adds rows and properties to the snapshot the table was loaded at; its files are written.
+
+    Args:
+        found: the table, as it was loaded.
+        table: its name, for messages.
+        rows: the rows, of columns that are `storable`; those that the table lacks are added to it.
+        mine: the properties to set; what the newest snapshot has beside them is carried on.
+
+    Raises:
+        StoreError: when a column has another type than the table's.
+    """
     known = set(found.schema().column_names)
     added = pa.schema([column for column in rows.schema if column.name not in known])
     change = found.transaction()

@@ -55,7 +55,13 @@ def _smallest(tasks: list[FileScanTask]) -> list[FileScanTask]:
 
 
 def written(found: Table, tasks: Sequence[FileScanTask], order: Sequence[str]) -> list[DataFile]:
-    """The rows of some files in new ones, sorted by those columns of `order` that there are."""
+    """Write the rows of some files into new ones, which no commit names yet.
+
+    Args:
+        found: the table, as it was loaded.
+        tasks: the files, as a scan of it plans them.
+        order: the columns to sort the rows by, those of them that there are; the rows stay as they come without any.
+    """
     import uuid
 
     from pyiceberg.expressions import AlwaysTrue
@@ -72,7 +78,14 @@ def written(found: Table, tasks: Sequence[FileScanTask], order: Sequence[str]) -
 def replaced(
     found: Table, tasks: Sequence[FileScanTask], files: Sequence[DataFile], properties: Mapping[str, str]
 ) -> Transaction:
-    """A commit that puts new files in the place of old ones; refused when the table has moved on since it was loaded."""
+    """Return a commit that puts new files in the place of old ones, refused when the table has moved on meanwhile.
+
+    Args:
+        found: the table, as it was loaded.
+        tasks: the old files, as a scan of it planned them.
+        files: the new ones, as `written` returned them.
+        properties: all that the new snapshot is to have, those of the old one among them.
+    """
     change = found.transaction()
     with change.update_snapshot(snapshot_properties=dict(properties)).overwrite() as rewrite:
         for task in tasks:

@@ -43,7 +43,13 @@ def with_day(table: str, rows: pa.Table) -> pa.Table:
 
 
 def divide(change: Transaction, table: str, rows: pa.Schema) -> None:
-    """Divide a table that is being made by the day of its first rows, if they have one."""
+    """Divide a table that is being made by the day of its first rows, if they have one.
+
+    Args:
+        change: the transaction that makes the table.
+        table: its name, "kind.name"; the kind says which instant decides.
+        rows: the schema of its first rows.
+    """
     from pyiceberg.transforms import DayTransform
 
     column = instant_of(table, rows)

@@ -38,7 +38,13 @@ def clear(folder: Path, table: str) -> Iterator[None]:
 
 
 def unreadable(folder: Path, table: str, error: object) -> CorruptState:
-    """What to say of a table, or of the catalog of all of them, that does not read."""
+    """Return what to say of a table, or of the catalog of all of them, that does not read.
+
+    Args:
+        folder: the store's folder.
+        table: the table's name, "*" for all of them.
+        error: what a library has said, an error or a sentence; one of SQLite's is of the catalog, whatever the table.
+    """
     what = "catalog 'catalog.db'" if table == "*" or isinstance(error, sqlite3.Error) else f"table '{table}'"
     return CorruptState(
         f"Offline store '{folder}': its {what} does not read as what was written: {_brief(error)}.",

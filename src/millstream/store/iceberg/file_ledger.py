@@ -91,7 +91,16 @@ class FileLedger:
         return known
 
     def unreferenced(self, table: str, paths: Iterable[str], now: int) -> dict[str, int]:
-        """Since when (µs) files in a table's folder are named by nothing; those that were and are named again are not."""
+        """Note which files in a table's folder nothing names now; return since when (µs) each of them is not named.
+
+        What was noted of other files of the folder is forgotten: they are named again, or gone.
+
+        Args:
+            table: the table's folder, within the warehouse.
+            paths: the files in it that nothing names, all of them.
+            now: the clock's time (µs); what was noted later than that, by a clock that was set back, counts from now
+                on.
+        """
         short = {self._short(path): path for path in paths}
         begin = self._short(table) + os.sep
         with self._open() as database:

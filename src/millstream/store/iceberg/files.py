@@ -52,11 +52,20 @@ def named_files(found: Table) -> set[str]:
 
 
 def sweep(found: Table, folder: Path, now: int, keep: int) -> int:
-    """Delete the files of a table that nothing has named for `keep` microseconds; returns how many.
+    """Delete the files of a table that nothing has named for long enough; return how many.
 
     A file that a commit under way is about to name is younger than the newest snapshot: had that writer begun before
     it, its commit would be refused. So what is younger stays, however the clock was set. Files are told by their names
     alone, which are as good as unique, for each engine writes the way to them as it likes.
+
+    Args:
+        found: the table, as it was loaded.
+        folder: the table's folder.
+        now: the clock's time (µs).
+        keep: for how long (µs) nothing must have named a file, as sweeps have found it.
+
+    Raises:
+        CorruptState: when one of the files that say which others are named is not what was written.
     """
     ledger, head = FileLedger(folder.parent.parent), found.current_snapshot()
     named = {os.path.basename(location) for location in named_files(found)}

@@ -32,7 +32,12 @@ _SIGNS = {
 
 
 def chosen(table: str, where: Where, found: Table) -> BooleanExpression:
-    """The filter of (column, comparison, value) triples, all of which must hold.
+    """Return the filter of (column, comparison, value) triples, all of which must hold.
+
+    Args:
+        table: the table's name, for messages.
+        where: the triples, at least one.
+        found: the table, which has all their columns.
 
     Raises:
         StoreError: there is no such comparison, or the column cannot be compared with the value.
@@ -61,10 +66,19 @@ def chosen(table: str, where: Where, found: Table) -> BooleanExpression:
 
 
 def apart(table: str, where: Where, found: Table) -> tuple[Where, list[tuple[str, pa.Array]]]:
-    """A filter as what files are planned and read by, and the values that their rows are held to afterwards.
+    """Return a filter as what files are planned and read by, and the values that their rows are held to afterwards.
 
     PyIceberg makes a filter anew for every file, and of many values that costs more than to read a file of a day. Of
     UUIDs it makes one that Arrow does not take.
+
+    Args:
+        table: the table's name, for messages.
+        where: the filter; everything where it is empty.
+        found: the table, which has all the filter's columns.
+
+    Returns:
+        tuple[Where, list[tuple[str, pa.Array]]]: the first may leave more rows than are meant, the second, by column,
+            is for `held`.
 
     Raises:
         StoreError: there is no such comparison, or a column cannot be compared with a value.

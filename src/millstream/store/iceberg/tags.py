@@ -24,7 +24,13 @@ def tag_of(pin: int | str, snapshot: int) -> str:
 
 
 def tagged(found: Table, snapshot: int, by: str | int) -> Transaction | None:
-    """A commit that pins a snapshot, listing it again if it was let go of; None when there is none any more."""
+    """Return a commit that pins a snapshot, listing it again if it was let go of; None when there is none any more.
+
+    Args:
+        found: the table, as it was loaded.
+        snapshot: the snapshot's id.
+        by: the name that pins it, or the instant (µs) until which it is pinned.
+    """
     from pyiceberg.table.update import AddSnapshotUpdate, AssertRefSnapshotId
     from pyiceberg.table.update.snapshot import ManageSnapshots
 

@@ -38,7 +38,16 @@ def opened(key: bytes, record: bytes) -> bytes:
 
 
 def refuse_hidden(cursor: lmdb.Cursor[bytes], key: bytes, checked: bool) -> None:
-    """Raise `lmdb.CorruptedError` when a key that was not found may be there: where it belongs, something is damaged."""
+    """Raise when a key that was not found may be there: where it belongs, something is damaged.
+
+    Args:
+        cursor: a cursor of the shard's states, wherever it stands; it is moved.
+        key: the key, as it is stored.
+        checked: whether records have checksums, so that the key's two neighbours are held to theirs.
+
+    Raises:
+        lmdb.CorruptedError: naming what is wrong.
+    """
     found = cursor.set_range(key)
     if found:
         _refuse_misplaced(cursor, key < cursor.key(), checked)

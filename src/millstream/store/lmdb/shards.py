@@ -169,8 +169,19 @@ os.register_at_fork(after_in_child=_let_go_after_fork)
 def open_shard(folder: Path, map_gib: float, fsync: bool, *, trusted: bool = False) -> Shard:
     """Return a handle on the file now at that place, which this process opens once.
 
-    A file that is not `trusted` is walked through first, if it is small. No other process may remove it meanwhile.
-    Raises `CorruptState`, `DiskFull` and `StoreError`.
+    No other process may remove it meanwhile.
+
+    Args:
+        folder: the shard's folder, which is there; the file in it is made if it is missing.
+        map_gib: the most it may grow to, in GiB.
+        fsync: whether a write waits for the disk.
+        trusted: whether a small file is not walked through first.
+
+    Raises:
+        CorruptState: when it is damaged.
+        DiskFull: when there is no room.
+        StoreError: when it cannot be opened.
+        Forked: when a parent of this process has it open.
     """
     try:
         with _opening:

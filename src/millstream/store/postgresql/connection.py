@@ -59,7 +59,18 @@ class Connection:
         self._results(end, self._server.send_query, text)
 
     def ask(self, statement: Statement, schema: str, given: Sequence[bytes], end: float) -> Rows:
-        """Return the rows of a statement. Raises `Refused`, `Unreachable`."""
+        """Return the rows of a statement, each a value or None by column, as PostgreSQL has it in binary.
+
+        Args:
+            statement: the statement; it is prepared the first time.
+            schema: the schema that our tables are in.
+            given: its parameters, in binary.
+            end: the moment, by `time.monotonic`, until which that may take.
+
+        Raises:
+            Refused: when the server says no.
+            Unreachable: when it cannot be reached, or has not answered in time.
+        """
         if statement.name not in self._known:
             self._results(end, self._server.send_prepare, statement.name, statement.of(schema))
             self._known.add(statement.name)

@@ -34,7 +34,13 @@ def _wrapped(key: bytes, value: bytes) -> bytes:
 
 
 def whole(key: bytes, record: bytes, head: int) -> bytes:
-    """Return the key of a record that an index has under another one; its value is after so many bytes of the record."""
+    """Return the key of a record that an index has under another one.
+
+    Args:
+        key: the key as the index has it, from `stored`.
+        record: the record, in which a long key is whole, before the value.
+        head: how many bytes of the record come before that.
+    """
     if len(key) <= LONGEST:
         return key
     begin = head + _LENGTH

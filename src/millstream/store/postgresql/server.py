@@ -50,6 +50,11 @@ class Server(Connections[Connection]):
     def ask(self, statement: Statement, given: Sequence[bytes], end: float) -> Rows:
         """Return the rows of a statement; none where the tables are not made yet.
 
+        Args:
+            statement: the statement.
+            given: its parameters, in binary.
+            end: the moment, by `time.monotonic`, until which that may take.
+
         Raises:
             MillstreamError: when the server cannot be reached, refuses, or has not answered until `end`.
         """
@@ -61,11 +66,29 @@ class Server(Connections[Connection]):
             raise refusal(self.where, error) from error
 
     def change(self, statement: Statement, given: Sequence[bytes], end: float) -> Rows:
-        """Return the rows of a statement, before which the tables are made where they are missing."""
+        """Return the rows of a statement, before which the tables are made where they are missing.
+
+        Args:
+            statement: the statement, which writes.
+            given: its parameters, in binary.
+            end: the moment, by `time.monotonic`, until which that may take.
+
+        Raises:
+            MillstreamError: when the server cannot be reached, refuses, or has not answered until `end`.
+        """
         return self._made(lambda connection: connection.ask(statement, self.schema, given, end), end)
 
     def load(self, pieces: Sequence[bytes], given: Sequence[bytes], end: float) -> Rows:
-        """Copy pieces, and return the rows of the statement that writes what was copied."""
+        """Copy keys and records, and return the rows of the statement that writes what was copied.
+
+        Args:
+            pieces: what is copied, in the binary form of `COPY`, in messages of a moderate size.
+            given: the parameters of `LOAD`, in binary.
+            end: the moment, by `time.monotonic`, until which that may take.
+
+        Raises:
+            MillstreamError: when the server cannot be reached, refuses, or has not answered until `end`.
+        """
 
         def load(connection: Connection) -> Rows:
             connection.copy(pieces, end)
