@@ -52,7 +52,11 @@ class Mendable(Protocol):
         ...
 
     def renew(self, name: str | None = None) -> str:
-        """Begin a new epoch, under the name by which the stores know the log, and return the identity."""
+        """Begin a new epoch, and return the identity. Called by repair.
+
+        Args:
+            name: the name by which the stores know the log, which it takes; None to keep its own.
+        """
         ...
 
 

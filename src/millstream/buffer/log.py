@@ -348,7 +348,11 @@ class TopicAdmin(Protocol):
         ...
 
     def drop(self, topic: str) -> None:
-        """Drop a topic, its records and the positions committed in it; one that is not there is no error."""
+        """Drop a topic, its records and the positions committed in it.
+
+        Args:
+            topic: the topic; one that is not there is no error.
+        """
         ...
 
 

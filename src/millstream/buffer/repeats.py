@@ -69,7 +69,7 @@ def mark(table: pa.Table, stream: EventStream, index: RepeatIndex, spans: Mappin
 
     Args:
         table: decoded events (see `event_schema`) that follow each other in each partition, in the order of their
-        positions.
+            positions.
         stream: the stream they are of.
         index: what occurred before; it catches up from the log by itself.
         spans: by partition, where reading them began and where it goes on.

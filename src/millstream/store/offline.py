@@ -95,7 +95,11 @@ class OfflineStore(Protocol):
         ...
 
     def snapshot(self, table: str) -> Snapshot | None:
-        """The newest snapshot, or None when nothing was ever appended. Called to find the positions to go on from."""
+        """The newest snapshot, or None when nothing was ever appended. Called to find the positions to go on from.
+
+        Args:
+            table: the table's name; none of that name is no error.
+        """
         ...
 
     def tables(self) -> list[str]:
@@ -103,7 +107,11 @@ class OfflineStore(Protocol):
         ...
 
     def drop(self, table: str) -> None:
-        """Remove a table and its files; no such table is no error."""
+        """Remove a table and its files.
+
+        Args:
+            table: the table's name; none of that name is no error.
+        """
         ...
 
 
@@ -177,13 +185,18 @@ class Pinning(Protocol):
         ...
 
     def pinned(self, table: str) -> set[str]:
-        """The names that pin a snapshot of a table; none is no error. Called to find the pins that are missing."""
+        """The names that pin a snapshot of a table; none is no error. Called to find the pins that are missing.
+
+        Args:
+            table: the table's name; none of that name is no error either.
+        """
         ...
 
     def unpin(self, by: str) -> None:
-        """Let go of every snapshot that is pinned by that name, in all tables; none is no error.
+        """Let go of every snapshot that a name pins, in all tables. Called when what the name stands for is gone.
 
-        Called when what the name stands for is gone.
+        Args:
+            by: the name, as it was given to `pin`; one that pins nothing is no error.
         """
         ...
 
@@ -233,7 +246,14 @@ class Upkeep(Protocol):
         ...
 
     def facts(self, table: str) -> TableFacts:
-        """How many files a table has. Called by status and doctor."""
+        """How many files a table has. Called by status and doctor.
+
+        Args:
+            table: the table's name.
+
+        Raises:
+            NotFound: when there is no such table.
+        """
         ...
 
 
@@ -242,8 +262,13 @@ class Examined(Protocol):
     """An offline store that can tell whether its files are what was written."""
 
     def examine(self, table: str) -> int:
-        """Read every file that a table names and compare it with what was written; returns how many. Called by doctor.
+        """Read every file that a table names and compare it with what was written; return how many. Called by doctor.
 
-        Raises `CorruptState` for a file that is not, `StoreError` for a table that cannot be gone on with.
+        Args:
+            table: the table's name.
+
+        Raises:
+            CorruptState: for a file that is not what was written.
+            StoreError: for a table that cannot be gone on with.
         """
         ...

@@ -426,9 +426,12 @@ class ReadsInTime(Protocol):
     """An online store that is elsewhere, and ends its reads in time by itself: no thread has to be given up for it."""
 
     def served(self, seconds: float) -> OnlineStore:
-        """The store as scoring reads it: every read answers or fails within so many seconds.
+        """The store as scoring reads it: every read answers or fails in time.
 
         It may be a moment behind what was written, where the settings allow that: what it answers says what it holds.
+
+        Args:
+            seconds: how long a read may take.
         """
         ...
 

@@ -40,6 +40,11 @@ class Environment:
 
     Any number of processes may hold one on the same folder: writers wait for each other, readers wait for nobody.
     Within a process all holders share one handle, because LMDB's locks belong to the process.
+
+    Args:
+        path: its folder; made if it is missing.
+        map_gib: the most it may grow to, in GiB.
+        durable: whether what is committed is to outlive the machine, and not only the process.
     """
 
     def __init__(self, path: Path, map_gib: float, durable: bool) -> None:

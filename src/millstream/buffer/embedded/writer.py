@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 
 
 class Writer:
-    """Appends and commits within one write transaction, of batches of any size unless the `largest` is given."""
+    """Appends and commits within one write transaction; see the protocol `Transaction`.
+
+    Args:
+        rows: the write transaction of the table.
+        clock: what batches are stamped with that have no arrival.
+        largest: the most bytes of a batch; any size unless given.
+    """
 
     def __init__(self, rows: lmdb.Transaction, clock: Clock, largest: int | None = None) -> None:
         self._rows = rows

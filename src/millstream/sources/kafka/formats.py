@@ -43,9 +43,12 @@ class Format(Protocol):
     """How messages are read."""
 
     def read(self, messages: Sequence[Message]) -> Read:
-        """Return what messages say, of the first one at least, maybe of fewer than all; called for each read of a topic.
+        """Return what messages say, of the first one at least, maybe of fewer than all; called for each read.
 
         What cannot be read is text that says so, and becomes a dead letter; the same bytes are always the same.
+
+        Args:
+            messages: messages of one partition, at least one, in their order.
 
         Raises:
             SourceError: when the first message cannot be read now.

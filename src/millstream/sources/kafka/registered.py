@@ -31,6 +31,10 @@ class Language(Protocol):
     def decoder(self, schema: Schema, registry: SchemaRegistry) -> Decode:
         """Return what reads the bytes of a schema.
 
+        Args:
+            schema: the schema.
+            registry: where the schemas are that it refers to.
+
         Raises:
             SourceError: when the schema, or what it refers to, cannot be had.
         """

@@ -166,10 +166,9 @@ class LmdbOnlineStore:
         return [mark.name.removeprefix(".damaged.") for mark in marks]
 
     def examine(self, gv: str, shard: int) -> int:
-        """Look at every page and every record of a shard, and return how many states it has.
+        """Look at every page and every record of a shard, and return how many states it has; see `Examined.examine`.
 
-        For `doctor`, and for who has cause for doubt: reads look at what they take.
-        Raises `CorruptState` at the first damage.
+        Reads look at what they take; this is for who has cause for doubt too.
         """
         folder = self.path / gv / str(shard)
         if not (folder / "data.mdb").exists():

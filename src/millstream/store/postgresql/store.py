@@ -184,7 +184,7 @@ class PostgresqlOnlineStore:
         return sorted((name or b"").decode() for (name,) in self._server.ask(DAMAGED, [], self._end))
 
     def examine(self, states: str, shard: int) -> int:
-        """Look at every value of a shard, and return how many there are. Raises `CorruptState` at the first damage."""
+        """Look at every value of a shard, and return how many there are; see `Examined.examine`."""
         self.read([Ask(states, shard)])[0].sound()
         return sum(len(page.items) for page in pages(self, states, shard))
 

@@ -31,6 +31,11 @@ def head_of(position: int) -> bytes:
 class Place(ShardRecords):
     """A shard in a server: its key there, and its records.
 
+    Args:
+        prefix: what the project's keys begin with.
+        states: the name of the states, such as "velocity@1".
+        shard: the number of the shard.
+
     >>> place = Place("fraud", "velocity@1", 0)
     >>> place.key
     b'fraud:velocity@1/0'

@@ -218,7 +218,7 @@ class RedisOnlineStore:
         return sorted(states.decode() for states in found)
 
     def examine(self, states: str, shard: int) -> int:
-        """Look at every value of a shard, and return how many there are. Raises `CorruptState` at the first damage."""
+        """Look at every value of a shard, and return how many there are; see `Examined.examine`."""
         self.read([Ask(states, shard)])[0].sound()
         return len({key for page in pages(self, states, shard) for key, _ in page.items})
 
