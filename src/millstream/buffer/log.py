@@ -159,6 +159,9 @@ class Transaction(Protocol):
             arrival: when it came (µs), where a broker has stamped it already; None for the log's clock, as by
                 `Log.append`.
 
+        Returns:
+            int: the position; on a log that is not `atomic` the one that it has unless others append meanwhile.
+
         Raises:
             LogError: when there is no such topic or partition, or the batch is empty or larger than the log takes.
         """

@@ -235,13 +235,15 @@ class Upkeep(Protocol):
         """Make many small files into few, and delete what nothing has named for a while.
 
         Does nothing where nothing is to be done, which costs little. Rows and properties stay the same, pinned
-        snapshots stay readable, and any other writer may append meanwhile. Called after each sync.
+        snapshots stay readable, and any other writer may append meanwhile. Called after each sync. A store whose tables
+        have an owner elsewhere, as those of a shared catalog, leaves it to that one.
 
         Args:
             table: the table's name.
             now: the clock's time (µs).
             order: the columns by which the rows of one file are sorted then, those of them that the table has.
-            keep: for how long (µs, by the clock of `now`) nothing must have named a file before it is deleted.
+            keep: for how long (µs, by the clock of `now`) nothing must have named a file before it is deleted; it may
+                stay for twice as long, until a look at all files is worth it.
         """
         ...
 

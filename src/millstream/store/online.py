@@ -336,6 +336,7 @@ class OnlineStore(Protocol):
         Raises:
             Fenced: when the position is not the expected one, or a write to another position is pending.
             DiskFull: when there is no room left.
+            StoreError: when the store cannot be reached, or the shard does not read as what was written.
         """
         ...
 
@@ -351,6 +352,9 @@ class OnlineStore(Protocol):
             cursor: that of the page before, None for the first; it means something to the store alone, and is good
                 until the shard is dropped.
             limit: about how many pairs to return: there may be fewer, or none though there are more.
+
+        Raises:
+            StoreError: when the store cannot be reached, or the shard does not read as what was written.
         """
         ...
 
@@ -486,5 +490,6 @@ class BulkLoad(Protocol):
             Fenced: when the position is not the expected one: then what was written of it must not be seen after the
                 `drop` of another attempt.
             DiskFull: when there is no room left.
+            StoreError: when the store cannot be reached.
         """
         ...

@@ -165,23 +165,23 @@ class LmdbOnlineStore:
         marks = sorted(self.path.glob(".damaged.*"))
         return [mark.name.removeprefix(".damaged.") for mark in marks]
 
-    def examine(self, gv: str, shard: int) -> int:
+    def examine(self, states: str, shard: int) -> int:
         """Look at every page and every record of a shard, and return how many states it has; see `Examined.examine`.
 
         Reads look at what they take; this is for who has cause for doubt too.
         """
-        folder = self.path / gv / str(shard)
+        folder = self.path / states / str(shard)
         if not (folder / "data.mdb").exists():
             return 0
         try:
             refuse_damaged(folder, most=None)
         except lmdb.Error as error:
-            self._note_damage(gv)
+            self._note_damage(states)
             raise failure(folder, error) from error
-        self._answer(Ask(gv, shard)).sound()
-        return sum(len(page.items) for page in pages(self, gv, shard))
+        self._answer(Ask(states, shard)).sound()
+        return sum(len(page.items) for page in pages(self, states, shard))
 
-    def _look_again(self, gv: str, handle: Shard, error: lmdb.Error) -> None:
+    def _look_again(self, states: str, handle: Shard, error: lmdb.Error) -> None:
         """Return when a read may succeed now.
 
         The slots of readers were all taken, some by processes that have died; or the slot kept ready was freed by a
@@ -191,54 +191,54 @@ class LmdbOnlineStore:
             return
         if isinstance(error, lmdb.ReadersFullError) and handle.env.reader_check():
             return
-        raise self._failed(gv, handle, error) from error
+        raise self._failed(states, handle, error) from error
 
-    def _failed(self, gv: str, handle: Shard, error: lmdb.Error) -> MillstreamError:
+    def _failed(self, states: str, handle: Shard, error: lmdb.Error) -> MillstreamError:
         said = failure(handle.folder, error)
         if isinstance(said, CorruptState):
-            self._note_damage(gv)
+            self._note_damage(states)
         return said
 
-    def _note_damage(self, gv: str) -> None:
+    def _note_damage(self, states: str) -> None:
         """Leave a mark by which ingestion, in whatever process, learns of it; without room there is no mark."""
         with suppress(OSError):
-            (self.path / f".damaged.{gv}").touch()
+            (self.path / f".damaged.{states}").touch()
 
-    def _handle(self, gv: str, shard: int) -> Shard | None:
+    def _handle(self, states: str, shard: int) -> Shard | None:
         """The open environment of a shard, or None when it does not exist."""
         if self._forks != forks():
             raise Forked.opened_before(self.path)
-        handle = self._shards.get((gv, shard))
+        handle = self._shards.get((states, shard))
         if handle is not None:
             handle.used = True
-        elif (self.path / gv / str(shard) / "data.mdb").exists():
+        elif (self.path / states / str(shard) / "data.mdb").exists():
             try:
                 with self._exclusive():
-                    handle = self._found(gv, shard)
+                    handle = self._found(states, shard)
             except CorruptState:
-                self._note_damage(gv)
+                self._note_damage(states)
                 raise
         return handle
 
-    def _found(self, gv: str, shard: int) -> Shard | None:
-        folder = self.path / gv / str(shard)
+    def _found(self, states: str, shard: int) -> Shard | None:
+        folder = self.path / states / str(shard)
         if not (folder / "data.mdb").exists():
             return None
         _make_room()
-        handle = self._shards[gv, shard] = open_shard(folder, self._map_gib, self._fsync)
+        handle = self._shards[states, shard] = open_shard(folder, self._map_gib, self._fsync)
         return handle
 
-    def _forget(self, gv: str, shard: int, handle: Shard) -> None:
+    def _forget(self, states: str, shard: int, handle: Shard) -> None:
         """Look for the shard anew at the next read, unless another thread has done so."""
-        if self._shards.get((gv, shard)) is handle:
-            self._shards.pop((gv, shard), None)
+        if self._shards.get((states, shard)) is handle:
+            self._shards.pop((states, shard), None)
 
-    def _create(self, gv: str, shard: int) -> Shard:
+    def _create(self, states: str, shard: int) -> Shard:
         with self._exclusive():
-            folder = self.path / gv / str(shard)
+            folder = self.path / states / str(shard)
             folder.mkdir(parents=True, exist_ok=True)
             _make_room()
-            handle = self._shards[gv, shard] = open_shard(folder, self._map_gib, self._fsync)
+            handle = self._shards[states, shard] = open_shard(folder, self._map_gib, self._fsync)
             return handle
 
     @contextmanager
@@ -255,30 +255,32 @@ class LmdbOnlineStore:
         except OSError as error:
             raise failure(self.path, error) from error
 
-    def _finish_drop(self, gv: str, shard: int) -> None:
+    def _finish_drop(self, states: str, shard: int) -> None:
         """Remove what a process that died while dropping has left marked."""
         with self._exclusive():
-            handle = self._found(gv, shard)
+            handle = self._found(states, shard)
             if handle is None:
                 return
             with handle.env.begin() as txn:
                 marked = txn.get(_META, None, handle.main) == _DROPPED
             if marked:
-                self._remove(gv)
+                self._remove(states)
         self._sweep()
 
-    def _remove(self, gv: str) -> None:
+    def _remove(self, states: str) -> None:
         """Mark each shard, so that whoever has it open lets go, then take the folder away in one rename."""
-        folder = self.path / gv
+        folder = self.path / states
         for place in sorted(folder.glob("*/data.mdb")):
             try:
                 _mark_dropped(open_shard(place.parent, self._map_gib, self._fsync, trusted=True))
             except CorruptState:
                 continue  # nobody else can read it either
-        self._shards = {key: handle for key, handle in list(self._shards.items()) if key[0] != gv}
+        self._shards = {key: handle for key, handle in list(self._shards.items()) if key[0] != states}
         if folder.exists():
-            os.rename(folder, next(free for n in count() if not (free := self.path / f".dropped.{n}.{gv}").exists()))
-        (self.path / f".damaged.{gv}").unlink(missing_ok=True)
+            os.rename(
+                folder, next(free for n in count() if not (free := self.path / f".dropped.{n}.{states}").exists())
+            )
+        (self.path / f".damaged.{states}").unlink(missing_ok=True)
 
     def _sweep(self) -> None:
         """Remove what was taken away, by this process or by one that died before it could."""
