@@ -220,7 +220,26 @@ def _ascending_by(first, then):
 @njit(cache=True, nogil=True, error_model="numpy")
 def exact(events, begins, codes, times, available, lanes, ordinal, at, requests, added, ops, windows, features, meta,
           numbers, texts):  # fmt: skip
-    """Queries by the window rule itself, event by event: no state, no head, nothing that could overflow."""
+    """Queries by the window rule itself, event by event: no state, no head, nothing that could overflow.
+
+    Args:
+        events: the numbers of the events, grouped by key, int64; see `kernels.by_key`.
+        begins: where in `events` those of each key begin, and where the last ones end, int64, shape (keys + 1,).
+        codes: which key each query has, int64, shape (queries,).
+        times: the times of the events (µs), int64, by number.
+        available: from which ordinal on each is known, int64, by number.
+        lanes: their lanes, one event after another, int64, shape (events * lanes,).
+        ordinal: per query, by when an event must be available to count, int64, shape (queries,).
+        at: per query, the instant (µs), int64, shape (queries,).
+        requests: the lanes of one more event of each query, one after another, int64; none at all where none is added.
+        added: per query, whether it has that one more event, bool; empty where none is added.
+        ops: the lane groups; these and the next three are as `kernels` says.
+        windows: the windows.
+        features: the features.
+        meta: the numbers of the layout.
+        numbers: the output's numbers, float64, a row for each query, NaN for null.
+        texts: the output's lanes, int64, a row for each query.
+    """
     sums = np.empty(meta[0] + SPACE, np.int64)
     for q in range(at.size):
         feature = 0
@@ -242,13 +261,37 @@ def exact(events, begins, codes, times, available, lanes, ordinal, at, requests,
 @njit(cache=True, nogil=True, error_model="numpy")
 def as_of(events, event_begins, queries, query_begins, times, arrivals, available, lanes, ordinal, at, requests, added, ops,
           windows, window_ops, features, levels, meta, sweep, first, last, numbers, texts):  # fmt: skip
-    """History and (key, instant) rows to feature rows, for the keys `first..last`.
+    """History and (key, instant) rows to feature rows, for a stretch of keys.
 
-    `requests` are lanes to add to each row that is `added` one; both are empty where none is.
+    An event counts for the queries whose ordinal is not below its availability. The windows of a key slide, unless a
+    later
+    ordinal asks for an earlier instant: its row windows and sessions are read by the rule then, its other windows from
+    states.
 
-    An event counts for the queries whose ordinal is not below its availability. `sweep` forces the state machine, which
-    is what serving does; else the windows of a key slide, unless a later ordinal asks for an earlier instant. Row windows
-    and sessions are read by the rule then.
+    Args:
+        events: the numbers of the events, grouped by key, int64; see `kernels.by_key`.
+        event_begins: where in `events` those of each key begin, and where the last ones end, int64, shape (keys + 1,).
+        queries: the numbers of the queries, grouped by key likewise.
+        query_begins: where in `queries` those of each key begin, and where the last ones end.
+        times: the times of the events (µs), int64, by number.
+        arrivals: the instants (µs) by which they let go of what is older, int64; see `states.settled`.
+        available: from which ordinal on each is known, int64, by number.
+        lanes: their lanes, one event after another, int64, shape (events * lanes,).
+        ordinal: per query, by when an event must be available to count, int64, shape (queries,).
+        at: per query, the instant (µs), int64, shape (queries,).
+        requests: the lanes of one more event of each query, one after another, int64; none at all where none is added.
+        added: per query, whether it has that one more event, bool; empty where none is added.
+        ops: the lane groups; the layout's arrays are as `kernels` says.
+        windows: the windows.
+        window_ops: which lane groups each window needs (1 or 0), int64, shape (windows, lane groups).
+        features: the features.
+        levels: the hops and spans (µs) of tiles.
+        meta: the numbers of the layout.
+        sweep: whether keys go through the states that serving would have held in any case.
+        first: the first key.
+        last: the key before which to stop.
+        numbers: the output's numbers, float64, a row for each query, written for the queries of these keys alone.
+        texts: the output's lanes, int64, a row for each query; likewise.
     """
     n_windows = windows.shape[0]
     held = np.empty(meta[0] + SPACE, np.int64)

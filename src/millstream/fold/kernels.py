@@ -1,9 +1,18 @@
 """Three of the four kernels over plain arrays: fold, merge, value (the fourth is in `history`).
 
-A state is `[version, newest arrival, tiles, instants, rows...]`, a row is `[start, lanes...]`. Tiles come first and then
+A state is `[version, newest arrival, tiles, instants, rows...]`, a row is `[start, lanes...]`. Tiles come first and
+then
 instants (the exact head), both ascending by start. Which hop a tile has follows from its start and the newest arrival
 alone, so a state is a function of the *set* of events in it: states merge in any order and grouping to the same bytes,
 and what one micro-batch adds to a key is itself a state.
+
+What the kernels take of a `FoldLayout`, all int64: `ops` has a row (merge, offset, width) for each lane group, by which
+`lanes` merges it; `levels` a row (hop, span) in µs for each hop that tiles have, the finest first; `windows` a row for
+each window, as `spans` names its columns; `features` a row (formula, window, six numbers, output) for each feature, in
+the
+order of the windows; `meta` is how many lanes a row has, whether what is older than the longest window is kept (1 or
+0),
+and how many numbers and how many lanes all features of the group are given out as.
 """
 
 import numpy as np
@@ -19,7 +28,13 @@ _HIGHEST = np.int64(2**63 - 1)
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def edges_of(levels, newest, edges):
-    """Per level, the instant before which a tile belongs to the next coarser one."""
+    """Write per level the instant before which a tile belongs to the next coarser one.
+
+    Args:
+        levels: the hops and spans (µs) of tiles; see the module.
+        newest: the instant (µs) by which the state is pruned.
+        edges: where to write them, int64 µs, shape (levels,) or longer.
+    """
     last = levels.shape[0] - 1
     for i in range(last + 1):
         hop = levels[min(i + 1, last), 0]
@@ -28,7 +43,14 @@ def edges_of(levels, newest, edges):
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def tile_of(start, levels, edges, lifetime):
-    """The start of the tile that holds the instant or finer tile `start`, or `LOWEST` where no window needs it."""
+    """The start of the tile that holds the instant or finer tile `start`, or `LOWEST` where no window needs it.
+
+    Args:
+        start: an instant, or the start of a tile (µs); `LIFETIME` for the tile of all that is older.
+        levels: the hops and spans (µs) of tiles; see the module.
+        edges: what `edges_of` has written for them.
+        lifetime: whether what is older than the longest window is kept, in the tile that starts at `LIFETIME`.
+    """
     if start == LIFETIME:
         return start
     for i in range(levels.shape[0]):
@@ -93,7 +115,22 @@ def _put_heads(ops, out, end, data, i, end_i, j, end_j, step):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def merge_one(data, a, b, out, at, ops, levels, meta, edges):
-    """Merge the states at `a` and `b` of `data` (-1: none) into `out` from `at`; returns (end, overflow)."""
+    """Merge two states, row by row, into an array; returns (end, overflow).
+
+    Args:
+        data: states, one after another, int64.
+        a: where the one begins in `data`; -1 for the state of no event.
+        b: where the other does; not -1 as well.
+        out: where to write the result, int64; another part of the array that holds the two will do.
+        at: where in `out` it begins.
+        ops: the lane groups; see the module.
+        levels: the hops and spans (µs) of tiles; see the module.
+        meta: the numbers of the layout; see the module.
+        edges: to work in, int64, one place for each level.
+
+    Returns:
+        Where the result ends in `out`, and for how many instants the head had no room.
+    """
     step = 1 + meta[0]
     newest = LOWEST
     tiles = np.zeros(2, np.int64)
@@ -134,7 +171,23 @@ def merge_one(data, a, b, out, at, ops, levels, meta, edges):
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def fold_one(order, times, arrivals, lanes, out, at, ops, levels, meta, edges):
-    """The state of the events `order` (ascending in time) of one key, into `out` from `at`; returns (end, overflow)."""
+    """Fold the events of one key to its state; returns (end, overflow).
+
+    Args:
+        order: the numbers of the events, int64, ascending in time.
+        times: the times of all events (µs), int64, by number.
+        arrivals: the instants (µs) by which they let go of what is older, int64; see `states.settled`.
+        lanes: the lanes of all events, one event after another, int64, shape (events * lanes,).
+        out: where to write the state, int64.
+        at: where in `out` it begins.
+        ops: the lane groups; see the module.
+        levels: the hops and spans (µs) of tiles; see the module.
+        meta: the numbers of the layout; see the module.
+        edges: to work in, int64, one place for each level.
+
+    Returns:
+        Where the state ends in `out`, and for how many instants the head had no room.
+    """
     step = 1 + meta[0]
     newest = LOWEST
     for i in range(order.size):
@@ -214,7 +267,13 @@ def in_order(order, values):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def lanes_of_events(lanes, events, size):
-    """The lanes of the given events, one after another."""
+    """The lanes of the given events, one after another.
+
+    Args:
+        lanes: the lanes of all events, one event after another, int64.
+        events: the numbers of those that are wanted, int64.
+        size: how many lanes an event has.
+    """
     out = np.empty(events.size * size, np.int64)
     for i in range(events.size):
         for j in range(size):
@@ -224,7 +283,22 @@ def lanes_of_events(lanes, events, size):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def fold(codes, n_keys, times, arrivals, lanes, ops, levels, meta):
-    """Events to one state per key: (data, offsets, overflow)."""
+    """Events to one state per key: (data, offsets, overflow).
+
+    Args:
+        codes: which key each event has, int64, shape (events,).
+        n_keys: how many keys there are; one without an event gets an empty state.
+        times: the times of the events (µs), int64, in any order, though in ascending order is faster.
+        arrivals: the instants (µs) by which they let go of what is older, int64; see `states.settled`.
+        lanes: their lanes, one event after another, int64, shape (events * lanes,).
+        ops: the lane groups; see the module.
+        levels: the hops and spans (µs) of tiles; see the module.
+        meta: the numbers of the layout; see the module.
+
+    Returns:
+        The states one after another and where each begins and the last ends, as `States` has them, and for how many
+        instants heads had no room.
+    """
     step = 1 + meta[0]
     order, begins = by_key(codes, n_keys)
     out = np.empty(n_keys * HEADER + codes.size * step, np.int64)
@@ -242,7 +316,16 @@ def fold(codes, n_keys, times, arrivals, lanes, ops, levels, meta):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def merge(data, left, right, ops, levels, meta):
-    """Pairwise merge of the states between offsets `left` and `right` (both into `data`): (data, offsets, overflow)."""
+    """Merge states pairwise: (data, offsets, overflow), which are as those of `fold`.
+
+    Args:
+        data: the states of both sides, int64.
+        left: where in `data` the states of one side begin, and where the last ends, int64, shape (keys + 1,).
+        right: the same of the other side, for the same keys.
+        ops: the lane groups; see the module.
+        levels: the hops and spans (µs) of tiles; see the module.
+        meta: the numbers of the layout; see the module.
+    """
     n = left.size - 1
     size = left[n] - left[0] + right[n] - right[0] + n * HEADER
     out, offsets = np.empty(size, np.int64), np.zeros(n + 1, np.int64)
@@ -260,7 +343,13 @@ def merge(data, left, right, ops, levels, meta):
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def exact_from(data, place, meta):
-    """The instant from which on the state at `place` is exact: what happened before it may be merged with what came later."""
+    """The instant (µs) from which on a state is exact: what happened before it may be merged with what came later.
+
+    Args:
+        data: states, one after another, int64.
+        place: where the state begins in `data`.
+        meta: the numbers of the layout; see the module.
+    """
     newest, count, step = data[place + 1], data[place + 3], 1 + meta[0]
     start, kept = newest - HEAD_SPAN, 0
     row = place + HEADER + (data[place + 2] + count - 1) * step
@@ -304,7 +393,24 @@ def _read_class(data, place, first, last, at, ops, windows, bounds, acc, meta, r
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def value_one(data, place, at, ops, windows, features, meta, bounds, acc, numbers, texts, row, requests, request):
-    """The features of one state (-1: empty) at one instant, into an output row."""
+    """Write the features of one state at one instant into an output row.
+
+    Args:
+        data: states, one after another, int64.
+        place: where the state begins in `data`; -1 for the state of no event.
+        at: the instant (µs).
+        ops: the lane groups; see the module.
+        windows: the windows; see the module.
+        features: the features; see the module.
+        meta: the numbers of the layout; see the module.
+        bounds: to work in, int64, one place for each window.
+        acc: to work in, int64, the lanes of each window and `moments.SPACE` more.
+        numbers: the output's numbers, float64, shape (rows, numbers), NaN for null.
+        texts: the output's lanes, int64, shape (rows, lanes), of features that are given out as such.
+        row: the row of both to write.
+        requests: lanes of more events, one after another, int64.
+        request: where in `requests` those of one more event at the instant begin; -1: there is none.
+    """
     first, feature = 0, 0
     while first < windows.shape[0]:
         last = first + 1
@@ -321,7 +427,21 @@ def value_one(data, place, at, ops, windows, features, meta, bounds, acc, number
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def value(data, offsets, at, requests, ops, windows, features, meta):
-    """States at instants to (numbers, texts), one row each; `requests` are lanes to add to each, or none at all."""
+    """Read states at instants: (numbers, texts), one row for each state.
+
+    Args:
+        data: the states, one after another, int64.
+        offsets: where each begins in `data`, and where the last ends, int64, shape (states + 1,).
+        at: the instant of each (µs), int64, shape (states,).
+        requests: the lanes of one more event at each instant, int64, shape (states * lanes,), or none at all.
+        ops: the lane groups; see the module.
+        windows: the windows; see the module.
+        features: the features; see the module.
+        meta: the numbers of the layout; see the module.
+
+    Returns:
+        The numbers, float64, NaN for null, and the lanes of what is given out as lanes, int64; see `value_one`.
+    """
     n = offsets.size - 1
     numbers, texts = np.empty((n, meta[2]), np.float64), np.empty((n, meta[3]), np.int64)
     bounds, acc = np.empty(windows.shape[0], np.int64), np.empty(windows.shape[0] * meta[0] + SPACE, np.int64)

@@ -4,6 +4,11 @@ Three merges are enough for every aggregate of the package. `ADD` adds little-en
 sum of any width is exact. `LEAST` and `GREATEST` keep the smaller or larger of two tuples compared lane by lane, which
 gives min and max (one lane) and first and last (time, then value). All three are associative and commutative, and an
 empty lane group is their identity. A new aggregate is a new list of lanes and a formula; no kernel changes.
+
+What the kernels here take: lanes stand in flat int64 arrays, and a row or a lane group of them is named by its array
+and
+the place where it begins; `ops` has a row (merge, offset, width) for each lane group of a row, the offset counting from
+where the row begins.
 """
 
 import math
@@ -27,7 +32,13 @@ _U0, _U1 = np.uint64(0), np.uint64(1)
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def clear(ops, lanes, at):
-    """Make the lanes from `at` empty."""
+    """Make a row of lanes empty, in place.
+
+    Args:
+        ops: the lane groups of the row; see the module.
+        lanes: the array it stands in.
+        at: where it begins.
+    """
     for i in range(ops.shape[0]):
         op, offset, width = ops[i, 0], at + ops[i, 1], ops[i, 2]
         fill = np.int64(0)
@@ -71,7 +82,15 @@ def _subtract(into, at, lanes, start, width):
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def compare(left, at, right, start, width):
-    """Which of two tuples of lanes is smaller: -1 the left one, 1 the right one, 0 neither."""
+    """Which of two tuples of lanes is smaller: -1 the left one, 1 the right one, 0 neither.
+
+    Args:
+        left: the array that the left one stands in.
+        at: where it begins.
+        right: the array that the right one stands in.
+        start: where it begins.
+        width: how many lanes each has.
+    """
     for j in range(width):
         a, b = left[at + j], right[start + j]
         if a != b:
@@ -81,7 +100,16 @@ def compare(left, at, right, start, width):
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def combine_one(op, width, into, at, lanes, start):
-    """Merge one lane group into another, in place."""
+    """Merge one lane group into another, in place.
+
+    Args:
+        op: how it merges: `ADD`, `LEAST` or `GREATEST`.
+        width: how many lanes it has.
+        into: the array that the group which changes stands in.
+        at: where it begins.
+        lanes: the array that the other group stands in.
+        start: where it begins.
+    """
     if op == ADD:
         _add(into, at, lanes, start, width)
         return
@@ -93,29 +121,63 @@ def combine_one(op, width, into, at, lanes, start):
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def combine(ops, into, at, lanes, start):
-    """Merge a row of lanes into another, in place."""
+    """Merge a row of lanes into another, in place.
+
+    Args:
+        ops: the lane groups of a row; see the module.
+        into: the array that the row which changes stands in.
+        at: where it begins.
+        lanes: the array that the other row stands in.
+        start: where it begins.
+    """
     for i in range(ops.shape[0]):
         combine_one(ops[i, 0], ops[i, 2], into, at + ops[i, 1], lanes, start + ops[i, 1])
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def remove_one(width, into, at, lanes, start):
-    """Take an added lane group out again (only `ADD` can)."""
+    """Take an added lane group out again (only `ADD` can).
+
+    Args:
+        width: how many lanes it has.
+        into: the array that the group which changes stands in.
+        at: where it begins.
+        lanes: the array that what was added stands in.
+        start: where it begins.
+    """
     _subtract(into, at, lanes, start, width)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def beats(op, width, left, at, right, start):
-    """Whether the left lane group would stay when the right one is merged with it and differs."""
+    """Whether the left lane group would stay when the right one is merged with it and differs.
+
+    Args:
+        op: how they merge: `LEAST` or `GREATEST`.
+        width: how many lanes each has.
+        left: the array that the left one stands in.
+        at: where it begins.
+        right: the array that the right one stands in.
+        start: where it begins.
+    """
     order = compare(left, at, right, start, width)
     return order < 0 if op == LEAST else order > 0
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def emit(features, first, last, lanes, base, at, numbers, texts, row):
-    """Write the features `first` to `last` of one window, whose merged lanes begin at `base`, into the output row.
+    """Write some features of one window into an output row.
 
-    The last `SPACE` numbers of `lanes` are free to work in.
+    Args:
+        features: the features, as rows (formula, window, six numbers, output); see `layout.FoldLayout`.
+        first: the first of them to write.
+        last: the one before which to stop.
+        lanes: the array in which the window's merged lanes stand; its last `SPACE` numbers are free to work in.
+        base: where those begin.
+        at: the instant (µs) that is read.
+        numbers: the output's numbers, float64, shape (rows, numbers), NaN for null.
+        texts: the output's lanes, int64, shape (rows, lanes), of features that are given out as such.
+        row: the row of both to write.
     """
     for i in range(first, last):
         formula, out = features[i, 0], features[i, 8]

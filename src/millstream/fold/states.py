@@ -166,7 +166,14 @@ def settled(events: Prepared, now: int | None = None) -> np.ndarray:
 
 
 def fold(layout: Layout, prepared: Prepared, now: int | None = None) -> States:
-    """Events to one state per key, aligned with `prepared.keys`; `now` (µs), where it is known, bounds what they prune."""
+    """Fold events to one state per key, aligned with `prepared.keys`.
+
+    Args:
+        layout: the group's layout.
+        prepared: its events, in any order, as `prepare` makes them.
+        now: the clock's time (µs), which bounds by what instant states let go of older events; None where it is not
+            known.
+    """
     if not kernels.ascending(
         prepared.times
     ):  # those of each key would be sorted apart, which takes several times as long
@@ -206,9 +213,14 @@ def _let_go(layout: Layout, prepared: Prepared, states: States) -> Sequence[int]
 
 
 def merge(layout: Layout, left: States, right: States, *, whole: bool = False) -> States:
-    """States of the same keys, merged pairwise; which side is which, and in what order, never matters.
+    """Merge states of the same keys pairwise; which side is which, and in what order, never matters.
 
-    With `whole` the result has all events up to its newest arrival, so that it may let go of sessions that are over.
+    Args:
+        layout: the group's layout.
+        left: one state for each key.
+        right: as many, of the same keys in the same order.
+        whole: whether the result has all events up to its newest arrival, so that it may let go of sessions that are
+            over.
     """
     data = np.concatenate([left.data, right.data])
     places = left.offsets, right.offsets + len(left.data)
@@ -226,7 +238,14 @@ def merge(layout: Layout, left: States, right: States, *, whole: bool = False) -
 
 
 def pruned(layout: Layout, states: States, newest: np.ndarray) -> States:
-    """States that are whole, pruned by the instants (µs) given for them where those are later; an empty one stays so."""
+    """Prune states that are whole by later instants, as if an event had arrived then.
+
+    Args:
+        layout: the group's layout.
+        states: states that have all events up to their newest arrival.
+        newest: the instant (µs) for each state, int64; one that is not later than the state's own changes nothing, and
+            an empty state stays so.
+    """
     filled = states.offsets[1:] > states.offsets[:-1]
     bare = np.zeros((len(states), HEADER), np.int64)
     bare[:, 0], bare[:, 1] = STATE_VERSION, newest
@@ -242,10 +261,14 @@ def value(
     probes: Probes | None = None,
     requests: np.ndarray | None = None,
 ) -> Values:
-    """Feature values of states at instants (µs), exact from five seconds before each key's newest arrival on.
+    """Feature values of states at instants, exact from five seconds before each key's newest arrival on.
 
-    `probes` are what the layout reads of each request, as `probes_of` makes it; nulls unless given. `requests` are one
-    more event at each instant, as `request_lanes` makes them.
+    Args:
+        layout: the group's layout.
+        states: one state for each row of the result.
+        at: the instant (µs) at which each is read, int64, shape (states,).
+        probes: what the layout reads of each request, as `probes_of` makes it; nulls unless given.
+        requests: one more event at each instant, int64, as `request_lanes` makes them; none unless given.
     """
     added, more, others = _parted(layout, requests)
     asked = no_probes(layout, len(at)) if probes is None else probes
@@ -277,8 +300,19 @@ def as_of(
     """The features of (key, instant) rows from history, each by the events available by its ordinal.
 
     For a point-in-time join, availability and ordinal are instants (µs); for a recomputation by log position they are
-    ranks of positions. `probes` and `requests` are as in `value`. With `sweep`,
-    every key goes through the states that serving would have held.
+    ranks of positions.
+
+    Args:
+        layout: the group's layout.
+        events: the events of all keys, as `prepare` makes them.
+        available: per event, from which ordinal on it is known, int64, shape (events,).
+        keys: the encoded key of each row; one that no event has reads as empty history.
+        ordinal: per row, by when an event must be available to count, int64, shape (rows,).
+        at: per row, the instant (µs), int64, shape (rows,).
+        probes: what the layout reads of each request, a row each; as in `value`.
+        requests: one more event of each row at its instant; as in `value`.
+        sweep: whether every key goes through the states that serving would have held; else its windows slide along its
+            events.
     """
     # Column by column, which is how they are read; every row is written. A lone row or column would lie row by row too,
     # for which the kernels would be compiled once more: there are never fewer than two.
@@ -366,6 +400,16 @@ def exact(
     """What `as_of` gives, by the window rule itself: every event of a key is looked at for every query.
 
     For the few values whose history must be told apart from what a state could hold; slow for many.
+
+    Args:
+        layout: the group's layout.
+        events: the events of all keys.
+        available: per event, from which ordinal on it is known.
+        keys: the encoded key of each row.
+        ordinal: per row, by when an event must be available to count.
+        at: per row, the instant (µs).
+        probes: what the layout reads of each request; as in `value`.
+        requests: one more event of each row at its instant; as in `value`.
     """
     numbers, texts = _empty(layout, len(at))
     codes, n_keys = _codes(keys, events.keys)
