@@ -30,9 +30,19 @@ COLUMNS = INNER + INNER_NUMBERS + 3
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def emit_entries(bag, feature, data, at, probes, numbers, texts, row, heap):
-    """Write one feature of the bag that `data` begins with into the output row; returns the heap, which may be another.
+    """Write one feature of a bag into an output row; returns the heap, which may be another.
 
-    It is read `at` an instant; `probes` has the lanes of what requests look up, a row for each row of the output.
+    Args:
+        bag: what the bag is like; see `entries`.
+        feature: the feature, one row of `features`, int64, whose columns are named above.
+        data: the array that begins with the bag, int64.
+        at: the instant (µs) that is read.
+        probes: what requests look up, a row for each row of the output, as `Probes.lanes`; only formulas that look up
+            read them.
+        numbers: the output's numbers, float64, shape (rows, numbers), NaN for null.
+        texts: the output's lanes, int64, shape (rows, lanes), of features that are given out as such.
+        row: the row of both to write.
+        heap: the lists that there are already; see `listed`.
     """
     formula, out, mode = feature[FORMULA], feature[OUT], data[0] & 3
     if formula == DISTINCT_COUNT:
@@ -199,7 +209,13 @@ def _mode(bag, data, texts, row, out):
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def between(left, right, rest):
-    """The point that lies some rest of the way from one number to another, rounded as NumPy's quantiles are."""
+    """The point on the way from one number to another, rounded as NumPy's quantiles are.
+
+    Args:
+        left: the number that the way begins at.
+        right: the number that it ends at.
+        rest: how much of the way is gone, from 0 up to, not including, 1.
+    """
     if rest >= 0.5:
         return right - (right - left) * (1.0 - rest)
     return left + (right - left) * rest

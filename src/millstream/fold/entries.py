@@ -12,6 +12,11 @@ The rules, by the bound of the bag:
 - `DISTINCT`: all entries, or the registers of `sketches` (`ESTIMATED`) if there would be more than `bound`.
 - `NEWEST`: the `bound` entries whose time, the lane after the key, is greatest; of equal ones those of the greater key.
 - `SPREAD`: all entries, or the buckets of `sketches` (`ESTIMATED`) if they would count more than `bound` in all.
+
+What the kernels here take: `bag` is what a bag is like, one row of a layout's `bags`, int64, whose columns are named
+below (`RULE` and on); bags and entries themselves stand in flat int64 arrays, each named by its array and where it
+begins; the `entries` of events are an int64 array of shape (events, lanes), where a bag's begin in the column
+`bag[INPUT]` with whether the event has one (1 or 0), followed by the entry.
 """
 
 import numpy as np
@@ -34,13 +39,28 @@ GROWTH = REGISTER_LANES + 1
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def lanes_of(bag, data, at):
-    """How many lanes the bag at `at` takes."""
+    """How many lanes a bag takes, its head included.
+
+    Args:
+        bag: what the bag is like; see the module.
+        data: the array it stands in.
+        at: where it begins.
+    """
     return 1 + (data[at] >> 2) * bag[WIDTH]
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def absorb(bag, first, into, at, data, start):
-    """Merge the lane groups of an entry, from the group `first` on, which stand at `start`, into those at `at`."""
+    """Merge the lane groups of an entry into those of another, in place.
+
+    Args:
+        bag: what their bag is like; see the module.
+        first: the lane group to begin with: 0 for all of them, 1 for the payload alone.
+        into: the array that the entry which changes stands in.
+        at: where that lane group of it begins.
+        data: the array that the other entry stands in.
+        start: where that lane group of it begins.
+    """
     for i in range(first, bag[GROUPS]):
         width = bag[GROUP + 2 * i + 1]
         combine_one(bag[GROUP + 2 * i], width, into, at, data, start)
@@ -50,14 +70,28 @@ def absorb(bag, first, into, at, data, start):
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def copy(data, start, out, at, lanes):
-    """Copy lanes."""
+    """Copy lanes.
+
+    Args:
+        data: the array to copy from.
+        start: where they begin there.
+        out: the array to copy to, which may be the same one where the lanes move down.
+        at: where they begin there.
+        lanes: how many they are.
+    """
     for j in range(lanes):
         out[at + j] = data[start + j]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def with_room(out, end, lanes):
-    """The array, or a longer one that begins with the same, in which as many lanes follow `end`."""
+    """The array, or a longer one that begins with the same, in which there is room for more.
+
+    Args:
+        out: the array, int64.
+        end: how much of it is written.
+        lanes: how many lanes must fit after that.
+    """
     if out.size >= end + lanes:
         return out
     longer = np.empty(2 * (end + lanes), np.int64)
@@ -67,7 +101,17 @@ def with_room(out, end, lanes):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def union(bag, left, a, right, b, out, at):
-    """Merge the bags at `a` of `left` and at `b` of `right` into `out` from `at`; returns where it ends."""
+    """Merge two bags of one kind; returns where the result ends.
+
+    Args:
+        bag: what both are like; see the module.
+        left: the array that one of them stands in.
+        a: where it begins.
+        right: the array that the other stands in.
+        b: where it begins.
+        out: the array to write the result into, neither of the two, with room for the lanes of both and `GROWTH` more.
+        at: where in `out` it begins.
+    """
     mode = max(left[a] & 3, right[b] & 3)
     if mode == PASSED:
         out[at] = PASSED
@@ -135,7 +179,13 @@ def _union_buckets(bag, left, a, right, b, out, at):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def settle(bag, out, at):
-    """Hold the sorted entries of a bag to its rule, in place; returns where it ends."""
+    """Hold the sorted entries of a bag to its rule, in place; returns where it ends.
+
+    Args:
+        bag: what the bag is like; see the module.
+        out: the array it stands in, with room for `GROWTH` lanes more.
+        at: where it begins; its mode is `EXACT`.
+    """
     rule, bound, width = bag[RULE], bag[BOUND], bag[WIDTH]
     count = out[at] >> 2
     end = at + 1 + count * width
@@ -218,7 +268,13 @@ def _to_buckets(out, at):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def ordered(bag, entries, events):
-    """Events in the order of their entries' keys."""
+    """Events in the order of their entries' keys.
+
+    Args:
+        bag: what the bag of the entries is like; see the module.
+        entries: the entries of all events; see the module.
+        events: the numbers of the events to sort, int64, which have an entry each; changed in place where they are few.
+    """
     first, n = bag[INPUT] + 1, events.size
     if n < 12:
         for i in range(1, n):
@@ -238,14 +294,29 @@ def ordered(bag, entries, events):
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def same_key(bag, entries, left, right):
-    """Whether the entries of two events have one key."""
+    """Whether the entries of two events have one key.
+
+    Args:
+        bag: what the bag of the entries is like; see the module.
+        entries: the entries of all events; see the module.
+        left: the number of the one event.
+        right: the number of the other.
+    """
     first = bag[INPUT] + 1
     return compare(entries[left], first, entries[right], first, bag[KEY]) == 0
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def gather(bag, entries, events, out, at):
-    """The bag of the entries that some events have, into `out` from `at`; returns where it ends."""
+    """Write the bag of the entries that some events have; returns where it ends.
+
+    Args:
+        bag: what it is like; see the module.
+        entries: the entries of all events; see the module.
+        events: the numbers of the events, int64, in any order; one without an entry adds nothing.
+        out: the array to write it into, with room for an entry of each event and `GROWTH` lanes more.
+        at: where in `out` it begins.
+    """
     there, n = np.empty(events.size, np.int64), 0
     for event in events:
         if entries[event, bag[INPUT]]:

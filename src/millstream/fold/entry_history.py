@@ -365,10 +365,32 @@ def as_of(
     events, event_begins, queries, query_begins, times, available, entries, requests, counts, probes, ordinal, at, bags,
     windows, features, first, last, numbers, texts, heap,
 ):  # fmt: skip
-    """History and (key, instant) rows to feature rows, for the keys `first..last`; returns the heap with their lists.
+    """History and (key, instant) rows to feature rows, for a stretch of keys; returns the heap with their lists.
 
-    A key whose later ordinals ask for earlier instants is read by the rule itself. `requests`, `counts` and `probes` are as
-    in `exact`.
+    A key whose later ordinals ask for earlier instants is read by the rule itself.
+
+    Args:
+        events: the numbers of the events, grouped by key, int64; see `kernels.by_key`.
+        event_begins: where in `events` those of each key begin, and where the last ones end, int64, shape (keys + 1,).
+        queries: the numbers of the queries, grouped by key likewise.
+        query_begins: where in `queries` those of each key begin, and where the last ones end.
+        times: the times of the events (µs), int64, by number; this and what follows, up to `features`, is as
+            `entry_states.exact` has it.
+        available: from which ordinal on each is known.
+        entries: the entries of the events, then those of one more event of each query.
+        requests: the row of `entries` from which on those stand; -1 where none is added.
+        counts: per query, whether its one more event counts as a row of a window of events.
+        probes: what requests look up, a row for each query.
+        ordinal: per query, by when an event must be available to count.
+        at: per query, the instant (µs).
+        bags: the bags of the group.
+        windows: the windows.
+        features: the features that are made of entries.
+        first: the first key.
+        last: the key before which to stop.
+        numbers: the output's numbers, float64, a row for each query, written for the queries of these keys alone.
+        texts: the output's lanes, int64, a row for each query; likewise.
+        heap: the lists that there are already; see `listed`.
     """
     place, codes = np.empty(entries.shape[0], np.int64), np.empty(1, np.int64)
     for k in range(first, last):

@@ -2,6 +2,11 @@
 
 A state is `[header, rows..., bags of the first row, bags of the second, ...]`. Which row an event belongs to is what the
 kernels over lanes have found; these add the bags of the same events to the same rows.
+
+What the kernels take beside what those over lanes do (see `kernels`): `bags` has a row for each bag of the group, as
+`entries` names its columns, in the order in which they follow each other in a state; `features` a row for each feature
+that is made of entries, by bag and window, as `emitting` names its columns; `entries` are those of events, as `entries`
+says.
 """
 
 import numpy as np
@@ -24,7 +29,21 @@ def _first_instant(data, place, step):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def fold(fixed, offsets, codes, times, entries, bags, levels, meta):
-    """The states of events, with the bags of their entries behind the lanes: (data, offsets)."""
+    """The states of events, with the bags of their entries behind the lanes: (data, offsets).
+
+    Args:
+        fixed: the states of the same events without bags, one after another, as `kernels.fold` gives them.
+        offsets: where each begins in `fixed`, and where the last ends, int64, shape (keys + 1,).
+        codes: which key each event has, int64, shape (events,).
+        times: the times of the events (µs), int64.
+        entries: their entries, int64, shape (events, lanes).
+        bags: the bags of the group; see the module.
+        levels: the hops and spans (µs) of tiles; see `kernels`.
+        meta: the numbers of the layout; see `kernels`.
+
+    Returns:
+        The states one after another, and where each begins and the last ends.
+    """
     step, n_keys = 1 + meta[0], offsets.size - 1
     order, begins = by_key(codes, n_keys)
     room = bags.shape[0] * (fixed.size // step) + codes.size * entries.shape[1]
@@ -59,7 +78,17 @@ def fold(fixed, offsets, codes, times, entries, bags, levels, meta):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def rows_of(data, place, bags, step):
-    """Where the bags of each row of a state begin, and where the last ones end; of no state (-1) nothing."""
+    """Where the bags of each row of a state begin, and where the last ones end.
+
+    Args:
+        data: states, one after another, int64.
+        place: where the state begins in `data`; -1 for the state of no event.
+        bags: the bags of the group; see the module.
+        step: how many numbers a row has, its start included.
+
+    Returns:
+        One number more than the state has rows, int64; of no state one that means nothing.
+    """
     rows = data[place + 2] + data[place + 3] if place >= 0 else np.int64(0)
     begins = np.empty(rows + 1, np.int64)
     at = place + HEADER + rows * step
@@ -73,9 +102,21 @@ def rows_of(data, place, bags, step):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def joined(data, sources, count, bags, out, end, left, right):
-    """Write the bags of one row, merged from those that begin at `sources`, from `end` on; returns (out, end, left, right).
+    """Write the bags of one row, merged from those of several; returns (out, end, left, right).
 
-    `left` and `right` are free to work in, and grow as `out` does.
+    Args:
+        data: the array in which the bags to merge stand, int64.
+        sources: where the bags of each row to merge begin, int64; changed in place.
+        count: how many of these rows there are, one or more.
+        bags: the bags of the group; see the module.
+        out: the array to write into, int64.
+        end: where in `out` to begin.
+        left: an array to work in, int64.
+        right: another one.
+
+    Returns:
+        The array that was written into, longer where there was too little room, where the bags end in it, and the two
+        arrays to work in, which may have grown too.
     """
     for b in range(bags.shape[0]):
         bag = bags[b]
@@ -97,7 +138,21 @@ def joined(data, sources, count, bags, out, end, left, right):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def merge(data, left, right, fixed, offsets, bags, levels, meta):
-    """The pairwise merge of states whose lanes are merged already (`fixed`), with their bags: (data, offsets)."""
+    """The pairwise merge of states whose lanes are merged already, with their bags: (data, offsets).
+
+    Args:
+        data: the states of both sides, with their bags, int64.
+        left: where in `data` the states of one side begin, and where the last ends, int64, shape (keys + 1,).
+        right: the same of the other side, for the same keys.
+        fixed: the merged states without bags, one after another, as `kernels.merge` gives them.
+        offsets: where each begins in `fixed`, and where the last ends, int64, shape (keys + 1,).
+        bags: the bags of the group; see the module.
+        levels: the hops and spans (µs) of tiles; see `kernels`.
+        meta: the numbers of the layout; see `kernels`.
+
+    Returns:
+        The states one after another, and where each begins and the last ends.
+    """
     n_keys = offsets.size - 1
     out = np.empty(left[n_keys] - left[0] + right[n_keys] - right[0] + fixed.size, np.int64)
     found, edges = np.zeros(n_keys + 1, np.int64), np.zeros(max(levels.shape[0], 1), np.int64)
@@ -154,7 +209,20 @@ def _merge_rows(data, a, b, out, place, end, bags, levels, edges, meta, work, ot
 def value(data, offsets, at, requests, probes, bags, windows, features, meta, numbers, texts, heap):
     """Write what the bags of states say at instants into numbers and lanes; returns the heap with the lists.
 
-    `requests` are the entries of one more event at each instant, or none at all; `probes` is what requests look up.
+    Args:
+        data: the states, one after another, int64.
+        offsets: where each begins in `data`, and where the last ends, int64, shape (states + 1,).
+        at: the instant of each (µs), int64, shape (states,).
+        requests: the entries of one more event at each instant, int64, shape (states, lanes), or no row where none is
+            added.
+        probes: what requests look up, a row for each state, as `Probes.lanes`.
+        bags: the bags of the group; see the module.
+        windows: the windows; see `spans`.
+        features: the features that are made of entries; see the module.
+        meta: the numbers of the layout; see `kernels`.
+        numbers: the output's numbers, float64, a row for each state.
+        texts: the output's lanes, int64, a row for each state; of a list, where it begins in the heap.
+        heap: the lists that there are already; see `listed`.
     """
     step = 1 + meta[0]
     work, other = np.empty(GROWTH, np.int64), np.empty(GROWTH, np.int64)
@@ -223,10 +291,27 @@ def exact(
     events, begins, codes, times, available, entries, requests, counts, probes, ordinal, at, bags, windows, features, numbers,
     texts, heap,
 ):  # fmt: skip
-    """Write what bags hold of history into numbers and lanes, by the window rule itself; returns the heap with the lists.
+    """Write what bags hold of history, by the window rule itself; returns the heap with the lists.
 
-    One more event of each query has its entries in the rows of `entries` from `requests` on (-1: there is none); `counts`
-    says which of them count as a row of a window of events, and is empty where none does. `probes` is what requests look up.
+    Args:
+        events: the numbers of the events, grouped by key, int64; see `kernels.by_key`.
+        begins: where in `events` those of each key begin, and where the last ones end, int64, shape (keys + 1,).
+        codes: which key each query has, int64, shape (queries,).
+        times: the times of the events (µs), int64, by number.
+        available: from which ordinal on each is known, int64, by number.
+        entries: the entries of the events, int64, and from `requests` on those of one more event of each query.
+        requests: the row of `entries` from which on those stand; -1 where none is added.
+        counts: per query, whether its one more event counts as a row of a window of events, bool; empty where none
+            does.
+        probes: what requests look up, a row for each query, as `Probes.lanes`.
+        ordinal: per query, by when an event must be available to count, int64, shape (queries,).
+        at: per query, the instant (µs), int64, shape (queries,).
+        bags: the bags of the group; see the module.
+        windows: the windows; see `spans`.
+        features: the features that are made of entries; see the module.
+        numbers: the output's numbers, float64, a row for each query.
+        texts: the output's lanes, int64, a row for each query; of a list, where it begins in the heap.
+        heap: the lists that there are already; see `listed`.
     """
     work = np.empty(GROWTH, np.int64)
     for q in range(at.size):

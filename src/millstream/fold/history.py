@@ -264,9 +264,8 @@ def as_of(events, event_begins, queries, query_begins, times, arrivals, availabl
     """History and (key, instant) rows to feature rows, for a stretch of keys.
 
     An event counts for the queries whose ordinal is not below its availability. The windows of a key slide, unless a
-    later
-    ordinal asks for an earlier instant: its row windows and sessions are read by the rule then, its other windows from
-    states.
+    later ordinal asks for an earlier instant: its row windows and sessions are read by the rule then, its other windows
+    from states.
 
     Args:
         events: the numbers of the events, grouped by key, int64; see `kernels.by_key`.

@@ -1,7 +1,6 @@
 """Three of the four kernels over plain arrays: fold, merge, value (the fourth is in `history`).
 
-A state is `[version, newest arrival, tiles, instants, rows...]`, a row is `[start, lanes...]`. Tiles come first and
-then
+A state is `[version, newest arrival, tiles, instants, rows...]`, a row is `[start, lanes...]`. Tiles come first and then
 instants (the exact head), both ascending by start. Which hop a tile has follows from its start and the newest arrival
 alone, so a state is a function of the *set* of events in it: states merge in any order and grouping to the same bytes,
 and what one micro-batch adds to a key is itself a state.
@@ -9,10 +8,8 @@ and what one micro-batch adds to a key is itself a state.
 What the kernels take of a `FoldLayout`, all int64: `ops` has a row (merge, offset, width) for each lane group, by which
 `lanes` merges it; `levels` a row (hop, span) in µs for each hop that tiles have, the finest first; `windows` a row for
 each window, as `spans` names its columns; `features` a row (formula, window, six numbers, output) for each feature, in
-the
-order of the windows; `meta` is how many lanes a row has, whether what is older than the longest window is kept (1 or
-0),
-and how many numbers and how many lanes all features of the group are given out as.
+the order of the windows; `meta` is how many lanes a row has, whether what is older than the longest window is kept (1
+or 0), and how many numbers and how many lanes all features of the group are given out as.
 """
 
 import numpy as np
@@ -288,7 +285,7 @@ def fold(codes, n_keys, times, arrivals, lanes, ops, levels, meta):
     Args:
         codes: which key each event has, int64, shape (events,).
         n_keys: how many keys there are; one without an event gets an empty state.
-        times: the times of the events (µs), int64, in any order, though in ascending order is faster.
+        times: the times of the events (µs), int64, in any order; ascending ones are folded fastest.
         arrivals: the instants (µs) by which they let go of what is older, int64; see `states.settled`.
         lanes: their lanes, one event after another, int64, shape (events * lanes,).
         ops: the lane groups; see the module.

@@ -6,9 +6,8 @@ gives min and max (one lane) and first and last (time, then value). All three ar
 empty lane group is their identity. A new aggregate is a new list of lanes and a formula; no kernel changes.
 
 What the kernels here take: lanes stand in flat int64 arrays, and a row or a lane group of them is named by its array
-and
-the place where it begins; `ops` has a row (merge, offset, width) for each lane group of a row, the offset counting from
-where the row begins.
+and the place where it begins; `ops` has a row (merge, offset, width) for each lane group of a row, the offset counting
+from where the row begins.
 """
 
 import math

@@ -73,8 +73,15 @@ def prepare(
 ) -> list[Prepared]:
     """Evaluate the filters, derived columns and keys of all groups of a source in one query, and lift to lanes.
 
-    `table` holds the validated rows of the source with `_partition`, `_position` and `_arrival`, without repeats.
     An expression that fails on a row makes that row a dead letter of every group here that uses it; the rest goes on.
+
+    Args:
+        groups: the groups that read the source.
+        stream: the source, whose time column dates the rows; `_time` does where it has none.
+        table: its validated rows, without repeats, with `_partition`, `_position` and `_arrival` (µs).
+
+    Returns:
+        What each group folds, in the order of the groups.
     """
     wanted = dict.fromkeys(sql for group in groups for sql in plan_of(group).wanted)
     columns, failed = evaluate(table, wanted)
@@ -90,8 +97,15 @@ def aggregated(
 ) -> np.ndarray:
     """Say which events of a group one of its features aggregates: those of its filter with a value to aggregate.
 
-    `table` holds rows that `prepare` keeps for the group. Of a feature that looks `asked`, the request's value, up, it is
-    those that have this value.
+    Args:
+        group: the group.
+        feature: the feature, one of the group's columns.
+        table: rows that `prepare` keeps for the group.
+        asked: of a feature that looks a value up, the request's; it aggregates the events that have this value. Not
+            read of others.
+
+    Returns:
+        One boolean for each row of the table.
     """
     if feature.parts:
         parts: np.ndarray = np.any([aggregated(group, part, table) for part in feature.parts], axis=0)
@@ -113,10 +127,18 @@ def aggregated(
 
 
 def lanes_of_table(group: StreamFeatureGroup, table: pa.Table, at: np.ndarray) -> np.ndarray:
-    """Return the lanes, then the entries, of each row of a source's table at an instant (µs).
+    """Return the lanes, then the entries, of each row of a source's table at an instant.
 
     Of each section of the group there follow whether the row counts, its lanes and its entries. What a row has that does
     not count is empty.
+
+    Args:
+        group: the group.
+        table: rows with the columns of the group's sources.
+        at: the instant (µs) of each row, int64, shape (rows,).
+
+    Returns:
+        int64 lanes, one row for each row of the table.
     """
     plan, rows = plan_of(group), len(at)
     columns, failed = evaluate(table, plan.wanted)

@@ -53,7 +53,14 @@ def request_lanes(
 def request_table(
     group: StreamFeatureGroup, fields: Mapping[str, str], given: Mapping[str, pa.Array], at: np.ndarray
 ) -> pa.Table:
-    """Return many requests as rows of the group's sources; see `request_lanes`."""
+    """Return many requests as rows of the group's sources, without values where a request has no instant.
+
+    Args:
+        group: the group that is read.
+        fields: by columns of its source, the fields that give them; the others are null.
+        given: those fields, one value for each request.
+        at: the instants (µs), int64; `FIRST` for a request without one.
+    """
     dated = at != FIRST
     times = pa.array(np.where(dated, at, 0)).cast(arrow_type("timestamp"))
     columns: dict[str, Any] = {}

@@ -67,7 +67,17 @@ def _bags(section: Section) -> np.ndarray:
 
 
 def folded(layout: Layout, events: Prepared, data: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """States that were folded without them, with the sections of the same events behind."""
+    """States that were folded without them, with the sections of the same events behind.
+
+    Args:
+        layout: the group's layout.
+        events: the events that were folded.
+        data: their states without sections, one after another, int64.
+        offsets: where each begins in `data`, and where the last ends, int64, shape (keys + 1,).
+
+    Returns:
+        The states one after another, and where each begins and the last ends.
+    """
     since = stretches.exact_of(data, offsets, layout.meta)
     parts = [
         stretches.fold(
@@ -90,8 +100,17 @@ def merged(
 ) -> tuple[np.ndarray, np.ndarray]:
     """States that were merged without them, with the merge of the sections of both behind.
 
-    `data` has the states at the offsets `left` and `right`. With `whole` these have all events up to their newest arrival,
-    so that sessions which no row can reach any more are let go of.
+    Args:
+        layout: the group's layout.
+        data: the states of both sides, with their sections, int64.
+        left: where in `data` the states of one side begin, and where the last ends, int64, shape (keys + 1,).
+        right: the same of the other side, for the same keys.
+        states: the merged states without sections, one after another, and where each begins and the last ends.
+        whole: whether these have all events up to their newest arrival, so that sessions which no row can reach any
+            more are let go of.
+
+    Returns:
+        The states one after another, and where each begins and the last ends.
     """
     since = stretches.exact_of(*states, layout.meta)
     parts = [
@@ -133,9 +152,18 @@ def of_states(
     requests: Sequence[SectionRows] = (),
     probes: np.ndarray = NOTHING_ASKED,
 ) -> np.ndarray:
-    """Write what the sections of states give at instants (µs); returns the heap, with their lists behind those in it.
+    """Write what the sections of states give at instants; returns the heap, with their lists behind those in it.
 
-    `probes` are the lanes of what requests look up.
+    Args:
+        layout: the group's layout.
+        data: the states, one after another, int64.
+        offsets: where each begins in `data`, and where the last ends, int64, shape (states + 1,).
+        at: the instant of each (µs), int64, shape (states,).
+        numbers: the output's numbers, float64, a row for each state, changed in place.
+        texts: the output's lanes, int64, a row for each state, changed in place.
+        heap: the lists that rows of `texts` refer to already; None where there are none.
+        requests: what one more event at each instant adds to each section, as `parted` gives it; none unless given.
+        probes: what requests look up, a row for each state, as `Probes.lanes`.
     """
     found = new_heap() if heap is None else heap
     for number, (section, added) in enumerate(zip(layout.sections, requests or _no_requests(layout), strict=True)):
@@ -172,9 +200,14 @@ class SectionHistory:
     def write(
         self, numbers: np.ndarray, texts: np.ndarray, heap: np.ndarray | None, *, by_rule: bool = False
     ) -> np.ndarray:
-        """Write what the sections' windows give, sliding along a key's events, or by the rule itself; returns the heap.
+        """Write what the sections' windows give of history; returns the heap, with their lists behind those in it.
 
-        That has the lists of `heap`, to which rows refer already, and theirs.
+        Args:
+            numbers: the output's numbers, float64, a row for each (key, instant) row, changed in place.
+            texts: the output's lanes, int64, a row for each, changed in place.
+            heap: the lists that rows of `texts` refer to already; None where there are none.
+            by_rule: whether the rule itself is read, every row of a key being looked at; else windows slide along a
+                key's rows.
         """
         every = slice(0, len(self.at))
         main = self.layout.entries.references if self.layout.entries else ()

@@ -238,13 +238,12 @@ def merge(layout: Layout, left: States, right: States, *, whole: bool = False) -
 
 
 def pruned(layout: Layout, states: States, newest: np.ndarray) -> States:
-    """Prune states that are whole by later instants, as if an event had arrived then.
+    """Prune states that are whole by instants, where those are later than their own.
 
     Args:
         layout: the group's layout.
         states: states that have all events up to their newest arrival.
-        newest: the instant (µs) for each state, int64; one that is not later than the state's own changes nothing, and
-            an empty state stays so.
+        newest: the instant (µs) for each state, int64, shape (states,); an empty state stays so.
     """
     filled = states.offsets[1:] > states.offsets[:-1]
     bare = np.zeros((len(states), HEADER), np.int64)

@@ -7,6 +7,10 @@ last lane of a state says how many lanes its sections take, that one included.
 From the instant on for which a state is exact every stretch is one instant. Before it, row windows keep the fewest of the
 newest instants that hold as many rows as the longest window, and sessions keep each of their own as one stretch. Either
 follows from the set of events alone, so sections merge in any order and grouping to the same lanes.
+
+What the kernels take of a `layout.Section`, all int64: `ops`, `windows` and `features` as `kernels` says, `bags` and
+the features that are made of entries as `entry_states` says, `rule`, whose columns `layout` names (`RULE_GAP` and on),
+and `size`, how many lanes a stretch has. `number` is which of its group's sections it is, counted from 0.
 """
 
 import numpy as np
@@ -28,7 +32,14 @@ FIRST, LAST, ROWS, LANES = 0, 1, 2, 3
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def section_of(data, begin, end, number):
-    """Where a section of the state at `begin..end` begins, -1 where the state has none."""
+    """Where a section of a state begins, -1 where the state has none.
+
+    Args:
+        data: states, one after another, int64.
+        begin: where the state begins in `data`.
+        end: where it ends.
+        number: which of the sections, counted from 0.
+    """
     if end - begin <= HEADER:
         return np.int64(-1)
     place = end - data[end - 1]
@@ -39,7 +50,13 @@ def section_of(data, begin, end, number):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def exact_of(data, offsets, meta):
-    """Per state the instant from which on it is exact."""
+    """Per state the instant (µs) from which on it is exact; the lowest int64 for an empty one.
+
+    Args:
+        data: the states, one after another, int64.
+        offsets: where each begins in `data`, and where the last ends, int64, shape (states + 1,).
+        meta: the numbers of the layout of the group, not of the section; see `kernels`.
+    """
     found = np.full(offsets.size - 1, LOWEST)
     for k in range(found.size):
         if offsets[k + 1] > offsets[k]:
@@ -73,7 +90,24 @@ def _first_kept(stretches, n, exact, oldest, rule):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def fold(codes, n_keys, exact, times, counts, lanes, entries, ops, bags, rule, size):
-    """The section of each key's events, of those that count: (data, offsets)."""
+    """The section of each key's events, of those that count: (data, offsets).
+
+    Args:
+        codes: which key each event has, int64, shape (events,).
+        n_keys: how many keys there are.
+        exact: per key, the instant (µs) from which on its state is exact, int64; see `exact_of`.
+        times: the times of the events (µs), int64.
+        counts: per event, whether it counts for the section, bool.
+        lanes: the lanes of the events for the section, one event after another, int64, shape (events * lanes,).
+        entries: their entries for it, int64, shape (events, lanes).
+        ops: the lane groups; see the module.
+        bags: the bags, none where the section has none; see the module.
+        rule: the rule of the section; see the module.
+        size: how many lanes a stretch has.
+
+    Returns:
+        The sections one after another, nothing for a key without an event, and where each begins and the last ends.
+    """
     order, begins = by_key(codes, n_keys)
     out, offsets = np.empty(n_keys * HEAD + codes.size * (LANES + size), np.int64), np.zeros(n_keys + 1, np.int64)
     end = np.int64(0)
@@ -135,9 +169,19 @@ def _bags_of(data, place, bags, size):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def merge(data, left, right, number, exact, oldest, ops, bags, rule, size):
-    """The pairwise merge of a section of the states between offsets `left` and `right` (both into `data`).
+    """The pairwise merge of a section of states: (data, offsets), which are as those of `fold`.
 
-    `exact` is the instant from which on each merged state is exact; a session that ends before `oldest` is let go of.
+    Args:
+        data: the states of both sides, int64.
+        left: where in `data` the states of one side begin, and where the last ends, int64, shape (keys + 1,).
+        right: the same of the other side, for the same keys.
+        number: which of the sections, counted from 0.
+        exact: per key, the instant (µs) from which on the merged state is exact, int64.
+        oldest: per key, an instant (µs), int64: a session that ends before it is let go of; the lowest int64 keeps all.
+        ops: the lane groups; see the module.
+        bags: the bags, none where the section has none; see the module.
+        rule: the rule of the section; see the module.
+        size: how many lanes a stretch has.
     """
     n = left.size - 1
     out, offsets = np.empty(left[n] - left[0] + right[n] - right[0] + n * HEAD, np.int64), np.zeros(n + 1, np.int64)
@@ -194,9 +238,15 @@ def _merge_one(data, a, b, exact, oldest, ops, bags, rule, size, out, at, work, 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def appended(data, offsets, more, begins, before, closing):
-    """States with one more section behind each that has any event, after others of `before` lanes.
+    """States with one more section behind each that has any event: (data, offsets).
 
-    With `closing` it is the last one, and the lane that ends them all follows.
+    Args:
+        data: the states, one after another, int64.
+        offsets: where each begins in `data`, and where the last ends, int64, shape (states + 1,).
+        more: the sections, one for each state, as `fold` or `merge` gives them.
+        begins: where each begins in `more`, and where the last ends, int64, shape (states + 1,).
+        before: per state, how many lanes the sections take that it has already, int64.
+        closing: whether it is the last section, so that the lane that ends them all follows.
     """
     n = offsets.size - 1
     out, found = np.empty(data.size + more.size + n, np.int64), np.zeros(n + 1, np.int64)
@@ -241,7 +291,23 @@ def _inside(data, place, at, window, more, step):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def value(data, offsets, at, number, requests, added, ops, windows, features, size, numbers, texts):
-    """Write what lanes of a section say at instants; `requests` are lanes of one more row where `added` says so."""
+    """Write what lanes of a section say at instants.
+
+    Args:
+        data: the states, one after another, int64.
+        offsets: where each begins in `data`, and where the last ends, int64, shape (states + 1,).
+        at: the instant of each (µs), int64, shape (states,).
+        number: which of the sections, counted from 0.
+        requests: the lanes of one more row of each state at its instant, one after another, int64; none at all where
+            none is added.
+        added: per state, whether it has that one more row, bool; empty where none is added.
+        ops: the lane groups; see the module.
+        windows: the section's windows; see the module.
+        features: its features that are made of lanes; see the module.
+        size: how many lanes a stretch has.
+        numbers: the output's numbers, float64, a row for each state, NaN for null.
+        texts: the output's lanes, int64, a row for each state.
+    """
     acc, step = np.empty(size + SPACE, np.int64), LANES + size
     for i in range(at.size):
         place = section_of(data, offsets[i], offsets[i + 1], number)
@@ -270,7 +336,22 @@ def value_of_bags(
 ):
     """Write what bags of a section say at instants; returns the heap with the lists.
 
-    `requests` are entries of one more row where `added` says so; `probes` is what requests look up.
+    Args:
+        data: the states, one after another, int64.
+        offsets: where each begins in `data`, and where the last ends, int64, shape (states + 1,).
+        at: the instant of each (µs), int64, shape (states,).
+        number: which of the sections, counted from 0.
+        requests: the entries of one more row of each state at its instant, int64, a row each; none at all where none is
+            added.
+        added: per state, whether it has that one more row, bool; empty where none is added.
+        probes: what requests look up, a row for each state, as `Probes.lanes`.
+        bags: the bags; see the module.
+        windows: the section's windows; see the module.
+        features: its features that are made of entries; see the module.
+        size: how many lanes a stretch has.
+        numbers: the output's numbers, float64, a row for each state, NaN for null.
+        texts: the output's lanes, int64, a row for each state; of a list, where it begins in the heap.
+        heap: the lists that there are already; see `listed`.
     """
     work, other, step = np.empty(GROWTH, np.int64), np.empty(GROWTH, np.int64), LANES + size
     for i in range(at.size):

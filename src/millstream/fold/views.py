@@ -58,11 +58,18 @@ class Vector:
         probes: Sequence[Probes | None] | None = None,
         requests: Added | None = None,
     ) -> tuple[list[dict[str, NDArray[Any]]], NDArray[np.bool_] | None]:
-        """Return each group's columns, from one sequence of states per group with a state for each instant (µs).
+        """Read the groups' values, and say which instants lie before what a state is exact for.
 
-        Empty states, None or b"", are those of no event; the others must be `readable`. Beside the columns it is said,
-        for each group and row, whether the instant lies before what the state is exact for; None: none does. `probes`
-        are, for each group, what it reads of the request, `requests` one more event of each group at each instant.
+        Args:
+            states: one sequence of states per group, with a state for each instant; empty ones, None or b"", are those
+                of no event, the others must be `readable`.
+            at: the instants (µs), shape (rows,).
+            probes: for each group, what it reads of the requests; None, for one or for all, is nulls.
+            requests: one more event of each group at each instant; none unless given.
+
+        Returns:
+            Each group's columns, one value for each instant; and for each group and instant, shape (groups, rows),
+            whether it lies before what the state is exact for, or None where none does.
         """
         if not self._layouts:
             return [], None
