@@ -15,9 +15,17 @@ from millstream.fold.states import States
 
 
 def beyond_bounds(layout: Layout, states: States, at: np.ndarray) -> np.ndarray:
-    """Return which states hold more different values, in the window of some feature at an instant (µs), than it tells apart.
+    """Return which states hold more different values, in the window of some feature at an instant, than it tells apart.
 
     Whatever is looked up in such a window is null, and in any other it is a number: so one value is looked up in all.
+
+    Args:
+        layout: the group's layout.
+        states: its states.
+        at: the instant (µs) at which each is read, int64, shape (states,).
+
+    Returns:
+        One boolean for each state.
     """
     found = np.zeros(len(states), bool)
     anything = np.tile(np.array([1, 0], np.int64), (len(states), 1))

@@ -17,7 +17,10 @@ from millstream.fold.probes import Probes
 def combined(layout: Layout, outputs: Mapping[str, np.ndarray], probes: Probes | None = None) -> dict[str, np.ndarray]:
     """Return the columns of a group, from what the kernels give by its layout.
 
-    `probes` are what requests have of the layout's; nulls unless given.
+    Args:
+        layout: the group's layout.
+        outputs: the values of each of the layout's `outputs` by its name, one for each row.
+        probes: what requests have of the layout's, a row each; nulls unless given.
     """
     found = dict(outputs)
     with np.errstate(all="ignore"):

@@ -24,9 +24,14 @@ _U0, _U1, _WORD, _HALF = np.uint64(0), np.uint64(1), np.uint64(64), np.uint64(1 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def lift_decayed(numbers, high, low, out, offset):
-    """Each number (within +-2**50) times its weight (128 bits after the point), rounded once to 2**-64, as three limbs.
+    """Each number times its weight, rounded once to 2**-64, as the three limbs of a fixed-point sum.
 
-    NaN adds nothing.
+    Args:
+        numbers: each event's number, float64, within +-2**50; NaN adds nothing.
+        high: the upper half of the 128 bits after the point that its weight has, uint64; see `decay_layout.halvings`.
+        low: the lower half, uint64.
+        out: the lanes of the events, int64, shape (events, lanes), changed in place.
+        offset: the lane of `out` at which the limbs begin.
     """
     for i in range(numbers.size):
         out[i, offset] = out[i, offset + 1] = out[i, offset + 2] = 0
@@ -103,7 +108,19 @@ def _of_state(data, place, at, requests, request, step, offset, half_life, held)
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def value(data, offsets, at, requests, size, totals):
-    """The totals of states at instants, a column each; `requests` are lanes to add to each, or none at all."""
+    """The totals of states at instants, each as of the end of the half-life that its instant lies in.
+
+    Args:
+        data: the states, one after another, int64.
+        offsets: where each begins in `data`, and where the last ends, int64, shape (states + 1,).
+        at: the instant of each (µs), int64, shape (states,).
+        requests: the lanes of one more event at each instant, one after another, int64, or none at all.
+        size: how many lanes a row of a state, or an event, has.
+        totals: for each total the place of its lanes and its half-life (µs), int64; see `DecayLayout`.
+
+    Returns:
+        The totals, float64, shape (totals, states).
+    """
     found, held = np.empty((totals.shape[0], at.size)), np.zeros(_LIMBS, np.int64)
     for i in range(at.size):
         place = offsets[i] if offsets[i + 1] > offsets[i] else np.int64(-1)
@@ -190,7 +207,27 @@ def _by_rule(times, available, lanes, size, by, at, requests, offset, half_life,
 @njit(cache=True, nogil=True, error_model="numpy")
 def as_of(events, event_begins, queries, query_begins, times, available, lanes, size, ordinal, at, requests, totals, by_rule,
           first, last, found):  # fmt: skip
-    """The totals of (key, instant) rows, a column each, for the keys `first..last`; `requests` are lanes to add to each."""
+    """Write the totals of (key, instant) rows, as `value` gives those of states, for a stretch of keys.
+
+    Args:
+        events: the numbers of the events, grouped by key, int64; see `kernels.by_key`.
+        event_begins: where in `events` those of each key begin, and where the last ones end, int64, shape (keys + 1,).
+        queries: the numbers of the queries, grouped by key likewise.
+        query_begins: where in `queries` those of each key begin, and where the last ones end.
+        times: the times of the events (µs), int64, by number.
+        available: from which ordinal on each is known, int64, by number.
+        lanes: their lanes, one event after another, int64, shape (events * lanes,).
+        size: how many lanes an event has.
+        ordinal: per query, by when an event must be available to count, int64, shape (queries,).
+        at: per query, the instant (µs), int64, shape (queries,).
+        requests: the lanes of one more event of each query, one after another, int64, or none at all.
+        totals: for each total the place of its lanes and its half-life (µs), int64; see `DecayLayout`.
+        by_rule: whether every event of a key is looked at for every query in any case; else its tiles fill up, unless a
+            later ordinal asks for an earlier instant.
+        first: the first key.
+        last: the key before which to stop.
+        found: where to write the totals, float64, shape (totals, queries).
+    """
     held = np.zeros((_PLACES + 1) * _LIMBS, np.int64)
     for k in range(first, last):
         asked = queries[query_begins[k] : query_begins[k + 1]]

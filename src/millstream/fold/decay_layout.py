@@ -46,7 +46,14 @@ class DecayLayout:
     size: int
 
     def write(self, totals: np.ndarray, at: np.ndarray, numbers: np.ndarray) -> None:
-        """Write what the totals, as of the ends of the half-lives that instants lie in, come to at these instants."""
+        """Write the features that totals come to at instants.
+
+        Args:
+            totals: each total as of the end of the half-life that an instant lies in, float64, shape (totals,
+                instants).
+            at: the instants (µs), int64.
+            numbers: the output's numbers, float64, a row for each instant, changed in place.
+        """
         weights = self._weights(at)
         for a, b, half_life, out in self.features:
             if b < 0:
@@ -88,7 +95,17 @@ def decay_layout(planned: Sequence[tuple[WindowedFeature, _Planned | None, int]]
 
 
 def halvings(spans: np.ndarray, half_life: int, hop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """2**-(span / half_life) for spans (µs) of less than two half-lives: as float64, and as 128 bits after the point."""
+    """2**-(span / half_life) for some spans: as float64, and as 128 bits after the point.
+
+    Args:
+        spans: durations (µs) of less than two half-lives, int64, multiples of the greatest common divisor of half-life
+            and hop.
+        half_life: the half-life (µs).
+        hop: the hop (µs) by which events lose weight.
+
+    Returns:
+        For each span the float64, and the upper and the lower half of the 128 bits, uint64.
+    """
     step = gcd(half_life, hop)
     if 2 * half_life // step <= _TABLE:
         floats, high, low = _table(half_life, hop)

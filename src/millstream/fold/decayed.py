@@ -17,7 +17,15 @@ if TYPE_CHECKING:
 
 
 def lift_decayed(times: np.ndarray, numbers: np.ndarray, half_life: int, out: np.ndarray, offset: int) -> None:
-    """Write what each event (time in µs, NaN adds nothing) adds to its tile, as three limbs."""
+    """Write what each event adds to its tile, as three limbs.
+
+    Args:
+        times: the times of the events (µs), int64, shape (events,).
+        numbers: what of each decays, float64; NaN adds nothing.
+        half_life: the half-life (µs), which is how long a tile is.
+        out: the lanes of the events, int64, shape (events, lanes), changed in place.
+        offset: the lane of `out` at which the limbs begin.
+    """
     hop = default_hop(half_life)
     until_end = (times // half_life + 1) * half_life - times // hop * hop
     _, high, low = halvings(until_end, half_life, hop)
@@ -32,7 +40,16 @@ def decayed_of_states(
     requests: np.ndarray,
     numbers: np.ndarray,
 ) -> None:
-    """Write what decays of states at instants (µs); `requests` are the lanes of one more event at each, or none at all."""
+    """Write what decays of states at instants.
+
+    Args:
+        decay: what of the group decays.
+        data: the states, one after another, int64.
+        offsets: where each begins in `data`, and where the last ends, int64, shape (states + 1,).
+        at: the instant of each (µs), int64, shape (states,).
+        requests: the lanes of one more event at each instant, one after another, int64, or none at all.
+        numbers: the output's numbers, float64, a row for each state, changed in place.
+    """
     decay.write(decay_kernels.value(data, offsets, at, requests, decay.size, decay.totals), at, numbers)
 
 

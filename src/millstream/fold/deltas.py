@@ -38,7 +38,15 @@ class Deltas:
 def encode_deltas(
     ranges: Mapping[str, tuple[int, int]], computed_at: int, keys: Sequence[bytes], states: States, newest_arrival: int
 ) -> bytes:
-    """A record of partial states by key, with the range of positions `[from, to)` of each "stream/partition" read."""
+    """A record of what a micro-batch adds to keys, and of what it has read.
+
+    Args:
+        ranges: by "stream/partition", the range of positions `[from, to)` that was read of it.
+        computed_at: the clock's time (µs).
+        keys: the encoded keys that changed.
+        states: what is added to each of them.
+        newest_arrival: when the newest of its events arrived (µs).
+    """
     facts = msgspec.msgpack.encode(_Facts(dict(ranges), computed_at, newest_arrival, list(keys), list(states.let_go)))
     head = _HEAD.pack(_MAGIC, len(facts), len(keys)) + facts
     padding = b"\0" * (-len(head) % 8)

@@ -67,7 +67,14 @@ class EntryInput:
             self.reason = f"`{bag.expression}` lies outside +-2**50, the range of quantiles"
 
     def lift(self, times: np.ndarray, kept: np.ndarray | None, out: np.ndarray, at: int) -> None:
-        """Write each kept row's entry from the lane `at` of `out` on: whether there is one, its key and payload."""
+        """Write each kept row's entry: whether there is one, its key, and what stands beside that.
+
+        Args:
+            times: the times of the kept rows (µs), int64.
+            kept: the numbers of the rows that are kept, in their order; None: all are.
+            out: the entries of the kept rows, int64, shape (kept rows, lanes), changed in place.
+            at: the lane of `out` at which the entry begins.
+        """
         value = self._lanes if kept is None else self._lanes[kept]
         out[:, at] = self._there if kept is None else self._there[kept]
         at += 1
@@ -82,7 +89,14 @@ class EntryInput:
 
 
 def hashed(sql: str, column: pa.ChunkedArray, kind: str, where: np.ndarray | None) -> Coded:
-    """The values of an expression, of any length, as the 64 bits by which they are told apart, where `where` holds."""
+    """The values of an expression, of any length, as the 64 bits by which they are told apart.
+
+    Args:
+        sql: the expression, as it is named where a value is refused.
+        column: its values.
+        kind: their type.
+        where: the rows whose values are wanted, bool; None: all are.
+    """
     if kind in HASHED:
         there = np.asarray(column.is_valid()).astype(bool)
         there = there if where is None else there & where
@@ -108,7 +122,14 @@ def _together(fields: Sequence[Coded]) -> Coded:
 def entries_of(
     layout: EntryLayout | None, bags: Sequence[EntryInput], times: np.ndarray, kept: np.ndarray | None
 ) -> np.ndarray:
-    """Return one row of entries per kept event (None: all are), which happened at `times`."""
+    """Return one row of entries per kept event, int64, shape (kept events, lanes).
+
+    Args:
+        layout: the bags of the group, or of a section; None where it has none.
+        bags: what each of them reads of the rows, in their order.
+        times: the times of the kept events (µs), int64.
+        kept: the numbers of the rows that are kept, in their order; None: all are.
+    """
     out = np.empty((len(times), layout.width if layout else 0), np.int64)
     for i, item in enumerate(bags):
         item.lift(times, kept, out, int(layout.rows[i, INPUT]))  # type: ignore[union-attr]

@@ -114,8 +114,12 @@ def entry_layout(
 ) -> EntryLayout | None:
     """Return the bags of those columns that need any, or None.
 
-    `windows` says the number of a column's window; `places` are the columns' places in the output, and `lookups` is what
-    requests are looked up by, two lanes each.
+    Args:
+        columns: the columns of the group, or of a section.
+        windows: says the number of a column's window.
+        places: where each column begins in the output.
+        lookups: what requests are looked up by, two lanes of `Probes.lanes` each: the field of the request, and the
+            type of the values.
     """
     made = _Bags()
     rows: list[tuple[int, ...]] = []

@@ -30,9 +30,16 @@ def _clear(bag, out, at):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def payload_trees(bag, of, groups):
-    """The trees of groups without an event inside, by the group of each event (-1: none).
+    """The trees of groups of events without an event inside: (begins, sizes, nodes, lanes).
 
-    Returns where the tree of each group begins, how many leaves it has, which node each event is, and the nodes.
+    Args:
+        bag: what the bag is like, one row of a layout's `bags`; see `entries`.
+        of: the group of each event, int64, shape (events,); -1: none.
+        groups: how many groups there are.
+
+    Returns:
+        Where the tree of each group begins, in nodes; how many leaves it has; which node of its tree each event is; and
+        the lanes of the nodes, one after another. All int64.
     """
     width = width_of_payload(bag)
     sizes, nodes = np.zeros(groups, np.int64), np.zeros(of.size, np.int64)
@@ -54,7 +61,17 @@ def payload_trees(bag, of, groups):
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def put_payload(bag, begin, node, lanes, entry, at, inside):
-    """Let an event, which is a node of the tree that begins at `begin`, enter with what stands at `at`, or leave."""
+    """Let an event enter, or leave, the tree of its group.
+
+    Args:
+        bag: what the bag is like; see `entries`.
+        begin: where the tree begins, in nodes; this, `node` and `lanes` are what `payload_trees` gives.
+        node: which node of it the event is.
+        lanes: the lanes of all nodes, changed in place.
+        entry: the array that the event's entry stands in, int64.
+        at: where its payload begins there.
+        inside: whether the event enters; else it leaves.
+    """
     width = width_of_payload(bag)
     if inside:
         copy(entry, at, lanes, (begin + node) * width, width)
@@ -70,7 +87,16 @@ def put_payload(bag, begin, node, lanes, entry, at, inside):
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def payload_of(bag, begin, size, lanes, out, at):
-    """Write what the events of a group come to."""
+    """Write what the events of a group come to that are inside.
+
+    Args:
+        bag: what the bag is like; see `entries`.
+        begin: where the tree of the group begins, in nodes; this, `size` and `lanes` are what `payload_trees` gives.
+        size: how many leaves it has.
+        lanes: the lanes of all nodes.
+        out: the array to write the payload into, int64.
+        at: where in `out` it begins.
+    """
     if size > 0:
         width = width_of_payload(bag)
         copy(lanes, (begin + 1) * width, out, at, width)

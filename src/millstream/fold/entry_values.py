@@ -35,9 +35,19 @@ def of_states(
     requests: np.ndarray | None = None,
     probes: np.ndarray = NOTHING_ASKED,
 ) -> np.ndarray:
-    """Write what the bags of states give at instants (µs), with one more event at each; returns the heap with the lists.
+    """Write what the bags of states give at instants; returns the heap with the lists.
 
-    `probes` are the lanes of what requests look up.
+    Args:
+        layout: the layout of the group.
+        bags: its bags.
+        data: the states, one after another, int64.
+        offsets: where each begins in `data`, and where the last ends, int64, shape (states + 1,).
+        at: the instant of each (µs), int64, shape (states,).
+        numbers: the output's numbers, float64, a row for each state, changed in place.
+        texts: the output's lanes, int64, a row for each state, changed in place; of a list, where it begins in the
+            heap.
+        requests: the entries of one more event at each instant, int64, a row each; none unless given.
+        probes: what requests look up, a row for each state, as `Probes.lanes`.
     """
     found: np.ndarray = entry_states.value(
         data,

@@ -20,7 +20,13 @@ _SIGN = np.int64(0x7FFFFFFFFFFFFFFF)
 
 @intrinsic
 def high_product(context, left, right):
-    """The upper 64 bits of the 128-bit product of two unsigned numbers."""
+    """The upper 64 bits of the 128-bit product of two unsigned numbers.
+
+    Args:
+        context: what Numba compiles in, which it gives itself: callers give the two numbers alone.
+        left: the one number, uint64.
+        right: the other, uint64.
+    """
     signature = types.uint64(types.uint64, types.uint64)
 
     def generate(context, builder, signature, arguments):
@@ -128,7 +134,14 @@ def _normalised(head, below):
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def rounded(head, below, sticky, exponent):
-    """`head` (not 0) followed by the bits of `below` and of `sticky`, as the nearest float64, times 2**exponent."""
+    """A number of many bits as the nearest float64.
+
+    Args:
+        head: its first 64 bits, uint64, not 0.
+        below: the 64 bits that follow, uint64.
+        sticky: not 0 where any bit after those is 1, uint64.
+        exponent: the power of two that the number is multiplied by, the bits of `head` standing before its point.
+    """
     head, below, shift = _normalised(head, below)
     if (below | sticky) != _U0:
         head |= _U1
@@ -151,7 +164,13 @@ def _magnitude(low, middle, high):
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def sum_of(low, middle, high):
-    """A fixed-point sum of three limbs as the nearest float64."""
+    """A fixed-point sum of three limbs as the nearest float64.
+
+    Args:
+        low: the lowest limb, int64.
+        middle: the next one.
+        high: the highest one, with the sign.
+    """
     a, b, c = _magnitude(low, middle, high)
     exponent = 128 - FRACTION_BITS
     for _ in range(2):
@@ -191,7 +210,14 @@ def _quotient(head, below, divisor):
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def mean_of(count, low, middle, high):
-    """A fixed-point sum divided by a count, rounded once (beyond 2**32 events the sum is rounded before it)."""
+    """A fixed-point sum divided by a count, rounded once (beyond 2**32 events the sum is rounded before it).
+
+    Args:
+        count: how many values were added, one or more.
+        low: the lowest limb of the sum, int64.
+        middle: the next one.
+        high: the highest one, with the sign.
+    """
     if count >= 1 << 32:
         return sum_of(low, middle, high) / np.float64(count)
     a, b, c = _magnitude(low, middle, high)
@@ -228,7 +254,14 @@ def _mean_by_limbs(n, a, b, c, negative):
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def multiply_add(left, right, plus, carry):
-    """left * right + plus + carry as (low, high) limbs; it never overflows."""
+    """left * right + plus + carry as (low, high) limbs; it never overflows.
+
+    Args:
+        left: a limb, uint64; so are the others.
+        right: the limb that it is multiplied by.
+        plus: what is added to the product.
+        carry: what is added too, as from the limbs before.
+    """
     low, high = left * right, high_product(left, right)
     low += plus
     if low < plus:
@@ -249,7 +282,14 @@ def _less(left, right, borrow):
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def variance_of(count, lanes, sums, squares):
-    """The sample variance: count * squares - sum**2, formed exactly, then rounded and divided once each."""
+    """The sample variance: count * squares - sum**2, formed exactly, then rounded and divided once each.
+
+    Args:
+        count: how many values there were, two or more.
+        lanes: the array that their sums stand in, int64.
+        sums: where the three limbs of their sum begin.
+        squares: where the four limbs of the sum of their squares begin.
+    """
     a, b, c = _magnitude(lanes[sums], lanes[sums + 1], lanes[sums + 2])
     s0, k = multiply_add(a, a, _U0, _U0)
     s1, k = multiply_add(a, b, _U0, k)

@@ -152,7 +152,15 @@ class LaneInput:
 def lanes_of(
     layout: FoldLayout, inputs: list[LaneInput], times: np.ndarray, kept: np.ndarray, everything: bool
 ) -> np.ndarray:
-    """One row of lanes per kept event."""
+    """One row of lanes per kept event, int64, shape (kept events, lanes).
+
+    Args:
+        layout: what is folded, which says how many lanes there are.
+        inputs: what each lane group reads of all rows.
+        times: the times of all rows (µs), int64.
+        kept: the numbers of the rows that are kept, int64.
+        everything: whether those are all rows, in their order.
+    """
     out = np.empty((len(kept), layout.n_lanes), np.int64)
     when = np.ascontiguousarray(times if everything else times[kept])
     for item in inputs:
@@ -161,7 +169,15 @@ def lanes_of(
 
 
 def lift_lanes(item: LaneInput, when: np.ndarray, kept: np.ndarray | None, out: np.ndarray, at: int) -> None:
-    """Write one lane group of each kept row (None: all are), which happened `when`, from the lane `at` of `out` on."""
+    """Write one lane group of each kept row.
+
+    Args:
+        item: what the lane group reads of all rows.
+        when: the times of the kept rows (µs), int64.
+        kept: the numbers of the rows that are kept, int64; None: all are.
+        out: the lanes of the kept rows, int64, shape (kept rows, lanes), changed in place.
+        at: the lane of `out` at which the group begins.
+    """
 
     def pick(values: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(values if kept is None else values[kept])

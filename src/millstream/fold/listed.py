@@ -51,7 +51,11 @@ def together(parts: Sequence[HeapPart], texts: np.ndarray) -> np.ndarray:
 def lists_of(kind: str, widths: Sequence[int], heap: np.ndarray, refs: np.ndarray) -> Lists:
     """Return a column of lists, or maps, of a type, by where each row's begins.
 
-    An element has so many lanes, or each of its fields has, which follows one that says whether it is there.
+    Args:
+        kind: the type of the column, such as "list<int64>".
+        widths: how many lanes an element has, or each of its fields, which follows one that says whether it is there.
+        heap: the lists.
+        refs: where each row's begins in the heap, int64; 0 is the empty list, -1 null.
     """
     element = element_of(kind) or ""
     fields = fields_of(element)

@@ -100,7 +100,11 @@ def _lone(states: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def joined(old: LoneRows, confirmed: np.ndarray, new: LoneRows, now: int) -> tuple[np.ndarray, list[bytes]]:
     """The places of the states that are other ones when each old row has a new one beside it, and what they become.
 
-    `confirmed` is the old rows' confirmation after the run; `now` (µs) is the time of the write.
+    Args:
+        old: the row of each state.
+        confirmed: the confirmation of each old row after the run, int64; see `Row.confirmed`.
+        new: the row that comes beside each.
+        now: the time of the write (µs).
     """
     same = same_rows(old, new)
     newer = (new.event_time > old.event_time) | (

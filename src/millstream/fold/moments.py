@@ -3,6 +3,10 @@
 A wide number is `WIDTH` little-endian 64-bit limbs in two's complement, wide enough for whatever 2**32 values within
 +-2**50 can make of the terms below: nothing overflows, and nothing is rounded before the quotient. The terms are the
 textbook's, multiplied by the power of the count that makes them whole: count * sum(xy) - sum(x) * sum(y), and so on.
+
+What the formulas take: `count`, how many values, or pairs of them, there were; `lanes`, the int64 array that their sums
+stand in; where each sum begins in it, which has three limbs, or of squares and products four, of cubes six and of
+fourth powers eight; and `space`, where `SPACE` limbs begin in it that are free to work in.
 """
 
 import numpy as np
@@ -104,13 +108,33 @@ def _co_moment(count, lanes, left, right, products, space):
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def covariance_of(count, lanes, left, right, products, space):
-    """The sample covariance of two or more pairs."""
+    """The sample covariance of two or more pairs.
+
+    Args:
+        count: how many pairs there were, two or more.
+        lanes: the array that the sums stand in; see the module.
+        left: where the sum of the left values begins.
+        right: where that of the right ones does.
+        products: where that of their products does.
+        space: where there is space to work in.
+    """
     return _co_moment(count, lanes, left, right, products, space) / (np.float64(count) * np.float64(count - 1))
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def correlation_of(count, lanes, left, right, products, squares_left, squares_right, space):
-    """Pearson's correlation of two or more pairs; NaN where either side is constant."""
+    """Pearson's correlation of two or more pairs; NaN where either side is constant.
+
+    Args:
+        count: how many pairs there were, two or more.
+        lanes: the array that the sums stand in; see the module.
+        left: where the sum of the left values begins.
+        right: where that of the right ones does.
+        products: where that of their products does.
+        squares_left: where that of the squares of the left values does.
+        squares_right: where that of the squares of the right ones does.
+        space: where there is space to work in.
+    """
     along = _co_moment(count, lanes, left, left, squares_left, space)
     across = _co_moment(count, lanes, right, right, squares_right, space)
     if along == 0.0 or across == 0.0:
@@ -121,7 +145,16 @@ def correlation_of(count, lanes, left, right, products, squares_left, squares_ri
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def skewness_of(count, lanes, sums, squares, cubes, space):
-    """The adjusted Fisher-Pearson coefficient of three or more values; NaN where they are all the same."""
+    """The adjusted Fisher-Pearson coefficient of three or more values; NaN where they are all the same.
+
+    Args:
+        count: how many values there were, three or more.
+        lanes: the array that the sums stand in; see the module.
+        sums: where their sum begins.
+        squares: where that of their squares does.
+        cubes: where that of their third powers does.
+        space: where there is space to work in.
+    """
     n = np.float64(count)
     spread = _co_moment(count, lanes, sums, sums, squares, space) / n
     if spread == 0.0:
@@ -146,7 +179,17 @@ def skewness_of(count, lanes, sums, squares, cubes, space):
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def kurtosis_of(count, lanes, sums, squares, cubes, fourths, space):
-    """The bias-corrected excess kurtosis of four or more values; NaN where they are all the same."""
+    """The bias-corrected excess kurtosis of four or more values; NaN where they are all the same.
+
+    Args:
+        count: how many values there were, four or more.
+        lanes: the array that the sums stand in; see the module.
+        sums: where their sum begins.
+        squares: where that of their squares does.
+        cubes: where that of their third powers does.
+        fourths: where that of their fourth powers does.
+        space: where there is space to work in.
+    """
     n = np.float64(count)
     spread = _co_moment(count, lanes, sums, sums, squares, space) / n
     if spread == 0.0:

@@ -40,9 +40,15 @@ def oracle(
     request: Mapping[str, Any] = MappingProxyType({}),
     added: OracleEvent | None = None,
 ) -> dict[str, Any]:
-    """The value of each windowed feature at `at`, from the events available by `ordinal` (`at` when not given).
+    """The value of each windowed feature of one key at an instant, from the events available by then.
 
-    `request` holds the fields of the request by their names. `added` is the request as one more event, at `at`.
+    Args:
+        columns: the features, as a group's `columns`.
+        events: the events of the key, in any order.
+        at: the instant (µs).
+        ordinal: by when an event must be available to count; `at` unless given.
+        request: the fields of the request by their names, for the features that read any.
+        added: the request as one more event, at `at`; none unless given.
     """
     columns = list(columns)
     known = [e for e in events if e.available <= (at if ordinal is None else ordinal) and not _too_late(columns, e)]

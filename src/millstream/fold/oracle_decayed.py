@@ -13,7 +13,13 @@ _BITS = 256
 
 
 def decayed(column: Any, dated: list[tuple[int, float]], at: int) -> float | None:
-    """Return what a feature makes of the (time, value) pairs of its window that have a value."""
+    """Return what a feature that decays makes of the events of its window, None where its mean is of none.
+
+    Args:
+        column: the feature.
+        dated: the time (µs) and the value of each event of its window that has a value.
+        at: the instant (µs).
+    """
     if column.kind == "decayed_count":
         dated = [(time, 1.0) for time, _ in dated]
     if column.kind == "decayed_mean":

@@ -60,7 +60,15 @@ def width_of(kind: str, max_bytes: int) -> int:
 
 
 def coded(sql: str, column: pa.ChunkedArray, kind: str, max_bytes: int, where: np.ndarray | None) -> Coded:
-    """The values of an expression as lanes, of the rows for which `where` holds."""
+    """The values of an expression as lanes.
+
+    Args:
+        sql: the expression, as it is named where a value is refused.
+        column: its values.
+        kind: their type.
+        max_bytes: the most bytes of a string, or of bytes; a longer one is refused.
+        where: the rows whose values are wanted, bool; None: all are.
+    """
     valid = np.asarray(column.is_valid()).astype(bool)
     if where is not None:
         valid = valid & where
@@ -119,7 +127,17 @@ def _texts(kind: str, column: pa.ChunkedArray, valid: np.ndarray, max_bytes: int
 def lift_texts(
     text: pa.Array, valid: np.ndarray, first: np.ndarray, empty: np.int64, out: np.ndarray, offset: int, width: int
 ) -> None:
-    """Write the strings, or bytes, for which `valid` holds as lanes, each after the lane `first`; the others `empty`."""
+    """Write strings, or bytes, as lanes, each after one lane more.
+
+    Args:
+        text: the strings, or bytes, one for each row.
+        valid: the rows to write, bool; the lanes of the others are `empty`.
+        first: the lane before each, int64: its time, or 0.
+        empty: what stands for no value: `EMPTY_LEAST` or `EMPTY_GREATEST` of `lanes`, or 0.
+        out: the lanes to write into, int64, shape (rows, lanes).
+        offset: the lane of `out` to begin at.
+        width: how many lanes are written, the one before the text included.
+    """
     text = text.cast(pa.large_string() if pa.types.is_string(text.type) else pa.large_binary())
     _, offsets, data = text.buffers()
     starts = np.frombuffer(offsets, np.int64, len(text) + 1, text.offset * 8) if len(text) else np.zeros(1, np.int64)
@@ -128,7 +146,16 @@ def lift_texts(
 
 
 def values_of(dtype: str, lanes: np.ndarray, inverted: bool) -> np.ndarray:
-    """Lanes, one row each, as a view carries their values: the first says whether there is one."""
+    """Lanes as a view carries their values.
+
+    Args:
+        dtype: the type of the values.
+        lanes: the lanes of each value after one that says whether there is any, int64, shape (values, lanes).
+        inverted: whether the bits of the values are inverted.
+
+    Returns:
+        float64 with NaN, or objects with None, for null.
+    """
     present = (lanes[:, 0] != EMPTY_LEAST) & (lanes[:, 0] != EMPTY_GREATEST)
     kept = ~lanes[:, 1:] if inverted else lanes[:, 1:]
     if dtype in ("string", "bytes"):

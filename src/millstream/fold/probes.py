@@ -45,9 +45,13 @@ def no_probes(layout: Layout, rows: int) -> Probes:
 
 
 def probes_of(layout: Layout, given: Mapping[str, pa.Array | pa.ChunkedArray], rows: int) -> Probes | None:
-    """Return what a layout reads of many requests, by their fields; one that is not given is null.
+    """Return what a layout reads of many requests, None where none of the fields that it reads is given.
 
-    Give those alone that the view reads the group with: another one of such a name may be of any type.
+    Args:
+        layout: the group's layout.
+        given: fields of the requests, one value for each request; one that is not given is null. Give those alone that
+            the view reads the group with: another one of such a name may be of any type.
+        rows: how many requests there are.
     """
     if not any(name in given for name in layout.fields_read):
         return None
@@ -69,7 +73,13 @@ def probes_of(layout: Layout, given: Mapping[str, pa.Array | pa.ChunkedArray], r
 
 
 def probes_of_few(layout: Layout, values: Mapping[str, Sequence[Any]], rows: int) -> Probes | None:
-    """Return what `probes_of` does for few requests, whose fields are Python's values, without a column of Arrow's."""
+    """Return what `probes_of` does for few requests, without a column of Arrow's.
+
+    Args:
+        layout: the group's layout.
+        values: fields of the requests, as Python's values, one for each request; one that is not given is null.
+        rows: how many requests there are.
+    """
     if not any(name in values for name in layout.fields_read):
         return None
     found = no_probes(layout, rows)

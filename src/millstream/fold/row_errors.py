@@ -14,11 +14,18 @@ Result = TypeVar("Result")
 def halved(
     rows: int, run: Callable[[int, int], Result], fault: Callable[[BaseException], Fault] = EMBEDDED.fault
 ) -> tuple[list[tuple[int, int, Result]], dict[int, Exception]]:
-    """What `run(first, size)` gives for ranges that together hold each row on which it does not fail, and the others.
+    """What a query gives for ranges of rows without those on which it fails, and which these are.
 
     Each range on which it fails is halved, until each guilty row stands alone. Where rows run out of memory and none of
-    the others can be run either, it is the machine that has too little. `fault` says whose fault an error of the engine
-    is; that of the engine within the process unless given.
+    the others can be run either, it is the machine that has too little.
+
+    Args:
+        rows: how many rows there are.
+        run: runs the query on the rows from a first one on, of so many.
+        fault: says whose fault an error of the engine is; that of the engine within the process unless given.
+
+    Returns:
+        The first row of each range, how many it has and what `run` gave for it; and by each guilty row its error.
 
     Raises:
         Exception: what `run` raised that is no row's fault.

@@ -34,8 +34,22 @@ NULL, GIVEN, TOO_LONG = range(3)
 def lift_rows(numbers, values, at, checks, slots, bags, payload, groups, lanes, entries, counts):
     """Write the lanes and the entries of each row for each group, which are empty where the row does not count.
 
-    A row of `groups` is where its lanes begin and how many each row has, the same of its entries, and where its checks,
-    its slots, its bags and the slots in the `payload` of its bags end. `counts` says which rows do.
+    Args:
+        numbers: the values of the rows, float64, shape (rows, values), NaN for null and infinity for what fails.
+        values: the values that are kept as they are, int64, shape (rows, lanes), the lanes of each after `NULL`,
+            `GIVEN` or `TOO_LONG`.
+        at: the instant of each row (µs), int64, shape (rows,).
+        checks: what rows must be to count for a group, int64, each a column of `numbers` and `SOUND`, `THERE` or
+            `TRUE`.
+        slots: the lane groups of all groups, int64, whose columns are named above.
+        bags: their bags, int64, whose columns are named above.
+        payload: the lane groups in the payloads of their bags, int64, with the columns of `slots`; offsets count from
+            where the entries of a row begin.
+        groups: a row for each group, int64: where its lanes begin and how many each row has, the same of its entries,
+            and where its checks, its slots, its bags and its payload end.
+        lanes: where to write the lanes, int64, shape (1, lanes of all groups and rows).
+        entries: where to write the entries, int64, shape (1, lanes of the entries of all groups and rows).
+        counts: where to write which rows count, bool, shape (groups, rows).
     """
     check, slot, bag, extra = 0, 0, 0, 0
     for g in range(groups.shape[0]):

@@ -60,7 +60,13 @@ class Row(NamedTuple):
 def encode_row(
     schema: Mapping[str, str], event_time: int, available_time: int, values: Mapping[str, Any] | None
 ) -> bytes:
-    """The state of a key with one row; `values` None is a tombstone, a missing or non-finite value is null.
+    """The state of a key with one row.
+
+    Args:
+        schema: the types of the features by their names.
+        event_time: when the row is dated (µs).
+        available_time: from when on a reader could know it (µs).
+        values: its values; a missing or non-finite one is null. None is a tombstone.
 
     >>> state = encode_row({"tier": "string"}, 10, 12, {"tier": "gold"})
     >>> row_at({"tier": "string"}, state, 12), row_at({"tier": "string"}, state, 11)
@@ -140,11 +146,16 @@ def split_rows(state: bytes | None) -> list[Row]:
 
 
 def merge_rows(old: bytes | None, new: bytes, now: int | None = None) -> bytes | None:
-    """The state with the rows of both, or None when `new` changes nothing.
+    """The state with the rows of both, or None when the new one changes nothing.
 
-    A row with the event time and the values of the one before it changes nothing, whenever it became available; of two
-    rows with the same times the one in `new` counts. With `now` (µs) given, rows which no read from `ROW_SPAN` before
-    it can need are left out. So late and repeated rows are harmless.
+    A row with the event time and the values of the one before it changes nothing, whenever it became available. So late
+    and repeated rows are harmless.
+
+    Args:
+        old: the state that there is; None for no row.
+        new: the state with the rows that come; of two rows with the same times the one in it counts.
+        now: the clock's time (µs): rows that no read from `ROW_SPAN` before it on can need are left out; None: those
+            alone that no read at any instant can.
 
     >>> schema = {"tier": "string"}
     >>> gold = encode_row(schema, 10, 12, {"tier": "gold"})
@@ -158,7 +169,14 @@ def merge_rows(old: bytes | None, new: bytes, now: int | None = None) -> bytes |
 
 
 def union(before: list[Row], added: list[Row], now: int | None = None) -> list[Row]:
-    """The rows of a state, newest first, after `added` rows; what no read can choose any more is left out."""
+    """The rows of a state after others are added, newest first; what no read can choose any more is left out.
+
+    Args:
+        before: the rows that there are, newest first.
+        added: those that come; of two rows with the same times the one among them counts.
+        now: the clock's time (µs): rows that no read from `ROW_SPAN` before it on can choose are left out too; None:
+            those alone that no read at any instant can.
+    """
     by_times = {(row.event_time, row.available_time): row for row in before}
     for row in added:
         times = (row.event_time, row.available_time)
@@ -201,9 +219,15 @@ def newest_visible(rows: Sequence[Row], at: int) -> Row | None:
 def row_at(
     schema: Mapping[str, str], state: bytes | None, at: int, ttl: int | None = None, confirmed_at: int | None = None
 ) -> dict[str, Any]:
-    """The values of a key at `at` (µs), None for null; all null without a visible row or when it is older than `ttl`.
+    """The values of a key at an instant, None for null; all null without a visible row.
 
-    Age counts from the last run that returned the row: `confirmed_at` is the one recorded for the shard (µs).
+    Args:
+        schema: the types of the features by their names.
+        state: the state of the key; None for no row.
+        at: the instant (µs).
+        ttl: how long a row counts (µs), from the last run that returned it; older ones are null. None: for ever.
+        confirmed_at: the instant (µs) of the newest run, as recorded for the whole shard, from which a row counts that
+            it returned; None: such a row counts from when it became available.
     """
     values = _values_at(state, at, ttl, confirmed_at)
     if values is None:
@@ -222,10 +246,17 @@ def _values_at(state: bytes | None, at: int, ttl: int | None, confirmed_at: int 
 def forgotten(
     state: bytes | None, at: int, written_at: int, ttl: int | None = None, confirmed_at: int | None = None
 ) -> bool:
-    """Whether a state written at `written_at` (µs) may have let go of what a read at `at` needs.
+    """Whether a state may have let go of what a read at an instant needs.
 
     It holds the newest row and those not yet visible at the write, so a read of long before belongs to history; so does,
-    with a `ttl`, one of before the confirmations that are known (`confirmed_at`: the shard's, µs).
+    with a `ttl`, one of before the confirmations that are known.
+
+    Args:
+        state: the state of a key; None for no row, which has let go of nothing.
+        at: the instant of the read (µs).
+        written_at: when the state was written (µs).
+        ttl: how long a row counts (µs); None: for ever.
+        confirmed_at: the instant (µs) of the newest run, as recorded for the whole shard; None where none is.
 
     >>> state = encode_row({"tier": "string"}, 10_000_000, 10_000_000, {"tier": "gold"})
     >>> forgotten(state, 9_000_000, 10_000_000), forgotten(state, 4_000_000, 10_000_000)
@@ -258,6 +289,13 @@ def rows_at(
     confirmed_at: int | None = None,
 ) -> dict[str, np.ndarray]:
     """`row_at` of several states, as feature columns: float64 with NaN, or Python's values with None, for null.
+
+    Args:
+        schema: the types of the features by their names.
+        states: the states; None for no row.
+        at: the instant of each (µs), int64, shape (states,).
+        ttl: how long a row counts (µs); as in `row_at`.
+        confirmed_at: the instant (µs) of the newest run, as recorded for the shard of all of them; as in `row_at`.
 
     >>> states = [encode_row({"limit": "int64"}, 1, 1, {"limit": 500}), None]
     >>> rows_at({"limit": "int64"}, states, np.array([5, 5]))["limit"].tolist()
@@ -293,9 +331,17 @@ def rows_as_of(
 ) -> dict[str, np.ndarray]:
     """The values of (key, instant) pairs from every row ever stated, as feature columns.
 
-    `rows` has `_key` (binary; see `with_keys`), `event_time`, `available_time` and the features; `_deleted` marks
-    tombstones. Rows of equal times count in the order of `_run` if there is one, else of the table. With `ttl` (µs), a
-    row counts for so long after the last time it was stated. Null is NaN, or None for what is no number.
+    Args:
+        schema: the types of the features by their names.
+        rows: the rows, with `_key` (binary; see `with_keys`), `event_time`, `available_time` and the features;
+            `_deleted` marks tombstones. Rows of equal times count in the order of `_run` if there is one, else of the
+            table.
+        keys: the encoded key of each pair.
+        at: the instant of each (µs), int64, shape (pairs,).
+        ttl: how long a row counts (µs) after the last time it was stated; None: for ever.
+
+    Returns:
+        One value for each pair; null is NaN, or None for what is no number.
 
     >>> rows = pa.table({"_key": [b"a", b"a"], "event_time": [1, 5], "available_time": [2, 9], "limit": [10, 20]})
     >>> rows_as_of({"limit": "int64"}, rows, [b"a", b"a", b"b"], np.array([8, 9, 9]))["limit"].tolist()
@@ -306,7 +352,14 @@ def rows_as_of(
 
 
 def in_force(rows: pa.Table, keys: Sequence[bytes] | pa.Array, at: np.ndarray, ttl: int | None = None) -> pa.Array:
-    """For each (key, instant), the place in `rows` of the row whose values `rows_as_of` gives, or null."""
+    """For each (key, instant), the place in `rows` of the row whose values `rows_as_of` gives, or null.
+
+    Args:
+        rows: the rows; as in `rows_as_of`, but the features are not read.
+        keys: the encoded key of each pair.
+        at: the instant of each (µs), int64, shape (pairs,).
+        ttl: how long a row counts (µs) after the last time it was stated; None: for ever.
+    """
     found = latest_visible(rows, keys, np.ascontiguousarray(at, np.int64))
     if ttl is not None and rows.num_rows:
         stated = np.asarray(micros(rows["available_time"]))[np.maximum(found, 0)]
@@ -322,6 +375,11 @@ def latest_visible(rows: pa.Table, keys: Sequence[bytes] | pa.Array, at: np.ndar
 
     Rows and queries are ordered by key and the instant a row becomes visible; the newest so far is a running maximum of
     the rows' ranks, which restarts by itself at each key because ranks go by key first.
+
+    Args:
+        rows: the rows, tombstones among them; as in `rows_as_of`, but the features are not read.
+        keys: the encoded key of each pair.
+        at: the instant of each (µs), int64, shape (pairs,).
     """
     asked = keys if isinstance(keys, pa.Array | pa.ChunkedArray) else pa.array(keys, pa.binary())
     if rows.num_rows == 0 or len(asked) == 0:

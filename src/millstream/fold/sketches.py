@@ -59,7 +59,13 @@ def rank_of(value):
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def register(lanes, at, value):
-    """Note a mixed value in the registers that begin at `at`."""
+    """Note a mixed value in registers.
+
+    Args:
+        lanes: the array that the registers stand in, int64.
+        at: where their `REGISTER_LANES` lanes begin.
+        value: the value, as `mixed` gives it.
+    """
     index, rank = index_of(value), np.uint64(rank_of(value))
     place, shift = at + index // PER_LANE, _U6 * np.uint64(index % PER_LANE)
     held = np.uint64(lanes[place])
@@ -69,7 +75,14 @@ def register(lanes, at, value):
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def register_all(into, at, lanes, start):
-    """Keep the greater of each two registers, in place."""
+    """Keep the greater of each two registers, in place.
+
+    Args:
+        into: the array that the registers which change stand in, int64.
+        at: where their `REGISTER_LANES` lanes begin.
+        lanes: the array that the others stand in, int64.
+        start: where theirs begin.
+    """
     for i in range(REGISTER_LANES):
         left, right, kept = np.uint64(into[at + i]), np.uint64(lanes[start + i]), np.uint64(0)
         if left == right:

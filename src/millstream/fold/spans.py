@@ -14,7 +14,13 @@ WIDTH, HOP, DELAY, CLASS, ROWS, GAP = range(6)
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
 def span(windows, w, at):
-    """The times that a window holds at an instant: from the first returned on, up to but not at the second."""
+    """The times that a window holds at an instant: from the first returned on, up to but not at the second.
+
+    Args:
+        windows: the windows of a layout, int64, a row each; see the module.
+        w: which of them; of one of rows, the bound by time alone is looked at.
+        at: the instant (µs).
+    """
     width, hop, delay = windows[w, WIDTH], windows[w, HOP], windows[w, DELAY]
     until = at if delay == 0 else (at - delay) // hop * hop
     since = LOWEST if width < 0 else (at - delay - width) // hop * hop
@@ -23,9 +29,17 @@ def span(windows, w, at):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def span_by_rule(windows, w, at, events, times, available, by, added):
-    """The times that a window holds of some events (in any order), those known `by` then, by the rule itself.
+    """The times that a window of any kind holds at an instant, by the rule itself; returned as by `span`.
 
-    With `added` one more event happens at the instant.
+    Args:
+        windows: the windows of a layout, int64, a row each; see the module.
+        w: which of them.
+        at: the instant (µs).
+        events: the numbers of the events of a key, int64, in any order.
+        times: the times of the events (µs), int64, by number.
+        available: from which ordinal on each is known, int64, by number.
+        by: the ordinal by which an event must be available to count.
+        added: whether one more event happens at the instant.
     """
     since, until = span(windows, w, at)
     wanted, gap = windows[w, ROWS], windows[w, GAP]
@@ -52,18 +66,37 @@ def span_by_rule(windows, w, at, events, times, available, by, added):
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def spans_by_time(windows, w, at, since, until):
-    """Write what `span` gives at ascending instants."""
+    """Write what `span` gives at some instants.
+
+    Args:
+        windows: the windows of a layout, int64, a row each; see the module.
+        w: which of them.
+        at: the instants (µs), int64.
+        since: where to write from when on the window holds times (µs), int64, one place for each instant.
+        until: where to write before when it does, likewise.
+    """
     for q in range(at.size):
         since[q], until[q] = span(windows, w, at[q])
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def spans_of_rows(times, available, known, ordinal, at, added, windows, w, since, until):
-    """Write the times that a window of the newest rows holds of ascending events, at ascending ordinals and instants.
+    """Write the times that a window of the newest rows holds of a key's events, at ascending ordinals and instants.
 
-    `known` lists the events as they become available, and nothing where that is the same; `added` says where one more
-    event happens at the instant, and is empty where none does. What holds enough rows once will hold enough of newer ones
-    ever after, so that the window's oldest instant only goes up.
+    What holds enough rows once will hold enough of newer ones ever after, so that the window's oldest instant only goes
+    up.
+
+    Args:
+        times: the times of the events (µs), int64, ascending, shape (events,).
+        available: from which ordinal on each is known, int64, shape (events,).
+        known: the numbers of the events as they become available, int64; nothing where that is their order.
+        ordinal: by when an event must be available to count, int64, ascending, one for each instant.
+        at: the instants (µs), int64, ascending.
+        added: at which of them one more event happens, bool; empty where none does.
+        windows: the windows of a layout, int64, a row each; see the module.
+        w: which of them.
+        since: where to write from when on the window holds times (µs), int64, one place for each instant.
+        until: where to write before when it does, likewise.
     """
     low, high, new, count, wanted = 0, 0, 0, 0, windows[w, ROWS]
     for q in range(at.size):
@@ -105,7 +138,19 @@ def _oldest_instant(times, available, by, low, high):
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def spans_of_sessions(times, available, known, ordinal, at, windows, w, since, until):
-    """Write the times that the session before an instant holds; arguments are those of `spans_of_rows`."""
+    """Write the times that the session before an instant holds of a key's events, at ascending ordinals and instants.
+
+    Args:
+        times: the times of the events (µs), int64, ascending; the arguments are those of `spans_of_rows`.
+        available: from which ordinal on each is known.
+        known: the numbers of the events as they become available, or nothing.
+        ordinal: by when an event must be available to count.
+        at: the instants (µs).
+        windows: the windows of a layout.
+        w: which of them.
+        since: where to write from when on the window holds times (µs).
+        until: where to write before when it does.
+    """
     high, new, begin, newest, gap = 0, 0, -1, -1, windows[w, GAP]
     for q in range(at.size):
         by, passed = ordinal[q], high
@@ -143,7 +188,20 @@ def _begin_of_session(times, available, by, event, gap):
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def spans(times, available, known, ordinal, at, added, windows, w, since, until):
-    """Write the times that a window holds: from `since` on, up to but not at `until`; see `spans_of_rows`."""
+    """Write the times that a window of any kind holds: from `since` on, up to but not at `until`.
+
+    Args:
+        times: the times of the events (µs), int64, ascending; the arguments are those of `spans_of_rows`.
+        available: from which ordinal on each is known.
+        known: the numbers of the events as they become available, or nothing.
+        ordinal: by when an event must be available to count.
+        at: the instants (µs).
+        added: at which of them one more event happens, or nothing.
+        windows: the windows of a layout.
+        w: which of them.
+        since: where to write from when on the window holds times (µs).
+        until: where to write before when it does.
+    """
     if windows[w, ROWS] > 0:
         spans_of_rows(times, available, known, ordinal, at, added, windows, w, since, until)
     elif windows[w, GAP] > 0:
