@@ -82,6 +82,9 @@ def prepare(
 
     Returns:
         What each group folds, in the order of the groups.
+
+    Raises:
+        MillstreamError: when expressions cannot be evaluated and no row is to blame, as when memory runs out.
     """
     wanted = dict.fromkeys(sql for group in groups for sql in plan_of(group).wanted)
     columns, failed = evaluate(table, wanted)
@@ -101,11 +104,14 @@ def aggregated(
         group: the group.
         feature: the feature, one of the group's columns.
         table: rows that `prepare` keeps for the group.
-        asked: of a feature that looks a value up, the request's; it aggregates the events that have this value. Not
-            read of others.
+        asked: the request's value, where the feature looks one up: it aggregates the events that have it. Others read
+            none.
 
     Returns:
         One boolean for each row of the table.
+
+    Raises:
+        MillstreamError: when expressions cannot be evaluated and no row is to blame, as when memory runs out.
     """
     if feature.parts:
         parts: np.ndarray = np.any([aggregated(group, part, table) for part in feature.parts], axis=0)
@@ -139,6 +145,9 @@ def lanes_of_table(group: StreamFeatureGroup, table: pa.Table, at: np.ndarray) -
 
     Returns:
         int64 lanes, one row for each row of the table.
+
+    Raises:
+        MillstreamError: when expressions cannot be evaluated and no row is to blame, as when memory runs out.
     """
     plan, rows = plan_of(group), len(at)
     columns, failed = evaluate(table, plan.wanted)

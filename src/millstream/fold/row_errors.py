@@ -21,7 +21,7 @@ def halved(
 
     Args:
         rows: how many rows there are.
-        run: runs the query on the rows from a first one on, of so many.
+        run: runs the query on some of the rows, by the first of them and how many they are.
         fault: says whose fault an error of the engine is; that of the engine within the process unless given.
 
     Returns:

@@ -157,6 +157,9 @@ def merge_rows(old: bytes | None, new: bytes, now: int | None = None) -> bytes |
         now: the clock's time (µs): rows that no read from `ROW_SPAN` before it on can need are left out; None: those
             alone that no read at any instant can.
 
+    Raises:
+        CorruptState: for a state of another format.
+
     >>> schema = {"tier": "string"}
     >>> gold = encode_row(schema, 10, 12, {"tier": "gold"})
     >>> late = encode_row(schema, 5, 13, {"tier": "none"})
@@ -228,6 +231,9 @@ def row_at(
         ttl: how long a row counts (µs), from the last run that returned it; older ones are null. None: for ever.
         confirmed_at: the instant (µs) of the newest run, as recorded for the whole shard, from which a row counts that
             it returned; None: such a row counts from when it became available.
+
+    Raises:
+        CorruptState: for a state of another format.
     """
     values = _values_at(state, at, ttl, confirmed_at)
     if values is None:
@@ -257,6 +263,9 @@ def forgotten(
         written_at: when the state was written (µs).
         ttl: how long a row counts (µs); None: for ever.
         confirmed_at: the instant (µs) of the newest run, as recorded for the whole shard; None where none is.
+
+    Raises:
+        CorruptState: for a state of another format.
 
     >>> state = encode_row({"tier": "string"}, 10_000_000, 10_000_000, {"tier": "gold"})
     >>> forgotten(state, 9_000_000, 10_000_000), forgotten(state, 4_000_000, 10_000_000)
@@ -296,6 +305,9 @@ def rows_at(
         at: the instant of each (µs), int64, shape (states,).
         ttl: how long a row counts (µs); as in `row_at`.
         confirmed_at: the instant (µs) of the newest run, as recorded for the shard of all of them; as in `row_at`.
+
+    Raises:
+        CorruptState: for a state of another format.
 
     >>> states = [encode_row({"limit": "int64"}, 1, 1, {"limit": 500}), None]
     >>> rows_at({"limit": "int64"}, states, np.array([5, 5]))["limit"].tolist()
