@@ -13,10 +13,10 @@ The rules, by the bound of the bag:
 - `NEWEST`: the `bound` entries whose time, the lane after the key, is greatest; of equal ones those of the greater key.
 - `SPREAD`: all entries, or the buckets of `sketches` (`ESTIMATED`) if they would count more than `bound` in all.
 
-What the kernels here take: `bag` is what a bag is like, one row of a layout's `bags`, int64, whose columns are named
-below (`RULE` and on); bags and entries themselves stand in flat int64 arrays, each named by its array and where it
-begins; the `entries` of events are an int64 array of shape (events, lanes), where a bag's begin in the column
-`bag[INPUT]` with whether the event has one (1 or 0), followed by the entry.
+What the kernels here take: `bag` is what a bag is like, one row of `bags` (`EntryLayout.rows`), int64, whose columns are
+named below (`RULE` and on); bags and entries themselves stand in flat int64 arrays, each named by its array and where it
+begins; the `entries` of events are an int64 array of shape (events, lanes), in which a bag's column `bag[INPUT]` says
+whether the event has an entry in it (1 or 0), and the entry follows.
 """
 
 import numpy as np

@@ -33,7 +33,7 @@ def payload_trees(bag, of, groups):
     """The trees of groups of events without an event inside: (begins, sizes, nodes, lanes).
 
     Args:
-        bag: what the bag is like, one row of a layout's `bags`; see `entries`.
+        bag: what the bag is like, one row of `bags`, int64; see `entries`.
         of: the group of each event, int64, shape (events,); -1: none.
         groups: how many groups there are.
 

@@ -4,9 +4,9 @@ A state is `[header, rows..., bags of the first row, bags of the second, ...]`. 
 kernels over lanes have found; these add the bags of the same events to the same rows.
 
 What the kernels take beside what those over lanes do (see `kernels`): `bags` has a row for each bag of the group, as
-`entries` names its columns, in the order in which they follow each other in a state; `features` a row for each feature
-that is made of entries, by bag and window, as `emitting` names its columns; `entries` are those of events, as `entries`
-says.
+the module `entries` names its columns, in the order in which they follow each other in a state; `features` a row for
+each feature that is made of entries: its bag, its window, and then the columns that `emitting` names, in the order of
+bags and windows; `entries` are those of events, as the module `entries` says.
 """
 
 import numpy as np
