@@ -33,7 +33,7 @@ def checked(folder: Path) -> list[Check]:
     """Look at the machine and, where the folder is a project, at the project.
 
     Args:
-        folder: The folder to look at.
+        folder: the folder to look at.
 
     Returns:
         What was found, in the order in which it was looked at.

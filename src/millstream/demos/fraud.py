@@ -40,14 +40,14 @@ def run(folder: Path, *, days: int = 3, users: int = 1_000, seed: int = 1, as_js
     """Make the project in a folder, load fifty days, train, run some days through the pipeline, and say how it did.
 
     Args:
-        folder: Where the project is made; one that a run before this made is replaced.
-        days: How many days run through the pipeline.
-        users: How many users pay.
-        seed: Fixes the simulated world.
-        as_json: Print one JSON object instead of a table.
+        folder: where the project is made; one that a run before this made is replaced.
+        days: how many days run through the pipeline.
+        users: how many users pay.
+        seed: fixes the simulated world.
+        as_json: print one JSON object instead of a table.
 
     Raises:
-        ProjectError: When the folder holds something that no run of the demo made.
+        ProjectError: when the folder holds something that no run of the demo made.
     """
     began = time.monotonic()
 

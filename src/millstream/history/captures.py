@@ -37,10 +37,10 @@ def captured(log: OwnLog, offline: OfflineStore, model: str, newest: int | None 
     A capture reaches the log at least once, and the archive may already hold what the log still does.
 
     Args:
-        log: Where captures go first.
-        offline: Where they are archived.
-        model: The model's name.
-        newest: How many of the newest are enough; all unless given. No more than a few times as many are in memory.
+        log: where captures go first.
+        offline: where they are archived.
+        model: the model's name.
+        newest: how many of the newest are enough; all unless given. No more than a few times as many are in memory.
 
     Returns:
         A table with the fixed columns of a capture and those of the views it was served by; empty without captures.
@@ -62,10 +62,10 @@ def capture_of(log: OwnLog, offline: OfflineStore, model: str, request_id: str) 
     """Return the captures of one request to a model: one, or none. What is looked through is not kept.
 
     Args:
-        log: Where captures go first.
-        offline: Where they are archived.
-        model: The model's name.
-        request_id: The request's id, from its answer.
+        log: where captures go first.
+        offline: where they are archived.
+        model: the model's name.
+        request_id: the request's id, from its answer.
     """
     name = capture_topic(model)
 

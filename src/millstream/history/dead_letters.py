@@ -31,10 +31,10 @@ def letters(log: OwnLog, offline: OfflineStore, stream: str, newest: int | None 
     its partition and position, so one that was written again is left out.
 
     Args:
-        log: Where dead letters go first.
-        offline: Where they are archived.
-        stream: The stream's name.
-        newest: How many of the newest are enough; all unless given.
+        log: where dead letters go first.
+        offline: where they are archived.
+        stream: the stream's name.
+        newest: how many of the newest are enough; all unless given.
 
     Returns:
         A table of partition, position, arrived, reason and payload.

@@ -110,7 +110,7 @@ class Syncer:
         One whose shards cannot be read does not keep the others waiting: its error is raised after they are done.
 
         Raises:
-            StoreError: The first failure.
+            StoreError: the first failure.
         """
         reports: list[SyncReport] = []
         failures: list[StoreError] = []

@@ -27,14 +27,14 @@ def plan(parts: Parts, definitions: Iterable[Any], *, complete: bool) -> Plan:
     """What applying definitions would change, with the types of batch groups read from their tables.
 
     Args:
-        parts: The project.
-        definitions: What is wanted.
-        complete: Whether that is all there is.
+        parts: the project.
+        definitions: what is wanted.
+        complete: whether that is all there is.
 
     Raises:
-        PlanError: When two definitions of one name differ.
-        ProjectError: When that is all there is, and the settings say where a table is that is not declared.
-        MillstreamError: When a table that a query reads cannot be read.
+        PlanError: when two definitions of one name differ.
+        ProjectError: when that is all there is, and the settings say where a table is that is not declared.
+        MillstreamError: when a table that a query reads cannot be read.
     """
     definitions = list(definitions)
     if complete:
@@ -60,13 +60,13 @@ def apply(parts: Parts, planned: Plan, *, allow_breaking: bool, agreed: Agreed |
     """Do what a plan says and start what is new: topics, and the start markers of group versions.
 
     Args:
-        parts: The project.
-        planned: The plan.
-        allow_breaking: Whether to do what breaks what is in use.
-        agreed: Asked before anything is removed.
+        parts: the project.
+        planned: the plan.
+        allow_breaking: whether to do what breaks what is in use.
+        agreed: asked before anything is removed.
 
     Raises:
-        PlanError: When something would be removed and nobody agreed, or a change breaks what is in use.
+        PlanError: when something would be removed and nobody agreed, or a change breaks what is in use.
     """
     gone = [f"{one.thing} '{one.name}'" for one in planned.changes if one.kind == "remove"]
     if gone and not (agreed and agreed(planned)):
@@ -89,7 +89,7 @@ def start(parts: Parts) -> None:
     It is the rest of an `apply`, done again by whoever finds that one has not come so far.
 
     Raises:
-        MillstreamError: The first failure, once everything else has been started.
+        MillstreamError: the first failure, once everything else has been started.
     """
     from millstream.computing.start_markers import start_version
 
@@ -117,7 +117,7 @@ def settle(parts: Parts) -> None:
     """Finish what commands that died have left to do, and strike off what is not to be done any more.
 
     Raises:
-        MillstreamError: When an `apply` cannot be finished.
+        MillstreamError: when an `apply` cannot be finished.
     """
     operations = parts.registry.operations
     wanted = {one.id for one in unfinished(parts)}
@@ -133,9 +133,9 @@ def alone(parts: Parts, what: str, *, wait: bool) -> Iterator[bool]:
     """Do something that no other process or thread of the project does meanwhile; the death of a process lets go.
 
     Args:
-        parts: The project.
-        what: What is done, such as "backfill habits@1".
-        wait: Whether to wait for another one that does it.
+        parts: the project.
+        what: what is done, such as "backfill habits@1".
+        wait: whether to wait for another one that does it.
 
     Yields:
         Whether nobody else does it.
@@ -160,8 +160,8 @@ def rebuild(parts: Parts, version: GroupVersion) -> GroupVersion:
     Those of a query are built from what its runs stated, so where they are sound there is nothing to build.
 
     Args:
-        parts: The project.
-        version: The version.
+        parts: the project.
+        version: the version.
 
     Returns:
         The version as the registry has it then.
@@ -182,15 +182,15 @@ def anew(parts: Parts, group: str, *, every: bool = False) -> list[GroupVersion]
     """Let the version of a group that is read by default be built anew, and all others whose states are damaged.
 
     Args:
-        parts: The project.
-        group: The name of the group.
-        every: Whether the others are built anew too whatever their states are.
+        parts: the project.
+        group: the name of the group.
+        every: whether the others are built anew too whatever their states are.
 
     Returns:
         The versions as the registry has them then, the default one first.
 
     Raises:
-        NotFound: When there is no such group.
+        NotFound: when there is no such group.
     """
     default = parts.registry.group(group)
     others = [one for one in parts.registry.groups() if one.group.name == group and one.id != default.id]
@@ -237,9 +237,9 @@ def backfill(parts: Parts, version: GroupVersion, *, progress: Advance | None = 
     """Fold, or query, what came before a group version began; it becomes the default once ingestion has caught up.
 
     Args:
-        parts: The project.
-        version: The version, started; a build that is made beside it is what is filled, if there is one.
-        progress: Called with how much is done and how much there is.
+        parts: the project.
+        version: the version, started; a build that is made beside it is what is filled, if there is one.
+        progress: called with how much is done and how much there is.
     """
     parts.registry.operations.begin("backfill", version.id, "fold its history, then let it be read")
     if isinstance(version.group, StreamFeatureGroup):

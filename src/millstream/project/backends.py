@@ -47,11 +47,11 @@ class Backend(Protocol):
         """Open the part, which has the methods of its protocol and `close`; asked when it is first used.
 
         Args:
-            settings: The project.
-            clock: The project's clock.
+            settings: the project.
+            clock: the project's clock.
 
         Raises:
-            MillstreamError: When it cannot be opened.
+            MillstreamError: when it cannot be opened.
         """
         ...
 
@@ -60,11 +60,11 @@ def backend(settings: Settings, section: str) -> Backend:
     """The backend that a section of the settings chooses, with its settings checked.
 
     Args:
-        settings: The project.
+        settings: the project.
         section: "log", "online", "offline", "registry" or "batch".
 
     Raises:
-        ProjectError: When the kind is not known, its library is not installed, or a setting is not one of its own.
+        ProjectError: when the kind is not known, its library is not installed, or a setting is not one of its own.
     """
     given: Mapping[str, Any] = getattr(settings, section)
     kinds = BACKENDS[section]
@@ -79,12 +79,12 @@ class SourceBackend(Protocol):
         """Open the source of a stream.
 
         Args:
-            settings: The project.
-            clock: The project's clock.
-            stream: The stream's name.
+            settings: the project.
+            clock: the project's clock.
+            stream: the stream's name.
 
         Raises:
-            MillstreamError: When it cannot be opened.
+            MillstreamError: when it cannot be opened.
         """
         ...
 
@@ -93,11 +93,11 @@ def source_backend(settings: Settings, stream: str) -> SourceBackend:
     """What a stream is bound to, with its settings checked.
 
     Args:
-        settings: The project.
-        stream: A stream of which the settings say where its events come from.
+        settings: the project.
+        stream: a stream of which the settings say where its events come from.
 
     Raises:
-        ProjectError: When the kind is not said or not known, its library is not installed, or a setting is not its own.
+        ProjectError: when the kind is not said or not known, its library is not installed, or a setting is not its own.
     """
     made: SourceBackend = _chosen(settings, f"streams.{stream}", settings.streams[stream], SOURCES)
     return made

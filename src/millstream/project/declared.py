@@ -18,14 +18,14 @@ def declared(settings: Settings) -> list[Any]:
     """The definitions that a project's Python file holds at module level, alone or in lists, each once, in its order.
 
     Args:
-        settings: The project; its `definitions` names the file.
+        settings: the project; its `definitions` names the file.
 
     Returns:
         Entities, sources, groups, on-demand features, views and models.
 
     Raises:
-        ProjectError: When the file is missing or does not run; names the line.
-        DefinitionError: When a definition in it is wrong.
+        ProjectError: when the file is missing or does not run; names the line.
+        DefinitionError: when a definition in it is wrong.
 
     Example:
         >>> import tempfile

@@ -37,20 +37,20 @@ def append(parts: Parts, stream: str, rows: Any, *, history: bool) -> int:
     """Append rows to a stream in one transaction.
 
     Args:
-        parts: The project.
-        stream: The name of the stream.
-        rows: Dicts, or a table; one dict is one row.
-        history: Whether they are of the past, and arrived when they say; a stream that is bound to a foreign source
+        parts: the project.
+        stream: the name of the stream.
+        rows: dicts, or a table; one dict is one row.
+        history: whether they are of the past, and arrived when they say; a stream that is bound to a foreign source
             takes them too.
 
     Returns:
         How many were appended; of history an `Appended`, which says how many of them will be dead letters.
 
     Raises:
-        NotFound: When there is no such stream.
-        RequestError: When the stream is bound to a foreign source, unless it is history.
-        LogError: When the rows cannot be read, or none of them has a column that is needed.
-        DiskFull: When there is no room; nothing was appended.
+        NotFound: when there is no such stream.
+        RequestError: when the stream is bound to a foreign source, unless it is history.
+        LogError: when the rows cannot be read, or none of them has a column that is needed.
+        DiskFull: when there is no room; nothing was appended.
     """
     from millstream.buffer.codec.events import encode, encode_history, partition_of
     from millstream.buffer.codec.frames import check_columns, taken
@@ -85,18 +85,18 @@ def features(parts: Parts, view: str, keys: Any, at: int | None) -> pa.Table:
     """The columns of a view for rows of keys, now or at an instant.
 
     Args:
-        parts: The project.
-        view: The name of the view.
-        keys: Rows of entity keys, as dicts or a table; request fields may be left out and are null then.
-        at: The instant (µs); now unless given.
+        parts: the project.
+        view: the name of the view.
+        keys: rows of entity keys, as dicts or a table; request fields may be left out and are null then.
+        at: the instant (µs); now unless given.
 
     Returns:
         A row of the view's columns, of their declared types, for each of `keys`.
 
     Raises:
-        NotFound: When there is no such view.
-        RequestError: When a key is absent or of another type.
-        StoreError: When a state cannot be read.
+        NotFound: when there is no such view.
+        RequestError: when a key is absent or of another type.
+        StoreError: when a state cannot be read.
     """
     from millstream.buffer.codec.frames import as_dicts
     from millstream.serve.catalogue import versions_of
@@ -169,13 +169,13 @@ def synced(parts: Parts, group: str, start: int | None, end: int | None) -> pa.T
     """What sync wrote of a group's default version, between two instants.
 
     Args:
-        parts: The project.
-        group: The name of the group.
-        start: From this instant (µs) on; None: from the first.
-        end: Before this instant (µs); None: to the last.
+        parts: the project.
+        group: the name of the group.
+        start: from this instant (µs) on; None: from the first.
+        end: before this instant (µs); None: to the last.
 
     Raises:
-        NotFound: When there is no such group, it is none of a stream, or it has not been synced yet.
+        NotFound: when there is no such group, it is none of a stream, or it has not been synced yet.
     """
     from millstream.buffer.topics import feature_table
     from millstream.definitions.feature_group import StreamFeatureGroup
@@ -215,7 +215,7 @@ class Drainer:
     """Computes and ingests in this process, with the parts made anew when the registry has changed.
 
     Args:
-        parts: The project.
+        parts: the project.
     """
 
     def __init__(self, parts: Parts) -> None:
@@ -226,7 +226,7 @@ class Drainer:
         """Compute and ingest until nothing is left.
 
         Raises:
-            MillstreamError: The first failure of a batch group or a shard, once all that can be done is done.
+            MillstreamError: the first failure of a batch group or a shard, once all that can be done is done.
         """
         self._renew()
         total: Counter[str] = Counter()
@@ -323,13 +323,13 @@ class Drainer:
         """Backfill one group anew, or all that are not live or whose states are being built anew; returns their ids.
 
         Args:
-            group: The group to compute anew: its default version, and others whose states are damaged. None: all of
+            group: the group to compute anew: its default version, and others whose states are damaged. None: all of
                 those.
-            progress: Called with how much is done and how much there is.
-            every: Whether all versions of the group are computed anew.
+            progress: called with how much is done and how much there is.
+            every: whether all versions of the group are computed anew.
 
         Raises:
-            NotFound: When there is no such group.
+            NotFound: when there is no such group.
         """
         parts = self._parts
         parts.identity.revision()

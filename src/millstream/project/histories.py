@@ -30,7 +30,7 @@ class Histories:
     """The readers of a project's history; each is made anew, for it goes by the definitions that there are then.
 
     Args:
-        parts: The project's parts.
+        parts: the project's parts.
     """
 
     def __init__(self, parts: Parts) -> None:
@@ -115,8 +115,8 @@ class Histories:
         """What was captured of a model, archived or still in the log, each row once, oldest first.
 
         Args:
-            model: The model's name.
-            newest: How many of the newest; all unless given.
+            model: the model's name.
+            newest: how many of the newest; all unless given.
         """
         from millstream.history.captures import captured
 
@@ -126,11 +126,11 @@ class Histories:
         """The dead letters of a stream or a table, archived or still in the log, each once, oldest first.
 
         Args:
-            source: The name of the stream, or of a table that batch groups read.
-            newest: How many of the newest; all unless given.
+            source: the name of the stream, or of a table that batch groups read.
+            newest: how many of the newest; all unless given.
 
         Raises:
-            NotFound: When there is no such stream or table.
+            NotFound: when there is no such stream or table.
         """
         from millstream.history.dead_letters import letters
 
@@ -145,10 +145,10 @@ def pin(offline: OfflineStore, table: str, snapshot: int, by: str | int) -> None
     """Pin a snapshot, in a store that would let go of it otherwise.
 
     Args:
-        offline: The offline store.
-        table: The table.
-        snapshot: The snapshot of it.
-        by: The model version that learnt from it, or until when (µs) it is kept.
+        offline: the offline store.
+        table: the table.
+        snapshot: the snapshot of it.
+        by: the model version that learnt from it, or until when (µs) it is kept.
     """
     from millstream.store.offline import Pinning
 

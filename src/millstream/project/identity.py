@@ -12,7 +12,7 @@ class Identity:
     """What tells that a part was restored, emptied or exchanged since the others knew it.
 
     Args:
-        parts: The project's parts.
+        parts: the project's parts.
     """
 
     def __init__(self, parts: Parts) -> None:
@@ -35,7 +35,7 @@ class Identity:
         """A number that changes with the definitions and the states of group versions; who asks goes by them.
 
         Raises:
-            SteppedBack: When the registry is older than the one that was gone by, or another one.
+            SteppedBack: when the registry is older than the one that was gone by, or another one.
         """
         from millstream.errors import SteppedBack
         from millstream.history.registered import HINT, note_registry

@@ -23,7 +23,7 @@ class Layers:
     """The layers that move data; each call makes one anew, for it goes by the definitions that there are then.
 
     Args:
-        parts: The project's parts.
+        parts: the project's parts.
     """
 
     def __init__(self, parts: Parts) -> None:
@@ -33,7 +33,7 @@ class Layers:
         """Stream computing of every group version in use, on the streams that have a topic.
 
         Args:
-            worker: Says which partitions to compute, and is closed with it; all unless given.
+            worker: says which partitions to compute, and is closed with it; all unless given.
         """
         from millstream.computing.stream import StreamComputer
         from millstream.definitions.feature_group import StreamFeatureGroup
@@ -56,7 +56,7 @@ class Layers:
         """What takes the foreign source of each stream in that is bound to one, and declared.
 
         Args:
-            worker: Says which to take in; all unless given.
+            worker: says which to take in; all unless given.
         """
         from millstream.sources.take_in import TakeIn
 
@@ -95,7 +95,7 @@ class Layers:
         """Ingestion of what stream computing, and folds on a schedule, put into the buffer.
 
         Args:
-            worker: Says which shards to take; all unless given.
+            worker: says which shards to take; all unless given.
         """
         from millstream.ingest.stream import StreamIngester
 
@@ -114,8 +114,8 @@ class Layers:
         """Ingestion of what queries put into the buffer, into the offline store `bite` runs at a time.
 
         Args:
-            bite: How many runs.
-            worker: Says which groups to take; all unless given.
+            bite: how many runs.
+            worker: says which groups to take; all unless given.
         """
         from millstream.ingest.batch import BatchIngester
 

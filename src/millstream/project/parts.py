@@ -33,12 +33,12 @@ class Parts:
     """The log, the stores and the registry of one project in one process, each opened once, when first asked for.
 
     Args:
-        settings: The project.
+        settings: the project.
 
     Attributes:
-        layers: What computes and ingests.
-        histories: What has happened.
-        identity: Whether the parts are still of one another.
+        layers: what computes and ingests.
+        histories: what has happened.
+        identity: whether the parts are still of one another.
     """
 
     def __init__(self, settings: Settings) -> None:

@@ -47,11 +47,11 @@ class Project:
     of is in `parts`, which is not for users.
 
     Args:
-        path: The project's folder.
-        create: Whether to make the folder and its millstream.toml where there is none.
+        path: the project's folder.
+        create: whether to make the folder and its millstream.toml where there is none.
 
     Raises:
-        ProjectError: When the folder is no project.
+        ProjectError: when the folder is no project.
 
     Example:
         >>> import tempfile
@@ -100,12 +100,12 @@ class Project:
         """What `apply` would change; `print(plan.text())` shows it.
 
         Args:
-            definitions: What is wanted beside what there is; all that the folder declares, and no more, when none is
+            definitions: what is wanted beside what there is; all that the folder declares, and no more, when none is
                 given.
 
         Raises:
-            DefinitionError: When what the folder declares is wrong.
-            PlanError: When two definitions of one name differ.
+            DefinitionError: when what the folder declares is wrong.
+            PlanError: when two definitions of one name differ.
         """
         from millstream.project.apply import plan
         from millstream.project.declared import declared
@@ -116,15 +116,15 @@ class Project:
         """Make the registry hold the definitions, and start computing what is new from the present on.
 
         Args:
-            definitions: What to add or change; without any, what the folder declares, and what it does not is removed.
-            allow_breaking: Whether to do what breaks a reader, a model or a stream's producers.
-            agreed: Is shown the plan before anything is removed; nothing is unless it returns True.
+            definitions: what to add or change; without any, what the folder declares, and what it does not is removed.
+            allow_breaking: whether to do what breaks a reader, a model or a stream's producers.
+            agreed: is shown the plan before anything is removed; nothing is unless it returns True.
 
         Returns:
             What was changed.
 
         Raises:
-            PlanError: When a change would break or remove something and that was not asked for.
+            PlanError: when a change would break or remove something and that was not asked for.
         """
         from millstream.project.apply import apply
 
@@ -137,15 +137,15 @@ class Project:
         """Append events to a stream; durable when it returns. What is wrong with one makes it a dead letter later.
 
         Args:
-            stream: The stream.
-            rows: Dicts, or a table; one dict is one row.
+            stream: the stream.
+            rows: dicts, or a table; one dict is one row.
 
         Returns:
             How many events were appended.
 
         Raises:
-            NotFound: When there is no such stream.
-            DiskFull: When there is no room; nothing was appended.
+            NotFound: when there is no such stream.
+            DiskFull: when there is no room; nothing was appended.
         """
         from millstream.project.drain import append
 
@@ -155,8 +155,8 @@ class Project:
         """Append events of the past, which arrived when they say: at the stream's `available`, else its `delay` later.
 
         Args:
-            stream: The stream.
-            rows: Dicts, or a table.
+            stream: the stream.
+            rows: dicts, or a table.
 
         Returns:
             How many events were appended; its `dead` says how many of them will be dead letters, which is logged too.
@@ -169,14 +169,14 @@ class Project:
         """Give a batch group rows as its query would have returned them now.
 
         Args:
-            group: The group.
-            rows: Its join keys, its time column if it has one, and its features; instants may be ISO-8601 text.
+            group: the group.
+            rows: its join keys, its time column if it has one, and its features; instants may be ISO-8601 text.
 
         Returns:
             How many rows were written to the buffer; `drain` brings them to the stores.
 
         Raises:
-            RequestError: When the group is folded from events, or a value is not what its column holds.
+            RequestError: when the group is folded from events, or a value is not what its column holds.
         """
         from millstream.project.rows_by_hand import write
 
@@ -204,15 +204,15 @@ class Project:
         """Compute what came before new group versions, and go on until they are read by default.
 
         Args:
-            group: A group to compute anew: its default version, and others whose states are damaged. Without it, all
+            group: a group to compute anew: its default version, and others whose states are damaged. Without it, all
                 versions that have not been computed.
-            progress: Called with how much is done and how much there is.
+            progress: called with how much is done and how much there is.
 
         Returns:
             The group versions, such as "habits@2".
 
         Raises:
-            NotFound: When there is no such group.
+            NotFound: when there is no such group.
         """
         return self._drainer.backfill(group, progress)
 
@@ -220,15 +220,15 @@ class Project:
         """The view's features from the online store, at an instant.
 
         Args:
-            view: The view.
-            keys: Rows of entity keys, as dicts or a table; request fields may be left out and are null then.
-            at: The instant; now unless given.
+            view: the view.
+            keys: rows of entity keys, as dicts or a table; request fields may be left out and are null then.
+            at: the instant; now unless given.
 
         Returns:
             A row of the view's columns, of their declared types, for each of `keys`.
 
         Raises:
-            RequestError: When a key is absent or of another type.
+            RequestError: when a key is absent or of another type.
         """
         from millstream.buffer.codec.values import instant
         from millstream.project.drain import features
@@ -241,15 +241,15 @@ class Project:
         """A group's values as sync wrote them to the offline store: keys, the instant, values, version and positions.
 
         Args:
-            group: The group; its default version is read.
-            start: From this instant on.
-            end: Before this instant.
+            group: the group; its default version is read.
+            start: from this instant on.
+            end: before this instant.
 
         Returns:
             A row for each key and sync at which its values had changed.
 
         Raises:
-            NotFound: When there is no such group, or it has not been synced yet.
+            NotFound: when there is no such group, or it has not been synced yet.
         """
         from millstream.buffer.codec.values import instant
         from millstream.project.drain import synced
@@ -261,15 +261,15 @@ class Project:
         """What was sent to a stream and could not be taken, with the reason; `drain`, or the layers, find it.
 
         Args:
-            stream: The stream, or a table on some of whose rows a batch group's query fails.
-            newest: How many of the newest; all unless given.
+            stream: the stream, or a table on some of whose rows a batch group's query fails.
+            newest: how many of the newest; all unless given.
 
         Returns:
             A row for each, oldest first: partition, position, arrived (UTC), reason and payload, the event as it was
             sent. One that several feature groups cannot take has a row for each.
 
         Raises:
-            NotFound: When there is no such stream or table.
+            NotFound: when there is no such stream or table.
 
         Example:
             >>> import tempfile
@@ -290,9 +290,9 @@ class Project:
         """Examples of a model with their features as of each one's instant, and the labels known now.
 
         Args:
-            model: The model.
-            start: Examples from this instant on.
-            end: Examples before this instant.
+            model: the model.
+            start: examples from this instant on.
+            end: examples before this instant.
 
         Returns:
             No example is lost; `.split()` keeps the matured ones, `.to_pandas()` gives a data frame.
@@ -308,11 +308,11 @@ class Project:
         """Fit a model to its training set and register the version; `deploy` makes it answer.
 
         Args:
-            model: The model.
-            examples: A training set made before; a new one unless given.
+            model: the model.
+            examples: a training set made before; a new one unless given.
 
         Raises:
-            TrainingError: When no example has matured, or all have the same label.
+            TrainingError: when no example has matured, or all have the same label.
         """
         from millstream.project import refused
         from millstream.train.fitting import train
@@ -336,15 +336,15 @@ class Project:
         """Register a model that was fitted elsewhere by its trainer's library, to the view's columns in their order.
 
         Args:
-            model: The model it is a version of.
-            fitted: The model, or its text; for LightGBM the booster.
-            dictionaries: For each string column its values in the order of their codes.
+            model: the model it is a version of.
+            fitted: the model, or its text; for LightGBM the booster.
+            dictionaries: for each string column its values in the order of their codes.
 
         Returns:
             The version that it is from now on, which nothing serves until it is deployed.
 
         Raises:
-            TrainingError: When it was fitted to other columns, or a string column has no dictionary.
+            TrainingError: when it was fitted to other columns, or a string column has no dictionary.
         """
         from millstream.train.fitting import adopt
 
@@ -357,14 +357,14 @@ class Project:
         """Make a version of a model its champion; serving takes it within a second.
 
         Args:
-            model: The model.
-            version: The version; the newest unless given.
+            model: the model.
+            version: the version; the newest unless given.
 
         Returns:
             The version.
 
         Raises:
-            NotFound: When there is no such version.
+            NotFound: when there is no such version.
         """
         from millstream.project.serving import deploy
 
@@ -377,7 +377,7 @@ class Project:
             Its version.
 
         Raises:
-            NotFound: When there was none.
+            NotFound: when there was none.
         """
         from millstream.project.serving import rollback
 
@@ -387,15 +387,15 @@ class Project:
         """Score requests with the champion, as serving does, and capture them.
 
         Args:
-            model: The model.
+            model: the model.
             rows: Entity keys and request fields, as dicts or a table; a row's `at` is now unless it says.
 
         Returns:
             A row for each: request_id, score, version, at (µs), degraded.
 
         Raises:
-            RequestError: When a row does not hold what the view needs.
-            NotFound: When the model has no champion.
+            RequestError: when a row does not hold what the view needs.
+            NotFound: when the model has no champion.
         """
         return self._scoring.score(_name(model), rows)
 
@@ -405,11 +405,11 @@ class Project:
         """Recompute captured vectors from history with exactly the events they say were applied; every bit must agree.
 
         Args:
-            view: The view; all that models read unless given.
-            sample: How many of the newest captures of each; all unless given.
+            view: the view; all that models read unless given.
+            sample: how many of the newest captures of each; all unless given.
 
         Raises:
-            RequestError: When `sample` is no whole number from 1.
+            RequestError: when `sample` is no whole number from 1.
         """
         return self._scoring.verify(None if view is None else _name(view), sample)
 
@@ -417,11 +417,11 @@ class Project:
         """Compare captured vectors with training data at the same keys and instants, and explain every difference.
 
         Args:
-            model: The model.
-            sample: How many of the newest captures; all unless given.
+            model: the model.
+            sample: how many of the newest captures; all unless given.
 
         Raises:
-            RequestError: When `sample` is no whole number from 1.
+            RequestError: when `sample` is no whole number from 1.
         """
         return self._scoring.parity(_name(model), sample)
 
@@ -429,11 +429,11 @@ class Project:
         """What one request was answered from: its vector, versions, positions and ages, and the events of a feature.
 
         Args:
-            request_id: The id in its answer.
-            feature: A column, such as "habits__amount_mean_30d", whose events to list.
+            request_id: the id in its answer.
+            feature: a column, such as "habits__amount_mean_30d", whose events to list.
 
         Raises:
-            NotFound: When no such request was captured, or the vector has no such column.
+            NotFound: when no such request was captured, or the vector has no such column.
         """
         return self._scoring.explain(request_id, feature)
 

@@ -38,9 +38,9 @@ def looked_at(stream: EventStream, placed: Sequence[tuple[int, Batch]], now: int
     """What was appended, with how many of it are dead letters, as computing will find; says so in the log of messages.
 
     Args:
-        stream: The stream.
-        placed: The batches, each with the partition that it was appended to.
-        now: The clock's time (µs).
+        stream: the stream.
+        placed: the batches, each with the partition that it was appended to.
+        now: the clock's time (µs).
     """
     import numpy as np
 
@@ -74,9 +74,9 @@ def explained(parts: Parts, model: Model, error: TrainingError) -> TrainingError
     """Why a model could not be trained, with what is wrong with the streams of its examples and its labels.
 
     Args:
-        parts: The project.
-        model: The model.
-        error: What training said; it comes back as it is where nothing is wrong with the streams.
+        parts: the project.
+        model: the model.
+        error: what training said; it comes back as it is where nothing is wrong with the streams.
     """
     streams = {one.name: one for one in (model.examples, model.label.stream) if not isinstance(one, str)}
     said = " ".join(barren(parts, streams.values()))

@@ -21,7 +21,7 @@ def go_on(parts: Parts) -> list[str]:
     """Let the registry that there is be the one that is gone by from now on.
 
     Args:
-        parts: The project; nothing else may run on it meanwhile.
+        parts: the project; nothing else may run on it meanwhile.
 
     Returns:
         The group versions that it does not know, and whose states were dropped.

@@ -31,8 +31,8 @@ def restage(parts: Parts, version: BatchGroupVersion) -> tuple[int, bool]:
     Nothing else may run on the project meanwhile.
 
     Args:
-        parts: The project.
-        version: The version of the query.
+        parts: the project.
+        version: the version of the query.
 
     Returns:
         How many runs of the log were kept that the offline table does not state, and whether the states were built anew

@@ -19,10 +19,10 @@ def drop_unused(parts: Parts) -> int:
     and by which what was served from them is verified.
 
     Args:
-        parts: The project.
+        parts: the project.
 
     Raises:
-        MillstreamError: The first failure, after all others had their turn; what failed is tried again the next time.
+        MillstreamError: the first failure, after all others had their turn; what failed is tried again the next time.
     """
     dropped, failed = 0, list[MillstreamError]()
     for one in parts.registry.builds.unused():

@@ -19,15 +19,15 @@ def write(parts: Parts, group: str, rows: Any) -> int:
     """Stage rows of a batch group as if a run of its query had just returned them; returns how many.
 
     Args:
-        parts: The project.
-        group: The name of the group.
-        rows: Its join keys, its time column if it has one, and its features, as dicts or a table; instants may be
+        parts: the project.
+        group: the name of the group.
+        rows: its join keys, its time column if it has one, and its features, as dicts or a table; instants may be
             ISO-8601 text.
 
     Raises:
-        NotFound: When there is no such group.
-        RequestError: When the group is folded from events, or a value is not what its column holds.
-        MillstreamError: When a row is wrong; nothing was written.
+        NotFound: when there is no such group.
+        RequestError: when the group is folded from events, or a value is not what its column holds.
+        MillstreamError: when a row is wrong; nothing was written.
     """
     from millstream.buffer.staging import Run, run_payloads
     from millstream.buffer.topics import staging_topic

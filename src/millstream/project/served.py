@@ -19,7 +19,7 @@ class Served:
     """What is read to answer requests.
 
     Args:
-        parts: The project's parts.
+        parts: the project's parts.
     """
 
     def __init__(self, parts: Parts) -> None:
@@ -36,7 +36,7 @@ class Served:
         """By group name, the version to read: one of `pins` where there is one, else the default.
 
         Raises:
-            StoreError: When a version among `pins` is not kept any more.
+            StoreError: when a version among `pins` is not kept any more.
         """
         every = self._parts.registry.groups()
         for gv in pins:
@@ -55,8 +55,8 @@ class Served:
         """A version of a model, ready to score.
 
         Raises:
-            NotFound: When there is no such model, or it has no such version, or no champion.
-            MillstreamError: When what is defined and kept now is not what the version reads.
+            NotFound: when there is no such model, or it has no such version, or no champion.
+            MillstreamError: when what is defined and kept now is not what the version reads.
         """
         from millstream.serve.reader import FeatureReader
         from millstream.serve.scorer import Scorer

@@ -27,13 +27,13 @@ def deploy(parts: Parts, model: str, version: int | None) -> int:
     """Make a version the champion, once it is seen to serve; returns it.
 
     Args:
-        parts: The project.
-        model: The name of the model.
-        version: The version; the newest where None.
+        parts: the project.
+        model: the name of the model.
+        version: the version; the newest where None.
 
     Raises:
-        NotFound: When there is no such model or version.
-        ServeError: When the version cannot serve; the champion stays.
+        NotFound: when there is no such model or version.
+        ServeError: when the version cannot serve; the champion stays.
     """
     parts.registry.model(model)
     versions = [one.version for one in parts.model_versions.versions(model)]
@@ -122,7 +122,7 @@ class Scoring:
     """Scores and captures in this process, and reads captures back.
 
     Args:
-        parts: The project.
+        parts: the project.
     """
 
     def __init__(self, parts: Parts) -> None:

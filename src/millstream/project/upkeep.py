@@ -27,10 +27,10 @@ def tend(parts: Parts) -> Tended:
     """Compact and sweep every table of the offline store.
 
     Args:
-        parts: The project.
+        parts: the project.
 
     Raises:
-        MillstreamError: The first failure, after all tables had their turn.
+        MillstreamError: the first failure, after all tables had their turn.
     """
     from millstream.store.offline import Tended, Upkeep
 

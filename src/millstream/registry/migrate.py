@@ -21,8 +21,8 @@ def migrate(connection: sa.Connection, found: int) -> None:
     leaves what was there.
 
     Args:
-        connection: A connection in a transaction that no other writer is in.
-        found: The format of what is there.
+        connection: a connection in a transaction that no other writer is in.
+        found: the format of what is there.
     """
     scripts = ScriptDirectory(str(_HERE), version_locations=[str(_HERE / "migrations")])
 

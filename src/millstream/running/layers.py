@@ -57,13 +57,13 @@ def run_layer(settings: Settings, layer: str, stop: threading.Event) -> None:
     again a second later; anything else ends the process, for its supervisor to start again.
 
     Args:
-        settings: The project.
+        settings: the project.
         layer: "intake", "compute", "ingest", "batch", "sync", "serve", "monitor" or "generator".
-        stop: Set it to stop.
+        stop: set it to stop.
 
     Raises:
-        ProjectError: When there is no such layer.
-        ServeError: When the port is taken.
+        ProjectError: when there is no such layer.
+        ServeError: when the port is taken.
     """
     from millstream.running.work import WORKS
 
@@ -82,7 +82,7 @@ def refuse_unknown(layer: str) -> None:
     """Refuse a name that is no layer's; asked before anything is said to have started.
 
     Raises:
-        ProjectError: When there is no such layer.
+        ProjectError: when there is no such layer.
     """
     from millstream.running.work import WORKS
 
@@ -108,7 +108,7 @@ def stop_asked(*, standard_input_closes: bool = False) -> threading.Event:
     """An event that is set by SIGTERM, by Ctrl-C and, for a supervised process, by the death of its supervisor.
 
     Args:
-        standard_input_closes: Whether the end of standard input means that the supervisor is gone. If the process has
+        standard_input_closes: whether the end of standard input means that the supervisor is gone. If the process has
             not stopped some seconds later, it ends at once: what it acknowledged is durable.
     """
     stop = threading.Event()

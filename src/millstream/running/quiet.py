@@ -22,7 +22,7 @@ class Quiet:
     A log that does not tell is read each time, and so is one of which something is left.
 
     Args:
-        log: The log.
+        log: the log.
     """
 
     def __init__(self, log: Log) -> None:
@@ -34,14 +34,14 @@ class Quiet:
         """Do what reads the log, or nothing when there is nothing to read.
 
         Args:
-            work: Reads the log.
-            read_all: Whether, by what it returned, nothing is left, nor will be before something comes.
+            work: reads the log.
+            read_all: whether, by what it returned, nothing is left, nor will be before something comes.
 
         Returns:
             What `work` returned; None when it was not called.
 
         Raises:
-            MillstreamError: What `work` raises; it is called again the next time.
+            MillstreamError: what `work` raises; it is called again the next time.
         """
         seen = None if self._log is None else self._log.wait(None, 0.0)
         if seen is not None and seen == self._seen and time.monotonic() < self._until:
@@ -56,8 +56,8 @@ class Quiet:
         """Wait until something has come, or a while; where something is left, for so many seconds.
 
         Args:
-            stop: Ends the wait when it is set, at once or soon.
-            seconds: How long to wait where the log does not tell, or something is left.
+            stop: ends the wait when it is set, at once or soon.
+            seconds: how long to wait where the log does not tell, or something is left.
         """
         if self._log is None or self._seen is None:
             stop.wait(seconds)

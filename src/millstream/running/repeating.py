@@ -24,8 +24,8 @@ class Every:
     """Does something at once and then at most every so many seconds, and for no more than a tenth of the time.
 
     Args:
-        seconds: How many seconds, at least, between two times.
-        work: What to do.
+        seconds: how many seconds, at least, between two times.
+        work: what to do.
     """
 
     def __init__(self, seconds: float, work: Callable[[], Any]) -> None:

@@ -49,11 +49,11 @@ def prepare(settings: Settings, say: Say) -> None:
     """Make a project ready to run: apply what it declares and, for a generator's first time, load and train.
 
     Args:
-        settings: The project.
-        say: Called with a sentence for each step.
+        settings: the project.
+        say: called with a sentence for each step.
 
     Raises:
-        PlanError: When what the folder declares would remove or break something; `apply` asks.
+        PlanError: when what the folder declares would remove or break something; `apply` asks.
     """
     from millstream.project import Project
 
@@ -151,7 +151,7 @@ class LiveProducer:
     again; the stream drops what is repeated.
 
     Args:
-        settings: The project.
+        settings: the project.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -219,9 +219,9 @@ def produce(settings: Settings, stop: threading.Event, publish: Callable[[Mappin
     """Send live events until told to stop: the loop of the generator's process.
 
     Args:
-        settings: The project.
-        stop: Set when it is to end.
-        publish: Called about once a second with what the process says of itself.
+        settings: the project.
+        stop: set when it is to end.
+        publish: called about once a second with what the process says of itself.
     """
     producer = LiveProducer(settings)
     said, since, sent = time.monotonic(), time.monotonic(), 0

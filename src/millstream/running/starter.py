@@ -74,9 +74,9 @@ def begin_afresh(command: Sequence[str], mouth: int, output: IO[bytes]) -> Proce
     """Begin a process that loads everything by itself.
 
     Args:
-        command: What `millstream` is told, such as `["run", "ingest"]`.
-        mouth: The descriptor that becomes the process's standard input.
-        output: The file that gets what it prints.
+        command: what `millstream` is told, such as `["run", "ingest"]`.
+        mouth: the descriptor that becomes the process's standard input.
+        output: the file that gets what it prints.
     """
     return subprocess.Popen(
         [sys.executable, "-m", "millstream", *command],
@@ -123,7 +123,7 @@ class Starter:
             The process, in a session of its own.
 
         Raises:
-            OSError: When no process can begin at all.
+            OSError: when no process can begin at all.
         """
         if FORKS:
             try:

@@ -17,8 +17,8 @@ class StatusLine:
     """Prints sentences and, every so often, how the layers are.
 
     Args:
-        settings: The project.
-        as_json: One JSON object a line instead.
+        settings: the project.
+        as_json: one JSON object a line instead.
     """
 
     def __init__(self, settings: Settings, as_json: bool) -> None:

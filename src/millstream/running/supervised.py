@@ -34,10 +34,10 @@ class Supervised:
     for as long as `frozen_after` in the settings says is told to go on (SIGCONT) and, if that does not help, ended.
 
     Args:
-        settings: The project.
-        layer: Which layer.
-        say: Called with a sentence when the process has died or was ended.
-        begin: Begins a process with a command, an end of a pair of sockets as its input, and a file for its output.
+        settings: the project.
+        layer: which layer.
+        say: called with a sentence when the process has died or was ended.
+        begin: begins a process with a command, an end of a pair of sockets as its input, and a file for its output.
     """
 
     def __init__(

@@ -51,7 +51,7 @@ class Intake:
         """Take in what each source has.
 
         Raises:
-            MillstreamError: The first failure, after all sources had their turn.
+            MillstreamError: the first failure, after all sources had their turn.
         """
         failed: list[MillstreamError] = []
         done = [tried(failed, one.step) for one in self._takings]

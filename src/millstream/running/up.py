@@ -41,18 +41,18 @@ def supervise(
     """Run all layers of a project until the process is told to stop (SIGTERM, Ctrl-C).
 
     Args:
-        folder: The project's folder.
-        host: Where to serve, instead of what the settings say.
-        port: The port to serve at, instead of what the settings say.
-        as_json: Say what happens as JSON objects, one a line.
-        stop: Set it to stop from another thread.
+        folder: the project's folder.
+        host: where to serve, instead of what the settings say.
+        port: the port to serve at, instead of what the settings say.
+        as_json: say what happens as JSON objects, one a line.
+        stop: set it to stop from another thread.
 
     Returns:
         0 when it was told to stop.
 
     Raises:
-        ProjectError: When the folder is no project, or another `up` runs it.
-        ServeError: When the port is taken.
+        ProjectError: when the folder is no project, or another `up` runs it.
+        ServeError: when the port is taken.
     """
     from millstream.running.status_line import StatusLine
 
@@ -125,12 +125,12 @@ def serving_at(settings: Settings, host: str | None, port: int | None) -> Settin
     """The settings with another address to serve at, where one is given.
 
     Args:
-        settings: The settings.
-        host: An address or a name; None leaves it as it is set.
+        settings: the settings.
+        host: an address or a name; None leaves it as it is set.
         port: None leaves it as it is set.
 
     Raises:
-        ServeError: When the host is an empty text.
+        ServeError: when the host is an empty text.
     """
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     if host == "":  # to a socket that means every address there is
@@ -145,7 +145,7 @@ def lock(settings: Settings) -> Iterator[None]:
     """Hold the project, so that one `up` at a time runs it.
 
     Raises:
-        ProjectError: When another process holds it.
+        ProjectError: when another process holds it.
     """
     with _lock_file(settings) as file:
         try:
@@ -191,7 +191,7 @@ def refuse_taken_port(settings: Settings) -> None:
     """Say so before anything starts when another program listens where the service would.
 
     Raises:
-        ServeError: When the address cannot be listened at.
+        ServeError: when the address cannot be listened at.
     """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.socket(family) as tried:

@@ -139,7 +139,7 @@ class Ingest:
         """Apply what the buffer holds; archive what is enough for a file, and all at every interval of sync.
 
         Raises:
-            MillstreamError: The first failure, after all parts had their turn.
+            MillstreamError: the first failure, after all parts had their turn.
         """
         failed: list[MillstreamError] = []
         tried(
@@ -261,7 +261,7 @@ class Batch:
         """Run what is due.
 
         Raises:
-            MillstreamError: The first failure, after all groups had their turn, and again until they are next tried.
+            MillstreamError: the first failure, after all groups had their turn, and again until they are next tried.
         """
         try:
             done = self._computer.step()

@@ -19,13 +19,13 @@ def write_project(folder: Path) -> list[Path]:
     """Write the fraud project into a folder: settings, definitions and the table of accounts that they read.
 
     Args:
-        folder: The folder; made if it is not there. Its name becomes the project's.
+        folder: the folder; made if it is not there. Its name becomes the project's.
 
     Returns:
         The files written.
 
     Raises:
-        ProjectError: When one of the files is already there; nothing is written then.
+        ProjectError: when one of the files is already there; nothing is written then.
 
     Example:
         >>> import tempfile

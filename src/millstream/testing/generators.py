@@ -72,10 +72,10 @@ class FraudSimulator:
     ring, a burst of payments within the hour).
 
     Args:
-        seed: Fixes the world and everything that happens in it.
-        users: How many users pay; there are twice as many payees, numbered after them.
-        payments_a_day: Mean payments of one user in a day.
-        repeats: Share of payments that a producer sends twice.
+        seed: fixes the world and everything that happens in it.
+        users: how many users pay; there are twice as many payees, numbered after them.
+        payments_a_day: mean payments of one user in a day.
+        repeats: share of payments that a producer sends twice.
 
     Example:
         >>> FraudSimulator(seed=1, users=100).between(20_454, 20_456)["payments"].num_rows
@@ -91,8 +91,8 @@ class FraudSimulator:
         """What happens from day `first` up to, not including, day `last` (days since 1970-01-01, UTC).
 
         Args:
-            first: The first day.
-            last: The day after the last one.
+            first: the first day.
+            last: the day after the last one.
 
         Returns:
             Tables "payments", "logins" and "disputes", each in the order in which a producer sends it. The disputes are
@@ -272,8 +272,8 @@ class LiveEvents:
     made before `since` come when they are decided.
 
     Args:
-        simulator: The world.
-        since: The instant (µs) after which events are due.
+        simulator: the world.
+        since: the instant (µs) after which events are due.
 
     Example:
         >>> live = LiveEvents(FraudSimulator(seed=1, users=100), since=1_767_225_600_000_000)
@@ -292,7 +292,7 @@ class LiveEvents:
         """The events sent after the last call and up to `now` (µs), by stream, in the order of sending.
 
         Args:
-            now: The present instant; one before the last call's gives nothing.
+            now: the present instant; one before the last call's gives nothing.
 
         Returns:
             A table for each of payments, logins and disputes, possibly empty.
@@ -318,10 +318,10 @@ def generate(seed: int, days: int, users: int, start: datetime) -> dict[str, pa.
     """A history of the fraud simulator: what was known at its end.
 
     Args:
-        seed: Fixes the history.
-        days: How many days it covers.
-        users: How many users pay (twice as many payees).
-        start: Its first day; the time of day is dropped.
+        seed: fixes the history.
+        days: how many days it covers.
+        users: how many users pay (twice as many payees).
+        start: its first day; the time of day is dropped.
 
     Returns:
         Tables "payments", "logins", "disputes" (those decided by the end) and "accounts".

@@ -30,12 +30,12 @@ class Action:
     """One thing that happens.
 
     Attributes:
-        name: What, as the world calls it.
-        given: With what.
-        fate: What its writes meet: None, or the number of a write and "before", "after" or "meanwhile"; or that of a read
+        name: what, as the world calls it.
+        given: with what.
+        fate: what its writes meet: None, or the number of a write and "before", "after" or "meanwhile"; or that of a read
             and "between".
-        turn: For "meanwhile" and "between", what happens then.
-        asleep: In place of that: how many of the following actions happen then, while it is frozen.
+        turn: for "meanwhile" and "between", what happens then.
+        asleep: in place of that: how many of the following actions happen then, while it is frozen.
     """
 
     name: str

@@ -30,7 +30,7 @@ def do(world: World, action: Action) -> str:
     """Let one thing happen; returns what came of it.
 
     Raises:
-        AssertionError: When something does not hold.
+        AssertionError: when something does not hold.
     """
     said = list[str]()
     fate = None

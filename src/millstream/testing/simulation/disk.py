@@ -38,10 +38,10 @@ class Fate:
     """What happens at one write, or read, of a step.
 
     Args:
-        number: Which write, counted from 0; a step that writes less often meets no fate.
+        number: which write, counted from 0; a step that writes less often meets no fate.
         kind: "before" (it dies and the write is not done), "after" (it dies right after it), "meanwhile" (the write is
             done, then somebody else has a turn, then it goes on) or "between" (the same, before a read of LMDB).
-        turn: What somebody else does.
+        turn: what somebody else does.
     """
 
     number: int
@@ -54,9 +54,9 @@ class Disk:
     """The disk of a simulated project; what is outside its folder is let alone.
 
     Args:
-        folder: The project's data.
-        full: The places that have no room.
-        writing: How many write transactions of LMDB are open, during which nobody else can have a turn.
+        folder: the project's data.
+        full: the places that have no room.
+        writing: how many write transactions of LMDB are open, during which nobody else can have a turn.
 
     Example:
         >>> import tempfile

@@ -29,10 +29,10 @@ class Flip:
     """What a flipped bit has made of some bytes of a file.
 
     Attributes:
-        path: The file.
-        right: What was written.
-        wrong: What is there now.
-        states: The states it is of, which are built anew; anything else is restored from a copy.
+        path: the file.
+        right: what was written.
+        wrong: what is there now.
+        states: the states it is of, which are built anew; anything else is restored from a copy.
     """
 
     path: Path
@@ -54,9 +54,9 @@ def flip(world: World, kind: str, number: int) -> str:
     """One bit of a file flips, under whoever has it open.
 
     Args:
-        world: The world.
-        kind: What the file is of, one of `KINDS_OF_FILES`.
-        number: Says which file, and which bit of it.
+        world: the world.
+        kind: what the file is of, one of `KINDS_OF_FILES`.
+        number: says which file, and which bit of it.
     """
     found = _FLIPS[kind](world, number)
     return str(found) if found is not None else "no such file"

@@ -16,9 +16,9 @@ def layer(world: World, name: str, stale: bool = False) -> str:
     """One step of a layer.
 
     Args:
-        world: The world.
-        name: The layer, one of those that a process runs.
-        stale: Whether it has not looked for new definitions.
+        world: the world.
+        name: the layer, one of those that a process runs.
+        stale: whether it has not looked for new definitions.
     """
     if name == "ingest" and world.precarious:
         machine.remember(world)
@@ -58,9 +58,9 @@ def wake(world: World, number: int, layer: str) -> str:
     """An old process goes on with what it knew.
 
     Args:
-        world: The world.
-        number: Says which of those that were taken for dead.
-        layer: What it does, if that is among what its process does; else the first thing that is.
+        world: the world.
+        number: says which of those that were taken for dead.
+        layer: what it does, if that is among what its process does; else the first thing that is.
     """
     if not world.zombies:
         return "nobody"

@@ -27,12 +27,12 @@ def right(world: World, parts: Parts, found: TrainingSet) -> set[float]:
     """Hold a training set to what landed; returns the labels that there are to learn from.
 
     Args:
-        world: The world, which knows what landed.
-        parts: The project that made the set.
-        found: The training set.
+        world: the world, which knows what landed.
+        parts: the project that made the set.
+        found: the training set.
 
     Raises:
-        AssertionError: When an example, a feature or a label is another.
+        AssertionError: when an example, a feature or a label is another.
     """
     examples = [one for one in world.ledger.counted(ASKS) if one.arrival <= found.now and one.row["at"] <= found.now]
     wanted: dict[str, list[Any]] = {name: [one.row[name] for one in examples] for name in ("k", "other")}

@@ -28,11 +28,11 @@ class Landed:
     """One event that is in the log.
 
     Attributes:
-        row: What was sent.
-        arrival: When the log took it (µs).
-        partition: Where it is.
-        place: How many came before it there.
-        wrong: Whether it does not fit the stream.
+        row: what was sent.
+        arrival: when the log took it (µs).
+        partition: where it is.
+        place: how many came before it there.
+        wrong: whether it does not fit the stream.
     """
 
     row: Mapping[str, Any]
@@ -58,10 +58,10 @@ class Ledger:
         """Note what the log took just now.
 
         Args:
-            stream: The stream.
-            rows: The events, in the order in which they were sent.
-            arrival: When the log took them (µs).
-            held: How many events each partition of the stream had taken before.
+            stream: the stream.
+            rows: the events, in the order in which they were sent.
+            arrival: when the log took them (µs).
+            held: how many events each partition of the stream had taken before.
         """
         for partition, part in _divided(stream, rows, len(held)):
             for place, row in enumerate(part, held[partition]):
@@ -91,10 +91,10 @@ class Ledger:
         """Say where the last rows of a stream without a partition key went.
 
         Args:
-            stream: The name of the stream.
-            rows: How many rows those are.
-            partition: Where they went.
-            held: How many came before them there.
+            stream: the name of the stream.
+            rows: how many rows those are.
+            partition: where they went.
+            held: how many came before them there.
         """
         for place, one in enumerate(self.landed[stream][-rows:], held):
             one.partition, one.place = partition, place
@@ -103,9 +103,9 @@ class Ledger:
         """The events that count as a data frame for `ms.compute`; an id that counts twice becomes two.
 
         Args:
-            stream: The stream.
-            before: By partition, how many of its records are looked at; all unless given.
-            delay: How long (µs) after it arrived each is known.
+            stream: the stream.
+            before: by partition, how many of its records are looked at; all unless given.
+            delay: how long (µs) after it arrived each is known.
         """
         rows = [
             {**one.row, "id": f"{one.row['id']}#{number}", "seen": one.arrival + delay}
@@ -118,9 +118,9 @@ def taken(log: Log, positions: Mapping[str, int], stream: str) -> dict[int, int]
     """By partition of a stream, how many records lie before some positions.
 
     Args:
-        log: The log, which counts them.
-        positions: The positions by "stream/partition", of other streams too.
-        stream: The name of the stream.
+        log: the log, which counts them.
+        positions: the positions by "stream/partition", of other streams too.
+        stream: the name of the stream.
     """
     places = {tuple(place.rsplit("/", 1)): end for place, end in positions.items()}
     return {

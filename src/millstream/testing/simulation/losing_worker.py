@@ -18,12 +18,12 @@ class LosingWorker:
     Whether another has them meanwhile is the simulation's to say: a second process believes to own the same.
 
     Args:
-        log: The adversarial log.
-        topics: What it reads.
-        seed: What it draws from.
+        log: the adversarial log.
+        topics: what it reads.
+        seed: what it draws from.
 
     Attributes:
-        lacking: Whether it was told of less than there is, since that was last set to False.
+        lacking: whether it was told of less than there is, since that was last set to False.
     """
 
     def __init__(self, log: Any, topics: Iterable[str], seed: int) -> None:

@@ -77,9 +77,9 @@ def damage(world: World, group: str, shard: int) -> str:
     """The first pages of a shard of a group, in a version in use, are not what was written; nobody has it open.
 
     Args:
-        world: The world.
-        group: The name of the group.
-        shard: The number of the shard; it says too which version, where several are in use.
+        world: the world.
+        group: the name of the group.
+        shard: the number of the shard; it says too which version, where several are in use.
     """
     used = [one for one in world.process("witness").parts.registry.groups() if one.group.name == group]
     if not used:

@@ -40,9 +40,9 @@ class Adversary(NamedTuple):
     """What the adversarial log and store of a process are like.
 
     Attributes:
-        seed: What they draw from.
-        atomic: Whether transactions of the log happen wholly or not at all; if not, the store is the embedded one.
-        largest: The most bytes of one record that computing writes: what is larger is in parts.
+        seed: what they draw from.
+        atomic: whether transactions of the log happen wholly or not at all; if not, the store is the embedded one.
+        largest: the most bytes of one record that computing writes: what is larger is in parts.
     """
 
     seed: int
@@ -119,10 +119,10 @@ class Process:
     """A process; what it knows of the definitions it learnt when it last looked.
 
     Args:
-        name: What it is called.
-        settings: The project.
-        clock: The project's clock.
-        adversary: What its adversarial log and store are like; without one it has the embedded ones as they are.
+        name: what it is called.
+        settings: the project.
+        clock: the project's clock.
+        adversary: what its adversarial log and store are like; without one it has the embedded ones as they are.
     """
 
     def __init__(self, name: str, settings: Settings, clock: Clock, adversary: Adversary | None = None) -> None:
@@ -153,8 +153,8 @@ class Process:
         """One step of a layer; returns how much was done.
 
         Args:
-            layer: The layer.
-            look: Whether to look for new definitions first, as a layer does once a second.
+            layer: the layer.
+            look: whether to look for new definitions first, as a layer does once a second.
         """
         if look or self._revision is None:
             self._look()

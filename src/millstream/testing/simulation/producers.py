@@ -28,10 +28,10 @@ def send(world: World, stream: str, drawn: Sequence[tuple[Any, ...]], heard: boo
     """Events that arrive now; an id says what else an event holds.
 
     Args:
-        world: The world.
-        stream: The name of the stream.
-        drawn: Each event's number and fields, as they were drawn, the last of them how long ago it happened (µs).
-        heard: Whether the acknowledgement is heard, or lost.
+        world: the world.
+        stream: the name of the stream.
+        drawn: each event's number and fields, as they were drawn, the last of them how long ago it happened (µs).
+        heard: whether the acknowledgement is heard, or lost.
     """
     return _append(world, stream, [_event(world, *one) for one in drawn], heard)
 
@@ -40,10 +40,10 @@ def post(world: World, stream: str, drawn: Sequence[tuple[Any, ...]], heard: boo
     """Events over HTTP, or in the process itself while another request is being answered.
 
     Args:
-        world: The world.
-        stream: The name of the stream.
-        drawn: The events, as `send` takes them.
-        heard: Whether the acknowledgement is heard, or lost.
+        world: the world.
+        stream: the name of the stream.
+        drawn: the events, as `send` takes them.
+        heard: whether the acknowledgement is heard, or lost.
     """
     rows = [_event(world, *one) for one in drawn]
     return _append(world, stream, rows, heard, take=_in_process if busy() else _posted)

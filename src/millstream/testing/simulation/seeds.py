@@ -19,9 +19,9 @@ def simulated(
     """Each seed as it is done, in any order, with what it breaks or None.
 
     Args:
-        seeds: The seeds.
-        workers: Over how many processes; 1 uses this one.
-        adversarial: Whether on a log and an online store that keep the text of their protocols and nothing more.
+        seeds: the seeds.
+        workers: over how many processes; 1 uses this one.
+        adversarial: whether on a log and an online store that keep the text of their protocols and nothing more.
     """
     broken = partial(_broken, adversarial=adversarial)
     if workers == 1:

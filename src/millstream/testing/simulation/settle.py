@@ -28,9 +28,9 @@ def begin(folder: Path, shape: Declared, adversary: Adversary | None = None) -> 
     """A new project in an empty folder: declared, with a champion, and a row in its table.
 
     Args:
-        folder: The folder, which is empty or not there.
-        shape: What the project declares.
-        adversary: What its log and its online store are like, where they are to be adversarial; the embedded ones
+        folder: the folder, which is empty or not there.
+        shape: what the project declares.
+        adversary: what its log and its online store are like, where they are to be adversarial; the embedded ones
             unless given.
     """
     (folder / ".millstream").mkdir(parents=True)
@@ -49,9 +49,9 @@ def copied(original: World, folder: Path, adversary: Adversary | None = None) ->
     """A project that has begun, in another folder.
 
     Args:
-        original: The world of that project; nothing of it is open.
-        folder: Where the copy goes; it must not be there.
-        adversary: What its log and its online store are like, where they are to be adversarial; the embedded ones
+        original: the world of that project; nothing of it is open.
+        folder: where the copy goes; it must not be there.
+        adversary: what its log and its online store are like, where they are to be adversarial; the embedded ones
             unless given.
     """
     shutil.copytree(original.folder, folder)

@@ -16,11 +16,11 @@ class Shrunk:
     """The least that was found to fail.
 
     Attributes:
-        seed: The seed.
-        keep: The numbers of the actions that are enough.
-        steps: How many actions the seed was drawn with.
-        error: What the last of them breaks.
-        adversarial: Whether on an adversarial log and online store.
+        seed: the seed.
+        keep: the numbers of the actions that are enough.
+        steps: how many actions the seed was drawn with.
+        error: what the last of them breaks.
+        adversarial: whether on an adversarial log and online store.
     """
 
     seed: int
@@ -46,10 +46,10 @@ def shrink(seed: int, *, steps: int = STEPS, tries: int = TRIES, adversarial: Ad
     """Leave out what is not needed for a seed to break the same invariant; None when it breaks none.
 
     Args:
-        seed: The seed.
-        steps: How many actions it is drawn with.
-        tries: The most runs it may take.
-        adversarial: Whether on a log and an online store that keep the text of their protocols and nothing more.
+        seed: the seed.
+        steps: how many actions it is drawn with.
+        tries: the most runs it may take.
+        adversarial: whether on a log and an online store that keep the text of their protocols and nothing more.
 
     Returns:
         The actions that are left, and what they break; None when the seed breaks nothing.
@@ -87,9 +87,9 @@ def fewest(items: Sequence[int], fails: Callable[[Sequence[int]], bool], tries: 
     """Items that are enough to fail: ever smaller parts of them are left out as long as the rest fails too.
 
     Args:
-        items: What fails when all of it is there.
-        fails: Whether some of the items fail, in their order.
-        tries: How often that may be asked.
+        items: what fails when all of it is there.
+        fails: whether some of the items fail, in their order.
+        tries: how often that may be asked.
 
     >>> fewest(range(30), lambda some: {3, 17} <= set(some), 100)
     [3, 17]

@@ -48,9 +48,9 @@ class Broken(AssertionError):
     """Something does not hold.
 
     Attributes:
-        seed: In whose hands.
-        step: After which action.
-        invariant: What.
+        seed: in whose hands.
+        step: after which action.
+        invariant: what.
     """
 
     def __init__(self, trace: Trace, step: int, action: Action | None, said: str) -> None:
@@ -64,9 +64,9 @@ class Trace:
     """What happened.
 
     Attributes:
-        seed: What it was drawn from.
-        adversarial: Whether on an adversarial log and online store, and on which.
-        lines: One for each action, in order, with what came of it.
+        seed: what it was drawn from.
+        adversarial: whether on an adversarial log and online store, and on which.
+        lines: one for each action, in order, with what came of it.
     """
 
     seed: int
@@ -93,10 +93,10 @@ def simulate(
     `parity` are clean and nothing unfinished stays. The same seed gives the same trace.
 
     Args:
-        seed: Any whole number.
-        steps: How many actions.
-        keep: The numbers of the actions to let happen, in place of all.
-        adversarial: Whether on a log and an online store that keep the text of their protocols and nothing more, where
+        seed: any whole number.
+        steps: how many actions.
+        keep: the numbers of the actions to let happen, in place of all.
+        adversarial: whether on a log and an online store that keep the text of their protocols and nothing more, where
             ownership of partitions is lost at any time and records are small; "torn" on such a log whose transactions may
             come apart, and the embedded store.
 
@@ -104,7 +104,7 @@ def simulate(
         What happened.
 
     Raises:
-        AssertionError: When something does not hold; it names the invariant and the step.
+        AssertionError: when something does not hold; it names the invariant and the step.
 
     Example:
         >>> from millstream.testing import simulate

@@ -37,10 +37,10 @@ def score(world: World, drawn: Sequence[tuple[Any, ...]], web: bool = False) -> 
     """Requests for scores, over HTTP or in the process itself.
 
     Args:
-        world: The world.
-        drawn: Each request's keys and fields, as they were drawn, the last of them its moment as a distance (µs) from
+        world: the world.
+        drawn: each request's keys and fields, as they were drawn, the last of them its moment as a distance (µs) from
             now; None: it says none, which is now.
-        web: Whether over HTTP, unless a request is being answered.
+        web: whether over HTTP, unless a request is being answered.
     """
     now = world.clock.now()
     rows = [

@@ -61,9 +61,9 @@ class Web:
         """Send a request, after a look at what is deployed; returns the body of the answer.
 
         Args:
-            method: Such as "POST".
-            path: With its query, if there is one.
-            body: What is sent as JSON.
+            method: such as "POST".
+            path: with its query, if there is one.
+            body: what is sent as JSON.
 
         Raises:
             MillstreamError: when it was refused; anything but a sentence of the product is an `AssertionError`.

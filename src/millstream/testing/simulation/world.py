@@ -24,30 +24,30 @@ class World:
     """A project, the clock and the disk it runs on, and what the world outside it knows.
 
     Attributes:
-        folder: Where it is.
-        shape: What its team has declared.
-        clock: Its clock.
-        disk: Its disk.
-        ledger: What producers sent and the log took.
-        accounts: The rows of the table that queries read.
-        waiting: What producers have sent and nobody acknowledged: they will send it again.
-        scores: By request id, each score that was answered.
-        champions: The versions deployed, oldest first, without those rolled back.
-        undone: A change that the operator's command did not live to finish.
-        damaged: The groups of which a file is damaged.
-        flips: The bits that have flipped on its disk, and were not flipped back.
-        torn: The files of the journal of captures in which a bit has flipped.
-        jumped: Whether the clock was ever set wrong.
-        furthest: How far it was at the furthest when it was set (µs).
-        zombies: Processes that are taken for dead.
-        frozen: Processes that are in the midst of a step, and will go on with it.
-        events: By id, what else an event holds.
-        precarious: Whether the power will fail, so that what it may take is worth remembering.
-        second: Whether it is somebody else's turn, in the midst of a step.
-        acting: The processes that the step at hand has asked for.
-        broken: What does not hold, found in the midst of a step.
-        go_on: Lets what comes next happen now, in the midst of the step at hand.
-        adversary: What the adversarial log and store of its processes are like; without one they have the embedded ones.
+        folder: where it is.
+        shape: what its team has declared.
+        clock: its clock.
+        disk: its disk.
+        ledger: what producers sent and the log took.
+        accounts: the rows of the table that queries read.
+        waiting: what producers have sent and nobody acknowledged: they will send it again.
+        scores: by request id, each score that was answered.
+        champions: the versions deployed, oldest first, without those rolled back.
+        undone: a change that the operator's command did not live to finish.
+        damaged: the groups of which a file is damaged.
+        flips: the bits that have flipped on its disk, and were not flipped back.
+        torn: the files of the journal of captures in which a bit has flipped.
+        jumped: whether the clock was ever set wrong.
+        furthest: how far it was at the furthest when it was set (µs).
+        zombies: processes that are taken for dead.
+        frozen: processes that are in the midst of a step, and will go on with it.
+        events: by id, what else an event holds.
+        precarious: whether the power will fail, so that what it may take is worth remembering.
+        second: whether it is somebody else's turn, in the midst of a step.
+        acting: the processes that the step at hand has asked for.
+        broken: what does not hold, found in the midst of a step.
+        go_on: lets what comes next happen now, in the midst of the step at hand.
+        adversary: what the adversarial log and store of its processes are like; without one they have the embedded ones.
     """
 
     folder: Path
@@ -120,7 +120,7 @@ class World:
         """Who acts now is frozen until so many actions have happened, its successors at work; then it wakes and goes on.
 
         Raises:
-            Killed: When it was ended meanwhile.
+            Killed: when it was ended meanwhile.
         """
         frozen = list(dict.fromkeys(self.acting))
         self._processes = {place: one for place, one in self._processes.items() if one not in frozen}
