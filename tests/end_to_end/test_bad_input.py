@@ -18,7 +18,7 @@ import pyarrow as pa
 import pytest
 from tests.disks import disk
 from tests.end_to_end import shop
-from tests.end_to_end.running import Layer, Up, ask, free_port, millstream, post, until
+from tests.end_to_end.running import Layer, ask, free_port, millstream, post, until
 
 import millstream as ms
 
@@ -253,15 +253,6 @@ def test_a_taken_port_is_refused(folder: Path) -> None:
         refused(millstream("run", "serve", "--port", port, folder=folder), f"Port {port}", "in use")
 
 
-def test_a_second_up_is_refused_and_the_first_goes_on(folder: Path) -> None:
-    up = Up(folder, free_port())
-    try:
-        refused(millstream("up", "--port", str(free_port()), folder=folder), "already running", str(up.process.pid))
-        assert up.process.poll() is None
-    finally:
-        assert up.stop() == 0
-
-
 def test_a_log_that_has_filled_its_map_takes_nothing_and_loses_nothing(folder: Path) -> None:
     settings = (folder / "millstream.toml").read_text().replace("log_gib = 4", "log_gib = 0.004")
     (folder / "millstream.toml").write_text(settings)
@@ -298,44 +289,6 @@ def test_a_full_disk_is_said_so_and_what_was_taken_is_computed_once_there_is_roo
     assert sum(end for _, end in again.parts.log.ends("orders")) == 10
     again.drain()
     assert again.features("risk", [{"user_id": 1, "shop": "s"}])["spending__count"].to_pylist() == [10.0]
-
-
-@pytest.mark.slow
-def test_a_full_disk_ends_no_layer_and_what_was_taken_is_served_once_there_is_room(small_disk: Path) -> None:
-    shop.write_project(small_disk, sync="2s")
-    project = ms.Project(small_disk)
-    project.apply()
-    shop.deploy_model(project)
-    up = Up(small_disk, free_port())
-    taken = []
-
-    def send() -> int:
-        status, answer = post(up.port, "/v1/streams/orders/events", [order(len(taken) + n) for n in range(10)])
-        if status == 202:
-            taken.extend(range(10))
-        else:
-            assert answer["error"]["hint"]
-        return status
-
-    def count() -> int:
-        status, answer = ask(up.port, "GET", "/v1/views/risk/features?user_id=1&shop=s")
-        return int(answer["features"]["spending__count"] or 0) if status == 200 else 0
-
-    try:
-        until(up.ready, "serving")
-        assert send() == 202
-        until(lambda: count() == 10, "the first orders")
-        _fill(small_disk / "ballast")
-        layers = {name: process.pid for name, process in up.layers().items()}
-        until(lambda: send() == 507, "a full disk")
-        time.sleep(4)
-        assert {name: process.pid for name, process in up.layers().items()} == layers
-        assert post(up.port, "/v1/models/risk/score", ROW)[0] == 200
-        (small_disk / "ballast").unlink()
-        assert send() == 202
-        until(lambda: count() == len(taken), "everything that was taken")
-    finally:
-        up.stop()
 
 
 def test_a_damaged_shard_is_said_so_and_backfill_mends_it(folder: Path) -> None:

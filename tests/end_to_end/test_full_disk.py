@@ -16,11 +16,14 @@ from tests.end_to_end.running import Up, ask, free_port, post, together, until
 import millstream as ms
 
 pytestmark = pytest.mark.slow
+ROW = {"user_id": 3, "shop": "shop-1", "amount": 5.0}
 
 
 def send(up: Up, first: int, n: int) -> int:
     rows = shop.orders(range(first, first + n), time.time_ns() // 1_000, seed=7)
-    return post(up.port, "/v1/streams/orders/events", [{**row, "user_id": 3} for row in rows])[0]
+    status, answer = post(up.port, "/v1/streams/orders/events", [{**row, "user_id": 3} for row in rows])
+    assert status == 202 or answer["error"]["hint"]
+    return status
 
 
 def count(up: Up) -> int:
@@ -58,8 +61,12 @@ def test_up_outlives_a_full_disk_and_goes_on_when_there_is_room(tmp_path: Path) 
             until(up.ready, "ready")
             assert send(up, 0, 50) == 202
             until(lambda: count(up) == 50, "50 orders")
+            layers = {name: process.pid for name, process in up.layers().items()}
             ballast = filled(place)
             until(lambda: send(up, 50, 2_000) == 507, "refused")
+            time.sleep(4)
+            assert {name: process.pid for name, process in up.layers().items()} == layers
+            assert post(up.port, "/v1/models/risk/score", ROW)[0] == 200
             for layer in ("compute", "ingest", "sync"):
                 up.kill(layer)
             time.sleep(5)

@@ -85,7 +85,9 @@ def test_a_second_up_is_refused_in_one_sentence(shop: Shop) -> None:
     refused = millstream("up", "--port", str(free_port()), folder=shop.folder)
     assert refused.returncode == 1
     assert f"already running: `millstream up` is process {shop.process.pid}" in refused.stderr
+    assert "Hint: " in refused.stderr
     assert "Traceback" not in refused.stderr
+    assert shop.process.poll() is None
 
 
 def test_a_taken_port_is_refused_in_one_sentence(shop: Shop, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from typing import TYPE_CHECKING, Any
@@ -96,7 +96,7 @@ def aggregated(
     group: StreamFeatureGroup | BatchFeatureGroup,
     feature: WindowedFeature,
     table: pa.Table,
-    asked: pa.Scalar | None = None,
+    asked: Mapping[str, pa.Scalar],
 ) -> np.ndarray:
     """Say which events of a group one of its features aggregates: those of its filter with a value to aggregate.
 
@@ -104,8 +104,7 @@ def aggregated(
         group: the group.
         feature: the feature, one of the group's columns.
         table: rows that `prepare` keeps for the group.
-        asked: the request's value, where the feature looks one up: it aggregates the events that have it. Others read
-            none.
+        asked: the request's fields that the feature reads: where it looks one up, it aggregates the events that have it.
 
     Returns:
         One boolean for each row of the table.
@@ -114,7 +113,7 @@ def aggregated(
         MillstreamError: when expressions cannot be evaluated and no row is to blame, as when memory runs out.
     """
     if feature.parts:
-        parts: np.ndarray = np.any([aggregated(group, part, table) for part in feature.parts], axis=0)
+        parts: np.ndarray = np.any([aggregated(group, part, table, asked) for part in feature.parts], axis=0)
         return parts
     where, *values = (
         None if sql is None else inlined(sql, *_columns_of(group), aggregated=sql is not feature.where)
@@ -127,7 +126,7 @@ def aggregated(
     if there:
         found &= np.logical_or.reduce(there) if feature.fields else np.logical_and.reduce(there)
     if feature.kind in PROBED:
-        same = pc.equal(comparable(read[0]), comparable(pa.array([asked]))[0])
+        same = pc.equal(comparable(read[0]), comparable(pa.array([asked[feature.request or ""]]))[0])
         found &= np.asarray(pc.fill_null(same, False)).astype(bool)
     return found
 

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.definitions.schema import is_map
-from millstream.definitions.windows import PROBED, folded
+from millstream.definitions.windows import fields_read, folded
 from millstream.engines.instants import micros
 from millstream.errors import RequestError, nearest
 from millstream.fold import aggregated, encode_keys, prepare
@@ -151,7 +151,7 @@ def _of_reading(replay: Replay, reading: Reading, entry: ViewColumn) -> pa.Table
         max(first, _since(part, known, int(replay.at[0]), own is not None))
         for part, (first, _) in zip(folded([column]), spans, strict=True)
     )
-    asked = replay.captures[column.request][0] if column.kind in PROBED else None
+    asked = {field: replay.captures[field][0] for field, _ in fields_read(column)}
     pieces = []
     for source, (piece, used) in zip(group.sources, known, strict=True):
         table = replay.table(source)

@@ -38,7 +38,9 @@ def test_a_zscore_is_served_captured_and_recomputed(tmp_path: Path) -> None:
 KNOWN = ms.StreamFeatureGroup("known", entity=user, source=orders, features=[
     ms.Seen("payee_id", request="payee_id", over=["1h", "3 events"]), ms.CountBy("payee_id", request="payee_id", over="1h"),
     ms.Seen("payee_id", request="payee_id", categories=2, name="few"), ms.ZScore("amount", request="amount"),
-    ms.SinceSeen("payee_id", request="payee_id"), ms.SumBy("payee_id", "amount", request="payee_id", over="1h")])  # fmt: skip
+    ms.SinceSeen("payee_id", request="payee_id"), ms.SumBy("payee_id", "amount", request="payee_id", over="1h"),
+    ms.Ratio(ms.SumBy("payee_id", "amount", request="payee_id", over="1h"),
+             ms.CountBy("payee_id", request="payee_id", over="1h"), name="usual")])  # fmt: skip
 
 
 def test_probes_are_served_captured_and_recomputed(tmp_path: Path) -> None:
@@ -56,8 +58,10 @@ def test_probes_are_served_captured_and_recomputed(tmp_path: Path) -> None:
     assert shop.served("now__known__payee_id_since_seen") == [0.0, 0.0, None]
     assert shop.served("known__payee_id_since_seen")[1:] == [None, None]
     assert shop.served("known__few") == [None, None, None]
-    for request, name, count in zip(shop.asked, ("seen_1h", "amount_sum_by_1h", "since_seen"), (4, 0, 0), strict=True):
-        events = shop.project.explain(request, f"known__payee_id_{name}").events
+    assert shop.served("known__usual") == [spent[0] / 4, None, None]
+    told = [(0, "payee_id_seen_1h", 4), (0, "usual", 4), (1, "usual", 0), (1, "payee_id_amount_sum_by_1h", 0)]
+    for number, name, count in [*told, (2, "payee_id_since_seen", 0)]:
+        events = shop.project.explain(shop.asked[number], f"known__{name}").events
         assert events is not None
         assert events["payee_id"].to_pylist() == [0] * count
     now = shop.project.explain(shop.asked[1], "now__known__payee_id_count_by_1h").events
