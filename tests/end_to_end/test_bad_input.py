@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from tests.disks import disk
+from tests.disks import disk, fill
 from tests.end_to_end import shop
 from tests.end_to_end.running import Layer, ask, free_port, millstream, post, until
 
@@ -280,8 +280,7 @@ def test_a_full_disk_is_said_so_and_what_was_taken_is_computed_once_there_is_roo
     assert millstream("apply", folder=small_disk).returncode == 0
     project = ms.Project(small_disk)
     project.send("orders", [order(n) for n in range(10)])
-    ballast = small_disk / "ballast"
-    _fill(ballast)
+    ballast = fill(small_disk)
     (small_disk.parent / "many.jsonl").write_text("".join(json.dumps(order(n + 100)) + "\n" for n in range(9_000)))
     refused(millstream("send", "orders", str(small_disk.parent / "many.jsonl"), folder=small_disk), "MS701")
     ballast.unlink()
@@ -360,15 +359,6 @@ def _lines(port: int, body: str) -> tuple[int, Any]:
     connection.request("POST", "/v1/streams/orders/events", body.encode(), {"content-type": "application/x-ndjson"})
     answer = connection.getresponse()
     return answer.status, json.loads(answer.read())
-
-
-def _fill(path: Path) -> None:
-    """Write until there is no room, whoever else writes meanwhile."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
-    with contextlib.suppress(OSError):
-        while os.write(descriptor, b"\0" * 65_536):
-            pass
-    os.close(descriptor)
 
 
 def _filled(folder: Path) -> tuple[list[Path], list[Any]]:

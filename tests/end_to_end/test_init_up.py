@@ -5,6 +5,8 @@ import http.client
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,6 +90,16 @@ def test_a_second_up_is_refused_in_one_sentence(shop: Shop) -> None:
     assert "Hint: " in refused.stderr
     assert "Traceback" not in refused.stderr
     assert shop.process.poll() is None
+
+
+@pytest.mark.parametrize("command", ["plan", "status"])
+def test_what_folds_nothing_loads_no_compiler(shop: Shop, command: str) -> None:
+    asked = [sys.executable, "-X", "importtime", "-m", "millstream", command]
+    done = subprocess.run(asked, cwd=shop.folder, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr[-2_000:]
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "millstream.project.project" in loaded
+    assert "numba" not in loaded
 
 
 def test_a_taken_port_is_refused_in_one_sentence(shop: Shop, tmp_path: Path) -> None:

@@ -100,9 +100,10 @@ class LateRows:
         """Compare how many `rows` could be known by each of some instants (µs) with how many those were before."""
         mark = late_mark(version)
         known, since = self._marks.read(mark), Difference()
-        follows = _UNTIL in known and known[_UNTIL] <= start
-        *before, now = rows([known[_UNTIL], end] if follows else [end])
-        for more in (there - known[_ROWS] for there in before):
+        until = known.get(_UNTIL, end)
+        before, now = rows([until, end])
+        if _UNTIL in known and until <= start:
+            more = before - known[_ROWS]
             since = Difference(max(more, 0), max(-more, 0))
         late, gone = known.get(_LATE, 0) + since.late, known.get(_GONE, 0) + since.gone
         return Look(mark, known, {_UNTIL: end, _ROWS: now, _LATE: late, _GONE: gone}, since)

@@ -102,16 +102,16 @@ class Tables:
         Raises:
             MillstreamError: when it cannot be read.
         """
-        asked, column = Asked(FIRST, max(instants), known=True), source.available or source.time or ""
-        counts = ", ".join(f"count(*) filter (epoch_us({KNOWN}) <= {instant})" for instant in instants)
+        told = _known(source)
         try:
-            if (
-                not self._stays(source)
-                and column in (rows := in_file(source, self._place(source)[0])).table.column_names
-            ):
-                later = 0 if source.available else source.delay
-                return [int(np.searchsorted(rows.instants(column), at - later, "right")) for at in instants]
-            (found,) = self.query(f"select [{counts}] from {_name(source.name)}", [source], asked).column(0).to_pylist()
+            if told is not None and not self._stays(source):
+                rows = in_file(source, self._place(source)[0])
+                if told.column in rows.table.column_names:
+                    ends = np.array(instants) - told.delay
+                    return [int(count) for count in np.searchsorted(rows.instants(told.column), ends, "right")]
+            counts = ", ".join(f"count(*) filter (epoch_us({KNOWN}) <= {instant})" for instant in instants)
+            query, asked = f"select [{counts}] from {_name(source.name)}", Asked(FIRST, max(instants), known=True)
+            (found,) = self.query(query, [source], asked).column(0).to_pylist()
         except MillstreamError:
             raise
         except Exception as error:

@@ -89,7 +89,7 @@ def _known(value: Any) -> Any:
 
 
 def from_dict(data: Mapping[str, Any]) -> Any:
-    """Return the definition that `to_dict` made `data` of; every check is made again.
+    """Return the definition that `to_dict` made `data` of; what this process has not built before is checked again.
 
     >>> from_dict({"$kind": "Entity", "name": "user", "keys": {"user_id": "int64"}}).name
     'user'

@@ -142,7 +142,7 @@ class FeatureReader:
         self.local = reads_locally(online)
         self.versions = dict(versions)
         self.view = view.resolved({name: version.schema for name, version in versions.items() if version.schema})
-        self.view.compile()
+        self.view.compile()  # so that no request waits for it
         self._keys: list[_Key] = []
         lookups = _lookups(self.view, versions, self._keys)
         self._folded = [lookup for lookup in lookups if lookup.folded]

@@ -266,6 +266,21 @@ def test_a_folder_that_cannot_be_written_keeps_nothing_and_stops_nothing(tmp_pat
     assert bound("def blocked(n):\n    return n + 41").call({"n": array(1)}).tolist() == [42]
 
 
+def test_what_was_held_to_its_text_is_compiled_when_it_is_called(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    text = "def held(n):\n    return n + 4321"
+    assert "compiled" in vars(bound(text))
+    compile_function.cache_clear()
+    again = bound(text)
+    assert "compiled" not in vars(again)
+    assert again.call({"n": array(1)}).tolist() == [4322]
+    wrong = "def changes(n):\n    return n // 0 if n else undefined"
+    for _ in range(2):  # what was refused is noted nowhere
+        compile_function.cache_clear()
+        with pytest.raises(DefinitionError):
+            bound(wrong)
+
+
 def test_a_damaged_cache_is_left_out(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     text = "def damaged(n):\n    return n + 1234"
