@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 import shutil
 import tempfile
@@ -20,16 +21,32 @@ IN_MEMORY = Path("/dev/shm")
 ROOM = 4 * 2**30
 
 
+LOADED = (
+    "tests.unit.project.killed", "tests.unit.ingest.worker", "millstream.project.apply", "millstream.project.drain",
+    "millstream.project.serving", "millstream.serve.scorer", "millstream.train.fitting", "millstream.computing.batch",
+    "millstream.ingest.backfill", "millstream.ingest.archive", "millstream.ingest.sync", "millstream.train.versions",
+    "millstream.fold.kernels", "millstream.testing.online_suite", "millstream.testing.offline_suite", "lightgbm",
+    "pyiceberg.catalog.sql",
+)  # fmt: skip
+"""What the processes that `multiprocessing` begins need: loaded once, by the one that they are forks of."""
+
+
 def pytest_configure() -> None:
     """Let temporary folders be in memory, where no test waits for a disk; those that are about one are `on_disk`."""
     if "TMPDIR" not in os.environ and IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > ROOM:
         os.environ["TMPDIR"], tempfile.tempdir = str(IN_MEMORY), None
+    multiprocessing.set_forkserver_preload(list(LOADED))
 
 
 def pytest_collection_finish() -> None:
     """Let the collector pass over what stays to the end: thousands of tests, and every module that they import."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Let the end find what was passed over, or libraries say that it leaked."""
+    gc.unfreeze()
 
 
 def absent(what: str, remedy: str) -> None:

@@ -7,8 +7,6 @@ import http.client
 import json
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,8 +14,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
+from tests.commands import begin
 
-MILLSTREAM = [sys.executable, "-m", "millstream"]
 PATIENCE = 60.0
 Found = TypeVar("Found")
 
@@ -27,11 +25,6 @@ def free_port() -> int:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return int(taken.getsockname()[1])
-
-
-def millstream(*arguments: str, folder: Path, seconds: float = 120) -> subprocess.CompletedProcess[str]:
-    """Run a command of the command line in a folder."""
-    return subprocess.run([*MILLSTREAM, *arguments], cwd=folder, capture_output=True, text=True, timeout=seconds)
 
 
 def until(condition: Callable[[], Found], what: str, seconds: float = PATIENCE) -> Found:
@@ -75,9 +68,8 @@ class Up:
         end = time.monotonic() + PATIENCE
         while True:
             self.starts += 1
-            with (self.folder / "up.out").open("a") as output:
-                command = [*MILLSTREAM, "up", "--port", str(self.port), "--json"]
-                self.process = subprocess.Popen(command, cwd=self.folder, stdout=output, stderr=output)
+            command = ["up", "--port", str(self.port), "--json"]
+            self.process = begin(*command, folder=self.folder, output=self.folder / "up.out")
             while self.process.poll() is None:
                 if self.layers():
                     return
@@ -132,9 +124,7 @@ class Layer:
     """One layer by itself, as `millstream run LAYER` runs it."""
 
     def __init__(self, folder: Path, name: str, port: int) -> None:
-        command = [*MILLSTREAM, "run", name, "--port", str(port)]
-        with (folder / f"{name}.out").open("a") as output:
-            self.process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=output)
+        self.process = begin("run", name, "--port", str(port), folder=folder, output=folder / f"{name}.out")
 
     def kill(self) -> None:
         """SIGKILL it."""

@@ -16,9 +16,10 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from tests.commands import millstream
 from tests.disks import disk, fill
 from tests.end_to_end import shop
-from tests.end_to_end.running import Layer, ask, free_port, millstream, post, until
+from tests.end_to_end.running import Layer, ask, free_port, post, until
 
 import millstream as ms
 

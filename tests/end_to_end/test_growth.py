@@ -2,14 +2,14 @@
 
 import json
 import signal
-import subprocess
 import threading
 import time
 from collections import Counter
 from pathlib import Path
 
+from tests.commands import begin
 from tests.end_to_end import shop
-from tests.end_to_end.running import MILLSTREAM, together, until
+from tests.end_to_end.running import together, until
 
 import millstream as ms
 from millstream.buffer.computed import computed_in
@@ -65,9 +65,7 @@ def test_partitions_grow_while_everything_runs(tmp_path: Path) -> None:
             project.score("risk", [{"user_id": n, "shop": f"shop-{n % 25}", "amount": 5.0} for n in range(4)])
             stop.wait(0.1)
 
-    processes = [
-        subprocess.Popen([*MILLSTREAM, "run", layer], cwd=tmp_path, stdout=subprocess.DEVNULL) for layer in LAYERS
-    ]
+    processes = [begin("run", layer, folder=tmp_path) for layer in LAYERS]
     try:
         with together(producing, scoring):
             until(lambda: _computed(log, 3), "the partitions that there were are computed")

@@ -14,7 +14,8 @@ from typing import Any
 
 import psutil
 import pytest
-from tests.end_to_end.running import Up, ask, free_port, millstream, until
+from tests.commands import millstream
+from tests.end_to_end.running import Up, ask, free_port, until
 
 MINUTE = 60.0
 LAYERS = {"compute", "ingest", "batch", "sync", "serve", "monitor", "generator"}

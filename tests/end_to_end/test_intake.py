@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import msgspec
+from tests.commands import begin
 from tests.end_to_end.running import Up, free_port, until
 from tests.unit.project.test_bound_streams import BINDING, VIEW, rows
 
 import millstream as ms
 from millstream.buffer.lag import records_ever
+from millstream.running.starter import Process
 
 KILLS = 3
 CLICKS = ms.EventStream("clicks", time="at", schema={"id": "string", "user_id": "int64", "at": "timestamp"})
@@ -28,8 +28,8 @@ view = ms.FeatureView("fraud", features=[spend])
 """
 
 
-def run_intake(folder: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", "millstream", "run", "intake", "--project", str(folder)])
+def run_intake(folder: Path) -> Process:
+    return begin("run", "intake", folder=folder)
 
 
 def test_every_line_is_taken_in_once_though_intake_is_killed(tmp_path: Path):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -16,11 +15,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from tests.commands import begin
 from tests.end_to_end.clicks import Clicks, view
-from tests.end_to_end.running import MILLSTREAM, together, until
+from tests.end_to_end.running import together, until
 from tests.kafka import Kafka
 
 import millstream as ms
+from millstream.running.starter import Process
 
 SEED = 11
 LAYERS = ("compute", "compute", "ingest", "ingest")
@@ -53,10 +54,9 @@ class Cluster:
         self.clicks = Clicks(self.project)
         self.processes = [self.started(layer) for layer in LAYERS]
 
-    def started(self, layer: str) -> subprocess.Popen[bytes]:
+    def started(self, layer: str) -> Process:
         """A process of a layer."""
-        with (self.folder / f"{layer}.out").open("a") as output:
-            return subprocess.Popen([*MILLSTREAM, "run", layer], cwd=self.folder, stdout=output, stderr=output)
+        return begin("run", layer, folder=self.folder, output=self.folder / f"{layer}.out")
 
     def produce(self, stop: threading.Event) -> None:
         """Send events until told to stop."""

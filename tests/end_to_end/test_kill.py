@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.commands import millstream
 from tests.end_to_end import shop
-from tests.end_to_end.running import Up, free_port, millstream, post, together, until
+from tests.end_to_end.running import Up, free_port, post, together, until
 
 import millstream as ms
 from millstream.testing.shards import meta_of

@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.end_to_end.running import Up, ask, free_port, millstream, post, until
+from tests.commands import millstream
+from tests.end_to_end.running import Up, ask, free_port, post, until
 from tests.postgresql import PASSWORD, USER, PostgreSQL
 
 import millstream as ms

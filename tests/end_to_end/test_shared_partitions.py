@@ -1,17 +1,18 @@
 """Several processes compute one project: they share its partitions, and one that is killed is replaced by the others."""
 
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from tests.end_to_end.running import MILLSTREAM, until
+from tests.commands import begin
+from tests.end_to_end.running import until
 
 import millstream as ms
 from millstream.buffer.topics import COMPUTING
+from millstream.running.starter import Process
 
 user = ms.Entity("user", keys={"user_id": "int64"})
 clicks = ms.EventStream("clicks", time="at", schema={"id": "string", "user_id": "int64", "at": "timestamp"},
@@ -28,11 +29,11 @@ class Workers:
         self.project = ms.Project(folder, create=True)
         self.project.apply(view)
         self.project.drain()
-        self.processes: list[subprocess.Popen[bytes]] = []
+        self.processes: list[Process] = []
         self.sent = 0
 
-    def start(self) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen([*MILLSTREAM, "run", "compute"], cwd=self.folder, stdout=subprocess.DEVNULL)
+    def start(self) -> Process:
+        process = begin("run", "compute", folder=self.folder)
         self.processes.append(process)
         return process
 

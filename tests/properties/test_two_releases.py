@@ -40,10 +40,10 @@ who = st.sampled_from(["before", "now"])
 
 
 class Release:
-    """A process with the code of a release."""
+    """A process with the code of a release, and options in its environment."""
 
-    def __init__(self, code: Path) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(code)}
+    def __init__(self, code: Path, **options: str) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(code), **options}
         self._process = subprocess.Popen(
             [sys.executable, str(HERE.with_name("release_actor.py"))],
             env=environment,
@@ -78,7 +78,7 @@ class Release:
 
 @pytest.fixture(scope="module")
 def releases() -> Iterator[dict[str, Release]]:
-    """Both releases, each in a process that stays open; the code of the one before stays, for its kernels are slow to make."""
+    """Both releases, each in a process that stays open; the code of the one before stays, for its kernels are slow to make, even plainly."""
     place = Path(tempfile.gettempdir()) / f"millstream-{BEFORE}"
     if not place.exists():
         packed = subprocess.run(
@@ -92,7 +92,7 @@ def releases() -> Iterator[dict[str, Release]]:
             subprocess.run(["tar", "x", "-C", str(made)], input=packed.stdout, check=True)
             made.rename(place)
     with ExitStack() as stack:
-        found = {"now": Release(Path(ms.__file__).parents[1]), "before": Release(place / "src")}
+        found = {"now": Release(Path(ms.__file__).parents[1]), "before": Release(place / "src", NUMBA_OPT="0")}
         for release in found.values():
             stack.callback(release.close)
         yield found

@@ -7,6 +7,7 @@ among them.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import gc
 import json
@@ -94,10 +95,11 @@ class Starter:
 
     Args:
         output: the file that gets what the process says, which is nothing if all is well.
+        program: the module that the process runs: this one, or one that ends as it does.
     """
 
-    def __init__(self, output: Path) -> None:
-        self._output = output
+    def __init__(self, output: Path, program: str = __name__) -> None:
+        self._output, self._program = output, program
         self._process: subprocess.Popen[bytes] | None = None
         self._ear: socket.socket | None = None
         self._running: dict[int, _Fork] = {}
@@ -156,7 +158,7 @@ class Starter:
 
     def _open(self) -> socket.socket:
         ear, mouth = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [sys.executable, "-m", __name__, "".ljust(_WIDE, ".")]
+        command = [sys.executable, "-m", self._program, "".ljust(_WIDE, ".")]
         with mouth:
             try:
                 self._output.parent.mkdir(parents=True, exist_ok=True)
@@ -297,7 +299,12 @@ def _be_called(command: Sequence[str]) -> None:
             ctypes.memmove(start, line.ljust(end - start, b"\0"), end - start)
 
 
-def _main() -> None:
+def await_command() -> list[str]:
+    """Load what all layers need, begin what is asked for on the standard input, and return in each process that began.
+
+    Returns:
+        The command that this process is to be.
+    """
     from millstream.engines.embedded import LIBRARY
     from millstream.train.trainers.extras import without_extras
 
@@ -309,11 +316,20 @@ def _main() -> None:
             import_module("lightgbm")
         gc.collect()
         gc.freeze()
-        command = _serve(ear)
+        return _serve(ear)
+
+
+def become(command: Sequence[str]) -> None:
+    """Be a command of `millstream`, in this process.
+
+    Args:
+        command: its arguments.
+    """
     _be_called([sys.executable, "-m", "millstream", *command])
+    atexit.register(gc.unfreeze)  # libraries say at the end what leaked, and what is frozen looks as if it had
     sys.argv[1:] = command
     import_module("millstream.cli.app").main(command)
 
 
 if __name__ == "__main__":
-    _main()
+    become(await_command())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import threading
@@ -15,11 +14,11 @@ import pytest
 
 from millstream.errors import Fenced, NotFound, StoreError
 from millstream.store.offline import BatchReads, OfflineStore, Snapshot
+from millstream.testing.processes import PROCESSES
 
 EVENTS = "events.payments"
 POSITIONS = "millstream.positions"
 Factory = Callable[[], OfflineStore]
-_spawn = multiprocessing.get_context("spawn")
 
 
 def _numbers(*numbers: int) -> pa.Table:
@@ -212,7 +211,7 @@ class OfflineStoreConformance:
 
     def test_two_processes_append_and_every_row_is_there_once(self, store: OfflineStore, factory: Factory) -> None:
         each = 8
-        children = [_spawn.Process(target=_append_many, args=(factory, k * each, each)) for k in range(2)]
+        children = [PROCESSES.Process(target=_append_many, args=(factory, k * each, each)) for k in range(2)]
         for child in children:
             child.start()
         for child in children:
@@ -223,7 +222,7 @@ class OfflineStoreConformance:
     def test_two_processes_that_race_append_each_position_once(self, store: OfflineStore, factory: Factory) -> None:
         rounds = 12
         store.append(EVENTS, _numbers(), {POSITIONS: "0"})
-        children = [_spawn.Process(target=_append_in_turn, args=(factory, rounds)) for _ in range(2)]
+        children = [PROCESSES.Process(target=_append_in_turn, args=(factory, rounds)) for _ in range(2)]
         for child in children:
             child.start()
         for child in children:
@@ -235,8 +234,8 @@ class OfflineStoreConformance:
     def test_a_killed_writer_leaves_rows_and_positions_of_the_same_commits(
         self, factory: Factory, delay: float
     ) -> None:
-        here, there = _spawn.Pipe(duplex=False)
-        child = _spawn.Process(target=_append_for_ever, args=(factory, there))
+        here, there = PROCESSES.Pipe(duplex=False)
+        child = PROCESSES.Process(target=_append_for_ever, args=(factory, there))
         child.start()
         there.close()
         acknowledged = here.recv()

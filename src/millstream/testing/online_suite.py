@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import threading
@@ -15,11 +14,11 @@ import pytest
 
 from millstream.errors import Fenced
 from millstream.store.online import Ask, OnlineStore, ShardMeta, pages
+from millstream.testing.processes import PROCESSES
 from millstream.testing.shards import held, meta_of, pairs, put
 
 GV = "velocity@1"
 Factory = Callable[[], OnlineStore]
-_spawn = multiprocessing.get_context("spawn")
 _KEYS = [b"key-%03d" % number for number in range(200)]
 
 
@@ -183,8 +182,8 @@ class OnlineStoreConformance:
 
     def test_another_process_sees_writes_and_drops(self, store: OnlineStore, factory: Factory) -> None:
         put(store, GV, 0, [(b"a", b"1")], ShardMeta(position=1), None)
-        here, there = _spawn.Pipe()
-        child = _spawn.Process(target=_answer, args=(factory, there))
+        here, there = PROCESSES.Pipe()
+        child = PROCESSES.Process(target=_answer, args=(factory, there))
         child.start()
         try:
             assert _ask(here, b"a") == (b"1", 1)
@@ -202,8 +201,8 @@ class OnlineStoreConformance:
         _write_round(store, 0)
         children, pipes = [], []
         for _ in range(2):
-            here, there = _spawn.Pipe()
-            children.append(_spawn.Process(target=_read_for_ever, args=(factory, there)))
+            here, there = PROCESSES.Pipe()
+            children.append(PROCESSES.Process(target=_read_for_ever, args=(factory, there)))
             children[-1].start()
             pipes.append(here)
         try:
@@ -225,7 +224,7 @@ class OnlineStoreConformance:
     def test_two_processes_that_race_apply_each_position_once(self, store: OnlineStore, factory: Factory) -> None:
         rounds = 100
         put(store, GV, 0, [(b"sum", b"0")], ShardMeta(position=0), None)
-        children = [_spawn.Process(target=_count_up, args=(factory, rounds)) for _ in range(2)]
+        children = [PROCESSES.Process(target=_count_up, args=(factory, rounds)) for _ in range(2)]
         for child in children:
             child.start()
         for child in children:
@@ -235,8 +234,8 @@ class OnlineStoreConformance:
 
     @pytest.mark.parametrize("delay", [0.05, 0.15, 0.3])
     def test_a_killed_writer_loses_nothing_acknowledged_and_tears_nothing(self, factory: Factory, delay: float) -> None:
-        here, there = _spawn.Pipe(duplex=False)
-        child = _spawn.Process(target=_write_for_ever, args=(factory, there))
+        here, there = PROCESSES.Pipe(duplex=False)
+        child = PROCESSES.Process(target=_write_for_ever, args=(factory, there))
         child.start()
         there.close()
         acknowledged = here.recv()

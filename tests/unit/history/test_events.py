@@ -1,10 +1,6 @@
 """The archive and history: every event once, at one position, wherever it is."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 
 import pyarrow as pa
@@ -12,6 +8,7 @@ import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.commands import Program
 
 import millstream as ms
 from millstream.buffer.codec.events import dead_batches, decode, encode, encode_history
@@ -274,6 +271,7 @@ def test_history_is_what_was_sent(tmp_path_factory, steps, rows):
 WORKER = """
 import sys
 from pathlib import Path
+from tests.commands import Program
 from tests.unit.history.test_events import Place
 place = Place(Path(sys.argv[1]))
 archiver = place.archiver(most=200)
@@ -287,14 +285,12 @@ while True:
 def test_killed_anywhere_every_event_is_archived_once(tmp_path):
     place = Place(tmp_path)
     for number in range(8):
-        command, path = [sys.executable, "-c", WORKER, str(tmp_path)], {**os.environ, "PYTHONPATH": os.getcwd()}
-        worker = subprocess.Popen(command, stdout=subprocess.PIPE, env=path)
-        assert worker.stdout.readline().strip() == b"ready"
+        worker = Program(WORKER, str(tmp_path))
+        assert worker.stdout.readline() == "ready\n"
         for part in range(10):
             place.send(number % 2, *(f"{number}-{part}-{i}" for i in range(50)))
             time.sleep(0.003 * (number + 1))
-        worker.send_signal(signal.SIGKILL)
-        worker.wait()
+        worker.kill()
     archiver = place.archiver()
     while archiver.step().lag:
         pass

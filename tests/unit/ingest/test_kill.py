@@ -17,7 +17,6 @@ from tests.unit.ingest.worker import VERSIONS, Silent, chain_in, compute, fill, 
 from millstream.ingest.backfill import fold_history
 
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["tests.unit.ingest.worker"])
 
 
 class Doomed:

@@ -2,14 +2,14 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+from tests.commands import Program
 from tests.unit.computing.chain import PAYMENTS, VELOCITY, Chain, expected_states, payments, version_of
 
 from millstream.buffer.embedded.log import EmbeddedLog
@@ -64,20 +64,16 @@ def chain_in(folder: Path, *, pieces: bool) -> Chain:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
-    processes = []
+def start(tmp_path: Path) -> Iterator[Callable[..., Program]]:
+    programs: list[Program] = []
 
-    def started(owner: str, kind: str = "whole", stops: str = "goes on") -> "subprocess.Popen[str]":
-        command = [sys.executable, "-c", INGESTING, str(tmp_path), owner, kind, stops]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        processes.append(process)
-        return process
+    def started(owner: str, kind: str = "whole", stops: str = "goes on") -> Program:
+        programs.append(Program(INGESTING, str(tmp_path), owner, kind, stops))
+        return programs[-1]
 
     yield started
-    for process in processes:
-        process.send_signal(signal.SIGCONT)
-        process.kill()
-        process.wait()
+    for program in programs:
+        program.kill()
 
 
 def until(found: Callable[[], Any], what: str, seconds: float = 60) -> float:
@@ -89,10 +85,9 @@ def until(found: Callable[[], Any], what: str, seconds: float = 60) -> float:
     return time.monotonic() - begun
 
 
-def await_share(process: "subprocess.Popen[str]") -> None:
+def await_share(program: Program) -> None:
     """Wait until a process shares the shards; whichever is there first may have had all of them for a moment."""
-    assert process.stdout is not None
-    while (line := process.stdout.readline()) != "shares\n":
+    while (line := program.stdout.readline()) != "shares\n":
         assert line
 
 
@@ -120,17 +115,16 @@ def test_the_shards_of_a_killed_process_go_to_the_others(tmp_path: Path, start: 
     chain = chain_in(tmp_path, pieces=False)
     chain.start()
     killed, other = start("one", kind), start("two", kind)
-    for process in (killed, other):
-        await_share(process)
+    for program in (killed, other):
+        await_share(program)
     for number in range(6):
         feed(chain, number)
     assert killed.stdout.readline()
     killed.kill()
-    killed.wait()
     feed(chain, 6)
     waited = until(lambda: all(taken(chain)), "the other has taken all")
     assert kind == "pieces" or waited < 10  # a second or two, on a machine that does nothing else
-    assert other.poll() is None
+    assert other.process.poll() is None
     assert right(chain, kind)
 
 
@@ -140,12 +134,13 @@ def test_one_that_was_stopped_in_a_write_and_goes_on_is_fenced(tmp_path: Path, s
     chain.start()
     feed(chain, 0)
     stopped = start("one", kind, "stops")
-    os.waitid(os.P_PID, stopped.pid, os.WSTOPPED | os.WNOWAIT)
+    shown = psutil.Process(stopped.process.pid)
+    until(lambda: shown.status() == psutil.STATUS_STOPPED, "it has stopped")
     start("two", kind)
     until(lambda: all(taken(chain)), "the other has taken all")
     feed(chain, 1)
     until(lambda: all(taken(chain)), "and what came then")
-    stopped.send_signal(signal.SIGCONT)
+    stopped.process.send_signal(signal.SIGCONT)
     until(lambda: stopped.stdout.readline() == "fenced\n", "it is fenced")
     feed(chain, 2)
     until(lambda: all(taken(chain)), "both go on")

@@ -44,14 +44,6 @@ def _counted(method: Callable[..., Any], left: list[int]) -> Callable[..., Any]:
 
 
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(
-    [
-        "tests.unit.project.killed", "millstream.project.apply", "millstream.project.drain", "pyiceberg.catalog.sql",
-        "millstream.project.serving", "millstream.ingest.backfill", "millstream.computing.stream", "lightgbm",
-        "millstream.serve.scorer", "millstream.train.fitting", "millstream.computing.batch", "millstream.ingest.archive",
-        "millstream.ingest.sync", "millstream.registry.definitions", "millstream.train.versions", "millstream.fold.kernels",
-    ]
-)  # fmt: skip
 
 
 def dies(folder: Path, name: str, *arguments: Any, before: int, **options: Any) -> bool:

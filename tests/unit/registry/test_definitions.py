@@ -538,8 +538,8 @@ def test_of_plans_that_are_applied_at_once_one_wins(registry: Registry, url: str
 
 
 def test_processes_that_start_together_agree(url: str) -> None:
-    spawn = multiprocessing.get_context("spawn")
-    children = [spawn.Process(target=_use, args=(url, number)) for number in range(3)]
+    server = multiprocessing.get_context("forkserver")
+    children = [server.Process(target=_use, args=(url, number)) for number in range(3)]
     for child in children:
         child.start()
     for child in children:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from tests.commands import millstream
 
 from millstream.errors import MillstreamError
 from millstream.project import Project
@@ -50,18 +48,13 @@ def test_no_error_of_the_registry_shows_it(url: str) -> None:
 
 @pytest.mark.parametrize("debug", ["", "1"])
 @pytest.mark.parametrize("url", FORMS[3:7:3])
-def test_no_command_shows_it(tmp_path: Path, url: str, debug: str) -> None:
+def test_no_command_shows_it(tmp_path: Path, url: str, debug: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLSTREAM_DEBUG", debug)
     Project(tmp_path / "p", create=True).close()
     (tmp_path / "p" / "features.py").touch()
     (tmp_path / "p" / "millstream.toml").write_text(f"registry_url = {json.dumps(url)}")
     for command in (["status"], ["doctor", "--json"], ["plan", "--json"]):
-        told = subprocess.run(
-            [sys.executable, "-m", "millstream", *command],
-            cwd=tmp_path / "p",
-            capture_output=True,
-            text=True,
-            env={**os.environ, "MILLSTREAM_DEBUG": debug},
-        )
+        told = millstream(*command, folder=tmp_path / "p")
         assert told.returncode == 1
         assert "hunter2" not in told.stdout + told.stderr
         assert "127.0.0.1" in told.stdout + told.stderr

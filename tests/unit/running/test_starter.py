@@ -77,6 +77,14 @@ def test_a_process_has_a_session_and_a_command_line_of_its_own(starter: Starter,
         process.kill()  # of one that has ended is nothing
 
 
+def test_a_process_that_is_told_to_stop_says_no_more_than_that(starter: Starter, settings: Settings) -> None:
+    process, ear = running(starter, settings)
+    with ear:
+        process.terminate()
+        assert process.wait(60) == 0
+    assert (settings.folder / "said").read_text().splitlines() == ["batch: started", "batch: stopped"]
+
+
 def test_a_process_stops_when_nobody_is_left_to_hear_it(starter: Starter, settings: Settings) -> None:
     process, ear = running(starter, settings)
     ear.close()

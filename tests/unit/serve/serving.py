@@ -1,7 +1,6 @@
-"""A serving process over a folder filled by a test: `python -m tests.unit.serve.serving FOLDER` prints its port."""
+"""A serving process over a folder filled by a test: it prints its port."""
 
 import signal
-import sys
 import threading
 from pathlib import Path
 
@@ -30,7 +29,3 @@ def main(folder: Path) -> None:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     print(listener.getsockname()[1], flush=True)
     run(service, listener, stop)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

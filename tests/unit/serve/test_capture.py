@@ -2,13 +2,12 @@
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from tests.commands import Program
 
 from millstream.buffer.log import Batch
 from millstream.errors import CorruptState, DiskFull, LogError
@@ -139,13 +138,11 @@ def test_captures_stay_in_the_journal_while_the_log_takes_none(tmp_path: Path) -
 
 
 def test_a_killed_process_loses_no_capture_that_it_acknowledged(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", WRITE_UNTIL_KILLED, str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    acknowledged = [int(process.stdout.readline()) for _ in range(1_234)]
-    process.send_signal(signal.SIGKILL)
-    acknowledged += [int(line) for line in process.stdout.read().splitlines() if line]
-    process.wait()
+    program = Program(WRITE_UNTIL_KILLED, str(tmp_path))
+    acknowledged = [int(program.stdout.readline()) for _ in range(1_234)]
+    program.process.kill()
+    acknowledged += [int(line) for line in program.stdout.read().splitlines() if line]
+    program.kill()
 
     journal, log = CaptureJournal(tmp_path), Topics()
     CaptureShipper(journal, log).step()
@@ -155,16 +152,13 @@ def test_a_killed_process_loses_no_capture_that_it_acknowledged(tmp_path: Path) 
 
 
 def test_the_journal_of_a_living_process_is_left_alone(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", WRITE_UNTIL_KILLED, str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    process.stdout.readline()
+    program = Program(WRITE_UNTIL_KILLED, str(tmp_path))
+    program.stdout.readline()
     try:
         log = Topics()
         assert CaptureShipper(CaptureJournal(tmp_path), log).step() == 0
     finally:
-        process.kill()
-        process.communicate()
+        program.kill()
 
 
 def test_an_unfinished_last_line_is_left_out_and_a_damaged_one_is_an_error(tmp_path: Path) -> None:

@@ -6,8 +6,6 @@ import http.client
 import json
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,17 +16,20 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from tests.commands import Program
 from tests.unit.serve.world import SHARDS, artefact, disputes, fill, model, payments
 
 from millstream.buffer.embedded.log import EmbeddedLog
 from millstream.clock import SystemClock
 from millstream.errors import ServeError
 from millstream.registry.definitions import Registry
+from millstream.running.starter import Process
 from millstream.serve.capture import CaptureJournal, CaptureShipper
 from millstream.serve.server import listen
 from millstream.store.lmdb.store import LmdbOnlineStore
 from millstream.train.versions import ModelVersions
 
+SERVING = "import sys\nfrom pathlib import Path\nfrom tests.unit.serve.serving import main\nmain(Path(sys.argv[1]))"
 ROW = {"user_id": 4, "payee_id": 2, "device_id": "d1", "amount": 12.5, "country": "de"}
 
 
@@ -54,15 +55,12 @@ def deploy(folder: Path, seed: int) -> None:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    command = [sys.executable, "-m", "tests.unit.serve.serving", str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
+def serving(folder: Path) -> Iterator[tuple[Process, int]]:
+    program = Program(SERVING, str(folder))
     try:
-        yield process, int(process.stdout.readline())
+        yield program.process, int(program.stdout.readline())
     finally:
-        process.kill()
-        process.communicate()
+        program.kill()
 
 
 def score(connection: http.client.HTTPConnection) -> dict[str, object]:
@@ -223,13 +221,12 @@ def test_requests_that_do_not_come_are_let_go_within_seconds_and_others_go_on(fo
 
 
 def test_half_open_requests_never_take_the_last_descriptors(folder: Path) -> None:
-    low = (sys.executable, "-c", "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (400, 400)); "
-           "sys.argv = sys.argv[1:]; runpy.run_module('tests.unit.serve.serving', run_name='__main__')")  # fmt: skip
-    process = subprocess.Popen([*low, "serving", str(folder)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
+    program = Program(
+        f"import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (400, 400))\n{SERVING}", str(folder)
+    )
     halves: list[socket.socket] = []
     try:
-        port = int(process.stdout.readline())
+        port = int(program.stdout.readline())
         for _ in range(600):
             halves.append(opened(port, HEAD[:60]))
         for _ in range(5):
@@ -237,8 +234,7 @@ def test_half_open_requests_never_take_the_last_descriptors(folder: Path) -> Non
     finally:
         for half in halves:
             half.close()
-        process.kill()
-        process.communicate()
+        program.kill()
 
 
 def test_a_large_body_of_one_producer_keeps_no_score_waiting(folder: Path) -> None:

@@ -102,7 +102,7 @@ def visited(folder: Path, *users: int) -> list[int]:
 
 def test_a_copied_project_counts_its_own_events_and_a_moved_one_keeps_its_history(tmp_path: Path) -> None:
     def more(name: str, *users: int) -> list[int]:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:  # which lets go of what it opened
+        with ProcessPoolExecutor(1, mp_context=get_context("forkserver")) as process:  # which lets go of what it opened
             return process.submit(visited, tmp_path / name, *users).result()
 
     assert more("a", 1) == [1, 0]

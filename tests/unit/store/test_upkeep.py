@@ -22,7 +22,7 @@ EVENTS = "events.payments"
 POSITIONS = "millstream.positions"
 SECOND = 1_000_000
 KEEP = 60 * SECOND
-_spawn = multiprocessing.get_context("spawn")
+_server = multiprocessing.get_context("forkserver")
 
 
 def numbers(*these: int) -> pa.Table:
@@ -245,8 +245,8 @@ def test_what_was_dropped_is_gone_with_its_files(store: IcebergOfflineStore, tmp
 def test_killed_at_any_moment_rows_are_there_once_and_what_it_left_goes(
     tmp_path: Path, few: None, delay: float
 ) -> None:
-    here, there = _spawn.Pipe(duplex=False)
-    child = _spawn.Process(target=_append_and_tend, args=(tmp_path / "offline", there))
+    here, there = _server.Pipe(duplex=False)
+    child = _server.Process(target=_append_and_tend, args=(tmp_path / "offline", there))
     child.start()
     there.close()
     assert here.poll(60)
@@ -287,7 +287,7 @@ def _append_and_tend(folder: Path, pipe: Connection) -> None:
 
 def test_the_archive_goes_on_while_its_table_is_compacted(store: IcebergOfflineStore, tmp_path: Path) -> None:
     store.append(EVENTS, numbers(), {POSITIONS: "0"})
-    child = _spawn.Process(target=_archive, args=(tmp_path / "offline", 12))
+    child = _server.Process(target=_archive, args=(tmp_path / "offline", 12))
     child.start()
     now = compacted = 0
     while child.is_alive():

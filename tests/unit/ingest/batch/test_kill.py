@@ -1,12 +1,9 @@
 """A worker killed at any moment: each run reaches both stores once."""
 
-import os
-import signal
-import subprocess
-import sys
 import time
 
 import pytest
+from tests.commands import Program
 from tests.unit.ingest.batch.test_stated import said, staged
 from tests.unit.ingest.batch.world import HOUR, START, World
 
@@ -28,16 +25,14 @@ def test_killed_anywhere_both_stores_hold_every_run_once(tmp_path):
     world, runs = World(tmp_path), []
     world.log.create(staging_topic("kyc@1"), 1)
     for number in range(6):
-        command, env = [sys.executable, "-c", WORKER, str(tmp_path)], {**os.environ, "PYTHONPATH": os.getcwd()}
-        worker = subprocess.Popen(command, stdout=subprocess.PIPE, env=env)
+        worker = Program(WORKER, str(tmp_path))
         worker.stdout.readline()
         for part in range(6):
             at = START + (10 * number + part) * HOUR
             rows = {(user, at): f"{number}-{part}" for user in range(part % 3, 40, 3)}
             runs.append(staged(world, False, at, at, rows))
             time.sleep(0.02 * (number + 1))
-        worker.send_signal(signal.SIGKILL)
-        worker.wait()
+        worker.kill()
     world.ingest()
     world.clock.set(START + 100 * HOUR)
     assert world.stated() == sum(len(rows) for _, _, rows in runs)
