@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,6 +17,9 @@ from tests.kafka import Kafka, lacking
 from tests.postgresql import PostgreSQL, programs
 from tests.redis_servers import RedisServer
 from tests.redis_servers import programs as redis_programs
+
+if TYPE_CHECKING:
+    from tests.kinesis import KinesisServer
 
 IN_MEMORY = Path("/dev/shm")
 ROOM = 4 * 2**30
@@ -98,6 +102,15 @@ def kafka() -> Iterator[Kafka]:
     if remedy is not None:
         absent("Kafka", remedy)
     with Kafka() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def kinesis() -> Iterator[KinesisServer]:
+    """A server of this test session that speaks Kinesis."""
+    from tests.kinesis import KinesisServer
+
+    with KinesisServer() as server:
         yield server
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tests.kafka import Kafka
 
 if TYPE_CHECKING:
-    from millstream.sources.kafka.formats import Format
+    from millstream.sources.formats import Format
     from millstream.sources.kafka.source import KafkaSource
 
 
@@ -67,7 +67,7 @@ class ForeignTopic:
     def source(self, form: Format | None = None) -> KafkaSource:
         """Open it as a source of the stream 'clicks'."""
         from millstream.buffer.kafka.connection import Connection
-        from millstream.sources.kafka.formats import Json
+        from millstream.sources.formats import Json
         from millstream.sources.kafka.source import KafkaSource
 
         return KafkaSource(Connection(self.servers, {}, 20.0, "streams.clicks"), self.name, "clicks", form or Json())

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from tests.foreign_topic import ForeignTopic
 from tests.kafka import Kafka
+from tests.kinesis import ForeignStream, KinesisServer
 
 from millstream.buffer.embedded.log import EmbeddedLog
 from millstream.buffer.log import Batch
@@ -108,3 +109,17 @@ class TestKafkaSource(SourceConformance):
     @pytest.fixture
     def world(self, kafka: Kafka) -> Produced:
         return Produced(kafka)
+
+
+class Stream:
+    """A stream of Kinesis, with two shards."""
+
+    def __init__(self, kinesis: KinesisServer) -> None:
+        self._stream = ForeignStream(kinesis)
+        self.open, self.put, self.expire = self._stream.source, self._stream.put, self._stream.expire
+
+
+class TestKinesisSource(SourceConformance):
+    @pytest.fixture
+    def world(self, kinesis: KinesisServer) -> Stream:
+        return Stream(kinesis)

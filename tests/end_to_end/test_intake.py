@@ -7,8 +7,10 @@ import time
 from pathlib import Path
 
 import msgspec
+import pytest
 from tests.commands import begin
 from tests.end_to_end.running import Up, free_port, until
+from tests.kinesis import CREDENTIALS, REGION, ForeignStream, KinesisServer
 from tests.unit.project.test_bound_streams import BINDING, VIEW, rows
 
 import millstream as ms
@@ -113,3 +115,33 @@ def test_up_takes_in_what_streams_are_bound_to(tmp_path: Path):
             until(counted, "what was taken in is served")
     finally:
         assert up.stop() == 0
+
+
+def test_every_record_of_kinesis_is_taken_in_once_though_intake_is_killed_and_shards_split(
+    tmp_path: Path, kinesis: KinesisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign = ForeignStream(kinesis)
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "millstream.toml").write_text(
+        f'[streams.payments]\nkind = "kinesis"\nname = "{foreign.name}"\nregion = "{REGION}"\n'
+        f'endpoint = "{kinesis.endpoint}"\nread_every_s = 0.05\n'
+    )
+    with ms.Project(tmp_path) as project:
+        project.apply(VIEW)
+        log, written = project.parts.log, 0
+        for kill in range(5):
+            process = run_intake(tmp_path)
+            before, until_then = records_ever(log, "payments"), time.monotonic() + 30
+            while time.monotonic() < until_then and records_ever(log, "payments") == before:
+                foreign.put(kill % 2, [msgspec.json.encode(row) for row in rows(written, 5)])
+                written += 5
+                time.sleep(0.005 * kill)
+            if kill == 2:
+                foreign.split(0)
+            process.kill()
+            process.wait()
+        project.drain()
+        assert records_ever(log, "payments") == written
+        events = project.parts.histories.events().read(project.parts.registry.stream("payments"))
+        assert sorted(events["id"].to_pylist()) == sorted(f"p{n}" for n in range(written))

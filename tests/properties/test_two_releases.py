@@ -78,7 +78,7 @@ class Release:
 
 @pytest.fixture(scope="module")
 def releases() -> Iterator[dict[str, Release]]:
-    """Both releases, each in a process that stays open; the code of the one before stays, for its kernels are slow to make, even plainly."""
+    """Both releases, each in a process that stays open; the code of the one before stays, with its kernels, made plainly."""
     place = Path(tempfile.gettempdir()) / f"millstream-{BEFORE}"
     if not place.exists():
         packed = subprocess.run(

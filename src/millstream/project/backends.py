@@ -35,6 +35,7 @@ BACKENDS: dict[str, dict[str, str]] = {
 SOURCES = {
     "files": "millstream.sources.files:Files",
     "kafka": "millstream.sources.kafka.backend:Kafka",
+    "kinesis": "millstream.sources.kinesis.backend:Kinesis",
     "project": "millstream.sources.another_project:AnotherProject",
 }
 """By kind, "module:class" of what a stream may be bound to; there is no default."""

@@ -12,6 +12,17 @@ from millstream.buffer.log import Encoding, Ints
 
 NO_STAMP = -1
 """The stamp of a payload that its source has not stamped: it arrives when it is taken in."""
+TOGETHER = 10_000
+"""Microseconds to which stamps are rounded up: what came together is computed together, not each millisecond by itself."""
+
+
+def rounded(stamps: Ints) -> Ints:
+    """Round the instants at which a source took payloads up to `TOGETHER`.
+
+    >>> rounded(np.array([0, 1, 10_000, 10_001])).tolist()
+    [0, 10000, 10000, 20000]
+    """
+    return -(-stamps // TOGETHER) * TOGETHER
 
 
 class Shard(NamedTuple):

@@ -13,7 +13,7 @@ from millstream.buffer.kafka.security import password_of
 from millstream.clock import Clock
 from millstream.errors import ProjectError
 from millstream.settings import Settings, Text
-from millstream.sources.kafka.formats import Arrow, Format, Json
+from millstream.sources.formats import Arrow, Format, Json
 from millstream.sources.kafka.source import KafkaSource
 
 _LANGUAGES = {"avro": ("avro", "Avro", "fastavro"), "protobuf": ("protobuf", "Protobuf", "protobuf")}

@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
-from confluent_kafka import Message
 
 from millstream.errors import SourceError, first_line
-from millstream.sources.kafka.formats import HEAD, MAGIC, Json, Read, unreadable
+from millstream.sources.formats import HEAD, MAGIC, Json, Message, Read, unreadable
 from millstream.sources.kafka.registry import Schema, SchemaRegistry
 
 _ENCODER = msgspec.json.Encoder(enc_hook=str, decimal_format="number")

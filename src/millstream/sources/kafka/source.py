@@ -12,14 +12,12 @@ from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
 from millstream.buffer.kafka.connection import Connection
 from millstream.buffer.log import Ints
 from millstream.errors import LogError, SourceError
+from millstream.sources.formats import Format, Read
 from millstream.sources.kafka.fetching import Fetching
-from millstream.sources.kafka.formats import Format, Read
 from millstream.sources.kafka.topic import Described, Topic
-from millstream.sources.source import NO_STAMP, Behind, Events, Shard
+from millstream.sources.source import NO_STAMP, Behind, Events, Shard, rounded
 
 T = TypeVar("T")
-TOGETHER = 10_000
-"""Microseconds to which stamps are rounded up: what came together is computed together, not each millisecond by itself."""
 _SHARD = re.compile(r"(\d+)@(.+)", re.DOTALL)
 
 
@@ -154,5 +152,4 @@ def _offset(position: str | None) -> int | None:
 
 def _stamps(messages: Sequence[Message]) -> Ints:
     stamps = np.array([one.timestamp() for one in messages], np.int64).reshape(-1, 2)
-    rounded = -(-stamps[:, 1] * 1_000 // TOGETHER) * TOGETHER
-    return np.where(stamps[:, 0] == TIMESTAMP_NOT_AVAILABLE, NO_STAMP, rounded)
+    return np.where(stamps[:, 0] == TIMESTAMP_NOT_AVAILABLE, NO_STAMP, rounded(stamps[:, 1] * 1_000))

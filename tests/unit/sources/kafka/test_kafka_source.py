@@ -17,7 +17,7 @@ import millstream as ms
 from millstream.buffer.embedded.log import EmbeddedLog
 from millstream.clock import SimulatedClock
 from millstream.errors import MillstreamError, SourceError
-from millstream.sources.kafka.formats import Arrow, Json
+from millstream.sources.formats import Arrow, Json
 from millstream.sources.kafka.source import KafkaSource
 from millstream.sources.source import NO_STAMP
 from millstream.sources.take_in import TakeIn

@@ -21,10 +21,10 @@ from tests.schema_registry import Registry
 
 from millstream.errors import MillstreamError, SourceError
 from millstream.settings import Settings
+from millstream.sources.formats import Json
 from millstream.sources.kafka import registry as registries
 from millstream.sources.kafka.avro import Avro
 from millstream.sources.kafka.backend import Kafka
-from millstream.sources.kafka.formats import Json
 from millstream.sources.kafka.proto_text import ProtoError, file_of
 from millstream.sources.kafka.protobuf import Protobuf
 from millstream.sources.kafka.registered import Language, Registered

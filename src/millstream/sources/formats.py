@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
 import pyarrow as pa
-from confluent_kafka import Message
 
 from millstream.buffer.log import Encoding, Ints
 
@@ -39,6 +38,22 @@ class Read(NamedTuple):
         return cls(payloads, ["json"] * len(payloads), np.ones(len(payloads), np.int64))
 
 
+class Message(Protocol):
+    """What a foreign source keeps in one piece, as Kafka's own client has it."""
+
+    def value(self) -> bytes | None:
+        """Return its bytes; None of a tombstone."""
+        ...
+
+    def key(self) -> bytes | None:
+        """Return the source's own key of it, if there is one."""
+        ...
+
+    def headers(self) -> Any:
+        """Return what stands beside it by name, where a source has that."""
+        ...
+
+
 class Format(Protocol):
     """How messages are read."""
 
@@ -48,7 +63,7 @@ class Format(Protocol):
         What cannot be read is text that says so, and becomes a dead letter; the same bytes are always the same.
 
         Args:
-            messages: messages of one partition, at least one, in their order.
+            messages: messages of one shard, at least one, in their order.
 
         Raises:
             SourceError: when the first message cannot be read now.

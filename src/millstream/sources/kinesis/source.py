@@ -1,0 +1,232 @@
+"""Somebody else's stream of Kinesis as a source: its shards, each record an event, or as many as were aggregated in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from millstream.clock import Clock
+from millstream.errors import SourceError
+from millstream.sources.formats import Format, Read
+from millstream.sources.kinesis.aggregated import apart
+from millstream.sources.kinesis.service import Answer, BadIterator, GoneShard, Record, Service
+from millstream.sources.source import Behind, Events, Shard, rounded
+
+T = TypeVar("T")
+MOST = 10_000
+"""The most records that the service gives at once."""
+
+
+class _At(NamedTuple):
+    """A position: after a sequence number, none at the beginning, in a shard that was known up to an instant (µs)."""
+
+    sequence: int | None
+    known: int
+
+    @classmethod
+    def of(cls, text: str | None) -> _At | None:
+        """Read a position; None for the beginning, and for a text that is none of ours."""
+        sequence, _, known = (text or "").partition("@")
+        if not known.isdecimal() or (sequence and not sequence.isdecimal()):
+            return None
+        return cls(int(sequence) if sequence else None, int(known))
+
+    def __str__(self) -> str:
+        return f"{'' if self.sequence is None else self.sequence}@{self.known}"
+
+
+@dataclass(slots=True)
+class _Reading:
+    """Where a shard is read on: the position, the iterator that is there, and when (s) it may be asked."""
+
+    position: str | None
+    iterator: str
+    asked: float
+
+
+class KinesisSource:
+    """Reads a stream that others own, from any sequence number, without a lease or a table of its own.
+
+    A shard is known by its id and by when the stream was made, so one that is made anew under its name has other shards.
+    A position says, beside a sequence number, up to which instant everything is known to have been read: that
+    tells whether something may have expired behind it.
+
+    Args:
+        service: the stream, which is closed with the source.
+        stream: the stream that is bound to it, for messages.
+        format: what a record's bytes say.
+        clock: the project's clock.
+        every: seconds between two reads of a shard; the service lets all its readers together read five times a second.
+        seconds: what they are measured with.
+    """
+
+    def __init__(
+        self, service: Service, stream: str, format: Format, clock: Clock, every: float, seconds: Callable[[], float]
+    ) -> None:
+        self._service, self._stream, self._format, self._clock = service, stream, format, clock
+        self._every, self._seconds = every, seconds
+        self._reading: dict[str, _Reading] = {}
+
+    def shards(self, read: Mapping[str, str | None]) -> list[Shard]:
+        """Return the shards that are kept, with those they go on from; see `Source.shards`."""
+        made = self._asked(lambda: self._service.described().made)
+        found = self._asked(self._service.shards)
+        return [
+            Shard(f"{one['ShardId']}@{made}", tuple(f"{parent}@{made}" for parent in _parents(one))) for one in found
+        ]
+
+    def read(self, shard: str, position: str | None, limit: int, until: str | None = None) -> Events:
+        """Return records of a shard after a position, as what they say; see `Source.read`."""
+        return self._asked(lambda: self._read(shard, position, limit, _At.of(until), until))
+
+    def behind(self, shard: str, position: str | None) -> Behind:
+        """Return whether records follow, and since when; see `Source.behind`."""
+        return self._asked(lambda: self._behind(shard, position))
+
+    def kept(self) -> int | None:
+        """Return for how many microseconds the stream keeps records; see `Expiring.kept`."""
+        return self._asked(lambda: self._service.described().kept)
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._reading = {}
+        self._service.close()
+
+    def _read(self, shard: str, position: str | None, limit: int, stop: _At | None, until: str | None) -> Events:
+        reading, now = self._reading.get(shard), self._seconds()
+        if reading is not None and reading.position == position and now < reading.asked + self._every:
+            return Events.of([], position)
+        if stop is not None and stop.sequence is None:
+            return Events.of([], until)
+        begin = _At.of(position)
+        try:
+            own = self._own(shard)
+            lost, begin = self._expired(own, shard, begin) if begin else (_no_position(shard, position), None)
+            if reading is None or reading.position != position:
+                reading = _Reading(position, self._service.iterator(own, begin and begin.sequence), now)
+            answer = self._service.records(reading.iterator, min(limit, MOST))
+        except GoneShard:
+            self._service.forget()
+            return self._gone(shard, position)
+        except BadIterator:
+            return self._elsewhere(shard, position, reading)
+        return self._taken(shard, begin, answer, now, lost, stop, until)
+
+    def _taken(
+        self,
+        shard: str,
+        begin: _At | None,
+        answer: Answer,
+        now: float,
+        lost: str | None,
+        stop: _At | None,
+        until: str | None,
+    ) -> Events:
+        """What an answer says, and where the shard is read on."""
+        records, closed = answer.records, answer.following is None
+        if stop is not None and stop.sequence is not None:
+            through = not records and (closed or answer.behind == 0)
+            through |= bool(records) and records[-1].sequence >= stop.sequence
+            records = [one for one in records if one.sequence <= (stop.sequence or 0)]
+            events, _ = self._events(records)
+            return _with(events, until if through else self._after(begin, records, answer), False, lost)
+        events, whole = self._events(records)
+        following = self._after(begin, records[:whole], answer if whole == len(records) else None)
+        if whole < len(records):
+            self._reading.pop(shard, None)
+        elif answer.following is not None:
+            self._reading[shard] = _Reading(following, answer.following, now)
+        return _with(events, following, closed and whole == len(records), lost)
+
+    def _events(self, records: list[Record]) -> tuple[Events, int]:
+        """What records say, of as many of them as can be read now."""
+        inner = list(apart(records))
+        read = self._format.read(inner) if inner else Read.lines([])
+        if len(read.payloads) < len(inner):  # a record is taken in whole
+            whole = sum(1 for one in records if one.sequence < inner[len(read.payloads)].sequence)
+            return self._events(records[:whole]) if whole else (Events.of([], None), 0)
+        stamps = rounded(np.array([one.stamp for one in inner], np.int64))
+        keys: list[bytes | None] = [one.key() for one in inner]
+        return Events(read.payloads, read.encodings, read.counts, stamps, keys, None), len(records)
+
+    def _after(self, begin: _At | None, records: list[Record], answer: Answer | None) -> str | None:
+        """The position after some records; one at the end of a shard that is open knows all up to now."""
+        sequence = records[-1].sequence if records else begin and begin.sequence
+        known = max(records[-1].stamp if records else 0, begin.known if begin else 0)
+        if answer is not None and answer.behind == 0:
+            known = max(known, self._clock.now() // 60_000_000 * 60_000_000)  # by minutes: it is written where it moves
+        return str(_At(sequence, known))
+
+    def _expired(self, own: str, shard: str, begin: _At) -> tuple[str | None, _At]:
+        """What was not kept until it was read, and where to go on."""
+        horizon = self._clock.now() - self._service.described().kept
+        if begin.known >= horizon:
+            return None, begin
+        oldest = self._service.records(self._service.iterator(own, None), 1).records
+        if oldest and (begin.sequence is not None and oldest[0].sequence <= begin.sequence):
+            return None, begin
+        known = oldest[0].stamp if oldest else horizon
+        place = f"Kinesis stream '{self._service.name}', shard '{shard}'"
+        lost = f"{place}: what came between {_shown(begin.known)} and {_shown(known)}, if anything, is kept no longer."
+        return lost, begin._replace(known=max(known, horizon))
+
+    def _elsewhere(self, shard: str, position: str | None, reading: _Reading | None) -> Events:
+        """An iterator has expired: the next read makes one; or a position is of another stream, which is gone."""
+        known = self._reading.pop(shard, None)
+        if known is not None and known is reading:
+            return Events.of([], position)
+        self._service.forget()
+        lost = f"Kinesis stream '{self._service.name}', shard '{shard}': '{position}' is none of its positions."
+        return Events.of([], None, lost=f"{lost[:-1]}; it is read from its beginning.")
+
+    def _gone(self, shard: str, position: str | None) -> Events:
+        self._reading.pop(shard, None)
+        lost = (
+            f"Kinesis stream '{self._service.name}', shard '{shard}' is there no more; what was unread in it is gone."
+        )
+        return Events.of([], position, closed=True, lost=lost)
+
+    def _behind(self, shard: str, position: str | None) -> Behind:
+        begin = _At.of(position)
+        try:
+            iterator = self._service.iterator(self._own(shard), begin and begin.sequence)
+            answer = self._service.records(iterator, 1)
+        except (GoneShard, BadIterator):
+            return Behind(0, None)
+        if answer.records:
+            return Behind(1, answer.records[0].stamp)
+        return Behind(1, self._clock.now() - answer.behind * 1_000) if answer.behind else Behind(0, None)
+
+    def _own(self, shard: str) -> str:
+        """The id that the service has for a shard."""
+        own, _, made = shard.rpartition("@")
+        if made != str(self._service.described().made):
+            raise GoneShard(shard)
+        return own
+
+    def _asked(self, ask: Callable[[], T]) -> T:
+        try:
+            return ask()
+        except SourceError as error:
+            raise type(error)(f"Stream '{self._stream}': {error.message}", error.hint) from error
+
+
+def _parents(shard: Mapping[str, Any]) -> list[str]:
+    """The shards that one goes on from, as the service says."""
+    return [shard[name] for name in ("ParentShardId", "AdjacentParentShardId") if shard.get(name)]
+
+
+def _with(events: Events, following: str | None, closed: bool, lost: str | None) -> Events:
+    return Events(events.payloads, events.encodings, events.counts, events.stamps, events.keys, following, closed, lost)
+
+
+def _no_position(shard: str, position: str | None) -> str | None:
+    """What is lost by a position that is none of ours."""
+    return None if position is None else f"Shard '{shard}': '{position}' is no position; it is read from its beginning."
+
+
+def _shown(instant: int) -> str:
+    return f"{np.datetime64(instant, 'us').astype('datetime64[s]')}Z"
