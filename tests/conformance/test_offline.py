@@ -1,8 +1,12 @@
-"""The Iceberg offline store, on its SQLite catalog and a local folder, against the contract of offline stores."""
+"""The Iceberg offline store, on each kind of catalog and storage, against the contract of offline stores."""
 
+from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
+from tests.postgresql import PostgreSQL
+from tests.s3_servers import S3Server
 
 from millstream.store.iceberg.store import IcebergOfflineStore
 from millstream.testing.offline_suite import Factory, OfflineStoreConformance
@@ -10,5 +14,29 @@ from millstream.testing.offline_suite import Factory, OfflineStoreConformance
 
 class TestIceberg(OfflineStoreConformance):
     @pytest.fixture
-    def factory(self, tmp_path) -> Factory:
+    def factory(self, tmp_path: Path) -> Factory:
         return partial(IcebergOfflineStore, tmp_path / "offline")
+
+
+class TestIcebergOnS3ByPostgreSQL(OfflineStoreConformance):
+    @pytest.fixture
+    def factory(self, s3: S3Server, postgresql: PostgreSQL) -> Factory:
+        uri = postgresql.database().replace("postgresql:", "postgresql+psycopg:")
+        return partial(IcebergOfflineStore, s3.sql(uri, s3.bucket()))
+
+
+class TestIcebergOnS3ByREST(OfflineStoreConformance):
+    @pytest.fixture
+    def factory(self, s3: S3Server) -> Iterator[Factory]:
+        opened = partial(IcebergOfflineStore, s3.rest())
+        yield opened
+        store = opened()  # the server has one catalog
+        for table in store.tables():
+            store.drop(table)
+
+
+@pytest.mark.chaos
+class TestIcebergOnS3BySQLite(OfflineStoreConformance):
+    @pytest.fixture
+    def factory(self, s3: S3Server, tmp_path: Path) -> Factory:
+        return partial(IcebergOfflineStore, s3.sql(f"sqlite:///{tmp_path}/catalog.db?timeout=60", s3.bucket()))

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from msgspec import Struct
 
@@ -16,6 +17,9 @@ from millstream.clock import Clock
 from millstream.errors import ProjectError, nearest
 from millstream.settings import FILE, Settings, checked
 from millstream.sources.source import Source
+
+if TYPE_CHECKING:
+    from millstream.store.s3 import ObjectFolder
 
 BACKENDS: dict[str, dict[str, str]] = {
     "log": {
@@ -53,6 +57,22 @@ class Backend(Protocol):
 
         Raises:
             MillstreamError: when it cannot be opened.
+        """
+        ...
+
+
+@runtime_checkable
+class Artefacts(Protocol):
+    """The settings of an offline store beside which the artefacts of model versions lie."""
+
+    def artefacts(self, settings: Settings) -> Path | ObjectFolder:
+        """Where they lie.
+
+        Args:
+            settings: the project.
+
+        Raises:
+            MillstreamError: when what lets us in there cannot be read.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""The password of a server that holds the online store: from the environment, or from a file."""
+"""What lets us in at a server that holds a store: from the environment, or from a file, never from millstream.toml."""
 
 from __future__ import annotations
 
@@ -19,13 +19,29 @@ def online_password(settings: Settings, variable: str, file: str) -> str:
     Raises:
         ProjectError: when the file cannot be read.
     """
+    return secret(settings, "online.password_file", variable, file)
+
+
+def secret(settings: Settings, setting: str, variable: str, file: str) -> str:
+    """Return what a file holds, or else the environment; nothing where no file is named and the variable is not set.
+
+    Args:
+        settings: the project, to whose folder the file is relative.
+        setting: the setting that names the file, for messages, such as "online.password_file".
+        variable: the environment variable.
+        file: the file, or nothing.
+
+    Raises:
+        ProjectError: when the file cannot be read.
+    """
     if not file:
         return os.environ.get(variable, "")
     path = settings.folder / file
     try:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
+        what = setting.rpartition(".")[2].removesuffix("_file").replace("_", " ")
         raise ProjectError(
-            f"Settings: 'online.password_file' is '{path}', which cannot be read.",
-            f"put the password there, readable by this user, or into the environment as {variable}.",
+            f"Settings: '{setting}' is '{path}', which cannot be read.",
+            f"put the {what} there, readable by this user, or into the environment as {variable}.",
         ) from error

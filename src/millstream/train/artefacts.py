@@ -1,6 +1,7 @@
-"""Artefacts on disk: a fitted model as text, its encoder and a sample with its scores, in a folder named by their hash.
+"""Artefacts: a fitted model as text, its encoder and a sample with its scores, in a folder named by their hash.
 
-A folder is written aside, synced and renamed, so it is there whole or not at all, and its name says what it must hold.
+A folder on a disk is written aside, synced and renamed, so it is there whole or not at all. In the storage of objects each
+is there whole or not at all, and a version is registered when all of them are. Its name says what a folder must hold.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,21 +25,37 @@ from millstream.errors import CorruptState, DiskFull
 from millstream.train.encoding import Encoder
 from millstream.train.trainers.trainer import Artefact
 
+if TYPE_CHECKING:
+    from millstream.store.s3 import ObjectFolder
+
 Floats = NDArray[np.float64]
 
 _MODEL, _ENCODER, _SAMPLE = "model.txt", "encoder.json", "sample.npy"
 
 
-def keep(folder: Path, artefact: Artefact, matrix: Floats, scores: Floats) -> str:
+def keep(folder: Path | ObjectFolder, artefact: Artefact, matrix: Floats, scores: Floats) -> str:
     """Write an artefact below `folder` and return its digest; writing the same one again changes nothing.
 
     Args:
         folder: the model's folder; made if absent.
         artefact: the fitted model.
         matrix, scores: rows as its encoder makes them, and what it scores them.
+
+    Raises:
+        DiskFull: there is no room.
+        StoreError: the storage of objects refuses it, or cannot be reached.
     """
     files = _files(artefact, matrix, scores)
     digest = _digest(files)
+    if isinstance(folder, Path):
+        _keep_on_disk(folder, digest, files)
+    else:
+        for name, content in files.items():
+            (folder / digest).write(name, content)
+    return digest
+
+
+def _keep_on_disk(folder: Path, digest: str, files: Mapping[str, bytes]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with exclusive(folder):
@@ -49,7 +67,6 @@ def keep(folder: Path, artefact: Artefact, matrix: Floats, scores: Floats) -> st
         if no_room(error, folder):
             raise DiskFull.writing(folder) from error
         raise
-    return digest
 
 
 def _write_aside(folder: Path, digest: str, files: Mapping[str, bytes]) -> None:
@@ -61,7 +78,7 @@ def _write_aside(folder: Path, digest: str, files: Mapping[str, bytes]) -> None:
     sync_folder(folder)
 
 
-def read(folder: Path, digest: str, thing: str) -> tuple[Artefact, Floats, Floats]:
+def read(folder: Path | ObjectFolder, digest: str, thing: str) -> tuple[Artefact, Floats, Floats]:
     """Return the artefact with that digest, its sample rows and their scores.
 
     Args:
@@ -71,15 +88,10 @@ def read(folder: Path, digest: str, thing: str) -> tuple[Artefact, Floats, Float
 
     Raises:
         CorruptState: it is not there, or its content is not what its digest says.
+        StoreError: the storage of objects refuses it, or cannot be reached.
     """
     place = folder / digest
-    try:
-        files = {name: (place / name).read_bytes() for name in (_MODEL, _ENCODER, _SAMPLE)}
-    except OSError as error:
-        raise CorruptState(
-            f"{thing}: {error.filename} cannot be read ({error.strerror}).",
-            hint="restore the models folder from a copy, or train again.",
-        ) from error
+    files = {name: _read(place, name, thing) for name in (_MODEL, _ENCODER, _SAMPLE)}
     if _digest(files) != digest:
         raise CorruptState(
             f"{thing}: the files in {place} are not those that were written.",
@@ -89,6 +101,24 @@ def read(folder: Path, digest: str, thing: str) -> tuple[Artefact, Floats, Float
     artefact = Artefact(about["kind"], files[_MODEL].decode(), Encoder.from_dict(about))
     sample = np.load(io.BytesIO(files[_SAMPLE]), allow_pickle=False)
     return artefact, np.ascontiguousarray(sample[:, :-1]), sample[:, -1]
+
+
+def _read(place: Path | ObjectFolder, name: str, thing: str) -> bytes:
+    if isinstance(place, Path):
+        try:
+            return (place / name).read_bytes()
+        except OSError as error:
+            raise _unread(thing, place / name, error.strerror or "it is not there") from error
+    found = place.read(name)
+    if found is None:
+        raise _unread(thing, place / name, "it is not there")
+    return found
+
+
+def _unread(thing: str, file: Path | ObjectFolder, why: str) -> CorruptState:
+    return CorruptState(
+        f"{thing}: {file} cannot be read ({why}).", hint="restore the models folder from a copy, or train again."
+    )
 
 
 def _files(artefact: Artefact, matrix: Floats, scores: Floats) -> dict[str, bytes]:

@@ -32,6 +32,8 @@ from millstream.train.trainers.trainer import Artefact, Predictor
 if TYPE_CHECKING:
     from sqlalchemy import Row
 
+    from millstream.store.s3 import ObjectFolder
+
 Floats = NDArray[np.float64]
 
 Pin = Callable[[sa.Connection, str, Sequence[str]], None]
@@ -137,10 +139,10 @@ class ModelVersions:
     """
 
     def __init__(
-        self, url: str, folder: Path, clock: Clock, *, pin: Pin | None = None, keep: Keep | None = None
+        self, url: str, folder: Path | ObjectFolder, clock: Clock, *, pin: Pin | None = None, keep: Keep | None = None
     ) -> None:
         self._database = Database(url)
-        self._folder = Path(folder)
+        self._folder = folder
         self._clock = clock
         self._pin, self._keep = pin, keep
         self._database.make()

@@ -1,21 +1,23 @@
-"""The files of a local Iceberg table: which of them anything names, and how those that nothing names go."""
+"""The files of an Iceberg table: which of them anything names, and how local ones that nothing names go."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from millstream.store.iceberg.file_ledger import FileLedger, sum_of
 
 if TYPE_CHECKING:
+    from pyiceberg.io import FileIO
     from pyiceberg.manifest import ManifestFile
     from pyiceberg.table import Table
+    from pyiceberg.table.snapshots import Snapshot
 
-_OURS = (".parquet", ".avro", ".metadata.json")
+OURS = (".parquet", ".avro", ".metadata.json")
 _DROPPED = ".dropped-"
 
 
@@ -39,16 +41,28 @@ def named_files(found: Table) -> set[str]:
     Raises:
         CorruptState: one of them is not what was written; then nobody can say what the others are for.
     """
-    metadata, io = found.metadata, found.io
+    metadata = found.metadata
     named = {found.metadata_location, *(entry.metadata_file for entry in metadata.metadata_log)}
+    named |= {one.statistics_path for one in (*metadata.statistics, *metadata.partition_statistics)}
+    return named | files_of(metadata.snapshots, found.io)
+
+
+def files_of(snapshots: Iterable[Snapshot], io: FileIO) -> set[str]:
+    """The locations of all files that snapshots name: those with rows, and those that list them.
+
+    Args:
+        snapshots: the snapshots.
+        io: how the table's files are read.
+    """
+    named: set[str] = set()
     manifests: dict[str, ManifestFile] = {}
-    for snapshot in metadata.snapshots:
+    for snapshot in snapshots:
         named.add(snapshot.manifest_list)
         manifests |= {one.manifest_path: one for one in snapshot.manifests(io)}
     for place, manifest in manifests.items():
         named.add(place)
         named |= {entry.data_file.file_path for entry in manifest.fetch_manifest_entry(io, discard_deleted=False)}
-    return named | {one.statistics_path for one in (*metadata.statistics, *metadata.partition_statistics)}
+    return named
 
 
 def sweep(found: Table, folder: Path, now: int, keep: int) -> int:
@@ -74,7 +88,7 @@ def sweep(found: Table, folder: Path, now: int, keep: int) -> int:
     if newest is None:
         return 0  # they are somewhere else, and who knows what these are
     limit = os.stat(newest).st_mtime_ns
-    loose = [path for name, path in every.items() if name not in named and name.endswith(_OURS)]
+    loose = [path for name, path in every.items() if name not in named and name.endswith(OURS)]
     since = ledger.unreferenced(str(folder), loose, now)
     old = [path for path in loose if since[path] + keep <= now and _changed(path) < limit]
     for path in old:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Literal
 import pyarrow as pa
 
 from millstream.errors import Fenced, NotFound, StoreError
-from millstream.settings import sqlite_url
 from millstream.store.iceberg.commit import (
     carried,
     identifier,
@@ -29,11 +28,10 @@ from millstream.store.iceberg.commit import (
 )
 from millstream.store.iceberg.compaction import AFTER, AT, data_files, due, replaced, small_files, written
 from millstream.store.iceberg.days import DAY, divide, divided_by, divided_by_day, shown, with_day
-from millstream.store.iceberg.errors import clear, unreadable
-from millstream.store.iceberg.file_ledger import FileLedger
-from millstream.store.iceberg.files import clear_out, named_files, sweep
+from millstream.store.iceberg.local import LocalWarehouse
 from millstream.store.iceberg.read import apart, chosen, held, narrow
-from millstream.store.iceberg.tags import ended, let_go, names, tag_of, tagged
+from millstream.store.iceberg.tags import ended, names, tag_of, tagged
+from millstream.store.iceberg.warehouse import SETTINGS, Warehouse
 from millstream.store.offline import ANY, Snapshot, TableFacts, Tended, Where
 
 if TYPE_CHECKING:
@@ -42,22 +40,13 @@ if TYPE_CHECKING:
 
 _ATTEMPTS = 60
 _FEW = 3
-_SETTINGS = {
-    "commit.retry.num-retries": "0",
-    "commit.manifest-merge.enabled": "true",
-    "commit.manifest.min-count-to-merge": "50",
-    "write.metadata.delete-after-commit.enabled": "true",
-    "write.metadata.previous-versions-max": "10",
-    "write.parquet.row-group-limit": "65536",
-}
 
 
 class IcebergOfflineStore:
     """The offline store of a project: Iceberg tables, which other engines can read and write beside it.
 
     Args:
-        folder: where the catalog (`catalog.db`) and the tables (`warehouse/`) are kept.
-        catalog: PyIceberg catalog properties, in place of the local ones; `folder` is then not used.
+        folder: where the catalog (`catalog.db`) and the tables (`warehouse/`) are kept, or a warehouse that is elsewhere.
         by_day: whether tables that are made from now on lie in files by day; worth it where a day has tens of megabytes.
 
     Raises:
@@ -70,9 +59,9 @@ class IcebergOfflineStore:
     ({'amount': [5.0]}, {'millstream.positions': '[1]'})
     """
 
-    def __init__(self, folder: str | Path, catalog: Mapping[str, str] | None = None, *, by_day: bool = False) -> None:
-        self._folder, self._by_day = Path(folder), by_day
-        self._properties = catalog
+    def __init__(self, folder: str | Path | Warehouse, *, by_day: bool = False) -> None:
+        self._warehouse = LocalWarehouse(Path(folder)) if isinstance(folder, str | Path) else folder
+        self._by_day = by_day
         self._opened: tuple[int, Catalog] | None = None
         self._lock = threading.Lock()
 
@@ -86,7 +75,7 @@ class IcebergOfflineStore:
         """Append rows and set properties in one commit; see `OfflineStore.append`."""
         mine = marked(table, properties or {})
         rows = storable(rows)
-        with clear(self._folder, table):
+        with self._warehouse.clear(table):
             for _ in range(_ATTEMPTS):
                 found = self._found(table) or (self._made(table, rows.schema) if expected in (ANY, None) else None)
                 before = None if found is None else newest(found)
@@ -108,7 +97,7 @@ class IcebergOfflineStore:
         snapshot: int | None = None,
     ) -> pa.Table:
         """The rows of one snapshot; see `OfflineStore.scan`."""
-        with clear(self._folder, table):
+        with self._warehouse.clear(table):
             planned, many = self._planned(table, columns, where, snapshot)
             rows = held(planned.to_arrow(), many)
         names = shown(planned.table_metadata, rows.schema) if columns is None else list(columns)
@@ -134,7 +123,7 @@ class IcebergOfflineStore:
         """
         from pyiceberg.io.pyarrow import ArrowScan
 
-        with clear(self._folder, table):
+        with self._warehouse.clear(table):
             planned, many = self._planned(table, columns, where, snapshot)
             reader = ArrowScan(planned.table_metadata, planned.io, planned.projection(), planned.row_filter)
             for task in planned.plan_files():
@@ -144,7 +133,7 @@ class IcebergOfflineStore:
 
     def snapshot(self, table: str) -> Snapshot | None:
         """The newest snapshot, or None when nothing was ever appended."""
-        with clear(self._folder, table):
+        with self._warehouse.clear(table):
             found = self._found(table)
             if found is not None and unsettled(found):
                 with suppress(Fenced):  # another process settles it
@@ -154,7 +143,7 @@ class IcebergOfflineStore:
 
     def pin(self, table: str, snapshot: int, by: str | int) -> None:
         """Tag a snapshot; see `Pinning.pin`."""
-        with clear(self._folder, table):
+        with self._warehouse.clear(table):
             for _ in range(_ATTEMPTS):
                 found = self._load(table)
                 change = tagged(found, snapshot, by)
@@ -166,7 +155,7 @@ class IcebergOfflineStore:
 
     def pinned(self, table: str) -> set[str]:
         """The names that pin a snapshot of a table; see `Pinning.pinned`."""
-        with clear(self._folder, table):
+        with self._warehouse.clear(table):
             found = self._found(table)
             return set() if found is None else names(found)
 
@@ -174,7 +163,7 @@ class IcebergOfflineStore:
         """Remove the tags of that name; see `Pinning.unpin`."""
         tag = tag_of(by, 0)
         for table in self.tables():
-            with clear(self._folder, table):
+            with self._warehouse.clear(table):
                 for _ in range(_ATTEMPTS):
                     found = self._found(table)
                     if (
@@ -187,10 +176,8 @@ class IcebergOfflineStore:
                     raise _busy(table)
 
     def tend(self, table: str, now: int, *, order: Sequence[str] = (), keep: int = 0) -> Tended:
-        """Compact and sweep a local table; see `Upkeep.tend`."""
-        if self._properties is not None:
-            return Tended()  # in a shared catalog, upkeep is its owner's
-        with clear(self._folder, table):
+        """Compact and sweep a table; see `Upkeep.tend`."""
+        with self._warehouse.clear(table):
             found = self._found(table)
             if found is None:
                 return Tended()
@@ -199,18 +186,14 @@ class IcebergOfflineStore:
                     found.manage_snapshots().remove_tag(tag).commit
                 )  # or next time, when another writer was first
             compacted = self._compact(table, now, order)
-            oldest = FileLedger(self._folder / "warehouse").oldest(str(self._folder_of(table)))
-            if not compacted and (oldest is None or oldest + 2 * keep > now):  # else compaction comes in time for it
-                return Tended()
-            return Tended(compacted, sweep(self._load(table), self._folder_of(table), now, keep))
+            return Tended(compacted, self._warehouse.sweep(self._catalog(), table, now, keep, compacted > 0))
 
     def facts(self, table: str) -> TableFacts:
         """How many files a table has; see `Upkeep.facts`."""
-        with clear(self._folder, table):
+        with self._warehouse.clear(table):
             found = self._load(table)
-            files = sum(len(names) for _, _, names in os.walk(self._folder_of(table)))
             at = found.properties.get(AT)
-            return TableFacts(files, data_files(found), None if at is None else int(at))
+            return TableFacts(self._warehouse.files(found), data_files(found), None if at is None else int(at))
 
     def examine(self, table: str) -> int:
         """Read every file that a table names and compare it with what was written; returns how many there are.
@@ -219,30 +202,19 @@ class IcebergOfflineStore:
             StoreError: another program has changed the table so that it cannot be gone on with.
             CorruptState: a file is not what was written.
         """
-        with clear(self._folder, table):
-            found = whole(self._load(table), table)
-            named = named_files(found) - {entry.metadata_file for entry in found.metadata.metadata_log}
-            for location in sorted(named):
-                found.io.new_input(location).open().close()
-            return len(named)
+        with self._warehouse.clear(table):
+            return self._warehouse.examine(whole(self._load(table), table))
 
     def tables(self) -> list[str]:
         """The names of all tables, sorted."""
-        with clear(self._folder, "*"):
+        with self._warehouse.clear("*"):
             catalog = self._catalog()
             return sorted(name(place) for space in catalog.list_namespaces() for place in catalog.list_tables(space))
 
     def drop(self, table: str) -> None:
         """Remove a table and its files; no such table is no error."""
-        from pyiceberg.exceptions import NoSuchTableError
-
-        with clear(self._folder, table):
-            catalog, place = self._catalog(), identifier(table)
-            with suppress(NoSuchTableError):
-                if self._properties is not None:
-                    catalog.purge_table(place)
-                else:
-                    clear_out(self._folder_of(table), lambda: catalog.drop_table(place))
+        with self._warehouse.clear(table):
+            self._warehouse.remove(self._catalog(), table)
 
     def _planned(
         self, table: str, columns: Sequence[str] | None, where: Where, snapshot: int | None
@@ -273,46 +245,11 @@ class IcebergOfflineStore:
         """The open catalog; a forked child opens its own."""
         with self._lock:
             if self._opened is None or self._opened[0] != os.getpid():
-                self._opened = (os.getpid(), self._open())
+                self._opened = (os.getpid(), self._warehouse.open())
             return self._opened[1]
 
-    def _open(self) -> Catalog:
-        from pyiceberg.catalog import load_catalog
-        from sqlalchemy.exc import OperationalError
-
-        from millstream.store.iceberg.durable_files import places
-
-        if self._properties is not None:
-            return load_catalog("millstream", **self._properties)
-        warehouse = self._folder.absolute() / "warehouse"
-        warehouse.mkdir(parents=True, exist_ok=True)
-        local = {
-            "py-catalog-impl": "millstream.store.iceberg.catalog.LocalCatalog",
-            "uri": f"{sqlite_url(self._folder.absolute() / 'catalog.db')}?timeout=60",
-            "warehouse": f"file://{warehouse}",
-            "py-io-impl": "millstream.store.iceberg.durable_files.DurableFileIO",
-            **places(warehouse, self._folder.absolute() / "catalog.db"),
-        }
-        try:
-            return load_catalog("millstream", **local)
-        except OperationalError:  # another process made the catalog's tables at the same moment
-            return load_catalog("millstream", **local)
-
     def _found(self, table: str) -> Table | None:
-        from pyiceberg.exceptions import NoSuchTableError
-
-        try:
-            return self._catalog().load_table(identifier(table))
-        except NoSuchTableError as error:
-            if self._properties is None and any(self._folder_of(table).glob("metadata/snap-*.avro")):
-                raise unreadable(
-                    self._folder, table, "its rows are there, but 'catalog.db' does not name it"
-                ) from error
-            return None
-
-    def _folder_of(self, table: str) -> Path:
-        """Where the files of a local table are."""
-        return self._folder.absolute().joinpath("warehouse", *identifier(table))
+        return self._warehouse.found(self._catalog(), table)
 
     def _load(self, table: str) -> Table:
         found = self._found(table)
@@ -331,7 +268,7 @@ class IcebergOfflineStore:
             catalog.create_namespace(place[0])
         schema = with_day(table, rows.empty_table()).schema if self._by_day else rows
         try:
-            made = catalog.create_table_transaction(place, schema=schema, properties=_SETTINGS)
+            made = catalog.create_table_transaction(place, schema=schema, properties=SETTINGS)
             if self._by_day:
                 divide(made, table, rows)
             return made.commit_transaction()
@@ -340,8 +277,7 @@ class IcebergOfflineStore:
 
     def _landed(self, table: str, found: Table, change: Transaction, mine: Mapping[str, str]) -> Snapshot | None:
         """Commit rows; None when another writer was first."""
-        if self._properties is None:  # in a shared catalog, upkeep is its owner's
-            let_go(change, found)
+        self._warehouse.let_go(change, found)
         done, failure = _committed(change)
         landing = landed(done or self._load(table), mine)
         if landing is None and failure is not None:

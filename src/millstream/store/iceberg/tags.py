@@ -5,6 +5,7 @@ Expiry spares what a tag names, by whichever engine it is done.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from millstream.store.iceberg.commit import off_the_list
@@ -65,12 +66,38 @@ def spared(found: Table) -> set[int]:
 
 def let_go(change: Transaction, found: Table) -> None:
     """Take the oldest snapshots off the list in the same commit; their files stay until they are swept."""
+    kept = spared(found)
+    old = [item.snapshot_id for item in found.metadata.snapshots[:-KEPT] if item.snapshot_id not in kept]
+    if old:
+        expire(change, old)
+
+
+def superseded(found: Table, keep: int) -> list[int]:
+    """The snapshots beyond the newest few that nothing names, and that were succeeded long enough before the newest.
+
+    Args:
+        found: the table, as it was loaded.
+        keep: for how long (µs) before the newest commit.
+    """
+    listed, kept = found.metadata.snapshots, spared(found)
+    latest = max((item.timestamp_ms for item in listed), default=0) - keep / 1_000
+    pairs = list(pairwise(listed))[: max(0, len(listed) - KEPT)]
+    return [item.snapshot_id for item, next_ in pairs if item.snapshot_id not in kept and next_.timestamp_ms <= latest]
+
+
+def expire(change: Transaction, snapshots: list[int], *, asserted: bool = True) -> None:
+    """Add to a commit that snapshots are taken off the list.
+
+    Args:
+        change: the commit.
+        snapshots: their ids; nothing names them.
+        asserted: whether the commit is refused when something names one of them by then. A REST catalog compares what it
+            knows, and does not know that.
+    """
     from pyiceberg.table.update.snapshot import ExpireSnapshots
 
     from millstream.store.iceberg.unpinned import AssertUnpinned
 
-    kept = spared(found)
-    old = [item.snapshot_id for item in found.metadata.snapshots[:-KEPT] if item.snapshot_id not in kept]
-    if old:
-        ExpireSnapshots(change).by_ids(old).commit()
-        change._stage((), (AssertUnpinned(snapshot_ids=old),))  # type: ignore[arg-type]
+    ExpireSnapshots(change).by_ids(snapshots).commit()
+    if asserted:
+        change._stage((), (AssertUnpinned(snapshot_ids=snapshots),))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""A table of local files: what PyIceberg makes or reads again at every look is kept for as long as it stays the same."""
+"""A table of which what PyIceberg makes or reads again at every look is kept for as long as it stays the same."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SMALL = 1 << 16
 """Bytes of a file up to which what it holds is kept; in memory it is several times as large."""
 
 
-class LocalTable(Table):
+class KeptTable(Table):
     """PyIceberg's table, whose scans and changes do not do twice what gives the same."""
 
     def scan(self, *given: Any, **options: Any) -> DataScan:
@@ -59,7 +59,7 @@ class _Scan(DataScan):
 class _Snapshot(Snapshot):
     def manifests(self, io: FileIO) -> list[ManifestFile]:
         """The files that list the snapshot's files."""
-        listed = _read(self.manifest_list, io, lambda: super(_Snapshot, self).manifests(io))
+        listed = _read(self.manifest_list, 0, io, lambda: super(_Snapshot, self).manifests(io))
         return [_Manifest(*one._data) for one in listed]
 
 
@@ -70,7 +70,7 @@ class _Manifest(ManifestFile):
         def entries() -> list[ManifestEntry]:
             return super(_Manifest, self).fetch_manifest_entry(io, discard_deleted)
 
-        return _read(self.manifest_path, io, entries) if discard_deleted else entries()
+        return _read(self.manifest_path, self.manifest_length, io, entries) if discard_deleted else entries()
 
 
 @dataclass(frozen=True)
@@ -82,15 +82,23 @@ class _File:
     read: Callable[[], list[Any]] = field(compare=False)
 
 
-def _read(location: str, io: FileIO, read: Callable[[], list[Any]]) -> list[Any]:
-    """What a file holds, which nobody may change; `read` says what is wrong where it cannot be read."""
-    path = local_path(location, io.properties)
-    if path is None or not os.path.exists(path):
-        return read()
+def state_of(path: str) -> tuple[int, ...]:
+    """What tells a local file from any other, and from itself before it was changed."""
     facts = os.stat(path)
-    if facts.st_size > _SMALL:
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+
+def _read(location: str, size: int, io: FileIO, read: Callable[[], list[Any]]) -> list[Any]:
+    """What a file holds, which nobody may change; `read` says what is wrong where it cannot be read.
+
+    Of a file that is not local the name says all: nobody writes one twice.
+    """
+    path = local_path(location, io.properties)
+    if path is None:
+        return read() if size > _SMALL else _held(_File(location, (), read))
+    if not os.path.exists(path) or os.path.getsize(path) > _SMALL:
         return read()
-    return _held(_File(path, (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns), read))
+    return _held(_File(path, state_of(path), read))
 
 
 @lru_cache(_KEPT)

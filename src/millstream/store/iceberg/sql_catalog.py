@@ -1,4 +1,4 @@
-"""The catalog of a local offline store: a table is found fast, its metadata parsed once for as long as they stay the same."""
+"""A catalog in a SQL database: a table is found fast, its metadata read once for as long as they stay the same."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pyiceberg.io import load_file_io
 from pyiceberg.serializers import FromInputFile
 
 from millstream.store.iceberg.durable_files import local_path
-from millstream.store.iceberg.local_table import LocalTable
+from millstream.store.iceberg.kept_table import KeptTable, state_of
 
 if TYPE_CHECKING:
     from pyiceberg.table import Table
@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 _KEPT = 64  # tables; the metadata of one grows with its snapshots, a few hundred at most
 
 
-class LocalCatalog(SqlCatalog):
-    """pyiceberg's SQL catalog over local files.
+class KeptSqlCatalog(SqlCatalog):
+    """pyiceberg's SQL catalog, which keeps what it has read.
 
     Every look at a table begins with its metadata, which are the same until the next commit: parsing them takes
-    milliseconds, asking the file whether it has changed takes microseconds.
+    milliseconds, asking a local file whether it has changed takes microseconds. Elsewhere nobody writes a file twice, for
+    each has a name of its own.
     """
 
     def __init__(self, name: str, **properties: str) -> None:
@@ -55,12 +56,11 @@ class LocalCatalog(SqlCatalog):
     def _convert_orm_to_iceberg(self, orm_table: Any) -> Table:
         location = orm_table.metadata_location
         path = local_path(location, self.properties) if location else None
-        if path is None or not os.path.exists(path):
+        if not location or (path is not None and not os.path.exists(path)):
             return super()._convert_orm_to_iceberg(orm_table)  # which says what is wrong
-        facts = os.stat(path)
-        metadata = self._metadata(location, (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns))
+        metadata = self._metadata(location, () if path is None else state_of(path))
         place = *self.identifier_to_tuple(orm_table.table_namespace), orm_table.table_name
-        return LocalTable(place, metadata, location, self._load_file_io(metadata.properties, location), self)
+        return KeptTable(place, metadata, location, self._load_file_io(metadata.properties, location), self)
 
     def _parsed(self, location: str, _: tuple[int, ...]) -> TableMetadata:
         io = load_file_io(properties=self.properties, location=location)
