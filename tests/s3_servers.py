@@ -76,7 +76,7 @@ class S3Server(Server):
             self.files.create_dir("answers")
             with self.files.open_output_stream("answers/yes") as file:
                 file.write(b"yes")
-            return True
+            return self.files.get_file_info(TABLE_BUCKET).type != pa_fs.FileType.NotFound
         return False
 
     @property

@@ -66,6 +66,9 @@ class Iceberg(Struct, frozen=True, kw_only=True):
             return IcebergOfflineStore(folder, by_day=self.by_day)
         from millstream.store.iceberg.shared import SharedWarehouse
 
+        for name in self.catalog:
+            if _HIDDEN.search(name):
+                raise self._holds_secret(name)
         s3 = self._s3(settings)
         warehouse = SharedWarehouse(self._properties(settings, folder, s3), s3, upkeep=self.upkeep)
         return IcebergOfflineStore(warehouse, by_day=self.by_day)
@@ -96,9 +99,6 @@ class Iceberg(Struct, frozen=True, kw_only=True):
         from millstream.store.iceberg.shared import TIMEOUT
 
         given = dict(self.catalog)
-        for name in given:
-            if _HIDDEN.search(name):
-                raise self._holds_secret(name)
         if not given:
             folder.mkdir(parents=True, exist_ok=True)
             given = {"type": "sql", "uri": f"{sqlite_url(folder.absolute() / 'catalog.db')}?timeout=60"}

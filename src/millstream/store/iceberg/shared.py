@@ -27,10 +27,7 @@ TIMEOUT = "millstream.timeout"
 """The property that says for how many seconds a catalog may be silent."""
 ORPHANED = 3 * 86_400.0
 """Seconds after which a file that no snapshot names is taken for one of a writer that died, as Iceberg itself takes it."""
-_CATALOGS = {
-    "sql": "millstream.store.iceberg.sql_catalog.KeptSqlCatalog",
-    "rest": "millstream.store.iceberg.rest_catalog.PatientRestCatalog",
-}
+_REST = "millstream.store.iceberg.rest_catalog.PatientRestCatalog"
 _IO = "millstream.store.iceberg.durable_files.DurableFileIO"
 
 
@@ -56,14 +53,18 @@ class SharedWarehouse:
         from sqlalchemy.exc import DBAPIError
 
         given = {"py-io-impl": _IO, "pool_pre_ping": "true", **self._properties}
-        kind = given.get("type", "")
-        if kind in _CATALOGS:
-            del given["type"]
-            given["py-catalog-impl"] = _CATALOGS[kind]
+        kind = given.pop("type", None)
+        if kind == "rest":
+            return load_catalog("millstream", **{"py-catalog-impl": _REST}, **given)
+        if kind != "sql":
+            return load_catalog("millstream", **{"type": kind} if kind else {}, **given)
+
+        from millstream.store.iceberg.sql_catalog import KeptSqlCatalog
+
         try:
-            return load_catalog("millstream", **given)
+            return KeptSqlCatalog("millstream", **given)
         except DBAPIError:  # another process made the catalog's tables at the same moment, or it is said again
-            return load_catalog("millstream", **given)
+            return KeptSqlCatalog("millstream", **given)
 
     def found(self, catalog: Catalog, table: str) -> Table | None:
         """A table as it is now, None where the catalog lists none."""

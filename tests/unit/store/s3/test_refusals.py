@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from millstream.store.s3 import ObjectFolder
 
 EVENTS = "events.refused"
 WRONG = "wrong/secret+3"
+DATABASE = 'access_key = "x"\ncatalog = {{type = "sql", uri = "postgresql://{}"}}'
 ROWS = pa.table({"n": [1, 2]})
 
 
@@ -138,9 +138,10 @@ def test_what_is_wrong_with_a_catalog_in_a_database_is_one_sentence(
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ('catalog = {type = "rest", credential = "wrong/secret+3"}', "'credential' of `catalog` in \\[offline\\] holds a secret"),
-        ('catalog = {type = "sql", uri = "postgresql://ada:wrong/secret+3@db/x"}', "no URL of a database|holds a secret"),
-        ('catalog = {type = "sql", uri = "postgresql://db/x?password=wrong/secret+3"}', "'uri' .* holds a secret"),
+        ('catalog = {type = "rest", credential = "wrong/secret+3"}', "'credential' of `catalog` .* holds a secret"),
+        (DATABASE.format("ada:wrong%2Fsecret@db/x"), "'uri' .* holds a secret"),
+        (DATABASE.format("ada:wrong/secret+3@db:/x"), "is no URL of a database"),
+        (DATABASE.format("db/x?password=wrong/secret+3"), "'uri' .* holds a secret"),
         ('catalog = {type = "rest", "s3.secret-access-key" = "wrong/secret+3"}', "holds a secret"),
         ('catalog = {type = "rest", token = "wrong/secret+3", retries = 3}', "'offline.catalog' is not shown"),
         ('path = "lake/shop"', "'offline.path' is 'lake/shop'; it must be such as"),
@@ -161,7 +162,7 @@ def test_settings_that_cannot_be_are_refused(tmp_path: Path, text: str, expected
 
 def test_a_catalog_of_a_library_that_is_not_there_names_its_extra(tmp_path: Path) -> None:
     catalog = 'access_key = "x"\ncatalog = {type = "hive", uri = "thrift://127.0.0.1:9"}'
-    with pytest.raises(ProjectError, match="hive catalog at thrift://127.0.0.1:9 needs a package") as raised:
+    with pytest.raises(ProjectError, match="needs a package that is not installed") as raised:
         configured(tmp_path, catalog).tables()
     assert raised.value.hint == "pip install 'millstream[hive]'"
 
@@ -189,9 +190,8 @@ def test_a_server_that_hangs_is_given_up_and_one_that_was_away_is_used_again(tmp
         for store in stores:
             store.append(EVENTS, ROWS)
         server.freeze()
-        threading.Timer(25, server.thaw).start()
-        for store in stores:
-            assert "cannot be reached" in said(lambda store=store: store.append(EVENTS, ROWS)) or True
+        for store, why in zip(stores, ["cannot be reached", "has not answered in time"], strict=True):
+            assert why in said(lambda store=store: store.append(EVENTS, ROWS))
         server.kill()
         for store in stores:
             assert "cannot be reached" in said(lambda store=store: store.append(EVENTS, ROWS))
