@@ -28,6 +28,7 @@ NAMES = (
     "empty_records",
     "ingestion",
     "redis_store",
+    "s3_archive",
     "batch_ingestion",
     "sync_growth",
     "state",

@@ -15,6 +15,9 @@ def test_a_benchmark_measures_what_it_says(name, request, monkeypatch):
     benchmark = import_module(f"benchmarks.{name}")
     if name == "redis_store":
         redis_program("redis")
+    if name == "s3_archive":
+        s3 = request.getfixturevalue("s3")
+        monkeypatch.setattr(benchmark, "S3Server", lambda: nullcontext(s3))
     if name == "kafka_computing":
         kafka = request.getfixturevalue("kafka")
         monkeypatch.setattr(benchmark, "Kafka", lambda: nullcontext(kafka))

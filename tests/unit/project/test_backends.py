@@ -65,7 +65,11 @@ def test_a_project_runs_on_a_backend_that_its_settings_name(tmp_path: Path) -> N
         ('[online]\nkind = "memory"', r"'online\.megabytes' is missing", "[online]"),
         ("[online]\nmegabytes = 1", r"'online\.megabytes' is not a setting", "settings are"),
         ("[log]\nfsync = true", r"'log\.fsync' is not a setting", "settings are"),
-        ("[offline]\ncatalog = 5", r"'offline\.catalog' is 5; it must be properties of a catalog", "leave it out"),
+        (
+            "[offline]\ncatalog = 5",
+            r"'offline\.catalog' is not shown; it must be properties of a catalog",
+            "leave it out",
+        ),
         ("[offline]\ncatalogue = {}", r"'offline\.catalogue' is not a setting", "offline.catalog"),
     ],
 )
