@@ -23,6 +23,7 @@ Bucket = Annotated[str, Meta(pattern=r"^(s3://[^/\x00]+(/[^/\x00]+)*/?)?$", desc
 Endpoint = Annotated[
     str, Meta(pattern=r"^(https?://[^/@\x00]+/?)?$", description='such as "https://s3.example.com", without a path')
 ]
+_LETS_IN = re.compile(r"//[^/@]*:[^/@]*@")  # a URL with a password
 _HIDDEN = re.compile(r"secret|passw|^credential$|token$", re.IGNORECASE)
 
 
@@ -66,8 +67,8 @@ class Iceberg(Struct, frozen=True, kw_only=True):
             return IcebergOfflineStore(folder, by_day=self.by_day)
         from millstream.store.iceberg.shared import SharedWarehouse
 
-        for name in self.catalog:
-            if _HIDDEN.search(name):
+        for name, value in self.catalog.items():
+            if _HIDDEN.search(name) or _LETS_IN.search(value):
                 raise self._holds_secret(name)
         s3 = self._s3(settings)
         warehouse = SharedWarehouse(self._properties(settings, folder, s3), s3, upkeep=self.upkeep)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from tests.conftest import s3_remedy
+from tests.end_to_end.running import until
 from tests.s3_servers import S3Server
 
 from millstream.errors import Fenced, StoreError
@@ -18,8 +20,9 @@ POSITIONS = "millstream.positions"
 
 
 @pytest.mark.parametrize("catalog", ["sql", "rest"])
-def test_killed_in_the_midst_of_commits_nothing_is_lost_or_doubled(s3: S3Server, tmp_path: Path, catalog: str) -> None:
+def test_killed_in_the_midst_of_commits_nothing_is_lost_or_doubled(tmp_path: Path, catalog: str) -> None:
     """Two archivers, each with a connection of its own, append where the table says; three kills."""
+    s3_remedy()
     with S3Server() as server:
         rest = catalog == "rest"
         warehouse = server.rest() if rest else server.sql(f"sqlite:///{tmp_path}/c.db?timeout=60", server.bucket())
@@ -29,12 +32,14 @@ def test_killed_in_the_midst_of_commits_nothing_is_lost_or_doubled(s3: S3Server,
         for worker in workers:
             worker.start()
         for wait in (0.4, 0.9, 0.6):
-            before = acknowledged[0]
-            reached(acknowledged, before + 2)
+            goal, noticed = acknowledged[0] + 2, len(failures)
+            until(lambda goal=goal: acknowledged[0] >= goal, "commits")
             threading.Event().wait(wait)
             server.kill()
+            until(lambda noticed=noticed: len(failures) > noticed, "a writer that notices")
             server.start()
-        reached(acknowledged, acknowledged[0] + 2)
+        goal = acknowledged[0] + 2
+        until(lambda: acknowledged[0] >= goal, "commits after the last kill")
         stop.set()
         for worker in workers:
             worker.join(120)
@@ -45,20 +50,11 @@ def test_killed_in_the_midst_of_commits_nothing_is_lost_or_doubled(s3: S3Server,
         position = int(newest.properties[POSITIONS])
         assert position >= acknowledged[0] >= 8
         assert sorted(store.scan(EVENTS)["n"].to_pylist()) == list(range(position))
-        assert failures, "the kills were not noticed"
         store.examine(EVENTS)
 
 
 def numbers(*these: int) -> pa.Table:
     return pa.table({"n": pa.array(these, pa.int64())})
-
-
-def reached(acknowledged: list[int], position: int) -> None:
-    for _ in range(1_200):
-        if acknowledged[0] >= position:
-            return
-        threading.Event().wait(0.05)
-    raise AssertionError(f"still at {acknowledged[0]}, not {position}")
 
 
 def archive(warehouse: SharedWarehouse, stop: threading.Event, acknowledged: list[int], failures: list[str]) -> None:

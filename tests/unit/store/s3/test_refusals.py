@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from tests.conftest import s3_remedy
 from tests.postgresql import PASSWORD, PostgreSQL
 from tests.s3_servers import KEY, SECRET, TABLE_BUCKET, S3Server
 
@@ -139,6 +140,7 @@ def test_what_is_wrong_with_a_catalog_in_a_database_is_one_sentence(
     ("text", "expected"),
     [
         ('catalog = {type = "rest", credential = "wrong/secret+3"}', "'credential' of `catalog` .* holds a secret"),
+        ('catalog = {type = "rest", uri = "https://ada:wrong+3@lake.example.com"}', "'uri' .* holds a secret"),
         (DATABASE.format("ada:wrong%2Fsecret@db/x"), "'uri' .* holds a secret"),
         (DATABASE.format("ada:wrong/secret+3@db:/x"), "is no URL of a database"),
         (DATABASE.format("db/x?password=wrong/secret+3"), "'uri' .* holds a secret"),
@@ -182,6 +184,7 @@ print([one for one in sys.modules if one in ("millstream.store.s3", "millstream.
 
 
 def test_a_server_that_hangs_is_given_up_and_one_that_was_away_is_used_again(tmp_path: Path) -> None:
+    s3_remedy()
     with S3Server() as server:
         stores = [
             IcebergOfflineStore(server.sql(f"sqlite:///{tmp_path}/catalog.db?timeout=60", server.bucket())),
