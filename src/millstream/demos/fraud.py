@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from millstream.clock import FileClock, to_micros
 from millstream.errors import ProjectError
+from millstream.fold.warm import saying_when_compiling
 from millstream.project import Project
 from millstream.templates import START, write_project
 from millstream.testing.generators import DAY, FraudSimulator, LiveEvents, rows
@@ -62,9 +63,10 @@ def run(folder: Path, *, days: int = 3, users: int = 1_000, seed: int = 1, as_js
     live = LiveEvents(world, start - HISTORY_DAYS * DAY)
     for name, table in live.due(start).items():
         project.load(name, table)
-    project.backfill()
-    trained = project.train("fraud")
-    project.deploy("fraud", trained.version)
+    with saying_when_compiling(say):
+        project.backfill()
+        trained = project.train("fraud")
+        project.deploy("fraud", trained.version)
     say(f"Trained fraud version {trained.version} on {trained.facts['matured']:,} payments with a known label.")
     truth = _frauds(world, start, days)
     say(f"{'day':<12}{'payments':>10}{'frauds':>8}{'AUC':>8}{'AP':>8}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
@@ -42,6 +44,32 @@ def warm(*parts: Literal["lanes", "entries"]) -> None:
         (prepared,) = prepare([group], stream, table)
         _run(layout_of(group), prepared, times)
     RequestRows([(group, {})]).added({}, times[:1])
+
+
+@contextmanager
+def saying_when_compiling(say: Callable[[str], None]) -> Iterator[None]:
+    """Say so, once, if a kernel is compiled while the block runs, so that nobody waits for minutes in silence.
+
+    Args:
+        say: called with a sentence before the first kernel is compiled; what is found in the cache says nothing.
+    """
+    from numba.core import event
+
+    class Compiling(event.Listener):  # type: ignore[misc]
+        """Hears of each function that Numba compiles in this process."""
+
+        told = False
+
+        def on_start(self, event: Any) -> None:
+            if not self.told and event.data["dispatcher"].py_func.__module__.startswith(__package__ + "."):
+                self.told = True
+                say("Compiling kernels that this machine has not run before; they are kept. It takes a minute or two.")
+
+        def on_end(self, event: Any) -> None:
+            """What was compiled says nothing."""
+
+    with event.install_listener("numba:compile", Compiling()):
+        yield
 
 
 def _with_lanes() -> list[Any]:

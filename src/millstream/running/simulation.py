@@ -78,6 +78,7 @@ def _apply(project: Any, say: Say) -> None:
 
 def _first_time(settings: Settings, marker: Path, say: Say) -> None:
     """Load the history, backfill, train and deploy; a crash on the way starts over."""
+    from millstream.fold.warm import saying_when_compiling
     from millstream.project import Project
 
     _refuse_used(settings)
@@ -92,12 +93,13 @@ def _first_time(settings: Settings, marker: Path, say: Say) -> None:
     for name, table in history.items():
         project.load(name, table)
     say("Computing the features of all of it.")
-    project.backfill()
-    for model in project.parts.registry.models():
-        trained = project.train(model)
-        project.deploy(model, trained.version)
-        count = trained.facts["matured"]
-        say(f"Trained {model.name} version {trained.version} on {count:,} payments: {_figures(trained.metrics)}.")
+    with saying_when_compiling(say):
+        project.backfill()
+        for model in project.parts.registry.models():
+            trained = project.train(model)
+            project.deploy(model, trained.version)
+            count = trained.facts["matured"]
+            say(f"Trained {model.name} version {trained.version} on {count:,} payments: {_figures(trained.metrics)}.")
     project.close()
     _mark(marker, ready=True)
 

@@ -6,13 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numba
 import numpy as np
 from tests.properties.worlds import BASE, MINUTE, Event, group_of, prepared
 
 from millstream.fold import as_of, exact, fold, layout_of, merge, value
+from millstream.fold.spans import _begin_of_session
 from millstream.fold.states import States
 from millstream.fold.views import Vector
-from millstream.fold.warm import warm
+from millstream.fold.warm import saying_when_compiling, warm
 
 ROOT = Path(__file__).parents[3]
 WINDOWS = (("1m", "0s", "_0"), ("1h", "1m", "_1"), (None, "0s", "_2"), ("2 events", "0s", "_3"))
@@ -67,6 +69,21 @@ def test_nothing_is_compiled_after_set_up():
     """In a process of its own, as in this one other tests compile what they give the kernels by hand."""
     found = subprocess.run([sys.executable, "-m", __name__], capture_output=True, text=True, cwd=ROOT)
     assert found.returncode == 0, found.stderr
+
+
+def test_what_is_compiled_is_said_once_and_what_is_compiled_already_is_not():
+    """A kernel without a cache of its own, so that it is compiled here whatever ran before."""
+    said: list[str] = []
+    kernel = numba.njit(_begin_of_session.py_func)
+    with saying_when_compiling(said.append):
+        assert kernel(np.arange(3), np.zeros(3), 9, 2, 1) == 0
+        assert kernel(np.arange(3), np.zeros(3), 9.5, 2, 1) == 0
+    assert len(said) == 1
+    assert said[0].startswith("Compiling kernels")
+    with saying_when_compiling(said.append):
+        kernel(np.arange(3), np.zeros(3), 9, 2, 1)
+        numba.njit(lambda x: x + 1)(1)  # no kernel of ours
+    assert len(said) == 1
 
 
 if __name__ == "__main__":

@@ -45,17 +45,23 @@ velocity = [
         features=[
             ms.Count(over=["5m", "1h", "24h"]),
             ms.Sum("amount", over=["1h", "24h"]),
-            ms.Count(name="declined", where="status = 'declined'", over="1h"),
+            ms.Share(name="declined", where="status = 'declined'", over=["1h", "24h"]),
+            ms.DistinctCount(others, over=["24h", "7d"]),  # devices of a user, users of a device
         ],
     )
-    for entity in (user, device)
+    for entity, others in ((user, "device_id"), (device, "user_id"))
 ]
 habits = ms.StreamFeatureGroup(
     "habits",
     entity=user,
     source=payments,
-    derive={"k": "amount / 1000"},
-    features=[ms.Mean("amount", over="30d"), ms.Std("amount", over="30d"), ms.Max("k", over="30d")],
+    features=[
+        ms.Mean("amount", over="30d"),
+        ms.Std("amount", over="30d"),
+        ms.Max("amount", over="30d"),
+        ms.ZScore("amount", request="amount", over=["20 events", "30d"]),
+        ms.Seen("payee_id", request="payee_id", over="90d", name="known_payee"),
+    ],
 )
 access = ms.StreamFeatureGroup("access", entity=user, source=logins, features=[ms.Last("country"), ms.TimeSince()])
 risk = ms.StreamFeatureGroup(
@@ -73,9 +79,9 @@ kyc = ms.BatchFeatureGroup(
 
 
 @ms.on_demand(returns="float64")
-def amount_z(amount: float, habits__amount_mean_30d: float, habits__amount_std_30d: float) -> float:
-    """How many standard deviations this amount is above the user's usual one."""
-    return (amount - habits__amount_mean_30d) / habits__amount_std_30d
+def beside_largest(amount: float, habits__amount_max_30d: float) -> float:
+    """This amount beside the user's largest of the last month."""
+    return amount / habits__amount_max_30d
 
 
 fraud_view = ms.FeatureView(
@@ -88,7 +94,7 @@ fraud_view = ms.FeatureView(
         risk,
         kyc["tier"].default("none"),
         kyc["tier"].on(user_id="payee_id", prefix="payee"),
-        amount_z,
+        beside_largest,
     ],
 )
 fraud = ms.Model(
