@@ -9,7 +9,7 @@ import numpy as np
 from numba import njit
 
 from millstream.fold.fixed_point import multiply_add, sum_of
-from millstream.fold.kernels import ascending, in_order, lanes_of_events
+from millstream.fold.kernels import lanes_of_events
 from millstream.fold.lanes import ADD, combine_one
 from millstream.fold.layout import HEADER
 from millstream.fold.spans import LOWEST
@@ -205,21 +205,13 @@ def _by_rule(times, available, lanes, size, by, at, requests, offset, half_life,
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def as_of(events, event_begins, queries, query_begins, times, available, lanes, size, ordinal, at, requests, totals, by_rule,
-          first, last, found):  # fmt: skip
+def as_of(lines, lanes, size, requests, totals, by_rule, first, last, found):
     """Write the totals of (key, instant) rows, as `value` gives those of states, for a stretch of keys.
 
     Args:
-        events: the numbers of the events, grouped by key, int64; see `kernels.by_key`.
-        event_begins: where in `events` those of each key begin, and where the last ones end, int64, shape (keys + 1,).
-        queries: the numbers of the queries, grouped by key likewise.
-        query_begins: where in `queries` those of each key begin, and where the last ones end.
-        times: the times of the events (µs), int64, by number.
-        available: from which ordinal on each is known, int64, by number.
-        lanes: their lanes, one event after another, int64, shape (events * lanes,).
+        lines: the events and the queries of each key, laid out; see `timelines`.
+        lanes: the lanes of the events, one event after another, int64, shape (events * lanes,).
         size: how many lanes an event has.
-        ordinal: per query, by when an event must be available to count, int64, shape (queries,).
-        at: per query, the instant (µs), int64, shape (queries,).
         requests: the lanes of one more event of each query, one after another, int64, or none at all.
         totals: for each total the place of its lanes and its half-life (µs), int64; see `DecayLayout`.
         by_rule: whether every event of a key is looked at for every query in any case; else its tiles fill up, unless a
@@ -230,23 +222,21 @@ def as_of(events, event_begins, queries, query_begins, times, available, lanes, 
     """
     held = np.zeros((_PLACES + 1) * _LIMBS, np.int64)
     for k in range(first, last):
-        asked = queries[query_begins[k] : query_begins[k + 1]]
-        if asked.size == 0:
+        begin, end, row, stop = lines.begins[k], lines.begins[k + 1], lines.row_begins[k], lines.row_begins[k + 1]
+        if row == stop:
             continue
-        asked = in_order(in_order(asked, at), ordinal)
-        by, moments = ordinal[asked], at[asked]
-        mine = in_order(events[event_begins[k] : event_begins[k + 1]], times)
-        passed, open_from = times[mine], available[mine]
-        known = in_order(np.arange(0 if ascending(open_from) else mine.size), open_from)
-        own, added = lanes_of_events(lanes, mine, size), requests
+        asked, by, at = lines.rows[row:stop], lines.ordinal[row:stop], lines.at[row:stop]
+        passed, open_from = lines.times[begin:end], lines.available[begin:end]
+        known = lines.known[begin : end if lines.late[k] else begin]
+        own, added = lanes_of_events(lanes, lines.events[begin:end], size), requests
         if requests.size > 0:
             added = lanes_of_events(requests, asked, size)
         one = np.empty(asked.size)
         for j in range(totals.shape[0]):
             offset, half_life = totals[j, 0], totals[j, 1]
-            if by_rule or not ascending(moments):
-                _by_rule(passed, open_from, own, size, by, moments, added, offset, half_life, held, one)
+            if by_rule or lines.turned[k]:
+                _by_rule(passed, open_from, own, size, by, at, added, offset, half_life, held, one)
             else:
-                _moving(passed, open_from, known, own, size, by, moments, added, offset, half_life, held, one)
+                _moving(passed, open_from, known, own, size, by, at, added, offset, half_life, held, one)
             for q in range(asked.size):
                 found[j, asked[q]] = one[q]

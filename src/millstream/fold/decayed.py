@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from millstream.definitions.windows import default_hop
-from millstream.fold import decay_kernels, kernels
+from millstream.fold import decay_kernels
 from millstream.fold.decay_layout import DecayLayout, halvings
-from millstream.fold.shares import in_shares
+from millstream.fold.past import Past
 
 if TYPE_CHECKING:
     from millstream.fold.preparation import Prepared
@@ -55,17 +55,11 @@ def decayed_of_states(
 
 @dataclass(frozen=True, eq=False)
 class DecayedHistory:
-    """The events of history, and the (key, instant) rows that are asked of them; `codes` are those of the rows' keys.
-
-    See `fold.as_of` for the rest.
-    """
+    """The events of history, and the (key, instant) rows that are asked of them, with lanes to add to each, or none."""
 
     decay: DecayLayout
     events: Prepared
-    available: np.ndarray
-    codes: np.ndarray
-    ordinal: np.ndarray
-    at: np.ndarray
+    past: Past
     requests: np.ndarray
 
     def by_rule(self, numbers: np.ndarray) -> None:
@@ -77,16 +71,11 @@ class DecayedHistory:
         self._write(numbers, False)
 
     def _write(self, numbers: np.ndarray, by_rule: bool) -> None:
-        n_keys = int(max(len(self.events.keys), self.codes.max(initial=0) + 1))
-        order, begins = kernels.by_key(self.events.codes, n_keys)
-        queries, query_begins = kernels.by_key(self.codes, n_keys)
-        lanes, found = self.events.lanes.reshape(-1), np.empty((len(self.decay.totals), len(self.at)))
-
-        def run(first: int, last: int) -> None:
-            decay_kernels.as_of(
-                order, begins, queries, query_begins, self.events.times, self.available, lanes, self.decay.size,
-                self.ordinal, self.at, self.requests, self.decay.totals, by_rule, first, last, found,
-            )  # fmt: skip
-
-        in_shares(begins[1:] + query_begins[1:], run)
-        self.decay.write(found, self.at, numbers)
+        lines, lanes = self.past.lines, self.events.lanes.reshape(-1)
+        found = np.empty((len(self.decay.totals), len(self.past.at)))
+        self.past.in_shares(
+            lambda first, last: decay_kernels.as_of(
+                lines, lanes, self.decay.size, self.requests, self.decay.totals, by_rule, first, last, found
+            )
+        )
+        self.decay.write(found, self.past.at, numbers)

@@ -11,7 +11,7 @@ from numba import njit
 
 from millstream.fold.entries import ESTIMATED, KEY, PASSED, WIDTH, copy, with_room
 from millstream.fold.fixed_point import from_sortable, sortable, sum_of
-from millstream.fold.lanes import COUNT, EMPTY_GREATEST, EMPTY_LEAST, TEXT, emit
+from millstream.fold.lanes import COUNT, EMPTY_GREATEST, EMPTY_LEAST, ONE, START, TEXT, emit
 from millstream.fold.sketches import middle_of, registered
 
 DISTINCT_COUNT, QUANTILE, ENTROPY, LAG, MODE, ROWS, MOST, RECENT, MAPPED, SEEN, COUNTED, SINCE, SUMMED = range(13)
@@ -44,19 +44,28 @@ def emit_entries(bag, feature, data, at, probes, numbers, texts, row, heap):
         row: the row of both to write.
         heap: the lists that there are already; see `listed`.
     """
-    formula, out, mode = feature[FORMULA], feature[OUT], data[0] & 3
+    number, heap = _emitted(bag, feature, data, at, probes, texts, row, heap)
+    if feature[FORMULA] <= ENTROPY or feature[FORMULA] >= LOOKS_UP:
+        numbers[row, feature[OUT]] = number
+    return heap
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _emitted(bag, feature, data, at, probes, texts, row, heap):
+    """The number that a feature is, where it is one; what is written as lanes or into the heap is written."""
+    formula, out, mode, number = feature[FORMULA], feature[OUT], data[0] & 3, np.nan
     if formula == DISTINCT_COUNT:
-        numbers[row, out] = np.float64(registered(data, 1) if mode == ESTIMATED else data[0] >> 2)
+        number = np.float64(registered(data, ONE) if mode == ESTIMATED else data[0] >> 2)
     elif formula == QUANTILE:
-        numbers[row, out] = _quantile(data, from_sortable(feature[NUMBER]))
+        number = _quantile(data, from_sortable(feature[NUMBER]))
     elif formula == ENTROPY:
-        numbers[row, out] = np.nan if mode == PASSED else _entropy(bag, data)
+        number = np.nan if mode == PASSED else _entropy(bag, data)
     elif formula == LAG:
         _lag(bag, feature[NUMBER], data, texts, row, out)
     elif formula == MODE:
         _mode(bag, data, texts, row, out)
     elif formula >= LOOKS_UP:
-        numbers[row, out] = _looked_up(bag, feature, data, at, probes[row])
+        number = _looked_up(bag, feature, data, at, probes[row])
     elif formula == ROWS:
         texts[row, out], heap = _rows(bag, feature, data, heap)
     elif mode == PASSED:
@@ -66,7 +75,7 @@ def emit_entries(bag, feature, data, at, probes, numbers, texts, row, heap):
     else:
         places = _recent(bag, data) if formula == RECENT else _most(bag, data)
         texts[row, out], heap = _listed(bag, feature, data, places[: feature[NUMBER]], heap)
-    return heap
+    return number, heap
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -74,7 +83,7 @@ def _listed(bag, feature, data, places, heap):
     """Add the list of what the entries at some places hold; returns where it begins, and the heap."""
     begin = heap[0]
     if places.size == 0:
-        return 0, heap
+        return START, heap
     heap = with_room(heap, begin, 1 + places.size * feature[LANES])
     heap[begin], to = places.size, begin + 1
     for place in places:
@@ -89,7 +98,7 @@ def _mapped(bag, feature, data, heap):
     """Add the keys that count most, each with what its lanes come to; returns where the list begins, and the heap."""
     places, begin, width = _most(bag, data)[: feature[NUMBER]], heap[0], feature[VALUE_LANES]
     if places.size == 0:
-        return 0, heap
+        return START, heap
     heap = with_room(heap, begin, 1 + places.size * (2 + feature[LANES] + width))
     heap[begin], to = places.size, begin + 1
     inner = feature[INNER:COLUMNS].copy().reshape(1, COLUMNS - INNER)
@@ -98,7 +107,7 @@ def _mapped(bag, feature, data, heap):
         heap[to] = 1
         copy(data, place, heap, to + 1, feature[LANES])
         to += 1 + feature[LANES]
-        emit(inner, 0, 1, data, place + bag[KEY], 0, number, kept, 0)
+        emit(inner, START, ONE, data, place + bag[KEY], START, number, kept, START)
         if inner[0, 0] == COUNT:
             kept[0, 0], kept[0, 1] = 0, np.int64(number[0, 0])
         elif inner[0, 0] != TEXT:
@@ -140,7 +149,7 @@ def _rows(bag, feature, data, heap):
         count += data[place + bag[KEY]]
     count, begin = min(count, feature[NUMBER]), heap[0]
     if count == 0:
-        return 0, heap
+        return START, heap
     heap = with_room(heap, begin, 1 + count * feature[LANES])
     heap[begin], to, left = count, begin + 1, count
     for place in range(1, end, width):

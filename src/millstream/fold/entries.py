@@ -23,7 +23,7 @@ import numpy as np
 from numba import njit
 
 from millstream.fold.fixed_point import from_sortable
-from millstream.fold.lanes import combine_one, compare
+from millstream.fold.lanes import START, combine_one, compare
 from millstream.fold.sketches import REGISTER_LANES, bucket_of, register, register_all
 
 FOREMOST, BOUNDED, DISTINCT, SPREAD, NEWEST = range(5)
@@ -142,7 +142,7 @@ def _in_order(bag, left, a, right, b, out, at):
             copy(right, j, out, end, width)
             j += width
         elif order == 0:
-            absorb(bag, 0, out, end + bag[KEY], right, j + bag[KEY])
+            absorb(bag, START, out, end + bag[KEY], right, j + bag[KEY])
             j += width
         end += width
     out[at] = (end - at - 1) // width * 4 + (left[a] & 3)
@@ -292,20 +292,6 @@ def ordered(bag, entries, events):
     return events
 
 
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def same_key(bag, entries, left, right):
-    """Whether the entries of two events have one key.
-
-    Args:
-        bag: what the bag of the entries is like; see the module.
-        entries: the entries of all events; see the module.
-        left: the number of the one event.
-        right: the number of the other.
-    """
-    first = bag[INPUT] + 1
-    return compare(entries[left], first, entries[right], first, bag[KEY]) == 0
-
-
 @njit(cache=True, nogil=True, error_model="numpy")
 def gather(bag, entries, events, out, at):
     """Write the bag of the entries that some events have; returns where it ends.
@@ -326,7 +312,7 @@ def gather(bag, entries, events, out, at):
     last = np.int64(-1)
     for event in ordered(bag, entries, there[:n]):
         if last >= 0 and compare(out, last, entries[event], first, bag[KEY]) == 0:
-            absorb(bag, 0, out, last + bag[KEY], entries[event], first + bag[KEY])
+            absorb(bag, START, out, last + bag[KEY], entries[event], first + bag[KEY])
             continue
         last = end
         copy(entries[event], first, out, end, width)

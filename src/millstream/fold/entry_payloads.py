@@ -9,7 +9,7 @@ import numpy as np
 from numba import njit
 
 from millstream.fold.entries import GROUP, GROUPS, KEY, WIDTH, absorb, copy
-from millstream.fold.lanes import ADD, EMPTY_GREATEST, EMPTY_LEAST, LEAST
+from millstream.fold.lanes import ADD, EMPTY_GREATEST, EMPTY_LEAST, LEAST, ONE
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
@@ -81,7 +81,7 @@ def put_payload(bag, begin, node, lanes, entry, at, inside):
     while node > 0:
         place, below = (begin + node) * width, (begin + 2 * node) * width
         copy(lanes, below, lanes, place, width)
-        absorb(bag, 1, lanes, place, lanes, below + width)
+        absorb(bag, ONE, lanes, place, lanes, below + width)
         node //= 2
 
 

@@ -15,6 +15,7 @@ from numba import njit
 from millstream.fold.emitting import emit_entries
 from millstream.fold.entries import GROWTH, INPUT, WIDTH, copy, gather, lanes_of, union, with_room
 from millstream.fold.kernels import by_key, edges_of, in_order, tile_of
+from millstream.fold.lanes import START
 from millstream.fold.layout import HEADER
 from millstream.fold.spans import LOWEST, span, span_by_rule
 
@@ -121,13 +122,13 @@ def joined(data, sources, count, bags, out, end, left, right):
     for b in range(bags.shape[0]):
         bag = bags[b]
         size = lanes_of(bag, data, sources[0])
-        left = with_room(left, 0, size + GROWTH)
+        left = with_room(left, START, size + GROWTH)
         copy(data, sources[0], left, 0, size)
         sources[0] += size
         for i in range(1, count):
             more = lanes_of(bag, data, sources[i])
-            right = with_room(right, 0, size + more + GROWTH)
-            size = union(bag, left, 0, data, sources[i], right, 0)
+            right = with_room(right, START, size + more + GROWTH)
+            size = union(bag, left, START, data, sources[i], right, START)
             left, right = right, left
             sources[i] += more
         out = with_room(out, end, size)
@@ -278,8 +279,8 @@ def _value_bag(
                     source += lanes_of(bags[b], data, source)
                 more = lanes_of(bag, data, source)
                 if more > 1 or data[source]:
-                    other = with_room(other, 0, size + more + GROWTH)
-                    size = union(bag, work, 0, data, source, other, 0)
+                    other = with_room(other, START, size + more + GROWTH)
+                    size = union(bag, work, START, data, source, other, START)
                     work, other = other, work
             r -= 1
         heap = emit_entries(bag, features[f], work, at, probes, numbers, texts, row, heap)
@@ -316,7 +317,7 @@ def exact(
     work = np.empty(GROWTH, np.int64)
     for q in range(at.size):
         mine = events[begins[codes[q]] : begins[codes[q] + 1]]
-        work = with_room(work, 0, (mine.size + 1) * entries.shape[1] + GROWTH)
+        work = with_room(work, START, (mine.size + 1) * entries.shape[1] + GROWTH)
         inside = np.empty(mine.size + 1, np.int64)
         for f in range(features.shape[0]):
             if f == 0 or features[f, 1] != features[f - 1, 1] or features[f, 0] != features[f - 1, 0]:
@@ -332,6 +333,6 @@ def exact(
                 if requests >= 0 and windows[features[f, 1], 2] == 0:
                     inside[count] = requests + q
                     count += 1
-                gather(bags[features[f, 0]], entries, inside[:count], work, 0)
+                gather(bags[features[f, 0]], entries, inside[:count], work, START)
             heap = emit_entries(bags[features[f, 0]], features[f], work, at[q], probes, numbers, texts, q, heap)
     return heap

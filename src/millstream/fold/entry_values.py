@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
 
-from millstream.fold import entry_history, entry_states, kernels
+from millstream.fold import entry_history, entry_states, entry_windows
+from millstream.fold.entries import DISTINCT, FOREMOST, RULE, SPREAD
 from millstream.fold.entry_layout import EntryLayout
-from millstream.fold.layout import Layout
-from millstream.fold.listed import HeapPart, new_heap, together
-from millstream.fold.shares import in_shares
+from millstream.fold.layout import FoldLayout, Layout
+from millstream.fold.listed import HeapPart, new_heap
+from millstream.fold.past import Past
+from millstream.fold.spans import DELAY
+from millstream.fold.timelines import moves_of
 
 #: The entries of requests where none is added.
 NO_ENTRIES = np.empty((0, 0), np.int64)
@@ -19,9 +21,6 @@ NO_ENTRIES = np.empty((0, 0), np.int64)
 NOTHING_ASKED = np.empty((0, 0), np.int64)
 #: Which requests count as one more row of a window of events, where none does.
 NONE_ADDED = np.empty(0, np.bool_)
-
-if TYPE_CHECKING:
-    from millstream.fold.preparation import Prepared
 
 
 def of_states(
@@ -68,55 +67,85 @@ def of_states(
 
 @dataclass(frozen=True, eq=False)
 class EntryHistory:
-    """The entries of events, and the (key, instant) rows that are asked of them; `codes` are those of the rows' keys.
+    """The entries of past events, in the bags and the windows of `part`.
 
-    See `fold.as_of` for the rest.
+    From `requests` on (-1: there is none) `entries` has those of one more event of each row; `counts` says which of them
+    count as a row of a window of events, and is empty where none does. `probes` are the lanes of what requests look up.
     """
 
-    layout: Layout
-    bags: EntryLayout
-    events: Prepared
-    available: np.ndarray
-    codes: np.ndarray
-    ordinal: np.ndarray
-    at: np.ndarray
-    requests: np.ndarray | None = None
-    probes: np.ndarray = field(default_factory=lambda: NOTHING_ASKED)
+    part: FoldLayout
+    past: Past
+    entries: np.ndarray
+    requests: int
+    counts: np.ndarray
+    probes: np.ndarray
 
-    def by_rule(self, numbers: np.ndarray, texts: np.ndarray) -> np.ndarray:
+    @classmethod
+    def of_events(
+        cls,
+        part: FoldLayout,
+        past: Past,
+        entries: np.ndarray,
+        requests: np.ndarray | None,
+        counts: np.ndarray,
+        probes: np.ndarray,
+    ) -> EntryHistory:
+        """The entries of events, and then those of one more event of each row, where there are any."""
+        if requests is None:
+            return cls(part, past, entries, -1, counts, probes)
+        return cls(part, past, np.concatenate([entries, requests]), len(entries), counts, probes)
+
+    def by_rule(self, numbers: np.ndarray, texts: np.ndarray) -> list[HeapPart]:
         """Write what the entries in each window are, by the rule itself; returns the heap with the lists."""
-        order, begins = self._by_key()
-        entries, requests = self._with_requests()
-        found: np.ndarray = entry_states.exact(
-            order, begins, self.codes, self.events.times, self.available, entries, requests, NONE_ADDED, self.probes,
-            self.ordinal, self.at, self.bags.rows, self.layout.windows, self.bags.features, numbers, texts, new_heap(),
-        )  # fmt: skip
-        return found
+        return self._by_rule(np.arange(len(self.past.at)), numbers, texts)
 
-    def sliding(self, numbers: np.ndarray, texts: np.ndarray) -> np.ndarray:
-        """Write what `by_rule` does, each window sliding along a key's events."""
-        order, begins = self._by_key()
-        queries, query_begins = kernels.by_key(self.codes, len(begins) - 1)
-        entries, requests = self._with_requests()
-        heaps: list[HeapPart] = []
+    def sliding(self, numbers: np.ndarray, texts: np.ndarray) -> list[HeapPart]:
+        """Write what `by_rule` does, each window sliding along a key's events; returns the heaps with the lists."""
+        lines, heaps = self.past.lines, list[HeapPart]()
 
         def run(first: int, last: int) -> None:
-            heap = entry_history.as_of(
-                order, begins, queries, query_begins, self.events.times, self.available, entries, requests, NONE_ADDED,
-                self.probes, self.ordinal, self.at, self.bags.rows, self.layout.windows, self.bags.features, first, last,
-                numbers, texts, new_heap(),
-            )  # fmt: skip
-            heaps.append((queries[query_begins[first] : query_begins[last]], heap, self.bags.references))
+            rows = lines.rows[lines.row_begins[first] : lines.row_begins[last]]
+            heaps.append((rows, self._slide(first, last, numbers, texts), self._bags.references))
 
-        in_shares(begins[1:] + query_begins[1:], run)
-        return together(heaps, texts)
+        self.past.in_shares(run)
+        turned = self.past.turned
+        return [*heaps, *self._by_rule(turned, numbers, texts)] if len(turned) else heaps
 
-    def _with_requests(self) -> tuple[np.ndarray, int]:
-        """The entries of the events and then of one more event of each row, and where the latter begin (-1: none)."""
-        entries = self.events.entries
-        return (entries, -1) if self.requests is None else (np.concatenate([entries, self.requests]), len(entries))
+    @property
+    def _bags(self) -> EntryLayout:
+        assert self.part.entries is not None
+        return self.part.entries
 
-    def _by_key(self) -> tuple[np.ndarray, np.ndarray]:
-        n_keys = int(max(len(self.events.keys), self.codes.max(initial=0) + 1))
-        order, begins = kernels.by_key(self.events.codes, n_keys)
-        return order, begins
+    def _slide(self, first: int, last: int, numbers: np.ndarray, texts: np.ndarray) -> np.ndarray:
+        """Slide the windows of the keys `first..last`; returns the heap with the lists."""
+        lines, features, heap = self.past.lines, self._bags.features, new_heap()
+        moved: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        for b, w in np.unique(features[:, :2], axis=0).tolist():
+            if w not in moved:
+                moved[w] = moves_of(lines, self.counts, self.part.windows, w, first, last)
+            bag, mine = self._bags.rows[b], features[(features[:, 0] == b) & (features[:, 1] == w)]
+            requests = self.requests if self.part.windows[w, DELAY] == 0 else -1
+            window = lines, *moved[w], self.entries, requests, bag, mine
+            if bag[RULE] == DISTINCT:
+                entry_windows.slide_distinct(*window, first, last, numbers)
+            elif bag[RULE] == SPREAD:
+                entry_windows.slide_quantiles(*window, first, last, numbers)
+            elif bag[RULE] == FOREMOST:
+                heap = entry_windows.slide_first(*window, first, last, texts, heap)
+            else:
+                heap = entry_history.slide_bag(*window, self.probes, first, last, numbers, texts, heap)
+        return heap
+
+    def _by_rule(self, rows: np.ndarray, numbers: np.ndarray, texts: np.ndarray) -> list[HeapPart]:
+        """Write some rows by the rule itself; returns the heap with their lists."""
+        past, entries, requests = self.past, self.entries, self.requests
+        if requests >= 0:
+            entries = np.concatenate([entries[:requests], entries[requests + rows]])
+        found, lists = np.ascontiguousarray(numbers[rows]), np.ascontiguousarray(texts[rows])
+        heap = entry_states.exact(
+            *past.by_key, past.asked[rows], past.times, past.available, entries, requests,
+            self.counts[rows] if len(self.counts) else self.counts, self.probes[rows], past.ordinal[rows], past.at[rows],
+            self._bags.rows, self.part.windows, self._bags.features, found, lists, new_heap(),
+        )  # fmt: skip
+        numbers[rows], texts[rows] = found, lists
+        return [(rows, heap, self._bags.references)]

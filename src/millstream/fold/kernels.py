@@ -15,7 +15,7 @@ or 0), and how many numbers and how many lanes all features of the group are giv
 import numpy as np
 from numba import njit
 
-from millstream.fold.lanes import clear, combine, emit
+from millstream.fold.lanes import START, clear, combine, emit
 from millstream.fold.layout import HEAD_CAPACITY, HEAD_SPAN, HEADER, LIFETIME, STATE_VERSION
 from millstream.fold.moments import SPACE
 from millstream.fold.spans import LOWEST
@@ -408,7 +408,7 @@ def value_one(data, place, at, ops, windows, features, meta, bounds, acc, number
         requests: lanes of more events, one after another, int64.
         request: where in `requests` those of one more event at the instant begin; -1: there is none.
     """
-    first, feature = 0, 0
+    first, feature = START, START
     while first < windows.shape[0]:
         last = first + 1
         while last < windows.shape[0] and windows[last, 3] == windows[first, 3]:

@@ -26,6 +26,10 @@ EMPTY_GREATEST = np.int64(-(2**63))
 COUNT, SUM, MEAN, VAR, STD, NUMBER, TEXT, SINCE = range(8)
 SHARE, RATE, COVARIANCE, CORRELATION, SKEWNESS, KURTOSIS, GEOMETRIC, VECTOR_SUM, VECTOR_MEAN = range(8, 17)
 
+#: The first place, and a change by one. A number that is written where a kernel is called is a type of its own to Numba, for
+#: which what is called would be compiled once more.
+START, ONE = np.int64(0), np.int64(1)
+
 _U0, _U1 = np.uint64(0), np.uint64(1)
 
 

@@ -219,7 +219,7 @@ def put_product(number, other, out, i, offset):
     low, high = to_fixed(other)
     out[i, offset], out[i, offset + 1] = np.int64(low), np.int64(high)
     low, high = to_fixed(number)
-    _multiply(out, i, offset, 4, low, high)
+    _multiply(out, i, offset, np.int64(4), low, high)
     if (number < 0) != (other < 0):
         _negate(out, i, offset, 4)
 

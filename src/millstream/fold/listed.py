@@ -16,6 +16,7 @@ from millstream.definitions.list_columns import Lists, Maps
 from millstream.definitions.schema import element_of, fields_of, is_map
 from millstream.fold.lanes import EMPTY_LEAST
 from millstream.fold.ordered import arrow_of
+from millstream.fold.shares import in_shares
 
 #: Rows, the heap that they refer to, and which of their lanes do.
 HeapPart = tuple[np.ndarray | slice, np.ndarray, Sequence[int]]
@@ -63,7 +64,11 @@ def lists_of(kind: str, widths: Sequence[int], heap: np.ndarray, refs: np.ndarra
     offsets = np.zeros(len(refs) + 1, np.int64)
     np.cumsum(counts, out=offsets[1:])
     lanes = np.empty((int(offsets[-1]), sum(widths) + (len(widths) if fields else 0)), np.int64)
-    _take(heap, np.ascontiguousarray(refs), offsets, lanes)
+    refs = np.ascontiguousarray(refs)
+    in_shares(
+        offsets[1:] + np.arange(len(refs)),
+        lambda first, last: _take(heap, refs[first:last], offsets[first : last + 1], lanes),
+    )
     nulls = refs < 0
     elements = _structs(fields, widths, lanes) if fields else arrow_of(element, lanes)
     return (Maps if is_map(kind) else Lists)(offsets, elements, ~nulls if nulls.any() else None)

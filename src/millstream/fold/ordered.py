@@ -103,7 +103,7 @@ def _filled(column: Any) -> np.ndarray:
 
 def _sortable(numbers: np.ndarray) -> np.ndarray:
     bits = (numbers + 0.0).view(np.int64)
-    return np.where(bits >= 0, bits, bits ^ _SIGN).reshape(-1, 1)
+    return _flipped(bits).reshape(-1, 1)
 
 
 def _halves(column: pa.ChunkedArray) -> np.ndarray:
@@ -168,7 +168,7 @@ def values_of(dtype: str, lanes: np.ndarray, inverted: bool) -> np.ndarray:
         return _where(present, dates_of((np.where(present, kept[:, 0], 0) // _DAY).tolist()))
     if dtype == "float64":
         bits = np.ascontiguousarray(kept[:, 0])
-        return np.where(present, np.where(bits >= 0, bits, bits ^ _SIGN).view(np.float64), np.nan)
+        return np.where(present, _flipped(bits).view(np.float64), np.nan)
     return of_lanes(kept[:, 0], present)
 
 
@@ -184,8 +184,16 @@ def arrow_of(kind: str, lanes: np.ndarray) -> pa.Array:
     if kind == "date":
         return pa.array((first // _DAY).astype(np.int32)).cast(pa.date32())
     if kind == "float64":
-        return pa.array(np.where(first >= 0, first, first ^ _SIGN).view(np.float64))
+        return pa.array(_flipped(first).view(np.float64))
     return pa.array(first.astype(bool)) if kind == "bool" else pa.array(first)
+
+
+def _flipped(bits: np.ndarray) -> np.ndarray:
+    """The bits of floats as whole numbers of the same order, or these as the former."""
+    found: np.ndarray = bits >> 63
+    found &= _SIGN
+    found ^= bits
+    return found
 
 
 def _raw_uuids(lanes: np.ndarray) -> list[bytes]:

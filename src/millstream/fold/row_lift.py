@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 
 from millstream.fold.fixed_point import LIMIT, sortable
-from millstream.fold.lanes import EMPTY_GREATEST, EMPTY_LEAST, GREATEST, LEAST
+from millstream.fold.lanes import EMPTY_GREATEST, EMPTY_LEAST, GREATEST, LEAST, START
 from millstream.fold.lift import put_fixed, put_power, put_product, put_square
 
 FLAGS, TIMES, POSITIVE, NOT_POSITIVE, SUMS, SQUARES, PRODUCTS, CUBES, FOURTHS, WEIGHED = range(10)
@@ -153,15 +153,15 @@ def _put(slot, keep, numbers, values, at, lanes, place):
         else:
             lanes[0, place] = 1 if there else 0
     elif lift == SUMS:
-        put_fixed(number, lanes, 0, place)
+        put_fixed(number, lanes, START, place)
     elif lift == LOGARITHMS:
-        put_fixed(math.log(number) if number > 0 else np.nan, lanes, 0, place)
+        put_fixed(math.log(number) if number > 0 else np.nan, lanes, START, place)
     elif lift == SQUARES:
-        put_square(number, lanes, 0, place)
+        put_square(number, lanes, START, place)
     elif lift == PRODUCTS:
-        put_product(number, numbers[slot[OTHER]] if met else np.nan, lanes, 0, place)
+        put_product(number, numbers[slot[OTHER]] if met else np.nan, lanes, START, place)
     elif lift == CUBES or lift == FOURTHS:  # noqa: SIM109
-        put_power(number, 3 if lift == CUBES else 4, slot[WIDTH], lanes, 0, place)
+        put_power(number, 3 if lift == CUBES else 4, slot[WIDTH], lanes, START, place)
     elif lift == WEIGHED:
         lanes[0, place] = 0 if np.isnan(number) else 1
     elif lift == BINS:

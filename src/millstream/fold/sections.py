@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from millstream.fold import entry_history, entry_states, kernels, stretches
+from millstream.fold import stretches
 from millstream.fold.entries import COLUMNS
-from millstream.fold.entry_values import NONE_ADDED, NOTHING_ASKED
-from millstream.fold.history import as_of, exact
+from millstream.fold.entry_values import NONE_ADDED, NOTHING_ASKED, EntryHistory
 from millstream.fold.layout import AHEAD, RULE_GAP, Layout, Section
 from millstream.fold.listed import HeapPart, new_heap, together
-from millstream.fold.shares import in_shares
+from millstream.fold.past import LaneHistory, Past
 from millstream.fold.spans import LOWEST
 
 if TYPE_CHECKING:
@@ -182,18 +181,11 @@ def of_states(
 
 @dataclass(frozen=True, eq=False)
 class SectionHistory:
-    """The events of a group, and the (key, instant) rows that are asked of them; `codes` are those of the rows' keys.
-
-    See `fold.as_of` for the rest.
-    """
+    """What the sections of a group have of past events; `probes` are the lanes of what requests look up."""
 
     layout: Layout
     events: Prepared
-    settled: np.ndarray
-    available: np.ndarray
-    codes: np.ndarray
-    ordinal: np.ndarray
-    at: np.ndarray
+    past: Past
     requests: Sequence[SectionRows] = ()
     probes: np.ndarray = field(default_factory=lambda: NOTHING_ASKED)
 
@@ -209,70 +201,33 @@ class SectionHistory:
             by_rule: whether the rule itself is read, every row of a key being looked at; else windows slide along a
                 key's rows.
         """
-        every = slice(0, len(self.at))
+        every = slice(0, len(self.past.at))
         main = self.layout.entries.references if self.layout.entries else ()
         heaps: list[HeapPart] = [(every, heap, main)] if heap is not None else []
-        n_keys = int(max(len(self.events.keys), self.codes.max(initial=0) + 1))
         added = self.requests or _no_requests(self.layout)
         for section, rows, more in zip(self.layout.sections, self.events.sections, added, strict=True):
-            one = _OneSection(self, section, rows, more, n_keys)
-            heaps += (one.by_rule if by_rule else one.sliding)(numbers, texts)
+            heaps += self._write_one(section, rows, more, numbers, texts, by_rule=by_rule)
         return together(heaps, texts)
 
-
-class _OneSection:
-    """One section of the history that is asked, its rows alone; both methods return the heaps with their lists."""
-
-    def __init__(
-        self, asked: SectionHistory, section: Section, rows: SectionRows, added: SectionRows, n_keys: int
-    ) -> None:
-        self._asked, self._section, self._n_keys = asked, section, n_keys
-        instants = [asked.events.codes, asked.events.times, asked.available, asked.settled]
+    def _write_one(
+        self,
+        section: Section,
+        rows: SectionRows,
+        more: SectionRows,
+        numbers: np.ndarray,
+        texts: np.ndarray,
+        *,
+        by_rule: bool,
+    ) -> list[HeapPart]:
+        """Write what the windows of one section give of its rows alone; returns the heaps with their lists."""
+        past = self.past
         if not rows.counts.all():
             places = np.flatnonzero(rows.counts)
-            rows, instants = rows.take(places), [column[places] for column in instants]
-        codes, self._times, self._available, self._settled = instants
-        self._lanes, self._entries, self._requests = rows.lanes.reshape(-1), rows.entries, -1
-        self._added, self._added_lanes = added.counts, added.lanes.reshape(-1)
-        if len(added.counts) and section.entries:
-            self._entries, self._requests = np.concatenate([rows.entries, added.entries]), len(rows.entries)
-        self._order, self._begins = kernels.by_key(codes, n_keys)
-
-    def by_rule(self, numbers: np.ndarray, texts: np.ndarray) -> list[HeapPart]:
-        """Write what its windows give, by the rule itself."""
-        asked, part = self._asked, self._section
-        exact(
-            self._order, self._begins, asked.codes, self._times, self._available, self._lanes, asked.ordinal, asked.at,
-            self._added_lanes, self._added, part.ops, part.windows, part.features, part.meta, numbers, texts,
-        )  # fmt: skip
-        if part.entries is None:
+            rows, past = rows.take(places), past.of(places)
+        lanes = LaneHistory(section, past, rows.lanes.reshape(-1), more.lanes.reshape(-1), more.counts)
+        (lanes.by_rule if by_rule else lanes.sliding)(numbers, texts)
+        if section.entries is None:
             return []
-        heap = entry_states.exact(
-            self._order, self._begins, asked.codes, self._times, self._available, self._entries, self._requests,
-            self._added, asked.probes, asked.ordinal, asked.at, part.entries.rows, part.windows, part.entries.features,
-            numbers, texts, new_heap(),
-        )  # fmt: skip
-        return [(slice(0, len(asked.at)), heap, part.entries.references)]
-
-    def sliding(self, numbers: np.ndarray, texts: np.ndarray) -> list[HeapPart]:
-        """Write what `by_rule` does, each window sliding along a key's rows."""
-        asked, part = self._asked, self._section
-        heaps: list[HeapPart] = []
-        queries, query_begins = kernels.by_key(asked.codes, self._n_keys)
-
-        def run(first: int, last: int) -> None:
-            as_of(
-                self._order, self._begins, queries, query_begins, self._times, self._settled, self._available, self._lanes,
-                asked.ordinal, asked.at, self._added_lanes, self._added, part.ops, part.windows, part.window_ops,
-                part.features, part.levels, part.meta, False, first, last, numbers, texts,
-            )  # fmt: skip
-            if part.entries:
-                heap = entry_history.as_of(
-                    self._order, self._begins, queries, query_begins, self._times, self._available, self._entries,
-                    self._requests, self._added, asked.probes, asked.ordinal, asked.at, part.entries.rows, part.windows,
-                    part.entries.features, first, last, numbers, texts, new_heap(),
-                )  # fmt: skip
-                heaps.append((queries[query_begins[first] : query_begins[last]], heap, part.entries.references))
-
-        in_shares(self._begins[1:] + query_begins[1:], run)
-        return heaps
+        requests = more.entries if len(more.counts) else None
+        entries = EntryHistory.of_events(section, past, rows.entries, requests, more.counts, self.probes)
+        return (entries.by_rule if by_rule else entries.sliding)(numbers, texts)

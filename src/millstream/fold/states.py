@@ -13,7 +13,7 @@ import pyarrow as pa
 from millstream.definitions.list_columns import Lists
 from millstream.definitions.schema import element_of
 from millstream.errors import CorruptState
-from millstream.fold import entry_states, history, kernels, sections
+from millstream.fold import entry_states, kernels, sections
 from millstream.fold.combined import combined
 from millstream.fold.decayed import DecayedHistory, decayed_of_states
 from millstream.fold.entry_values import NONE_ADDED, EntryHistory, of_states
@@ -21,8 +21,8 @@ from millstream.fold.keys import places_among
 from millstream.fold.layout import AHEAD, HEAD_CAPACITY, HEAD_SPAN, HEADER, STATE_VERSION, Layout
 from millstream.fold.listed import fixed_lists, lists_of, new_heap, together
 from millstream.fold.ordered import values_of
+from millstream.fold.past import LaneHistory, Past
 from millstream.fold.probes import Probes, no_probes
-from millstream.fold.shares import in_shares
 
 if TYPE_CHECKING:
     from millstream.fold.preparation import Prepared
@@ -318,56 +318,43 @@ def as_of(
     rows, width = len(at), int(layout.meta[2])
     numbers = np.empty((max(rows, 2), max(width, 2)), np.float64, order="F")
     texts = np.zeros((len(at), int(layout.meta[3])), np.int64)
-    query_codes, n_keys = _codes(keys, events.keys)
-    queries, query_begins = kernels.by_key(query_codes, n_keys)
-    order, event_begins = kernels.by_key(events.codes, n_keys)
-    available, ordinal, at = _plain(available), _plain(ordinal), _plain(at)
-    settled_by = settled(events)
+    asked, n_keys = _codes(keys, events.keys)
+    past = Past(n_keys, events.codes, events.times, _plain(available), asked, _plain(ordinal), _plain(at))
     added, more, others = _parted(layout, requests)
-    has_one = NONE_ADDED if requests is None else np.ones(len(at), bool)
-    asked = no_probes(layout, rows) if probes is None else probes
-
-    def run(first: int, last: int) -> None:
-        history.as_of(
-            order, event_begins, queries, query_begins, events.times, settled_by, available, events.lanes.reshape(-1),
-            ordinal, at, added, has_one, layout.ops, layout.windows, layout.window_ops, layout.features, layout.levels,
-            layout.meta, sweep, first, last, numbers, texts,
-        )  # fmt: skip
-
-    if len(layout.features):
-        in_shares(event_begins[1:] + query_begins[1:], run)
+    has_one = NONE_ADDED if requests is None else np.ones(rows, bool)
+    told = no_probes(layout, rows) if probes is None else probes
+    lanes = LaneHistory(layout, past, events.lanes.reshape(-1), added, has_one)
+    if sweep:
+        lanes.sweeping(settled(events), numbers, texts)
+    else:
+        lanes.sliding(numbers, texts)
     heap = None
     if sweep and layout.beside_lanes:
-        heap = _sweep(layout, events, available, query_codes, ordinal, at, requests, asked, numbers, texts)
+        heap = _sweep(layout, events, past, requests, told, numbers, texts)
     elif layout.entries:
-        past = EntryHistory(layout, layout.entries, events, available, query_codes, ordinal, at, more, asked.lanes)
-        heap = past.sliding(numbers, texts)
+        entries = EntryHistory.of_events(layout, past, events.entries, more, NONE_ADDED, told.lanes)
+        heap = together(entries.sliding(numbers, texts), texts)
     if layout.decay and not sweep:
-        DecayedHistory(layout.decay, events, available, query_codes, ordinal, at, added).sliding(numbers)
+        DecayedHistory(layout.decay, events, past, added).sliding(numbers)
     if layout.sections and not sweep:
-        past_rows = sections.SectionHistory(
-            layout, events, settled_by, available, query_codes, ordinal, at, others, asked.lanes
-        )
-        heap = past_rows.write(numbers, texts, heap)
+        heap = sections.SectionHistory(layout, events, past, others, told.lanes).write(numbers, texts, heap)
     return Values(layout, numbers[:rows, :width], texts, probes, heap)
 
 
 def _sweep(
     layout: Layout,
     events: Prepared,
-    available: np.ndarray,
-    codes: np.ndarray,
-    ordinal: np.ndarray,
-    at: np.ndarray,
+    past: Past,
     requests: np.ndarray | None,
     probes: Probes,
     numbers: np.ndarray,
     texts: np.ndarray,
 ) -> np.ndarray:
     """Write what is kept beside lanes, or decays, of the state that serving would have held; returns the heap with lists."""
-    heaps = []
-    for row, code in enumerate(codes.tolist()):
-        states = fold(layout, events.take(np.flatnonzero((events.codes == code) & (available <= ordinal[row]))))
+    heaps, at = [], past.at
+    for row, code in enumerate(past.asked.tolist()):
+        known = past.available <= past.ordinal[row]
+        states = fold(layout, events.take(np.flatnonzero((events.codes == code) & known)))
         offsets = states.offsets[code : code + 2] if code < len(events.keys) else np.zeros(2, np.int64)
         one = slice(row, row + 1)
         found, heap = np.ascontiguousarray(numbers[one]), None
@@ -411,28 +398,21 @@ def exact(
         requests: one more event of each row at its instant; as in `value`.
     """
     numbers, texts = _empty(layout, len(at))
-    codes, n_keys = _codes(keys, events.keys)
-    order, begins = kernels.by_key(events.codes, n_keys)
-    available, ordinal, at = _plain(available), _plain(ordinal), _plain(at)
+    asked, n_keys = _codes(keys, events.keys)
+    past = Past(n_keys, events.codes, events.times, _plain(available), asked, _plain(ordinal), _plain(at))
     added, more, others = _parted(layout, requests)
-    asked = no_probes(layout, len(at)) if probes is None else probes
-    history.exact(
-        order, begins, codes, events.times, available, events.lanes.reshape(-1), ordinal, at,
-        added,
-        NONE_ADDED if requests is None else np.ones(len(at), bool),
-        layout.ops, layout.windows, layout.features, layout.meta, numbers, texts,
-    )  # fmt: skip
+    has_one = NONE_ADDED if requests is None else np.ones(len(at), bool)
+    told = no_probes(layout, len(at)) if probes is None else probes
+    LaneHistory(layout, past, events.lanes.reshape(-1), added, has_one).by_rule(numbers, texts)
     heap = None
     if layout.entries:
-        past = EntryHistory(layout, layout.entries, events, available, codes, ordinal, at, more, asked.lanes)
-        heap = past.by_rule(numbers, texts)
+        entries = EntryHistory.of_events(layout, past, events.entries, more, NONE_ADDED, told.lanes)
+        heap = together(entries.by_rule(numbers, texts), texts)
     if layout.decay:
-        DecayedHistory(layout.decay, events, available, codes, ordinal, at, added).by_rule(numbers)
+        DecayedHistory(layout.decay, events, past, added).by_rule(numbers)
     if layout.sections:
-        past_rows = sections.SectionHistory(
-            layout, events, settled(events), available, codes, ordinal, at, others, asked.lanes
-        )
-        heap = past_rows.write(numbers, texts, heap, by_rule=True)
+        section_rows = sections.SectionHistory(layout, events, past, others, told.lanes)
+        heap = section_rows.write(numbers, texts, heap, by_rule=True)
     return Values(layout, numbers, texts, probes, heap)
 
 

@@ -21,7 +21,7 @@ from millstream.fold.emitting import emit_entries
 from millstream.fold.entries import GROWTH, INPUT, WIDTH, copy, gather, lanes_of, union, with_room
 from millstream.fold.entry_states import joined
 from millstream.fold.kernels import by_key, exact_from, in_order
-from millstream.fold.lanes import clear, combine, emit
+from millstream.fold.lanes import START, clear, combine, emit
 from millstream.fold.layout import HEADER, RULE_GAP, RULE_HOP, RULE_ROWS, RULE_WITHIN
 from millstream.fold.moments import SPACE
 from millstream.fold.spans import LOWEST
@@ -311,22 +311,22 @@ def value(data, offsets, at, number, requests, added, ops, windows, features, si
     acc, step = np.empty(size + SPACE, np.int64), LANES + size
     for i in range(at.size):
         place = section_of(data, offsets[i], offsets[i + 1], number)
-        more, feature = added.size > 0 and added[i], 0
+        more, feature = added.size > 0 and added[i], START
         begin, beyond = np.int64(0), np.int64(-1)
         for w in range(windows.shape[0]):
             since, until = _inside(data, place, at[i], windows[w], more, step)
             if until != beyond or since > begin:
-                clear(ops, acc, 0)
+                clear(ops, acc, START)
                 begin, beyond = until, until
                 if more:
-                    combine(ops, acc, 0, requests, i * size)
+                    combine(ops, acc, START, requests, i * size)
             while begin > since:
                 begin -= 1
-                combine(ops, acc, 0, data, place + HEAD + begin * step + LANES)
+                combine(ops, acc, START, data, place + HEAD + begin * step + LANES)
             last = feature
             while last < features.shape[0] and features[last, 1] == w:
                 last += 1
-            emit(features, feature, last, acc, 0, at[i], numbers, texts, i)
+            emit(features, feature, last, acc, START, at[i], numbers, texts, i)
             feature = last
 
 
@@ -373,8 +373,8 @@ def value_of_bags(
                 for b in range(features[f, 0]):
                     source += lanes_of(bags[b], data, source)
                 more_lanes = lanes_of(bag, data, source)
-                other = with_room(other, 0, held + more_lanes + GROWTH)
-                held = union(bag, work, 0, data, source, other, 0)
+                other = with_room(other, START, held + more_lanes + GROWTH)
+                held = union(bag, work, START, data, source, other, START)
                 work, other = other, work
             heap = emit_entries(bag, features[f], work, at[i], probes, numbers, texts, i, heap)
     return heap

@@ -29,17 +29,21 @@ def compiled() -> dict[str, int]:
         decay_kernels,
         entry_history,
         entry_states,
+        entry_windows,
         history,
         kernels,
         lift,
-        sections,
         stretches,
+        timelines,
         views,
     )
 
+    modules = (
+        history, decay_kernels, entry_history, entry_states, entry_windows, kernels, lift, stretches, timelines, views,
+    )  # fmt: skip
     return {
         f"{module.__name__}.{name}": len(kernel.signatures)
-        for module in (history, decay_kernels, entry_history, entry_states, kernels, lift, sections, stretches, views)
+        for module in modules
         for name, kernel in vars(module).items()
         if hasattr(kernel, "signatures")
     }

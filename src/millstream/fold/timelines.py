@@ -1,0 +1,206 @@
+"""Timelines: the events of each key by time, and the rows that are asked of it in the order in which windows slide past them.
+
+They are laid out once for all windows and all that is read of them. Which events enter a window and leave it before each
+row follows from times alone, so it is found once per window, whatever is made of these events then.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from millstream.fold.kernels import ascending, by_key, in_order
+from millstream.fold.shares import in_shares
+from millstream.fold.spans import spans
+
+
+class Timelines(NamedTuple):
+    """The events of several keys, key after key, and the rows that are asked of them.
+
+    Attributes:
+        events: the numbers of the events, those of a key by time; `begins` says where each key's begin.
+        times: when each of those happened, in that order; `available` from when on it counts.
+        known: the places of a key's events, counted from its first, as they become available.
+        late: which keys have events that become available in another order than that of their times.
+        rows: the numbers of the rows, those of a key by ordinal and then instant; `row_begins` says where each key's begin.
+        ordinal: by what each of those rows is asked, in that order, and `at` which instant.
+        turned: which keys are asked of an earlier instant by a later ordinal, past which windows do not slide.
+    """
+
+    events: np.ndarray
+    begins: np.ndarray
+    times: np.ndarray
+    available: np.ndarray
+    known: np.ndarray
+    late: np.ndarray
+    rows: np.ndarray
+    row_begins: np.ndarray
+    ordinal: np.ndarray
+    at: np.ndarray
+    turned: np.ndarray
+
+
+def timelines_of(
+    events: np.ndarray,
+    begins: np.ndarray,
+    times: np.ndarray,
+    available: np.ndarray,
+    asked: np.ndarray,
+    ordinal: np.ndarray,
+    at: np.ndarray,
+) -> Timelines:
+    """Lay out events, whose numbers are given key after key, and rows, whose keys are those `asked`.
+
+    The numbers of the events are put in order in place; see `fold.as_of` for the rest.
+    """
+    keys = len(begins) - 1
+    rows, row_begins = by_key(asked, keys)
+    lines = Timelines(
+        events, begins, np.empty_like(events), np.empty_like(events), np.empty_like(events), np.zeros(keys, np.bool_),
+        rows, row_begins, np.empty_like(rows), np.empty_like(rows), np.zeros(keys, np.bool_),
+    )  # fmt: skip
+    in_shares(
+        begins[1:] + row_begins[1:], lambda first, last: _lay_out(lines, times, available, ordinal, at, first, last)
+    )
+    return lines
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _lay_out(lines, times, available, ordinal, at, first, last):
+    """Put the events and the rows of the keys `first..last` in order, with what is said of them."""
+    for k in range(first, last):
+        begin, end = lines.begins[k], lines.begins[k + 1]
+        mine, open_from = lines.events[begin:end], lines.available[begin:end]
+        _take(in_order(mine, times), times, available, mine, lines.times[begin:end], open_from)
+        if not ascending(open_from):
+            lines.late[k] = True
+            lines.known[begin:end] = in_order(np.arange(mine.size), open_from)
+        begin, end = lines.row_begins[k], lines.row_begins[k + 1]
+        asked, moments = lines.rows[begin:end], lines.at[begin:end]
+        _take(in_order(in_order(asked, at), ordinal), ordinal, at, asked, lines.ordinal[begin:end], moments)
+        lines.turned[k] = not ascending(moments)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def _take(order, first, second, numbers, firsts, seconds):
+    """Write some numbers, and of two columns what stands at their places."""
+    for i in range(order.size):
+        numbers[i] = order[i]
+        firsts[i], seconds[i] = first[order[i]], second[order[i]]
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
+def slides(lines, k):
+    """Whether anything is asked of a key past which windows slide."""
+    return lines.row_begins[k] < lines.row_begins[k + 1] and not lines.turned[k]
+
+
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
+def rows_of(lines, k):
+    """The numbers of the rows that are asked of a key."""
+    return lines.rows[lines.row_begins[k] : lines.row_begins[k + 1]]
+
+
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
+def ends_of(lines, ends, first, k):
+    """Of the rows that are asked of keys from `first` on, where the moves before each of those of a key end."""
+    base = lines.row_begins[first]
+    return ends[lines.row_begins[k] - base : lines.row_begins[k + 1] - base]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def moves_of(lines, counts, windows, w, first, last):
+    """Which events enter a window before each row of the keys `first..last` and, inverted, which leave it.
+
+    `counts` says which rows count as one more event of a window of events, and is empty where none does. Events are counted
+    from a key's first. Returns the moves, row after row, and where those before each row end.
+
+    An event enters when it is available and its time is past, whichever comes last, unless its time has left the window by
+    then. One that has left enters again where a session becomes one with an older one.
+    """
+    base = lines.row_begins[first]
+    ends = np.empty(lines.row_begins[last] - base, np.int64)
+    since, until = np.empty_like(ends), np.empty_like(ends)
+    moves = np.empty(2 * (lines.begins[last] - lines.begins[first]), np.int64)
+    n = 0
+    for k in range(first, last):
+        if not slides(lines, k):
+            continue
+        begin, end = lines.begins[k], lines.begins[k + 1]
+        row, stop = lines.row_begins[k], lines.row_begins[k + 1]
+        times, available = lines.times[begin:end], lines.available[begin:end]
+        known = lines.known[begin:end] if lines.late[k] else lines.known[:0]
+        ordinal, at = lines.ordinal[row:stop], lines.at[row:stop]
+        added = counts[lines.rows[row:stop]] if counts.size > 0 else counts
+        spans(times, available, known, ordinal, at, added, windows, w, since, until)
+        if lines.late[k]:
+            moves, n = _moves_of_late(
+                times, available, known, ordinal, since, until, moves, n, ends[row - base : stop - base]
+            )
+        else:
+            moves, n = _moves(times, available, ordinal, since, until, moves, n, ends[row - base : stop - base])
+    return moves, ends
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _moves(times, available, ordinal, since, until, moves, n, ends):
+    """Those of one key whose events become available in the order of their times: what a window holds is a stretch of them."""
+    low, high = 0, 0
+    for q in range(ordinal.size):
+        if moves.size < n + 2 * times.size:
+            moves = np.concatenate((moves, np.empty(moves.size + 2 * times.size, np.int64)))
+        while low > 0 and times[low - 1] >= since[q]:
+            low -= 1
+            moves[n] = low
+            n += 1
+        while low < high and times[low] < since[q]:
+            moves[n] = ~low
+            low += 1
+            n += 1
+        while high < times.size and times[high] < until[q] and available[high] <= ordinal[q]:
+            if times[high] < since[q]:
+                low = high + 1
+            else:
+                moves[n] = high
+                n += 1
+            high += 1
+        ends[q] = n
+    return moves, n
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _moves_of_late(times, available, known, ordinal, since, until, moves, n, ends):
+    """Those of one key whose events become available in any order."""
+    inside = np.zeros(times.size, np.bool_)
+    low, high, new = 0, 0, 0
+    for q in range(ordinal.size):
+        by, passed = ordinal[q], high
+        if moves.size < n + 2 * times.size:
+            moves = np.concatenate((moves, np.empty(moves.size + 2 * times.size, np.int64)))
+        while True:  # one event that leaves, then those that enter
+            event, enters = -1, True
+            if low > 0 and times[low - 1] >= since[q]:
+                low -= 1
+                event = low if available[low] <= by else -1
+            elif low < high and times[low] < since[q]:
+                event, enters = low, False
+                low += 1
+            elif high < times.size and times[high] < until[q]:
+                high += 1
+                if times[high - 1] < since[q]:
+                    low = high
+                elif available[high - 1] <= by:
+                    event = high - 1
+            elif new < known.size and available[known[new]] <= by:
+                if low <= known[new] < passed:
+                    event = known[new]
+                new += 1
+            else:
+                break
+            if event < 0 or inside[event] == enters:
+                continue
+            inside[event] = enters
+            moves[n] = event if enters else ~event
+            n += 1
+        ends[q] = n
+    return moves, n
