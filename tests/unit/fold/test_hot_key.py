@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 import millstream as ms
 
@@ -75,3 +77,54 @@ def test_a_hot_key_has_its_values_and_null_beyond_its_bound() -> None:
         assert {name: row[f"g__{name}"] for name in should} == should
     assert should["counts_24h"] is None
     assert should["counts_1h"] is not None
+
+
+MOST, MORE = 65_536, 70_000
+"""As many categories as a feature may tell apart, and more."""
+
+
+def test_as_many_categories_as_may_be_are_told_apart_and_more_are_null(tmp_path: Path) -> None:
+    """By one fold, and by the way through log and store."""
+    given: dict[str, Any] = {"categories": MOST}
+    group = ms.StreamFeatureGroup(
+        "g",
+        entity=ms.Entity("user", keys={"user_id": "int64"}),
+        source=EVENTS,
+        features=[
+            ms.TopK("c", k=2, name="top", **given), ms.Mode("c", name="mode", **given), ms.Entropy("c", name="bits", **given),
+            ms.SumBy("c", "v", k=1, name="sums", **given), ms.Seen("c", request="c", name="seen", **given),
+            ms.CountBy("c", request="c", name="times", **given), ms.DistinctCount("c", name="differ"),
+        ],
+    )  # fmt: skip
+    view = ms.FeatureView("v", request={"c": "int64"}, features=[group])
+    users = np.concatenate([np.full(MOST + 1, 1), np.full(MORE, 2)])
+    c = np.concatenate([np.arange(MOST + 1) % MOST, np.arange(MORE)])  # the first user's 0 comes twice
+    at = START + 1_000 * np.arange(len(c))
+    table = pa.table(
+        {"user_id": users, "c": c, "s": pa.nulls(len(c), pa.string()), "v": np.ones(len(c)),
+         "at": pa.array(at, pa.timestamp("us", "UTC"))}
+    )  # fmt: skip
+    asked = [{"user_id": user, "c": 0, "at": int(at[-1]) + 1} for user in (1, 2)]
+    first, second = ms.compute(view, {EVENTS: table}, asked).to_pylist()
+    assert [first[f"g__{name}"] for name in ("top", "mode", "sums", "seen", "times")] == [
+        [0, 1],
+        0,
+        [(0, 2.0)],
+        True,
+        2,
+    ]
+    shares = np.append(np.ones(MOST - 1), 2) / (MOST + 1)
+    assert first["g__bits"] == pytest.approx(-(shares * np.log2(shares)).sum(), rel=1e-11)
+    assert {second[f"g__{name}"] for name in ("top", "mode", "bits", "seen", "times")} == {None}
+    assert second["g__sums"] is None
+    for row, count in ((first, MOST), (second, MORE)):
+        assert row["g__differ"] == pytest.approx(count, rel=0.06)
+    with ms.Project(tmp_path, create=True) as project:
+        project.apply(view)
+        project.send(EVENTS, table)
+        project.drain()
+        served = project.features(view, [{key: one[key] for key in ("user_id", "c")} for one in asked]).to_pylist()
+    for row, wanted_row in zip(served, (first, second), strict=True):
+        assert {name: row[name] for name in row if name.startswith("g__")} == {
+            name: wanted_row[name] for name in wanted_row if name.startswith("g__")
+        }
