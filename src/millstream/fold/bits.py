@@ -32,7 +32,14 @@ def new_set(size):
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
 def turn(bits, counts, number, change):
-    """Add a number that is not in the set (`change` is 1), or take out one that is (-1)."""
+    """Add a number that is not in the set, or take out one that is.
+
+    Args:
+        bits: the bits of the set, uint64, shape (words,); this and `counts` are as `new_set` makes them, changed in place.
+        counts: its counts, int64, shape (words + 1,).
+        number: the number, from 0 on, and below the size of the set.
+        change: 1 to add it, -1 to take it out.
+    """
     word = number >> 6
     bits[word] ^= _U1 << (np.uint64(number) & _U63)
     place = word + 1
@@ -64,7 +71,16 @@ def first_of(word, left):
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def nth(bits, counts, n):
-    """The n-th number of a set, counted from 0, and the bits of its word that come after it."""
+    """The n-th number of a set, counted from 0, and the bits of its word that come after it.
+
+    Args:
+        bits: the bits of the set, uint64, shape (words,).
+        counts: its counts, int64, shape (words + 1,).
+        n: which of its numbers, in ascending order; less than how many there are.
+
+    Returns:
+        The number, int64, and those bits, uint64: 0 where its word has no more.
+    """
     word, before = word_of(counts, n)
     left = bits[word]
     for _ in range(n - before):
@@ -74,7 +90,15 @@ def nth(bits, counts, n):
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def numbers_from(bits, counts, n, many, out):
-    """Write so many numbers of a set, in their order, from the n-th on."""
+    """Write so many numbers of a set, in their order, from the n-th on.
+
+    Args:
+        bits: the bits of the set, uint64, shape (words,).
+        counts: its counts, int64, shape (words + 1,).
+        n: which of its numbers is the first, counted from 0.
+        many: how many to write; the set has as many from there on.
+        out: where to write them, int64, shape (many,) or longer.
+    """
     if many == 0:
         return
     number, left = nth(bits, counts, n)

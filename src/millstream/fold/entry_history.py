@@ -35,11 +35,23 @@ def _grouped(bag, entries, every):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def slide_bag(lines, moves, ends, entries, requests, bag, features, probes, first, last, numbers, texts, heap):
-    """Write what is made of the bags of a window, for the rows of the keys `first..last`; returns the heap with the lists.
+    """Write what is made of the bags of a window, for the rows of a stretch of keys; returns the heap with the lists.
 
-    `moves` and `ends` are those of `timelines.moves_of`; `requests` says where the entries of one more event of each row
-    begin (-1: there is none). `features` are the rows of the features of one bag and that window, `probes` is what
-    requests look up.
+    Args:
+        lines: the events and the rows of each key, laid out; see `timelines`.
+        moves: which events enter the window and leave it, int64, as `timelines.moves_of` gives them for these keys.
+        ends: where in `moves` those before each row end, int64; likewise.
+        entries: the entries of the events, int64, shape (events, lanes), and from `requests` on those of one more event of
+            each row.
+        requests: the row of `entries` from which on those stand; -1 where none is added.
+        bag: what the bag is like, one row of `bags`, int64, whose rule is `BOUNDED` or `NEWEST`; see `entries`.
+        features: the features of that bag and that window, int64, a row each, as `emitting` names the columns.
+        probes: what requests look up, a row for each row, as `Probes.lanes`.
+        first: the first key.
+        last: the key before which to stop.
+        numbers: the output's numbers, float64, a row for each row, written for those of these keys past which windows slide.
+        texts: the output's lanes, int64, a row for each row; likewise; of a list, where it begins in the heap.
+        heap: the lists that there are already; see `listed`.
     """
     work, start = np.empty(GROWTH, np.int64), np.int64(0)
     for k in range(first, last):

@@ -90,7 +90,17 @@ class EntryHistory:
         counts: np.ndarray,
         probes: np.ndarray,
     ) -> EntryHistory:
-        """The entries of events, and then those of one more event of each row, where there are any."""
+        """The entries of events, and then those of one more event of each row, where there are any.
+
+        Args:
+            part: the layout of the group, or one of its sections, with bags.
+            past: the events, and the rows that are asked of them.
+            entries: the entries of these events, int64, shape (events, lanes).
+            requests: those of one more event of each row, int64, shape (rows, lanes); None where none is added.
+            counts: per row, whether its one more event counts as a row of a window of events, bool, shape (rows,); empty
+                where none does.
+            probes: what requests look up, int64, a row for each row, as `Probes.lanes`.
+        """
         if requests is None:
             return cls(part, past, entries, -1, counts, probes)
         return cls(part, past, np.concatenate([entries, requests]), len(entries), counts, probes)

@@ -22,7 +22,15 @@ _U0 = np.uint64(0)
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def entries_along(lines, k, requests):
-    """The places of the entries of a key's events, by time, and then of one more of each row, where there are any (not -1)."""
+    """The places of the entries of a key's events, by time, and then of one more of each row, where there are any.
+
+    Args:
+        lines, requests: as in `slide_distinct`.
+        k: the key.
+
+    Returns:
+        Rows of `entries`, int64, shape (events of the key,), or (events and rows of the key,).
+    """
     events = lines.events[lines.begins[k] : lines.begins[k + 1]]
     return events if requests < 0 else np.concatenate((events, requests + rows_of(lines, k)))
 
@@ -53,7 +61,13 @@ def _numbered(bag, entries, every):
 def ranked(bag, entries, every):
     """The rank of each of some entries in the order of their keys, -1 where there is none, and the keys in that order.
 
-    Returns too whether the order is that of the entries as they are given (1), or the reverse (-1), or another (0).
+    Args:
+        bag, entries: as in `slide_distinct`.
+        every: the rows of `entries` that are looked at, int64, as `entries_along` gives them.
+
+    Returns:
+        The ranks, int64, shape (places of `every`,); the keys, int64, lane by lane, one after another; and whether their
+        order is that of the entries as they are given (1), or the reverse (-1), or another (0).
     """
     lanes = bag[KEY]
     there, keys = np.empty(every.size, np.int64), np.empty(every.size * lanes, np.int64)
@@ -129,10 +143,17 @@ def _registers(values, counted):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def slide_distinct(lines, moves, ends, entries, requests, bag, features, first, last, numbers):
-    """Write how many different values a window holds, for the rows of the keys `first..last`.
+    """Write how many different values a window holds, for the rows of a stretch of keys.
 
-    `moves` and `ends` are those of `timelines.moves_of`; `requests` says where the entries of one more event of each row
-    begin (-1: there is none). `features` are the rows of the features of one bag and that window.
+    Args:
+        lines: the events and the rows of each key, laid out; see `timelines`.
+        moves, ends: which events enter the window and leave it, int64, as `timelines.moves_of` gives them for these keys.
+        entries: those of the events, int64, shape (events, lanes), and from `requests` on of one more event of each row.
+        requests: the row of `entries` from which on those stand; -1 where none is added.
+        bag: what the bag is like, one row of `bags`, int64; see `entries`.
+        features: the features of that bag and that window, int64, a row each, as `emitting` names the columns.
+        first, last: the first key, and the key before which to stop.
+        numbers: the output's numbers, float64, a row for each row, written for those of these keys past which windows slide.
     """
     start = np.int64(0)
     for k in range(first, last):
@@ -202,7 +223,11 @@ def _estimated_with(values, one, ranks, most, held):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def slide_quantiles(lines, moves, ends, entries, requests, bag, features, first, last, numbers):
-    """Write the order statistics of a window; arguments are those of `slide_distinct`."""
+    """Write the order statistics of a window, for the rows of a stretch of keys.
+
+    Args:
+        lines, moves, ends, entries, requests, bag, features, first, last, numbers: as in `slide_distinct`.
+    """
     start = np.int64(0)
     for k in range(first, last):
         if slides(lines, k):
@@ -263,7 +288,13 @@ def _quantile(bound, bits, counts, total, keys, middles, share):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def slide_first(lines, moves, ends, entries, requests, bag, features, first, last, texts, heap):
-    """Write what a window's first entries give; arguments are those of `slide_distinct`. Returns the heap with the lists."""
+    """Write what a window's first entries give, for the rows of a stretch of keys; returns the heap with the lists.
+
+    Args:
+        lines, moves, ends, entries, requests, bag, features, first, last: as in `slide_distinct`.
+        texts: the output's lanes, int64, a row for each row, written as `numbers` are there; of a list, where it begins.
+        heap: the lists that there are already; see `listed`.
+    """
     start, chosen = np.int64(0), np.empty(bag[BOUND], np.int64)
     for k in range(first, last):
         if slides(lines, k):

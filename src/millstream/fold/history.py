@@ -59,9 +59,22 @@ def exact(events, begins, codes, times, available, lanes, ordinal, at, requests,
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def sweep(lines, settled, lanes, requests, ops, windows, features, levels, meta, first, last, numbers, texts):
-    """Write what the states that serving would have held give, for the rows of the keys `first..last`.
+    """Write what the states that serving would have held give, for the rows of a stretch of keys.
 
-    `settled` are the instants by which each event prunes, `requests` lanes to add to each row, or nothing.
+    Args:
+        lines: the events and the rows of each key, laid out; see `timelines`.
+        settled: the instants (µs) by which events let go of what is older, int64, by number; see `states.settled`.
+        lanes: the lanes of the events, one event after another, int64, shape (events * lanes,).
+        requests: the lanes of one more event of each row, one after another, int64; none at all where none is added.
+        ops: the lane groups; the layout's arrays are as `kernels` says.
+        windows: the windows.
+        features: the features.
+        levels: the hops and spans (µs) of tiles.
+        meta: the numbers of the layout.
+        first: the first key.
+        last: the key before which to stop.
+        numbers: the output's numbers, float64, a row for each row, written for the rows of these keys alone.
+        texts: the output's lanes, int64, a row for each row; likewise.
     """
     size, scratch = meta[0], np.empty(0, np.int64)
     acc, bounds = np.empty(windows.shape[0] * size + SPACE, np.int64), np.empty(windows.shape[0], np.int64)

@@ -35,9 +35,22 @@ DONE = np.int64(-2)
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def slide(lines, lanes, requests, added, ops, windows, window_ops, features, meta, first, last, numbers, texts):
-    """Write what windows hold for the rows of the keys `first..last`.
+    """Write what windows hold, for the rows of a stretch of keys past which they slide.
 
-    `requests` are lanes to add to each row that is `added` one; both are empty where none is.
+    Args:
+        lines: the events and the rows of each key, laid out; see `timelines`.
+        lanes: the lanes of the events, one event after another, int64, shape (events * lanes,).
+        requests: the lanes of one more event of each row, one after another, int64; none at all where none is added.
+        added: per row, whether it has that one more event, bool, shape (rows,); empty where none is added.
+        ops: the lane groups; the layout's arrays are as `kernels` says.
+        windows: the windows.
+        window_ops: which lane groups each window needs (1 or 0), int64, shape (windows, lane groups).
+        features: the features.
+        meta: the numbers of the layout.
+        first: the first key.
+        last: the key before which to stop.
+        numbers: the output's numbers, float64, a row for each row, written for those of these keys past which windows slide.
+        texts: the output's lanes, int64, a row for each row; likewise.
     """
     size, events, rows = meta[0], np.int64(0), np.int64(0)
     for k in range(first, last):
@@ -83,7 +96,16 @@ def _add_up(own, size, ops):
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def scatter(features, rows, found, strings, numbers, texts):
-    """Put what was found into the rows that asked for it, column by column."""
+    """Put what was found into the rows that asked for it, column by column.
+
+    Args:
+        features: the features, whose columns alone are written; see `kernels`.
+        rows: the numbers of the rows, int64.
+        found: the numbers that were found, float64, a row for each of these in their order, or more.
+        strings: the lanes that were found, int64; likewise.
+        numbers: the output's numbers, float64, a row for each row there is, changed in place.
+        texts: the output's lanes, int64; likewise.
+    """
     for f in range(features.shape[0]):
         out = features[f, 8]
         if features[f, 0] != TEXT and features[f, 0] < VECTOR_SUM:

@@ -87,7 +87,14 @@ class LaneHistory:
             self._by_rule(past.turned, numbers, texts)
 
     def sweeping(self, settled: np.ndarray, numbers: np.ndarray, texts: np.ndarray) -> None:
-        """Write what the states that serving would have held give; `settled` are the instants by which events prune."""
+        """Write what the states that serving would have held give.
+
+        Args:
+            settled: per event, the instant (µs) by which it lets go of what is older, int64, shape (events,); see
+                `states.settled`.
+            numbers: the output's numbers, float64, a row for each (key, instant) row, changed in place.
+            texts: the output's lanes, int64, a row for each, changed in place.
+        """
         part, past = self.part, self.past
         if not len(part.features):
             return

@@ -49,9 +49,20 @@ def timelines_of(
     ordinal: np.ndarray,
     at: np.ndarray,
 ) -> Timelines:
-    """Lay out events, whose numbers are given key after key, and rows, whose keys are those `asked`.
+    """Lay out events, and the (key, instant) rows that are asked of them.
 
-    The numbers of the events are put in order in place; see `fold.as_of` for the rest.
+    Args:
+        events: the numbers of the events, grouped by key, int64; see `kernels.by_key`. Those of each key are put in order
+            in place.
+        begins: where in `events` those of each key begin, and where the last ones end, int64, shape (keys + 1,).
+        times: the times of the events (µs), int64, by number.
+        available: from which ordinal on each is known, int64, by number.
+        asked: which key each row has, int64, shape (rows,).
+        ordinal: per row, by when an event must be available to count, int64, shape (rows,).
+        at: per row, the instant (µs), int64, shape (rows,).
+
+    Returns:
+        The timelines, which hold `events` and `begins` themselves.
     """
     keys = len(begins) - 1
     rows, row_begins = by_key(asked, keys)
@@ -103,20 +114,40 @@ def rows_of(lines, k):
 
 @njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
 def ends_of(lines, ends, first, k):
-    """Of the rows that are asked of keys from `first` on, where the moves before each of those of a key end."""
+    """Of the rows that are asked of keys from `first` on, where the moves before each of those of a key end.
+
+    Args:
+        lines: the timelines of all keys.
+        ends: where the moves before each row end, int64, as `moves_of` gives it for keys from `first` on.
+        first: the first of these keys.
+        k: the key.
+
+    Returns:
+        A part of `ends`, int64, shape (rows of the key,).
+    """
     base = lines.row_begins[first]
     return ends[lines.row_begins[k] - base : lines.row_begins[k + 1] - base]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def moves_of(lines, counts, windows, w, first, last):
-    """Which events enter a window before each row of the keys `first..last` and, inverted, which leave it.
-
-    `counts` says which rows count as one more event of a window of events, and is empty where none does. Events are counted
-    from a key's first. Returns the moves, row after row, and where those before each row end.
+    """Which events enter a window before each row of a stretch of keys and, inverted, which leave it.
 
     An event enters when it is available and its time is past, whichever comes last, unless its time has left the window by
     then. One that has left enters again where a session becomes one with an older one.
+
+    Args:
+        lines: the timelines of all keys.
+        counts: per row, whether it counts as one more event of a window of events, bool, by number; empty where none does.
+        windows: the windows of a layout, int64, a row each; see `spans`.
+        w: which of them.
+        first: the first key.
+        last: the key before which to stop.
+
+    Returns:
+        The moves, row after row, int64: each the place of an event, counted from its key's first, inverted (`~`) where it
+        leaves; unused room may follow. And where those before each row of these keys end, int64, in the order of
+        `lines.rows`; not written for keys past which windows do not slide.
     """
     base = lines.row_begins[first]
     ends = np.empty(lines.row_begins[last] - base, np.int64)

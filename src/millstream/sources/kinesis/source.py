@@ -40,11 +40,12 @@ class _At(NamedTuple):
 
 @dataclass(slots=True)
 class _Reading:
-    """Where a shard is read on: the position, the iterator that is there, and when (s) it may be asked."""
+    """Where a shard is read on: the position, the iterator that is there, when (s) it was made, and how far (ms) behind."""
 
     position: str | None
     iterator: str
     asked: float
+    behind: int | None = None
 
 
 class KinesisSource:
@@ -69,14 +70,14 @@ class KinesisSource:
         self._service, self._stream, self._format, self._clock = service, stream, format, clock
         self._every, self._seconds = every, seconds
         self._reading: dict[str, _Reading] = {}
+        self._listed: tuple[float, list[Shard]] | None = None
 
     def shards(self, read: Mapping[str, str | None]) -> list[Shard]:
         """Return the shards that are kept, with those they go on from; see `Source.shards`."""
-        made = self._asked(lambda: self._service.described().made)
-        found = self._asked(self._service.shards)
-        return [
-            Shard(f"{one['ShardId']}@{made}", tuple(f"{parent}@{made}" for parent in _parents(one))) for one in found
-        ]
+        now = self._seconds()
+        if self._listed is None or now >= self._listed[0] + self._every:
+            self._listed = now, self._asked(self._list)
+        return self._listed[1]
 
     def read(self, shard: str, position: str | None, limit: int, until: str | None = None) -> Events:
         """Return records of a shard after a position, as what they say; see `Source.read`."""
@@ -95,6 +96,13 @@ class KinesisSource:
         self._reading = {}
         self._service.close()
 
+    def _list(self) -> list[Shard]:
+        made = self._service.described().made
+        shards = self._service.shards()
+        return [
+            Shard(f"{one['ShardId']}@{made}", tuple(f"{parent}@{made}" for parent in _parents(one))) for one in shards
+        ]
+
     def _read(self, shard: str, position: str | None, limit: int, stop: _At | None, until: str | None) -> Events:
         reading, now = self._reading.get(shard), self._seconds()
         if reading is not None and reading.position == position and now < reading.asked + self._every:
@@ -107,39 +115,36 @@ class KinesisSource:
             lost, begin = self._expired(own, shard, begin) if begin else (_no_position(shard, position), None)
             if reading is None or reading.position != position:
                 reading = _Reading(position, self._service.iterator(own, begin and begin.sequence), now)
-            answer = self._service.records(reading.iterator, min(limit, MOST))
+            limit = min(limit, MOST)
+            answer = self._service.records(reading.iterator, limit)
         except GoneShard:
             self._service.forget()
             return self._gone(shard, position)
         except BadIterator:
             return self._elsewhere(shard, position, reading)
-        return self._taken(shard, begin, answer, now, lost, stop, until)
-
-    def _taken(
-        self,
-        shard: str,
-        begin: _At | None,
-        answer: Answer,
-        now: float,
-        lost: str | None,
-        stop: _At | None,
-        until: str | None,
-    ) -> Events:
-        """What an answer says, and where the shard is read on."""
-        records, closed = answer.records, answer.following is None
         if stop is not None and stop.sequence is not None:
-            through = not records and (closed or answer.behind == 0)
-            through |= bool(records) and records[-1].sequence >= stop.sequence
-            records = [one for one in records if one.sequence <= (stop.sequence or 0)]
-            events, _ = self._events(records)
-            return _with(events, until if through else self._after(begin, records, answer), False, lost)
+            return self._again(begin, answer, lost, stop.sequence, until)
+        behind = answer.behind if len(answer.records) < limit else None  # else nobody knows what follows at once
+        return self._taken(shard, begin, answer, lost, _Reading(None, answer.following or "", now, behind))
+
+    def _again(self, begin: _At | None, answer: Answer, lost: str | None, stop: int, until: str | None) -> Events:
+        """What an answer says up to a position that was read once; where nothing more of it is there, that is the end."""
+        records = [one for one in answer.records if one.sequence <= stop]
+        through = answer.records[-1].sequence >= stop if answer.records else not answer.following or not answer.behind
+        events, _ = self._events(records)
+        return _with(events, until if through else self._after(begin, records, answer), False, lost)
+
+    def _taken(self, shard: str, begin: _At | None, answer: Answer, lost: str | None, reading: _Reading) -> Events:
+        """What an answer says, and where the shard is read on."""
+        records = answer.records
         events, whole = self._events(records)
         following = self._after(begin, records[:whole], answer if whole == len(records) else None)
         if whole < len(records):
             self._reading.pop(shard, None)
         elif answer.following is not None:
-            self._reading[shard] = _Reading(following, answer.following, now)
-        return _with(events, following, closed and whole == len(records), lost)
+            reading.position = following
+            self._reading[shard] = reading
+        return _with(events, following, answer.following is None and whole == len(records), lost)
 
     def _events(self, records: list[Record]) -> tuple[Events, int]:
         """What records say, of as many of them as can be read now."""
@@ -190,7 +195,10 @@ class KinesisSource:
         return Events.of([], position, closed=True, lost=lost)
 
     def _behind(self, shard: str, position: str | None) -> Behind:
-        begin = _At.of(position)
+        begin, reading = _At.of(position), self._reading.get(shard)
+        fresh = reading is not None and reading.position == position and self._seconds() < reading.asked + self._every
+        if fresh and reading is not None and reading.behind is not None:
+            return self._so_far_behind(reading.behind)
         try:
             iterator = self._service.iterator(self._own(shard), begin and begin.sequence)
             answer = self._service.records(iterator, 1)
@@ -198,7 +206,10 @@ class KinesisSource:
             return Behind(0, None)
         if answer.records:
             return Behind(1, answer.records[0].stamp)
-        return Behind(1, self._clock.now() - answer.behind * 1_000) if answer.behind else Behind(0, None)
+        return self._so_far_behind(answer.behind)
+
+    def _so_far_behind(self, milliseconds: int) -> Behind:
+        return Behind(1, self._clock.now() - milliseconds * 1_000) if milliseconds else Behind(0, None)
 
     def _own(self, shard: str) -> str:
         """The id that the service has for a shard."""
