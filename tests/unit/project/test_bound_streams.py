@@ -166,7 +166,10 @@ def test_where_a_stream_is_changes_nothing_that_is_declared(tmp_path: Path):
     ("settings", "said"),
     [
         ('[streams.a]\npath = "x"', r"'streams\.a\.kind' is missing; it must be one of files, kafka, kinesis, project"),
-        ('[streams.a]\nkind = "file"', r"'streams\.a\.kind' is 'file'; it must be one of files, kafka, kinesis, project"),
+        (
+            '[streams.a]\nkind = "file"',
+            r"'streams\.a\.kind' is 'file'; it must be one of files, kafka, kinesis, project",
+        ),
         ('[streams.a]\nkind = "files"\npaths = "x"', r"'streams\.a\.paths' is not a setting"),
         ('[streams.a]\nkind = "files"', r"'streams\.a\.path' is missing"),
         ('[streams.a]\nkind = "files"\npath = ""', r"'streams\.a\.path' is ''"),
