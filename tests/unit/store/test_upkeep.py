@@ -289,7 +289,7 @@ def _append_and_tend(folder: Path, pipe: Connection) -> None:
 def test_the_archive_goes_on_while_its_table_is_compacted(store: IcebergOfflineStore, tmp_path: Path) -> None:
     store.append(EVENTS, numbers(), {POSITIONS: "0"})
     enough = _server.Event()
-    child = _server.Process(target=_archive, args=(tmp_path / "offline", enough))
+    child = _server.Process(target=_archive, args=(tmp_path / "offline", enough), daemon=True)
     child.start()
     now = compacted = 0
     while child.is_alive() and not compacted:
