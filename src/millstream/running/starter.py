@@ -95,7 +95,7 @@ class Starter:
 
     Args:
         output: the file that gets what the process says, which is nothing if all is well.
-        program: the module that the process runs: this one, or one that ends as it does.
+        program: the module that the process runs: this one, or another that calls `await_command` and then `become`.
     """
 
     def __init__(self, output: Path, program: str = __name__) -> None:

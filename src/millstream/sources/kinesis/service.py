@@ -33,8 +33,16 @@ class GoneShard(Exception):
     """A shard, or the stream it was of, is there no more."""
 
 
-class BadIterator(Exception):
-    """An iterator has expired, or the service knows no such sequence number."""
+class StaleIterator(Exception):
+    """An iterator has expired, or is none any more; another one is made of the same place."""
+
+
+class UnknownPlace(Exception):
+    """The shard has no such sequence number."""
+
+
+class _Invalid(Exception):
+    """What was asked with is not valid, or not any more."""
 
 
 class Described(NamedTuple):
@@ -138,24 +146,30 @@ class Service:
 
         Raises:
             GoneShard: when the shard is not there.
-            BadIterator: when the stream has no such sequence number.
+            UnknownPlace: when the shard has no such sequence number.
             SourceError: when nobody answers.
         """
         kind = {"ShardIteratorType": "TRIM_HORIZON"}
         if after is not None:
             kind = {"ShardIteratorType": "AFTER_SEQUENCE_NUMBER", "StartingSequenceNumber": str(after)}
-        return str(self._asked("get_shard_iterator", StreamName=self.name, ShardId=shard, **kind)["ShardIterator"])
+        try:
+            return str(self._asked("get_shard_iterator", StreamName=self.name, ShardId=shard, **kind)["ShardIterator"])
+        except _Invalid as error:
+            raise UnknownPlace(str(after)) from error
 
     def records(self, iterator: str, limit: int) -> Answer:
         """Return what an iterator gives, at most `limit` records; it may give none though there are more.
 
         Raises:
             GoneShard: when the shard is not there.
-            BadIterator: when the iterator has expired.
+            StaleIterator: when the iterator has expired.
             SourceBusy: when the shard is read too often.
             SourceError: when nobody answers.
         """
-        given = self._asked("get_records", ShardIterator=iterator, Limit=limit)
+        try:
+            given = self._asked("get_records", ShardIterator=iterator, Limit=limit)
+        except _Invalid as error:
+            raise StaleIterator(iterator) from error
         records = [
             Record(
                 int(one["SequenceNumber"]),
@@ -189,7 +203,7 @@ class Service:
         if code == _NOT_THERE:
             return GoneShard(code)
         if code in ("ExpiredIteratorException", "InvalidArgumentException"):
-            return BadIterator(code)
+            return _Invalid(code)
         if code in _REFUSED:
             hint = (
                 "check the credentials, and that they allow kinesis:DescribeStreamSummary, ListShards and GetRecords."
@@ -201,7 +215,7 @@ class Service:
         self.forget()
         try:
             close = nearest(self.name, self._asked("list_streams")["StreamNames"])
-        except (MillstreamError, GoneShard, BadIterator):
+        except (MillstreamError, GoneShard, _Invalid):
             close = None
         return SourceError(
             f"{self._named} is not there.",

@@ -12,7 +12,7 @@ from millstream.clock import Clock
 from millstream.errors import SourceError
 from millstream.sources.formats import Format, Read
 from millstream.sources.kinesis.aggregated import apart
-from millstream.sources.kinesis.service import Answer, BadIterator, GoneShard, Record, Service
+from millstream.sources.kinesis.service import Answer, GoneShard, Record, Service, StaleIterator, UnknownPlace
 from millstream.sources.source import Behind, Events, Shard, rounded
 
 T = TypeVar("T")
@@ -112,7 +112,7 @@ class KinesisSource:
         begin = _At.of(position)
         try:
             own = self._own(shard)
-            lost, begin = self._expired(own, shard, begin) if begin else (_no_position(shard, position), None)
+            lost, begin = self._expired(own, shard, begin) if begin else (self._no_position(shard, position), None)
             if reading is None or reading.position != position:
                 reading = _Reading(position, self._service.iterator(own, begin and begin.sequence), now)
             limit = min(limit, MOST)
@@ -120,48 +120,39 @@ class KinesisSource:
         except GoneShard:
             self._service.forget()
             return self._gone(shard, position)
-        except BadIterator:
-            return self._elsewhere(shard, position, reading)
+        except StaleIterator:
+            self._reading.pop(shard, None)
+            return Events.of([], position)  # the next read makes another
+        except UnknownPlace:
+            lost = f"{self._named(shard)}: '{position}' is none of its positions; it is read from its beginning."
+            return Events.of([], None, lost=lost)
         if stop is not None and stop.sequence is not None:
             return self._again(begin, answer, lost, stop.sequence, until)
-        behind = answer.behind if len(answer.records) < limit else None  # else nobody knows what follows at once
-        return self._taken(shard, begin, answer, lost, _Reading(None, answer.following or "", now, behind))
+        following = self._after(begin, answer.records, answer)
+        if answer.following is not None:
+            behind = answer.behind if len(answer.records) < limit else None  # else nobody knows what follows at once
+            self._reading[shard] = _Reading(following, answer.following, now, behind)
+        return self._events(answer.records, following, lost, answer.following is None)
 
     def _again(self, begin: _At | None, answer: Answer, lost: str | None, stop: int, until: str | None) -> Events:
         """What an answer says up to a position that was read once; where nothing more of it is there, that is the end."""
         records = [one for one in answer.records if one.sequence <= stop]
         through = answer.records[-1].sequence >= stop if answer.records else not answer.following or not answer.behind
-        events, _ = self._events(records)
-        return _with(events, until if through else self._after(begin, records, answer), False, lost)
+        return self._events(records, until if through else self._after(begin, records, answer), lost)
 
-    def _taken(self, shard: str, begin: _At | None, answer: Answer, lost: str | None, reading: _Reading) -> Events:
-        """What an answer says, and where the shard is read on."""
-        records = answer.records
-        events, whole = self._events(records)
-        following = self._after(begin, records[:whole], answer if whole == len(records) else None)
-        if whole < len(records):
-            self._reading.pop(shard, None)
-        elif answer.following is not None:
-            reading.position = following
-            self._reading[shard] = reading
-        return _with(events, following, answer.following is None and whole == len(records), lost)
-
-    def _events(self, records: list[Record]) -> tuple[Events, int]:
-        """What records say, of as many of them as can be read now."""
+    def _events(self, records: list[Record], following: str | None, lost: str | None, closed: bool = False) -> Events:
+        """What records say, each whole."""
         inner = list(apart(records))
         read = self._format.read(inner) if inner else Read.lines([])
-        if len(read.payloads) < len(inner):  # a record is taken in whole
-            whole = sum(1 for one in records if one.sequence < inner[len(read.payloads)].sequence)
-            return self._events(records[:whole]) if whole else (Events.of([], None), 0)
         stamps = rounded(np.array([one.stamp for one in inner], np.int64))
         keys: list[bytes | None] = [one.key() for one in inner]
-        return Events(read.payloads, read.encodings, read.counts, stamps, keys, None), len(records)
+        return Events(read.payloads, read.encodings, read.counts, stamps, keys, following, closed, lost)
 
-    def _after(self, begin: _At | None, records: list[Record], answer: Answer | None) -> str | None:
+    def _after(self, begin: _At | None, records: list[Record], answer: Answer) -> str:
         """The position after some records; one at the end of a shard that is open knows all up to now."""
         sequence = records[-1].sequence if records else begin and begin.sequence
         known = max(records[-1].stamp if records else 0, begin.known if begin else 0)
-        if answer is not None and answer.behind == 0:
+        if answer.behind == 0:
             known = max(known, self._clock.now() // 60_000_000 * 60_000_000)  # by minutes: it is written where it moves
         return str(_At(sequence, known))
 
@@ -174,25 +165,23 @@ class KinesisSource:
         if oldest and (begin.sequence is not None and oldest[0].sequence <= begin.sequence):
             return None, begin
         known = oldest[0].stamp if oldest else horizon
-        place = f"Kinesis stream '{self._service.name}', shard '{shard}'"
-        lost = f"{place}: what came between {_shown(begin.known)} and {_shown(known)}, if anything, is kept no longer."
+        between = f"{_shown(begin.known)} and {_shown(known)}"
+        lost = f"{self._named(shard)}: what came between {between}, if anything, is kept no longer."
         return lost, begin._replace(known=max(known, horizon))
-
-    def _elsewhere(self, shard: str, position: str | None, reading: _Reading | None) -> Events:
-        """An iterator has expired: the next read makes one; or a position is of another stream, which is gone."""
-        known = self._reading.pop(shard, None)
-        if known is not None and known is reading:
-            return Events.of([], position)
-        self._service.forget()
-        lost = f"Kinesis stream '{self._service.name}', shard '{shard}': '{position}' is none of its positions."
-        return Events.of([], None, lost=f"{lost[:-1]}; it is read from its beginning.")
 
     def _gone(self, shard: str, position: str | None) -> Events:
         self._reading.pop(shard, None)
-        lost = (
-            f"Kinesis stream '{self._service.name}', shard '{shard}' is there no more; what was unread in it is gone."
-        )
+        lost = f"{self._named(shard)} is there no more; what was unread in it is gone."
         return Events.of([], position, closed=True, lost=lost)
+
+    def _no_position(self, shard: str, position: str | None) -> str | None:
+        """What is lost by a position that is none of ours."""
+        if position is None:
+            return None
+        return f"{self._named(shard)}: '{position}' is no position; it is read from its beginning."
+
+    def _named(self, shard: str) -> str:
+        return f"Kinesis stream '{self._service.name}', shard '{shard}'"
 
     def _behind(self, shard: str, position: str | None) -> Behind:
         begin, reading = _At.of(position), self._reading.get(shard)
@@ -202,7 +191,7 @@ class KinesisSource:
         try:
             iterator = self._service.iterator(self._own(shard), begin and begin.sequence)
             answer = self._service.records(iterator, 1)
-        except (GoneShard, BadIterator):
+        except (GoneShard, UnknownPlace, StaleIterator):
             return Behind(0, None)
         if answer.records:
             return Behind(1, answer.records[0].stamp)
@@ -228,15 +217,6 @@ class KinesisSource:
 def _parents(shard: Mapping[str, Any]) -> list[str]:
     """The shards that one goes on from, as the service says."""
     return [shard[name] for name in ("ParentShardId", "AdjacentParentShardId") if shard.get(name)]
-
-
-def _with(events: Events, following: str | None, closed: bool, lost: str | None) -> Events:
-    return Events(events.payloads, events.encodings, events.counts, events.stamps, events.keys, following, closed, lost)
-
-
-def _no_position(shard: str, position: str | None) -> str | None:
-    """What is lost by a position that is none of ours."""
-    return None if position is None else f"Shard '{shard}': '{position}' is no position; it is read from its beginning."
 
 
 def _shown(instant: int) -> str:

@@ -155,6 +155,30 @@ def test_an_iterator_that_has_expired_is_made_anew(stream: ForeignStream) -> Non
     assert (len(first), len(some), len(again), some.lost, again.lost) == (2, 0, 1, None, None)
 
 
+def test_an_iterator_that_expires_before_its_first_use_moves_nothing(stream: ForeignStream) -> None:
+    """As that of a process that stood still between the two calls: its place is as good as it was."""
+    stream.put(0, [event(n) for n in range(3)])
+    shard = stream.source().shards({})[0].name
+    place = stream.source().read(shard, None, 2).next
+    fresh = stream.source()
+    with failing(fresh, "get_records", "ExpiredIteratorException"):
+        found = fresh.read(shard, place, 10)
+    assert (len(found), found.next, found.lost) == (0, place, None)
+    assert len(fresh.read(shard, place, 10)) == 1
+
+
+def test_a_place_that_a_shard_does_not_have_is_said_and_it_is_read_from_its_beginning(stream: ForeignStream) -> None:
+    stream.put(0, [event(n) for n in range(3)])
+    source = stream.source()
+    shard = source.shards({})[0].name
+    place = source.read(shard, None, 2).next
+    other = stream.source()
+    with failing(other, "get_shard_iterator", "InvalidArgumentException"):
+        found = other.read(shard, place, 10)
+    assert (len(found), found.next) == (0, None)
+    assert "is none of its positions; it is read from its beginning" in str(found.lost)
+
+
 def test_a_shard_is_not_read_more_often_than_the_service_lets_it(stream: ForeignStream) -> None:
     stream.put(0, [event(n) for n in range(3)])
     source = stream.source(read_every_s=60)
