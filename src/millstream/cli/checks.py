@@ -146,7 +146,7 @@ def _log(settings: Settings) -> str:
 
 def _operations(folder: Path) -> str:
     from millstream.project import Project
-    from millstream.project.apply import alone
+    from millstream.project.alone import alone
 
     project = Project(folder)
     unfinished = project.parts.registry.operations.unfinished()

@@ -47,6 +47,9 @@ def run(
     port: Annotated[
         int | None, typer.Option(min=0, max=65_535, help="serve: where; millstream.toml says it otherwise.")
     ] = None,
+    probes: Annotated[
+        str | None, typer.Option(help="HOST:PORT at which a supervisor asks /livez, /readyz and /metrics.")
+    ] = None,
     supervised: Annotated[bool, typer.Option("--supervised", hidden=True)] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -58,7 +61,7 @@ def run(
     settings = serving_at(Settings.load(folder), host, port)
     refuse_unknown(layer)
     show({"layer": layer, "state": "started"}, as_json, f"{layer}: started")
-    run_layer(settings, layer, stop_asked(standard_input_closes=supervised))
+    run_layer(settings, layer, stop_asked(standard_input_closes=supervised), probes)
     show({"layer": layer, "state": "stopped"}, as_json, f"{layer}: stopped")
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from millstream.cli.output import HERE, AsJson, Folder, plain, show, table
 from millstream.errors import ProjectError
+from millstream.usage.layers import SILENT_AFTER
 
 if TYPE_CHECKING:
     from millstream.registry.definitions import Change, Plan
@@ -80,6 +82,8 @@ def status(folder: Folder = HERE, as_json: AsJson = False) -> None:
         for thing, names in _SHOWN.items():
             rows = [[_shown(name, one.get(name)) for name in names] for one in facts[thing]]
             table([thing.removesuffix("s"), *(_TITLES.get(name, name) for name in names[1:])], rows)
+            if thing == "layers" and (processes := _processes(facts["layers"])):
+                table(["host", "process", "layer", "state", "records/s", "lag", "cpu", "said s ago"], processes)
         for one in facts["operations"]:
             print(f"not finished: {one}")
 
@@ -101,6 +105,26 @@ def doctor(folder: Folder = HERE, as_json: AsJson = False) -> None:
     )
     if not all(one.fine for one in found):
         raise typer.Exit(1)
+
+
+def _processes(layers: Iterable[Mapping[str, Any]]) -> list[tuple[object, ...]]:
+    """The processes of all layers by host, where some layer has more than one."""
+    found = [(layer["name"], one) for layer in layers for one in layer.get("processes", ())]
+    if len({layer for layer, _ in found}) == len(found):
+        return []
+    rows = [
+        (one["host"], one["pid"], layer, _how(one), one["rate"], one["lag"], one["cpu"], one["published_s"])
+        for layer, one in found
+    ]
+    return sorted(rows, key=lambda row: (row[0], row[2], row[1]))
+
+
+def _how(process: Mapping[str, Any]) -> str:
+    if not process["alive"]:
+        return "gone"
+    if process["published_s"] > SILENT_AFTER:
+        return "silent"
+    return "stands by" if process["facts"].get("standing_by") else "up"
 
 
 def _changes(changes: tuple[Change, ...] | list[Change]) -> list[object]:

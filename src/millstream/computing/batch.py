@@ -6,7 +6,8 @@ interval runs once, however many workers there are. A run of a past interval mov
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -79,6 +80,8 @@ class BatchComputer:
         folder: what the paths of tables start from.
         paths: by name, where a table is; where its definition says unless given.
         engine: what runs the queries; DuckDB in this process unless given.
+        apart: holds, for as long as a block lasts, what one worker does and no other beside it, and says whether it could.
+            Without it workers may run one interval at the same time, of which one is discarded.
     """
 
     def __init__(
@@ -93,8 +96,9 @@ class BatchComputer:
         folder: Path | str = ".",
         paths: Mapping[str, str] | None = None,
         engine: BatchEngine | None = None,
+        apart: Callable[[str], AbstractContextManager[bool]] = lambda _: nullcontext(True),
     ) -> None:
-        self._log, self._clock, self._history = log, clock, history
+        self._log, self._clock, self._history, self._apart = log, clock, history, apart
         self._versions = {v.id: v for v in group_versions if isinstance(v.group, BatchFeatureGroup)}
         self._current = {table.name: table for table in tables}
         self._tables = Tables(Path(folder), history, paths=paths, engine=engine)
@@ -122,8 +126,7 @@ class BatchComputer:
         failures: list[MillstreamError] = []
         for version in self._versions.values():
             try:
-                due = self._due(version, self._clock.now())
-                done += [self.run(interval) for interval in _together(version, due, self._begun(version, due))]
+                done += self._step(version) if self._due(version, self._clock.now()) else []
             except Fenced:
                 continue  # another worker ran it
             except MillstreamError as error:
@@ -131,6 +134,12 @@ class BatchComputer:
         if failures:
             raise failures[0]
         return done
+
+    def _step(self, version: BatchGroupVersion) -> list[Ran]:
+        """Run what is due of a group, unless another worker is about it."""
+        with self._apart(f"batch {version.id}") as mine:
+            due = self._due(version, self._clock.now()) if mine else []
+            return [self.run(interval) for interval in _together(version, due, self._begun(version, due))]
 
     def run(self, interval: Interval) -> Ran:
         """Run one interval and append what it returned.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatur
 from millstream.definitions.source import EventStream, Table
 from millstream.errors import MillstreamError, PlanError, ProjectError, StoreError, nearest
 from millstream.history.registered import refuse_registry_behind
+from millstream.project.alone import alone
 from millstream.project.parts import Parts
 from millstream.settings import FILE
 
@@ -126,32 +126,6 @@ def settle(parts: Parts) -> None:
             start(parts)
         elif one.kind == "backfill" and one.subject not in wanted:
             operations.end(one.kind, one.subject)
-
-
-@contextmanager
-def alone(parts: Parts, what: str, *, wait: bool) -> Iterator[bool]:
-    """Do something that no other process or thread of the project does meanwhile; the death of a process lets go.
-
-    Args:
-        parts: the project.
-        what: what is done, such as "backfill habits@1".
-        wait: whether to wait for another one that does it.
-
-    Yields:
-        Whether nobody else does it.
-    """
-    folder = parts.settings.data / "operations"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / what.replace(" ", ".")).open("a") as held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            fcntl.flock(held, fcntl.LOCK_UN)
 
 
 def rebuild(parts: Parts, version: GroupVersion) -> GroupVersion:

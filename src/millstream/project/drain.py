@@ -14,6 +14,7 @@ import pyarrow as pa
 from millstream.definitions.source import EventStream
 from millstream.errors import DiskFull, MillstreamError, NotFound, RequestError, StoreError
 from millstream.project import apply
+from millstream.project.alone import alone
 from millstream.project.parts import Parts
 from millstream.project.refused import looked_at, warn
 from millstream.project.retire import drop_unused
@@ -336,7 +337,7 @@ class Drainer:
         apply.start(parts)
         versions = apply.unfinished(parts) if group is None else apply.anew(parts, group, every=every)
         for version in versions:
-            with apply.alone(parts, f"backfill {version.id}", wait=True):
+            with alone(parts, f"backfill {version.id}", wait=True):
                 apply.backfill(parts, apply.again(parts, version), progress=progress)
         with suppress(StoreError):  # a damaged shard is an error until the build beside it is read
             self.drain()

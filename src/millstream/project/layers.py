@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from millstream.project.backends import source_backend
@@ -77,6 +78,7 @@ class Layers:
     def batch_computer(self) -> BatchComputer:
         """Batch computing of every group version in use."""
         from millstream.computing.batch import BatchComputer
+        from millstream.project.alone import alone
 
         parts = self._parts
         return BatchComputer(
@@ -89,6 +91,7 @@ class Layers:
             folder=parts.settings.folder,
             paths=parts.settings.table_paths,
             engine=parts.batch_engine,
+            apart=partial(alone, parts, wait=False),
         )
 
     def ingester(self, worker: Worker | None = None) -> StreamIngester:

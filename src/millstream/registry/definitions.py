@@ -18,9 +18,11 @@ from millstream.registry import pinning, tables
 from millstream.registry.builds import Builds, builds_of
 from millstream.registry.current import CurrentDefinitions, read_definition
 from millstream.registry.differences import Definition
+from millstream.registry.locks import Locks
 from millstream.registry.marks import RegistryMarks
 from millstream.registry.operations import Operations, note
 from millstream.registry.plan import Change, Key, Known, Plan, closure, compare
+from millstream.registry.presence import Presence
 
 __all__ = ["STATES", "Change", "GroupVersion", "Plan", "Registry"]
 
@@ -60,6 +62,8 @@ class Registry(CurrentDefinitions):
         self.builds = Builds(self._database)
         self.operations = Operations(self._database)
         self.marks = RegistryMarks(self._database)
+        self.locks = Locks(self._database)
+        self.presence = Presence(self._database)
 
     def plan(self, definitions: Iterable[Any], complete: bool = False) -> Plan:
         """What applying the definitions, and all they refer to, would change; nothing is written.

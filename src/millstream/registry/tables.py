@@ -93,6 +93,14 @@ facts = sa.Table(
     sa.Column("name", _text(32), primary_key=True),
     sa.Column("value", sa.Integer, nullable=False),
 )
+processes = sa.Table(
+    "registry_processes",
+    _metadata,
+    sa.Column("process", _text(255), primary_key=True),
+    sa.Column("place", sa.Text, nullable=False),
+    sa.Column("facts", sa.Text, nullable=False),
+    sa.Column("said", sa.DateTime(timezone=True), nullable=False),
+)
 _FORMAT_OF = sa.select(facts.c.value).where(facts.c.name == "format")
 model_versions = sa.Table(
     "model_versions",
@@ -149,21 +157,21 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[sa.Connection | None]:
         """A connection that sees one state; None when the registry has not been made."""
-        with self._named():
+        with self.naming():
             if not self._exists():
                 yield None
                 return
             with self._engine.connect() as connection:
-                if self._backend == "sqlite":
+                if self.backend == "sqlite":
                     connection.exec_driver_sql("begin")  # its driver begins with the first write, and each read alone
-                elif self._backend == "postgresql":
+                elif self.backend == "postgresql":
                     connection.execution_options(isolation_level="REPEATABLE READ")
                 yield connection
 
     @contextmanager
     def writing(self, *, counted: bool = True) -> Iterator[sa.Connection]:
         """A transaction that no other writer is in; one that is `counted` makes readers of the registry read again."""
-        with self._named():
+        with self.naming():
             if not self._exists():
                 self._make()
             with self._engine.begin() as connection:
@@ -171,6 +179,16 @@ class Database:
                 step = sa.update(facts).where(facts.c.name == "revision").values(value=facts.c.value + int(counted))
                 connection.execute(step)
                 yield connection
+
+    @contextmanager
+    def connected(self) -> Iterator[sa.Connection]:
+        """A connection without a transaction, of which each statement counts by itself; the registry is made if need be."""
+        with self.naming():
+            if not self._exists():
+                self._make()
+            connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        with connection:
+            yield connection
 
     def close(self) -> None:
         """Let go of the connections; what is asked next opens its own."""
@@ -181,18 +199,19 @@ class Database:
 
     def make(self) -> None:
         """Make the tables that are not there yet, whatever other processes make at the same moment."""
-        with self._named():
+        with self.naming():
             if not self._exists():
                 self._make()
 
     @property
-    def _backend(self) -> str:
+    def backend(self) -> str:
+        """The kind of database, such as "sqlite" or "postgresql"."""
         return self._url.get_backend_name()
 
     @property
     def _file(self) -> str | None:
         """The path of a SQLite file."""
-        return self._url.database if self._backend == "sqlite" else None
+        return self._url.database if self.backend == "sqlite" else None
 
     @property
     def _engine(self) -> sa.Engine:
@@ -248,7 +267,7 @@ class Database:
 
     def identify(self) -> int:
         """Give an identity to a registry that was made before there were any, and return it."""
-        with self._named():
+        with self.naming():
             with suppress(sa.exc.IntegrityError), self._engine.begin() as connection:
                 connection.execute(sa.insert(facts).values(name="identity", value=_identity()))
             with self._engine.connect() as connection:
@@ -262,8 +281,8 @@ class Database:
         return "full" in str(error.orig) or (folder.exists() and shutil.disk_usage(folder).free < _ROOM)
 
     @contextmanager
-    def _named(self) -> Iterator[None]:
-        """Whatever goes wrong below comes out as one sentence about the registry."""
+    def naming(self) -> Iterator[None]:
+        """Whatever goes wrong in the block comes out as one sentence about the registry."""
         try:
             yield
         except MillstreamError:
@@ -272,7 +291,7 @@ class Database:
             raise _no_url(self.name) from None  # it may show the URL
         except ImportError as error:
             library = error.name or "psycopg"
-            hint = f"pip install {library if self._backend != 'postgresql' else repr('millstream[postgresql]')}"
+            hint = f"pip install {library if self.backend != 'postgresql' else repr('millstream[postgresql]')}"
             raise StoreError(f"Registry '{self.name}' needs the library '{library}'.", hint) from error
         except OSError as error:
             if error.errno == errno.ENOSPC:
@@ -286,7 +305,7 @@ class Database:
     def _failed(self, error: sa.exc.DBAPIError) -> MillstreamError:
         if self._no_room(error):
             return DiskFull.writing(self.name)
-        if isinstance(error, sa.exc.DatabaseError) and _damaged(error, self._backend):
+        if isinstance(error, sa.exc.DatabaseError) and _damaged(error, self.backend):
             hint = f"restore '{self.name}' from a copy; nothing in it was changed."
             message = f"Registry '{self.name}' does not read as what was written: {self._said(error)}."
             return CorruptState(message, hint)

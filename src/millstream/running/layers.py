@@ -10,17 +10,21 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing, suppress
-from typing import Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
 from millstream.errors import DiskFull, Fenced, MillstreamError, ProjectError, StoreError, nearest
 from millstream.project.parts import Parts
 from millstream.running.stopping import stop_on_signals
 from millstream.settings import Settings
 
+if TYPE_CHECKING:
+    from millstream.running.meter import Meter
+
 LOOK = 1.0
-"""Seconds between two looks for new definitions, and between two reports."""
+"""Seconds between two looks for new definitions."""
 BEAT = 1.0
 """Seconds between two signs of life."""
 FILES = 65_536
@@ -50,7 +54,7 @@ class Work(Protocol):
         ...
 
 
-def run_layer(settings: Settings, layer: str, stop: threading.Event) -> None:
+def run_layer(settings: Settings, layer: str, stop: threading.Event, probes: str | None = None) -> None:
     """Run one layer of a project until told to stop.
 
     An error that waiting may mend (a full disk, a damaged shard, a registry out of reach) is reported and the step tried
@@ -60,22 +64,25 @@ def run_layer(settings: Settings, layer: str, stop: threading.Event) -> None:
         settings: the project.
         layer: "intake", "compute", "ingest", "batch", "sync", "serve", "monitor" or "generator".
         stop: set it to stop.
+        probes: where to answer a supervisor's probes, "host:port"; None: nowhere.
 
     Raises:
         ProjectError: when there is no such layer.
-        ServeError: when the port is taken.
+        ServeError: when a port is taken.
     """
-    from millstream.running.work import WORKS
+    from millstream.running.meter import Meter
+    from millstream.running.probes import probed
 
     refuse_unknown(layer)
-    loops: dict[str, Callable[[], None]] = {
-        "serve": lambda: _serve(settings, stop),
-        "generator": lambda: _generate(settings, stop),
-    }
-    for name, made in WORKS.items():
-        loops[name] = lambda name=name, made=made: _loop(settings, name, made, stop)  # type: ignore[misc]
     _take_descriptors()
-    loops[layer]()
+    meter = Meter(settings, layer)
+    with probed(meter, probes):
+        if layer == "serve":
+            _serve(settings, meter, stop)
+        elif layer == "generator":
+            _generate(settings, meter, stop)
+        else:
+            _loop(settings, meter, _made(layer), stop)
 
 
 def refuse_unknown(layer: str) -> None:
@@ -134,29 +141,6 @@ def _beat(stop: threading.Event) -> None:
             with suppress(BlockingIOError):
                 mouth.send(b".", socket.MSG_DONTWAIT)
             stop.wait(BEAT)
-
-
-class Meter:
-    """Counts what a layer handles and publishes its rate, with whatever else it says, once a second."""
-
-    def __init__(self, settings: Settings, layer: str) -> None:
-        self._data, self._layer = settings.data, layer
-        self._since, self._count = time.monotonic(), 0
-
-    def add(self, records: int, facts: Mapping[str, Any]) -> None:
-        """Count records; publish if a second has passed."""
-        self._count += records
-        passed = time.monotonic() - self._since
-        if passed >= LOOK:
-            self.publish({**facts, "rate": round(self._count / passed, 1)})
-            self._since, self._count = time.monotonic(), 0
-
-    def publish(self, facts: Mapping[str, Any]) -> None:
-        """Say now how the layer is; a disk with no room for that does not stop the layer."""
-        from millstream.usage.layers import publish
-
-        with suppress(OSError):
-            publish(self._data, self._layer, facts)
 
 
 def owner_name() -> str:
@@ -219,10 +203,20 @@ class _Renewed:
             work.close()
 
 
-def _loop(settings: Settings, layer: str, made: Callable[[Parts], Work], stop: threading.Event) -> None:
-    meter = Meter(settings, layer)
+def _made(layer: str) -> Callable[[Parts], Work]:
+    """How the work of a layer is made, here and now or when it is this process's turn."""
+    from millstream.running.standby import Standby
+    from millstream.running.work import ONE_AT_A_TIME, WORKS
+
+    return partial(Standby, layer=layer, made=WORKS[layer]) if layer in ONE_AT_A_TIME else WORKS[layer]
+
+
+def _loop(settings: Settings, meter: Meter, made: Callable[[Parts], Work], stop: threading.Event) -> None:
+    from millstream.running.meter import telling
+
     # The parts are closed with the process: a backfill that is under way may still be at work on them.
-    with closing(_Renewed(Parts(settings), made)) as work:
+    parts = Parts(settings)
+    with telling(meter, parts.registry.presence, settings), closing(_Renewed(parts, made)) as work:
         work.look()  # what keeps a layer from starting is said at once, and ends it
         meter.publish(work.facts)
         while not stop.is_set():
@@ -247,12 +241,12 @@ def _step(work: Work, poll: float) -> tuple[int, float]:
     return handled, poll
 
 
-def _serve(settings: Settings, stop: threading.Event) -> None:
+def _serve(settings: Settings, meter: Meter, stop: threading.Event) -> None:
+    from millstream.running.meter import telling
     from millstream.serve.server import Service, listen, run
 
     listener = listen(settings.host, settings.port)
-    meter = Meter(settings, "serve")
-    with Parts(settings) as parts:
+    with Parts(settings) as parts, telling(meter, parts.registry.presence, settings):
         service = Service(
             settings.name,
             settings.data,
@@ -265,10 +259,11 @@ def _serve(settings: Settings, stop: threading.Event) -> None:
             hosts=settings.hosts,
             bound=settings.streams.keys(),
         )
-        run(service, listener, stop, lambda: meter.add(0, {"address": f"{settings.host}:{settings.port}"}))
+        facts = {"address": f"{settings.host}:{settings.port}"}
+        run(service, listener, stop, lambda: meter.add(service.application.answered(), facts))
 
 
-def _generate(settings: Settings, stop: threading.Event) -> None:
+def _generate(settings: Settings, meter: Meter, stop: threading.Event) -> None:
     from millstream.running.simulation import produce
 
-    produce(settings, stop, Meter(settings, "generator").publish)
+    produce(settings, stop, meter.publish)

@@ -12,6 +12,7 @@ from millstream.engines.stream import Progress
 from millstream.errors import DiskFull, MillstreamError, SteppedBack
 from millstream.ingest.retention import computing_consumers, pressed, trim
 from millstream.project import apply
+from millstream.project.alone import alone
 from millstream.project.parts import Parts
 from millstream.project.retire import drop_unused
 from millstream.project.upkeep import tend
@@ -240,7 +241,7 @@ class Ingest:
         apply.start(self._parts)
         versions = apply.unfinished(self._parts)
         for version in versions:
-            with apply.alone(self._parts, f"backfill {version.id}", wait=False) as mine:
+            with alone(self._parts, f"backfill {version.id}", wait=False) as mine:
                 if mine:
                     self.facts["backfilling"] = version.id
                     apply.backfill(self._parts, apply.again(self._parts, version))
@@ -397,3 +398,5 @@ WORKS: dict[str, Callable[[Parts], Work]] = {
     "monitor": Monitor,
 }
 """How the work of each layer is made; `serve` and `generator` have loops of their own."""
+ONE_AT_A_TIME = ("sync", "monitor")
+"""Layers of which one process works at a time, on whatever host; the others stand by."""

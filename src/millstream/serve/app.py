@@ -104,7 +104,7 @@ class Application:
         clock: Clock,
         callers: Callers,
     ) -> None:
-        self._callers = callers
+        self._callers, self._answered = callers, 0
         self._catalogue, self._receiver, self._journal = catalogue, receiver, journal
         self._status, self._block, self._clock = status, block, clock
         self._process, self._requests = secrets.token_hex(6), count(1)
@@ -142,6 +142,11 @@ class Application:
         await send_answer(send, answer)
         self._count(route, answer.status, (time.perf_counter_ns() - begun) // 1000)
 
+    def answered(self) -> int:
+        """How many requests of the timed routes were answered since this was asked before."""
+        found, self._answered = self._answered, 0
+        return found
+
     def close(self) -> None:
         """Finish what is being written."""
         self._receiver.close()
@@ -153,6 +158,7 @@ class Application:
         self._block.count(f'requests{{route="{label}",status="{status}"}}')
         self._block.observe(f'latency{{route="{label}"}}', microseconds)
         if route and route.timed:
+            self._answered += 1
             self._block.tick(microseconds, failed=status >= 500)
 
     def _resolve(self, request: Request) -> _Route:

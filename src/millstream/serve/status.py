@@ -19,7 +19,7 @@ from millstream.serve.bounds import KeysBeyond
 from millstream.serve.capture import damaged_captures
 from millstream.serve.http import encode
 from millstream.usage.blocks import read_blocks
-from millstream.usage.layers import metrics_folder, snapshot
+from millstream.usage.layers import Elsewhere, metrics_folder, place_of, snapshot
 
 if TYPE_CHECKING:
     from millstream.buffer.log import OwnLog
@@ -97,13 +97,14 @@ class Status:
         return self._document.replace(b'id="first">null<', b'id="first">' + facts + b"<")
 
     def _look(self) -> dict[str, Any]:
-        seen = snapshot(self._data)
+        elsewhere = self._elsewhere()
+        seen = snapshot(self._data, elsewhere)
         topics = self._log.topics()
         now = self._clock.now()
         return {
             "project": self._name,
             "at": to_datetime(now).isoformat(timespec="seconds"),
-            "layers": _layers(seen["layers"], seen["recent"]),
+            "layers": _layers(seen["layers"], None if elsewhere else seen["recent"]),
             "latency": seen["latency"],
             "recent": seen["recent"],
             "models": self._models(seen["counters"]),
@@ -113,6 +114,14 @@ class Status:
             "streams": [self._stream(name, topics) for name in sorted(self._catalogue().streams)],
             "damaged_captures": damaged_captures(self._data / "journal"),
         }
+
+    def _elsewhere(self) -> list[Elsewhere]:
+        """What processes say that have another folder of data, on this host or another."""
+        if self._registry is None:
+            return []
+        here = place_of(self._data)
+        said = self._registry.presence.all()
+        return [Elsewhere(one.place.partition(":")[0], one.silent, one.facts) for one in said if one.place != here]
 
     def _models(self, counters: Mapping[str, int]) -> list[dict[str, Any]]:
         catalogue = self._catalogue()
@@ -183,19 +192,32 @@ class Status:
         }
 
 
-def _layers(seen: Mapping[str, Mapping[str, Any]], recent: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    found = []
+def _layers(seen: Mapping[str, Mapping[str, Any]], recent: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
+    """The layers in their order; `recent` holds all that was scored lately, None where other hosts score too."""
+    found: list[dict[str, Any]] = []
     for name in [*LAYERS, *(other for other in seen if other not in LAYERS)]:
         layer = seen.get(name)
         if layer is None:
             found.append({"name": name, "state": "absent", "facts": {}})
             continue
         facts = dict(layer["facts"])
-        if name == "serve":  # what it handles are requests, which its own counters know best
-            lately = recent[-2:]
-            facts["rate"] = round(sum(tick["count"] for tick in lately) / sum(tick["seconds"] for tick in lately), 1)
+        if name == "serve" and recent is not None:  # what it handles are requests, which its own counters know best
+            facts["rate"] = _rate(recent[-2:])
         known = {fact: facts.pop(fact, None) for fact in _SHOWN}
-        found.append(
-            {"name": name, "state": layer["state"], "cpu": layer["cpu"], "rss": layer["rss"], **known, "facts": facts}
-        )
+        used = {fact: layer[fact] for fact in ("state", "cpu", "rss")}
+        processes = [_process(one) for one in layer["processes"]]
+        found.append({"name": name, **used, **known, "facts": facts, "processes": processes})
     return found
+
+
+def _rate(recent: Sequence[Mapping[str, Any]]) -> float:
+    answered, seconds = (sum(int(tick[what]) for tick in recent) for what in ("count", "seconds"))
+    return round(answered / seconds, 1)
+
+
+def _process(told: Mapping[str, Any]) -> dict[str, Any]:
+    """A process of a layer: where it is, how it is, and what it says of its own share of the work."""
+    facts = dict(told["facts"])
+    known = {fact: facts.pop(fact, None) for fact in _SHOWN}
+    used = {name: told[name] for name in ("host", "pid", "alive", "published_s", "cpu", "rss")}
+    return {**used, **known, "facts": facts}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     import psutil
 
 SILENT_AFTER = 10.0
+GONE_AFTER = 60.0
+"""Seconds of silence after which a process of another host counts as gone; one of this host can be looked for."""
 
 
 def run_folder(data: Path) -> Path:
@@ -48,29 +52,65 @@ def publish(data: Path, layer: str, facts: Mapping[str, Any]) -> None:
     """
     folder = run_folder(data)
     folder.mkdir(parents=True, exist_ok=True)
-    process = _process(os.getpid())
-    usage = {"pid": process.pid, "born": process.create_time(), "published": time.monotonic()}
-    usage |= {"cpu": process.cpu_percent(None) / 100, "rss": process.memory_info().rss}
-    path = folder / f"layer-{layer}-{process.pid}.json"
+    said = said_of(layer, facts)
+    path = folder / f"layer-{layer}-{os.getpid()}.json"
     if not path.exists():
         _remove_ended(folder, layer)
     fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps({"layer": layer, "usage": usage, "facts": dict(facts)}))
+    fresh.write_text(json.dumps(said))
     fresh.replace(path)
 
 
-def snapshot(data: Path) -> dict[str, Any]:
+def said_of(layer: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What this process says of itself: its layer, its facts, and the CPU and memory that it uses.
+
+    Args:
+        layer: the layer's name.
+        facts: what it says of its work.
+    """
+    process = _process(os.getpid())
+    usage = {"pid": process.pid, "born": process.create_time(), "published": time.monotonic()}
+    usage |= {"cpu": process.cpu_percent(None) / 100, "rss": process.memory_info().rss}
+    return {"layer": layer, "usage": usage, "facts": dict(facts)}
+
+
+def place_of(data: Path) -> str:
+    """Where the processes are that share a folder of data: the host, and the folder."""
+    return f"{socket.gethostname()}:{data.resolve()}"
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """What a process of another host has said last.
+
+    Attributes:
+        host: the host, by name.
+        silent: seconds since it said so.
+        said: what it said; see `said_of`.
+    """
+
+    host: str
+    silent: float
+    said: Mapping[str, Any]
+
+
+def snapshot(data: Path, elsewhere: Iterable[Elsewhere] = ()) -> dict[str, Any]:
     """Return what every layer last published and what the scoring processes have counted, ready for JSON.
 
     A layer's state is `up`, `silent` (its process lives but has published nothing for ten seconds) or `down`. Where
     several processes share a layer, each says what it does under its owner's name, in `processes`; of the layer's
-    `facts`, `rate` and `lag` are the sums and `lag_s` the longest, and all others are of who spoke last.
+    `facts`, `rate` and `lag` are the sums and `lag_s` the longest, and all others are of who spoke last. Processes of
+    other hosts are among them; their counters and latencies are not.
     `latency` holds count, mean, p50 and p99 in milliseconds for each kind of request; `recent` the last fifteen
     minutes of scoring in ticks of ten seconds, oldest first.
+
+    Args:
+        data: the project's folder of data.
+        elsewhere: what the processes of other hosts say.
     """
     totals = read_blocks(metrics_folder(data))
     return {
-        "layers": _layers(run_folder(data)),
+        "layers": _layers([*_here(run_folder(data)), *map(_there, elsewhere)]),
         "counters": totals.counters,
         "latency": {name: _latency(histogram) for name, histogram in sorted(totals.histograms.items())},
         "recent": _recent(totals),
@@ -111,19 +151,39 @@ def _read(path: Path) -> dict[str, Any] | None:
     return said
 
 
-def _layers(folder: Path) -> dict[str, Any]:
-    layers: dict[str, Any] = {}
+@dataclass(frozen=True)
+class _Process:
+    """A process of a layer as readers see it."""
+
+    layer: str
+    silent: float
+    told: dict[str, Any]
+
+
+def _here(folder: Path) -> list[_Process]:
+    """The processes that share this folder of data."""
     now = time.monotonic()
     said = [one for path in sorted(folder.glob("layer-*.json")) if (one := _read(path))]
-    for one in sorted(said, key=lambda one: one["usage"]["published"]):
-        usage = one["usage"]
-        seconds = max(now - usage["published"], 0.0)
-        alive = _alive(usage)
-        process = {"pid": usage["pid"], "alive": alive, "published_s": round(seconds, 1)}
-        process |= {"cpu": usage["cpu"] if alive else 0.0, "rss": usage["rss"] if alive else 0}
-        process |= {"owner": one["facts"].pop("owner", str(usage["pid"])), "facts": one["facts"]}
-        layer = layers.setdefault(one["layer"], {"processes": []})
-        layer["processes"] = [p for p in layer["processes"] if p["alive"]] + [process]
+    return [_told(one, socket.gethostname(), now - one["usage"]["published"], _alive(one["usage"])) for one in said]
+
+
+def _there(one: Elsewhere) -> _Process:
+    return _told(one.said, one.host, one.silent, one.silent <= GONE_AFTER)
+
+
+def _told(said: Mapping[str, Any], host: str, silent: float, alive: bool) -> _Process:
+    usage, facts, silent = said["usage"], dict(said["facts"]), max(silent, 0.0)
+    told = {"host": host, "pid": usage["pid"], "alive": alive, "published_s": round(silent, 1)}
+    told |= {"cpu": usage["cpu"] if alive else 0.0, "rss": usage["rss"] if alive else 0}
+    told |= {"owner": facts.pop("owner", str(usage["pid"])), "facts": facts}
+    return _Process(said["layer"], silent, told)
+
+
+def _layers(processes: Iterable[_Process]) -> dict[str, Any]:
+    layers: dict[str, Any] = {}
+    for one in sorted(processes, key=lambda one: -one.silent):
+        layer = layers.setdefault(one.layer, {"processes": []})
+        layer["processes"] = [p for p in layer["processes"] if p["alive"]] + [one.told]
     for layer in layers.values():
         there = [process for process in layer["processes"] if process["alive"]] or layer["processes"][-1:]
         layer["facts"] = _together([process["facts"] for process in there])

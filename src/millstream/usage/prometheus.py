@@ -23,6 +23,11 @@ _GAUGES: tuple[tuple[str, str, Callable[[Mapping[str, Any]], Any]], ...] = (
     ("layer_memory_bytes", "Memory that the processes of the layer hold", lambda layer: layer["rss"]),
     ("layer_rate", "Records that the layer handles in a second", lambda layer: layer["facts"].get("rate")),
     ("layer_lag", "Records that the layer has still before it, about", lambda layer: layer["facts"].get("lag")),
+    (
+        "layer_lag_seconds",
+        "How long the oldest record has waited that is before it",
+        lambda layer: layer["facts"].get("lag_s"),
+    ),
     ("layer_age", "Microseconds since the newest arrival that was handled", lambda layer: layer["facts"].get("age")),
 )
 _OF_GROUPS = {
@@ -32,7 +37,10 @@ _OF_GROUPS = {
 
 
 def exposition(
-    totals: Totals, layers: Mapping[str, Any], groups: Mapping[str, Mapping[str, int]] = MappingProxyType({})
+    totals: Totals,
+    layers: Mapping[str, Any],
+    groups: Mapping[str, Mapping[str, int]] = MappingProxyType({}),
+    since: str = "the project was made",
 ) -> str:
     """Return the text that a Prometheus server scrapes: counters, latency histograms, and each layer's CPU and memory.
 
@@ -40,6 +48,7 @@ def exposition(
         totals: what the scoring processes have counted.
         layers: by name, what each layer last said; see `millstream.usage.layers.snapshot`.
         groups: by group version, how many rows of its tables came too `late` for it, and how many are `gone`.
+        since: what the counters count from, in words.
 
     Returns:
         str: Prometheus' text format, version 0.0.4.
@@ -50,7 +59,7 @@ def exposition(
         # TYPE millstream_requests_total counter
         millstream_requests_total{route="score"} 3.0
     """
-    return generate_latest(_Counted(totals, layers, groups)).decode()
+    return generate_latest(_Counted(totals, layers, groups, since)).decode()
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,7 @@ class _Counted(Collector):
     totals: Totals
     layers: Mapping[str, Any]
     groups: Mapping[str, Mapping[str, int]]
+    since: str
 
     def collect(self) -> Iterator[Metric]:
         yield from self._counters()
@@ -69,16 +79,14 @@ class _Counted(Collector):
 
     def _counters(self) -> Iterator[Metric]:
         for family, counters in _families(self.totals.counters):
-            metric = CounterMetricFamily(f"millstream_{family}", "How often, since the project was made")
+            metric = CounterMetricFamily(f"millstream_{family}", f"How often, since {self.since}")
             for name, count in counters:
                 metric.add_sample(f"millstream_{family}_total", _labels(name), count)
             yield metric
 
     def _histograms(self) -> Iterator[Metric]:
         for family, histograms in _families(self.totals.histograms):
-            metric = HistogramMetricFamily(
-                f"millstream_{family}_seconds", "How long it took, since the project was made"
-            )
+            metric = HistogramMetricFamily(f"millstream_{family}_seconds", f"How long it took, since {self.since}")
             for name, histogram in histograms:
                 _add(metric, _labels(name), histogram)
             yield metric

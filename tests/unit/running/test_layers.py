@@ -20,6 +20,7 @@ from millstream.errors import DiskFull, Fenced, ProjectError, StoreError
 from millstream.project.identity import Identity
 from millstream.project.parts import Parts
 from millstream.running.layers import _loop, _Renewed, _step, run_layer
+from millstream.running.meter import Meter
 from millstream.running.repeating import Every
 from millstream.running.work import Batch, Ingest
 from millstream.usage.layers import snapshot
@@ -146,7 +147,13 @@ def test_a_registry_that_fails_for_a_while_is_reported_and_asked_again(
     made: list[Counting] = []
     stop = threading.Event()
     loop = threading.Thread(
-        target=_loop, args=(project.settings, "compute", lambda _: made.append(Counting()) or made[-1], stop)
+        target=_loop,
+        args=(
+            project.settings,
+            Meter(project.settings, "compute"),
+            lambda _: made.append(Counting()) or made[-1],
+            stop,
+        ),
     )
     loop.start()
     try:
@@ -175,7 +182,7 @@ def test_a_registry_that_cannot_be_asked_at_the_start_ends_the_layer(
 
     monkeypatch.setattr(Identity, "revision", asked)
     with pytest.raises(StoreError, match="permission denied"):
-        _loop(project.settings, "compute", lambda _: Counting(), threading.Event())
+        _loop(project.settings, Meter(project.settings, "compute"), lambda _: Counting(), threading.Event())
 
 
 def test_definitions_that_cannot_be_read_are_asked_for_again_and_nothing_is_closed_twice(project: ms.Project) -> None:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from millstream.errors import DiskFull, MillstreamError, NotFound, TrainingError
 from millstream.project import serving
-from millstream.project.apply import again, alone, backfill, plan, rebuild, start
+from millstream.project.alone import alone
+from millstream.project.apply import again, backfill, plan, rebuild, start
 from millstream.project.apply import apply as apply_plan
 from millstream.project.project import Project
 from millstream.testing.simulation import learnt

@@ -13,6 +13,7 @@ from millstream.buffer.parts import LARGEST
 from millstream.clock import Clock
 from millstream.ingest.retention import trim
 from millstream.project import apply
+from millstream.project.alone import alone
 from millstream.project.layers import Layers
 from millstream.project.parts import Parts
 from millstream.project.retire import drop_unused
@@ -264,7 +265,7 @@ def _backfill(process: Process) -> int:
     done = 0
     for version in apply.unfinished(parts):
         apply.start(parts)
-        with apply.alone(parts, f"backfill {version.id}", wait=False) as mine:
+        with alone(parts, f"backfill {version.id}", wait=False) as mine:
             if mine:
                 apply.backfill(parts, apply.again(parts, version))
                 done += apply.finish(parts, version)
