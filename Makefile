@@ -2,7 +2,7 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-TESTS := $(wildcard tests/test_architecture.py tests/unit tests/conformance tests/test_docs.py tests/end_to_end tests/properties)
+TESTS := $(wildcard tests/test_architecture.py tests/test_deploy.py tests/unit tests/conformance tests/test_docs.py tests/end_to_end tests/properties)
 TOO_OLD := Millstream needs Python 3.11 or newer: none of python3, python3.11, python3.12, python3.13, python3.14 is.
 
 .DEFAULT_GOAL := help
