@@ -86,6 +86,17 @@ def test_an_unknown_column_names_the_nearest_one(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".millstream/log/*"))
 
 
+def test_what_would_be_removed_stays_where_nobody_can_be_asked(folder: Path) -> None:
+    text = (folder / "features.py").read_text()
+    (folder / "features.py").write_text("import millstream as ms\n")
+    done = millstream("apply", folder=folder)
+    assert done.returncode == 1
+    assert "Error: Plan: it would remove " in done.stderr
+    assert "[MS102]" in done.stderr and "millstream apply --yes" in done.stderr
+    (folder / "features.py").write_text(text)
+    assert "Nothing to change" in millstream("apply", folder=folder).stdout
+
+
 @pytest.mark.parametrize(
     "command",
     [["plan"], ["apply"], ["up"], ["run", "compute"], ["send", "orders"], ["backfill"], ["train", "risk"],

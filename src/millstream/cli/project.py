@@ -64,7 +64,10 @@ def apply(
         if as_json:
             return False
         print(planned.text())
-        return typer.confirm("Remove what is no longer declared?", err=True)
+        try:
+            return typer.confirm("Remove what is no longer declared?", err=True)
+        except typer.Abort:  # nobody is there to answer
+            return False
 
     changes = Project(folder).apply(allow_breaking=allow_breaking, agreed=agreed)
     done = [f"{change.kind:<8} {change.thing} {change.name}" for change in changes]
