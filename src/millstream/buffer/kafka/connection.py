@@ -19,12 +19,15 @@ from millstream.forks import forks, leave_alone
 T = TypeVar("T")
 PAUSE = 0.05
 """Seconds between two attempts of what may succeed soon."""
+SURE = 30.0
+"""Seconds without news after which a client is asked whether there is none: some have stayed deaf after a server's death."""
 _SILENT = logging.getLogger("millstream.kafka")
 _SILENT.addHandler(logging.NullHandler())
 _SILENT.propagate = False
 _SOON = frozenset(
     {
         KafkaError._TRANSPORT,
+        KafkaError._DESTROY,  # another thread has given the client up
         KafkaError._NOENT,  # no leader is known yet
         KafkaError._TIMED_OUT,
         KafkaError._WAIT_COORD,
@@ -116,6 +119,13 @@ class Connection:
                 self._admin = self.client(AdminClient)
             return self._admin
 
+    def give_up(self) -> None:
+        """Ask the next time by a new client: one that a server has not answered may wait for it for ever."""
+        with self._lock:
+            old, self._admin = self._admin, None
+        if old is not None:
+            threading.Thread(target=_let_go, args=(old,), name="kafka-call", daemon=True).start()
+
     def check(self) -> None:
         """Refuse a log that a parent process opened.
 
@@ -143,7 +153,9 @@ class Connection:
                 return [part.result(max(PAUSE, end - time.monotonic())) for part in request()]
             except (KafkaException, NotInTime) as error:
                 if time.monotonic() >= end or not may_pass(error):
-                    raise self.failure(what, error) from None
+                    failure = self.failure(what, error)
+                    self.give_up()
+                    raise failure from None
             threading.Event().wait(PAUSE)
 
     def within(self, what: str, call: Callable[[], T]) -> T:
@@ -168,7 +180,9 @@ class Connection:
         try:
             return done.result(self.seconds + 1)
         except (KafkaException, NotInTime, RuntimeError) as error:
-            raise self.failure(what, error) from None
+            failure = self.failure(what, error)
+            self.give_up()
+            raise failure from None
 
     def failure(self, what: str, error: BaseException | KafkaError) -> LogError:
         """What went wrong, as an error of ours.
@@ -177,8 +191,9 @@ class Connection:
             what: what was asked.
             error: what the client said.
         """
-        if self._admin is not None:
-            self._admin.poll(0)  # it says only then what it has met
+        admin = self._admin
+        if admin is not None:
+            admin.poll(0)  # it says only then what it has met
         found = kafka_error(error)
         heard = self._heard_lately()
         if found is not None and found.code() in _FORBIDDEN:
@@ -223,6 +238,10 @@ def may_pass(error: BaseException | KafkaError) -> bool:
     """Whether the same may succeed soon."""
     found = kafka_error(error)
     return isinstance(error, NotInTime) if found is None else found.code() in _SOON or found.retriable()
+
+
+def _let_go(client: AdminClient) -> None:
+    """Hold a client until this is over, so that whoever gives it up does not wait for its end."""
 
 
 def _text(error: BaseException | KafkaError) -> str:

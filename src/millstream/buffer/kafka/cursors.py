@@ -10,7 +10,7 @@ from functools import partial
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
-from millstream.buffer.kafka.connection import UNKNOWN, Connection, may_pass
+from millstream.buffer.kafka.connection import SURE, UNKNOWN, Connection, may_pass
 from millstream.buffer.kafka.messages import Entry, entry_of
 
 Place = tuple[str, int]
@@ -39,6 +39,7 @@ class Cursor:
         ended: whether the partition's end was met, and nothing has come since.
         lost: that what comes next is not there: it was trimmed, or never written.
         read: when somebody read here last.
+        heard: when the client last said something of it, or was last told to fetch it.
     """
 
     next: int
@@ -48,6 +49,7 @@ class Cursor:
     ended: bool = False
     lost: bool = False
     read: float = field(default_factory=time.monotonic)
+    heard: float = field(default_factory=time.monotonic)
 
     def covers(self, offset: int) -> bool:
         """Whether a reader can go on at an offset."""
@@ -57,7 +59,7 @@ class Cursor:
         """Hold what has come."""
         self.held.append(entry)
         self.size += len(entry.payload)
-        self.next, self.ended = entry.offset + 1, False
+        self.next, self.ended, self.heard = entry.offset + 1, False, time.monotonic()
 
     def pass_to(self, offset: int) -> None:
         """Let go of what lies before an offset."""
@@ -120,6 +122,7 @@ class Cursors:
         while True:
             message = self._consumer.poll(max(0.0, end - time.monotonic()))
             if message is None:
+                self._look_again(place, self._cursors.get(place, cursor))
                 return
             for one in (message, *self._consumer.consume(AT_ONCE, 0)):
                 self._sort(one)
@@ -153,7 +156,7 @@ class Cursors:
             return
         if code == KafkaError._PARTITION_EOF:
             if offset >= cursor.next:
-                cursor.next, cursor.ended = offset, True
+                cursor.next, cursor.ended, cursor.heard = offset, True, time.monotonic()
         elif code in UNKNOWN or code in _GONE:
             cursor.lost = True
             if code in UNKNOWN:
@@ -161,6 +164,15 @@ class Cursors:
                 self._connection.within("Reading", look)
         elif not may_pass(error):
             raise self._connection.failure(f"Topic '{place[0]}'", error)
+
+    def _look_again(self, place: Place, cursor: Cursor) -> None:
+        """Meet an end anew that was met long ago; where not even that comes, read on with another client."""
+        silent = time.monotonic() - cursor.heard
+        if cursor.ended and silent > SURE:
+            self._stop(place, cursor)
+            self._start(place, cursor)
+        elif cursor.fetched and not cursor.ended and silent > self._connection.seconds:
+            self._anew()
 
     def _anew(self) -> None:
         """Read on with a client that has read nothing before; what is held stays."""
@@ -173,7 +185,7 @@ class Cursors:
         if not cursor.fetched:
             wanted = [TopicPartition(*place, cursor.next)]
             self._connection.within("Reading", lambda: self._consumer.incremental_assign(wanted))
-            cursor.fetched, cursor.ended = True, False
+            cursor.fetched, cursor.ended, cursor.heard = True, False, time.monotonic()
 
     def _stop(self, place: Place, cursor: Cursor) -> None:
         if cursor.fetched:

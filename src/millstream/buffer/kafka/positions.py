@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
 
-from millstream.buffer.kafka.connection import Connection, may_pass
+from millstream.buffer.kafka.connection import SURE, Connection, may_pass
 from millstream.buffer.kafka.names import positions_topic
 from millstream.buffer.kafka.producer import Appender, Outgoing
 
@@ -49,6 +49,7 @@ class Committed:
         self._name, self._group = positions_topic(prefix), f"{prefix}.readers"
         self._told: dict[Key, tuple[int, int | None]] = {}
         self._consumer: Consumer | None = None
+        self._next, self._heard, self._asked = 0, 0.0, False
         self._lock = threading.Lock()
 
     def positions(self, consumer: str, topic: str, partitions: int) -> list[int | None]:
@@ -108,6 +109,14 @@ class Committed:
         while messages := self._consumer.consume(AT_ONCE, 0):
             for message in messages:
                 self._heed(message)
+        silent = time.monotonic() - self._heard
+        if self._asked and silent > SURE + self._connection.seconds:
+            consumer, self._consumer = self._consumer, None
+            self._connection.within("Positions", consumer.close)
+            self._begin()
+        elif not self._asked and silent > SURE:
+            self._consumer.assign([TopicPartition(self._name, 0, self._next)])
+            self._asked = True
 
     def _begin(self) -> None:
         self._make(self._name, CONFIG)
@@ -142,6 +151,9 @@ class Committed:
     def _heed(self, message: Message) -> bool:
         """Take note of a message; returns whether it says that there are no more."""
         error = message.error()
+        if error is None or error.code() == KafkaError._PARTITION_EOF:
+            self._next = (message.offset() or 0) + (error is None)
+            self._heard, self._asked = time.monotonic(), False
         if error is None:
             consumer, topic, partition = json.loads(message.key() or b"")
             value = message.value()

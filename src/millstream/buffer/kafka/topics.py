@@ -11,7 +11,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import NewPartitions, NewTopic, OffsetSpec
 
-from millstream.buffer.kafka.connection import PAUSE, Connection, kafka_error
+from millstream.buffer.kafka.connection import PAUSE, Connection, kafka_error, may_pass
 from millstream.buffer.kafka.messages import OVERHEAD, STRIDE
 from millstream.buffer.kafka.names import topic_name, topic_of
 from millstream.errors import LogError
@@ -76,9 +76,9 @@ class KafkaTopics:
         first, following = self.ends(topic)[partition]
         if before > first:
             upto = TopicPartition(self._name(topic), partition, min(before, following) // STRIDE)
-            request = self._connection.admin.delete_records
             (gone,) = self._connection.ask(
-                f"Topic '{topic}', partition {partition}: trimming it", lambda: request([upto]).values()
+                f"Topic '{topic}', partition {partition}: trimming it",
+                lambda: self._connection.admin.delete_records([upto]).values(),
             )
             first = gone.low_watermark * STRIDE
         return first
@@ -126,9 +126,9 @@ class KafkaTopics:
     def _offsets(self, topic: str, partitions: int) -> tuple[list[int], list[int]]:
         """Each partition's first offset kept, and its next."""
         places = [TopicPartition(self._name(topic), partition) for partition in range(partitions)]
-        admin = self._connection.admin
 
         def request() -> list[Future[Any]]:
+            admin = self._connection.admin
             begins = admin.list_offsets({place: OffsetSpec.earliest() for place in places})
             ends = admin.list_offsets({place: OffsetSpec.latest() for place in places})
             return [*(begins[place] for place in places), *(ends[place] for place in places)]
@@ -195,8 +195,10 @@ class KafkaTopics:
                     found = kafka_error(error)
                     if found is not None and found.code() == done:
                         return
-                    if found is None or not found.retriable() or time.monotonic() >= end:
-                        raise self._connection.failure(what, error) from None
+                    if not may_pass(error) or time.monotonic() >= end:
+                        failure = self._connection.failure(what, error)
+                        self._connection.give_up()
+                        raise failure from None
             threading.Event().wait(PAUSE)
 
     def _make_own(self, name: str, config: Mapping[str, str]) -> None:

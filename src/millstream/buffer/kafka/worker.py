@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, TopicPartition
 
-from millstream.buffer.kafka.connection import Connection, may_pass
+from millstream.buffer.kafka.connection import SURE, Connection, may_pass
 from millstream.buffer.log import Transaction
 from millstream.buffer.worker import Owned
 from millstream.errors import LogError
@@ -51,6 +52,7 @@ class KafkaWorker:
         self._owned: dict[tuple[str, int], int | None] = {}
         self._consumer: Consumer | None = None
         self._closed = False
+        self._looked = time.monotonic()
         if topics:
             self._join()
 
@@ -68,6 +70,7 @@ class KafkaWorker:
             if error is not None:
                 self._heed(error)
         self._begin_epochs()
+        self._look_again(consumer)
         owned: dict[str, dict[int, int]] = {}
         for (name, partition), epoch in self._owned.items():
             if epoch is not None:
@@ -126,6 +129,20 @@ class KafkaWorker:
             said = {"group": self._group, "owner": self._owner, "partitions": sorted(fresh)}
             epoch = self._begin(json.dumps(said).encode())
             self._owned |= dict.fromkeys(fresh, epoch)
+
+    def _look_again(self, consumer: Consumer) -> None:
+        """Join anew where nothing is owned for long, and the group does not know of this member."""
+        now = time.monotonic()
+        if self._owned:
+            self._looked = now
+        if now - self._looked > SURE:
+            self._looked = now
+            asked = [self._group]
+            (found,) = self._connection.ask(
+                f"Group '{self._group}'", lambda: self._connection.admin.describe_consumer_groups(asked).values()
+            )
+            if consumer.memberid() not in {member.member_id for member in found.members}:
+                self._leave()
 
     def _heed(self, error: KafkaError) -> None:
         """Join anew where the client cannot go on; raise what only people can mend."""
