@@ -29,7 +29,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 #: the fold ask them what an expression's type is and what it gives, so they stand below both.
 FLOORS = (
     "errors", "clock", "forks", "disk", "calls", "engines", "definitions", "settings", "fold", "buffer", "sources", "usage",
-    "store", "registry", "history", "computing", "ingest", "train", "serve", "monitor", "project",
+    "store", "registry", "history", "computing", "ingest", "train", "serve", "monitor", "project", "migrating",
 )  # fmt: skip
 #: What a part must not import though it stands before it: layers know the gap between them, and not each other.
 APART = {

@@ -158,6 +158,15 @@ class Settings(Struct, frozen=True, kw_only=True):
             )
         return settings
 
+    @classmethod
+    def of(cls, folder: str | Path, file: Path) -> Settings:
+        """Read the settings that a project in a folder would have by another file; its paths start from the folder.
+
+        Raises:
+            ProjectError: when the file cannot be read, or holds something that is not a setting.
+        """
+        return cls(folder=Path(folder), **cls._said(file))
+
     def __repr__(self) -> str:
         return f"Settings(folder={str(self.folder)!r}, name={self.name!r})"  # the others may hold passwords
 
@@ -206,13 +215,19 @@ class Settings(Struct, frozen=True, kw_only=True):
     @staticmethod
     def _written(folder: str | Path) -> dict[str, Any]:
         path = Path(folder) / FILE
-        try:
-            document = tomllib.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
+        if not path.exists():
             raise ProjectError(
                 f"Folder '{Path(folder).resolve()}' is not a Millstream project: it has no {FILE}.",
                 "run `millstream init NAME` to make one, or go to the project's folder.",
-            ) from error
+            )
+        return Settings._said(path)
+
+    @staticmethod
+    def _said(path: Path) -> dict[str, Any]:
+        try:
+            document = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise ProjectError(f"Settings '{path}': there is no such file.", "give the path of a TOML file.") from error
         except (OSError, ValueError) as error:
             raise ProjectError(f"Settings '{path}' cannot be read: {error}.", "the file is TOML, in UTF-8.") from error
         return checked(Settings, document, path, ours=("folder",))

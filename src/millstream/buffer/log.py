@@ -364,6 +364,28 @@ class OwnLog(Log, TopicAdmin, Shareable, Protocol):
 
 
 @runtime_checkable
+class Continuing(Protocol):
+    """A log in which a partition that holds nothing yet can take the place of one that has ended in another log."""
+
+    def begin_beyond(self, topic: str, partition: int, position: int) -> int:
+        """Let what is appended next have a position that nobody knows from another log, and return it.
+
+        A read from any position up to there gives nothing, and goes on. Called by a migration, once for every partition
+        of its new topics; doing it again changes nothing.
+
+        Args:
+            topic: the topic, one that is there.
+            partition: which of its partitions, from 0 on.
+            position: where the partition has ended in the other log.
+
+        Raises:
+            LogError: when there is no such topic or partition.
+            DiskFull: when there is no room.
+        """
+        ...
+
+
+@runtime_checkable
 class Limited(Protocol):
     """A log with room for so much and no more."""
 

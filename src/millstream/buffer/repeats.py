@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from itertools import accumulate, pairwise
 from pathlib import Path
+from typing import Protocol
 
 import lmdb
 import numpy as np
@@ -88,6 +89,24 @@ def mark(table: pa.Table, stream: EventStream, index: RepeatIndex, spans: Mappin
     return marked
 
 
+class Earlier(Protocol):
+    """What tells of events that came before the first one that the log holds, though not too long ago to be repeated."""
+
+    def occurred(self, stream: EventStream, partition: int, before: int, since: int) -> pa.Table | None:
+        """Return the ids of valid events before a position, with `_partition`, `_position` and `_appended`.
+
+        Args:
+            stream: the stream they are of, which has a `deduplicate`.
+            partition: the partition.
+            before: the position from which on the log is read.
+            since: the append time (µs) from which on they matter.
+
+        Returns:
+            pa.Table | None: None where the log itself goes back so far.
+        """
+        ...
+
+
 class RepeatIndex:
     """The ids that occurred lately, on disk: a cache of the log, shared by processes, that may be deleted at any time.
 
@@ -99,10 +118,11 @@ class RepeatIndex:
         path: its folder.
         log: the log it is a cache of.
         map_gib: most it may grow to, in GiB.
+        earlier: tells of what came before the log began, where it was begun in the place of another one.
     """
 
-    def __init__(self, path: Path, log: Log, map_gib: float = 64) -> None:
-        self._log = log
+    def __init__(self, path: Path, log: Log, map_gib: float = 64, earlier: Earlier | None = None) -> None:
+        self._log, self._earlier = log, earlier
         now = boot()
         for stale in Path(path).glob("boot-*") if now else ():
             if stale.name != f"boot-{now}":
@@ -172,9 +192,12 @@ class RepeatIndex:
             position = max(covered[0], self._log.ends(stream.name)[partition][0])
         else:
             position = position_since(self._log, stream.name, partition, oldest, upto)
+            known = self._earlier and self._earlier.occurred(stream, partition, position, oldest)
             with self._env.begin(write=True) as rows:
                 _forget(rows, prefix)
                 rows.put(b"c" + prefix, _COVERED.pack(position, oldest))
+                if known:
+                    _remember(rows, prefix, stream, known)
             self._sweeps.pop(prefix, None)
         for found in through(self._log, stream.name, partition, position, upto, _CATCH_UP):
             table = decode(stream, [found]).table

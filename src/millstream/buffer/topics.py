@@ -136,6 +136,24 @@ def late_mark(version: str) -> str:
     return f"late/{version}"
 
 
+def moved_mark(stream: str) -> str:
+    """The mark that says where the partitions of a stream have begun in a log that took the place of another one.
+
+    >>> moved_mark("payments")
+    'moved/payments'
+    """
+    return f"moved/{stream}"
+
+
+def left_mark(stream: str) -> str:
+    """The mark that says where the partitions of a stream ended in the log that another one took the place of.
+
+    >>> left_mark("payments")
+    'left/payments'
+    """
+    return f"left/{stream}"
+
+
 def version_marks(version: str) -> list[str]:
     """All marks that a group version may have.
 

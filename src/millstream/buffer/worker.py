@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from millstream.buffer.log import OwnLog, Transaction
@@ -77,6 +77,15 @@ class Shareable(Protocol):
             LogError: when a worker of that name is at work.
             DiskFull: when there is no room.
         """
+        ...
+
+
+@runtime_checkable
+class Attended(Protocol):
+    """A log that knows which workers of its groups are alive. Called before what must be alone on it."""
+
+    def at_work(self) -> list[str]:
+        """The names of the workers that are alive, of whatever group."""
         ...
 
 

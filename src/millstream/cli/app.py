@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import typer
 
-from millstream.cli import demos, models, pipeline, project
+from millstream.cli import demos, migrating, models, pipeline, project
 from millstream.cli.output import fail
 from millstream.errors import MillstreamError
 
@@ -22,6 +22,7 @@ app = typer.Typer(
 project.register(app)
 pipeline.register(app)
 models.register(app)
+migrating.register(app)
 app.add_typer(demos.app, name="demo")
 
 

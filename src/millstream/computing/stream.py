@@ -18,7 +18,7 @@ from typing import Self
 
 from millstream.buffer.codec.events import DeadLetter, dead_batches
 from millstream.buffer.log import Batch, OwnLog
-from millstream.buffer.repeats import RepeatIndex, mark
+from millstream.buffer.repeats import Earlier, RepeatIndex, mark
 from millstream.buffer.topics import CHECK, computing_consumer, dead_topic, feature_topic
 from millstream.buffer.worker import EveryPartition, Owned, Worker, changed
 from millstream.buffer.writing import Append, Commit, append_and_commit, widen
@@ -73,6 +73,7 @@ class StreamComputer:
         micro_batch: about how many records to take at once (50,000).
         worker: says which partitions are its own, and is closed with it; every partition unless given, whoever else
             computes them.
+        earlier: tells of the ids of events that came before the log began, where it took the place of another one.
 
     Raises:
         LogError: when a stream's topic is not there.
@@ -88,8 +89,9 @@ class StreamComputer:
         data: Path,
         micro_batch: int = 50_000,
         worker: Worker | None = None,
+        earlier: Earlier | None = None,
     ) -> None:
-        self._log, self._clock, self._limit = log, clock, micro_batch
+        self._log, self._clock, self._limit, self._earlier = log, clock, micro_batch, earlier
         self._streams = list(streams)
         self._worker = worker or EveryPartition(log, [stream.name for stream in self._streams])
         self._owned: Owned = {}
@@ -221,7 +223,7 @@ class StreamComputer:
             return batch
         name = "front" if all(span.until is None for span in shared.spans) else "behind"
         if name not in self._indexes:
-            self._indexes[name] = RepeatIndex(self._folder / name, self._log)
+            self._indexes[name] = RepeatIndex(self._folder / name, self._log, earlier=self._earlier)
         return batch.without(mark(batch.table, batch.stream, self._indexes[name], batch.ranges))
 
     def _outputs(self, batch: MicroBatch, versions: list[StreamGroupVersion], dead: list[DeadLetter]) -> _Output:

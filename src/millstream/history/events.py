@@ -210,8 +210,18 @@ class History:
 
     def _before(self, stream: EventStream, partition: int, first: int, appended: int) -> pa.Table:
         """The ids that occurred before a position, within the span of repeats before an append time (µs)."""
+        return self.occurred(stream, partition, first, appended - stream.within)
+
+    def occurred(self, stream: EventStream, partition: int, first: int, oldest: int) -> pa.Table:
+        """The ids of the valid events of a partition before a position, with their places.
+
+        Args:
+            stream: the stream, which has a `deduplicate`.
+            partition: the partition.
+            first: the position before which they lie.
+            oldest: when the oldest of them may have been appended (µs).
+        """
         columns = [*filter(None, [stream.deduplicate]), *_PLACE]
-        oldest = appended - stream.within
         pieces = [event_schema(stream).empty_table().select(columns)]
         for piece in self._pieces(stream, partition, 0, first, None, oldest):
             pieces.append(piece.select(columns).filter(pc.greater_equal(piece["_appended"], oldest)))

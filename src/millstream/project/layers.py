@@ -38,6 +38,7 @@ class Layers:
         """
         from millstream.computing.stream import StreamComputer
         from millstream.definitions.feature_group import StreamFeatureGroup
+        from millstream.history.earlier import earlier_events
 
         parts = self._parts
         topics = parts.log.topics()
@@ -51,6 +52,7 @@ class Layers:
             data=settings.data,
             micro_batch=settings.micro_batch,
             worker=worker,
+            earlier=earlier_events(parts.histories.events(), parts.marks, parts.registry.streams()),
         )
 
     def takings(self, worker: Worker | None = None) -> list[TakeIn]:

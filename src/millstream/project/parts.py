@@ -13,6 +13,7 @@ from millstream.project.backends import BACKENDS, Artefacts, backend, source_bac
 from millstream.project.histories import Histories, pin
 from millstream.project.identity import Identity
 from millstream.project.layers import Layers
+from millstream.project.moved import refuse_moved
 from millstream.project.served import Served
 from millstream.settings import Settings
 
@@ -34,6 +35,7 @@ class Parts:
 
     Args:
         settings: the project.
+        left: whether parts are opened that have moved elsewhere, as a migration does that ends.
 
     Attributes:
         layers: what computes and ingests.
@@ -41,9 +43,11 @@ class Parts:
         identity: whether the parts are still of one another.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, left: bool = False) -> None:
         self.settings = settings
         self.layers, self.histories, self.identity = Layers(self), Histories(self), Identity(self)
+        if not left:
+            refuse_moved(settings)
         for section in BACKENDS:
             if getattr(settings, section):
                 backend(settings, section)  # what is wrong is said at once

@@ -131,6 +131,11 @@ model_moves = sa.Table(
 )
 
 
+def every() -> list[sa.Table]:
+    """All tables of a registry, in an order in which they can be filled."""
+    return list(_metadata.sorted_tables)
+
+
 class Database:
     """The registry's database: reads that see nothing where nothing was made yet, and writes one at a time.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -272,5 +272,47 @@ class Examined(Protocol):
         Raises:
             CorruptState: for a file that is not what was written.
             StoreError: for a table that cannot be gone on with.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What was copied of a table: its rows in the newest snapshot, its snapshots, its files with rows, and their bytes."""
+
+    rows: int = 0
+    snapshots: int = 0
+    files: int = 0
+    size: int = 0
+
+    def __add__(self, other: Moved) -> Moved:
+        return Moved(
+            self.rows + other.rows,
+            self.snapshots + other.snapshots,
+            self.files + other.files,
+            self.size + other.size,
+        )
+
+
+@runtime_checkable
+class TakesOver(Protocol):
+    """An offline store that can take tables of another one of its kind, with every snapshot, its id and its pins."""
+
+    def take_over(self, table: str, source: OfflineStore, moved: Callable[[int], None]) -> Moved:
+        """Hold a table as another store holds it, in place of one of that name; called by a migration.
+
+        Done again, after an attempt that died, it comes to the same.
+
+        Args:
+            table: the name of the table.
+            source: the store that has it, which is only read, and to which nobody writes meanwhile.
+            moved: called with how many more bytes are there.
+
+        Returns:
+            What was copied, and compared with what it was copied from.
+
+        Raises:
+            StoreError: when the other store is of another kind, or a table is not as we write them.
+            CorruptState: when a file is not what was written.
         """
         ...

@@ -47,12 +47,16 @@ def keep(folder: Path | ObjectFolder, artefact: Artefact, matrix: Floats, scores
     """
     files = _files(artefact, matrix, scores)
     digest = _digest(files)
+    _keep(folder, digest, files)
+    return digest
+
+
+def _keep(folder: Path | ObjectFolder, digest: str, files: Mapping[str, bytes]) -> None:
     if isinstance(folder, Path):
         _keep_on_disk(folder, digest, files)
     else:
         for name, content in files.items():
             (folder / digest).write(name, content)
-    return digest
 
 
 def _keep_on_disk(folder: Path, digest: str, files: Mapping[str, bytes]) -> None:
@@ -90,6 +94,35 @@ def read(folder: Path | ObjectFolder, digest: str, thing: str) -> tuple[Artefact
         CorruptState: it is not there, or its content is not what its digest says.
         StoreError: the storage of objects refuses it, or cannot be reached.
     """
+    files = _checked(folder, digest, thing)
+    about = json.loads(files[_ENCODER])
+    artefact = Artefact(about["kind"], files[_MODEL].decode(), Encoder.from_dict(about))
+    sample = np.load(io.BytesIO(files[_SAMPLE]), allow_pickle=False)
+    return artefact, np.ascontiguousarray(sample[:, :-1]), sample[:, -1]
+
+
+def carry(source: Path | ObjectFolder, target: Path | ObjectFolder, digest: str, thing: str) -> int:
+    """Copy an artefact to another folder, as it is, and return its bytes.
+
+    Args:
+        source: the model's folder.
+        target: its folder elsewhere; made if absent.
+        digest: what `keep` returned.
+        thing: what to call it in an error, "Model version 'fraud@3'".
+
+    Raises:
+        CorruptState: it is not there, or its content is not what its digest says.
+        DiskFull: there is no room.
+        StoreError: the storage of objects refuses it, or cannot be reached.
+    """
+    files = _checked(source, digest, thing)
+    _keep(target, digest, files)
+    _checked(target, digest, thing)
+    return sum(map(len, files.values()))
+
+
+def _checked(folder: Path | ObjectFolder, digest: str, thing: str) -> dict[str, bytes]:
+    """The files of an artefact, which are those that its digest says."""
     place = folder / digest
     files = {name: _read(place, name, thing) for name in (_MODEL, _ENCODER, _SAMPLE)}
     if _digest(files) != digest:
@@ -97,10 +130,7 @@ def read(folder: Path | ObjectFolder, digest: str, thing: str) -> tuple[Artefact
             f"{thing}: the files in {place} are not those that were written.",
             hint="restore the folder from a copy, or train again.",
         )
-    about = json.loads(files[_ENCODER])
-    artefact = Artefact(about["kind"], files[_MODEL].decode(), Encoder.from_dict(about))
-    sample = np.load(io.BytesIO(files[_SAMPLE]), allow_pickle=False)
-    return artefact, np.ascontiguousarray(sample[:, :-1]), sample[:, -1]
+    return files
 
 
 def _read(place: Path | ObjectFolder, name: str, thing: str) -> bytes:

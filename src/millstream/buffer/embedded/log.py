@@ -10,7 +10,7 @@ from pathlib import Path
 
 from millstream.buffer.embedded import rows as stored
 from millstream.buffer.embedded.identity import EmbeddedIdentity
-from millstream.buffer.embedded.membership import Membership, member_of
+from millstream.buffer.embedded.membership import Membership, at_work, member_of
 from millstream.buffer.embedded.partitions import committed_by, ends_of, topic_of
 from millstream.buffer.embedded.room import Room
 from millstream.buffer.embedded.topics import EmbeddedTopics
@@ -155,6 +155,10 @@ class EmbeddedLog(EmbeddedTopics, EmbeddedIdentity):
             work.finish()
             if work.appended:
                 self._room.check(rows, consumer=work.committed, size=work.appended)
+
+    def at_work(self) -> list[str]:
+        """The names of the workers of all groups that are alive; see `Attended.at_work`."""
+        return sorted(owner for folder in (self._env.path / "workers").glob("*") for owner in at_work(folder))
 
     def worker(self, group: str, topics: Iterable[str], owner: str | None = None) -> EmbeddedWorker:
         """Join a group of workers, of any processes of this machine, that share some topics; see `Shareable.worker`."""

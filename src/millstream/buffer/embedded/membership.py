@@ -123,6 +123,16 @@ class Membership:
             self._closing()
 
 
+def at_work(folder: Path) -> list[str]:
+    """The names of the workers of a group that are alive.
+
+    Args:
+        folder: where the group's files are.
+    """
+    found = (_read(path) for path in sorted(folder.glob("*.worker")))
+    return [known[1] for known in found if known is not None]
+
+
 def _read(path: Path) -> tuple[int, str, list[str]] | None:
     """The beat, the name and the topics of another worker; None when it is gone, or only about to come."""
     try:

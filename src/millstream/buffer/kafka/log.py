@@ -28,8 +28,12 @@ _EPOCHS = {
 """How Kafka keeps the topic of epochs, whose records nobody reads but people: its places go on when they are gone."""
 
 
+_AT_ONCE = 10_000
+"""Messages without records that are appended at once."""
+
+
 class KafkaLog(KafkaTopics):
-    """A project's log on a cluster; see the protocols `OwnLog`, `TimeIndex` and `Tail`.
+    """A project's log on a cluster; see the protocols `OwnLog`, `Continuing`, `TimeIndex` and `Tail`.
 
     It is not atomic, and uses no transactions of Kafka's: what they promise does not hold for a Python client. Every
     append is acknowledged by all replicas that are in sync. Any number of processes of any hosts use it at once.
@@ -78,6 +82,16 @@ class KafkaLog(KafkaTopics):
         (offset,) = self._append([self._outgoing(topic, partition, batch, arrival)])
         return offset * STRIDE
 
+    def begin_beyond(self, topic: str, partition: int, position: int) -> int:
+        """Append messages without records until a partition ends at a position or beyond; see `Continuing.begin_beyond`."""
+        self._check(topic, partition)
+        while True:
+            following = self.ends(topic)[partition][1]
+            if following >= position:
+                return following
+            lacking = -(-(position - following) // STRIDE)
+            self._append([self._nothing(topic, partition)] * min(lacking, _AT_ONCE))
+
     def read(self, topic: str, partition: int, position: int, limit: int) -> Records:
         """Return whole batches from a position on, until they hold about `limit` records; see `Log.read`."""
         self._check(topic, partition)
@@ -88,6 +102,7 @@ class KafkaLog(KafkaTopics):
                 raise _trimmed(topic, partition, position, first)
             return Records.none(topic, partition, position)
         entries, following = found
+        entries = [entry for entry in entries if entry.count]  # the others only take up positions
         if entries and entries[0].offset * STRIDE + entries[0].count <= position:
             entries = entries[1:]
         return records_of(topic, partition, entries, position, following)
@@ -163,6 +178,11 @@ class KafkaLog(KafkaTopics):
         return Outgoing(
             topic_name(self._prefix, topic), partition, batch.payload, headers_of(batch, appended), appended
         )
+
+    def _nothing(self, topic: str, partition: int) -> Outgoing:
+        """A message that holds no record, and takes up as many positions as any."""
+        now = self._clock.now()
+        return Outgoing(topic_name(self._prefix, topic), partition, b"", headers_of(Batch(b"", "bytes", 0), now), now)
 
     def _following(self, topic: str, partition: int) -> int:
         """The offset that a message gets which is appended next, if nobody else appends."""

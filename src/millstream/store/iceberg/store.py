@@ -32,7 +32,7 @@ from millstream.store.iceberg.local import LocalWarehouse
 from millstream.store.iceberg.read import apart, chosen, held, narrow
 from millstream.store.iceberg.tags import ended, names, tag_of, tagged
 from millstream.store.iceberg.warehouse import SETTINGS, Warehouse
-from millstream.store.offline import ANY, Snapshot, TableFacts, Tended, Where
+from millstream.store.offline import ANY, Moved, OfflineStore, Snapshot, TableFacts, Tended, Where
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
@@ -215,6 +215,19 @@ class IcebergOfflineStore:
         """Remove a table and its files; no such table is no error."""
         with self._warehouse.clear(table):
             self._warehouse.remove(self._catalog(), table)
+
+    def take_over(self, table: str, source: OfflineStore, moved: Callable[[int], None]) -> Moved:
+        """Copy a table with all its snapshots; see `TakesOver.take_over`."""
+        from millstream.store.iceberg.moving import copy_table
+
+        if not isinstance(source, IcebergOfflineStore) or isinstance(self._warehouse, LocalWarehouse):
+            raise StoreError(
+                f"Offline table '{table}': tables are moved from Iceberg to S3 or a catalog, and from nowhere else."
+            )
+        with source._warehouse.clear(table):
+            found = whole(source._load(table), table)
+        with self._warehouse.clear(table):
+            return copy_table(table, found, self._catalog(), moved)
 
     def _planned(
         self, table: str, columns: Sequence[str] | None, where: Where, snapshot: int | None

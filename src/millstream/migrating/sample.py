@@ -1,0 +1,7 @@
+"""placeholder"""
+
+
+class Sampled: ...
+
+
+def sample(): ...
