@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,7 +16,13 @@ from tests.postgresql import PASSWORD, USER
 from tests.s3_servers import KEY, SECRET
 
 import millstream as ms
-from millstream.migrating import migrate
+from millstream.errors import MillstreamError, ProjectError
+from millstream.migrating import migrate, sample
+from millstream.migrating.shares import in_share
+from millstream.project.parts import Parts
+from millstream.running.up import lock
+from millstream.settings import Settings
+from millstream.store.online import ShardMeta
 
 BEGIN = """
 name = "offers"
@@ -105,8 +116,23 @@ def servers(kafka, redis_server, postgresql, s3, monkeypatch):
 AT = "2026-01-01T13:00:00Z"
 
 
+def computed(events: list[dict], clicks: list[dict]) -> pa.Table:
+    """What the views' streams come to by the pure function, over all events."""
+    with ms.Project(HERE[0]) as project:
+        groups = {one.group.name: one.group for one in project.parts.registry.groups() if one.default}
+    asked = [{**key, "at": AT} for key in KEYS]
+    taste = ms.compute(groups["taste"], {"offers": events}, asked)
+    pace = ms.compute(groups["pace"], {"clicks": clicks}, asked)
+    wanted = [name for name in (*taste.column_names, *pace.column_names) if "__" in name]
+    return pa.table({name: (taste if name in taste.column_names else pace)[name] for name in wanted})
+
+
+HERE: list[Path] = []
+
+
 def test_a_project_moves_to_servers_and_goes_on_there_as_if_nothing_had_happened(tmp_path, servers):
     folder = filled(made(tmp_path / "shop"))
+    HERE[:] = [folder]
     with ms.Project(folder) as before:
         assert before.train("offers").id == "offers@1"
         before.deploy("offers")
@@ -116,20 +142,244 @@ def test_a_project_moves_to_servers_and_goes_on_there_as_if_nothing_had_happened
         letters = before.dead_letters("offers")
     (folder / "servers.toml").write_text(servers)
     done = migrate(folder, folder / "servers.toml")
-    assert [one.part for one in done.parts] == ["registry", "offline", "online", "log"] or done.parts
-    print(done)
+    counts = {one.part: one.counts for one in done.parts}
+    assert list(counts) == ["offline", "online", "log", "registry"]
+    assert counts["online"]["versions"] == 3
+    assert counts["offline"]["artefacts"] == 1
+    assert counts["offline"]["rows"] >= 660
     with ms.Project(folder) as after:
         assert after.features("offers", KEYS, AT).equals(values)
         assert after.training_set("offers").table.equals(learnt)
         assert after.dead_letters("offers").equals(letters)
         assert after.parts.offline.pinned("batch.standing@1") == {"offers@1"}
         assert after.parts.offline.scan("batch.standing@1", snapshot=snapshots["batch.standing@1"]).num_rows >= 9
+        for table in after.parts.offline.tables():
+            after.parts.offline.examine(table)
         (again,) = after.score("offers", [ROW]).to_pylist()
         assert (again["score"], again["version"]) == (scored["score"], 1)
-        after.send("offers", [*offers_of(590, 700), {"offer_id": "late", "user_id": 3, "price": 2.0, "taken": True,
-                                                     "at": "2026-01-01T09:00:00Z"}])  # fmt: skip
-        drained = after.drain()
-        assert drained["events"] == 111
+        assert after.parts.registry.operations.unfinished() == []
+    shutil.rmtree(folder / ".millstream" / "repeats")  # as on another host
+    late = {"offer_id": "late", "user_id": 3, "price": 2.0, "taken": True, "at": "2026-01-01T09:00:00Z"}
+    clicked = [{"user_id": 4, "at": "2026-01-01T11:00:00Z"}]
+    with ms.Project(folder) as after:
+        after.send("offers", [*offers_of(590, 700), late])
+        after.send("clicks", clicked)
+        assert after.drain()["events"] == 112
         after.sync()
+        found = after.features("offers", KEYS, AT)
+        wanted = computed([*offers_of(0, 700), late], [*CLICKS, *clicked])
+        assert found.select(wanted.column_names).to_pylist() == wanted.to_pylist()
         verified = after.verify()
         assert (verified.mismatches, verified.requests) == (0, 2)
+        assert after.train("offers").id == "offers@2"
+        report = after.parts.layers.archiver().step()
+        assert (report.rows, report.lag) == (0, 0)
+        assert after.parts.offline.scan("events.offers").num_rows == 711
+    (folder / "millstream.toml").write_text(BEGIN)
+    with pytest.raises(ProjectError, match="has moved to"):
+        ms.Project(folder)
+
+
+KILLED = """
+import os, signal, sys
+from millstream.migrating import migrate
+module = sys.modules["millstream.migrating.to_servers"]
+folder, name, when = sys.argv[1:]
+place = module._MOVING if name in module._MOVING else vars(module)
+own = place[name]
+def dying(*given, **named):
+    if when == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    found = own(*given, **named)
+    os.kill(os.getpid(), signal.SIGKILL)
+    return found
+place[name] = dying
+migrate(folder, folder + "/servers.toml")
+"""
+BEFORE_IT = [
+    ("refuse_undrained", "after"), ("offline", "after"), ("online", "after"), ("log", "after"), ("registry", "after"),
+    ("_exchange", "before"), ("sync_folder", "before"),
+]  # fmt: skip
+AFTER_IT = [("_exchange", "after"), ("note_moved", "after"), ("send_again", "after"), ("_drain", "after")]
+
+
+def killed(folder: Path, name: str, when: str) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED, str(folder), name, when], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+def test_a_migration_that_is_killed_anywhere_leaves_the_project_whole_and_is_gone_on_with(tmp_path, servers):
+    folder, sent = made(tmp_path / "shop"), 0
+    (folder / "servers.toml").write_text(servers)
+    with ms.Project(folder) as project:
+        project.apply()
+    for name, when in BEFORE_IT[:-1]:
+        with ms.Project(folder) as project:
+            assert project.parts.settings.log == {}
+            project.send("offers", offers_of(sent, sent + 30))
+            sent += 30
+            project.drain()
+            assert project.features("offers", KEYS, AT)["taste__count_24h"].to_pylist() == counts_of(sent)
+        killed(folder, name, when)
+    killed(folder, *BEFORE_IT[-1])  # the rename is done, and may not be on the disk
+    assert (folder / "millstream.toml").read_text() == servers
+    for name, when in AFTER_IT[1:]:
+        killed(folder, name, when)
+        with ms.Project(folder) as project:
+            assert project.parts.settings.log["kind"] == "kafka"
+            assert project.features("offers", KEYS, AT)["taste__count_24h"].to_pylist() == counts_of(sent)
+    done = migrate(folder, folder / "servers.toml")
+    assert done.parts == []
+    with ms.Project(folder) as project:
+        project.send("offers", offers_of(sent - 10, sent + 10))
+        project.drain()
+        project.sync()
+        assert project.features("offers", KEYS, AT)["taste__count_24h"].to_pylist() == counts_of(sent + 10)
+        assert project.parts.offline.scan("events.offers").num_rows == sent + 20
+    with pytest.raises(ProjectError, match="it is where those settings say already"):
+        migrate(folder, folder / "servers.toml")
+
+
+def counts_of(events: int) -> list[int]:
+    return [len(range(key, events, 9)) for key in range(9)]
+
+
+def test_what_is_sent_to_the_old_log_at_the_last_moment_is_in_the_new_one_once(tmp_path, servers, monkeypatch):
+    from millstream.migrating import to_servers
+
+    folder, note_moved = filled(made(tmp_path / "shop")), to_servers.note_moved
+    (folder / "servers.toml").write_text(servers)
+    begun = ms.Project(folder)
+
+    def sent_first(*given):
+        begun.send("offers", offers_of(600, 607))
+        note_moved(*given)
+
+    monkeypatch.setattr(to_servers, "note_moved", sent_first)
+    assert migrate(folder, folder / "servers.toml").sent_meanwhile == 7
+    with ms.Project(folder) as project:
+        assert project.features("offers", KEYS, AT)["taste__count_24h"].to_pylist() == counts_of(607)
+    begun.close()
+
+
+ONLINE = (
+    BEGIN
+    + """
+[online]
+kind = "redis"
+url = "{redis}"
+prefix = "{prefix}"
+"""
+)
+
+
+@pytest.fixture
+def redis_only(redis_server, request):
+    return ONLINE.format(redis=redis_server.url, prefix=f"moved-{request.node.name[:40]}")
+
+
+def test_the_online_store_alone_moves(tmp_path, redis_only):
+    folder = filled(made(tmp_path / "shop"))
+    with ms.Project(folder) as before:
+        values = before.features("offers", KEYS, AT)
+    (folder / "servers.toml").write_text(redis_only)
+    done = runner(folder, "servers.toml")
+    assert [one["part"] for one in done["parts"]] == ["online"]
+    assert done["parts"][0]["counts"]["keys"] == 9 + 5 + 9
+    with ms.Project(folder) as after:
+        assert after.features("offers", KEYS, AT).equals(values)
+        after.send("offers", offers_of(600, 640))
+        after.drain()
+        assert after.features("offers", KEYS, AT)["taste__count_24h"].to_pylist() == counts_of(640)
+
+
+def runner(folder: Path, *given: str) -> dict:
+    command = [sys.executable, "-m", "millstream", "migrate", *given, "--project", str(folder), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder)
+    return json.loads(done.stdout)
+
+
+def refused(folder: Path, text: str) -> str:
+    (folder / "servers.toml").write_text(text)
+    with pytest.raises(MillstreamError) as error:
+        migrate(folder, folder / "servers.toml")
+    assert (folder / "millstream.toml").read_text() == BEGIN
+    return str(error.value)
+
+
+def test_what_cannot_move_is_refused_with_one_sentence_and_nothing_is_changed(tmp_path, redis_only, redis_server):
+    folder = filled(made(tmp_path / "shop"))
+    assert "'partitions' is not what it is in" in refused(
+        folder, redis_only.replace("partitions = 2", "partitions = 3")
+    )
+    assert "'name' is not what it is in" in refused(folder, redis_only.replace('"offers"', '"others"'))
+    assert "it is where those settings say already" in refused(folder, BEGIN)
+    assert "'onlin' is not a setting" in refused(folder, redis_only.replace("[online]", "[onlin]"))
+    away = refused(folder, redis_only.replace(str(redis_server.port), "1"))
+    assert "127.0.0.1:1" in away
+    with pytest.raises(ProjectError, match="there is no such file"):
+        migrate(folder, folder / "nowhere.toml")
+    with lock(Settings.load(folder)):
+        assert "is already running" in refused(folder, redis_only)
+    with ms.Project(folder) as project:
+        worker = project.parts.log.worker("compute", ["offers"])
+        assert "1 layers of it are at work" in refused(folder, redis_only)
+        worker.close()
+    with ms.Project(made(tmp_path / "other")) as other:
+        settings = Settings.of(tmp_path / "other", folder / "servers.toml")
+        other.apply()
+        with Parts(settings) as parts:
+            parts.online.write("taste@1", 0, [(b"k", b"v")], ShardMeta(position=1), None)
+    assert "is not empty; it holds states 'taste@1'" in refused(folder, redis_only)
+
+
+def test_what_changes_while_it_is_copied_is_seen_and_nothing_is_exchanged(tmp_path, redis_only, monkeypatch):
+    from millstream.migrating import to_servers
+
+    folder = filled(made(tmp_path / "shop"))
+
+    def sent_after(source, target, moved, own=to_servers._MOVING["online"]):
+        found = own(source, target, moved)
+        with ms.Project(folder) as other:
+            other.send("offers", offers_of(600, 601))
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setitem(to_servers._MOVING, "online", sent_after)
+        assert "the log of the project has changed while it was copied" in refused(folder, redis_only)
+    assert migrate(folder, folder / "servers.toml").parts[0].part == "online"
+
+
+def test_a_share_of_a_project_is_copied_and_gives_the_same_values(tmp_path):
+    folder, into = filled(made(tmp_path / "shop")), tmp_path / "laptop"
+    with ms.Project(folder) as source:
+        source.train("offers")
+        source.deploy("offers")
+        values = source.features("offers", KEYS, AT).to_pylist()
+        before = source.parts.log.ends("offers")
+    done = runner(folder, "--sample", "0.5", "--into", str(into))
+    inside = [key for key in range(9) if in_share(key, 0.5)]
+    assert 0 < len(inside) < 9
+    assert (done["by"], done["partial"]) == ({"offers": "user_id", "clicks": "user_id"}, [])
+    assert done["events"]["offers"] == sum(counts_of(600)[key] for key in inside)
+    with ms.Project(into) as copy:
+        found = copy.features("offers", KEYS, AT).to_pylist()
+        assert [found[key] for key in inside] == [values[key] for key in inside]
+        assert {found[key]["taste__count_24h"] for key in range(9) if key not in inside} == {0}
+        assert copy.deploy("offers", 1) == 1
+        row = {**ROW, "user_id": inside[0]}
+        assert copy.score("offers", [row])["version"].to_pylist() == [1]
+        copy.send("offers", [{**one, "user_id": inside[0]} for one in offers_of(700, 705)])
+        copy.drain()
+        copy.sync()
+        assert copy.verify().mismatches == 0
+        assert copy.features("offers", KEYS, AT)["taste__count_24h"][inside[0]].as_py() == counts_of(600)[inside[0]] + 5
+        assert copy.train("offers").id == "offers@2"
+        assert not copy.plan().changes
+    with ms.Project(folder) as source:
+        assert source.parts.log.ends("offers") == before
+        assert source.features("offers", KEYS, AT).to_pylist() == values
+    with pytest.raises(ProjectError, match="is there already"):
+        sample(folder, into, 0.5)
+    with pytest.raises(ProjectError, match="more than 0 and at most 1"):
+        sample(folder, tmp_path / "none", 0)

@@ -13,7 +13,8 @@ from millstream.cli.progress import Advance, progress
 from millstream.errors import ProjectError
 
 if TYPE_CHECKING:
-    from millstream.migrating import Migrated
+    from millstream.migrating import Migrated, Sampled
+    from millstream.migrating.watching import Watch
 
 
 def register(app: typer.Typer) -> None:
@@ -39,7 +40,7 @@ def migrate(
         return progress(what, as_json)
 
     if sample is not None or into is not None:
-        _copy_share(sample, into, to, folder, as_json)
+        _copy_share(sample, into, to, folder, watch, as_json)
         return
     if to is None:
         raise ProjectError(
@@ -67,9 +68,28 @@ def _tell(done: Migrated) -> None:
     )
 
 
-def _copy_share(share: float | None, into: Path | None, to: Path | None, folder: Path, as_json: bool) -> None:
+def _copy_share(
+    share: float | None, into: Path | None, to: Path | None, folder: Path, watch: Watch, as_json: bool
+) -> None:
     if share is None or into is None or to is not None:
         raise ProjectError(
             "migrate makes a copy by --sample and --into together, and without a file of settings.",
             "`millstream migrate --sample 0.01 --into laptop --project FOLDER`.",
+        )
+    from millstream.migrating import sample
+
+    done = sample(folder, into, share, watch=watch)
+    show(done, as_json, lambda: _tell_of_copy(done))
+
+
+def _tell_of_copy(done: Sampled) -> None:
+    streams = [(name, count, done.by[name]) for name, count in done.events.items()]
+    if streams:
+        table(["stream", "events", "keys by"], streams)
+    if done.rows:
+        table(["query", "rows"], list(done.rows.items()))
+    print(f"{done.folder} holds {done.share:.4g} of the keys of '{done.project}', after {done.seconds:g} s.")
+    if done.partial:
+        print(
+            f"{', '.join(done.partial)} read by other keys than those: their values are of some of their events only."
         )

@@ -23,6 +23,7 @@ from millstream.buffer.topics import (
     left_mark,
     moved_mark,
 )
+from millstream.definitions.feature_group import StreamFeatureGroup
 from millstream.definitions.source import EventStream
 from millstream.errors import ProjectError
 from millstream.history.registered import note_registry
@@ -90,17 +91,21 @@ def _begun(
 ) -> int:
     """Write into each partition of a feature topic that nothing came between the end of one log and the beginning of the other.
 
-    Where computing stands is read off that record, and each shard moves on by it.
+    Where computing stands is read off that record, and each shard moves on by it. A fold on a schedule stays where it is: what
+    it has not folded yet is in the archive.
     """
     from millstream.computing.start_markers import NO_ARRIVAL, no_states
     from millstream.fold import encode_deltas
 
-    streams = [one.name for one in version.group.sources if isinstance(one, EventStream)]
+    live = isinstance(version.group, StreamFeatureGroup)
+    streams = [one.name for one in version.group.sources if live and isinstance(one, EventStream)]
     places = {place: base for place, base in bases.items() if place.rpartition("/")[0] in streams}
     for shard, meta in enumerate(metas):
         applied = {} if meta is None else meta.applied
         ranges = {place: (at, at) for place, at in applied.items() if place not in places}
         ranges |= {place: (applied.get(place, 0), base) for place, base in places.items()}
+        if not ranges:
+            continue
         newest = NO_ARRIVAL if meta is None else meta.newest_arrival
         record = encode_deltas(ranges, source.clock.now(), [], no_states(), newest)
         log.append(feature_topic(version.id), shard, Batch(record, "bytes", 1))

@@ -37,7 +37,7 @@ def move_offline(source: Parts, target: Parts, moved: Callable[[int], None]) -> 
         assert isinstance(target.offline, TakesOver)
         total += target.offline.take_over(table, source.offline, moved)
         _refuse_other(table, source.offline, target.offline)
-    artefacts = _move_artefacts(source, target)
+    artefacts = move_artefacts(source, target)
     return {
         "tables": len(tables),
         "rows": total.rows,
@@ -58,10 +58,19 @@ def _refuse_other(table: str, source: OfflineStore, target: OfflineStore) -> Non
         )
 
 
-def _move_artefacts(source: Parts, target: Parts) -> int:
+def move_artefacts(source: Parts, target: Parts) -> int:
+    """Copy what was kept of every model version, unless it lies where it shall be; returns how many there are.
+
+    Args:
+        source: the project as it is.
+        target: the project as it shall be, or a copy of it.
+
+    Raises:
+        CorruptState: when an artefact is not what was written.
+    """
     from millstream.train.artefacts import carry
 
-    old, new = artefacts_of(source.settings), artefacts_of(target.settings)
+    old, new = _artefacts_of(source.settings), _artefacts_of(target.settings)
     if str(old) == str(new):
         return 0
     found = [one for model in source.registry.models() for one in source.model_versions.versions(model.name)]
@@ -70,7 +79,7 @@ def _move_artefacts(source: Parts, target: Parts) -> int:
     return len(found)
 
 
-def artefacts_of(settings: Settings) -> Path | ObjectFolder:
+def _artefacts_of(settings: Settings) -> Path | ObjectFolder:
     """Where the artefacts of a project's models lie."""
     offline = backend(settings, "offline")
     return offline.artefacts(settings) if isinstance(offline, Artefacts) else settings.data / "models"

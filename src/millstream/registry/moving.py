@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -61,6 +60,28 @@ def copy_rows(source: str, target: str) -> dict[str, int]:
     return copied
 
 
+def begin_anew(url: str) -> None:
+    """Let a registry that was copied be that of a project of its own: nothing of it is computed, begun or unfinished yet.
+
+    Definitions, the numbers of group versions, model versions and what they pin stay.
+
+    Args:
+        url: the URL of the copy.
+
+    Raises:
+        StoreError: when the database cannot be reached.
+    """
+    database = tables.Database(url)
+    try:
+        with database.writing() as connection:
+            for table in (tables.marks, tables.operations, tables.builds):
+                connection.execute(sa.delete(table))
+            connection.execute(sa.delete(tables.facts).where(tables.facts.c.name == "identity"))
+        database.identify()
+    finally:
+        database.close()
+
+
 def sum_of(url: str, *, beside: str = "") -> str:
     """A checksum of all rows of a registry, whatever their order.
 
@@ -76,14 +97,14 @@ def sum_of(url: str, *, beside: str = "") -> str:
         with database.reading() as connection:
             for table in tables.every() if connection is not None else ():
                 assert connection is not None
-                rows = (row._mapping for row in connection.execute(sa.select(table)))
+                rows = (dict(row._mapping) for row in connection.execute(sa.select(table)))
                 found += [f"{table.name} {_said(row)}" for row in rows if not (beside and row.get("kind") == beside)]
     finally:
         database.close()
     return hashlib.sha256("\n".join(sorted(found)).encode()).hexdigest()
 
 
-def _said(row: Mapping[str, Any]) -> str:
+def _said(row: Mapping[str, object]) -> str:
     """What a row says, the same from every database."""
     return repr(sorted((str(name), value) for name, value in row.items()))
 

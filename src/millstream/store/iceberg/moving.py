@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _AT_ONCE = 4
 """Files that are copied at once."""
 _PIECE = 4 << 20
-_CODEC: AvroCompressionCodec = "gzip"
+_CODEC: AvroCompressionCodec = "deflate"
 _ELSEWHERE = ("write.data.path", "write.metadata.path", "write.object-storage.enabled")
 """Properties of a table that let its next files lie outside of it."""
 

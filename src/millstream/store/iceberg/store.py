@@ -222,7 +222,8 @@ class IcebergOfflineStore:
 
         if not isinstance(source, IcebergOfflineStore) or isinstance(self._warehouse, LocalWarehouse):
             raise StoreError(
-                f"Offline table '{table}': tables are moved from Iceberg to S3 or a catalog, and from nowhere else."
+                f"Offline table '{table}': it would have to move from Iceberg to S3 or a catalog, and does not.",
+                "set `path` or `catalog` in [offline].",
             )
         with source._warehouse.clear(table):
             found = whole(source._load(table), table)

@@ -10,7 +10,6 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,14 +28,12 @@ from millstream.migrating.ready import (
 )
 from millstream.migrating.stores import move_offline, move_online, sizes
 from millstream.migrating.wanted import BEFORE, Move, exchanged, wanted
+from millstream.migrating.watching import Watch, counter, unwatched
 from millstream.project.moved import kind_of, note_moved
 from millstream.project.parts import Parts
 from millstream.registry.moving import copy_rows, sum_of
 from millstream.settings import FILE
 
-Advance = Callable[[int, int | None], None]
-Watch = Callable[[str], AbstractContextManager[Advance]]
-"""Shows how far a piece of work is: called with what it is, it gives what is called with how much is done and to do."""
 _COPY, _FINISH = "copy it", "mark what was left, and take what came meanwhile"
 
 
@@ -67,11 +64,7 @@ class Migrated:
     before: str = ""
 
 
-def _unwatched(what: str) -> AbstractContextManager[Advance]:
-    return nullcontext(lambda done, total: None)
-
-
-def migrate(folder: str | Path, to: str | Path, *, watch: Watch = _unwatched) -> Migrated:
+def migrate(folder: str | Path, to: str | Path, *, watch: Watch = unwatched) -> Migrated:
     """Move a project to where other settings say that it is, and nothing else about it.
 
     Nothing runs on the project meanwhile. What it has taken is computed, ingested and archived first. Then the registry's
@@ -118,13 +111,13 @@ def _copied(move: Move, watch: Watch) -> list[Part]:
     """Copy every part and compare it; nothing of the project itself is changed."""
     with Parts(move.unbound) as source, Parts(replace(move.target, streams={})) as target:
         refuse_at_work(source)
+        source.marks.read("")  # those of a project that was made before there were any are rows from then on
         begun = any(one.subject == move.id for one in source.registry.operations.unfinished(KIND))
         refuse_occupied(target, move, begun=begun)
         with watch("emptying the buffer"):
             _drain(source)
         refuse_undrained(source)
         source.registry.operations.begin(KIND, move.id, _COPY)
-        source.marks  # those of a project that was made before there were any are rows from then on
         before = state_of(source)
         moved = [_timed(part, move, source, target, watch) for part in move.parts if part != "registry"]
         source.registry.operations.begin(KIND, move.id, _FINISH)
@@ -152,20 +145,8 @@ def _drain(parts: Parts) -> None:
 def _timed(part: str, move: Move, source: Parts, target: Parts, watch: Watch) -> Part:
     began = time.monotonic()
     with watch(f"moving the {part}") as advance:
-        counts = _MOVING[part](source, target, _counter(advance, sizes(source, part)))
+        counts = _MOVING[part](source, target, counter(advance, sizes(source, part)))
     return Part(part, kind_of(move.target, part), counts, round(time.monotonic() - began, 3))
-
-
-def _counter(advance: Advance, total: int | None) -> Callable[[int], None]:
-    """What is called with how much more is done."""
-    done = 0
-
-    def more(some: int) -> None:
-        nonlocal done
-        done += some
-        advance(done, total)
-
-    return more
 
 
 def _move_registry(source: Parts, target: Parts, moved: Callable[[int], None]) -> dict[str, int]:

@@ -1,7 +1,0 @@
-"""placeholder"""
-
-
-class Sampled: ...
-
-
-def sample(): ...
