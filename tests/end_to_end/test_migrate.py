@@ -163,7 +163,7 @@ def test_a_project_moves_to_servers_and_goes_on_there_as_if_nothing_had_happened
     clicked = [{"user_id": 4, "at": "2026-01-01T11:00:00Z"}]
     with ms.Project(folder) as after:
         after.send("offers", [*offers_of(590, 700), late])
-        after.send("clicks", clicked)
+        after.load("clicks", clicked)
         assert after.drain()["events"] == 112
         after.sync()
         found = after.features("offers", KEYS, AT)
@@ -213,6 +213,8 @@ def test_a_migration_that_is_killed_anywhere_leaves_the_project_whole_and_is_gon
     (folder / "servers.toml").write_text(servers)
     with ms.Project(folder) as project:
         project.apply()
+        project.drain()
+        project.backfill()
     for name, when in BEFORE_IT[:-1]:
         with ms.Project(folder) as project:
             assert project.parts.settings.log == {}

@@ -24,9 +24,9 @@ class EarlierEvents:
         self._history, self._begun = history, begun
 
     def occurred(self, stream: EventStream, partition: int, before: int, since: int) -> pa.Table | None:
-        """The ids of what came before a position; None where the log goes back far enough."""
+        """The ids of what came before the log began; None where it is read from later on, and so goes back far enough."""
         begun = self._begun.get(f"{stream.name}/{partition}", 0)
-        return None if before > begun or not begun else self._history.occurred(stream, partition, before, since)
+        return None if before > begun or not begun else self._history.occurred(stream, partition, begun, since)
 
 
 def earlier_events(history: History, marks: Marks, streams: Iterable[EventStream]) -> EarlierEvents | None:
