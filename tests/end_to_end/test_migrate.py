@@ -203,14 +203,43 @@ BEFORE_IT = [
 AFTER_IT = [("_exchange", "after"), ("note_moved", "after"), ("send_again", "after"), ("_drain", "after")]
 
 
+NEAR = (
+    BEGIN
+    + """
+registry_url = "sqlite:///{elsewhere}/registry.db"
+
+[log]
+kind = "kafka"
+servers = "127.0.0.1:{kafka}"
+prefix = "{prefix}"
+
+[online]
+kind = "redis"
+url = "{redis}"
+prefix = "{prefix}"
+
+[offline]
+catalog = {{type = "sql", uri = "sqlite:///{elsewhere}/catalog.db", warehouse = "file://{elsewhere}/warehouse"}}
+"""
+)
+
+
+@pytest.fixture
+def near(kafka, redis_server, tmp_path):
+    """Servers where an interruption shows, and files elsewhere in the place of those that are only slower."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    return NEAR.format(kafka=kafka.port, prefix=kafka.prefix(), redis=redis_server.url, elsewhere=elsewhere)
+
+
 def killed(folder: Path, name: str, when: str) -> None:
     done = subprocess.run([sys.executable, "-c", KILLED, str(folder), name, when], capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
-def test_a_migration_that_is_killed_anywhere_leaves_the_project_whole_and_is_gone_on_with(tmp_path, servers):
+def test_a_migration_that_is_killed_anywhere_leaves_the_project_whole_and_is_gone_on_with(tmp_path, near):
     folder, sent = made(tmp_path / "shop"), 0
-    (folder / "servers.toml").write_text(servers)
+    (folder / "servers.toml").write_text(near)
     with ms.Project(folder) as project:
         project.apply()
         project.drain()
@@ -224,7 +253,7 @@ def test_a_migration_that_is_killed_anywhere_leaves_the_project_whole_and_is_gon
             assert project.features("offers", KEYS, AT)["taste__count_24h"].to_pylist() == counts_of(sent)
         killed(folder, name, when)
     killed(folder, *BEFORE_IT[-1])  # the rename is done, and may not be on the disk
-    assert (folder / "millstream.toml").read_text() == servers
+    assert (folder / "millstream.toml").read_text() == near
     for name, when in AFTER_IT[1:]:
         killed(folder, name, when)
         with ms.Project(folder) as project:
@@ -246,11 +275,11 @@ def counts_of(events: int) -> list[int]:
     return [len(range(key, events, 9)) for key in range(9)]
 
 
-def test_what_is_sent_to_the_old_log_at_the_last_moment_is_in_the_new_one_once(tmp_path, servers, monkeypatch):
+def test_what_is_sent_to_the_old_log_at_the_last_moment_is_in_the_new_one_once(tmp_path, near, monkeypatch):
     from millstream.migrating import to_servers
 
     folder, note_moved = filled(made(tmp_path / "shop")), to_servers.note_moved
-    (folder / "servers.toml").write_text(servers)
+    (folder / "servers.toml").write_text(near)
     begun = ms.Project(folder)
 
     def sent_first(*given):
