@@ -59,6 +59,31 @@ def test_what_other_programs_write_is_read_as_json_and_markers_are_passed_over(k
     log.close()
 
 
+STRIDE = 1 << 20
+
+
+@pytest.mark.parametrize(("ended", "following"), [(0, 0), (1, STRIDE), (STRIDE, STRIDE), (5 * STRIDE + 7, 6 * STRIDE)])
+def test_a_partition_goes_on_beyond_where_another_log_ended_and_holds_nothing_before(
+    settings, tmp_path, ended, following
+):
+    log = opened(tmp_path, settings)
+    log.create("clicks", 2)
+    assert log.begin_beyond("clicks", 1, ended) == following
+    assert log.begin_beyond("clicks", 1, ended) == following
+    assert log.ends("clicks") == [(0, 0), (0, following)]
+    assert payloads(log, "clicks", 1) == []
+    for begin in {0, ended // 2, ended, following}:
+        found = log.read("clicks", 1, begin, 10)
+        assert (len(found), found.next) == (0, max(begin, following))
+    assert log.behind("clicks", 1, following).records == 0
+    assert log.append("clicks", 1, Batch(b"first", "bytes", 1)) == following
+    assert [one.positions.tolist() for one in through(log, "clicks", 1, ended, log.ends("clicks")[1][1])] == [
+        [following]
+    ]
+    assert log.behind("clicks", 1, ended).since == 7
+    log.close()
+
+
 def test_what_was_acknowledged_outlives_a_server_that_is_killed_and_appending_goes_on(kafka, settings, tmp_path):
     log = opened(tmp_path, {**settings, "wait_s": 5})
     log.create("clicks", 1)
