@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import shutil
 import signal
 import subprocess
@@ -75,7 +77,7 @@ import millstream as ms
 user = ms.Entity("user", keys={"user_id": "int64"})
 offers = ms.EventStream("offers", time="at", deduplicate="offer_id", partition_by="user_id", schema={
     "offer_id": "string", "user_id": "int64", "price": "float64", "taken": "bool", "at": "timestamp"})
-taste = ms.StreamFeatureGroup("taste", entity=user, source=offers, features=[ms.Count(over="24h")])
+taste = ms.StreamFeatureGroup("taste", entity=user, source=offers, features=[ms.Count(over="24h"), ms.Last("price")])
 view = ms.FeatureView("offers", features=[taste])
 """
 
@@ -202,22 +204,21 @@ def places_are_of_the_new_table(found) -> None:
                 assert entry.data_file.file_path.startswith(f"{found.location()}/data/")
 
 
-KILLED = """
-import os, signal, sys
-from millstream.migrating import migrate
-module = sys.modules["millstream.migrating.to_servers"]
-folder, name, when = sys.argv[1:]
-place = module._MOVING if name in module._MOVING else vars(module)
-own = place[name]
-def dying(*given, **named):
-    if when == "before":
+def dying(folder: Path, name: str, when: str) -> None:
+    """Migrate a project, and die before or after one of the steps."""
+    module = sys.modules["millstream.migrating.to_servers"]
+    steps = module._MOVING if name in module._MOVING else vars(module)
+    own = steps[name]
+
+    def step(*given, **named):
+        if when == "after":
+            own(*given, **named)
         os.kill(os.getpid(), signal.SIGKILL)
-    found = own(*given, **named)
-    os.kill(os.getpid(), signal.SIGKILL)
-    return found
-place[name] = dying
-migrate(folder, folder + "/servers.toml")
-"""
+
+    steps[name] = step
+    migrate(folder, folder / "servers.toml")
+
+
 BEFORE_IT = [
     ("refuse_undrained", "after"), ("offline", "after"), ("online", "after"), ("log", "after"), ("registry", "after"),
     ("_exchange", "before"), ("sync_folder", "before"),
@@ -255,8 +256,10 @@ def near(kafka, redis_server, tmp_path):
 
 
 def killed(folder: Path, name: str, when: str) -> None:
-    done = subprocess.run([sys.executable, "-c", KILLED, str(folder), name, when], capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    process = multiprocessing.get_context("forkserver").Process(target=dying, args=(folder, name, when))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
 
 
 def test_a_migration_that_is_killed_anywhere_leaves_the_project_whole_and_is_gone_on_with(tmp_path, near):
