@@ -132,8 +132,8 @@ model_moves = sa.Table(
 
 
 def every() -> list[sa.Table]:
-    """All tables of a registry, in an order in which they can be filled."""
-    return list(_metadata.sorted_tables)
+    """All tables that hold what a project has agreed on, in an order in which they can be filled: not which processes run."""
+    return [table for table in _metadata.sorted_tables if table is not processes]
 
 
 class Database:
