@@ -6,7 +6,7 @@ TESTS := $(wildcard tests/test_architecture.py tests/test_deploy.py tests/unit t
 TOO_OLD := Millstream needs Python 3.11 or newer: none of python3, python3.11, python3.12, python3.13, python3.14 is.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test servers demo test check simulate chaos bench clean
+.PHONY: help setup setup-test servers demo test check simulate chaos support bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ simulate: setup-test ## Simulate the pipeline by 10,000 seeds (SEEDS=n for other
 
 chaos: setup-test ## Kill, stop and disturb what runs on real servers, by hundreds of seeds
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m chaos $(TESTS)
+
+support: setup-test ## Run every conformance suite, and write docs/support.md
+	$(BIN)/python -m tests.support
 
 bench: setup-test ## Measure the claims, each beside a peer
 	$(BIN)/python -m benchmarks

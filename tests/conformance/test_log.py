@@ -12,6 +12,8 @@ from millstream.testing.log_suite import NOT_ATOMIC, LogConformance
 
 
 class TestEmbeddedLog(LogConformance):
+    of = ("log and worker", "embedded")
+
     @pytest.fixture
     def log(self, tmp_path: Path, clock: SimulatedClock):
         log = EmbeddedLog(tmp_path / "log", clock, map_gib=1, lease=1.0)
@@ -67,6 +69,7 @@ class TestLogWhoseTransactionsComeApart(LogConformance):
 class TestKafkaLog(LogConformance):
     """The other processes lose every other commit, as Kafka may, so that what rests on commits fails each time."""
 
+    of = ("log and worker", "Kafka")
     deviations = NOT_ATOMIC
 
     @pytest.fixture

@@ -13,12 +13,16 @@ from millstream.testing.offline_suite import Factory, OfflineStoreConformance
 
 
 class TestIceberg(OfflineStoreConformance):
+    of = ("offline store", "Iceberg, SQLite and a folder")
+
     @pytest.fixture
     def factory(self, tmp_path: Path) -> Factory:
         return partial(IcebergOfflineStore, tmp_path / "offline")
 
 
 class TestIcebergOnS3ByPostgreSQL(OfflineStoreConformance):
+    of = ("offline store", "Iceberg, PostgreSQL and S3")
+
     @pytest.fixture
     def factory(self, s3: S3Server, postgresql: PostgreSQL) -> Factory:
         uri = postgresql.database().replace("postgresql:", "postgresql+psycopg:")
@@ -26,6 +30,8 @@ class TestIcebergOnS3ByPostgreSQL(OfflineStoreConformance):
 
 
 class TestIcebergOnS3ByREST(OfflineStoreConformance):
+    of = ("offline store", "Iceberg, a REST catalog and S3")
+
     @pytest.fixture
     def factory(self, s3: S3Server) -> Iterator[Factory]:
         opened = partial(IcebergOfflineStore, s3.rest())
@@ -37,6 +43,8 @@ class TestIcebergOnS3ByREST(OfflineStoreConformance):
 
 @pytest.mark.chaos
 class TestIcebergOnS3BySQLite(OfflineStoreConformance):
+    of = ("offline store", "Iceberg, SQLite and S3")
+
     @pytest.fixture
     def factory(self, s3: S3Server, tmp_path: Path) -> Factory:
         return partial(IcebergOfflineStore, s3.sql(f"sqlite:///{tmp_path}/catalog.db?timeout=60", s3.bucket()))

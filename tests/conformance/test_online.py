@@ -19,6 +19,8 @@ from millstream.testing.online_suite import Factory, OnlineStoreConformance
 
 
 class TestLmdb(OnlineStoreConformance):
+    of = ("online store", "LMDB")
+
     @pytest.fixture
     def factory(self, tmp_path) -> Factory:
         return partial(LmdbOnlineStore, tmp_path / "online")
@@ -42,6 +44,8 @@ def redis_store(url: str, prefix: str, chunk: int) -> RedisOnlineStore:
 
 
 class TestRedis(OnlineStoreConformance):
+    of = ("online store", "Redis")
+
     @pytest.fixture
     def factory(self, redis_server) -> Factory:
         return partial(redis_store, redis_server.url, f"suite{next(_prefixes)}", 1_000)
@@ -49,6 +53,8 @@ class TestRedis(OnlineStoreConformance):
 
 class TestValkey(OnlineStoreConformance):
     """By so few keys at once that writes of the suite come in chunks."""
+
+    of = ("online store", "Valkey")
 
     @pytest.fixture
     def factory(self, valkey_server) -> Factory:
@@ -65,6 +71,8 @@ def database(postgresql: PostgreSQL) -> str:
 
 
 class TestPostgresql(OnlineStoreConformance):
+    of = ("online store", "PostgreSQL")
+
     @pytest.fixture
     def factory(self, database) -> Factory:
         return partial(postgresql_store, database, f"suite {next(_prefixes)}")

@@ -58,6 +58,8 @@ class Written:
 
 
 class TestFilesSource(SourceConformance):
+    of = ("source", "files")
+
     @pytest.fixture
     def world(self, tmp_path: Path) -> Written:
         return Written(tmp_path)
@@ -84,6 +86,8 @@ class Sent:
 
 
 class TestProjectSource(SourceConformance):
+    of = ("source", "another project")
+
     @pytest.fixture
     def world(self, tmp_path: Path) -> Sent:
         return Sent(tmp_path)
@@ -106,6 +110,8 @@ class Produced:
 
 
 class TestKafkaSource(SourceConformance):
+    of = ("source", "Kafka")
+
     @pytest.fixture
     def world(self, kafka: Kafka) -> Produced:
         return Produced(kafka)
@@ -120,6 +126,8 @@ class Stream:
 
 
 class TestKinesisSource(SourceConformance):
+    of = ("source", "Kinesis")
+
     @pytest.fixture
     def world(self, kinesis: KinesisServer) -> Stream:
         return Stream(kinesis)

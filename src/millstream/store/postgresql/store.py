@@ -37,7 +37,7 @@ from millstream.store.postgresql.statements import (
 from millstream.store.records import SUM, ShardRecords
 
 COPIED_BYTES = 8 << 20
-"""A write of more bytes is copied first."""
+"""What a write may have that is not copied first."""
 _PIECE = 2_000  # keys
 _SWEPT = 5_000  # keys that are removed at once
 _Changes = Sequence[tuple[bytes, bytes]]
@@ -49,6 +49,7 @@ class PostgresqlOnlineStore:
     Args:
         server: where it is.
         seconds: how long a call may take; one that comes in several statements, each of them.
+        copied: a write of more bytes is copied first.
 
     Raises:
         StoreError: when the server cannot be reached, does not let us in, or is not fit to be a store.
@@ -64,8 +65,8 @@ class PostgresqlOnlineStore:
     ...
     """
 
-    def __init__(self, server: Server, seconds: float) -> None:
-        self._server, self._seconds = server, seconds
+    def __init__(self, server: Server, seconds: float, *, copied: int = COPIED_BYTES) -> None:
+        self._server, self._seconds, self._most = server, seconds, copied
         self._known: dict[tuple[str, int], ShardRecords] = {}
 
     def served(self, seconds: float) -> PostgresqlOnlineStore:
@@ -113,7 +114,7 @@ class PostgresqlOnlineStore:
         records = self._records(states, shard)
         head = _head(states, shard, meta.position, records.meta_record(meta))
         sealed = self._sealed(records, changes)
-        if expected is not None and sum(len(record) for _, record in sealed) > COPIED_BYTES:
+        if expected is not None and sum(len(record) for _, record in sealed) > self._most:
             self._copied(head, states, shard, sealed, expected)
             return ()
         values = [array(BYTEA, [key for key, _ in sealed]), array(BYTEA, [record for _, record in sealed])]

@@ -12,7 +12,6 @@ from tests.unit.store.proxy import AnswersFail
 
 from millstream.store import connections
 from millstream.store.online import Ask, OnlineStore, ShardMeta
-from millstream.store.postgresql import store as stores
 from millstream.store.postgresql.access import Access
 from millstream.store.postgresql.connection import Connection
 from millstream.store.postgresql.server import Server
@@ -21,8 +20,8 @@ from millstream.store.postgresql.store import PostgresqlOnlineStore
 KILLS = 6
 
 
-def opened(url: str, seconds: float) -> PostgresqlOnlineStore:
-    return PostgresqlOnlineStore(Server(Access.of(url, PASSWORD), "faults", seconds), seconds)
+def opened(url: str, seconds: float, copied: int = 1 << 20) -> PostgresqlOnlineStore:
+    return PostgresqlOnlineStore(Server(Access.of(url, PASSWORD), "faults", seconds), seconds, copied=copied)
 
 
 def begin(store: OnlineStore) -> None:
@@ -35,24 +34,22 @@ def test_answers_that_fail_lose_nothing_double_nothing_and_mix_nothing(
     postgresql: PostgreSQL, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "REST", 0.02)
-    monkeypatch.setattr(stores, "COPIED_BYTES", 0 if seed % 2 else 1 << 20)
     url = postgresql.database(USER)
     sound = opened(url, 10)
     begin(sound)
     with AnswersFail(postgresql.port, seed, 0.1) as proxy:
         through = url.replace(str(postgresql.port), str(proxy.port))
-        count_up(opened(f"{through}?sslmode=disable", 0.3))
+        count_up(opened(f"{through}?sslmode=disable", 0.3, seed % 2 << 20))
         assert sum(proxy.met.values()) > 5
     check(sound)
 
 
-@pytest.mark.parametrize("copied", [False, True])
+@pytest.mark.parametrize("copied", [0, 1 << 20])
 def test_a_server_that_is_killed_in_the_middle_of_writes_applies_each_once(
-    postgresql: PostgreSQL, copied: bool, monkeypatch: pytest.MonkeyPatch
+    postgresql: PostgreSQL, copied: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "REST", 0.05)
-    monkeypatch.setattr(stores, "COPIED_BYTES", 0 if copied else 1 << 20)
-    store, rng = opened(postgresql.database(USER), 5), random.Random(int(copied))
+    store, rng = opened(postgresql.database(USER), 5, copied), random.Random(copied)
     begin(store)
 
     def kill_and_start() -> None:
