@@ -22,11 +22,12 @@ HEAD = """# What implementations do
 
 Each protocol has one conformance suite in `millstream.testing`, and every implementation passes it, real servers included.
 What one does not do is declared at the suite's run as a test that must fail, with its reason: where it fails no more, that is
-an error too. This page is written by `make support`, from a run of all suites. Each also runs against an implementation that
-does no more than the protocol says, to which the rest of Millstream is held as well.
+an error too. What it lacks are parts of a protocol that need not be there. This page is written by `make support`, from a run
+of all suites. Each also runs against an implementation that does no more than the protocol says, to which the rest of
+Millstream is held as well.
 
-| protocol | implementation | passes | deviates |
-|---|---|---|---|
+| protocol | implementation | passes | deviates | lacks |
+|---|---|---|---|---|
 """
 #: By the class of a suite's run and the name of a test, how its cases ended.
 Outcomes = Mapping[str, Mapping[str, set[str]]]
@@ -48,15 +49,22 @@ def tests_of(run: type[Any]) -> list[str]:
 
 def as_declared() -> Outcomes:
     """How every test ends that ends as it is declared."""
-    return {
-        run.__name__: {name: {"deviates" if name in declared(run) else "passed"} for name in tests_of(run)}
-        for run in runs()
-    }
+    return {run.__name__: {name: {_declared_end(run, name)} for name in tests_of(run)} for run in runs()}
+
+
+def _declared_end(run: type[Any], name: str) -> str:
+    return "deviates" if name in declared(run) else "skipped" if name in lacks(run) else "passed"
 
 
 def declared(run: type[Any]) -> Mapping[str, tuple[Any, str]]:
     """The deviations of an implementation."""
     found: Mapping[str, tuple[Any, str]] = getattr(run, "deviations", {})
+    return found
+
+
+def lacks(run: type[Any]) -> tuple[str, ...]:
+    """The tests of parts of its protocol that an implementation lacks, and may."""
+    found: tuple[str, ...] = getattr(run, "lacks", ())
     return found
 
 
@@ -67,20 +75,24 @@ def page(outcomes: Outcomes) -> str:
         protocol, implementation = run.of
         ended = outcomes[run.__name__]
         passed = sum(ended[name] == {"passed"} for name in tests_of(run))
-        rows.append(
-            f"| {protocol} | {implementation} | {passed} of {len(tests_of(run))} | {len(declared(run)) or '-'} |"
-        )
+        counts = f"{passed} of {len(tests_of(run))} | {len(declared(run)) or '-'} | {len(lacks(run)) or '-'}"
+        rows.append(f"| {protocol} | {implementation} | {counts} |")
         if declared(run):
             reasons.append(f"## {implementation} as {protocol}\n")
             reasons += [f"- {said(name)}: {reason}." for name, (_, reason) in sorted(declared(run).items())]
+            reasons += [f"- lacks “{words(name)}”." for name in lacks(run)]
             reasons.append("")
     return HEAD + "\n".join([*rows, "", *reasons]).rstrip() + "\n"
 
 
 def said(name: str) -> str:
     """What a test says, of which an implementation does not do it."""
-    words = name.removeprefix("test_").replace("_", " ")
-    return f"not “{words}”"
+    return f"not “{words(name)}”"
+
+
+def words(name: str) -> str:
+    """The name of a test as it is read."""
+    return name.removeprefix("test_").replace("_", " ")
 
 
 class Collector:
@@ -103,9 +115,11 @@ def main() -> int:
     ended = pytest.main(["-q", "-p", "no:cacheprovider", str(SUITES), *sys.argv[1:]], plugins=[collector])
     if ended != pytest.ExitCode.OK:
         return int(ended)
-    if any("skipped" in some for tests in collector.outcomes.values() for some in tests.values()):
-        print("Some server is not there: the page is left as it is.")
-        return 1
+    for run, tests in as_declared().items():
+        for name, ends in tests.items():
+            if ("skipped" in collector.outcomes[run][name]) != ("skipped" in ends):
+                print(f"{run}, {name}: it was left out, or was not; say so in `lacks`. The page is left as it is.")
+                return 1
     PAGE.write_text(page(collector.outcomes), encoding="utf-8")
     print(f"{PAGE} is written.")
     return 0
