@@ -58,7 +58,7 @@ servers:
 	fi
 	@if command -v mvn >/dev/null && [ ! -e $(VENV)/servers/kafka/.complete ]; then \
 		echo "Fetching Kafka for the tests"; \
-		{ mvn -B -q -f tests/kafka.xml dependency:copy-dependencies -DincludeScope=runtime \
+		{ mvn -B -q -f src/millstream/testing/servers/kafka.xml dependency:copy-dependencies -DincludeScope=runtime \
 			-DoutputDirectory="$$(pwd)/$(VENV)/servers/kafka" && touch $(VENV)/servers/kafka/.complete; } >/dev/null 2>&1 \
 			|| echo "Kafka could not be fetched" >&2; \
 	fi

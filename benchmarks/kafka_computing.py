@@ -18,7 +18,6 @@ from pathlib import Path
 
 import msgspec
 import pyarrow as pa
-from tests.kafka import Kafka, lacking
 
 import millstream as ms
 from benchmarks.computing import PARTITIONS, Computing
@@ -27,13 +26,14 @@ from benchmarks.peers import Peer, peer
 from benchmarks.world import NOW, PAYMENTS, SCHEMA, USER, payments
 from millstream.clock import SimulatedClock
 from millstream.definitions import EventStream, StreamFeatureGroup
+from millstream.testing.servers.kafka import Kafka
 
 OVER = ["5m", "1h", "24h"]
 
 
 def run(scale: Scale) -> Iterator[Claim]:
     """JSON events of a thousand users, from Kafka on both sides; then beside the embedded log, JSON and Arrow."""
-    remedy = lacking()
+    remedy = Kafka.lacking()
     if remedy is not None:
         raise SystemExit(f"kafka_computing needs Kafka: {remedy}")
     from millstream.buffer.kafka.log import KafkaLog

@@ -9,10 +9,7 @@ the values hold.
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
@@ -28,6 +25,7 @@ from millstream.store.redis.access import Access, ServerUrl
 from millstream.store.redis.records import Place, asked
 from millstream.store.redis.servers import Servers
 from millstream.store.redis.store import RedisOnlineStore
+from millstream.testing.servers.redis import RedisServer
 
 GROUPS = 8
 READS = 2_000
@@ -51,19 +49,12 @@ class Recording(RedisOnlineStore):
 @contextmanager
 def server(folder: Path) -> Iterator[str]:
     """A Redis server of its own, and its URL."""
-    program = shutil.which("redis-server") or shutil.which("valkey-server")
-    if program is None:
-        raise SystemExit("redis_store needs redis-server: `make servers` as root installs it.")
+    remedy = RedisServer.lacking()
+    if remedy is not None:
+        raise SystemExit(f"redis_store needs redis-server: {remedy}")
     path = folder / "redis.sock"
-    settings = {"port": "0", "unixsocket": str(path), "dir": str(folder), "save": "", "appendonly": "yes"}
-    arguments = [word for name, value in settings.items() for word in (f"--{name}", value)]
-    with subprocess.Popen([program, *arguments], stdout=subprocess.DEVNULL) as process:
-        try:
-            while not path.exists():
-                time.sleep(0.05)
-            yield f"unix://{path}"
-        finally:
-            process.kill()
+    with RedisServer(unixsocket=str(path)):
+        yield f"unix://{path}"
 
 
 def run(scale: Scale) -> Iterator[Claim]:

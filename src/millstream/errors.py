@@ -690,3 +690,40 @@ class DiskFull(MillstreamError):
         return cls(
             f"No space is left to write '{path}'.", "free disk space and start again; nothing acknowledged is lost."
         )
+
+
+class ServerError(MillstreamError):
+    """A server that was to be started for a test or a demo is not here, or does not start.
+
+    Why: `millstream demo flights --servers` and `millstream.testing.servers` start the servers of other projects, which
+    the machine must have.
+    Mend: `make servers` gets them; where it cannot, install the one that the message names.
+
+    >>> raise ServerError.lacking("Kafka", "a Java runtime (17 or newer) must be on the path.")
+    Traceback (most recent call last):
+    millstream.errors.ServerError: Kafka cannot be started on this machine.
+    <BLANKLINE>
+    Hint: a Java runtime (17 or newer) must be on the path.
+    """
+
+    code = "MS801"
+
+    @classmethod
+    def lacking(cls, name: str, remedy: str) -> Self:
+        """The machine lacks a server.
+
+        Args:
+            name: the server.
+            remedy: how to get it.
+        """
+        return cls(f"{name} cannot be started on this machine.", remedy)
+
+    @classmethod
+    def silent(cls, name: str, said: str) -> Self:
+        """A server was begun and does not answer.
+
+        Args:
+            name: the server.
+            said: the end of what it put out.
+        """
+        return cls(f"{name} was begun and does not answer.", f"the last that it said: {said.strip() or 'nothing'}")

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
-from tests.kafka import Kafka
 
 from millstream.buffer.embedded.log import EmbeddedLog
 from millstream.clock import SimulatedClock
 from millstream.testing.adversarial_log import AdversarialLog
 from millstream.testing.log_suite import NOT_ATOMIC, LogConformance
+from millstream.testing.servers.kafka import Kafka
 
 
 class TestEmbeddedLog(LogConformance):

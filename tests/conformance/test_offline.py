@@ -5,11 +5,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.postgresql import PostgreSQL
-from tests.s3_servers import S3Server
 
 from millstream.store.iceberg.store import IcebergOfflineStore
 from millstream.testing.offline_suite import Factory, OfflineStoreConformance
+from millstream.testing.servers.postgresql import PostgreSQL
+from millstream.testing.servers.s3 import S3Server
 
 
 class TestIceberg(OfflineStoreConformance):

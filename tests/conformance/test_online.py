@@ -5,7 +5,6 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from tests.postgresql import PASSWORD, USER, PostgreSQL
 
 from millstream.store.lmdb.store import LmdbOnlineStore
 from millstream.store.postgresql.access import Access as PostgresqlAccess
@@ -16,6 +15,7 @@ from millstream.store.redis.servers import Servers
 from millstream.store.redis.store import RedisOnlineStore
 from millstream.testing.adversarial_online import AdversarialOnlineStore
 from millstream.testing.online_suite import Factory, OnlineStoreConformance
+from millstream.testing.servers.postgresql import PASSWORD, USER, PostgreSQL
 
 
 class TestLmdb(OnlineStoreConformance):

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 from tests.foreign_topic import ForeignTopic
-from tests.kafka import Kafka
 from tests.kinesis import ForeignStream, KinesisServer
 
 from millstream.buffer.embedded.log import EmbeddedLog
@@ -14,6 +13,7 @@ from millstream.sources.another_project import ProjectSource
 from millstream.sources.files import FilesSource
 from millstream.sources.source import Source
 from millstream.testing.adversarial_source import AdversarialSource
+from millstream.testing.servers.kafka import Kafka
 from millstream.testing.source_suite import SourceConformance
 
 

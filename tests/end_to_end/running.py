@@ -6,7 +6,6 @@ import contextlib
 import http.client
 import json
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,13 +17,6 @@ from tests.commands import begin
 
 PATIENCE = 60.0
 Found = TypeVar("Found")
-
-
-def free_port() -> int:
-    """A port that nobody listens at."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 def until(condition: Callable[[], Found], what: str, seconds: float = PATIENCE) -> Found:

@@ -19,9 +19,10 @@ import pytest
 from tests.commands import millstream
 from tests.disks import disk, fill
 from tests.end_to_end import shop
-from tests.end_to_end.running import Layer, ask, free_port, post, until
+from tests.end_to_end.running import Layer, ask, post, until
 
 import millstream as ms
+from millstream.testing.servers.ports import free_port
 
 FAR = 4_102_444_800_000_000
 """The year 2100 (µs)."""

@@ -11,9 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 from tests.end_to_end import shop
-from tests.end_to_end.running import Up, ask, free_port, post, until
+from tests.end_to_end.running import Up, ask, post, until
 
 import millstream as ms
+from millstream.testing.servers.ports import free_port
 
 pytestmark = pytest.mark.slow
 

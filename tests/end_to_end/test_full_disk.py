@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from tests.disks import disk, fill
 from tests.end_to_end import shop
-from tests.end_to_end.running import Up, ask, free_port, post, together, until
+from tests.end_to_end.running import Up, ask, post, together, until
 
 import millstream as ms
+from millstream.testing.servers.ports import free_port
 
 pytestmark = pytest.mark.slow
 ROW = {"user_id": 3, "shop": "shop-1", "amount": 5.0}

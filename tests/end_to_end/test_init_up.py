@@ -15,7 +15,9 @@ from typing import Any
 import psutil
 import pytest
 from tests.commands import millstream
-from tests.end_to_end.running import Up, ask, free_port, until
+from tests.end_to_end.running import Up, ask, until
+
+from millstream.testing.servers.ports import free_port
 
 MINUTE = 60.0
 LAYERS = {"compute", "ingest", "batch", "sync", "serve", "monitor", "generator"}

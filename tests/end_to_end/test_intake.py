@@ -9,13 +9,14 @@ from pathlib import Path
 import msgspec
 import pytest
 from tests.commands import begin
-from tests.end_to_end.running import Up, free_port, until
+from tests.end_to_end.running import Up, until
 from tests.kinesis import CREDENTIALS, REGION, ForeignStream, KinesisServer
 from tests.unit.project.test_bound_streams import BINDING, VIEW, rows
 
 import millstream as ms
 from millstream.buffer.lag import records_ever
 from millstream.running.starter import Process
+from millstream.testing.servers.ports import free_port
 
 KILLS = 3
 CLICKS = ms.EventStream("clicks", time="at", schema={"id": "string", "user_id": "int64", "at": "timestamp"})

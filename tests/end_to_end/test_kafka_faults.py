@@ -17,13 +17,13 @@ from pathlib import Path
 import pytest
 from tests.end_to_end.clicks import Clicks, clicks, view
 from tests.end_to_end.running import together
-from tests.kafka import Kafka
 from tests.kafka_proxy import KafkaProxy
 
 import millstream as ms
 from millstream.buffer.topics import COMPUTING, INGESTION, feature_topic
 from millstream.computing.stream import StreamComputer
 from millstream.errors import MillstreamError
+from millstream.testing.servers.kafka import Kafka
 
 FAULTS, ROWS, SHARE = 10, 40, 0.15
 SETTINGS = """

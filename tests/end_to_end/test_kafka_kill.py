@@ -18,10 +18,10 @@ import pytest
 from tests.commands import begin
 from tests.end_to_end.clicks import Clicks, view
 from tests.end_to_end.running import together, until
-from tests.kafka import Kafka
 
 import millstream as ms
 from millstream.running.starter import Process
+from millstream.testing.servers.kafka import Kafka
 
 SEED = 11
 LAYERS = ("compute", "compute", "ingest", "ingest")

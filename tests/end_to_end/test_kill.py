@@ -21,9 +21,10 @@ import numpy as np
 import pytest
 from tests.commands import millstream
 from tests.end_to_end import shop
-from tests.end_to_end.running import Up, free_port, post, together, until
+from tests.end_to_end.running import Up, post, together, until
 
 import millstream as ms
+from millstream.testing.servers.ports import free_port
 from millstream.testing.shards import meta_of
 
 SEED = 20

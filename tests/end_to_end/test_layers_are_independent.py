@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 from tests.end_to_end import shop
-from tests.end_to_end.running import Layer, ask, free_port, post, until
+from tests.end_to_end.running import Layer, ask, post, until
 
 import millstream as ms
+from millstream.testing.servers.ports import free_port
 
 pytestmark = pytest.mark.slow
 ROW = {"user_id": 3, "shop": "shop-1", "amount": 5.0}

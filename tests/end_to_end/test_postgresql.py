@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 from tests.commands import millstream
-from tests.end_to_end.running import Up, ask, free_port, post, until
-from tests.postgresql import PASSWORD, USER, PostgreSQL
+from tests.end_to_end.running import Up, ask, post, until
 
 import millstream as ms
+from millstream.testing.servers.ports import free_port
+from millstream.testing.servers.postgresql import PASSWORD, USER, PostgreSQL
 
 SETTINGS = 'name = "offers"\nsync_every = "4s"\nlog_gib = 1\nregistry_url = "{url}"\n'
 DEFINITIONS = """

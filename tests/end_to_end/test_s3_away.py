@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.conftest import s3_remedy
+from tests.conftest import needs
 from tests.end_to_end.test_postgresql import DEFINITIONS, ROW
-from tests.s3_servers import KEY, SECRET, S3Server
 
 import millstream as ms
 from millstream.errors import StoreError
+from millstream.testing.servers.s3 import KEY, SECRET, S3Server
 
 SETTINGS = """
 name = "offers"
@@ -30,7 +30,7 @@ timeout = "2s"
 def test_what_is_served_goes_on_and_what_waited_is_archived_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    s3_remedy()
+    needs(S3Server)
     monkeypatch.setenv("MILLSTREAM_S3_SECRET", SECRET)
     rows = [
         {"offer_id": str(i), "user_id": i % 9, "price": float(i % 50), "taken": i % 50 < 20,

@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from tests.commands import begin, millstream
 from tests.end_to_end.running import ask, free_port, post, until
-from tests.kafka import Kafka
-from tests.postgresql import PASSWORD, USER, PostgreSQL
-from tests.redis_servers import RedisServer
-from tests.s3_servers import KEY, SECRET, S3Server
 
 import millstream as ms
+from millstream.testing.servers.kafka import Kafka
+from millstream.testing.servers.postgresql import PASSWORD, USER, PostgreSQL
+from millstream.testing.servers.redis import RedisServer
+from millstream.testing.servers.s3 import KEY, SECRET, S3Server
 
 SETTINGS = """
 name = "offers"

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from tests.postgresql import PASSWORD, QUOTED, USER, PostgreSQL
 
 import millstream as ms
 from millstream.definitions.on_demand import OnDemandFeature
@@ -19,6 +18,7 @@ from millstream.definitions.serialise import fingerprint, from_dict, to_dict
 from millstream.errors import CorruptState, DiskFull, NotFound, PlanError, StoreError
 from millstream.registry.definitions import Registry
 from millstream.registry.tables import Database, definitions, group_versions, pins
+from millstream.testing.servers.postgresql import PASSWORD, QUOTED, USER, PostgreSQL
 
 SCHEMA = {
     "payment_id": "string",

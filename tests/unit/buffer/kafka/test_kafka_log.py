@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.kafka import PASSWORD, USER, Kafka
 
 from millstream.buffer.log import Batch
 from millstream.buffer.reading import through
@@ -15,6 +14,7 @@ from millstream.clock import SimulatedClock
 from millstream.errors import LogError, ProjectError
 from millstream.project.backends import backend
 from millstream.settings import Settings
+from millstream.testing.servers.kafka import PASSWORD, USER, Kafka
 
 pytestmark = pytest.mark.usefixtures("kafka")
 

@@ -11,7 +11,6 @@ import msgspec
 import pyarrow as pa
 import pytest
 from tests.foreign_topic import ForeignTopic
-from tests.kafka import PASSWORD, USER, Kafka
 
 import millstream as ms
 from millstream.buffer.embedded.log import EmbeddedLog
@@ -21,6 +20,7 @@ from millstream.sources.formats import Arrow, Json
 from millstream.sources.kafka.source import KafkaSource
 from millstream.sources.source import NO_STAMP
 from millstream.sources.take_in import TakeIn
+from millstream.testing.servers.kafka import PASSWORD, USER, Kafka
 
 pytestmark = pytest.mark.usefixtures("kafka")
 user = ms.Entity("user", keys={"user_id": "int64"})

@@ -6,7 +6,6 @@ import random
 import time
 
 import pytest
-from tests.postgresql import PASSWORD, USER, PostgreSQL
 from tests.unit.store.counting import KEYS, OTHERS, STATES, check, count_up
 from tests.unit.store.proxy import AnswersFail
 
@@ -16,6 +15,7 @@ from millstream.store.postgresql.access import Access
 from millstream.store.postgresql.connection import Connection
 from millstream.store.postgresql.server import Server
 from millstream.store.postgresql.store import PostgresqlOnlineStore
+from millstream.testing.servers.postgresql import PASSWORD, USER, PostgreSQL
 
 KILLS = 6
 

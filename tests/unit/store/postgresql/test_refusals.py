@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.postgresql import PASSWORD, USER, PostgreSQL
 
 from millstream.clock import SimulatedClock
 from millstream.errors import CorruptState, Forked, ProjectError, StoreError
@@ -21,6 +20,7 @@ from millstream.store.postgresql import server as servers
 from millstream.store.postgresql.access import Access
 from millstream.store.postgresql.server import Server
 from millstream.store.postgresql.store import PostgresqlOnlineStore
+from millstream.testing.servers.postgresql import PASSWORD, USER, PostgreSQL
 
 STATES = "velocity@1"
 

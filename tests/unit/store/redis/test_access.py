@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 from tests.certificates import Certificates, lacking
 from tests.conftest import absent, redis_program
-from tests.end_to_end.running import free_port
-from tests.redis_servers import PASSWORD, RedisServer
 
 from millstream.clock import SimulatedClock
 from millstream.errors import StoreError
@@ -17,6 +15,8 @@ from millstream.project.backends import backend
 from millstream.settings import Settings
 from millstream.store.online import ShardMeta, pages
 from millstream.store.redis.store import RedisOnlineStore
+from millstream.testing.servers.ports import free_port
+from millstream.testing.servers.redis import PASSWORD, RedisServer
 
 STATES, MANY = "velocity@1", [(b"%d" % number, b"1") for number in range(3_000)]
 #: What docs/redis.md says that a user needs.

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 from tests.conftest import redis_program
-from tests.redis_servers import RedisServer, Sentinel
 
 from millstream.errors import StoreError
 from millstream.store.online import Ask, OnlineStore, ReadsInTime, ShardMeta
 from millstream.store.redis.access import Access, ServerUrl
 from millstream.store.redis.servers import SLOTS, Servers, slot_of
 from millstream.store.redis.store import RedisOnlineStore
+from millstream.testing.servers.redis import RedisServer, Sentinel
 from millstream.testing.shards import held, pairs, put
 
 STATES, SHARDS = "velocity@1", 12

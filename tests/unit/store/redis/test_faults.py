@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from tests.redis_servers import RedisServer
 from tests.unit.store.counting import KEYS, OTHERS, STATES, check, count_up
 from tests.unit.store.proxy import AnswersFail
 
@@ -13,6 +12,7 @@ from millstream.store.redis.access import Access, ServerUrl
 from millstream.store.redis.connection import Connection
 from millstream.store.redis.servers import Servers
 from millstream.store.redis.store import RedisOnlineStore
+from millstream.testing.servers.redis import RedisServer
 
 
 def opened(url: str, prefix: str, seconds: float = 0.1) -> RedisOnlineStore:

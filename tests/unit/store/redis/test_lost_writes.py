@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import redis_program
-from tests.redis_servers import RedisServer
 
 import millstream as ms
 from millstream.errors import StoreError
 from millstream.store.redis.store import RedisOnlineStore
+from millstream.testing.servers.redis import RedisServer
 from millstream.testing.shards import pairs
 
 USER = ms.Entity("user", keys={"user_id": "int64"})

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import redis_program
-from tests.redis_servers import PASSWORD, RedisServer
 
 import millstream as ms
 from millstream.clock import SimulatedClock
@@ -24,6 +23,7 @@ from millstream.store.online import Ask, InMemory, ShardMeta
 from millstream.store.redis.access import Access, ServerUrl
 from millstream.store.redis.servers import Servers
 from millstream.store.redis.store import RedisOnlineStore
+from millstream.testing.servers.redis import PASSWORD, RedisServer
 
 STATES = "velocity@1"
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from tests.conftest import s3_remedy
+from tests.conftest import needs
 from tests.end_to_end.running import until
-from tests.s3_servers import S3Server
 
 from millstream.errors import Fenced, StoreError
 from millstream.store.iceberg.shared import SharedWarehouse
 from millstream.store.iceberg.store import IcebergOfflineStore
+from millstream.testing.servers.s3 import S3Server
 
 EVENTS = "events.killed"
 POSITIONS = "millstream.positions"
@@ -22,7 +22,7 @@ POSITIONS = "millstream.positions"
 @pytest.mark.parametrize("catalog", ["sql", "rest"])
 def test_killed_in_the_midst_of_commits_nothing_is_lost_or_doubled(tmp_path: Path, catalog: str) -> None:
     """Two archivers, each with a connection of its own, append where the table says; three kills."""
-    s3_remedy()
+    needs(S3Server)
     with S3Server() as server:
         rest = catalog == "rest"
         warehouse = server.rest() if rest else server.sql(f"sqlite:///{tmp_path}/c.db?timeout=60", server.bucket())

@@ -8,9 +8,9 @@ import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
 from pyiceberg.catalog import load_catalog
-from tests.s3_servers import KEY, SECRET, TABLE_BUCKET, S3Server
 
 from millstream.store.iceberg.store import IcebergOfflineStore
+from millstream.testing.servers.s3 import KEY, SECRET, TABLE_BUCKET, S3Server
 
 EVENTS = "events.read"
 

@@ -9,9 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from tests.conftest import s3_remedy
-from tests.postgresql import PASSWORD, PostgreSQL
-from tests.s3_servers import KEY, SECRET, TABLE_BUCKET, S3Server
+from tests.conftest import needs
 
 from millstream.clock import SimulatedClock
 from millstream.errors import MillstreamError, ProjectError, StoreError
@@ -19,6 +17,8 @@ from millstream.project.backends import Artefacts, backend
 from millstream.settings import Settings
 from millstream.store.iceberg.store import IcebergOfflineStore
 from millstream.store.s3 import ObjectFolder
+from millstream.testing.servers.postgresql import PASSWORD, PostgreSQL
+from millstream.testing.servers.s3 import KEY, SECRET, TABLE_BUCKET, S3Server
 
 EVENTS = "events.refused"
 WRONG = "wrong/secret+3"
@@ -184,7 +184,7 @@ print([one for one in sys.modules if one in ("millstream.store.s3", "millstream.
 
 
 def test_a_server_that_hangs_is_given_up_and_one_that_was_away_is_used_again(tmp_path: Path) -> None:
-    s3_remedy()
+    needs(S3Server)
     with S3Server() as server:
         stores = [
             IcebergOfflineStore(server.sql(f"sqlite:///{tmp_path}/catalog.db?timeout=60", server.bucket())),

