@@ -18,12 +18,15 @@ Target = Annotated[Path, typer.Option("--project", "-C", metavar="FOLDER", help=
 def flights(
     folder: Target = Path("millstream-demo/flights"),
     months: Annotated[int, typer.Option(min=1, max=6, help="How many months, from July, are run.")] = 6,
+    servers: Annotated[
+        bool, typer.Option("--servers", help="Keep everything in Kafka, Redis, PostgreSQL and S3, which are started.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """A year of real flights: will this one arrive late?"""
     from millstream.demos.flights import run
 
-    run(folder, months=months, json=as_json)
+    run(folder, months=months, json=as_json, servers=servers)
 
 
 @app.command()

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from millstream.demos.flights.season import Tally
 
 _ROW = "{:<9} {:>9} {:>10} {:>8} {:>7} {:>7} {:>10} {:>10}   {}"
+_PART = "{:<22} {:>9} {:>9}"
+_SERVER = "{:<12} {:>9} {:>12}"
 _HEAD = _ROW.format("month", "events", "requests", "late", "AUC", "AP", "score p50", "events/s", "model")
 
 
@@ -99,6 +101,9 @@ class Report:
             f"overflow, [bold]{parity['unexplained']} unexplained[/bold]. Lost {found['lost']}, doubled {found['doubled']}."
         )
         say(f"leak: a naive join promises AUC {leak['offline']:.3f} offline and delivers {leak['online']:.3f} online.")
+        if "servers" in found:
+            self._on_servers(found)
+            return
         say(f"{found['seconds']} s in all.\n\n[bold]Next[/bold] (the clock stands at {found['until']}):")
         where = f"--project {folder}"
         say(f"  .venv/bin/millstream status {where}")
@@ -109,3 +114,14 @@ class Report:
             '"tailnum": "N14228", "distance": 719, "hour": 18.5, "weekday": 4, "flight_id": "mine"}\'',
             markup=False,
         )
+
+    def _on_servers(self, found: dict[str, Any]) -> None:
+        """Where the time went; the servers, and what they held, are gone by now."""
+        say = self.console.print
+        say(f"\n[bold]{_PART.format('where the time went', 'seconds', 'waited')}[/bold]")
+        for name, part in found["parts"].items():
+            say(_PART.format(name, f"{part['seconds']:.1f}", f"{part['waited']:.1f}"))
+        say(f"\n[bold]{_SERVER.format('server', 'version', 'processor s')}[/bold]")
+        for name, version in found["servers"].items():
+            say(_SERVER.format(name, version, f"{found['processor_seconds'][name]:.1f}"))
+        say(f"\n{found['seconds']} s in all, {found['events_per_second']:,} events/s. The servers have ended.")

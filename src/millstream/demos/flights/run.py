@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from contextlib import ExitStack
 from dataclasses import asdict
 from json import dumps
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from millstream.clock import FileClock, SimulatedClock, to_datetime, to_micros
-from millstream.demos.flights import report
+from millstream.demos.flights import on_servers, report
 from millstream.demos.flights.season import DAY, MINUTE, OPENING, STREAMS, Season, Tally
+from millstream.demos.flights.spending import Spending
 
 if TYPE_CHECKING:
     from millstream.demos.flights.data import Flights
@@ -32,28 +34,38 @@ QUICK_SINCE = to_micros("2013-05-01T04:00:00Z")
 _MARK = "flights.parquet-demo"
 
 
-def run(folder: Path, *, months: int = 6, json: bool = False) -> dict[str, Any]:
+def run(folder: Path, *, months: int = 6, json: bool = False, servers: bool = False) -> dict[str, Any]:
     """Run the flights demo in `folder`, anew, and keep its project there.
 
     Args:
         folder: where the project is made; one that this demo made before is replaced, anything else is left alone.
         months: how many months, from July 2013 on, run live.
         json: print one JSON object at the end instead of pictures and advice.
+        servers: whether log, states, tables, models and registry are in servers that run as long as the demo does.
 
     Returns:
         The object that `--json` prints.
+
+    Raises:
+        ServerError: when the machine lacks a server, or one does not start.
     """
     began = time.perf_counter()
-    show = report.Report(quiet=json)
+    show, spending = report.Report(quiet=json), Spending()
     show.opening(folder, months)
-    project, flights = set_up(folder)
-    season = Season(project, flights)
-    learnt = learn(project, season, QUICK_SINCE if months == 1 else 0, show)
-    outcome = live(project, season, months, show)
-    found = look_back(project, season, learnt, outcome, show)
-    found["seconds"] = round(time.perf_counter() - began, 1)
-    season.close()
-    project.close()
+    with ExitStack() as stack:
+        started = _start(stack, show, spending) if servers else None
+        project, flights = set_up(folder, started.settings if started else "")
+        stack.callback(project.close)
+        season = Season(project, flights, spending)
+        learnt = learn(project, season, QUICK_SINCE if months == 1 else 0, show)
+        outcome = live(project, season, months, show)
+        with spending.on("looking back"):
+            found = look_back(project, season, learnt, outcome, show)
+        season.close()
+        found["seconds"] = round(time.perf_counter() - began, 1)
+        if started:
+            found |= {"servers": started.versions(), "processor_seconds": started.processor_seconds(),
+                      "parts": spending.rounded()}  # fmt: skip
     FileClock(project.settings.data / "clock.json").set(season.clock.now())
     show.closing(folder, found)
     if json:
@@ -61,8 +73,18 @@ def run(folder: Path, *, months: int = 6, json: bool = False) -> dict[str, Any]:
     return found
 
 
-def set_up(folder: Path) -> tuple[Project, Flights]:
-    """Make the project's folder: settings, definitions, tables, and a clock that stands at the opening."""
+def _start(stack: ExitStack, show: report.Report, spending: Spending) -> on_servers.Started:
+    with show.step("Kafka, Redis, PostgreSQL and SeaweedFS are started"), spending.on("starting servers"):
+        return stack.enter_context(on_servers.started())
+
+
+def set_up(folder: Path, settings: str = "") -> tuple[Project, Flights]:
+    """Make the project's folder: settings, definitions, tables, and a clock that stands at the opening.
+
+    Args:
+        folder: the folder.
+        settings: what millstream.toml says beside what it says of every demo.
+    """
     import pyarrow.parquet as pq
 
     from millstream.demos.flights import data
@@ -79,7 +101,7 @@ def set_up(folder: Path) -> tuple[Project, Flights]:
     except OSError as error:
         reason = f"'{folder}' cannot be written: {error.strerror}."
         raise ProjectError(reason, "choose a folder of your own.") from error
-    (folder / "millstream.toml").write_text(SETTINGS, encoding="utf-8")
+    (folder / "millstream.toml").write_text(SETTINGS + settings, encoding="utf-8")
     shutil.copyfile(Path(__file__).with_name("definitions.py"), folder / "features.py")
     flights = data.load()
     pq.write_table(flights.weather, folder / "weather.parquet")
@@ -103,15 +125,16 @@ def learn(project: Project, season: Season, since: int, show: report.Report) -> 
     from millstream.demos.flights import definitions
 
     streams = [getattr(definitions, name) for name in STREAMS]
-    with show.step(f"{'May' if since else 'January'} to June is loaded"):
+    spent = season.spending
+    with show.step(f"{'May' if since else 'January'} to June is loaded"), spent.on("loading"):
         project.apply(*streams)
         season.streams = {stream.name: stream for stream in streams}
         events = season.load_history(OPENING, since)
         project.apply()
-    with show.step(f"{events:,} events are folded into states (backfill)"):
+    with show.step(f"{events:,} events are folded into states (backfill)"), spent.on("backfill"):
         project.backfill()
         project.sync()
-    with show.step("a point-in-time training set is drawn, and version 1 trained"):
+    with show.step("a point-in-time training set is drawn, and version 1 trained"), spent.on("training"):
         learnt = project.training_set("late")
         project.deploy("late", project.train("late", learnt).version)
     season.open()
@@ -134,8 +157,9 @@ def live(project: Project, season: Season, months: int, show: report.Report) -> 
         start, end = (to_micros(f"{month}-01T04:00:00Z") for month in MONTHS[number : number + 2])
         decision = ""
         if number:
-            decision = retrain(project)
-            season.deploy()
+            with season.spending.on("training"):
+                decision = retrain(project)
+                season.deploy()
         tally = Tally()
         for day in season.run(start, end):
             tally.add(day)

@@ -16,6 +16,7 @@ from millstream.serve.capture import CaptureJournal, CaptureShipper
 
 if TYPE_CHECKING:
     from millstream.demos.flights.data import Flights
+    from millstream.demos.flights.spending import Spending
     from millstream.project import Project
 
 MINUTE = 60 * 1_000_000
@@ -78,7 +79,8 @@ class Season:
     scorer with its captures, the archive and sync.
     """
 
-    def __init__(self, project: Project, flights: Flights) -> None:
+    def __init__(self, project: Project, flights: Flights, spending: Spending) -> None:
+        self.spending = spending
         self.project, self.parts, self.tracks = project, project.parts, tracks(flights)
         self.clock: Any = project.parts.clock
         self.streams = {stream.name: stream for stream in self.parts.registry.streams()}
@@ -128,13 +130,16 @@ class Season:
         began = time.perf_counter()
         self.clock.set(instant)
         first, last = np.searchsorted(self.tracks["requests"].times, [instant, instant + TICK]).tolist()
-        sent = self._send(instant)
+        with self.spending.on("sending"):
+            sent = self._send(instant)
         if sent:
             self._drain()
-        self._batch(instant)
+        with self.spending.on("batch groups"):
+            self._batch(instant)
         tally.pipeline_seconds += time.perf_counter() - began
         tally.events += sent
-        self._answer(first, last, tally)
+        with self.spending.on("scoring"):
+            self._answer(first, last, tally)
 
     def _send(self, instant: int) -> int:
         """Append what has happened by `instant`, all streams in one transaction."""
@@ -146,10 +151,12 @@ class Season:
         return sum(rows.num_rows for rows in found.values())
 
     def _drain(self) -> None:
-        while self.computer.step().lag:
-            pass
-        while self.ingester.step().lag:
-            pass
+        with self.spending.on("computing"):
+            while self.computer.step().lag:
+                pass
+        with self.spending.on("ingestion"):
+            while self.ingester.step().lag:
+                pass
 
     def _batch(self, instant: int) -> None:
         if instant >= self._due:
@@ -173,9 +180,10 @@ class Season:
 
     def archive(self) -> None:
         """Bring what the log holds, and what changed in the online store, to the offline store."""
-        self._shipper.step()
-        self.batch_ingester.flush()
-        self.project.sync()
+        with self.spending.on("archive and sync"):
+            self._shipper.step()
+            self.batch_ingester.flush()
+            self.project.sync()
 
     def labels_of(self, flights: list[str]) -> np.ndarray:
         """Whether each flight was late (or never landed)."""
