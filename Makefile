@@ -6,7 +6,7 @@ TESTS := $(wildcard tests/test_architecture.py tests/test_deploy.py tests/unit t
 TOO_OLD := Millstream needs Python 3.11 or newer: none of python3, python3.11, python3.12, python3.13, python3.14 is.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test servers demo test check simulate chaos support bench clean
+.PHONY: help setup setup-test servers demo demo-servers test check simulate chaos support bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,6 +15,9 @@ setup: $(VENV)/.ready ## Make .venv with Millstream in it and compile its kernel
 
 demo: setup ## Set up and run the flights demo: a year of real flights through the pipeline
 	@$(BIN)/millstream demo flights
+
+demo-servers: setup servers ## Set up and run it on Kafka, Redis, PostgreSQL and S3, which it starts
+	@$(BIN)/millstream demo flights --servers
 
 test: setup-test ## Set up and run every check and test
 	@$(MAKE) --no-print-directory check & checked=$$!; \
@@ -43,21 +46,21 @@ bench: setup-test ## Measure the claims, each beside a peer
 
 setup-test: $(VENV)/.ready-test servers
 
-# What the tests need beside Python packages. Where it cannot be had, they are left out and say so, or fail under CI=true.
-servers:
+# What tests and `make demo-servers` start. Tests whose server cannot be had are left out and say so, or fail under CI=true.
+servers: $(VENV)/.installed-servers ## Get the servers that tests and demo-servers start
 	@if ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 && ! command -v initdb >/dev/null \
 		&& [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		echo "Installing PostgreSQL for the tests"; \
+		echo "Installing PostgreSQL"; \
 		{ apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y postgresql; } >/dev/null 2>&1 \
 			|| echo "PostgreSQL could not be installed" >&2; \
 	fi
 	@if ! command -v redis-server >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		echo "Installing Redis for the tests"; \
+		echo "Installing Redis"; \
 		{ apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y redis-server; } >/dev/null 2>&1 \
 			|| echo "Redis could not be installed" >&2; \
 	fi
 	@if command -v mvn >/dev/null && [ ! -e $(VENV)/servers/kafka/.complete ]; then \
-		echo "Fetching Kafka for the tests"; \
+		echo "Fetching Kafka"; \
 		{ mvn -B -q -f src/millstream/testing/servers/kafka.xml dependency:copy-dependencies -DincludeScope=runtime \
 			-DoutputDirectory="$$(pwd)/$(VENV)/servers/kafka" && touch $(VENV)/servers/kafka/.complete; } >/dev/null 2>&1 \
 			|| echo "Kafka could not be fetched" >&2; \
@@ -80,6 +83,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo]'
 	@touch $@
 
+$(VENV)/.installed-servers: $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,servers]'
+	@touch $@
+
 $(VENV)/.ready: $(VENV)/.installed
 	@$(BIN)/python -c 'from millstream.fold.warm import warm; warm("lanes")'
 	@touch $@
@@ -91,4 +98,4 @@ $(VENV)/.ready-test: $(VENV)/.installed
 		$(BIN)/python -c 'from millstream.fold.warm import warm; warm("entries")' & entries=$$!; \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 			--editable '.[demo,test]' && wait $$lanes && wait $$entries
-	@touch $(VENV)/.ready $@
+	@touch $(VENV)/.ready $(VENV)/.installed-servers $@

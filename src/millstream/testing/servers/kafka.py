@@ -77,9 +77,9 @@ class Kafka(Server):
     def lacking(cls) -> str | None:
         """What this machine lacks for the server; see `Server`."""
         if find_spec("confluent_kafka") is None:
-            return "`pip install 'millstream[kafka]'` installs the package confluent-kafka."
+            return "`make servers` installs the package confluent-kafka, or `pip install 'millstream[servers]'`."
         if shutil.which("java") is None:
-            return "a Java runtime (17 or newer) must be on the path."
+            return "a Java runtime (17 or newer) must be on the path; `make servers` then lets Maven bring the rest."
         return None if _jar() else "`make servers` lets Maven bring its jars."
 
     @classmethod

@@ -54,7 +54,7 @@ class PostgreSQL(Server):
     def lacking(cls) -> str | None:
         """What this machine lacks for the server; see `Server`."""
         if find_spec("psycopg") is None:
-            return "`pip install 'millstream[postgresql]'` installs the package psycopg."
+            return "`make servers` installs the package psycopg, or `pip install 'millstream[servers]'`."
         if programs() is None:
             return "`make servers` as root installs it, or `apt-get install postgresql`."
         if os.geteuid() == 0 and OWNER not in {one.pw_name for one in pwd.getpwall()}:

