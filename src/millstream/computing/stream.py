@@ -134,11 +134,11 @@ class StreamComputer:
     def _round(self, reading: _Reading) -> Progress:
         """Let every reader of a stream read once."""
         stream = reading.stream
-        ends = [following for _, following in self._log.ends(stream.name)]
+        firsts, ends = zip(*self._log.ends(stream.name), strict=True)
         mine = [partition for partition in self._mine(stream.name) if partition < len(ends)]
         self._widen_dead_topic(stream.name, len(ends))
         committed = self._committed(reading, len(ends))
-        front = Front(self._standing(stream, committed), mine)
+        front = Front(self._standing(firsts, committed), mine)
         total = Progress()
         while together := front.next():
             for shared in together:
@@ -146,11 +146,11 @@ class StreamComputer:
                     progress, reached = self._advance(reading, shared, committed, ends)
                 except Fenced:
                     self.counters.setdefault(stream.name, Counter())["fenced"] += 1
-                    now = self._standing(stream, self._committed(reading, len(ends)))
+                    now = self._standing(firsts, self._committed(reading, len(ends)))
                     return total + Progress(fenced=1, lag=self._lag(stream.name, now, ends, mine))
                 front.advance(shared, reached)
                 total += progress
-        return total + Progress(lag=self._lag(stream.name, self._standing(stream, committed), ends, mine))
+        return total + Progress(lag=self._lag(stream.name, self._standing(firsts, committed), ends, mine))
 
     def _mine(self, stream: str) -> list[int]:
         """The partitions of a stream that are this worker's now; of those that come or go nothing is remembered."""
@@ -171,15 +171,16 @@ class StreamComputer:
         name = reading.stream.name
         return {consumer: self._positions.of(consumer, name)[:partitions] for consumer in reading.consumers}
 
-    def _standing(self, stream: EventStream, committed: Mapping[str, list[int | None]]) -> dict[str, list[int | None]]:
-        """Where each reader stands; the check of a stream begins at the first record there is.
+    def _standing(
+        self, firsts: Sequence[int], committed: Mapping[str, list[int | None]]
+    ) -> dict[str, list[int | None]]:
+        """Where each reader stands; the check of a stream begins at the first record of each partition there is.
 
         So does every reader that has begun in a partition that has come since; and one whose records have been trimmed,
         for ingestion sees what is missing of them.
         """
         if self._log.atomic and not any(None in row for row in committed.values()):
             return dict(committed)
-        firsts = [first for first, _ in self._log.ends(stream.name)]
         standing: dict[str, list[int | None]] = {}
         for name, row in committed.items():
             begun = name == CHECK or any(at is not None for at in row)
@@ -191,7 +192,7 @@ class StreamComputer:
             )
         return standing
 
-    def _lag(self, topic: str, standing: Mapping[str, list[int | None]], ends: list[int], mine: list[int]) -> int:
+    def _lag(self, topic: str, standing: Mapping[str, list[int | None]], ends: Sequence[int], mine: list[int]) -> int:
         """How many records the hindmost reader has before it in the partitions of this worker; 0 at the end alone."""
         places = {
             tuple((p, at) for p in mine if (at := row[p]) is not None and at < ends[p]) for row in standing.values()
@@ -199,7 +200,7 @@ class StreamComputer:
         return max(sum(max(1, self._log.behind(topic, p, at).records) for p, at in reader) for reader in places)
 
     def _advance(
-        self, reading: _Reading, shared: Shared, committed: dict[str, list[int | None]], ends: list[int]
+        self, reading: _Reading, shared: Shared, committed: dict[str, list[int | None]], ends: Sequence[int]
     ) -> tuple[Progress, dict[int, int]]:
         """One micro-batch for those who share it: read, fold, write; also where it ended by partition."""
         stream = reading.stream

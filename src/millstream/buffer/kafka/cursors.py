@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
-from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from millstream.buffer.kafka.connection import SURE, UNKNOWN, Connection, may_pass
 from millstream.buffer.kafka.messages import Entry, entry_of
@@ -22,6 +23,8 @@ ALL_HELD = 64 << 20
 """Bytes that may be held of all partitions together; those that were read longest ago are forgotten first."""
 IDLE = 10.0
 """Seconds after which a partition that nobody reads is not fetched any more."""
+LOOK = 1.0
+"""Seconds that an answer is waited for who leads a topic that is read for the first time."""
 
 _GONE = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE, KafkaError.UNKNOWN_TOPIC_OR_PART})
 """What is said of an offset, or a topic, that is not there."""
@@ -84,6 +87,7 @@ class Cursors:
         self._connection, self._group, self._counted = connection, group, counted
         self._cursors: dict[Place, Cursor] = {}
         self._gaps: dict[tuple[Place, int], int] = {}
+        self._met: set[str] = set()
         self._consumer = self._opened()
 
     def cursor(self, place: Place) -> Cursor | None:
@@ -177,15 +181,23 @@ class Cursors:
     def _anew(self) -> None:
         """Read on with a client that has read nothing before; what is held stays."""
         old, self._consumer = self._consumer, self._opened()
+        self._met.clear()
         for cursor in self._cursors.values():
             cursor.fetched = False
         self._connection.within("Reading", old.close)
 
     def _start(self, place: Place, cursor: Cursor) -> None:
         if not cursor.fetched:
-            wanted = [TopicPartition(*place, cursor.next)]
-            self._connection.within("Reading", lambda: self._consumer.incremental_assign(wanted))
+            self._connection.within("Reading", lambda: self._assign(place, cursor.next))
             cursor.fetched, cursor.ended, cursor.heard = True, False, time.monotonic()
+
+    def _assign(self, place: Place, offset: int) -> None:
+        """Let the client fetch a partition; of a topic that it has not met it would look for the leader a second later."""
+        if place[0] not in self._met:
+            with suppress(KafkaException):  # then it looks by itself
+                self._consumer.list_topics(place[0], timeout=LOOK)
+                self._met.add(place[0])
+        self._consumer.incremental_assign([TopicPartition(*place, offset)])
 
     def _stop(self, place: Place, cursor: Cursor) -> None:
         if cursor.fetched:
