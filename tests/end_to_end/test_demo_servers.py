@@ -31,14 +31,14 @@ from millstream.testing.servers.s3 import S3Server
 PROGRAMS = ("java", "redis-server", "postgres", "weed")
 
 
-def a_day(folder: Path, settings: str) -> tuple[dict[str, Any], Spending]:
-    """What the demo finds in one day after a week to learn from."""
+def half_a_day(folder: Path, settings: str) -> tuple[dict[str, Any], Spending]:
+    """What the demo finds in half a day after a week to learn from."""
     show, spending, outcome = Report(quiet=True), Spending(), Tally()
     project, flights = set_up(folder, settings)
     with project:
         season = Season(project, flights, spending)
         learnt = learn(project, season, OPENING - 7 * DAY, show)
-        for day in season.run(OPENING, OPENING + DAY):
+        for day in season.run(OPENING, OPENING + DAY // 2):
             outcome.add(day)
         season.archive()
         found = look_back(project, season, learnt, outcome, show)
@@ -48,10 +48,10 @@ def a_day(folder: Path, settings: str) -> tuple[dict[str, Any], Spending]:
 
 def test_servers_give_what_the_embedded_parts_give(tmp_path: Path) -> None:
     needs(Kafka, RedisServer, PostgreSQL, S3Server)
-    embedded, _ = a_day(tmp_path / "embedded", "")
+    embedded, _ = half_a_day(tmp_path / "embedded", "")
     before = os.environ.get("PGPASSWORD")
     with on_servers.started() as servers:
-        served, spending = a_day(tmp_path / "served", servers.settings)
+        served, spending = half_a_day(tmp_path / "served", servers.settings)
         assert list(servers.versions()) == ["Kafka", "Redis", "PostgreSQL", "SeaweedFS"]
         assert all(used > 0 for used in servers.processor_seconds().values())
         data = tmp_path / "served" / ".millstream"
@@ -62,7 +62,7 @@ def test_servers_give_what_the_embedded_parts_give(tmp_path: Path) -> None:
     }
     assert (served["verify"]["mismatches"], served["parity"]["unexplained"]) == (0, 0)
     assert (served["lost"], served["doubled"]) == (0, 0)
-    assert served["requests"] > 500
+    assert served["requests"] > 200
     assert all(0 <= part["waited"] <= part["seconds"] for part in spending.rounded().values())
     assert {"computing", "ingestion", "archive and sync", "training", "scoring"} <= set(spending.parts)
     assert os.environ.get("PGPASSWORD") == before
