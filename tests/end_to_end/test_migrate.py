@@ -14,8 +14,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.postgresql import PASSWORD, USER
-from tests.s3_servers import KEY, SECRET
 
 import millstream as ms
 from millstream.errors import MillstreamError, ProjectError
@@ -25,6 +23,8 @@ from millstream.project.parts import Parts
 from millstream.running.up import lock
 from millstream.settings import Settings
 from millstream.store.online import ShardMeta
+from millstream.testing.servers.postgresql import PASSWORD, USER
+from millstream.testing.servers.s3 import KEY, SECRET
 
 BEGIN = """
 name = "offers"

@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 from tests.conftest import redis_program
 from tests.end_to_end import shop
-from tests.end_to_end.running import Layer, free_port, post, together, until
+from tests.end_to_end.running import Layer, post, together, until
 from tests.end_to_end.test_kill import REFUSED, Ledger, expected_of, now, scoring
-from tests.redis_servers import PASSWORD, RedisServer
 
 import millstream as ms
 from millstream.errors import StoreError
+from millstream.testing.servers.ports import free_port
+from millstream.testing.servers.redis import PASSWORD, RedisServer
 from millstream.testing.shards import meta_of
 
 #: Of a user and a shop that nobody orders from: read as empty, unless the store cannot be read.

@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.commands import begin, millstream
-from tests.end_to_end.running import ask, free_port, post, until
+from tests.end_to_end.running import ask, post, until
 
 import millstream as ms
 from millstream.testing.servers.kafka import Kafka
+from millstream.testing.servers.ports import free_port
 from millstream.testing.servers.postgresql import PASSWORD, USER, PostgreSQL
 from millstream.testing.servers.redis import RedisServer
 from millstream.testing.servers.s3 import KEY, SECRET, S3Server

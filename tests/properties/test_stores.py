@@ -20,10 +20,10 @@ from millstream.store.postgresql.store import PostgresqlOnlineStore
 from millstream.store.redis.access import Access, ServerUrl
 from millstream.store.redis.servers import Servers
 from millstream.store.redis.store import RedisOnlineStore
+from millstream.testing.servers.postgresql import PASSWORD, USER, PostgreSQL
+from millstream.testing.servers.redis import RedisServer
 from millstream.testing.shards import held, put
-from tests.postgresql import PASSWORD, USER, PostgreSQL
 from tests.properties.worlds import STREAM, Event, event_lists, group_of, prepared, windows
-from tests.redis_servers import RedisServer
 
 _numbers = count()
 

@@ -8,10 +8,10 @@ import time
 import pytest
 from tests.commands import Program
 from tests.end_to_end.running import until
-from tests.postgresql import PostgreSQL
 
 from millstream.errors import StoreError
 from millstream.registry.definitions import Registry
+from millstream.testing.servers.postgresql import PostgreSQL
 
 HOLDING = """
 import sys, threading

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.postgresql import PostgreSQL
 
 from millstream.registry.definitions import Registry
 from millstream.registry.presence import KEPT
+from millstream.testing.servers.postgresql import PostgreSQL
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from tests.end_to_end.running import free_port
 
 from millstream.errors import ServeError
 from millstream.running.meter import Meter
 from millstream.running.probes import probed
 from millstream.settings import Settings
+from millstream.testing.servers.ports import free_port
 
 
 class Asked:

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from tests.end_to_end.running import until
-from tests.kafka import Kafka
 
 from millstream.buffer.kafka import cursors, positions, worker
 from millstream.buffer.kafka.log import KafkaLog
@@ -19,6 +18,7 @@ from millstream.clock import SimulatedClock
 from millstream.errors import LogError
 from millstream.project.backends import backend
 from millstream.settings import Settings
+from millstream.testing.servers.kafka import Kafka
 
 SOON = 0.3
 
