@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -36,11 +37,17 @@ with RedisServer() as redis, PostgreSQL() as postgresql:
 """
 
 
+def _lives(pid: int) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
 def gone(pids: list[int], folders: list[str], seconds: float = 30) -> bool:
     """Whether no such process runs, and no such folder is there, in a while."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        running = [one for one in pids if psutil.pid_exists(one) and psutil.Process(one).status() != "zombie"]
+        running = [one for one in pids if _lives(one)]
         if not running and not any(map(os.path.exists, folders)):
             return True
         time.sleep(0.05)
