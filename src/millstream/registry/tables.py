@@ -23,6 +23,8 @@ FORMAT = 3
 _BEFORE = (1, 2)  # formats that `migrations` brings to this one when a registry of them is opened
 _ROOM = 1 << 20  # with less than this left on the disk, a failed write is a full disk
 _PATIENCE = 10  # seconds to wait for a server that does not answer; libpq alone waits for minutes
+#: A server whose host is gone without a word is waited for so long (s; the last one ms), and not for a quarter of an hour.
+_HEARD = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000}
 _DISK_FULL, _NO_SUCH = "53100", ("42P01", "42703", "XX")  # PostgreSQL's names of errors: no such table, column; damage
 _metadata = sa.MetaData()
 
@@ -363,8 +365,9 @@ def _server(url: sa.URL) -> sa.Engine:
     if url.get_backend_name() == "postgresql":
         given["isolation_level"] = "READ COMMITTED"  # the server's default may be one that refuses to wait
         url = url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
-        if "psycopg" in url.drivername and "connect_timeout" not in url.query and "PGCONNECT_TIMEOUT" not in os.environ:
-            given["connect_args"] = {"connect_timeout": _PATIENCE}
+        if "psycopg" in url.drivername:
+            wanted = _HEARD if "PGCONNECT_TIMEOUT" in os.environ else {"connect_timeout": _PATIENCE, **_HEARD}
+            given["connect_args"] = {name: value for name, value in wanted.items() if name not in url.query}
     engine = sa.create_engine(url, pool_pre_ping=True, **given)
     _keep_to_process(engine)
     return engine

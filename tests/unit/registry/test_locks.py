@@ -81,6 +81,21 @@ def test_who_holds_a_lock_learns_that_its_server_has_forgotten_it(server: str, p
         assert again is not None and again.held
 
 
+def test_who_holds_a_lock_learns_that_its_connection_was_ended(server: str, postgresql: PostgreSQL) -> None:
+    locks, name = Registry(server).locks, server.rpartition("/")[2]
+    with locks.alone("sync", wait=False) as held:
+        assert held is not None and held.held
+        postgresql.execute(
+            f"select pg_terminate_backend(l.pid) from pg_locks l join pg_database d on d.oid = l.database "
+            f"where l.locktype = 'advisory' and d.datname = '{name}'"
+        )
+        assert not held.held
+        with Registry(server).locks.alone("sync", wait=False) as taken:
+            assert taken is not None
+    with locks.alone("sync", wait=False) as again:
+        assert again is not None and again.held
+
+
 def test_a_lock_does_not_stay_with_a_connection_that_others_use(server: str) -> None:
     registry, other = Registry(server), Registry(server)
     for _ in range(3):
