@@ -29,6 +29,7 @@ NAMES = (
     "ingestion",
     "redis_store",
     "s3_archive",
+    "freshness",
     "batch_ingestion",
     "sync_growth",
     "state",

@@ -16,7 +16,7 @@ Called = Callable[..., tuple[int, str, str]]
 PROJECT = ["init", "plan", "apply", "status", "doctor"]
 PIPELINE = ["up", "run", "send", "dead-letters", "backfill", "repair"]
 MODELS = ["train", "deploy", "rollback", "score", "verify", "parity", "explain"]
-COMMANDS = [*PROJECT, *PIPELINE, *MODELS]
+COMMANDS = [*PROJECT, *PIPELINE, *MODELS, "migrate"]
 
 
 @pytest.fixture
