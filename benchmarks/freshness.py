@@ -12,8 +12,7 @@ default of the settings.
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import os
 import tempfile
 import threading
 import time
@@ -26,6 +25,7 @@ import pyarrow as pa
 
 import millstream as ms
 from benchmarks.harness import Claim, Scale
+from millstream.running.starter import Process, Starter
 from millstream.testing.servers.kafka import Kafka
 from millstream.testing.servers.redis import RedisServer
 
@@ -103,6 +103,7 @@ class Running:
         self.project = stack.enter_context(ms.Project(folder))
         self.project.apply(view)
         self.project.drain()
+        self._starter = stack.enter_context(Starter(folder / "starter.out"))
         self._chance = np.random.default_rng(7)
         self.computing = [self._begin("compute")]
         self._begin("ingest")
@@ -181,10 +182,10 @@ class Running:
             assert time.perf_counter() < end, "a probe is not served"
             time.sleep(LOOK)
 
-    def _begin(self, layer: str) -> subprocess.Popen[bytes]:
-        with (self.folder / f"{layer}.out").open("ab") as output:
-            command = [sys.executable, "-m", "millstream", "run", layer]
-            begun = subprocess.Popen(command, cwd=self.folder, stdout=output, stderr=output)
+    def _begin(self, layer: str) -> Process:
+        with (self.folder / f"{layer}.out").open("ab") as output, open(os.devnull) as nothing:
+            command = ["run", layer, "--project", str(self.folder)]
+            begun = self._starter.begin(command, nothing.fileno(), output)
         self._stack.callback(begun.wait)
         self._stack.callback(begun.kill)
         return begun

@@ -33,6 +33,10 @@ def test_a_benchmark_measures_what_it_says(name, request, monkeypatch):
     if name == "kafka_computing":
         kafka = request.getfixturevalue("kafka")
         monkeypatch.setattr(benchmark, "Kafka", Lent(kafka))
+    if name == "freshness":
+        monkeypatch.setattr(benchmark, "Kafka", Lent(request.getfixturevalue("kafka")))
+        monkeypatch.setattr(benchmark, "RedisServer", Lent(request.getfixturevalue("redis_server")))
+        monkeypatch.setattr(benchmark, "SETTLING", 3.0)
     claims = list(benchmark.run(TINY))
     assert claims
     assert all(claim.median > 0 for claim in claims)

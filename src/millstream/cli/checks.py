@@ -225,9 +225,11 @@ def _clock(folder: Path) -> str:
     from millstream.clock import to_datetime
     from millstream.fold.layout import AHEAD
     from millstream.project import Project
+    from millstream.project.clocks import refuse_skew
     from millstream.store.online import metas_of
 
     parts = Project(folder).parts
+    refuse_skew(parts)
     now, newest = parts.clock.now(), 0
     for metas in metas_of(parts.served.store, parts.registry.groups()):
         newest = max([newest, *(meta.newest_arrival for meta in metas if meta is not None)])

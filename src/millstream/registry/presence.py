@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
+from millstream.clock import Clock
 from millstream.errors import MillstreamError
 from millstream.registry import tables
 
@@ -73,6 +74,21 @@ class Presence:
                 connection.execute(sa.delete(tables.processes).where(_SILENT.element > KEPT))
                 self._made = True
             connection.execute(row.on_conflict_do_update(index_elements=["process"], set_=told))
+
+    def ahead(self, clock: Clock) -> int:
+        """By how many microseconds at least a clock is ahead of the server's; behind it where that is below 0.
+
+        Args:
+            clock: the clock, which is asked before and after the server is.
+
+        Raises:
+            StoreError: when the database cannot be asked.
+        """
+        with self._database.connected() as connection, self._database.naming():
+            before = clock.now()
+            server = int(connection.execute(sa.select(sa.extract("epoch", _NOW) * 1_000_000)).scalar_one())
+            after = clock.now()
+        return max(before - server, 0) + min(after - server, 0)
 
     def leave(self, process: str) -> None:
         """Say that a process has ended as it was told to; who died says nothing, and is told of for an hour.

@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from millstream.errors import DiskFull, Fenced, MillstreamError, ProjectError, StoreError, nearest
+from millstream.project.clocks import refuse_skew
 from millstream.project.parts import Parts
 from millstream.running.stopping import stop_on_signals
 from millstream.settings import Settings
@@ -216,6 +217,7 @@ def _loop(settings: Settings, meter: Meter, made: Callable[[Parts], Work], stop:
 
     # The parts are closed with the process: a backfill that is under way may still be at work on them.
     parts = Parts(settings)
+    refuse_skew(parts)
     with telling(meter, parts.registry.presence, settings), closing(_Renewed(parts, made)) as work:
         work.look()  # what keeps a layer from starting is said at once, and ends it
         meter.publish(work.facts)
@@ -247,6 +249,7 @@ def _serve(settings: Settings, meter: Meter, stop: threading.Event) -> None:
 
     listener = listen(settings.host, settings.port)
     with Parts(settings) as parts, telling(meter, parts.registry.presence, settings):
+        refuse_skew(parts)
         service = Service(
             settings.name,
             settings.data,

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 
+from millstream.cli.checks import checked
+from millstream.clock import SystemClock
+from millstream.errors import ProjectError
 from millstream.registry.definitions import Registry
 from millstream.registry.presence import KEPT
+from millstream.running.layers import run_layer
+from millstream.running.up import serving_at
+from millstream.settings import Settings
 from millstream.testing.servers.postgresql import PostgreSQL
 
 
@@ -50,6 +57,26 @@ def test_a_registry_of_a_release_that_had_no_table_for_it_gets_one(server: str, 
     assert registry.presence.all() == []
     registry.presence.say("a", "host:/data", {"layer": "sync"})
     assert [some.facts for some in Registry(server).presence.all()] == [{"layer": "sync"}]
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(3_600, "3,6.. s ahead of"), (-3_600, "3,[56].. s behind"), (20, None)])
+def test_a_host_whose_clock_is_far_from_the_servers_does_not_work(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: int, said: str | None
+) -> None:
+    (tmp_path / "millstream.toml").write_text(f'registry_url = "{server}"')
+    (tmp_path / "features.py").write_text("")
+    now = SystemClock.now
+    monkeypatch.setattr(SystemClock, "now", lambda clock: now(clock) + seconds * 1_000_000)
+    stop = threading.Event()
+    stop.set()
+    for layer in ("sync", "serve"):
+        settings = serving_at(Settings.load(tmp_path), None, 0)
+        if said is None:
+            run_layer(settings, layer, stop)
+        else:
+            with pytest.raises(ProjectError, match=said):
+                run_layer(settings, layer, stop)
+    assert [one.fine for one in checked(tmp_path) if one.name == "clock"] == [said is None]
 
 
 def test_a_registry_in_a_file_is_of_one_host_and_one_out_of_reach_tells_of_nobody(
