@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from millstream.errors import MillstreamError
 from millstream.migrating.log import partitions_of
-from millstream.project.backends import Artefacts, backend
+from millstream.project.backends import artefacts_of
 from millstream.store.moving import States, copy_states
 from millstream.store.offline import Moved, OfflineStore, TakesOver
 
 if TYPE_CHECKING:
     from millstream.project.parts import Parts
-    from millstream.settings import Settings
-    from millstream.store.s3 import ObjectFolder
 
 
 def move_offline(source: Parts, target: Parts, moved: Callable[[int], None]) -> dict[str, int]:
@@ -70,19 +67,13 @@ def move_artefacts(source: Parts, target: Parts) -> int:
     """
     from millstream.train.artefacts import carry
 
-    old, new = _artefacts_of(source.settings), _artefacts_of(target.settings)
+    old, new = artefacts_of(source.settings), artefacts_of(target.settings)
     if str(old) == str(new):
         return 0
     found = [one for model in source.registry.models() for one in source.model_versions.versions(model.name)]
     for version in found:
         carry(old / version.model, new / version.model, version.digest, f"Model version '{version.id}'")
     return len(found)
-
-
-def _artefacts_of(settings: Settings) -> Path | ObjectFolder:
-    """Where the artefacts of a project's models lie."""
-    offline = backend(settings, "offline")
-    return offline.artefacts(settings) if isinstance(offline, Artefacts) else settings.data / "models"
 
 
 def move_online(source: Parts, target: Parts, moved: Callable[[int], None]) -> dict[str, int]:

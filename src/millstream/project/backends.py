@@ -77,6 +77,16 @@ class Artefacts(Protocol):
         ...
 
 
+def artefacts_of(settings: Settings) -> Path | ObjectFolder:
+    """Where the artefacts of a project's model versions lie: beside the offline store, or in the data folder.
+
+    Args:
+        settings: the project.
+    """
+    offline = backend(settings, "offline")
+    return offline.artefacts(settings) if isinstance(offline, Artefacts) else settings.data / "models"
+
+
 def backend(settings: Settings, section: str) -> Backend:
     """The backend that a section of the settings chooses, with its settings checked.
 

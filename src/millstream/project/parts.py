@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from millstream.clock import Clock, project_clock
-from millstream.project.backends import BACKENDS, Artefacts, backend, source_backend
+from millstream.project.backends import BACKENDS, artefacts_of, backend, source_backend
 from millstream.project.histories import Histories, pin
 from millstream.project.identity import Identity
 from millstream.project.layers import Layers
@@ -125,8 +125,7 @@ class Parts:
         from millstream.train.versions import ModelVersions
 
         self.settings.data.mkdir(parents=True, exist_ok=True)
-        offline = backend(self.settings, "offline")
-        folder = offline.artefacts(self.settings) if isinstance(offline, Artefacts) else self.settings.data / "models"
+        folder = artefacts_of(self.settings)
         return ModelVersions(self.settings.registry_url, folder, self.clock, pin=pinning.pin, keep=self._keep)
 
     @cached_property

@@ -48,7 +48,7 @@ class Presence:
 
     def __init__(self, database: tables.Database) -> None:
         self._database = database
-        self._made = False
+        self._made = self._found = False
 
     @property
     def shared(self) -> bool:
@@ -106,7 +106,10 @@ class Presence:
         query = sa.select(_columns.place, _columns.facts, _SILENT).order_by(_columns.place, _columns.process)
         try:
             with self._database.reading() as connection:
-                if connection is None or not sa.inspect(connection).has_table(tables.processes.name):
+                if connection is None:
+                    return []
+                self._found = self._found or sa.inspect(connection).has_table(tables.processes.name)
+                if not self._found:
                     return []
                 rows = connection.execute(query.where(_SILENT.element <= KEPT)).all()
         except MillstreamError:

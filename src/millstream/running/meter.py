@@ -15,7 +15,7 @@ from millstream.errors import MillstreamError
 from millstream.registry.presence import Presence
 from millstream.settings import Settings
 from millstream.usage.blocks import Totals
-from millstream.usage.layers import place_of, publish, said_of
+from millstream.usage.layers import keep, place_of, said_of
 
 EVERY = 1.0
 """Seconds between two reports to the host."""
@@ -32,17 +32,16 @@ class Meter:
 
     Attributes:
         layer: the layer's name.
-        started: whether the layer has begun its work.
+        said: what the process has said of itself last; nothing before the layer has begun its work.
         problem: why its newest step failed; None if it did not.
         totals: since the process began, how many records were handled, and how many steps failed.
     """
 
     def __init__(self, settings: Settings, layer: str) -> None:
         self.layer, self._data = layer, settings.data
-        self.started = False
+        self.said: dict[str, Any] = {}
         self.problem: str | None = None
         self.totals = Totals({f'records{{layer="{layer}"}}': 0, f'failures{{layer="{layer}"}}': 0})
-        self.facts: dict[str, Any] = {}
         self._since, self._count = time.monotonic(), 0
 
     def add(self, records: int, facts: Mapping[str, Any]) -> None:
@@ -63,9 +62,9 @@ class Meter:
 
     def publish(self, facts: Mapping[str, Any]) -> None:
         """Say now how the layer is; a disk with no room for that does not stop the layer."""
-        self.started, self.facts = True, dict(facts)
+        self.said = said_of(self.layer, facts)
         with suppress(OSError):
-            publish(self._data, self.layer, facts)
+            keep(self._data, self.said)
 
 
 @contextmanager
@@ -88,9 +87,10 @@ def telling(meter: Meter, presence: Presence, settings: Settings) -> Iterator[No
     name = f"{blake2b(place.encode(), digest_size=8).hexdigest()}-{os.getpid()}-{secrets.token_hex(4)}"
 
     def tell() -> None:
-        while not over.wait(ABROAD if meter.started else EVERY):
-            with suppress(MillstreamError):
-                presence.say(name, place, said_of(meter.layer, meter.facts))
+        while not over.wait(ABROAD if meter.said else EVERY):
+            if meter.said:
+                with suppress(MillstreamError):
+                    presence.say(name, place, meter.said)
 
     beside = threading.Thread(target=tell, name="telling", daemon=True)
     beside.start()

@@ -87,7 +87,7 @@ class _Answering(BaseHTTPRequestHandler):
         if path == "/livez":
             self._answer(200, {"layer": self.of.layer})
         elif path == "/readyz":
-            problem = self.of.problem if self.of.started else "it has not begun yet."
+            problem = self.of.problem if self.of.said else "it has not begun yet."
             self._answer(503 if problem else 200, {"layer": self.of.layer, "ready": not problem, "problem": problem})
         elif path == "/metrics":
             self._say(200, "text/plain; version=0.0.4; charset=utf-8", self._metrics().encode())
@@ -95,12 +95,13 @@ class _Answering(BaseHTTPRequestHandler):
             self._answer(404, {"error": f"Path '{path}' is none of /livez, /readyz and /metrics."})
 
     def _metrics(self) -> str:
-        from millstream.usage.layers import said_of
         from millstream.usage.prometheus import exposition
 
-        said = said_of(self.of.layer, self.of.facts)
-        layer = {"state": "up", "facts": said["facts"], "cpu": said["usage"]["cpu"], "rss": said["usage"]["rss"]}
-        return exposition(self.of.totals, {self.of.layer: layer}, since="the process began")
+        said, layers = self.of.said, {}
+        if said:
+            usage = {name: said["usage"][name] for name in ("cpu", "rss")}
+            layers[self.of.layer] = {"state": "up", "facts": said["facts"], **usage}
+        return exposition(self.of.totals, layers, since="the process began")
 
     def _answer(self, status: int, facts: dict[str, Any]) -> None:
         self._say(status, "application/json", json.dumps(facts).encode())

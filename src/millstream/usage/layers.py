@@ -50,12 +50,21 @@ def publish(data: Path, layer: str, facts: Mapping[str, Any]) -> None:
     >>> snapshot(data)["layers"]["compute"]["state"]
     'up'
     """
+    keep(data, said_of(layer, facts))
+
+
+def keep(data: Path, said: Mapping[str, Any]) -> None:
+    """Keep what this process says of itself where others of its host find it; its last word replaces the one before.
+
+    Args:
+        data: the project's folder of data.
+        said: what it says; see `said_of`.
+    """
     folder = run_folder(data)
     folder.mkdir(parents=True, exist_ok=True)
-    said = said_of(layer, facts)
-    path = folder / f"layer-{layer}-{os.getpid()}.json"
+    path = folder / f"layer-{said['layer']}-{os.getpid()}.json"
     if not path.exists():
-        _remove_ended(folder, layer)
+        _remove_ended(folder, said["layer"])
     fresh = path.with_suffix(".new")
     fresh.write_text(json.dumps(said))
     fresh.replace(path)
@@ -63,6 +72,8 @@ def publish(data: Path, layer: str, facts: Mapping[str, Any]) -> None:
 
 def said_of(layer: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     """What this process says of itself: its layer, its facts, and the CPU and memory that it uses.
+
+    The CPU is that since this was asked before, so one asks, and tells all others.
 
     Args:
         layer: the layer's name.
