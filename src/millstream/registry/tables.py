@@ -17,6 +17,7 @@ from sqlalchemy.pool import NullPool
 
 from millstream.errors import CorruptState, DiskFull, MillstreamError, StoreError
 from millstream.forks import forks, leave_alone
+from millstream.registry.idle import Idle
 from millstream.registry.secrets import shown_text, shown_url, without_secrets
 
 FORMAT = 3
@@ -154,6 +155,7 @@ class Database:
             # What does not parse may hold a password anywhere, and so may the error that says so.
             raise _no_url(shown_text(url)) from None
         self._made = False
+        self._idle = Idle(self._file) if self._file else None
         self._opened: tuple[int, sa.Engine] | None = None
 
     @property
@@ -168,10 +170,11 @@ class Database:
             if not self._exists():
                 yield None
                 return
+            if self._idle is not None:
+                yield from self._reading_file(self._idle)
+                return
             with self._engine.connect() as connection:
-                if self.backend == "sqlite":
-                    connection.exec_driver_sql("begin")  # its driver begins with the first write, and each read alone
-                elif self.backend == "postgresql":
+                if self.backend == "postgresql":
                     connection.execution_options(isolation_level="REPEATABLE READ")
                 yield connection
 
@@ -181,11 +184,14 @@ class Database:
         with self.naming():
             if not self._exists():
                 self._make()
-            with self._engine.begin() as connection:
-                # The row is locked from here on, so what is read below is what every writer before has left.
-                step = sa.update(facts).where(facts.c.name == "revision").values(value=facts.c.value + int(counted))
-                connection.execute(step)
-                yield connection
+            with self._engine.connect() as connection:
+                with connection.begin():
+                    # The row is locked from here on, so what is read below is what every writer before has left.
+                    step = sa.update(facts).where(facts.c.name == "revision").values(value=facts.c.value + int(counted))
+                    connection.execute(step)
+                    yield connection
+                if self._file:
+                    _take_in(connection)
 
     @contextmanager
     def connected(self) -> Iterator[sa.Connection]:
@@ -199,6 +205,8 @@ class Database:
 
     def close(self) -> None:
         """Let go of the connections; what is asked next opens its own."""
+        if self._idle is not None:
+            self._idle.close()
         if self._opened is not None and self._opened[0] == os.getpid():
             if not self._file:  # the engine of a file is shared with others, and keeps nothing open
                 self._opened[1].dispose()
@@ -209,6 +217,16 @@ class Database:
         with self.naming():
             if not self._exists():
                 self._make()
+
+    def _reading_file(self, idle: Idle) -> Iterator[sa.Connection]:
+        connection = idle.take(self._engine)
+        try:
+            connection.exec_driver_sql("begin")  # its driver begins with the first write, and each read alone
+            yield connection
+        except BaseException:
+            connection.close()
+            raise
+        idle.give_back(connection)
 
     @property
     def backend(self) -> str:
@@ -338,6 +356,14 @@ def _create_all(engine: sa.Engine) -> None:
         except (sa.exc.OperationalError, sa.exc.ProgrammingError, sa.exc.IntegrityError):
             continue
     _metadata.create_all(engine)
+
+
+def _take_in(connection: sa.Connection) -> None:
+    """Bring what was written into the file itself, as far as nobody reads: a log of writes left beside a file is taken for
+    part of it, also where the file was put back from a copy meanwhile."""
+    with suppress(sa.exc.DBAPIError):  # what was written is there, wherever it lies
+        connection.exec_driver_sql("pragma busy_timeout = 0")
+        connection.exec_driver_sql("pragma wal_checkpoint(truncate)").close()
 
 
 @lru_cache(maxsize=64)
