@@ -40,6 +40,8 @@ __all__ = [
 ]
 
 REFUSED = pa.schema([*PLACE, ("payload", pa.string())])
+_PARSED = 1 << 27
+"""About how many bytes of Arrow are parsed at once; a column of text cannot be larger than 2^31."""
 _Ints = npt.NDArray[np.int64]
 
 
@@ -221,21 +223,17 @@ class _Piece:
 
 
 def _pieces(stream: EventStream, records: Sequence[Records]) -> list[_Piece]:
-    """Small batches of JSON are parsed together: one event a batch must not cost one parse an event."""
+    """Small batches are parsed together: one event a batch must not cost one parse an event."""
     pieces: list[_Piece] = []
     every = (run for some in records for run in _runs(some))
     for encoding, group in groupby(every, key=lambda run: run.encoding):
         runs = list(group)
         if encoding == "json":
             lines = [line for run in runs for line in run.lines()]
-            partitions, positions, appended = (
-                np.concatenate(column) for column in zip(*(run.places for run in runs), strict=True)
-            )
-            pieces.append(_Piece(parse_json(stream, lines), partitions, positions, appended, lines))
+            pieces.append(_Piece(parse_json(stream, lines), *_places(runs), lines))
         elif encoding == "arrow":
-            for run in runs:
-                table = run.table()
-                pieces.append(_Piece(parse_arrow(stream, table), *run.places, table))
+            for table, together in _tables(runs):
+                pieces.append(_Piece(parse_arrow(stream, table), *_places(together), table))
         else:
             raise LogError(
                 f"Stream '{stream.name}': the records at {runs[0].places[1][0]} of partition {runs[0].of.partition} are "
@@ -278,6 +276,28 @@ class _Run:
                 "append Arrow batches with `millstream.buffer.codec.events.encode`.",
             ) from error
         return table.slice(self.skip)
+
+
+def _places(runs: Sequence[_Run]) -> tuple[_Ints, _Ints, _Ints]:
+    """The places of the rows of some runs."""
+    if len(runs) == 1:
+        return runs[0].places
+    partitions, positions, appended = zip(*(run.places for run in runs), strict=True)
+    return np.concatenate(partitions), np.concatenate(positions), np.concatenate(appended)
+
+
+def _tables(runs: Sequence[_Run]) -> Iterator[tuple[pa.Table, list[_Run]]]:
+    """The rows of Arrow payloads that follow each other, as one table for all of the same types."""
+    told: list[tuple[pa.Table, _Run, object]] = []
+    size = 0
+    for number, run in enumerate(runs):
+        table = run.table()
+        size += len(run.payloads[0])
+        alone = number if "dictionary<" in str(table.schema) else None  # the values of one are not those of another
+        told.append((table, run, (size // _PARSED, alone)))
+    for _, group in groupby(told, key=lambda one: (one[0].schema, one[2])):
+        tables, together, _ = zip(*group, strict=True)
+        yield tables[0] if len(tables) == 1 else pa.concat_tables(tables), list(together)
 
 
 def _runs(records: Records) -> Iterator[_Run]:

@@ -226,6 +226,37 @@ def test_small_batches_of_both_encodings_come_out_in_order():
     assert [letter.position for letter in decoded.dead] == [3]
 
 
+def frame_of(kind: str, number: int) -> pa.Table:
+    """Three rows of a frame, the second of which has no time that can be; `number` tells frames apart."""
+    at = pa.array([NOON, NOON * 2 if number % 2 else None, NOON], pa.timestamp("us", tz="UTC"))
+    ids = pa.array([f"{number}a", f"{number}b", f"{number}c"])
+    columns: dict[str, pa.Array] = {
+        "plain": ids, "categories": ids.dictionary_encode(), "twice": ids, "unknown": ids, "wrong": pa.array([1, 2, 3])
+    }  # fmt: skip
+    table = pa.table({"id": columns[kind], "at": at})
+    if kind == "twice":
+        return pa.Table.from_arrays([ids, ids, at], names=["id", "id", "at"])
+    return table.append_column("other", pa.array([number, None, -1])) if kind == "unknown" else table
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.sampled_from(["plain", "plain", "categories", "twice", "unknown", "wrong"]), min_size=1, max_size=8),
+    st.integers(0, 2),
+)
+def test_what_becomes_of_a_row_of_a_frame_does_not_depend_on_the_frames_beside_it(kinds, skip):
+    batches = []
+    for number, kind in enumerate(kinds):
+        table, out = frame_of(kind, number), pa.BufferOutputStream()
+        with pa.ipc.new_stream(out, table.schema) as writer:
+            writer.write_table(table)
+        batches.append(Batch(out.getvalue().to_pybytes(), "arrow", len(table)))
+    given_at_once = records(batches, skip=skip)
+    together, alone = decode(STREAM, given_at_once), [decode(STREAM, [one]) for one in given_at_once]
+    assert together.table.equals(pa.concat_tables([one.table for one in alone]).combine_chunks())
+    assert together.dead == [letter for one in alone for letter in one.dead]
+
+
 def test_a_payload_with_another_number_of_lines_than_it_says_is_dead_as_a_whole():
     decoded = decode(STREAM, records([Batch(line().encode() + b"\n" + line().encode(), "json", 3)]))
     assert len(decoded.table) == 0
