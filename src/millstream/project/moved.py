@@ -66,7 +66,7 @@ def place_of(settings: Settings, part: str) -> str:
     section = {} if is_local(settings, part) else getattr(settings, part)
     url = ""
     if part == "registry":
-        from millstream.registry.tables import Database
+        from millstream.registry.database import Database
 
         url = Database(settings.registry_url).name.replace(str(settings.data), "")  # a folder may be moved
     said = json.dumps([part, section, url], sort_keys=True, default=str)

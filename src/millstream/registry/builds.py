@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from millstream.definitions.group_version import RETIRED, states_name
 from millstream.errors import StoreError
 from millstream.registry import tables
+from millstream.registry.database import Database
 from millstream.registry.pinning import existing
 
 BUILDING, READ, REPLACED, LEAVING, DROPPED = "building", "read", "replaced", "leaving", "dropped"
@@ -50,7 +51,7 @@ class Builds:
         database: the registry's.
     """
 
-    def __init__(self, database: tables.Database) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
 
     def begin(self, gv: str) -> int:

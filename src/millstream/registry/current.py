@@ -14,7 +14,7 @@ from millstream.definitions.serialise import from_dict, revision_of
 from millstream.definitions.source import EventStream, Table
 from millstream.errors import CorruptState, MillstreamError, NotFound
 from millstream.registry import tables
-from millstream.registry.tables import Database
+from millstream.registry.database import Database
 
 _REVISION = sa.select(tables.facts.c.value).where(tables.facts.c.name == "revision")
 

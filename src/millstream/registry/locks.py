@@ -9,7 +9,7 @@ from hashlib import blake2b
 
 import sqlalchemy as sa
 
-from millstream.registry import tables
+from millstream.registry.database import Database
 
 AGAIN = 0.2
 """Seconds between two tries to get a lock that another process holds."""
@@ -27,7 +27,7 @@ class Locks:
         database: the registry's.
     """
 
-    def __init__(self, database: tables.Database) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
         self._identity: int | None = None
 
@@ -81,7 +81,7 @@ class Lock:
         key: which lock.
     """
 
-    def __init__(self, database: tables.Database, connection: sa.Connection, key: int) -> None:
+    def __init__(self, database: Database, connection: sa.Connection, key: int) -> None:
         self._database, self._connection, self._key = database, connection, key
         with database.naming():
             connection.execute(sa.select(*(sa.func.set_config(name, to, False) for name, to in _NOTICED.items())))

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from millstream.errors import Fenced
 from millstream.registry import tables
+from millstream.registry.database import Database
 
 _columns, _facts = tables.marks.c, tables.facts.c
 _ADOPTED = "marks"  # the fact that what was kept elsewhere before there were marks has been taken over
@@ -21,14 +22,14 @@ class RegistryMarks:
 
     Example:
         >>> import tempfile
-        >>> from millstream.registry.tables import Database
+        >>> from millstream.registry.database import Database
         >>> marks = RegistryMarks(Database(f"sqlite:///{tempfile.mkdtemp()}/registry.db"))
         >>> marks.move("start/habits@1", {}, {"payments/0": 7})
         >>> marks.read("start/habits@1")
         {'payments/0': 7}
     """
 
-    def __init__(self, database: tables.Database) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
 
     def read(self, mark: str) -> dict[str, int]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import sqlalchemy as sa
 
 from millstream.registry import tables
+from millstream.registry.database import Database
 
 _AT_ONCE = 500
 """Rows that are inserted at once."""
@@ -19,7 +20,7 @@ def rows_in(url: str) -> dict[str, int]:
     Raises:
         StoreError: when the database cannot be reached.
     """
-    database = tables.Database(url)
+    database = Database(url)
     try:
         with database.reading() as connection:
             if connection is None:
@@ -43,7 +44,7 @@ def copy_rows(source: str, target: str) -> dict[str, int]:
     Raises:
         StoreError: when a database cannot be reached; then the copy is as it was.
     """
-    giving, taking = tables.Database(source), tables.Database(target)
+    giving, taking = Database(source), Database(target)
     copied: dict[str, int] = {}
     try:
         with giving.reading() as rows, taking.writing(counted=False) as copy:
@@ -71,7 +72,7 @@ def begin_anew(url: str) -> None:
     Raises:
         StoreError: when the database cannot be reached.
     """
-    database = tables.Database(url)
+    database = Database(url)
     try:
         with database.writing() as connection:
             for table in (tables.marks, tables.operations, tables.builds):
@@ -92,7 +93,7 @@ def sum_of(url: str, *, beside: str = "") -> str:
     Raises:
         StoreError: when the database cannot be reached.
     """
-    database, found = tables.Database(url), list[str]()
+    database, found = Database(url), list[str]()
     try:
         with database.reading() as connection:
             for table in tables.every() if connection is not None else ():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from millstream.registry import tables
+from millstream.registry.database import Database
 
 _columns = tables.operations.c
 
@@ -36,7 +37,7 @@ class Operations:
         database: the registry's.
     """
 
-    def __init__(self, database: tables.Database) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
 
     def begin(self, kind: str, subject: str, step: str) -> None:

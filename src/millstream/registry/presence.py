@@ -13,6 +13,7 @@ from sqlalchemy.dialects import postgresql
 from millstream.clock import Clock
 from millstream.errors import MillstreamError
 from millstream.registry import tables
+from millstream.registry.database import Database
 
 KEPT = 3_600.0
 """Seconds for which a process that says nothing any more is still told of."""
@@ -46,7 +47,7 @@ class Presence:
         database: the registry's.
     """
 
-    def __init__(self, database: tables.Database) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
         self._made = self._found = False
 

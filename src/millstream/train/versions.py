@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from millstream.clock import Clock
 from millstream.errors import CorruptState, NotFound, RequestError
 from millstream.registry import tables
-from millstream.registry.tables import Database
+from millstream.registry.database import Database
 from millstream.train import artefacts
 from millstream.train.encoding import Encoder
 from millstream.train.metrics import Interval

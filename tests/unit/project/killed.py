@@ -11,7 +11,7 @@ from typing import Any
 
 import millstream as ms
 from millstream.buffer.embedded.log import EmbeddedLog
-from millstream.registry.tables import Database
+from millstream.registry.database import Database
 from millstream.store.iceberg.store import IcebergOfflineStore
 from millstream.store.lmdb.store import LmdbOnlineStore
 

@@ -16,8 +16,9 @@ import millstream as ms
 from millstream.definitions.on_demand import OnDemandFeature
 from millstream.definitions.serialise import fingerprint, from_dict, to_dict
 from millstream.errors import CorruptState, DiskFull, NotFound, PlanError, StoreError
+from millstream.registry.database import Database
 from millstream.registry.definitions import Registry
-from millstream.registry.tables import Database, definitions, group_versions, pins
+from millstream.registry.tables import definitions, group_versions, pins
 from millstream.testing.servers.postgresql import PASSWORD, QUOTED, USER, PostgreSQL
 
 SCHEMA = {

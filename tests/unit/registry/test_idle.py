@@ -10,9 +10,9 @@ import pytest
 
 from millstream import Entity
 from millstream.errors import CorruptState
+from millstream.registry.database import Database
 from millstream.registry.definitions import Registry
 from millstream.registry.idle import Idle
-from millstream.registry.tables import Database
 
 ONE, TWO = Entity("one", keys={"a": "int64"}), Entity("two", keys={"b": "int64"})
 

@@ -5,8 +5,9 @@ import threading
 import pytest
 
 from millstream.errors import CorruptState, Fenced
+from millstream.registry.database import FORMAT, Database
 from millstream.registry.definitions import Registry
-from millstream.registry.tables import FORMAT, Database, facts
+from millstream.registry.tables import facts
 
 
 @pytest.fixture

@@ -11,9 +11,10 @@ from alembic.migration import MigrationContext
 
 import millstream as ms
 from millstream.errors import CorruptState, MillstreamError
-from millstream.registry import migrate, tables
+from millstream.registry import database, migrate, tables
+from millstream.registry.database import FORMAT, Database
 from millstream.registry.definitions import Registry
-from millstream.registry.tables import FORMAT, Database, facts
+from millstream.registry.tables import facts
 
 #: By format, the tables that registries of it lacked, all or some of them.
 LACKED = {
@@ -34,13 +35,13 @@ def made_before(url, found, lacked):
 
 
 def difference(url):
-    engine = tables._engine(sa.make_url(url))
+    engine = database._engine(sa.make_url(url))
     with engine.connect() as connection:
-        found = compare_metadata(MigrationContext.configure(connection), tables._metadata)
+        found = compare_metadata(MigrationContext.configure(connection), tables.metadata)
         names = set(sa.inspect(connection).get_table_names())
         at = connection.execute(sa.select(facts.c.value).where(facts.c.name == "format")).scalar_one()
     engine.dispose()
-    return found, names ^ set(tables._metadata.tables), at
+    return found, names ^ set(tables.metadata.tables), at
 
 
 @pytest.mark.parametrize(
@@ -145,4 +146,4 @@ def test_the_newest_migration_leads_to_this_format():
     folder = tables.__file__.removesuffix("tables.py")
     scripts = migrate.ScriptDirectory(folder, version_locations=[f"{folder}migrations"])
     assert scripts.get_heads() == [str(FORMAT)]
-    assert {int(one.revision) for one in scripts.walk_revisions()} == {*tables._BEFORE, FORMAT}
+    assert {int(one.revision) for one in scripts.walk_revisions()} == {*database._BEFORE, FORMAT}

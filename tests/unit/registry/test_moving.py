@@ -6,6 +6,7 @@ import sqlalchemy as sa
 
 import millstream as ms
 from millstream.registry import tables
+from millstream.registry.database import Database
 from millstream.registry.definitions import Registry
 from millstream.registry.moving import begin_anew, copy_rows, rows_in, sum_of
 
@@ -17,7 +18,7 @@ def filled(url: str) -> Registry:
     pace = ms.StreamFeatureGroup("pace", entity=user, source=clicks, features=[ms.Count(over="1h")])
     registry.apply(registry.plan([pace]))
     registry.marks.move("start/pace@1", {}, {"clicks/0": 2**40})
-    with tables.Database(url).writing() as connection:
+    with Database(url).writing() as connection:
         moved = {"model": "m", "alias": "champion", "version": 1, "previous": None, "at": 5, "reason": "a 'reason' – Ω"}
         connection.execute(tables.model_moves.insert(), [{"id": 7, **moved}])
     return registry
@@ -32,7 +33,7 @@ def test_all_rows_are_the_same_in_another_database_and_numbers_go_on(url, tmp_pa
     assert sum_of(url) == sum_of(source)
     assert (Registry(url).identity(), Registry(url).revision()) == (registry.identity(), registry.revision())
     assert Registry(url).marks.read("start/pace@1") == {"clicks/0": 2**40}
-    with tables.Database(url).writing() as connection:
+    with Database(url).writing() as connection:
         given = {"model": "m", "alias": "champion", "version": 2, "at": 6, "reason": ""}
         connection.execute(tables.model_moves.insert().values(**given))
         assert connection.execute(sa.select(sa.func.max(tables.model_moves.c.id))).scalar_one() == 8

@@ -16,7 +16,7 @@ import millstream as ms
 from millstream.buffer.embedded.log import EmbeddedLog
 from millstream.clock import Clock
 from millstream.project.backends import BACKENDS
-from millstream.registry.tables import Database
+from millstream.registry.database import Database
 from millstream.settings import Settings
 from millstream.store.iceberg.store import IcebergOfflineStore
 from millstream.store.lmdb.store import LmdbOnlineStore
