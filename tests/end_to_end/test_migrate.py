@@ -14,6 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.end_to_end.running import until
 
 import millstream as ms
 from millstream.errors import MillstreamError, ProjectError
@@ -383,8 +384,15 @@ def test_what_cannot_move_is_refused_with_one_sentence_and_nothing_is_changed(tm
         assert "is already running" in refused(folder, redis_only)
     with ms.Project(folder) as project:
         worker = project.parts.log.worker("compute", ["offers"])
-        assert "1 layers of it are at work" in refused(folder, redis_only)
+        assert "at work in 1 processes" in refused(folder, redis_only)
         worker.close()
+    syncing = subprocess.Popen([sys.executable, "-m", "millstream", "run", "sync", "--project", str(folder)])
+    try:
+        until(lambda: [*(folder / ".millstream" / "run").glob("layer-sync-*.json")], "the layer says how it is")
+        assert "at work in 1 processes" in refused(folder, redis_only)  # it shares no partitions with anybody
+    finally:
+        syncing.terminate()
+        syncing.wait(30)
     with ms.Project(made(tmp_path / "other")) as other:
         settings = Settings.of(tmp_path / "other", folder / "servers.toml")
         other.apply()

@@ -22,6 +22,7 @@ from millstream.errors import MillstreamError, ProjectError
 from millstream.history.events import held
 from millstream.store.offline import TakesOver
 from millstream.store.online import Examined, metas_of
+from millstream.usage.layers import snapshot
 
 if TYPE_CHECKING:
     from millstream.migrating.wanted import Move
@@ -42,11 +43,10 @@ def refuse_at_work(parts: Parts) -> None:
     """
     from millstream.project.apply import unfinished
 
-    name, log = parts.settings.name, parts.log
-    working = log.at_work() if isinstance(log, Attended) else []
-    if working:
+    name = parts.settings.name
+    if working := _at_work(parts):
         raise ProjectError(
-            f"Project '{name}': {len(working)} layers of it are at work, which `millstream run` has started.",
+            f"Project '{name}': layers of it are at work in {working} processes, which `millstream run` has started.",
             "stop them, and whatever sends to it, and do it again.",
         )
     if begun := unfinished(parts):
@@ -64,6 +64,13 @@ def refuse_at_work(parts: Parts) -> None:
             f"Project '{name}': its parts are not of one another. {found[0]}",
             "run `millstream doctor`, which says more; then do it again.",
         )
+
+
+def _at_work(parts: Parts) -> int:
+    """How many processes work on a project: those that share its log, or say here how they are, as those that serve do."""
+    layers = snapshot(parts.settings.data)["layers"].values()
+    telling = sum(process["alive"] for layer in layers for process in layer["processes"])
+    return max(telling, len(parts.log.at_work()) if isinstance(parts.log, Attended) else 0)
 
 
 def refuse_undrained(parts: Parts) -> None:

@@ -110,7 +110,7 @@ def _outcomes(random: Random) -> tuple[Any, ...]:
 
 def _layer(random: Random) -> tuple[Any, ...]:
     weights = (6, 6, 3, 0.6, 0.5, 2, 2, 0.3)
-    return random.choices(LAYERS, weights)[0], random.random() < 0.1
+    return random.choices(LAYERS, weights)[0], random.random() < 0.15
 
 
 def _score(random: Random) -> tuple[Any, ...]:
@@ -143,7 +143,7 @@ _WEIGHTS = {
     "send": 20, "retry": 4, "layer": 50, "score": 12, "reads": 6, "advance": 11, "jump": 0.7, "table": 3, "change": 3,
     "anew": 2, "deploy": 2, "rollback": 1.5, "trim": 1, "season": 0.5, "zombie": 2, "wake": 4, "fill": 1.8, "room": 3,
     "forget": 1, "restart": 1.5, "damage": 0.3, "lose_power": 0.3, "served": 0.7, "burst": 0.7,
-    "post": 4, "ask": 4, "outcome": 3, "train": 1.5, "whole": 1, "flip": 0.6, "restore": 2, "grow": 0.7,
+    "post": 4, "ask": 4, "outcome": 3, "train": 1.5, "whole": 1, "flip": 1.6, "restore": 2, "grow": 0.7,
 }  # fmt: skip
 _MADE: dict[str, Callable[[Random], tuple[Any, ...]]] = {
     "send": _send,
