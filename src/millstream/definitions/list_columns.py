@@ -1,4 +1,4 @@
-"""Columns of lists and maps as views carry them: the elements of all rows in one Arrow array, and where each row's begin.
+"""Columns of lists and maps as views carry them: the elements of all rows one after another, and where each row's begin.
 
 They take the place of an array of objects: rows are picked, made null and read by the same words, as lists, or dicts, of
 Python's. A map is a list of its entries.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -23,12 +23,22 @@ _OBJECT = np.dtype(object)
 _MOST = 2**31 - 1
 
 
+class Elements(Protocol):
+    """Elements that are not an array of Arrow's, and become one, or Python's values, once they are asked for."""
+
+    def to_arrow(self) -> pa.Array:
+        """Return all of them as Arrow's, whole numbers and instants (µs) as int64."""
+
+    def to_pylist(self) -> list[Any]:
+        """Return all of them as Python's, the same values as Arrow's are."""
+
+
 class Lists:
     """A column of lists, of which a row may be null; no element is.
 
     Args:
         offsets: where each row's elements begin (int64), and where the last row's end.
-        elements: those of all rows, whole numbers and instants (µs) as int64.
+        elements: those of all rows, whole numbers and instants (µs) as int64; or what becomes that.
         there: which rows are not null; None: none is.
 
     >>> lists = Lists(np.array([0, 2, 2]), pa.array([1.5, 2.5]))
@@ -38,8 +48,17 @@ class Lists:
 
     dtype = _OBJECT
 
-    def __init__(self, offsets: NDArray[np.int64], elements: pa.Array, there: NDArray[np.bool_] | None = None) -> None:
-        self._offsets, self._elements, self._there = offsets, elements, there
+    def __init__(
+        self, offsets: NDArray[np.int64], elements: pa.Array | Elements, there: NDArray[np.bool_] | None = None
+    ) -> None:
+        self._offsets, self._given, self._there = offsets, elements, there
+
+    @property
+    def _elements(self) -> pa.Array:
+        """The elements as Arrow's."""
+        if not isinstance(self._given, pa.Array):
+            self._given = self._given.to_arrow()
+        return self._given
 
     @classmethod
     def nulls(cls, rows: int) -> Lists:
@@ -95,7 +114,7 @@ class Lists:
             order = np.arange(len(self))
             order[places] = len(self) + np.arange(len(lists))
             both = self._and(lists)[order]
-            self._offsets, self._elements, self._there = both._offsets, both._elements, both._there
+            self._offsets, self._given, self._there = both._offsets, both._given, both._there
             return
         if self._there is None:
             self._there = np.ones(len(self), np.bool_)
@@ -111,7 +130,7 @@ class Lists:
 
     def copy(self) -> Lists:
         """Return a column whose rows can be made null without a change of this one."""
-        return type(self)(self._offsets, self._elements, None if self._there is None else self._there.copy())
+        return type(self)(self._offsets, self._given, None if self._there is None else self._there.copy())
 
     def item(self, row: int = 0) -> Any:
         """Return the list of one row, None for null."""
@@ -121,6 +140,9 @@ class Lists:
         """Return the elements of one row, None for null: of a map dicts of a key and a value."""
         if self._there is not None and not self._there[row]:
             return None
+        if len(self._offsets) == 2:  # the only row has all of them
+            only: list[Any] = self._given.to_pylist()
+            return only
         first, last = self._offsets[row : row + 2].tolist()
         found: list[Any] = self._elements.slice(first, last - first).to_pylist()
         return found
@@ -131,7 +153,9 @@ class Lists:
 
     def entries(self) -> list[list[Any] | None]:
         """Return every row's elements, None for null: of a map dicts of a key and a value."""
-        elements, cuts = self._elements.to_pylist(), self._offsets.tolist()
+        if len(self._offsets) == 2:
+            return [self.entries_of(0)]
+        elements, cuts = self._given.to_pylist(), self._offsets.tolist()
         lists: list[list[Any] | None] = [elements[a:b] for a, b in pairwise(cuts)]
         if self._there is not None:
             for row in np.flatnonzero(~self._there).tolist():
@@ -216,7 +240,7 @@ class Maps(Lists):
 
     def lists(self) -> Lists:
         """Return the entries of each map as a list."""
-        return Lists(self._offsets, self._elements, self._there)
+        return Lists(self._offsets, self._given, self._there)
 
     def item(self, row: int = 0) -> dict[Any, Any] | None:
         """Return the map of one row, None for null."""

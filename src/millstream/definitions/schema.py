@@ -64,6 +64,7 @@ def is_map(kind: str) -> bool:
     return kind.startswith("map<")
 
 
+@lru_cache(maxsize=1_024)
 def element_of(kind: str) -> str | None:
     """Return the type of a list's elements, of a map's entries, or None for a type that is neither.
 

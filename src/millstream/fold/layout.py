@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -122,6 +123,13 @@ class Layout(FoldLayout):
     def fields_read(self) -> tuple[str, ...]:
         """The fields of a request that its features read."""
         return (*self.probes, *(name for name, _ in self.lookups))
+
+    @cached_property
+    def lettered(self) -> Mapping[str, tuple[str, int, int]]:
+        """The outputs that are given out as lanes, by name: their type, and from which lane on, up to but not which."""
+        ends = list(accumulate(self.text_widths, initial=0))
+        given = [output for output in self.outputs if output[0] in self.inverted]
+        return {name: (dtype, *lanes) for (name, dtype), lanes in zip(given, pairwise(ends), strict=True)}
 
     @property
     def beside_lanes(self) -> bool:

@@ -6,7 +6,11 @@ its list by where that begins: 0 is the empty list, which is written nowhere, an
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate, pairwise
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,16 +19,61 @@ from numba import njit
 from millstream.definitions.list_columns import Lists, Maps
 from millstream.definitions.schema import element_of, fields_of, is_map
 from millstream.fold.lanes import EMPTY_LEAST
-from millstream.fold.ordered import arrow_of
+from millstream.fold.ordered import arrow_of, value_of
 from millstream.fold.shares import in_shares
 
 #: Rows, the heap that they refer to, and which of their lanes do.
 HeapPart = tuple[np.ndarray | slice, np.ndarray, Sequence[int]]
 
 
+#: Up to how many elements Python makes one by one.
+_FEW = 128
+_NULL = np.zeros(1, np.bool_)
+_NONE_USED = np.ones(1, np.int64)
+#: A field of structs: its name and type, the lane that says whether it is there, and the one before which its others end.
+_Field = tuple[str, str, int, int]
+
+
+@dataclass(slots=True, eq=False)
+class LaneElements:
+    """Elements of lists as lanes, a row for each; or of maps, whose `fields` each follow a lane that says if it is there."""
+
+    kind: str
+    fields: Sequence[_Field]
+    lanes: np.ndarray
+
+    def to_arrow(self) -> pa.Array:
+        """Return them as Arrow's, instants as whole numbers (µs)."""
+        return _structs(self.fields, self.lanes) if self.fields else arrow_of(self.kind, self.lanes)
+
+    def to_pylist(self) -> list[Any]:
+        """Return them as Python's, the same values; few of them without Arrow, which would take longer."""
+        if len(self.lanes) > _FEW:
+            found: list[Any] = self.to_arrow().to_pylist()
+            return found
+        rows = self.lanes.tolist()
+        if not self.fields:
+            return [value_of(self.kind, lanes) for lanes in rows]
+        # What the lanes of a field that is not there are means nothing.
+        return [
+            {name: value_of(kind, lanes[at + 1 : end]) if lanes[at] else None for name, kind, at, end in self.fields}
+            for lanes in rows
+        ]
+
+
+@lru_cache(maxsize=1_024)
+def _form(kind: str, widths: tuple[int, ...]) -> tuple[type[Lists], str, tuple[_Field, ...], int]:
+    """What a column of lists is made as, the type of its elements, their fields, and how many lanes each element has."""
+    element = element_of(kind) or ""
+    fields = fields_of(element) or {}
+    ends = list(accumulate((1 + width for width in widths), initial=0)) if fields else [0, *widths]
+    places = tuple((name, one, at, end) for (name, one), (at, end) in zip(fields.items(), pairwise(ends), strict=False))
+    return Maps if is_map(kind) else Lists, element, places, ends[-1]
+
+
 def new_heap() -> np.ndarray:
     """A heap without lists."""
-    return np.ones(1, np.int64)
+    return _NONE_USED.copy()
 
 
 def together(parts: Sequence[HeapPart], texts: np.ndarray) -> np.ndarray:
@@ -49,7 +98,7 @@ def together(parts: Sequence[HeapPart], texts: np.ndarray) -> np.ndarray:
     return out
 
 
-def lists_of(kind: str, widths: Sequence[int], heap: np.ndarray, refs: np.ndarray) -> Lists:
+def lists_of(kind: str, widths: tuple[int, ...], heap: np.ndarray, refs: np.ndarray) -> Lists:
     """Return a column of lists, or maps, of a type, by where each row's begins.
 
     Args:
@@ -58,31 +107,41 @@ def lists_of(kind: str, widths: Sequence[int], heap: np.ndarray, refs: np.ndarra
         heap: the lists.
         refs: where each row's begins in the heap, int64; 0 is the empty list, -1 null.
     """
-    element = element_of(kind) or ""
-    fields = fields_of(element)
+    made, element, fields, width = _form(kind, widths)
     counts = np.where(refs > 0, heap[np.maximum(refs, 0)], 0)
     offsets = np.zeros(len(refs) + 1, np.int64)
     np.cumsum(counts, out=offsets[1:])
-    lanes = np.empty((int(offsets[-1]), sum(widths) + (len(widths) if fields else 0)), np.int64)
+    lanes = np.empty((int(offsets[-1]), width), np.int64)
     refs = np.ascontiguousarray(refs)
     in_shares(
         offsets[1:] + np.arange(len(refs)),
         lambda first, last: _take(heap, refs[first:last], offsets[first : last + 1], lanes),
     )
     nulls = refs < 0
-    elements = _structs(fields, widths, lanes) if fields else arrow_of(element, lanes)
-    return (Maps if is_map(kind) else Lists)(offsets, elements, ~nulls if nulls.any() else None)
+    return made(offsets, LaneElements(element, fields, lanes), ~nulls if nulls.any() else None)
 
 
-def _structs(fields: Mapping[str, str], widths: Sequence[int], lanes: np.ndarray) -> pa.Array:
+def only_list_of(kind: str, widths: tuple[int, ...], heap: np.ndarray, ref: int) -> Lists:
+    """Return what `lists_of` does for one row, sooner: its lanes stay where they are in the heap.
+
+    Args:
+        kind, widths, heap: as in `lists_of`.
+        ref: where the row's list begins in the heap.
+    """
+    made, element, fields, width = _form(kind, widths)
+    count = int(heap[ref]) if ref > 0 else 0
+    lanes = heap[ref + 1 : ref + 1 + count * width].reshape(count, width)
+    return made(np.array((0, count)), LaneElements(element, fields, lanes), _NULL.copy() if ref < 0 else None)
+
+
+def _structs(fields: Sequence[_Field], lanes: np.ndarray) -> pa.Array:
     """Structs, whose fields are lanes side by side."""
-    columns, at = [], 0
-    for kind, width in zip(fields.values(), widths, strict=True):
+    columns = []
+    for _, kind, at, end in fields:
         there = lanes[:, at] != 0
-        found = arrow_of(kind, lanes[there, at + 1 : at + 1 + width])
+        found = arrow_of(kind, lanes[there, at + 1 : end])
         columns.append(found if there.all() else found.take(pa.array(np.cumsum(there) - 1, mask=~there)))
-        at += 1 + width
-    return pa.StructArray.from_arrays(columns, list(fields))
+    return pa.StructArray.from_arrays(columns, [name for name, *_ in fields])
 
 
 def fixed_lists(dtype: str, lanes: np.ndarray) -> Lists:

@@ -8,7 +8,8 @@ time and of the value are inverted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import struct
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from types import MappingProxyType
@@ -20,17 +21,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream.definitions.data_types import arrow_type, as_uuids, comparable, dates_of, decimal_of, halves_of_decimals
-from millstream.definitions.schema import digits_of
-from millstream.definitions.whole_numbers import objects, of_lanes
+from millstream.definitions.schema import digits_of, is_object
+from millstream.definitions.whole_numbers import as_column, objects, of_lanes
 from millstream.engines.instants import micros
 from millstream.fold import lift
 from millstream.fold.keys import narrowed
 from millstream.fold.lanes import EMPTY_GREATEST, EMPTY_LEAST
 
-_SIGN = np.int64(2**63 - 1)
+_GREATEST = 2**63 - 1
+_SIGN = np.int64(_GREATEST)
 _HIGHEST = np.uint64(1 << 63)
 _LOWEST = np.int64(-(2**63))
 _DAY = 86_400_000_000
+#: Up to how many bytes, its size included, a text has its size in one byte.
+_SHORT = 256
+#: What stands before the lanes of a value where there is none.
+_EMPTY = (int(EMPTY_LEAST), int(EMPTY_GREATEST))
+_FLOAT, _LANE = struct.Struct("<d"), struct.Struct("<q")
 _WRONG: Mapping[str, str] = MappingProxyType({
     "int64": "is no whole number of 64 bits",
     **dict.fromkeys(("string", "bytes"), "is longer than {} bytes (max_bytes of this aggregate)"),
@@ -172,6 +179,43 @@ def values_of(dtype: str, lanes: np.ndarray, inverted: bool) -> np.ndarray:
     return of_lanes(kept[:, 0], present)
 
 
+def only_value_of(dtype: str, lanes: Sequence[int], inverted: bool) -> np.ndarray:
+    """Return what `values_of` does for the lanes of one value, sooner.
+
+    Args:
+        dtype: the type of the value.
+        lanes: its lanes, after one that says whether there is any.
+        inverted: whether its bits are inverted.
+    """
+    value = None
+    if lanes[0] not in _EMPTY:
+        value = value_of(dtype, [~lane for lane in lanes[1:]] if inverted else lanes[1:])
+    return objects([value]) if is_object(dtype) else as_column([value], dtype)
+
+
+def value_of(kind: str, lanes: Sequence[int]) -> Any:
+    """The lanes of one value as Python's, as `arrow_of` has it; an instant as a whole number (µs)."""
+    first = lanes[0]
+    if kind in ("int64", "timestamp"):
+        return first
+    if kind == "float64":
+        (number,) = _FLOAT.unpack(_LANE.pack(first ^ (first >> 63 & _GREATEST)))
+        return number
+    if kind in ("string", "bytes"):
+        size = lanes[-1] & (0xFFFF if 8 * len(lanes) > _SHORT else 0xFF)
+        raw = _bytes_of(lanes[: (size + 7) // 8])[:size]
+        return raw.decode() if kind == "string" else raw
+    if kind == "uuid":
+        return UUID(bytes=_bytes_of(lanes))
+    if digits := digits_of(kind):
+        return decimal_of((first << 64) + lanes[1] + 2**63, digits[1])
+    return dates_of([first // _DAY])[0] if kind == "date" else bool(first)
+
+
+def _bytes_of(lanes: Sequence[int]) -> bytes:
+    return b"".join([(lane + 2**63).to_bytes(8, "big") for lane in lanes])
+
+
 def arrow_of(kind: str, lanes: np.ndarray) -> pa.Array:
     """Lanes of values, one row each, as Arrow's values; instants as int64 (µs)."""
     if kind in ("string", "bytes"):
@@ -222,7 +266,7 @@ def _texts_of(dtype: str, lanes: np.ndarray, present: np.ndarray) -> pa.Array:
     packed = (np.ascontiguousarray(lanes).view(np.uint64) ^ _HIGHEST).astype(">u8")
     raw = packed.view(np.uint8).reshape(len(lanes), 8 * packed.shape[1])
     sizes = raw[:, -1].astype(np.int32)
-    if raw.shape[1] > 256:
+    if raw.shape[1] > _SHORT:
         sizes += raw[:, -2].astype(np.int32) << 8
     sizes[~present] = 0
     ends = np.zeros(len(lanes) + 1, np.int32)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from millstream.definitions.list_columns import Lists
 from millstream.definitions.schema import element_of
 from millstream.errors import CorruptState
 from millstream.fold import entry_states, kernels, sections
@@ -19,8 +18,8 @@ from millstream.fold.decayed import DecayedHistory, decayed_of_states
 from millstream.fold.entry_values import NONE_ADDED, EntryHistory, of_states
 from millstream.fold.keys import places_among
 from millstream.fold.layout import AHEAD, HEAD_CAPACITY, HEAD_SPAN, HEADER, STATE_VERSION, Layout
-from millstream.fold.listed import fixed_lists, lists_of, new_heap, together
-from millstream.fold.ordered import values_of
+from millstream.fold.listed import fixed_lists, lists_of, new_heap, only_list_of, together
+from millstream.fold.ordered import only_value_of, values_of
 from millstream.fold.past import LaneHistory, Past
 from millstream.fold.probes import Probes, no_probes
 
@@ -131,28 +130,37 @@ class Values:
     @property
     def columns(self) -> dict[str, np.ndarray]:
         """Column name to values as a view carries them: float64 with NaN for null, objects with None for null, or `Lists`."""
-        result: dict[str, np.ndarray] = {}
-        at = 0
-        widths = iter(self.layout.text_widths)
-        for place, (name, dtype) in enumerate(self.layout.outputs):
-            if name in self.layout.listed:
-                result[name] = self._lists(name, dtype, self.texts[:, at])  # type: ignore[assignment]
-                at += next(widths)
-            elif element_of(dtype):
-                width = next(widths)
-                result[name] = fixed_lists(dtype, self.texts[:, at : at + width])  # type: ignore[assignment]
-                at += width
-            elif name in self.layout.inverted:
-                width = next(widths)
-                result[name] = values_of(dtype, self.texts[:, at : at + width], self.layout.inverted[name])
-                at += width
-            else:
-                result[name] = self.numbers[:, place]
-        return combined(self.layout, result, self.probes) if self.layout.combinations else result
+        layout, numbers = self.layout, self.numbers
+        lettered = self._lettered()
+        result = {
+            name: lettered[name] if name in lettered else numbers[:, place]
+            for place, (name, _) in enumerate(layout.outputs)
+        }
+        return combined(layout, result, self.probes) if layout.combinations else result
 
-    def _lists(self, name: str, dtype: str, refs: np.ndarray) -> Lists:
+    def _lettered(self) -> dict[str, Any]:
+        """The columns that are given out as lanes."""
         heap = new_heap() if self.heap is None else self.heap
-        return lists_of(dtype, self.layout.listed[name], heap, refs)
+        row = self.texts[0].tolist() if len(self.texts) == 1 else None
+        return {
+            name: self._of_lanes(name, *place, heap) if row is None else self._of_row(name, *place, heap, row)
+            for name, place in self.layout.lettered.items()
+        }
+
+    def _of_lanes(self, name: str, dtype: str, first: int, last: int, heap: np.ndarray) -> Any:
+        layout, lanes = self.layout, self.texts[:, first:last]
+        if name in layout.listed:
+            return lists_of(dtype, layout.listed[name], heap, lanes[:, 0])
+        return fixed_lists(dtype, lanes) if element_of(dtype) else values_of(dtype, lanes, layout.inverted[name])
+
+    def _of_row(self, name: str, dtype: str, first: int, last: int, heap: np.ndarray, row: Sequence[int]) -> Any:
+        """What `_of_lanes` gives of one row, whose lanes are Python's, sooner."""
+        layout = self.layout
+        if name in layout.listed:
+            return only_list_of(dtype, layout.listed[name], heap, row[first])
+        if element_of(dtype):
+            return fixed_lists(dtype, self.texts[:, first:last])
+        return only_value_of(dtype, row[first:last], layout.inverted[name])
 
 
 def settled(events: Prepared, now: int | None = None) -> np.ndarray:
