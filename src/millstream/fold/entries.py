@@ -33,6 +33,8 @@ EXACT, PASSED, ESTIMATED = range(3)
 RULE, KEY, WIDTH, BOUND, INPUT, GROUPS, GROUP, MOST_GROUPS = 0, 1, 2, 3, 4, 5, 6, 4
 #: How many columns a row of `bags` has.
 COLUMNS = GROUP + 2 * MOST_GROUPS
+#: Up to how many entries are put among others one by one.
+_FEW = 4
 #: How many lanes a bag may grow by when it is settled, beyond those of what came together.
 GROWTH = REGISTER_LANES + 1
 
@@ -124,6 +126,67 @@ def union(bag, left, a, right, b, out, at):
     if left[a] & 3 == right[b] & 3:
         return _in_order(bag, left, a, right, b, out, at)
     return _union_buckets(bag, left, a, right, b, out, at)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def union_into(bag, into, data, start, other):
+    """Merge a bag into the one that another array begins with, in place; `held_to_rule` follows the last of them.
+
+    Args:
+        bag: what both are like; see the module.
+        into: the array that begins with the bag which changes, with room for the lanes of both and `GROWTH` more.
+        data: the array that the other stands in, not `into`.
+        start: where it begins.
+        other: an array to work in, with as much room.
+    """
+    if data[start] > 4 * _FEW or (into[0] | data[start]) & 3 != EXACT:
+        copy(other, 0, into, 0, union(bag, into, START, data, start, other, START))
+        return
+    low = START
+    for place in range(start + 1, start + lanes_of(bag, data, start), bag[WIDTH]):
+        low = _put(bag, into, low, data, place)
+    if into[0] >> 2 > bag[BOUND]:
+        settle(bag, into, START)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def held_to_rule(bag, into):
+    """Hold the bag that an array begins with to its rule, in place, after others were merged into it; returns its lanes.
+
+    Args:
+        bag: what it is like; see the module.
+        into: the array, as `union_into` was given it.
+    """
+    return settle(bag, into, START) if into[0] & 3 == EXACT else lanes_of(bag, into, START)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def _put(bag, out, low, data, place):
+    """Put an entry among those of the bag that `out` begins with, from that of a number on; returns which one it is."""
+    width, key, count = bag[WIDTH], bag[KEY], out[0] >> 2
+    first, high = data[place], count
+    if count > low and out[1 + (count - 1) * width] < first:  # behind all of them, as in a walk back in time
+        low = count
+    while low < high:
+        middle = (low + high) >> 1
+        at = 1 + middle * width
+        if out[at] < first or (key > 1 and out[at] == first and compare(out, at, data, place, key) < 0):
+            low = middle + 1
+        else:
+            high = middle
+    at = 1 + low * width
+    if low == count:
+        if bag[RULE] == FOREMOST and count == bag[BOUND]:
+            return low
+    elif out[at] == first and (key == 1 or compare(out, at, data, place, key) == 0):
+        absorb(bag, START, out, at + key, data, place + key)
+        return low
+    else:
+        for j in range(count * width, at - 1, -1):
+            out[j + width] = out[j]
+    copy(data, place, out, at, width)
+    out[0] += 4
+    return low
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)

@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 
 from millstream.fold.emitting import emit_entries
-from millstream.fold.entries import GROWTH, INPUT, WIDTH, copy, gather, lanes_of, union, with_room
+from millstream.fold.entries import GROWTH, INPUT, WIDTH, copy, gather, held_to_rule, lanes_of, union_into, with_room
 from millstream.fold.kernels import by_key, edges_of, in_order, tile_of
 from millstream.fold.lanes import START
 from millstream.fold.layout import HEADER
@@ -121,16 +121,18 @@ def joined(data, sources, count, bags, out, end, left, right):
     """
     for b in range(bags.shape[0]):
         bag = bags[b]
-        size = lanes_of(bag, data, sources[0])
-        left = with_room(left, START, size + GROWTH)
+        size, room = lanes_of(bag, data, sources[0]), 2 * GROWTH
+        for i in range(count):
+            room += lanes_of(bag, data, sources[i])
+        left, right = with_room(left, START, room), with_room(right, START, room)
         copy(data, sources[0], left, 0, size)
         sources[0] += size
         for i in range(1, count):
             more = lanes_of(bag, data, sources[i])
-            right = with_room(right, START, size + more + GROWTH)
-            size = union(bag, left, START, data, sources[i], right, START)
-            left, right = right, left
+            union_into(bag, left, data, sources[i], right)
             sources[i] += more
+        if count > 1:
+            size = held_to_rule(bag, left)
         out = with_room(out, end, size)
         copy(left, 0, out, end, size)
         end += size
@@ -230,11 +232,13 @@ def value(data, offsets, at, requests, probes, bags, windows, features, meta, nu
     for i in range(offsets.size - 1):
         place = offsets[i] if offsets[i + 1] > offsets[i] else np.int64(-1)
         begins, feature = rows_of(data, place, bags, step), 0
+        room = begins[begins.size - 1] - begins[0] + requests.shape[1] + 2 * GROWTH
+        work, other = with_room(work, START, room), with_room(other, START, room)
         while feature < features.shape[0]:
             last = feature + 1
             while last < features.shape[0] and features[last, 0] == features[feature, 0]:
                 last += 1
-            work, other, heap = _value_bag(
+            heap = _value_bag(
                 data,
                 place,
                 begins,
@@ -262,29 +266,27 @@ def _value_bag(
 ):
     """The features of one bag; those of windows that end together and nest add rows to what the one before has."""
     bag = bags[features[0, 0]]
-    nest, size, until, r = np.int64(-1), np.int64(1), LOWEST, np.int64(0)
+    nest, until, r = np.int64(-1), LOWEST, np.int64(0)
     work[0] = 0
     for f in range(features.shape[0]):
         since, end = span(windows, features[f, 1], at)
         if windows[features[f, 1], 3] != nest:
-            nest, size, until, r = windows[features[f, 1], 3], np.int64(1), end, np.int64(begins.size - 2)
+            nest, until, r = windows[features[f, 1], 3], end, np.int64(begins.size - 2)
             work[0] = 0
             if requests.shape[0] > 0 and windows[features[f, 1], 2] == 0 and requests[row, bag[INPUT]]:
-                work[0], size = 4, 1 + bag[WIDTH]
+                work[0] = 4
                 copy(requests[row], bag[INPUT] + 1, work, 1, bag[WIDTH])
         while r >= 0 and data[place + HEADER + r * step] >= since:
             if data[place + HEADER + r * step] < until:
                 source = begins[r]
                 for b in range(features[0, 0]):
                     source += lanes_of(bags[b], data, source)
-                more = lanes_of(bag, data, source)
-                if more > 1 or data[source]:
-                    other = with_room(other, START, size + more + GROWTH)
-                    size = union(bag, work, START, data, source, other, START)
-                    work, other = other, work
+                if data[source]:
+                    union_into(bag, work, data, source, other)
             r -= 1
+        held_to_rule(bag, work)
         heap = emit_entries(bag, features[f], work, at, probes, numbers, texts, row, heap)
-    return work, other, heap
+    return heap
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -18,7 +18,7 @@ from numba import njit
 
 from millstream.fold import spans
 from millstream.fold.emitting import emit_entries
-from millstream.fold.entries import GROWTH, INPUT, WIDTH, copy, gather, lanes_of, union, with_room
+from millstream.fold.entries import GROWTH, INPUT, WIDTH, copy, gather, held_to_rule, lanes_of, union_into, with_room
 from millstream.fold.entry_states import joined
 from millstream.fold.kernels import by_key, exact_from, in_order
 from millstream.fold.lanes import START, clear, combine, emit
@@ -357,24 +357,24 @@ def value_of_bags(
     for i in range(at.size):
         place = section_of(data, offsets[i], offsets[i + 1], number)
         begins, more = _bags_of(data, place, bags, size), added.size > 0 and added[i]
-        begin, beyond, held = np.int64(0), np.int64(-1), np.int64(1)
+        begin, beyond = np.int64(0), np.int64(-1)
+        room = (data[place + SIZE] if place >= 0 else START) + requests.shape[1] + 2 * GROWTH
+        work, other = with_room(work, START, room), with_room(other, START, room)
         for f in range(features.shape[0]):
             bag = bags[features[f, 0]]
             since, until = _inside(data, place, at[i], windows[features[f, 1]], more, step)
             if until != beyond or since > begin or features[f, 0] != features[max(f - 1, 0), 0]:
-                begin, beyond, held = until, until, np.int64(1)
+                begin, beyond = until, until
                 work[0] = 0
                 if more and requests[i, bag[INPUT]]:
-                    work[0], held = 4, 1 + bag[WIDTH]
+                    work[0] = 4
                     copy(requests[i], bag[INPUT] + 1, work, 1, bag[WIDTH])
             while begin > since:
                 begin -= 1
                 source = begins[begin]
                 for b in range(features[f, 0]):
                     source += lanes_of(bags[b], data, source)
-                more_lanes = lanes_of(bag, data, source)
-                other = with_room(other, START, held + more_lanes + GROWTH)
-                held = union(bag, work, START, data, source, other, START)
-                work, other = other, work
+                union_into(bag, work, data, source, other)
+            held_to_rule(bag, work)
             heap = emit_entries(bag, features[f], work, at[i], probes, numbers, texts, i, heap)
     return heap
