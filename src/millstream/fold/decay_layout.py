@@ -9,11 +9,12 @@ half-life. The first is exact and the second one number for all tiles, so every 
 from __future__ import annotations
 
 import decimal
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import gcd
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 #: Up to how many steps of a half-life their weights are kept in one table.
 _TABLE = 4_096
+#: Up to how many instants are weighed one by one.
+_FEW = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +57,10 @@ class DecayLayout:
             at: the instants (µs), int64.
             numbers: the output's numbers, float64, a row for each instant, changed in place.
         """
+        if len(at) <= _FEW:
+            for i, instant in enumerate(at.tolist()):
+                self._write_one(totals[:, i].tolist(), instant, numbers[i])
+            return
         weights = self._weights(at)
         for a, b, half_life, out in self.features:
             if b < 0:
@@ -62,13 +69,33 @@ class DecayLayout:
                 nothing = np.full(len(at), np.nan)
                 numbers[: len(at), out] = np.divide(totals[a], totals[b], out=nothing, where=totals[b] > 0)
 
+    def _write_one(self, totals: Sequence[float], at: int, numbers: np.ndarray) -> None:
+        """Write the features of one instant as Python's numbers, sooner than by way of arrays."""
+        for a, b, number, out in self.features:
+            if b < 0:
+                numbers[out] = totals[a] * _weight(at, self.half_lives[number], self.hops[number])
+            else:
+                numbers[out] = totals[a] / totals[b] if totals[b] > 0 else math.nan
+
     def _weights(self, at: np.ndarray) -> np.ndarray:
         """For each half-life what one at the end of the half-life that an instant lies in weighs at that instant."""
         found = np.empty((len(self.half_lives), len(at)))
         for i, (half_life, hop) in enumerate(zip(self.half_lives, self.hops, strict=True)):
-            passed = at // hop * hop - (at // half_life - 1) * half_life
-            found[i] = 4.0 * halvings(passed, half_life, hop)[0]  # since two half-lives before that end
+            found[i] = 4.0 * halvings(_passed(at, half_life, hop), half_life, hop)[0]
         return found
+
+
+def _passed(at: Any, half_life: int, hop: int) -> Any:
+    """How long ago two half-lives before the end of the one that an instant lies in were; of instants, of each."""
+    return at // hop * hop - (at // half_life - 1) * half_life
+
+
+def _weight(at: int, half_life: int, hop: int) -> float:
+    """What one at the end of the half-life that an instant lies in weighs at that instant."""
+    passed, step = _passed(at, half_life, hop), gcd(half_life, hop)
+    if 2 * half_life // step > _TABLE:
+        return 4.0 * _halving(passed, half_life)[0]
+    return 4.0 * float(_table(half_life, hop)[0][passed // step])
 
 
 class _Planned(Protocol):

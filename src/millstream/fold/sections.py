@@ -35,6 +35,9 @@ class SectionRows:
         return SectionRows(self.counts[places], self.lanes[places], self.entries[places])
 
 
+_NO_ROWS = SectionRows(NONE_ADDED, np.empty((0, 0), np.int64), np.empty((0, 0), np.int64))
+
+
 def parted(layout: Layout, requests: np.ndarray) -> tuple[SectionRows, ...]:
     """What requests, as `request_lanes` makes them, add to each section."""
     at = layout.n_lanes + (layout.entries.width if layout.entries else 0)
@@ -49,8 +52,7 @@ def parted(layout: Layout, requests: np.ndarray) -> tuple[SectionRows, ...]:
 
 
 def _no_requests(layout: Layout) -> tuple[SectionRows, ...]:
-    empty = SectionRows(NONE_ADDED, np.empty((0, 0), np.int64), np.empty((0, 0), np.int64))
-    return (empty,) * len(layout.sections)
+    return (_NO_ROWS,) * len(layout.sections)
 
 
 def joined(pieces: list[tuple[SectionRows, ...]]) -> tuple[SectionRows, ...]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from millstream.fold import sections
 from millstream.fold.decayed import decayed_of_states
-from millstream.fold.entry_values import of_states
+from millstream.fold.entry_values import NOTHING_ASKED, of_states
 from millstream.fold.kernels import exact_from, value_one
 from millstream.fold.layout import HEADER, STATE_VERSION, Layout
 from millstream.fold.moments import SPACE
@@ -43,6 +43,8 @@ class Vector:
     def __init__(self, layouts: Sequence[Layout]) -> None:
         self._layouts = tuple(layouts)
         self._numbers = tuple(_number_places(layout) for layout in layouts)
+        self._more = tuple(bool(layout.text_widths or layout.combinations or layout.beside_lanes) for layout in layouts)
+        self._asking = tuple(bool(layout.fields_read) for layout in layouts)
         self._no_requests = np.full(len(layouts), -1)
         self._cuts = np.zeros((len(layouts) + 1, 3), np.int64)
         if layouts:
@@ -84,32 +86,47 @@ class Vector:
             data, np.array(places, np.int64), at, added, kept, self._ops, self._windows, self._features, self._meta,
             self._cuts,
         )  # fmt: skip
-        rows = len(at)
+        rows, offsets = len(at), np.array(begins, np.int64)
         found: list[dict[str, NDArray[Any]]] = []
         for i, layout in enumerate(self._layouts):
             mine = slice(i * rows, (i + 1) * rows)
-            if layout.text_widths or layout.combinations or layout.beside_lanes:
-                width, text = len(layout.outputs), sum(layout.text_widths)
-                asked = (None if probes is None else probes[i]) or no_probes(layout, rows)
-                offsets, heap = np.array(begins[mine.start : mine.stop + 1], np.int64), None
-                if layout.entries:
-                    more = requests.entries[i] if requests is not None and requests.begins[i] >= 0 else None
-                    heap = of_states(
-                        layout, layout.entries, data, offsets, at, numbers[mine], texts[mine], more, asked.lanes
-                    )
-                if layout.decay:
-                    begin = int(kept[i])
-                    one_more = added[begin : begin + rows * layout.n_lanes] if begin >= 0 else NO_LANES
-                    decayed_of_states(layout.decay, data, offsets, at, one_more, numbers[mine])
-                if layout.sections:
-                    others = requests.sections[i] if requests is not None and requests.begins[i] >= 0 else ()
-                    heap = sections.of_states(
-                        layout, data, offsets, at, numbers[mine], texts[mine], heap, others, asked.lanes
-                    )
-                found.append(Values(layout, numbers[mine, :width], texts[mine, :text], asked, heap).columns)
-            else:
+            if not self._more[i]:
                 found.append({name: numbers[mine, place] for name, place in self._numbers[i]})
+                continue
+            asked = None if probes is None else probes[i]
+            if asked is None and self._asking[i]:
+                asked = no_probes(layout, rows)
+            each = offsets[mine.start : mine.stop + 1]
+            added_here = requests if requests is not None and requests.begins[i] >= 0 else None
+            heap = _beside_lanes(layout, data, each, at, numbers[mine], texts[mine], asked, added_here, i)
+            found.append(Values(layout, numbers[mine], texts[mine], asked, heap).columns)
         return found, early.reshape(len(self._layouts), rows) if any_early else None
+
+
+def _beside_lanes(
+    layout: Layout,
+    data: NDArray[np.int64],
+    offsets: NDArray[np.int64],
+    at: NDArray[np.int64],
+    numbers: NDArray[np.float64],
+    texts: NDArray[np.int64],
+    probes: Probes | None,
+    requests: Added | None,
+    group: int,
+) -> NDArray[np.int64] | None:
+    """Write what other kernels than those of lanes give of a group's states; returns the heap with the lists, if any."""
+    heap, asked = None, NOTHING_ASKED if probes is None else probes.lanes
+    if layout.entries:
+        more = None if requests is None else requests.entries[group]
+        heap = of_states(layout, layout.entries, data, offsets, at, numbers, texts, more, asked)
+    if layout.decay:
+        begin = 0 if requests is None else int(requests.begins[group])
+        one_more = NO_LANES if requests is None else requests.lanes[begin : begin + len(at) * layout.n_lanes]
+        decayed_of_states(layout.decay, data, offsets, at, one_more, numbers)
+    if layout.sections:
+        others = () if requests is None else requests.sections[group]
+        heap = sections.of_states(layout, data, offsets, at, numbers, texts, heap, others, asked)
+    return heap
 
 
 def _number_places(layout: Layout) -> tuple[tuple[str, int], ...]:

@@ -262,3 +262,24 @@ def test_several_groups_read_at_once_with_requests_are_what_each_is_alone() -> N
             name: one.tolist() for name, one in found[i].items()
         }
     assert len(set(found[0]["x_decayed_sum_1h"].tolist())) == 2
+
+
+@pytest.mark.parametrize("half_life", ["1h", "7d", "86399s"])
+def test_an_instant_alone_gives_the_bits_that_it_gives_among_many(half_life: str, random: np.random.Generator) -> None:
+    some = group(
+        ms.DecayedSum("x", half_life=half_life),
+        ms.DecayedMean("x", half_life=half_life),
+        ms.DecayedMean("x", half_life=half_life, where="ok", name="of_none"),
+    )
+    layout, times = layout_of(some), np.sort(START + random.integers(0, 40 * HOUR, 50))
+    (prepared,) = prepare([some], EVENTS, table_of(times, random.normal(0, 100, 50)))
+    states = fold(layout, prepared)
+    at = times[-1] + random.integers(0, 3 * DAY, 30)
+    many = value(layout, states.take(np.zeros(30, int)), at).columns
+    for row, instant in enumerate(at.tolist()):
+        alone = value(layout, states, np.array([instant])).columns
+        assert {name: column.tobytes() for name, column in alone.items()} == {
+            name: column[row : row + 1].tobytes() for name, column in many.items()
+        }
+    total, _, of_none = many.values()
+    assert np.isfinite(total).all() and np.isnan(of_none).all()
