@@ -134,6 +134,8 @@ class RequestRows:
                     width, entries = ends
             groups.append((0, width, 0, entries, len(checks), len(slots), len(bags), len(payload)))
             self._cuts.append(cuts)
+        self._sections = any(len(cuts) > 1 for cuts in self._cuts)
+        self._places: dict[int, tuple[np.ndarray, np.ndarray, tuple[int, int]]] = {}
         self._adds = np.array([read is not None for read in reads])
         self._checks = np.array(checks, np.int64).reshape(-1, 2)
         self._slots, self._payload = (np.array(part, np.int64).reshape(-1, 10) for part in (slots, payload))
@@ -144,13 +146,11 @@ class RequestRows:
     def added(self, values: Mapping[str, Sequence[Any]], at: np.ndarray) -> Added:
         """Return what requests, by their fields (None for null) and instants (µs), add to the groups."""
         rows = [self._row.values(values, i, instant) for i, instant in enumerate(at.tolist())]
-        groups = self._groups.copy()
-        sizes = groups[:, [1, 3]] * len(at)
-        ends = np.cumsum(sizes, axis=0)
-        groups[:, [0, 2]] = ends - sizes
-        lanes, entries = (np.empty((1, int(size)), np.int64) for size in ends[-1])
+        groups, begins, sizes = self._placed(len(at))
+        lanes, entries = (np.empty((1, size), np.int64) for size in sizes)
         numbers = np.array([list(map(_number, row)) for row in rows], np.float64).reshape(len(at), len(self._row))
-        numbers = np.column_stack([numbers, *(bin_of(numbers[:, place], edges) for place, edges in self._bins)])
+        if self._bins:
+            numbers = np.column_stack([numbers, *(bin_of(numbers[:, place], edges) for place, edges in self._bins)])
         kept = np.array([list(self._kept.lanes(row)) for row in rows], np.int64).reshape(len(at), self._kept.width)
         counts = np.zeros((len(groups), len(at)), np.bool_)
         row_lift.lift_rows(
@@ -161,9 +161,22 @@ class RequestRows:
             mine = lanes[0, begin : begin + width * len(at)].reshape(len(at), width)
             values_of = numbers[:, number] if number >= 0 else np.ones(len(at))
             lift_decayed(at, np.where(mine[:, slot.offset] == 1, values_of, np.nan), slot.half_life, mine, slot.offset)
-        parts = _by_group(entries[0], groups[:, 2:4].tolist(), len(at))
-        found = Added(lanes[0], np.where(self._adds, groups[:, 0], -1), parts, [()] * len(groups))
-        return self._with_sections(found, groups, counts) if any(len(cuts) > 1 for cuts in self._cuts) else found
+        parts = _by_group(entries[0], groups[:, 2:4], len(at))
+        found = Added(lanes[0], begins, parts, [()] * len(groups))
+        return self._with_sections(found, groups, counts) if self._sections else found
+
+    def _placed(self, rows: int) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+        """The groups with the places of so many rows, where the lanes begin of those that add any, and how many there are."""
+        known = self._places.get(rows)
+        if known is None:
+            groups = self._groups.copy()
+            sizes = groups[:, [1, 3]] * rows
+            ends = np.cumsum(sizes, axis=0)
+            groups[:, [0, 2]] = ends - sizes
+            known = groups, np.where(self._adds, groups[:, 0], -1), (int(ends[-1, 0]), int(ends[-1, 1]))
+            if rows <= _FEW:
+                self._places[rows] = known
+        return known
 
     def _with_sections(self, added: Added, groups: np.ndarray, counts: np.ndarray) -> Added:
         """What was lifted side by side for the sections of groups too, each apart."""
@@ -186,11 +199,15 @@ class RequestRows:
         return Added(np.concatenate(lanes), begins, entries, sections)
 
 
-def _by_group(entries: np.ndarray, places: Sequence[Sequence[int]], rows: int) -> list[np.ndarray]:
+#: Up to how many rows it is kept where theirs go.
+_FEW = 8
+
+
+def _by_group(entries: np.ndarray, places: np.ndarray, rows: int) -> list[np.ndarray]:
     """The entries of each group, one row for each request."""
     if not entries.size:
         return [np.empty((rows, 0), np.int64)] * len(places)
-    return [entries[begin : begin + width * rows].reshape(rows, width) for begin, width in places]
+    return [entries[begin : begin + width * rows].reshape(rows, width) for begin, width in places.tolist()]
 
 
 #: What stands for the value of an expression that fails on a row.
