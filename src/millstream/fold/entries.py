@@ -128,7 +128,7 @@ def union(bag, left, a, right, b, out, at):
     return _union_buckets(bag, left, a, right, b, out, at)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
 def union_into(bag, into, data, start, other):
     """Merge a bag into the one that another array begins with, in place; `held_to_rule` follows the last of them.
 
@@ -170,20 +170,21 @@ def _put(bag, out, low, data, place):
     while low < high:
         middle = (low + high) >> 1
         at = 1 + middle * width
-        if out[at] < first or (key > 1 and out[at] == first and compare(out, at, data, place, key) < 0):
+        order = -1 if out[at] < first else 1 if out[at] > first else 0
+        if order == 0 and key > 1:
+            order = compare(out, at + 1, data, place + 1, key - 1)
+        if order == 0:
+            absorb(bag, START, out, at + key, data, place + key)
+            return middle
+        if order < 0:
             low = middle + 1
         else:
             high = middle
-    at = 1 + low * width
-    if low == count:
-        if bag[RULE] == FOREMOST and count == bag[BOUND]:
-            return low
-    elif out[at] == first and (key == 1 or compare(out, at, data, place, key) == 0):
-        absorb(bag, START, out, at + key, data, place + key)
+    if low == count and bag[RULE] == FOREMOST and count == bag[BOUND]:
         return low
-    else:
-        for j in range(count * width, at - 1, -1):
-            out[j + width] = out[j]
+    at = 1 + low * width
+    for j in range(count * width, at - 1, -1):
+        out[j + width] = out[j]
     copy(data, place, out, at, width)
     out[0] += 4
     return low
