@@ -117,8 +117,9 @@ def lists_of(kind: str, widths: tuple[int, ...], heap: np.ndarray, refs: np.ndar
         offsets[1:] + np.arange(len(refs)),
         lambda first, last: _take(heap, refs[first:last], offsets[first : last + 1], lanes),
     )
-    nulls = refs < 0
-    return made(offsets, LaneElements(element, fields, lanes), ~nulls if nulls.any() else None)
+    nulls, elements = refs < 0, LaneElements(element, fields, lanes)
+    # Many are Arrow's at once, which takes less memory than their lanes.
+    return made(offsets, elements.to_arrow() if len(lanes) > _FEW else elements, ~nulls if nulls.any() else None)
 
 
 def only_list_of(kind: str, widths: tuple[int, ...], heap: np.ndarray, ref: int) -> Lists:
