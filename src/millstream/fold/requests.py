@@ -10,6 +10,7 @@ import math
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -134,8 +135,6 @@ class RequestRows:
                     width, entries = ends
             groups.append((0, width, 0, entries, len(checks), len(slots), len(bags), len(payload)))
             self._cuts.append(cuts)
-        self._sections = any(len(cuts) > 1 for cuts in self._cuts)
-        self._places: dict[int, tuple[np.ndarray, np.ndarray, tuple[int, int]]] = {}
         self._adds = np.array([read is not None for read in reads])
         self._checks = np.array(checks, np.int64).reshape(-1, 2)
         self._slots, self._payload = (np.array(part, np.int64).reshape(-1, 10) for part in (slots, payload))
@@ -146,7 +145,7 @@ class RequestRows:
     def added(self, values: Mapping[str, Sequence[Any]], at: np.ndarray) -> Added:
         """Return what requests, by their fields (None for null) and instants (µs), add to the groups."""
         rows = [self._row.values(values, i, instant) for i, instant in enumerate(at.tolist())]
-        groups, begins, sizes = self._placed(len(at))
+        groups, begins, sizes = self._one_placed if len(at) == 1 else self._placed(len(at))
         lanes, entries = (np.empty((1, size), np.int64) for size in sizes)
         numbers = np.array([list(map(_number, row)) for row in rows], np.float64).reshape(len(at), len(self._row))
         if self._bins:
@@ -163,20 +162,19 @@ class RequestRows:
             lift_decayed(at, np.where(mine[:, slot.offset] == 1, values_of, np.nan), slot.half_life, mine, slot.offset)
         parts = _by_group(entries[0], groups[:, 2:4], len(at))
         found = Added(lanes[0], begins, parts, [()] * len(groups))
-        return self._with_sections(found, groups, counts) if self._sections else found
+        return self._with_sections(found, groups, counts) if any(len(cuts) > 1 for cuts in self._cuts) else found
 
-    def _placed(self, rows: int) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+    def _placed(self, rows: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
         """The groups with the places of so many rows, where the lanes begin of those that add any, and how many there are."""
-        known = self._places.get(rows)
-        if known is None:
-            groups = self._groups.copy()
-            sizes = groups[:, [1, 3]] * rows
-            ends = np.cumsum(sizes, axis=0)
-            groups[:, [0, 2]] = ends - sizes
-            known = groups, np.where(self._adds, groups[:, 0], -1), (int(ends[-1, 0]), int(ends[-1, 1]))
-            if rows <= _FEW:
-                self._places[rows] = known
-        return known
+        groups = self._groups.copy()
+        sizes = groups[:, [1, 3]] * rows
+        ends = np.cumsum(sizes, axis=0)
+        groups[:, [0, 2]] = ends - sizes
+        return groups, np.where(self._adds, groups[:, 0], -1), ends[-1].tolist()
+
+    @cached_property
+    def _one_placed(self) -> tuple[np.ndarray, np.ndarray, list[int]]:
+        return self._placed(1)
 
     def _with_sections(self, added: Added, groups: np.ndarray, counts: np.ndarray) -> Added:
         """What was lifted side by side for the sections of groups too, each apart."""
@@ -197,10 +195,6 @@ class RequestRows:
             lanes.append(parts[0].lanes.reshape(-1))
             end += lanes[-1].size
         return Added(np.concatenate(lanes), begins, entries, sections)
-
-
-#: Up to how many rows it is kept where theirs go.
-_FEW = 8
 
 
 def _by_group(entries: np.ndarray, places: np.ndarray, rows: int) -> list[np.ndarray]:
