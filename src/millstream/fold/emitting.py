@@ -1,7 +1,7 @@
 """Formulas over a bag: counts, quantiles, single values and lists, from the sorted entries of a window.
 
 A value goes into the lanes of the output as the kernels over lanes put it there: after one that says whether there is any.
-A list goes into a heap, and where it begins there into the lanes of the output; see `fold.listed`.
+A list goes into a heap, and a reference to it into the lanes of the output; see `fold.listed`.
 """
 
 import math
@@ -12,6 +12,7 @@ from numba import njit
 from millstream.fold.entries import ESTIMATED, KEY, PASSED, WIDTH, copy, with_room
 from millstream.fold.fixed_point import from_sortable, sortable, sum_of
 from millstream.fold.lanes import COUNT, EMPTY_GREATEST, EMPTY_LEAST, ONE, START, TEXT, emit
+from millstream.fold.listed import reference
 from millstream.fold.sketches import middle_of, registered
 
 DISTINCT_COUNT, QUANTILE, ENTROPY, LAG, MODE, ROWS, MOST, RECENT, MAPPED, SEEN, COUNTED, SINCE, SUMMED = range(13)
@@ -80,27 +81,21 @@ def _emitted(bag, feature, data, at, probes, texts, row, heap):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _listed(bag, feature, data, places, heap):
-    """Add the list of what the entries at some places hold; returns where it begins, and the heap."""
+    """Add the list of what the entries at some places hold; returns a reference to it, and the heap."""
     begin = heap[0]
-    if places.size == 0:
-        return START, heap
-    heap = with_room(heap, begin, 1 + places.size * feature[LANES])
-    heap[begin], to = places.size, begin + 1
+    heap, to = with_room(heap, begin, places.size * feature[LANES]), begin
     for place in places:
         copy(data, place + feature[SKIP], heap, to, feature[LANES])
         to += feature[LANES]
     heap[0] = to
-    return begin, heap
+    return reference(begin, places.size), heap
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _mapped(bag, feature, data, heap):
-    """Add the keys that count most, each with what its lanes come to; returns where the list begins, and the heap."""
+    """Add the keys that count most, each with what its lanes come to; returns a reference to the list, and the heap."""
     places, begin, width = _most(bag, data)[: feature[NUMBER]], heap[0], feature[VALUE_LANES]
-    if places.size == 0:
-        return START, heap
-    heap = with_room(heap, begin, 1 + places.size * (2 + feature[LANES] + width))
-    heap[begin], to = places.size, begin + 1
+    heap, to = with_room(heap, begin, places.size * (2 + feature[LANES] + width)), begin
     inner = feature[INNER:COLUMNS].copy().reshape(1, COLUMNS - INNER)
     number, kept = np.empty((1, 1)), np.empty((1, 1 + width), np.int64)
     for place in places:
@@ -117,7 +112,7 @@ def _mapped(bag, feature, data, heap):
         copy(kept[0], 1, heap, to + 1, width)
         to += 1 + width
     heap[0] = to
-    return begin, heap
+    return reference(begin, places.size), heap
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -142,16 +137,13 @@ def _most(bag, data):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _rows(bag, feature, data, heap):
-    """Add the list of the first so many events, in the order of their entries; returns where it begins, and the heap."""
+    """Add the list of the first so many events, in the order of their entries; returns a reference to it, and the heap."""
     count, width = np.int64(0), bag[WIDTH]
     end = 1 + (data[0] >> 2) * width
     for place in range(1, end, width):
         count += data[place + bag[KEY]]
     count, begin = min(count, feature[NUMBER]), heap[0]
-    if count == 0:
-        return START, heap
-    heap = with_room(heap, begin, 1 + count * feature[LANES])
-    heap[begin], to, left = count, begin + 1, count
+    heap, to, left = with_room(heap, begin, count * feature[LANES]), begin, count
     for place in range(1, end, width):
         for _ in range(min(left, data[place + bag[KEY]])):
             for j in range(feature[LANES]):
@@ -162,7 +154,7 @@ def _rows(bag, feature, data, heap):
         if left == 0:
             break
     heap[0] = to
-    return begin, heap
+    return reference(begin, count), heap
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)

@@ -11,7 +11,7 @@ from millstream.fold.bits import new_set, numbers_from, turn
 from millstream.fold.emitting import FORMULA, LOOKS_UP, NUMBER, emit_entries
 from millstream.fold.entries import BOUND, GROUPS, GROWTH, INPUT, KEY, NEWEST, PASSED, RULE, WIDTH, absorb, copy
 from millstream.fold.entry_payloads import payload_of, payload_trees, put_payload
-from millstream.fold.entry_windows import entries_along, ranked
+from millstream.fold.entry_ranks import entries_along, ranked
 from millstream.fold.lanes import ONE, START, compare
 from millstream.fold.timelines import ends_of, rows_of, slides
 
@@ -50,7 +50,7 @@ def slide_bag(lines, moves, ends, entries, requests, bag, features, probes, firs
         first: the first key.
         last: the key before which to stop.
         numbers: the output's numbers, float64, a row for each row, written for those of these keys past which windows slide.
-        texts: the output's lanes, int64, a row for each row; likewise; of a list, where it begins in the heap.
+        texts: the output's lanes, int64, a row for each row; likewise; of a list, a reference to it.
         heap: the lists that there are already; see `listed`.
     """
     work, start = np.empty(GROWTH, np.int64), np.int64(0)

@@ -154,7 +154,7 @@ def lookup_of(column: WindowedFeature) -> tuple[str, str]:
 def value_width(column: WindowedFeature) -> int:
     """How many lanes of output a column takes that is given out as lanes, or 0.
 
-    A value takes one more, which says whether there is any; a list takes the one that says where it begins.
+    A value takes one more, which says whether there is any; a list takes the one that refers to it.
     """
     if column.kind in LISTS:
         return 1

@@ -224,7 +224,7 @@ def value(data, offsets, at, requests, probes, bags, windows, features, meta, nu
         features: the features that are made of entries; see the module.
         meta: the numbers of the layout; see `kernels`.
         numbers: the output's numbers, float64, a row for each state.
-        texts: the output's lanes, int64, a row for each state; of a list, where it begins in the heap.
+        texts: the output's lanes, int64, a row for each state; of a list, a reference to it.
         heap: the lists that there are already; see `listed`.
     """
     step = 1 + meta[0]
@@ -313,7 +313,7 @@ def exact(
         windows: the windows; see `spans`.
         features: the features that are made of entries; see the module.
         numbers: the output's numbers, float64, a row for each query.
-        texts: the output's lanes, int64, a row for each query; of a list, where it begins in the heap.
+        texts: the output's lanes, int64, a row for each query; of a list, a reference to it.
         heap: the lists that there are already; see `listed`.
     """
     work = np.empty(GROWTH, np.int64)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from millstream.fold import entry_history, entry_states, entry_windows
+from millstream.fold import entry_history, entry_states, entry_windows, foremost_entries
 from millstream.fold.entries import DISTINCT, FOREMOST, RULE, SPREAD
 from millstream.fold.entry_layout import EntryLayout
 from millstream.fold.layout import FoldLayout, Layout
@@ -43,8 +43,7 @@ def of_states(
         offsets: where each begins in `data`, and where the last ends, int64, shape (states + 1,).
         at: the instant of each (µs), int64, shape (states,).
         numbers: the output's numbers, float64, a row for each state, changed in place.
-        texts: the output's lanes, int64, a row for each state, changed in place; of a list, where it begins in the
-            heap.
+        texts: the output's lanes, int64, a row for each state, changed in place; of a list, a reference to it.
         requests: the entries of one more event at each instant, int64, a row each; none unless given.
         probes: what requests look up, a row for each state, as `Probes.lanes`.
     """
@@ -141,7 +140,7 @@ class EntryHistory:
             elif bag[RULE] == SPREAD:
                 entry_windows.slide_quantiles(*window, first, last, numbers)
             elif bag[RULE] == FOREMOST:
-                heap = entry_windows.slide_first(*window, first, last, texts, heap)
+                heap = foremost_entries.slide_first(*window, first, last, texts, heap)
             else:
                 heap = entry_history.slide_bag(*window, self.probes, first, last, numbers, texts, heap)
         return heap

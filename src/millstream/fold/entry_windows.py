@@ -1,38 +1,25 @@
-"""Windows that slide along the events of keys: how many different values, order statistics, and the first entries.
+"""Windows that slide along the events of keys: how many different values, and order statistics.
 
-Order statistics and first entries are read from the set of the ranks of the events in a window; where ranks follow the times
-of events, that set is a stretch, of which nothing need be kept but its end. Different values are counted by the numbers that
-a hash table gives them, and beyond what is exact rank by rank of each register, so that a value can be taken out again. All
-give what `entry_states.exact`, the rule itself, gives.
+What holds few values has them in order in a buffer. Where one comes to hold more, order statistics are read from the set of
+the ranks of the events in it; different values are counted by the numbers that a hash table gives them, and beyond what is
+exact rank by rank of each register, so that a value can be taken out again. All give what `entry_states.exact`, the rule
+itself, gives.
 """
 
 import numpy as np
 from numba import njit
 
-from millstream.fold.bits import first_of, new_set, nth, numbers_from, turn
-from millstream.fold.emitting import FORMULA, INVERTED, LAG, LANES, NUMBER, OUT, SKIP, between
-from millstream.fold.entries import BOUND, INPUT, KEY, copy, with_room
+from millstream.fold.bits import first_of, new_set, nth, turn
+from millstream.fold.emitting import NUMBER, OUT, between
+from millstream.fold.entries import BOUND, INPUT
+from millstream.fold.entry_ranks import entries_along, ranked
+from millstream.fold.few_values import holds, put_in, read_values, room_for_values, take_out
 from millstream.fold.fixed_point import from_sortable
-from millstream.fold.lanes import EMPTY_LEAST, ONE, START, compare
+from millstream.fold.lanes import ONE, START
 from millstream.fold.sketches import MOST_RANK, REGISTERS, bucket_of, estimated, index_of, middle_of, rank_of
 from millstream.fold.timelines import ends_of, rows_of, slides
 
 _U0 = np.uint64(0)
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def entries_along(lines, k, requests):
-    """The places of the entries of a key's events, by time, and then of one more of each row, where there are any.
-
-    Args:
-        lines, requests: as in `slide_distinct`.
-        k: the key.
-
-    Returns:
-        Rows of `entries`, int64, shape (events of the key,), or (events and rows of the key,).
-    """
-    events = lines.events[lines.begins[k] : lines.begins[k + 1]]
-    return events if requests < 0 else np.concatenate((events, requests + rows_of(lines, k)))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -55,63 +42,6 @@ def _numbered(bag, entries, every):
             n += 1
         of[i] = table[place]
     return of, values[:n]
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def ranked(bag, entries, every):
-    """The rank of each of some entries in the order of their keys, -1 where there is none, and the keys in that order.
-
-    Args:
-        bag, entries: as in `slide_distinct`.
-        every: the rows of `entries` that are looked at, int64, as `entries_along` gives them.
-
-    Returns:
-        The ranks, int64, shape (places of `every`,); the keys, int64, lane by lane, one after another; and whether their
-        order is that of the entries as they are given (1), or the reverse (-1), or another (0).
-    """
-    lanes = bag[KEY]
-    there, keys = np.empty(every.size, np.int64), np.empty(every.size * lanes, np.int64)
-    n = _keys_of(bag, entries, every, there, keys)
-    order, direction = np.arange(n), 1
-    if not _ascend(keys, order, lanes):
-        order, direction = order[::-1].copy(), -1
-        if not _ascend(keys, order, lanes):
-            direction = 0
-            for lane in range(lanes - 1, -1, -1):
-                order = order[np.argsort(keys[lane : n * lanes : lanes][order], kind="mergesort")]
-    ranks, ordered = np.full(every.size, -1, np.int64), np.empty(n * lanes, np.int64)
-    _place(there, keys, order, lanes, ranks, ordered)
-    return ranks, ordered, direction
-
-
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _keys_of(bag, entries, every, there, keys):
-    """Write which of some entries are there, and their keys; returns how many are."""
-    n = START
-    for i in range(every.size):
-        if entries[every[i], bag[INPUT]]:
-            there[n] = i
-            for j in range(bag[KEY]):
-                keys[n * bag[KEY] + j] = entries[every[i], bag[INPUT] + 1 + j]
-            n += 1
-    return n
-
-
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _place(there, keys, order, lanes, ranks, ordered):
-    """Write the rank of each entry that is there, and the keys in order."""
-    for rank in range(order.size):
-        ranks[there[order[rank]]] = rank
-        copy(keys, order[rank] * lanes, ordered, rank * lanes, lanes)
-
-
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _ascend(keys, order, lanes):
-    """Whether keys ascend in an order."""
-    for i in range(1, order.size):  # noqa: SIM110 - Numba has no generators
-        if compare(keys, order[i - 1] * lanes, keys, order[i] * lanes, lanes) > 0:
-            return False
-    return True
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
@@ -155,17 +85,58 @@ def slide_distinct(lines, moves, ends, entries, requests, bag, features, first, 
         first, last: the first key, and the key before which to stop.
         numbers: the output's numbers, float64, a row for each row, written for those of these keys past which windows slide.
     """
-    start = np.int64(0)
+    start, (there, values, few) = START, room_for_values(lines, first, last)
     for k in range(first, last):
-        if slides(lines, k):
-            of, values = _numbered(bag, entries, entries_along(lines, k, requests))
-            rows, mine = rows_of(lines, k), ends_of(lines, ends, first, k)
-            added = of[of.size - rows.size :] if requests >= 0 else of[:0]
-            counted = np.zeros(values.size, np.int64)
-            beyond = _slide_distinct(of, moves, mine, start, added, counted, bag[BOUND], features, rows, numbers)
-            if beyond < rows.size:
-                _slide_estimates(of, values, moves, mine, added, counted, bag[BOUND], features, rows, numbers, beyond)
-            start = mine[mine.size - 1]
+        if not slides(lines, k):
+            continue
+        rows, mine = rows_of(lines, k), ends_of(lines, ends, first, k)
+        read_values(bag, entries, lines.events[lines.begins[k] : lines.begins[k + 1]], there, values)
+        if not _slide_few_distinct(
+            there, values, few, moves, mine, start, entries, requests, bag, features, rows, numbers
+        ):
+            _slide_many_distinct(lines, k, moves, mine, start, entries, requests, bag, features, rows, numbers)
+        start = mine[mine.size - 1]
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def _slide_few_distinct(
+    there, values, few, moves, ends, start, entries, requests, bag, features, rows, numbers
+):  # fmt: skip
+    """Those of one key; returns whether every window holds few enough values, else what is written counts for nothing."""
+    n, different, at = START, START, bag[INPUT]
+    for q in range(rows.size):
+        for m in range(np.uint64(start), np.uint64(ends[q])):
+            event = np.uint64(moves[m] if moves[m] >= 0 else ~moves[m])
+            if not there[event]:
+                continue
+            if moves[m] < 0:
+                n -= 1
+                place = take_out(few, n + 1, values[event])
+                different -= place == n or few[place] != values[event]
+            elif n == few.size:
+                return False
+            else:
+                place = put_in(few, n, values[event])
+                different += place == 0 or few[place - 1] != values[event]
+                n += 1
+        start, found = ends[q], different
+        if requests >= 0 and entries[requests + rows[q], at]:
+            found += not holds(few, n, entries[requests + rows[q], at + 1])
+        if found > bag[BOUND]:
+            return False
+        for f in range(features.shape[0]):
+            numbers[np.uint64(rows[q]), np.uint64(features[f, OUT])] = np.float64(found)
+    return True
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _slide_many_distinct(lines, k, moves, ends, start, entries, requests, bag, features, rows, numbers):
+    """The same of any number of values."""
+    of, values = _numbered(bag, entries, entries_along(lines, k, requests))
+    added, counted = of[of.size - rows.size :] if requests >= 0 else of[:0], np.zeros(values.size, np.int64)
+    beyond = _slide_distinct(of, moves, ends, start, added, counted, bag[BOUND], features, rows, numbers)
+    if beyond < rows.size:
+        _slide_estimates(of, values, moves, ends, added, counted, bag[BOUND], features, rows, numbers, beyond)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
@@ -228,18 +199,71 @@ def slide_quantiles(lines, moves, ends, entries, requests, bag, features, first,
     Args:
         lines, moves, ends, entries, requests, bag, features, first, last, numbers: as in `slide_distinct`.
     """
-    start = np.int64(0)
+    start, (there, values, few) = START, room_for_values(lines, first, last)
     for k in range(first, last):
-        if slides(lines, k):
+        if not slides(lines, k):
+            continue
+        rows, mine = rows_of(lines, k), ends_of(lines, ends, first, k)
+        read_values(bag, entries, lines.events[lines.begins[k] : lines.begins[k + 1]], there, values)
+        if not _slide_few_quantiles(
+            there, values, few, moves, mine, start, entries, requests, bag, features, rows, numbers
+        ):
             ranks, keys, _ = ranked(bag, entries, entries_along(lines, k, requests))
-            rows, mine = rows_of(lines, k), ends_of(lines, ends, first, k)
             added = ranks[ranks.size - rows.size :] if requests >= 0 else ranks[:0]
             bits, counts = new_set(keys.size)
             _slide_quantiles(
                 ranks, keys, bits, counts, np.full(keys.size, np.nan), moves, mine, start, added, bag[BOUND], features, rows,
                 numbers,
             )  # fmt: skip
-            start = mine[mine.size - 1]
+        start = mine[mine.size - 1]
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def _slide_few_quantiles(
+    there, values, few, moves, ends, start, entries, requests, bag, features, rows, numbers
+):  # fmt: skip
+    """Those of one key; returns whether every window holds few enough values, else what is written counts for nothing."""
+    n, at = START, bag[INPUT]
+    for q in range(rows.size):
+        for m in range(np.uint64(start), np.uint64(ends[q])):
+            event = np.uint64(moves[m] if moves[m] >= 0 else ~moves[m])
+            if not there[event]:
+                continue
+            if moves[m] < 0:
+                take_out(few, n, values[event])
+                n -= 1
+            elif n == few.size:
+                return False
+            else:
+                put_in(few, n, values[event])
+                n += 1
+        start, more = ends[q], requests >= 0 and entries[requests + rows[q], at] != 0
+        if more:
+            if n == few.size:
+                return False
+            put_in(few, n, entries[requests + rows[q], at + 1])
+            n += 1
+        for f in range(features.shape[0]):
+            share = from_sortable(features[f, NUMBER])
+            found = _quantile_of_few(bag[BOUND], few, n, share)
+            numbers[np.uint64(rows[q]), np.uint64(features[f, OUT])] = found
+        if more:
+            take_out(few, n, entries[requests + rows[q], at + 1])
+            n -= 1
+    return True
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
+def _quantile_of_few(bound, values, total, share):
+    """The interpolation between two of the values, of their buckets' middles where there are too many."""
+    if total == 0:
+        return np.nan
+    place = np.float64(total - 1) * share
+    low = np.int64(np.floor(place))
+    left, right = from_sortable(values[low]), from_sortable(values[min(low + 1, total - 1)])
+    if total > bound:
+        left, right = middle_of(bucket_of(left)), middle_of(bucket_of(right))
+    return between(left, right, place - np.float64(low))
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
@@ -284,87 +308,3 @@ def _quantile(bound, bits, counts, total, keys, middles, share):
         if np.isnan(middles[rank]):
             middles[rank] = middle_of(bucket_of(from_sortable(keys[rank])))
     return between(middles[left], middles[right], rest)
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def slide_first(lines, moves, ends, entries, requests, bag, features, first, last, texts, heap):
-    """Write what a window's first entries give, for the rows of a stretch of keys; returns the heap with the lists.
-
-    Args:
-        lines, moves, ends, entries, requests, bag, features, first, last: as in `slide_distinct`.
-        texts: the output's lanes, int64, a row for each row, written as `numbers` are there; of a list, where it begins.
-        heap: the lists that there are already; see `listed`.
-    """
-    start, chosen = np.int64(0), np.empty(bag[BOUND], np.int64)
-    for k in range(first, last):
-        if slides(lines, k):
-            ranks, keys, direction = ranked(bag, entries, entries_along(lines, k, requests))
-            rows, mine = rows_of(lines, k), ends_of(lines, ends, first, k)
-            added = ranks[ranks.size - rows.size :] if requests >= 0 else ranks[:0]
-            if added.size or lines.late[k]:
-                direction = 0
-            heap = _slide_first(
-                ranks, keys, direction, moves, mine, start, added, chosen, bag, features, rows, texts, heap
-            )
-            start = mine[mine.size - 1]
-    return heap
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _slide_first(ranks, keys, direction, moves, ends, start, added, chosen, bag, features, rows, texts, heap):
-    """The same for one key; with a direction, ranks follow time or run against it, and a window holds a stretch of them."""
-    room = START
-    for f in range(features.shape[0]):
-        room += 1 + features[f, NUMBER] * features[f, LANES]
-    bits, counts = new_set(keys.size // bag[KEY] if direction == 0 else 0)
-    total, edge, kept = np.int64(0), np.int64(0), np.int64(0)
-    for q in range(rows.size):
-        for m in range(start, ends[q]):
-            rank, change = (ranks[moves[m]], ONE) if moves[m] >= 0 else (ranks[~moves[m]], -ONE)
-            if rank < 0:
-                continue
-            total += change
-            if direction == 0:
-                turn(bits, counts, rank, change)
-            elif change > 0:  # the newest one so far, or one that comes back before it
-                edge = rank if total == 1 else max(edge, rank) if direction > 0 else min(edge, rank)
-        start, one = ends[q], added[q] if added.size else np.int64(-1)
-        if one >= 0:
-            turn(bits, counts, one, ONE)
-        kept = min(total + (1 if one >= 0 else 0), chosen.size)
-        if direction == 0:
-            numbers_from(bits, counts, START, kept, chosen)
-        else:
-            for i in range(kept):
-                chosen[i] = edge + i if direction < 0 else edge - total + 1 + i
-        if one >= 0:
-            turn(bits, counts, one, -ONE)
-        if heap.size < heap[0] + room:
-            heap = with_room(heap, heap[0], room)
-        _write_first(keys, chosen, kept, bag, features, texts, rows[q], heap)
-    return heap
-
-
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _write_first(keys, chosen, kept, bag, features, texts, row, heap):
-    """Write what the entries of some ranks, in their order, give: one of them, or the list of them; the heap has room."""
-    lanes = bag[KEY]
-    for f in range(features.shape[0]):
-        count, out = min(features[f, NUMBER], kept), features[f, OUT]
-        if features[f, FORMULA] == LAG:
-            texts[row, out] = EMPTY_LEAST
-            if count == features[f, NUMBER]:
-                for j in range(lanes):
-                    texts[row, out + j] = ~keys[chosen[count - 1] * lanes + j]
-            continue
-        to = heap[0]
-        texts[row, out] = to if count else START
-        if count:
-            heap[to] = count
-            to += 1
-        for i in range(count):
-            place = chosen[i] * lanes + features[f, SKIP]
-            for j in range(features[f, LANES]):
-                heap[to] = ~keys[place + j] if features[f, INVERTED] else keys[place + j]
-                to += 1
-        heap[0] = to

@@ -231,13 +231,14 @@ def by_key(codes, n_keys):
     """Event numbers grouped by key (a stable counting sort), and where each key's begin."""
     begins = np.zeros(n_keys + 1, np.int64)
     for i in range(codes.size):
-        begins[codes[i] + 1] += 1
+        begins[np.uint64(codes[i] + 1)] += 1
     for k in range(n_keys):
         begins[k + 1] += begins[k]
     free, order = begins[:-1].copy(), np.empty(codes.size, np.int64)
     for i in range(codes.size):
-        order[free[codes[i]]] = i
-        free[codes[i]] += 1
+        key = np.uint64(codes[i])
+        order[np.uint64(free[key])] = i
+        free[key] += 1
     return order, begins
 
 
@@ -271,10 +272,11 @@ def lanes_of_events(lanes, events, size):
         events: the numbers of those that are wanted, int64.
         size: how many lanes an event has.
     """
-    out = np.empty(events.size * size, np.int64)
-    for i in range(events.size):
-        for j in range(size):
-            out[i * size + j] = lanes[events[i] * size + j]
+    out, width = np.empty(events.size * size, np.int64), np.uint64(size)
+    for i in range(events.size):  # places without a sign need no look at it
+        to, source = np.uint64(i * size), np.uint64(events[i] * size)
+        for j in range(width):
+            out[to + j] = lanes[source + j]
     return out
 
 

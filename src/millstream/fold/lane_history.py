@@ -26,6 +26,7 @@ from millstream.fold.lanes import (
     remove_one,
 )
 from millstream.fold.moments import SPACE
+from millstream.fold.sliding_sums import add_up, adds_up, slide_sums
 from millstream.fold.spans import DELAY, LOWEST, spans
 from millstream.fold.timelines import rows_of, slides
 
@@ -71,27 +72,23 @@ def slide(lines, lanes, requests, added, ops, windows, window_ops, features, met
         )  # fmt: skip
         own, one_more = lanes_of_events(lanes, lines.events[begin:end], size), added[asked] if added.size > 0 else added
         if not lines.late[k]:
-            _add_up(own, size, ops)
-        feature = START
+            add_up(own, size, ops)
+        feature, adds = START, not lines.late[k]
         for w in range(windows.shape[0]):
             of_window = feature
             while feature < features.shape[0] and features[feature, 1] == w:
                 feature += 1
             spans(line[0], line[1], line[2], line[3], line[4], one_more, windows, w, since, until)
+            of_request = one_more if windows[w, DELAY] == 0 else one_more[:0]
+            if adds and adds_up(ops, window_ops[w]):
+                slide_sums(line, since, until, own, size, asked, requests, of_request, ops, window_ops[w], features, of_window,
+                            feature, sums, held, found, strings)  # fmt: skip
+                continue
             _slide(
-                line, since, until, own, size, asked, requests, one_more if windows[w, DELAY] == 0 else one_more[:0], ops,
+                line, since, until, own, size, asked, requests, of_request, ops,
                 window_ops[w], features, of_window, feature, sums, held, queues[0], queues[1], ends, found, strings,
             )  # fmt: skip
         scatter(features, asked, found, strings, numbers, texts)
-
-
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _add_up(own, size, ops):
-    """Make of each event's lanes that add up those of all events up to it."""
-    for row in range(size, own.size, size):
-        for i in range(ops.shape[0]):
-            if ops[i, 0] == ADD:
-                combine_one(ops[i, 0], ops[i, 2], own, row + ops[i, 1], own, row - size + ops[i, 1])
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)

@@ -1,7 +1,7 @@
 """Lists among what the kernels give: the heaps they are written into, and the columns they are read from.
 
-A heap is int64 lanes: first how many are used, then lists, each a count and the lanes of so many elements. A row refers to
-its list by where that begins: 0 is the empty list, which is written nowhere, and -1 is null.
+A heap is int64 lanes: first how many are used, then the lanes of elements. A row refers to its list by one number, made of
+where that begins and how many elements it has, so that lists may have elements in common: 0 is the empty list, -1 is null.
 """
 
 from __future__ import annotations
@@ -21,6 +21,12 @@ from millstream.definitions.schema import element_of, fields_of, is_map
 from millstream.fold.lanes import EMPTY_LEAST
 from millstream.fold.ordered import arrow_of, value_of
 from millstream.fold.shares import in_shares
+
+#: How many bits of a reference say how many elements the list has; those above say where it begins.
+_COUNT = np.int64(16)
+_COUNTS = (np.int64(1) << _COUNT) - 1
+_LISTS = int(_COUNTS) + 1
+_ONE = np.uint64(1)
 
 #: Rows, the heap that they refer to, and which of their lanes do.
 HeapPart = tuple[np.ndarray | slice, np.ndarray, Sequence[int]]
@@ -76,6 +82,12 @@ def new_heap() -> np.ndarray:
     return _NONE_USED.copy()
 
 
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
+def reference(begin, count):  # type: ignore[no-untyped-def]
+    """The number by which a row refers to a list of so many elements that begins at a place of a heap."""
+    return (begin << _COUNT) | count if count > 0 else np.int64(0)
+
+
 def together(parts: Sequence[HeapPart], texts: np.ndarray) -> np.ndarray:
     """Put heaps together into one that rows refer to instead.
 
@@ -92,30 +104,29 @@ def together(parts: Sequence[HeapPart], texts: np.ndarray) -> np.ndarray:
         out[end : end + heap[0] - 1] = heap[1 : heap[0]]
         for place in places:
             refs = texts[rows, place]
-            texts[rows, place] = np.where(refs > 0, refs + (end - 1), refs)
+            texts[rows, place] = np.where(refs > 0, refs + ((end - 1) << _COUNT), refs)
         end += int(heap[0]) - 1
     out[0] = end
     return out
 
 
 def lists_of(kind: str, widths: tuple[int, ...], heap: np.ndarray, refs: np.ndarray) -> Lists:
-    """Return a column of lists, or maps, of a type, by where each row's begins.
+    """Return a column of lists, or maps, of a type, by how each row refers to its list.
 
     Args:
         kind: the type of the column, such as "list<int64>".
         widths: how many lanes an element has, or each of its fields, which follows one that says whether it is there.
         heap: the lists.
-        refs: where each row's begins in the heap, int64; 0 is the empty list, -1 null.
+        refs: how each row refers to its list, int64, as `reference` makes it.
     """
     made, element, fields, width = _form(kind, widths)
-    counts = np.where(refs > 0, heap[np.maximum(refs, 0)], 0)
     offsets = np.zeros(len(refs) + 1, np.int64)
-    np.cumsum(counts, out=offsets[1:])
+    np.cumsum(np.where(refs > 0, refs & _COUNTS, 0), out=offsets[1:])
     lanes = np.empty((int(offsets[-1]), width), np.int64)
     refs = np.ascontiguousarray(refs)
     in_shares(
         offsets[1:] + np.arange(len(refs)),
-        lambda first, last: _take(heap, refs[first:last], offsets[first : last + 1], lanes),
+        lambda first, last: _take(heap, refs[first:last], offsets[first : last + 1], lanes.shape[1], lanes.reshape(-1)),
     )
     nulls, elements = refs < 0, LaneElements(element, fields, lanes)
     # Many are Arrow's at once, which takes less memory than their lanes.
@@ -127,11 +138,11 @@ def only_list_of(kind: str, widths: tuple[int, ...], heap: np.ndarray, ref: int)
 
     Args:
         kind, widths, heap: as in `lists_of`.
-        ref: where the row's list begins in the heap.
+        ref: how the row refers to its list.
     """
     made, element, fields, width = _form(kind, widths)
-    count = int(heap[ref]) if ref > 0 else 0
-    lanes = heap[ref + 1 : ref + 1 + count * width].reshape(count, width)
+    begin, count = divmod(max(ref, 0), _LISTS)
+    lanes = heap[begin : begin + count * width].reshape(count, width)
     return made(np.array((0, count)), LaneElements(element, fields, lanes), _NULL.copy() if ref < 0 else None)
 
 
@@ -155,10 +166,12 @@ def fixed_lists(dtype: str, lanes: np.ndarray) -> Lists:
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _take(heap, refs, offsets, out):  # type: ignore[no-untyped-def]
+def _take(heap, refs, offsets, width, out):  # type: ignore[no-untyped-def]
+    """Write the lanes of lists one after another; places without a sign need no look at it."""
+    to = np.uint64(offsets[0] * width)
     for i in range(refs.size):
-        place = refs[i] + 1
-        for j in range(offsets[i], offsets[i + 1]):
-            for lane in range(out.shape[1]):
-                out[j, lane] = heap[place]
-                place += 1
+        place = np.uint64(refs[i] >> _COUNT)
+        for _ in range((offsets[i + 1] - offsets[i]) * width):
+            out[to] = heap[place]
+            to += _ONE
+            place += _ONE

@@ -32,7 +32,10 @@ class Past:
     @cached_property
     def lines(self) -> Timelines:
         """The timelines of all keys."""
-        return timelines_of(*self.by_key, self.times, self.available, self.asked, self.ordinal, self.at)
+        events, begins = self.by_key
+        every = np.array_equal(self.codes, self.asked)  # as where each event is asked about
+        rows, row_begins = (events.copy(), begins) if every else kernels.by_key(self.asked, self.n_keys)
+        return timelines_of(events, begins, self.times, self.available, rows, row_begins, self.ordinal, self.at)
 
     @cached_property
     def by_key(self) -> tuple[np.ndarray, np.ndarray]:

@@ -327,7 +327,7 @@ def as_of(
     numbers = np.empty((max(rows, 2), max(width, 2)), np.float64, order="F")
     texts = np.zeros((len(at), int(layout.meta[3])), np.int64)
     asked, n_keys = _codes(keys, events.keys)
-    past = Past(n_keys, events.codes, events.times, _plain(available), asked, _plain(ordinal), _plain(at))
+    past = Past(n_keys, events.codes, events.times, _plain(available), asked, *_asked_by(ordinal, at))
     added, more, others = _parted(layout, requests)
     has_one = NONE_ADDED if requests is None else np.ones(rows, bool)
     told = no_probes(layout, rows) if probes is None else probes
@@ -407,7 +407,7 @@ def exact(
     """
     numbers, texts = _empty(layout, len(at))
     asked, n_keys = _codes(keys, events.keys)
-    past = Past(n_keys, events.codes, events.times, _plain(available), asked, _plain(ordinal), _plain(at))
+    past = Past(n_keys, events.codes, events.times, _plain(available), asked, *_asked_by(ordinal, at))
     added, more, others = _parted(layout, requests)
     has_one = NONE_ADDED if requests is None else np.ones(len(at), bool)
     told = no_probes(layout, len(at)) if probes is None else probes
@@ -438,6 +438,12 @@ def _parted(
 def _plain(instants: np.ndarray) -> np.ndarray:
     """Instants as every kernel takes them: int64, one after another, in an array that may be written."""
     return np.require(instants, np.int64, ["C", "W"])
+
+
+def _asked_by(ordinal: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ordinals and instants as kernels take them; the same array twice where the instants themselves are the ordinals."""
+    instants = _plain(at)
+    return instants if ordinal is at else _plain(ordinal), instants
 
 
 def _empty(layout: Layout, rows: int) -> tuple[np.ndarray, np.ndarray]:

@@ -350,7 +350,7 @@ def value_of_bags(
         features: its features that are made of entries; see the module.
         size: how many lanes a stretch has.
         numbers: the output's numbers, float64, a row for each state, NaN for null.
-        texts: the output's lanes, int64, a row for each state; of a list, where it begins in the heap.
+        texts: the output's lanes, int64, a row for each state; of a list, a reference to it.
         heap: the lists that there are already; see `listed`.
     """
     work, other, step = np.empty(GROWTH, np.int64), np.empty(GROWTH, np.int64), LANES + size

@@ -9,9 +9,12 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from millstream.fold.kernels import ascending, by_key, in_order
+from millstream.fold.kernels import in_order
+from millstream.fold.lanes import START
 from millstream.fold.shares import in_shares
-from millstream.fold.spans import spans
+from millstream.fold.spans import GAP, ROWS, span, spans
+
+_ONE = np.uint64(1)
 
 
 class Timelines(NamedTuple):
@@ -45,7 +48,8 @@ def timelines_of(
     begins: np.ndarray,
     times: np.ndarray,
     available: np.ndarray,
-    asked: np.ndarray,
+    rows: np.ndarray,
+    row_begins: np.ndarray,
     ordinal: np.ndarray,
     at: np.ndarray,
 ) -> Timelines:
@@ -57,47 +61,72 @@ def timelines_of(
         begins: where in `events` those of each key begin, and where the last ones end, int64, shape (keys + 1,).
         times: the times of the events (µs), int64, by number.
         available: from which ordinal on each is known, int64, by number.
-        asked: which key each row has, int64, shape (rows,).
+        rows: the numbers of the rows, grouped by key as those of the events are, int64; put in order in place too.
+        row_begins: where in `rows` those of each key begin, and where the last ones end, int64, shape (keys + 1,).
         ordinal: per row, by when an event must be available to count, int64, shape (rows,).
         at: per row, the instant (µs), int64, shape (rows,).
 
     Returns:
-        The timelines, which hold `events` and `begins` themselves.
+        The timelines, which hold `events`, `rows` and where they begin themselves.
     """
-    keys = len(begins) - 1
-    rows, row_begins = by_key(asked, keys)
+    keys, asked_by = len(begins) - 1, np.empty_like(rows)
     lines = Timelines(
         events, begins, np.empty_like(events), np.empty_like(events), np.empty_like(events), np.zeros(keys, np.bool_),
-        rows, row_begins, np.empty_like(rows), np.empty_like(rows), np.zeros(keys, np.bool_),
+        rows, row_begins, asked_by, asked_by if ordinal is at else np.empty_like(rows), np.zeros(keys, np.bool_),
     )  # fmt: skip
     in_shares(
-        begins[1:] + row_begins[1:], lambda first, last: _lay_out(lines, times, available, ordinal, at, first, last)
+        begins[1:] + row_begins[1:],
+        lambda first, last: _lay_out(lines, times, available, ordinal, at, ordinal is at, first, last),
     )
     return lines
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _lay_out(lines, times, available, ordinal, at, first, last):
-    """Put the events and the rows of the keys `first..last` in order, with what is said of them."""
+def _lay_out(lines, times, available, ordinal, at, same, first, last):
+    """Put the events and the rows of the keys `first..last` in order; `same` says that ordinals are the instants themselves.
+
+    All is first taken as it comes, which is in order already where it came as it happened; column by column, for the numbers
+    of a key lie far apart, and a processor finds its way about one column at a time.
+    """
+    begin, end = lines.begins[first], lines.begins[last]
+    _take(times, lines.events, begin, end, lines.times)
+    _take(available, lines.events, begin, end, lines.available)
+    begin, end = lines.row_begins[first], lines.row_begins[last]
+    _take(ordinal, lines.rows, begin, end, lines.ordinal)
+    if not same:
+        _take(at, lines.rows, begin, end, lines.at)
     for k in range(first, last):
         begin, end = lines.begins[k], lines.begins[k + 1]
-        mine, open_from = lines.events[begin:end], lines.available[begin:end]
-        _take(in_order(mine, times), times, available, mine, lines.times[begin:end], open_from)
-        if not ascending(open_from):
+        if not _ascend(lines.times, begin, end):
+            lines.events[begin:end] = in_order(lines.events[begin:end].copy(), times)
+            _take(times, lines.events, begin, end, lines.times)
+            _take(available, lines.events, begin, end, lines.available)
+        if not _ascend(lines.available, begin, end):
             lines.late[k] = True
-            lines.known[begin:end] = in_order(np.arange(mine.size), open_from)
+            lines.known[begin:end] = in_order(np.arange(end - begin), lines.available[begin:end])
         begin, end = lines.row_begins[k], lines.row_begins[k + 1]
-        asked, moments = lines.rows[begin:end], lines.at[begin:end]
-        _take(in_order(in_order(asked, at), ordinal), ordinal, at, asked, lines.ordinal[begin:end], moments)
-        lines.turned[k] = not ascending(moments)
+        if _ascend(lines.ordinal, begin, end) and (same or _ascend(lines.at, begin, end)):
+            continue
+        lines.rows[begin:end] = in_order(in_order(lines.rows[begin:end].copy(), at), ordinal)
+        _take(ordinal, lines.rows, begin, end, lines.ordinal)
+        _take(at, lines.rows, begin, end, lines.at)
+        lines.turned[k] = not _ascend(lines.at, begin, end)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _take(order, first, second, numbers, firsts, seconds):
-    """Write some numbers, and of two columns what stands at their places."""
-    for i in range(order.size):
-        numbers[i] = order[i]
-        firsts[i], seconds[i] = first[order[i]], second[order[i]]
+def _take(column, numbers, begin, end, out):
+    """Write what a column has at the numbers from `begin` up to `end`; places without a sign need no look at it."""
+    for i in range(np.uint64(begin), np.uint64(end)):
+        out[i] = column[np.uint64(numbers[i])]
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def _ascend(values, begin, end):
+    """Whether no value from `begin` up to `end` is less than the one before it."""
+    for i in range(begin + 1, end):  # noqa: SIM110 - Numba has no generators
+        if values[i] < values[i - 1]:
+            return False
+    return True
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
@@ -153,9 +182,12 @@ def moves_of(lines, counts, windows, w, first, last):
     ends = np.empty(lines.row_begins[last] - base, np.int64)
     since, until = np.empty_like(ends), np.empty_like(ends)
     moves = np.empty(2 * (lines.begins[last] - lines.begins[first]), np.int64)
-    n = 0
+    n, by_clock = START, windows[w, ROWS] == 0 and windows[w, GAP] == 0
     for k in range(first, last):
         if not slides(lines, k):
+            continue
+        if by_clock and not lines.late[k]:
+            n = _moves_by_clock(lines, k, windows, w, moves, n, ends, base)
             continue
         begin, end = lines.begins[k], lines.begins[k + 1]
         row, stop = lines.row_begins[k], lines.row_begins[k + 1]
@@ -171,6 +203,28 @@ def moves_of(lines, counts, windows, w, first, last):
         else:
             moves, n = _moves(times, available, ordinal, since, until, moves, n, ends[row - base : stop - base])
     return moves, ends
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def _moves_by_clock(lines, k, windows, w, moves, n, ends, base):
+    """Those of a key as `_moves`, of a window that only goes on: an event enters once at most, so that there is room."""
+    begin, stop = lines.begins[k], np.uint64(lines.begins[k + 1])
+    low = high = np.uint64(begin)
+    for q in range(np.uint64(lines.row_begins[k]), np.uint64(lines.row_begins[k + 1])):
+        (since, until), by = span(windows, w, lines.at[q]), lines.ordinal[q]
+        while low < high and lines.times[low] < since:
+            moves[n] = ~(np.int64(low) - begin)
+            low += _ONE
+            n += 1
+        while high < stop and lines.times[high] < until and lines.available[high] <= by:
+            if lines.times[high] < since:
+                low = high + _ONE
+            else:
+                moves[n] = np.int64(high) - begin
+                n += 1
+            high += _ONE
+        ends[np.int64(q) - base] = n
+    return n
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

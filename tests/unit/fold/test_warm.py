@@ -30,8 +30,10 @@ def compiled() -> dict[str, int]:
         entry_history,
         entry_states,
         entry_windows,
+        foremost_entries,
         history,
         kernels,
+        lane_history,
         lift,
         stretches,
         timelines,
@@ -39,7 +41,8 @@ def compiled() -> dict[str, int]:
     )
 
     modules = (
-        history, decay_kernels, entry_history, entry_states, entry_windows, kernels, lift, stretches, timelines, views,
+        history, decay_kernels, entry_history, entry_states, entry_windows, foremost_entries, kernels, lane_history, lift,
+        stretches, timelines, views,
     )  # fmt: skip
     return {
         f"{module.__name__}.{name}": len(kernel.signatures)
