@@ -65,16 +65,17 @@ def ranked(bag, entries, every):
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _keys_of(bag, entries, every, there, keys):
     """Write which of some entries are there, and their keys; returns how many are."""
-    there_at, begin, end = np.uint64(bag[INPUT]), np.uint64(bag[INPUT] + 1), np.uint64(bag[INPUT] + 1 + bag[KEY])
-    n, to = np.uint64(0), np.uint64(0)
+    at, lanes, n = np.uint64(bag[INPUT]), np.uint64(bag[KEY]), np.uint64(0)
     for i in range(every.size):  # places without a sign need no look at it
-        row = np.uint64(every[i])
-        if entries[row, there_at]:
-            there[n] = i
+        there[n] = i
+        if entries[np.uint64(every[i]), at]:
             n += _ONE
-            for lane in range(begin, end):
-                keys[to] = entries[row, lane]
-                to += _ONE
+    for lane in range(lanes):  # lane by lane, for a loop within this one would take most of the time
+        at += _ONE
+        to = np.uint64(lane)
+        for i in range(n):
+            keys[to] = entries[np.uint64(every[np.uint64(there[i])]), at]
+            to += lanes
     return np.int64(n)
 
 

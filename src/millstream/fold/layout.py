@@ -184,8 +184,24 @@ class Layout(FoldLayout):
             yield hop, int((span - before + coarser + HEAD_SPAN) // hop) + 2
             before = span
 
-    def too_late_before(self, arrivals: np.ndarray) -> np.ndarray:
-        """Per event, the event time (µs) below which it is too late for every window, by its arrival alone."""
+    def too_late(self, times: np.ndarray, arrivals: np.ndarray) -> np.ndarray:
+        """Which events (µs) are too late for every window, by their arrivals alone; most often none can be."""
+        if not len(times) or int((arrivals - times).max()) <= self._longest:
+            return np.zeros(len(times), bool)
+        return np.asarray(times < self._too_late_before(arrivals))
+
+    @property
+    def _longest(self) -> float:
+        """How long (µs) after it happened an event may arrive, whenever that was, so that a window holds it."""
+        delays: list[float] = [section.late for section in self.sections if section.rule[RULE_GAP] > 0]
+        for windows in (self.windows, *(section.windows for section in self.sections)):
+            for width, _, delay, _, _, gap in windows.tolist():
+                if gap == 0:
+                    delays.append(math.inf if width < 0 else delay + width)
+        return max(delays)
+
+    def _too_late_before(self, arrivals: np.ndarray) -> np.ndarray:
+        """Per event, the event time (µs) below which it is too late for every window."""
         never = np.full(len(arrivals), np.iinfo(np.int64).min)
         edges = []
         for windows in (self.windows, *(section.windows for section in self.sections)):

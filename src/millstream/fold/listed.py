@@ -101,13 +101,24 @@ def together(parts: Sequence[HeapPart], texts: np.ndarray) -> np.ndarray:
     out = np.empty(1 + sum(int(heap[0]) - 1 for _, heap, _ in used), np.int64)
     end = 1
     for rows, heap, places in used:
-        out[end : end + heap[0] - 1] = heap[1 : heap[0]]
+        lanes = int(heap[0]) - 1
+        out[end : end + lanes] = heap[1 : 1 + lanes]
+        numbers = np.arange(len(texts))[rows] if isinstance(rows, slice) else rows
         for place in places:
-            refs = texts[rows, place]
-            texts[rows, place] = np.where(refs > 0, refs + ((end - 1) << _COUNT), refs)
-        end += int(heap[0]) - 1
+            _refer_to(texts, numbers, place, end - 1)
+        end += lanes
     out[0] = end
     return out
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def _refer_to(texts, rows, place, further):  # type: ignore[no-untyped-def]
+    """Let rows refer to where their lists are now: so many places further."""
+    column = np.uint64(place)
+    for i in range(rows.size):
+        row = np.uint64(rows[i])
+        if texts[row, column] > 0:
+            texts[row, column] += further << _COUNT
 
 
 def lists_of(kind: str, widths: tuple[int, ...], heap: np.ndarray, refs: np.ndarray) -> Lists:

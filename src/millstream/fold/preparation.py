@@ -297,7 +297,7 @@ def _prepare_one(group: Any, failed: dict[str, dict[int, str]], rows: SharedRows
     for row in np.flatnonzero(keep & wide).tolist():
         dead[row], keep[row] = "a key is no whole number of 64 bits, or no date of the years 1 to 9999", False
     _drop(keep, null, "null_key", skipped)
-    _drop(keep, rows.once(("late", layout), partial(_too_late, layout, rows)), "too_late", skipped)
+    _drop(keep, rows.once(("late", layout), partial(layout.too_late, rows.times, rows.arrivals)), "too_late", skipped)
     read = [rows.once(("read", part), partial(part.read, columns, len(rows))) for part in plan.parts]
     every = _every(read)
     for item in every:
@@ -305,12 +305,10 @@ def _prepare_one(group: Any, failed: dict[str, dict[int, str]], rows: SharedRows
             dead[row], keep[row] = item.reason, False
     skipped["not_finite"] += sum(int((item.not_finite & keep).sum()) for item in every)
     kept = rows.kept(keep)
-    encoded = encode_keys(group.entity.keys, keys)
-    known, codes = distinct(encoded if kept.everything else encoded.take(pa.array(kept.places)))
-    lifted = [
-        kept.once(part, partial(_lifted, part.layout, *items, rows, kept))
-        for part, items in zip(plan.parts, read, strict=True)
-    ]
+    tasks: list[Callable[[], Any]] = [partial(_told_apart, group, keys, kept)]
+    for part, items in zip(plan.parts, read, strict=True):
+        tasks.append(partial(kept.once, part, partial(_lifted, part.layout, *items, rows, kept)))
+    (known, codes), *lifted = side_by_side(tasks, len(kept))
     sections = _sections(layout, lifted[1:], kept.times, kept.arrivals, skipped)
     return Prepared(
         keys=known, codes=codes, times=kept.times, arrivals=kept.arrivals, partitions=kept.partitions,
@@ -319,9 +317,10 @@ def _prepare_one(group: Any, failed: dict[str, dict[int, str]], rows: SharedRows
     )  # fmt: skip
 
 
-def _too_late(layout: Layout, rows: SharedRows) -> np.ndarray:
-    """Which rows are too late for every window of a group."""
-    return np.asarray(rows.times < layout.too_late_before(rows.arrivals))
+def _told_apart(group: Any, keys: list[pa.Array], kept: KeptRows) -> tuple[list[bytes], np.ndarray]:
+    """The different keys of the rows that are kept, and the place of each row's among them."""
+    encoded = encode_keys(group.entity.keys, keys)
+    return distinct(encoded if kept.everything else encoded.take(pa.array(kept.places)))
 
 
 def _lifted(
@@ -369,5 +368,6 @@ def _key_column(kind: str, column: pa.ChunkedArray) -> tuple[pa.Array, Any, Any]
 
 
 def _drop(keep: np.ndarray, out: np.ndarray, reason: str, skipped: Counter[str]) -> None:
-    skipped[reason] += int((keep & out).sum())
-    keep &= ~out
+    if np.any(out):
+        skipped[reason] += int((keep & out).sum())
+        keep &= ~out
