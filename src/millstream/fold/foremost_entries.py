@@ -28,6 +28,10 @@ def slide_first(lines, moves, ends, entries, requests, bag, features, first, las
         heap: the lists that there are already; see `listed`.
     """
     start, chosen, whole = START, np.empty(bag[BOUND], np.int64), np.empty(features.shape[0], np.int64)
+    lanes = START  # of all lists: room for them at once, for a heap that grows would be copied again and again
+    for f in range(features.shape[0]):
+        lanes += features[f, LANES] if features[f, FORMULA] != LAG else 0
+    heap = with_room(heap, heap[0], lanes * (lines.begins[last] - lines.begins[first]))
     for k in range(first, last):
         if not slides(lines, k):
             continue
