@@ -198,7 +198,7 @@ class Layout(FoldLayout):
             for width, _, delay, _, _, gap in windows.tolist():
                 if gap == 0:
                     delays.append(math.inf if width < 0 else delay + width)
-        return max(delays)
+        return max(delays, default=math.inf)
 
     def _too_late_before(self, arrivals: np.ndarray) -> np.ndarray:
         """Per event, the event time (µs) below which it is too late for every window."""
