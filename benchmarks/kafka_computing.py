@@ -1,11 +1,12 @@
-"""Events per second of processor time through stream computing of a log on Kafka, beside bytewax on Kafka.
+"""Events per second of processor time through stream computing of a log on Kafka, beside bytewax and Quix Streams on Kafka.
 
 Fair: one process each, on one server that shares the machine, and the same ten aggregates of every user over three windows.
 What is counted is the processor time that the process itself has used, its client of Kafka included, so that neither pays
 for the server. Ours reads what `send` has appended, a thousand events a message, and ends each micro-batch with deltas in a
 feature topic that the server has acknowledged; bytewax reads one event of JSON a message, as any producer writes it, 10,000
-at a time, decodes it by the same library, folds three tumbling windows, and keeps and writes nothing. The second line is
-ours beside ours on the embedded log, by the clock.
+at a time, decodes it by the same library, folds three tumbling windows, and keeps and writes nothing; Quix Streams reads the
+same messages, and folds the same windows to a state in RocksDB, without a changelog in Kafka. The other lines are ours
+beside ours on the embedded log, by the clock.
 """
 
 from __future__ import annotations
@@ -47,10 +48,12 @@ def run(scale: Scale) -> Iterator[Claim]:
         log = KafkaLog(kafka.servers, kafka.prefix(), clock, seconds=60)
         ours = Computing(folder / "kafka", events, SCHEMA, log=log, clock=clock)
         stack.callback(ours.close)
-        bytewax = stack.enter_context(peer("bytewax_kafka")) if scale.foreign else None
-        theirs = _peer(bytewax, kafka, events) if bytewax else None
-        found = in_turns(_per_processor(ours, rows), theirs, scale.repeats)
-        yield Claim("JSON events from Kafka", "events/cpu s", *found, "bytewax on Kafka, tumbling", "higher", 5.0)
+        topic = _sent(kafka, events) if scale.foreign else ""
+        for name, told in (("bytewax", "bytewax on Kafka, tumbling"), ("quix", "Quix Streams on Kafka, tumbling")):
+            other = stack.enter_context(peer(f"{name}_kafka")) if scale.foreign else None
+            theirs = _peer(other, kafka, topic, rows) if other else None
+            found = in_turns(_per_processor(ours, rows), theirs, scale.repeats)
+            yield Claim("JSON events from Kafka", "events/cpu s", *found, told, "higher", 5.0)
         embedded = Computing(folder / "embedded", events, SCHEMA)
         stack.callback(embedded.close)
         for encoding in ("json", "arrow"):
@@ -81,25 +84,31 @@ def _by_clock(computing: Computing, rows: int, encoding: str) -> Callable[[], fl
     return lambda: rows / computing.seconds(PAYMENTS, encoding, _spending)
 
 
-def _peer(bytewax: Peer, kafka: Kafka, events: pa.Table) -> Callable[[], float]:
-    """The peer's rate for the same events, which are appended for it as other programs append them."""
+def _sent(kafka: Kafka, events: pa.Table) -> str:
+    """The topic to which the events were appended as other programs append them, each a message of its user's and its time."""
     from confluent_kafka import Producer
     from confluent_kafka.admin import AdminClient, NewTopic
 
-    topic, rows = f"{kafka.prefix()}.payments", len(events)
+    topic = f"{kafka.prefix()}.payments"
     admin = AdminClient({"bootstrap.servers": kafka.servers})
-    admin.create_topics([NewTopic(topic, PARTITIONS, 1)])[topic].result(60)
+    admin.create_topics([NewTopic(topic, PARTITIONS, 1, config={"retention.ms": "-1"})])[topic].result(60)
     producer = Producer({"bootstrap.servers": kafka.servers, "compression.type": "lz4", "linger.ms": 20})
     place = events.schema.get_field_index("user_id")
     texts = events.set_column(place, "user_id", events["user_id"].cast(pa.string()))
-    for number, event in enumerate(texts.to_pylist()):
-        producer.produce(topic, msgspec.json.encode(event), partition=number % PARTITIONS)
+    for event in texts.to_pylist():
+        at = int(event["paid_at"].timestamp() * 1_000)
+        producer.produce(topic, msgspec.json.encode(event), event["user_id"].encode(), timestamp=at)
         producer.poll(0)
     assert producer.flush(120) == 0
+    return topic
+
+
+def _peer(other: Peer, kafka: Kafka, topic: str, rows: int) -> Callable[[], float]:
+    """A peer's rate for the same events."""
 
     def measure() -> float:
-        found = bytewax.ask(do="run", servers=kafka.servers, topic=topic)
-        assert found["counted"] == rows, f"bytewax counted {found['counted']} of {rows} events"
+        found = other.ask(do="run", servers=kafka.servers, topic=topic, rows=rows)
+        assert found["counted"] == rows, f"{found['counted']} of {rows} events were counted"
         return float(rows / found["processor"])
 
     return measure

@@ -19,6 +19,7 @@ _PACKAGES = {
     "feast": ("feast==0.67.0", "pandas<3"),
     "bytewax": ("bytewax==0.21.1", "msgspec", "datasketches==5.2.0"),
     "ddsketch": ("ddsketch==3.0.1",),
+    "quix_kafka": ("quixstreams==3.28.1",),
     "bytewax_kafka": ("bytewax[kafka]==0.21.1", "msgspec", "confluent-kafka==2.16.1"),
 }
 

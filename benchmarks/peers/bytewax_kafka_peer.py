@@ -85,8 +85,7 @@ def _both(a: Folded, b: Folded) -> Folded:
 def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
-        del request["do"]
-        print(json.dumps({"answer": run(**request)}), flush=True)
+        print(json.dumps({"answer": run(request["servers"], request["topic"])}), flush=True)
 
 
 if __name__ == "__main__":
