@@ -115,11 +115,7 @@ class RequestRows:
             if read is not None:
                 plan, places = plan_of(read[0]), self._row.places(*read)
                 checks += _checks(plan, places)
-                self._decayed += [
-                    (len(groups), slot, -1 if slot.lift == "decayed_count" or sql is None else places[sql])
-                    for slot, sql, *_ in plan.parts[0].inputs
-                    if slot.half_life
-                ]
+                self._decayed += _decayed(len(groups), plan, places)
                 for part in plan.parts:
                     slots += [_slot(width, *item, places, self._kept, self._bins) for item in part.inputs]
                     for at, bag in enumerate(part.bags):
@@ -364,6 +360,15 @@ def _checks(plan: Plan, places: Mapping[str, int]) -> list[tuple[int, int]]:
     checks = [(places[sql], row_lift.SOUND) for sql in plan.wanted]
     checks += [(places[sql], row_lift.THERE) for sql in plan.keys]
     return checks + ([(places[plan.where], row_lift.TRUE)] if plan.where else [])
+
+
+def _decayed(group: int, plan: Plan, places: Mapping[str, int]) -> list[tuple[int, Slot, int]]:
+    """What of a group decays: the group, the slot, and the place of what it adds; -1 where it counts."""
+    return [
+        (group, slot, -1 if slot.lift == "decayed_count" or sql is None else places[sql])
+        for slot, sql, *_ in plan.parts[0].inputs
+        if slot.half_life
+    ]
 
 
 def _slot(

@@ -69,7 +69,7 @@ def refuse_at_work(parts: Parts) -> None:
 def _at_work(parts: Parts) -> int:
     """How many processes work on a project: those that share its log, or say here how they are, as those that serve do."""
     layers = snapshot(parts.settings.data)["layers"].values()
-    telling = sum(process["alive"] for layer in layers for process in layer["processes"])
+    telling = sum(bool(process["alive"]) for layer in layers for process in layer["processes"])
     return max(telling, len(parts.log.at_work()) if isinstance(parts.log, Attended) else 0)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from millstream.definitions.data_types import arrow_type
 from millstream.fold.lanes import EMPTY_GREATEST, EMPTY_LEAST
-from millstream.fold.listed import lists_of, only_list_of
+from millstream.fold.listed import lists_of, only_list_of, reference
 from millstream.fold.ordered import arrow_of, coded, only_value_of, value_of, values_of
 
 BYTES = 300
@@ -78,14 +78,14 @@ def test_the_column_of_one_row_is_that_row_of_the_column_of_many(kind: str, inve
 
 
 def heap_of(lists: list[np.ndarray | None]) -> tuple[np.ndarray, np.ndarray]:
-    """A heap with some lists, and where each begins."""
+    """A heap with some lists, and what refers to each."""
     heap, refs = [1], []
     for one in lists:
         if one is None or not len(one):
             refs.append(-1 if one is None else 0)
             continue
-        refs.append(len(heap))
-        heap += [len(one), *one.ravel().tolist()]
+        refs.append(int(reference.py_func(np.int64(len(heap)), np.int64(len(one)))))
+        heap += one.ravel().tolist()
     heap[0] = len(heap)
     return np.array(heap, np.int64), np.array(refs, np.int64)
 
