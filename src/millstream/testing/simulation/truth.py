@@ -211,8 +211,8 @@ def leftovers(world: World) -> None:
     assert not found, f"nothing unfinished stays: {found}"
     hidden = [path.name for path in world.torn if not path.with_suffix(DAMAGED).exists()]
     assert not hidden, f"damage is named: {hidden} of the journal of captures is not set aside"
-    retired = {one.states for one in world.process("witness").parts.registry.groups("retired")}
-    kept = [folder.name for folder in (data / "online").glob("*@*") if folder.name in retired]
+    read = {one.states for one in world.process("witness").parts.registry.groups()}
+    kept = sorted({folder.name for folder in (data / "online").glob("[!.]*@*")} - read)
     assert not kept, f"what nobody reads goes: the states of {kept} are still there"
 
 
