@@ -16,6 +16,7 @@ from millstream.clock import SystemClock
 from millstream.settings import Settings
 from millstream.sources.kinesis.backend import Kinesis
 from millstream.sources.kinesis.source import KinesisSource
+from tests.pushing import PUSHING
 
 REGION = "eu-west-1"
 ACCOUNT = "123456789012"
@@ -25,6 +26,8 @@ _names = itertools.count()
 
 class KinesisServer:
     """Moto's server; use it as a context manager."""
+
+    pushing = PUSHING
 
     def __enter__(self) -> KinesisServer:
         self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)

@@ -1,6 +1,8 @@
 """Every source passes the suite."""
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.foreign_topic import ForeignTopic
@@ -118,11 +120,12 @@ class TestKafkaSource(SourceConformance):
 
 
 class Stream:
-    """A stream of Kinesis, with two shards."""
+    """A stream of Kinesis, with two shards, which are polled, or pushed to a consumer."""
 
-    def __init__(self, kinesis: KinesisServer) -> None:
+    def __init__(self, kinesis: KinesisServer, **settings: Any) -> None:
         self._stream = ForeignStream(kinesis)
-        self.open, self.put, self.expire = self._stream.source, self._stream.put, self._stream.expire
+        self.open = partial(self._stream.source, **settings)
+        self.put, self.expire = self._stream.put, self._stream.expire
 
 
 class TestKinesisSource(SourceConformance):
@@ -131,3 +134,11 @@ class TestKinesisSource(SourceConformance):
     @pytest.fixture
     def world(self, kinesis: KinesisServer) -> Stream:
         return Stream(kinesis)
+
+
+class TestKinesisSourceWithAConsumer(SourceConformance):
+    of = ("source", "Kinesis, pushed")
+
+    @pytest.fixture
+    def world(self, kinesis: KinesisServer) -> Stream:
+        return Stream(kinesis, consumer="fraud")

@@ -9,10 +9,20 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from millstream.clock import Clock
-from millstream.errors import SourceError
+from millstream.errors import Forked, SourceError
+from millstream.forks import forks
 from millstream.sources.formats import Format, Read
 from millstream.sources.kinesis.aggregated import apart
-from millstream.sources.kinesis.service import Answer, GoneShard, Record, Service, StaleIterator, UnknownPlace
+from millstream.sources.kinesis.service import (
+    Answer,
+    Feed,
+    GoneShard,
+    Record,
+    Service,
+    StaleIterator,
+    UnknownPlace,
+    own_id,
+)
 from millstream.sources.source import Behind, Events, Shard, rounded
 
 T = TypeVar("T")
@@ -40,10 +50,9 @@ class _At(NamedTuple):
 
 @dataclass(slots=True)
 class _Reading:
-    """Where a shard is read on: the position, the iterator that is there, when (s) it was made, and how far (ms) behind."""
+    """Where a shard is read on: the position, when (s) it was asked for what came before, and how far (ms) behind it is."""
 
     position: str | None
-    iterator: str
     asked: float
     behind: int | None = None
 
@@ -57,6 +66,7 @@ class KinesisSource:
 
     Args:
         service: the stream, which is closed with the source.
+        feed: how its shards are read, which is closed too.
         stream: the stream that is bound to it, for messages.
         format: what a record's bytes say.
         clock: the project's clock.
@@ -65,10 +75,17 @@ class KinesisSource:
     """
 
     def __init__(
-        self, service: Service, stream: str, format: Format, clock: Clock, every: float, seconds: Callable[[], float]
+        self,
+        service: Service,
+        feed: Feed,
+        stream: str,
+        format: Format,
+        clock: Clock,
+        every: float,
+        seconds: Callable[[], float],
     ) -> None:
-        self._service, self._stream, self._format, self._clock = service, stream, format, clock
-        self._every, self._seconds = every, seconds
+        self._service, self._feed, self._stream, self._format, self._clock = service, feed, stream, format, clock
+        self._every, self._seconds, self._forks = every, seconds, forks()
         self._reading: dict[str, _Reading] = {}
         self._listed: tuple[float, list[Shard]] | None = None
 
@@ -94,6 +111,7 @@ class KinesisSource:
     def close(self) -> None:
         """Let go of the connections."""
         self._reading = {}
+        self._feed.close()
         self._service.close()
 
     def _list(self) -> list[Shard]:
@@ -105,18 +123,19 @@ class KinesisSource:
 
     def _read(self, shard: str, position: str | None, limit: int, stop: _At | None, until: str | None) -> Events:
         reading, now = self._reading.get(shard), self._seconds()
-        if reading is not None and reading.position == position and now < reading.asked + self._every:
+        early = reading is not None and reading.position == position and now < reading.asked + self._every
+        if early and self._feed.pausing:
             return Events.of([], position)
         if stop is not None and stop.sequence is None:
             return Events.of([], until)
         begin = _At.of(position)
         try:
             own = self._own(shard)
-            lost, begin = self._expired(own, shard, begin) if begin else (self._no_position(shard, position), None)
-            if reading is None or reading.position != position:
-                reading = _Reading(position, self._service.iterator(own, begin and begin.sequence), now)
+            lost = None if begin else self._no_position(shard, position)
+            if begin and not self._feed.holds(shard, begin.sequence):
+                lost, begin = self._expired(own, shard, begin)
             limit = min(limit, MOST)
-            answer = self._service.records(reading.iterator, limit)
+            answer = self._feed.records(shard, begin and begin.sequence, limit)
         except GoneShard:
             self._service.forget()
             return self._gone(shard, position)
@@ -131,13 +150,13 @@ class KinesisSource:
         following = self._after(begin, answer.records, answer)
         if answer.following is not None:
             behind = answer.behind if len(answer.records) < limit else None  # else nobody knows what follows at once
-            self._reading[shard] = _Reading(following, answer.following, now, behind)
+            self._reading[shard] = _Reading(following, now, behind)
         return self._events(answer.records, following, lost, answer.following is None)
 
     def _again(self, begin: _At | None, answer: Answer, lost: str | None, stop: int, until: str | None) -> Events:
         """What an answer says up to a position that was read once; where nothing more of it is there, that is the end."""
         records = [one for one in answer.records if one.sequence <= stop]
-        through = answer.records[-1].sequence >= stop if answer.records else not answer.following or not answer.behind
+        through = answer.records[-1].sequence >= stop if answer.records else not answer.following or answer.behind == 0
         return self._events(records, until if through else self._after(begin, records, answer), lost)
 
     def _events(self, records: list[Record], following: str | None, lost: str | None, closed: bool = False) -> Events:
@@ -171,6 +190,7 @@ class KinesisSource:
 
     def _gone(self, shard: str, position: str | None) -> Events:
         self._reading.pop(shard, None)
+        self._feed.forget(shard)
         lost = f"{self._named(shard)} is there no more; what was unread in it is gone."
         return Events.of([], position, closed=True, lost=lost)
 
@@ -195,19 +215,20 @@ class KinesisSource:
             return Behind(0, None)
         if answer.records:
             return Behind(1, answer.records[0].stamp)
-        return self._so_far_behind(answer.behind)
+        return self._so_far_behind(answer.behind or 0)
 
     def _so_far_behind(self, milliseconds: int) -> Behind:
         return Behind(1, self._clock.now() - milliseconds * 1_000) if milliseconds else Behind(0, None)
 
     def _own(self, shard: str) -> str:
         """The id that the service has for a shard."""
-        own, _, made = shard.rpartition("@")
-        if made != str(self._service.described().made):
+        if shard.rpartition("@")[2] != str(self._service.described().made):
             raise GoneShard(shard)
-        return own
+        return own_id(shard)
 
     def _asked(self, ask: Callable[[], T]) -> T:
+        if self._forks != forks():
+            raise Forked.opened_before(f"{self._service.named}, of stream '{self._stream}',")
         try:
             return ask()
         except SourceError as error:
