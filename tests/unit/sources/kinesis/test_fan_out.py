@@ -19,7 +19,7 @@ from tests.kinesis import CREDENTIALS, REGION, ForeignStream, KinesisServer
 import millstream as ms
 from millstream.errors import Forked, MillstreamError, SourceBusy, SourceError
 from millstream.settings import Settings
-from millstream.sources.kinesis import subscription
+from millstream.sources.kinesis import fan_out, subscription
 from millstream.sources.kinesis.backend import Kinesis
 from millstream.sources.kinesis.source import KinesisSource
 from millstream.testing.source_suite import numbers, some
@@ -181,6 +181,27 @@ def test_no_more_is_held_than_there_is_room_for_and_all_of_it_comes(
     (live,) = source._feed._live.values()  # type: ignore[attr-defined]
     assert 10_000 <= live._bytes < 10_000 + 4 * 1_300
     assert found + come(source, position, 59, limit=7)[0] == list(range(60))
+
+
+def test_what_had_expired_is_told_though_its_subscription_is_waited_for(
+    stream: ForeignStream, source: KinesisSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream.put(0, some(0, 5))
+    position = come(source, None, 0, limit=1)[1]
+    stream.expire(0)
+    monkeypatch.setattr(fan_out, "MOMENT", 0.0)
+    other = stream.source(consumer="fraud")
+    shard, end = shard_of(other), monotonic() + LONG
+    with pytest.raises(SourceBusy, match="begins"):
+        other.read(shard, position, 9)
+    while monotonic() < end:
+        try:
+            events = other.read(shard, position, 9)
+            break
+        except SourceBusy:
+            continue
+    assert (numbers(events), "is kept no longer" in str(events.lost)) == ([3, 4], True)
+    other.close()
 
 
 def test_no_thread_is_left_though_nothing_comes_that_would_wake_it(
