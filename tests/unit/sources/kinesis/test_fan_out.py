@@ -157,7 +157,7 @@ def test_a_young_subscription_elsewhere_keeps_a_shard_busy_and_then_it_comes(
 ) -> None:
     stream.put(0, some(0, 4))
     _, position = come(source, None, 1)
-    stream.server.pushing.held = 1.0
+    stream.server.pushing.held = 600.0
     other = stream.source(consumer="fraud")
     with pytest.raises(SourceBusy, match="in use by another"):
         while True:
@@ -166,6 +166,7 @@ def test_a_young_subscription_elsewhere_keeps_a_shard_busy_and_then_it_comes(
             except SourceBusy as busy:
                 if "begins" not in busy.message:
                     raise
+    stream.server.pushing.held = 0.0
     assert come(other, position, 3)[0] == [2, 3]
     other.close()
 
