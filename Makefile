@@ -21,7 +21,7 @@ demo-servers: setup servers ## Set up and run it on Kafka, Redis, PostgreSQL and
 
 test: setup-test ## Set up and run every check and test
 	@$(MAKE) --no-print-directory check & checked=$$!; \
-		$(BIN)/python -m pytest -n 3 --dist worksteal -m "not planted and not chaos" $(TESTS); tested=$$?; \
+		$(BIN)/python -m pytest -n 2 --dist worksteal -m "not planted and not chaos" $(TESTS); tested=$$?; \
 		wait $$checked || { echo "make check failed: see above, where the tests begin" >&2; exit 1; }; exit $$tested
 
 check: setup-test ## Lint and type-check
