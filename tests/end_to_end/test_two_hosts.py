@@ -27,6 +27,7 @@ name = "offers"
 partitions = 2
 shards = 2
 sync_every = "2s"
+online_read_ms = 20000
 registry_url = "{registry}"
 
 [log]
