@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -193,15 +194,15 @@ class BatchComputer:
         if not ends:
             return []
         first = last_tick(group, ends[0] - 1) or 0
-        intervals = [Interval(gv, a, b, past=True) for a, b in zip([first, *ends], ends, strict=False)]
         by = interval_column(group.query) if looks(group) else None
         if group.ttl is None and (by or not looks(group)):
             sources = self._sources(group)
             if not looks(group) and not any(dated(source) for source in sources):
-                return [self.run(intervals[0])]
+                return [self.run(Interval(gv, first, ends[0], past=True))]
             if group.time and row_by_row(group.query, sources) and isinstance(sources[0], Table):
                 return [self._run_dated(version, np.array(ends), Interval(gv, first, ends[-1], past=True), by)]
-        return [self.run(interval) for interval in intervals]
+        # There may be millions of them, and most often one query has taken all of them above.
+        return [self.run(Interval(gv, a, b, past=True)) for a, b in pairwise((first, *ends))]
 
     def _run_dated(
         self, version: BatchGroupVersion, ends: np.ndarray, interval: Interval, by: tuple[str, bool] | None
