@@ -110,7 +110,7 @@ class KafkaLog(KafkaTopics):
     def behind(self, topic: str, partition: int, position: int) -> Behind:
         """Return about how many records lie after a position, and since when; see `Log.behind`."""
         self._check(topic, partition)
-        first, following = self._ends_beyond(topic, partition, position)
+        first, following = self.ends(topic)[partition]
         if position >= following:
             return Behind(0, None)
         place = (self._name(topic), partition)
@@ -160,8 +160,6 @@ class KafkaLog(KafkaTopics):
     def _append(self, outgoing: list[Outgoing]) -> list[int]:
         names = sorted({one.topic for one in outgoing})
         offsets = self._appender.append(f"Appending to {', '.join(map(repr, names))}", outgoing)
-        for name in names:
-            self._ended.pop(name, None)
         for one, offset in zip(outgoing, offsets, strict=True):
             self._newest[one.topic, one.partition] = offset + 1
         return offsets

@@ -10,7 +10,6 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
 
@@ -31,18 +30,10 @@ AT_ONCE = 1_000
 """Messages taken from the client at once."""
 
 
-class _Sent(NamedTuple):
-    """A position of which is not known yet whether it is there."""
-
-    key: Key
-    at: int | None
-
-
 class Committed:
     """Keeps consumers' positions; any number of threads share it.
 
-    They are hints: nothing is compared, nobody waits until what is committed is durable, and what another process has
-    committed shows a moment later.
+    They are hints: nothing is compared, and what another process has committed shows a moment later.
 
     Args:
         connection: the cluster.
@@ -57,7 +48,6 @@ class Committed:
         self._connection, self._appender, self._make = connection, appender, make
         self._name, self._group = positions_topic(prefix), f"{prefix}.readers"
         self._told: dict[Key, tuple[int, int | None]] = {}
-        self._sent: dict[Key, _Sent] = {}
         self._consumer: Consumer | None = None
         self._next, self._heard, self._asked = 0, 0.0, False
         self._lock = threading.Lock()
@@ -73,10 +63,9 @@ class Committed:
         Raises:
             LogError: when the topic of positions cannot be read.
         """
-        self._appender.hear()
         with self._lock:
             self._follow()
-            return [self._standing((consumer, topic, partition)) for partition in range(partitions)]
+            return [self._told.get((consumer, topic, p), (0, None))[1] for p in range(partitions)]
 
     def commit(self, moves: Mapping[Key, int | None]) -> None:
         """Let consumers stand where they are told to.
@@ -89,22 +78,18 @@ class Committed:
             Outgoing(self._name, 0, b"" if at is None else b"%d" % at, [], 0, key=json.dumps(key).encode())
             for key, at in moves.items()
         ]
-        sent = [_Sent(key, at) for key, at in moves.items()]
+        offsets = self._appender.append("Committing positions", messages)
         with self._lock:
-            self._sent |= {one.key: one for one in sent}
-
-        def tell(number: int, offset: int | None) -> None:
-            with self._lock:
-                self._heard_of(sent[number], offset)
-
-        self._appender.send("Committing positions", messages, tell)
+            for (key, at), offset in zip(moves.items(), offsets, strict=True):
+                self._take(key, offset, at)
 
     def forget(self, topic: str) -> None:
         """Forget what was committed in a topic, which is gone."""
         with self._lock:
             self._follow()
-            known = [key for key in {**self._told, **self._sent} if key[1] == topic]
-            gone: dict[Key, int | None] = {key: None for key in known if self._standing(key) is not None}
+            gone: dict[Key, int | None] = {
+                key: None for key, (_, at) in self._told.items() if key[1] == topic and at is not None
+            }
         if gone:
             self.commit(gone)
 
@@ -176,18 +161,6 @@ class Committed:
         elif error.code() != KafkaError._PARTITION_EOF and not may_pass(error):
             raise self._connection.failure("Positions", error)
         return error is not None and error.code() == KafkaError._PARTITION_EOF
-
-    def _standing(self, key: Key) -> int | None:
-        """Where a consumer stands, as this process has told it last, or any other."""
-        sent = self._sent.get(key)
-        return self._told.get(key, (0, None))[1] if sent is None else sent.at
-
-    def _heard_of(self, sent: _Sent, offset: int | None) -> None:
-        """Take what was sent for what is there, if it is; what was sent after it counts nevertheless."""
-        if offset is not None:
-            self._take(sent.key, offset, sent.at)
-        if self._sent.get(sent.key) is sent:
-            del self._sent[sent.key]
 
     def _take(self, key: Key, offset: int, at: int | None) -> None:
         """Keep what was said last."""

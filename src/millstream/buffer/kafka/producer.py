@@ -18,8 +18,6 @@ from millstream.errors import LogError
 
 POLL = 0.01
 """Seconds between two looks whether another thread was told what this one waits for."""
-LAST = 1.0
-"""Seconds that are waited at the end for what nobody waited for."""
 
 
 class Outgoing(NamedTuple):
@@ -59,7 +57,6 @@ class Appender:
         self._connection, self._largest, self._compression = connection, largest, compression
         self._lock = threading.Lock()
         self._producer: Producer | None = None
-        self._doubted: Producer | None = None
 
     def append(self, what: str, messages: Sequence[Outgoing]) -> list[int]:
         """Append some messages, and return the offset of each once all are durable.
@@ -87,53 +84,15 @@ class Appender:
             raise failure
         return told.offsets
 
-    def send(self, what: str, messages: Sequence[Outgoing], tell: Callable[[int, int | None], None]) -> None:
-        """Send some messages, and wait for none of them.
-
-        Args:
-            what: what they are, for an error to say.
-            messages: the messages.
-            tell: told of each by its number, and the offset that it has; None where that is not known, or it is not there.
-                It is called by whoever appends, or looks by `hear`, afterwards.
-
-        Raises:
-            LogError: when they cannot be sent; some of them may be there.
-        """
-        producer, end = self._current(), time.monotonic() + self._connection.seconds
-        try:
-            for number, message in enumerate(messages):
-                self._send(producer, message, self._telling(producer, number, tell), end)
-        except (KafkaException, BufferError) as error:
-            self._replace(producer)
-            raise self._connection.failure(what, error) from None
-
-    def hear(self) -> None:
-        """Let those be told who did not wait for what they sent."""
-        producer = self._producer
-        if producer is not None:
-            producer.poll(0)
-
     def close(self) -> None:
         """Let go of the producer; what was acknowledged is durable."""
         with self._lock:
             producer, self._producer = self._producer, None
         if producer is not None:
-            producer.flush(LAST)
             self._empty(producer)
-
-    def _telling(self, producer: Producer, number: int, tell: Callable[[int, int | None], None]) -> _Tell:
-        def told(error: KafkaError | None, message: Delivered) -> None:
-            if error is not None:
-                self._doubted = producer
-            tell(number, message.offset() if error is None else None)
-
-        return told
 
     def _current(self) -> Producer:
         self._connection.check()
-        doubted, self._doubted = self._doubted, None
-        if doubted is not None:
-            self._replace(doubted)
         with self._lock:
             if self._producer is None:
                 self._producer = self._connection.client(

@@ -18,8 +18,6 @@ from millstream.errors import LogError
 
 KNOWN = 1.0
 """Seconds for which it is known which topics there are, and with how many partitions."""
-LATELY = 0.25
-"""Seconds for which it is known where a topic ended, where only a number of records is to be told."""
 _EVER = str(2**63 - 1)
 
 
@@ -40,7 +38,6 @@ class KafkaTopics:
         self._known: dict[str, int] = {}
         self._made: set[str] = set()
         self._fresh_until, self._looking = 0.0, threading.Lock()
-        self._ended: dict[str, tuple[float, list[tuple[int, int]]]] = {}
 
     def create(self, topic: str, partitions: int) -> None:
         """Make a topic unless it is there, and wait until it can be used; see `TopicAdmin.create`."""
@@ -84,7 +81,6 @@ class KafkaTopics:
                 lambda: self._connection.admin.delete_records([upto]).values(),
             )
             first = gone.low_watermark * STRIDE
-            self._ended.pop(self._name(topic), None)
         return first
 
     def drop(self, topic: str) -> None:
@@ -97,12 +93,10 @@ class KafkaTopics:
                 lambda: self._connection.admin.delete_topics([name]),
             )
             self._until(lambda: topic not in self._look(), f"Topic '{topic}': that it is gone")
-            self._ended.pop(self._name(topic), None)
 
     def ends(self, topic: str) -> list[tuple[int, int]]:
         """Return each partition's first position kept and next position; see `Log.ends`."""
         while True:
-            asked = time.monotonic()
             partitions = self._partitions(topic)
             try:
                 firsts, following = self._offsets(topic, partitions)
@@ -110,9 +104,7 @@ class KafkaTopics:
                 if partitions != self._look().get(topic):  # another process has dropped it, or made it anew
                     continue
                 raise
-            found = [(first * STRIDE, end * STRIDE) for first, end in zip(firsts, following, strict=True)]
-            self._ended[self._name(topic)] = asked, found
-            return found
+            return [(first * STRIDE, end * STRIDE) for first, end in zip(firsts, following, strict=True)]
 
     def position_at(self, topic: str, partition: int, instant: int) -> int:
         """Return the position of the first batch of an instant's millisecond or later; see `TimeIndex.position_at`."""
@@ -130,17 +122,6 @@ class KafkaTopics:
         self._check(topic, partition)
         first, following = self.ends(topic)[partition]
         return max(first, following - count * STRIDE)
-
-    def _ends_beyond(self, topic: str, partition: int, position: int) -> tuple[int, int]:
-        """Where a partition begins and ends: as was asked a moment ago, if by that it ends beyond a position.
-
-        So who counts what lies before many readers does not ask for each of them. What this process has appended since
-        counts.
-        """
-        asked, found = self._ended.get(self._name(topic), (0.0, []))
-        if time.monotonic() - asked < LATELY and partition < len(found) and position < found[partition][1]:
-            return found[partition]
-        return self.ends(topic)[partition]
 
     def _offsets(self, topic: str, partitions: int) -> tuple[list[int], list[int]]:
         """Each partition's first offset kept, and its next."""

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.end_to_end.running import until
 
 from millstream.buffer.log import Batch
 from millstream.buffer.reading import through
@@ -101,55 +100,6 @@ def test_what_was_acknowledged_outlives_a_server_that_is_killed_and_appending_go
     found = payloads(log, "clicks")
     assert found[:50] == [b"%d" % number for number in range(50)] and found[-1] == b"after"
     log.close()
-
-
-def moved(log, position: int) -> None:
-    with log.transaction() as work:
-        work.commit("reader", "clicks", 0, None, position)
-
-
-def test_a_position_shows_where_it_was_committed_at_once_and_elsewhere_soon(settings, tmp_path):
-    ours, others = opened(tmp_path, settings), opened(tmp_path, settings)
-    ours.create("clicks", 1)
-    assert others.committed("reader", "clicks") == [None]
-    for position in range(1, 100):
-        moved(ours, position)
-        assert ours.committed("reader", "clicks") == [position]
-    until(lambda: others.committed("reader", "clicks") == [99], "the other process sees it")
-    moved(others, 7)  # wherever it is by then
-    assert others.committed("reader", "clicks") == [7]
-    until(lambda: ours.committed("reader", "clicks") == [7], "the first process sees it")
-    moved(ours, 8)
-    ours.close()
-    late = opened(tmp_path, settings)
-    assert late.committed("reader", "clicks") == [8]
-    late.close()
-    others.close()
-
-
-def test_a_position_that_did_not_arrive_is_not_told_of_for_ever(kafka, settings, tmp_path):
-    log = opened(tmp_path, {**settings, "wait_s": 2})
-    log.create("clicks", 1)
-
-    def standing() -> list[int | None]:
-        return log._positions.positions("reader", "clicks", 1)  # the log would ask first how many partitions there are
-
-    moved(log, 1)
-    log.append("clicks", 0, Batch(b"one", "bytes", 1))
-    assert standing() == [1]
-    kafka.kill()
-    try:
-        log._positions.commit({("reader", "clicks", 0): 2})  # nobody waits for it
-        assert standing() == [2]
-        until(lambda: standing() == [1], "what did not arrive is taken back")
-    finally:
-        kafka.start()
-    until(lambda: log.append("clicks", 0, Batch(b"two", "bytes", 1)) > 0, "the server is back")
-    moved(log, 3)
-    log.close()
-    again = opened(tmp_path, settings)
-    assert again.committed("reader", "clicks") == [3]
-    again.close()
 
 
 def test_partitions_that_others_add_are_appended_to_and_read_at_once(settings, tmp_path):
