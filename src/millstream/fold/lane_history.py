@@ -20,13 +20,11 @@ from millstream.fold.lanes import (
     VECTOR_SUM,
     beats,
     clear,
-    combine,
     combine_one,
-    emit,
     remove_one,
 )
 from millstream.fold.moments import SPACE
-from millstream.fold.sliding_sums import add_up, adds_up, slide_sums
+from millstream.fold.sliding_sums import add_up, adds_up, emit_held, slide_sums
 from millstream.fold.spans import DELAY, LOWEST, spans
 from millstream.fold.timelines import rows_of, slides
 
@@ -150,13 +148,7 @@ def _slide(line, since, until, own, size, rows, requests, added, ops, used, feat
                     _enter(event, own, size, adds, ops, used, sums, queue, late, ends)
         if moved:
             _read(low, high, own, size, adds, ops, used, sums, queue, late, ends)
-        if added.size > 0 and added[q]:
-            for j in range(size):
-                held[j] = sums[j]
-            combine(ops, held, START, requests, rows[q] * size)
-            emit(features, first, last, held, START, at[q], found, strings, q)
-        else:
-            emit(features, first, last, sums, START, at[q], found, strings, q)
+        emit_held(sums, held, size, rows[q], requests, added, ops, features, first, last, at[q], found, strings, q)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)

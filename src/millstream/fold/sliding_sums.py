@@ -77,13 +77,7 @@ def slide_sums(line, since, until, own, size, rows, requests, added, ops, used, 
             low -= _ONE
         if before != (low, high):
             _take_difference(own, size, np.int64(low), np.int64(high), ops, used, sums)
-        if added.size > 0 and added[q]:
-            for j in range(size):
-                held[j] = sums[j]
-            combine(ops, held, START, requests, rows[q] * size)
-            emit(features, first, last, held, START, at[q], found, strings, q)
-        else:
-            emit(features, first, last, sums, START, at[q], found, strings, q)
+        emit_held(sums, held, size, rows[q], requests, added, ops, features, first, last, at[q], found, strings, q)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
@@ -99,3 +93,24 @@ def _take_difference(own, size, low, high, ops, used, sums):
             total = left - right
             sums[np.uint64(j)] = np.int64(total - borrow)
             borrow = _ONE if left < right or total < borrow else _U0
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
+def emit_held(sums, held, size, row, requests, added, ops, features, first, last, at, found, strings, q):
+    """Write what a window holds at one row, and the one more event of the row where it has one.
+
+    Args:
+        sums, held: what the window holds, int64, and room for as much.
+        size: how many lanes an event has.
+        row: the number of the row.
+        requests, added, ops, features, first, last, found, strings: as in `slide_sums`.
+        at: the instant (µs) of the row.
+        q: the place of the row among those of its key.
+    """
+    if added.size > 0 and added[q]:
+        for j in range(size):
+            held[j] = sums[j]
+        combine(ops, held, START, requests, row * size)
+        emit(features, first, last, held, START, at, found, strings, q)
+    else:
+        emit(features, first, last, sums, START, at, found, strings, q)
