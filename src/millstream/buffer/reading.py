@@ -71,6 +71,53 @@ def through(
             yield found
 
 
+def still_kept(
+    log: Log, topic: str, partition: int, position: int, until: int, limit: int = AT_ONCE
+) -> Iterator[Records]:
+    """Read as `through` does, without what another process trims meanwhile.
+
+    Use it where whoever trims has said elsewhere, before, what the trimmed records said.
+
+    Args:
+        log: the log.
+        topic: the topic.
+        partition: the partition.
+        position: where to begin.
+        until: the position before which to stop; a payload that begins before it comes whole.
+        limit: about how many records to read at once.
+
+    Yields:
+        Records: never none.
+
+    Raises:
+        LogError: when the log does not give what it has.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from millstream.buffer.embedded.log import EmbeddedLog
+        >>> from millstream.buffer.log import Batch
+        >>> from millstream.clock import SimulatedClock
+        >>> log = EmbeddedLog(pathlib.Path(tempfile.mkdtemp()), SimulatedClock(0), map_gib=1)
+        >>> log.create("clicks", 1)
+        >>> for payload in (b"a", b"b", b"c"):
+        ...     _ = log.append("clicks", 0, Batch(payload, "bytes", 1))
+        >>> log.trim("clicks", 0, 2)
+        >>> [records.payloads for records in still_kept(log, "clicks", 0, 0, 3)]
+        [[b'c']]
+        >>> log.close()
+    """
+    while True:
+        position = max(position, log.ends(topic)[partition][0])
+        try:
+            for records in through(log, topic, partition, position, until, limit):
+                position = records.next
+                yield records
+            return
+        except LogError:
+            if log.ends(topic)[partition][0] <= position:
+                raise
+
+
 def position_since(log: Log, topic: str, partition: int, instant: int, until: int) -> int:
     """Return a position, not beyond `until`, from which on all is found that was appended at an instant or later.
 

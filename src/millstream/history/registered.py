@@ -104,15 +104,21 @@ def _noted(log: OwnLog) -> tuple[_Note, int]:
     """What the log has noted, and where its records end: 0 where there are none."""
     if REGISTRY not in log.topics():
         return _Note(), 0
-    [(first, end)] = log.ends(REGISTRY)
-    if not end:
-        identity, revision = (log.committed(name, REGISTRY)[0] or 0 for name in (_IDENTITY, _REVISION))
-        return _Note(identity, revision), 0
-    found = _Note()
-    for records in through(log, REGISTRY, 0, first, end):
-        for payload in records.payloads:
-            found = found.then(_note(payload))
-    return found, end
+    while True:
+        [(first, end)] = log.ends(REGISTRY)
+        if not end:
+            identity, revision = (log.committed(name, REGISTRY)[0] or 0 for name in (_IDENTITY, _REVISION))
+            return _Note(identity, revision), 0
+        found = _Note()
+        try:
+            for records in through(log, REGISTRY, 0, first, end):
+                for payload in records.payloads:
+                    found = found.then(_note(payload))
+        except LogError:
+            if log.ends(REGISTRY)[0][0] <= first:
+                raise
+            continue  # another process has noted what it read, beyond the end of then, and trimmed it
+        return found, end
 
 
 def _note(payload: bytes) -> _Note:

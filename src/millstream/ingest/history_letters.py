@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from millstream.buffer.codec.events import DeadLetter, dead_batches, dead_letters
 from millstream.buffer.log import OwnLog
 from millstream.buffer.marks import Marks
-from millstream.buffer.reading import through
+from millstream.buffer.reading import still_kept
 from millstream.buffer.topics import dead_topic, letters_mark
 from millstream.buffer.writing import widen
 from millstream.definitions.source import EventStream
@@ -72,7 +72,7 @@ class HistoryLetters:
         for partition, (first, following) in enumerate(self._log.ends(topic)):
             place, counted = f"{stream}/{partition}", self._known.get(f"{topic}/{partition}", first)
             begin = max(first, counted) if counted <= following else first
-            for records in through(self._log, topic, partition, begin, following):
+            for records in still_kept(self._log, topic, partition, begin, following):
                 found = [one.position for one in dead_letters([records]) if self._ours(place, one)]
                 if found:
                     self._last[place] = max(*found, self._last.get(place, found[0]))

@@ -329,19 +329,20 @@ def earliest(parts: Parts) -> int | None:
     import pyarrow.compute as pc
 
     from millstream.buffer.codec.events import decode
-    from millstream.buffer.reading import through
+    from millstream.buffer.reading import still_kept
     from millstream.store.offline import batches_of
 
     found: list[int] = []
     for stream in parts.registry.streams():
+        # The log before the archive, which has what is trimmed meanwhile.
+        for partition, (first, following) in enumerate(parts.log.ends(stream.name)):
+            records = next(still_kept(parts.log, stream.name, partition, first, following, 1), None)
+            if records is not None:
+                found += decode(stream, [records]).table["_arrival"].to_pylist()[:1]
         table = event_table(stream.name)
         if parts.offline.snapshot(table) is not None:
             arrivals = (batch.column(0) for batch in batches_of(parts.offline, table, ["_arrival"]))
             found += [int(pc.min(one).as_py()) for one in arrivals if one.null_count < len(one)]
-        for partition, (first, following) in enumerate(parts.log.ends(stream.name)):
-            records = next(through(parts.log, stream.name, partition, first, following, 1), None)
-            if records is not None:
-                found += decode(stream, [records]).table["_arrival"].to_pylist()[:1]
     return min(found, default=None)
 
 

@@ -20,7 +20,7 @@ from millstream.usage.layers import keep, place_of, said_of
 EVERY = 1.0
 """Seconds between two reports to the host."""
 ABROAD = 5.0
-"""Seconds between two reports to other hosts."""
+"""Seconds between two reports to other hosts, while whether this process works or stands by is as it was."""
 
 
 class Meter:
@@ -87,10 +87,13 @@ def telling(meter: Meter, presence: Presence, settings: Settings) -> Iterator[No
     name = f"{blake2b(place.encode(), digest_size=8).hexdigest()}-{os.getpid()}-{secrets.token_hex(4)}"
 
     def tell() -> None:
-        while not over.wait(ABROAD if meter.said else EVERY):
-            if meter.said:
+        since, told = -ABROAD, None
+        while not over.wait(EVERY):
+            said, now = meter.said, time.monotonic()
+            if said and (now - since >= ABROAD or _whose_turn(said) != told):
+                since, told = now, _whose_turn(said)
                 with suppress(MillstreamError):
-                    presence.say(name, place, meter.said)
+                    presence.say(name, place, said)
 
     beside = threading.Thread(target=tell, name="telling", daemon=True)
     beside.start()
@@ -101,3 +104,7 @@ def telling(meter: Meter, presence: Presence, settings: Settings) -> Iterator[No
         beside.join(ABROAD)
         with suppress(MillstreamError):
             presence.leave(name)
+
+
+def _whose_turn(said: Mapping[str, Any]) -> Any:
+    return said["facts"].get("standing_by", False)

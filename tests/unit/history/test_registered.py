@@ -101,3 +101,25 @@ def test_a_note_of_a_newer_version_is_refused(log: Any) -> None:
     with pytest.raises(LogError, match="does not read"):
         while registry_behind(log, Known(7, 4)) is None:  # type: ignore[arg-type]
             pass
+
+
+def test_notes_that_are_trimmed_while_they_are_read_are_in_those_that_came_after(
+    log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note_registry(log, Known(7, 3))  # type: ignore[arg-type]
+    ends, others = log.ends, [4, 5]
+
+    def overtaken(topic: str) -> list[tuple[int, int]]:
+        """Where the log ends, just before another process notes a revision and trims what it has read."""
+        found: list[tuple[int, int]] = ends(topic)
+        if others:
+            monkeypatch.setattr(log, "ends", ends)
+            note_registry(log, Known(7, others.pop(0)))  # type: ignore[arg-type]
+            monkeypatch.setattr(log, "ends", overtaken)
+        return found
+
+    monkeypatch.setattr(log, "ends", overtaken)
+    assert noted_revision(log) == 5
+    assert note_registry(log, Known(7, 6)) == 6  # type: ignore[arg-type]
+    with pytest.raises(SteppedBack, match="before revision 6"):
+        note_registry(log, Known(7, 5))  # type: ignore[arg-type]
