@@ -20,7 +20,7 @@ from millstream.buffer.log import Limited, Log, Tail, TimeIndex, TopicAdmin, Wat
 from millstream.buffer.worker import Shareable
 from millstream.sources.source import Source
 from millstream.store.offline import OfflineStore
-from millstream.store.online import BulkLoad, Examined, OnlineStore
+from millstream.store.online import BulkLoad, Examined, Forgets, OnlineStore
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "millstream"
@@ -286,8 +286,8 @@ def test_names_say_what_a_module_is_for():
 
 
 PROTOCOLS = (
-    BulkLoad, Examined, Identified, Limited, Log, Mendable, OfflineStore, OnlineStore, Shareable, Source, Tail, TimeIndex,
-    TopicAdmin, Watched,
+    BulkLoad, Examined, Forgets, Identified, Limited, Log, Mendable, OfflineStore, OnlineStore, Shareable, Source, Tail,
+    TimeIndex, TopicAdmin, Watched,
 )  # fmt: skip
 
 

@@ -62,6 +62,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         log_gib: most the log may grow to, in GiB; the space is taken as it is used.
         largest_record: most bytes of one record of the log; what is larger is kept in parts, one event is refused.
         sync_every: microseconds between two syncs of the stores.
+        forget_after: microseconds that a key whose windows are all empty stays in the online store; instants that are
+            longer ago than that may be asked for in vain.
         files_kept: microseconds that files of the offline store stay which no table names any more, for those who have
             begun to read them.
         frozen_after: microseconds that a layer may give no sign of life before `millstream up` ends it and starts it again.
@@ -108,6 +110,9 @@ class Settings(Struct, frozen=True, kw_only=True):
         int, Meta(ge=10_000, le=1_000_000_000, description="a whole number of bytes from 10000 to 1000000000")
     ] = 1_000_000
     sync_every: Span = 600_000_000
+    forget_after: Annotated[
+        int, Meta(ge=3_600_000_000, description='a duration of 1 h or more, such as "1d"', extra={"duration": True})
+    ] = 86_400_000_000
     files_kept: Span = 600_000_000
     frozen_after: Annotated[
         int, Meta(ge=2_000_000, description='a duration of 2 s or more, such as "30s"', extra={"duration": True})

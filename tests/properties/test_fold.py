@@ -10,7 +10,19 @@ import pyarrow as pa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from millstream.fold import RequestRows, States, as_of, encode_key, exact, fold, layout_of, merge, request_lanes, value
+from millstream.fold import (
+    RequestRows,
+    States,
+    as_of,
+    encode_key,
+    exact,
+    fold,
+    layout_of,
+    merge,
+    request_lanes,
+    spent,
+    value,
+)  # fmt: skip
 from millstream.fold.entries import INPUT, WIDTH
 from millstream.fold.oracle import oracle
 from millstream.fold.sections import parted
@@ -27,6 +39,7 @@ from tests.properties.worlds import (
     groups,
     numbers,
     oracle_events,
+    passing,
     prepared,
     probes_for,
     same,
@@ -37,6 +50,9 @@ KEYS = [encode_key(ENTITY.keys, [k]) for k in range(3)]
 FAR = 2**62
 many = settings(
     max_examples=examples(75), deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+passed = st.sampled_from(
+    [0, 30 * SECOND, 9 * MINUTE, 50 * MINUTE, HOUR, 2 * HOUR, 23 * HOUR, DAY, 6 * DAY, 7 * DAY, 8 * DAY]
 )
 gaps = st.sampled_from([0, 1, SECOND, 5 * SECOND, MINUTE, 7 * MINUTE, HOUR, DAY, 8 * DAY, 31 * DAY])
 
@@ -159,6 +175,26 @@ def test_a_state_reads_as_the_oracle_from_five_seconds_before_its_newest_arrival
             got = value(layout_of(group), states, at, probes, added).columns
             (one,) = oracle_events([replace(row, time=t, arrival=t)], k)
             assert same(got, k, oracle(group.columns, mine, t, FAR, asked, one)) == []
+
+
+@many
+@given(passing, event_lists(), event_lists(max_size=8), passed, st.sampled_from([0, 1, SECOND, MINUTE]))
+def test_a_key_that_is_forgotten_reads_as_if_it_were_not_whatever_comes_afterwards(
+    group: Any, events: list[Event], late: list[Event], passed: int, gap: int
+) -> None:
+    layout, before = layout_of(group), states_of(group, events)
+    by = max([event.arrival for event in events], default=0) + passed
+    assert layout.runs_out
+    over = spent(layout, States.from_bytes(before), by).tolist()
+    late = [replace(event, arrival=by + number) for number, event in enumerate(late)]
+    late += [replace(event, time=by + number, arrival=by + number) for number, event in enumerate(late)]
+    kept = [b"" if one else state for one, state in zip(over, before, strict=True)]
+    states = merge(layout, States.from_bytes(kept), States.from_bytes(states_of(group, late)), whole=True)
+    at = max([by, *states.newest.tolist()]) + gap
+    asked = request_of(events + late, 1, 2.5)
+    got = value(layout, states, np.full(3, at, np.int64), probes_for(group, [asked] * 3)).columns
+    for k in range(3):
+        assert same(got, k, oracle(group.columns, oracle_events(events + late, k), at, FAR, asked)) == []
 
 
 @many

@@ -102,6 +102,7 @@ def still_kept(
         >>> for payload in (b"a", b"b", b"c"):
         ...     _ = log.append("clicks", 0, Batch(payload, "bytes", 1))
         >>> log.trim("clicks", 0, 2)
+        2
         >>> [records.payloads for records in still_kept(log, "clicks", 0, 0, 3)]
         [[b'c']]
         >>> log.close()

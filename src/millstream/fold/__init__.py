@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from millstream.fold.preparation import Prepared, aggregated, prepare
     from millstream.fold.probes import Probes, probes_of, probes_of_few
     from millstream.fold.requests import RequestRows, request_lanes
-    from millstream.fold.states import States, Values, as_of, exact, fold, merge, pruned, value
+    from millstream.fold.states import States, Values, as_of, exact, fold, merge, pruned, spent, value
 
 #: Where each name is: what folds nothing does not wait for the compiler's library.
 _HOMES = {
@@ -25,7 +25,7 @@ _HOMES = {
     "preparation": ("Prepared", "aggregated", "prepare"),
     "probes": ("Probes", "probes_of", "probes_of_few"),
     "requests": ("RequestRows", "request_lanes"),
-    "states": ("States", "Values", "as_of", "exact", "fold", "merge", "pruned", "value"),
+    "states": ("States", "Values", "as_of", "exact", "fold", "merge", "pruned", "spent", "value"),
 }
 _LAZY = {name: f"{__name__}.{module}" for module, names in _HOMES.items() for name in names}
 
@@ -57,6 +57,7 @@ __all__ = [
     "pruned",
     "request_lanes",
     "shard_of",
+    "spent",
     "value",
 ]
 

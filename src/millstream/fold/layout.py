@@ -137,6 +137,15 @@ class Layout(FoldLayout):
         return bool(self.entries or self.decay or self.sections)
 
     @property
+    def runs_out(self) -> bool:
+        """Whether a state has nothing left to read once its events are old enough, whatever other keys wait for.
+
+        That of a session may: what arrived before and is still to be applied can join it to a newer one.
+        """
+        bounded = all(section.rule[RULE_WITHIN] >= 0 and not section.rule[RULE_GAP] for section in self.sections)
+        return bounded and not self.meta[1]
+
+    @property
     def references(self) -> tuple[int, ...]:
         """The lanes of the output that say where a list begins."""
         parts: tuple[FoldLayout, ...] = (self, *self.sections)

@@ -254,11 +254,35 @@ def pruned(layout: Layout, states: States, newest: np.ndarray) -> States:
         newest: the instant (µs) for each state, int64, shape (states,); an empty state stays so.
     """
     filled = states.offsets[1:] > states.offsets[:-1]
-    bare = np.zeros((len(states), HEADER), np.int64)
+    return merge(layout, states, _bare(newest, filled), whole=True)
+
+
+def spent(layout: Layout, states: States, by: int) -> np.ndarray:
+    """Tell which states have nothing that a read needs at an instant or after it: they read as those of no event.
+
+    Args:
+        layout: the group's layout.
+        states: states that have all events up to their newest arrival.
+        by: the instant (µs).
+
+    Returns:
+        Bool, shape (states,).
+    """
+    left = pruned(layout, states, np.full(len(states), by))
+    nothing = pruned(layout, _bare(np.full(1, by), np.ones(1, bool)), np.full(1, by)).data
+    found: np.ndarray = np.diff(left.offsets) == len(nothing)
+    rows = left.data[left.offsets[:-1][found][:, None] + np.arange(len(nothing))]
+    found[found] = (rows == nothing).all(1)
+    return found
+
+
+def _bare(newest: np.ndarray, filled: np.ndarray) -> States:
+    """States of no event that were pruned by instants; empty ones where that is not `filled`."""
+    bare = np.zeros((len(newest), HEADER), np.int64)
     bare[:, 0], bare[:, 1] = STATE_VERSION, newest
-    offsets = np.zeros(len(states) + 1, np.int64)
+    offsets = np.zeros(len(newest) + 1, np.int64)
     np.cumsum(np.where(filled, HEADER, 0), out=offsets[1:])
-    return merge(layout, states, States(bare[filled].reshape(-1), offsets), whole=True)
+    return States(bare[filled].reshape(-1), offsets)
 
 
 def value(

@@ -45,7 +45,8 @@ def read_runs(log: Log, version: BatchGroupVersion, position: int, now: int) -> 
     """Some runs from a position on, as many as fit in memory well, in the order of their first parts.
 
     A run of which parts are missing is waited for, and what comes after it waits too, until it counts as given up: a run
-    that covers its interval has come, or its parts have had a minute. A run that comes twice is read once.
+    that covers its interval has come, or its parts have had a minute. A run that comes twice is read once, unless another
+    of its interval lies between, which it then takes the place of.
 
     Args:
         log: the project's log.
@@ -64,16 +65,19 @@ def read_runs(log: Log, version: BatchGroupVersion, position: int, now: int) -> 
             f"run `millstream backfill {version.group.name}` to state its rows anew.",
         )
     assembly, found, appended = Assembly(), dict[int, Run](), dict[int, int]()
-    size, records, end = 0, set[bytes](), position
+    size, newest, end = 0, dict[tuple[int, int], bytes](), position
     for read in through(log, topic, 0, position, following, 1):
         end = read.next
         for payload, place, stamp in zip(read.payloads, read.firsts.tolist(), read.appended.tolist(), strict=True):
             appended[place] = stamp
             whole = assembly.add(payload, place)
-            if whole is not None and (digest := digest_of(whole.record)) not in records:
-                records.add(digest)
-                found[whole.place] = decode_run(whole.record)
-                size += found[whole.place].rows.num_rows
+            if whole is None:
+                continue
+            run, digest = decode_run(whole.record), digest_of(whole.record)
+            if newest.get((run.end, run.available)) != digest:
+                newest[run.end, run.available] = digest
+                found[whole.place] = run
+                size += run.rows.num_rows
         if (size >= _ROWS or len(found) >= _RUNS) and not any(one.begun for one in assembly.unfinished):
             break
     awaited = [

@@ -31,6 +31,7 @@ from millstream.fold.deltas import ranges_of
 from millstream.fold.layout import AHEAD
 from millstream.ingest.combine import combine
 from millstream.ingest.delta_reads import DeltaRead, DeltaReader
+from millstream.ingest.forgetting import Forgetting
 from millstream.ingest.ranges import Events, Lacking, lacking
 from millstream.ingest.writing import read_unmoved, write_all
 from millstream.store.online import BEGUN, MARK, OnlineStore, ShardMeta
@@ -54,6 +55,7 @@ class Applied:
         held: about how many those are.
         repeated: delta records left out because all that they hold had been applied before.
         refolded: delta records that were missing, or held in part what had been applied: the rest was folded again.
+        forgotten: keys removed that no read needs any more.
     """
 
     records: int = 0
@@ -65,6 +67,7 @@ class Applied:
     held: int = 0
     repeated: int = 0
     refolded: int = 0
+    forgotten: int = 0
 
     def __add__(self, other: Applied) -> Applied:
         return Applied(
@@ -77,6 +80,7 @@ class Applied:
             self.held + other.held,
             self.repeated + other.repeated,
             self.refolded + other.refolded,
+            self.forgotten + other.forgotten,
         )
 
 
@@ -94,6 +98,7 @@ class StreamIngester:
         worker: says which shards are its own, by the partitions of the feature topics; who made it closes it. Every shard
             unless given, whoever else takes them.
         events: where events are read again that no delta brings, the project's history; without it they are an error.
+        forget_after: how long (µs) a key whose windows are empty stays in the store.
     """
 
     def __init__(
@@ -106,8 +111,10 @@ class StreamIngester:
         beside: Iterable[GroupVersion[Group]] = (),
         worker: Worker | None = None,
         events: Events | None = None,
+        forget_after: int = 86_400_000_000,
     ) -> None:
         self._log, self._online, self._clock, self._events = log, online, clock, events
+        self._forgetting = Forgetting(online, clock, forget_after)
         self._beside = [version for version in beside if version.group.columns]
         self._versions = [version for version in group_versions if version.group.columns] + self._beside
         self._worker = worker or EveryPartition(log, [feature_topic(version.id) for version in self._versions])
@@ -148,9 +155,19 @@ class StreamIngester:
                     moved[version.id, shard] = min(position, moved.get((version.id, shard), position))
         self._untold |= moved
         self._tell()
+        pairs = ((version, shard) for version in versions for shard in owned[feature_topic(version.id)])
+        try:
+            total += Applied(forgotten=self._forgetting.step((one, facts[one[0].states][one[1]]) for one in pairs))
+        except StoreError as error:
+            failures.append(error)
         if failures:
             raise failures[0]
         return total
+
+    @property
+    def forgetting(self) -> bool:
+        """Whether keys that no read needs any more are still being looked for."""
+        return self._forgetting.under_way
 
     def _mine(self) -> Owned:
         """What is this worker's now; of shards that come or go nothing is remembered."""
@@ -161,6 +178,7 @@ class StreamIngester:
                 if (feature_topic(version.id), shard) in gone:
                     self._reader.forget(version.id, shard)
                     self._agreed.discard((version.states, shard))
+                    self._forgetting.leave(version.states, shard)
                     self._untold.pop((version.id, shard), None)
         self._owned = owned
         return owned
@@ -271,7 +289,10 @@ class StreamIngester:
         kept = mark(self._log, feature_topic(version.id), shard, reached)
         extra = {**meta.extra, MARK: kept} if kept else meta.extra
         moved = msgspec.structs.replace(meta, position=reached, applied=lacks.applied, extra=extra)
-        return _after(moved, lacks.deltas, now) if lacks.deltas else moved
+        if not lacks.deltas:
+            return moved
+        newest = max(int(delta.states.newest.max(initial=0)) for delta in lacks.deltas)
+        return self._forgetting.noted(version, _after(moved, lacks.deltas, now), newest, now)
 
     def _tell(self) -> None:
         """Tell the log how far the store is, after the fact; what another worker hinders is told after the next step."""

@@ -30,7 +30,7 @@ from millstream.errors import Fenced, LogError, StoreError
 from millstream.fold import States, decode_deltas, decode_key, fold, layout_of, merge, prepare, pruned, value
 from millstream.history.events import POSITIONS, History, positions_of
 from millstream.store.offline import OfflineStore
-from millstream.store.online import OnlineStore, ShardMeta, pages, read_shard, shard_metas
+from millstream.store.online import OnlineStore, ShardMeta, forgotten_by, pages, read_shard, shard_metas
 
 _PAGE = 10_000
 _RECORDS = 1_000
@@ -172,8 +172,8 @@ class Syncer:
             answer = read_shard(self._online, version.states, shard, keys)
             found: dict[int, tuple[dict[bytes, bytes], ShardMeta]] = {}
             for key, state, held in zip(keys, answer.values, answer.metas(), strict=True):
-                if state is not None and held is not None:
-                    found.setdefault(held.position, ({}, held))[0][key] = state
+                if held is not None and (state is not None or forgotten_by(held) is not None):
+                    found.setdefault(held.position, ({}, held))[0][key] = state or b""  # forgotten, so it has no event
             yield from found.values()
 
     def _pages(self, version: GroupVersion, shard: int) -> Iterator[list[bytes]]:
@@ -228,9 +228,9 @@ class Syncer:
         wanted = self._folded(version, keys, meta)
         turn.at, turn.took = began, self._clock.now() - began
         # Ingestion may prune later than the fold of history: by a second arrival, or when the clock gets there.
-        layout = layout_of(version.group)
-        kept = pruned(layout, States.from_bytes(states), wanted.newest)
-        wanted = pruned(layout, wanted, wanted.newest)
+        # What a key had before the store forgot it is not in what it has now.
+        layout, newest = layout_of(version.group), np.maximum(wanted.newest, forgotten_by(meta) or 0)
+        kept, wanted = pruned(layout, States.from_bytes(states), newest), pruned(layout, wanted, newest)
         return len(keys), sum(one != other for one, other in zip(kept.to_bytes(), wanted.to_bytes(), strict=True))
 
     def _next_keys(self, version: GroupVersion, turn: _Turn) -> list[bytes]:

@@ -113,6 +113,7 @@ class Layers:
             beside=beside,
             worker=worker,
             events=parts.histories.events(),
+            forget_after=parts.settings.forget_after,
         )
 
     def batch_ingester(self, bite: int = 1, worker: Worker | None = None) -> BatchIngester:

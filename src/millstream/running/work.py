@@ -131,6 +131,7 @@ class Ingest:
             "archived": 0,
             "repeated": 0,
             "refolded": 0,
+            "forgotten": 0,
         }
         self._stop = threading.Event()
         self._beside = threading.Thread(target=self._backfill, name="backfill", daemon=True)
@@ -169,8 +170,10 @@ class Ingest:
         return applied, stored
 
     def _took_all(self, taken: tuple[Applied, BatchApplied]) -> bool:
-        """Whether nothing is left, and no build that is filled beside will need what the buffer has."""
-        return not self._filling and not any(one.lag or one.fenced or one.written for one in taken)
+        """Whether nothing is left, no build that is filled beside will need what the buffer has, and no key is looked at."""
+        return not (self._filling or self._ingester.forgetting) and not any(
+            one.lag or one.fenced or one.written for one in taken
+        )
 
     def _note(self, applied: Applied, stored: BatchApplied) -> int:
         """Count what was taken, and return how many records and runs it was."""
@@ -178,6 +181,7 @@ class Ingest:
         self.facts["waiting"] = list(applied.waiting)
         self.facts["repeated"] += applied.repeated
         self.facts["refolded"] += applied.refolded
+        self.facts["forgotten"] += applied.forgotten
         return applied.records + stored.runs
 
     def _archive_enough(self) -> Any:

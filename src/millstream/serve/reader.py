@@ -17,10 +17,20 @@ from numpy.typing import NDArray
 from millstream.definitions.schema import is_object
 from millstream.definitions.whole_numbers import as_column, objects
 from millstream.errors import CorruptState, StoreError
-from millstream.fold import Probes, RequestRows, encode_key, layout_of, probes_of_few, shard_of
+from millstream.fold import HEAD_SPAN, Probes, RequestRows, encode_key, layout_of, probes_of_few, shard_of
 from millstream.fold.rows import forgotten, row_at, rows_at, split_rows
 from millstream.fold.views import Vector, readable
-from millstream.store.online import EARLY, LET_GO, Answer, Ask, OnlineStore, ShardMeta, pruned_by, reads_locally
+from millstream.store.online import (
+    EARLY,
+    LET_GO,
+    Answer,
+    Ask,
+    OnlineStore,
+    ShardMeta,
+    forgotten_by,
+    pruned_by,
+    reads_locally,
+)
 
 if TYPE_CHECKING:
     from millstream.clock import Clock
@@ -179,6 +189,7 @@ class FeatureReader:
         for group, (lookup, one, columns) in enumerate(zip(self._folded, folded, valued, strict=True)):
             if early is not None:
                 _give_up(lookup, one, np.flatnonzero(early[group]).tolist(), EARLY)
+            _forgotten(lookup, one, at)
             _take(lookup, one, columns, raw, facts)
         for lookup, one in zip(self._dated, found[len(folded) :], strict=True):
             _take(lookup, one, _dated(lookup, one, at), raw, facts)
@@ -401,6 +412,14 @@ def _let_go(lookup: _Lookup, found: _Found, at: NDArray[np.int64], ttl: int | No
         if meta and forgotten(state, instant, pruned_by(meta), ttl, confirmed_at(meta, instant)):
             found.states[i] = None
             _give_up(lookup, found, [i], LET_GO)
+
+
+def _forgotten(lookup: _Lookup, found: _Found, at: NDArray[np.int64]) -> None:
+    """Take out the folds asked for at instants of so long ago that the store may have forgotten keys that had values."""
+    for i, meta in enumerate(found.metas):
+        by = forgotten_by(meta)
+        if by is not None and at[i] < by - HEAD_SPAN:
+            _give_up(lookup, found, [i], EARLY)
 
 
 def _give_up(lookup: _Lookup, found: _Found, rows: Sequence[int], reason: str) -> None:

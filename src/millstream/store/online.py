@@ -27,6 +27,11 @@ PRUNED_BY = "pruned_by"
 """The fact of a shard of a batch group that tells from which instant (µs) on its states hold what a read needs."""
 
 
+FORGOTTEN_BY = "forgotten_by"
+"""The fact of a shard of folds that tells from which instant (µs) on its states hold what a read needs: it may have
+forgotten keys that no read from then on has anything of."""
+
+
 _PATIENCE = 1_000  # empty pages in a row that may go on from where they are
 BEGUN = -1
 """The position of a shard that does not exist yet while its first write is pending."""
@@ -69,6 +74,16 @@ def pruned_by(meta: ShardMeta) -> int:
     (7, 5)
     """
     return int(meta.extra.get(PRUNED_BY, meta.applied_at))
+
+
+def forgotten_by(meta: ShardMeta | None) -> int | None:
+    """Return the instant (µs) from which on the states of a shard of folds hold what a read needs; None: whichever.
+
+    >>> forgotten_by(ShardMeta()), forgotten_by(ShardMeta(extra={FORGOTTEN_BY: "5"}))
+    (None, 5)
+    """
+    found = None if meta is None else meta.extra.get(FORGOTTEN_BY)
+    return None if found is None else int(found)
 
 
 def typical_delay(shards: Iterable[ShardMeta | None]) -> int:
@@ -445,6 +460,28 @@ class Memory(msgspec.Struct, frozen=True):
 
     keys: int
     size: int
+
+
+@runtime_checkable
+class Forgets(Protocol):
+    """An online store that can let go of single keys. Called by ingestion for those that no read needs any more."""
+
+    def forget(self, states: str, shard: int, keys: Sequence[bytes], expected: int) -> None:
+        """Remove keys of a shard, which read as None from then on; nothing else of it changes.
+
+        Some of them may be gone when this fails half way: nobody needs them.
+
+        Args:
+            states: the name of the states, such as "user_velocity@1".
+            shard: the number of the shard.
+            keys: the keys; one that is not there is no error.
+            expected: the `position` of the shard at which they had nothing that is needed.
+
+        Raises:
+            Fenced: when the shard is at another position, or a write is pending: then it may have something again.
+            StoreError: when the store cannot be reached.
+        """
+        ...
 
 
 @runtime_checkable

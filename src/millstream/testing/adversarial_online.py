@@ -123,6 +123,18 @@ class AdversarialOnlineStore:
             self.embedded.write(states, shard, taken, known, expected)
             return sorted(refused)
 
+    def forget(self, states: str, shard: int, keys: Sequence[bytes], expected: int) -> None:
+        """Remove keys one after another, and stop half way when others write; see `Forgets.forget`."""
+        for key in self._chance.sample(keys, len(keys)):
+            with self._alone():
+                known = shard_metas(self.embedded, states, shard + 1)[shard]
+                if known is None or known.position != expected or known.pending is not None:
+                    raise Fenced.moved(
+                        f"shard {shard} of '{states}'", expected, None if known is None else known.position
+                    )
+                self.embedded.forget(states, shard, [key], expected)
+            self._others()
+
     def scan(self, states: str, shard: int, cursor: bytes | None = None, limit: int = 10_000) -> Page:
         """Return some pairs in no order, none at times, and one of before now and then; see `OnlineStore.scan`."""
         every = {key: value for page in pages(self.embedded, states, shard) for key, value in page.items}

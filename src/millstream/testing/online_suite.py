@@ -6,14 +6,16 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Event
 
 import msgspec
 import pytest
 
 from millstream.errors import Fenced
-from millstream.store.online import Ask, OnlineStore, ShardMeta, pages
+from millstream.store.online import Ask, Forgets, OnlineStore, ShardMeta, pages
 from millstream.testing.processes import PROCESSES
 from millstream.testing.shards import held, meta_of, pairs, put
 
@@ -147,6 +149,58 @@ class OnlineStoreConformance:
         found = [pair for page in pages(store, GV, 0, None, limit) for pair in page.items]
         assert all(key == value for key, value in found)
         assert {key for key, _ in found} == set(keys)
+
+    @pytest.mark.parametrize("count", [0, 1, 150])
+    def test_forgotten_keys_read_as_none_and_all_else_stays(self, store: OnlineStore, count: int) -> None:
+        forget, meta = forgetting(store), ShardMeta(position=4, extra={"log": "7"})
+        put(store, GV, 0, [(key, b"1") for key in _KEYS], meta, None)
+        put(store, GV, 1, [(key, b"2") for key in _KEYS], meta, None)
+        gone = [*_KEYS[:count], b"", b"never there", b"long" * 200]
+        forget(GV, 0, gone, 4)
+        forget(GV, 0, gone, 4)  # as who was not answered does
+        assert held(store, GV, 0, _KEYS) == ([None] * count + [b"1"] * (200 - count), meta)
+        assert pairs(store, GV, 0) == [(key, b"1") for key in _KEYS[count:]]
+        assert held(store, GV, 1, _KEYS)[0] == [b"2"] * 200
+        put(store, GV, 0, [(_KEYS[0], b"3")], ShardMeta(position=5), 4)
+        assert held(store, GV, 0, _KEYS[:1]) == ([b"3"], ShardMeta(position=5))
+
+    @pytest.mark.parametrize("expected", [3, 5])
+    def test_nothing_is_forgotten_of_a_shard_that_is_elsewhere(self, store: OnlineStore, expected: int) -> None:
+        forget = forgetting(store)
+        with pytest.raises(Fenced):
+            forget(GV, 0, [b"a"], expected)
+        put(store, GV, 0, [(b"a", b"1")], ShardMeta(position=4), None)
+        with pytest.raises(Fenced):
+            forget(GV, 0, [b"a"], expected)
+        assert held(store, GV, 0, [b"a"])[0] == [b"1"]
+
+    def test_nothing_is_forgotten_while_a_write_is_pending(self, store: OnlineStore) -> None:
+        forget = forgetting(store)
+        put(store, GV, 0, [(key, b"1") for key in _KEYS], ShardMeta(position=1), None)
+        refused = store.write(GV, 0, [(key, b"2") for key in _KEYS], ShardMeta(position=2), 1)
+        with pytest.raises(Fenced):
+            forget(GV, 0, _KEYS, 1)
+        assert None not in held(store, GV, 0, _KEYS)[0]
+        if refused:
+            put(store, GV, 0, [(key, b"2") for key in refused], ShardMeta(position=2), 1)
+        forget(GV, 0, _KEYS, 2)
+        assert pairs(store, GV, 0) == []
+
+    def test_what_is_written_while_others_forget_stays(self, store: OnlineStore, factory: Factory) -> None:
+        forgetting(store)
+        put(store, GV, 0, [(key, b"0") for key in _KEYS], ShardMeta(position=0), None)
+        over = PROCESSES.Event()
+        other = PROCESSES.Process(target=_forget_what_is_old, args=(factory, over))
+        other.start()
+        try:
+            for position in range(1, 60):
+                keys = _KEYS[position : position + 3]
+                put(store, GV, 0, [(key, b"new") for key in keys], ShardMeta(position=position), position - 1)
+        finally:
+            over.set()
+            other.join(30)
+        assert other.exitcode == 0
+        assert held(store, GV, 0, _KEYS[1:62])[0] == [b"new"] * 61
 
     def test_a_dropped_version_is_gone_and_can_begin_anew(self, store: OnlineStore) -> None:
         for shard in range(2):
@@ -338,3 +392,21 @@ def _write_for_ever(factory: Factory, pipe: Connection) -> None:
         _write_round(store, position)
         pipe.send(position)
         position += 1
+
+
+def forgetting(store: OnlineStore) -> Callable[[str, int, Sequence[bytes], int], None]:
+    """How a store forgets keys; the test is skipped where it cannot."""
+    if not isinstance(store, Forgets):
+        pytest.skip("this store cannot let go of single keys")
+    return store.forget
+
+
+def _forget_what_is_old(factory: Factory, over: Event) -> None:
+    """Remove the keys whose value is an old one, as they were read, until it is over."""
+    store = factory()
+    while not over.is_set():
+        [answer] = store.read([Ask(GV, 0, _KEYS)])
+        old = [key for key, value in zip(_KEYS, answer.values, strict=True) if value == b"0"]
+        with suppress(Fenced):
+            if answer.meta is not None:
+                forgetting(store)(GV, 0, old, answer.meta.position)

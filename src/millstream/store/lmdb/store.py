@@ -129,6 +129,21 @@ class LmdbOnlineStore:
             del handle
             self._finish_drop(states, shard)
 
+    def forget(self, states: str, shard: int, keys: Sequence[bytes], expected: int) -> None:
+        """Remove keys of a shard in one transaction; see `Forgets.forget`."""
+        what = f"shard {shard} of '{states}'"
+        handle = self._handle(states, shard)
+        if handle is None:
+            raise Fenced.moved(what, expected, None)
+        try:
+            with handle.env.begin(write=True) as txn:
+                if not _refuse_moved(txn, handle, expected, what):
+                    raise Fenced.moved(what, expected, None)
+                for key in keys:
+                    txn.delete(_stored(key), db=handle.states)
+        except lmdb.Error as error:
+            raise self._failed(states, handle, error) from error
+
     def scan(self, states: str, shard: int, cursor: bytes | None = None, limit: int = 10_000) -> Page:
         """Some of the keys of a shard with their values, from one snapshot; see `OnlineStore.scan`."""
         for _ in range(_LOOKS):

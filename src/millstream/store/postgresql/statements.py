@@ -158,6 +158,19 @@ BEGIN = Statement("begin", _BEGUN + _PUT.replace("GIVEN", _FIRST))
 LOAD = Statement("load", _MOVED + _PUT.replace("GIVEN", "pg_temp.given"))
 """As `WRITE`, with the values that were copied into the connection's own table before."""
 
+FORGET = Statement(
+    "forget",
+    """
+with here as (
+    select number from {0}.shards where states = $1 and shard = $2 and position = $3 for update
+), gone as (
+    delete from {0}.held using here where held.number = here.number and held.key = any($4::bytea[])
+)
+select number from here
+""",
+)
+"""Removes some keys of a shard, which nobody moves meanwhile; gives no row where the shard is not where it was expected."""
+
 GIVEN = b"create temporary table if not exists given (key bytea, record bytea); truncate pg_temp.given"
 COPY = b"copy pg_temp.given from stdin with (format binary)"
 COPY_HEAD = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0)

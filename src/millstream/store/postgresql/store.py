@@ -19,6 +19,7 @@ from millstream.store.postgresql.statements import (
     BYTEA,
     DAMAGED,
     DROP,
+    FORGET,
     INT4,
     NOTE_DAMAGE,
     POSITION,
@@ -149,6 +150,12 @@ class PostgresqlOnlineStore:
         rows = self._server.ask(POSITION, [states.encode(), small(shard)], self._end)
         found = int.from_bytes(rows[0][0] or b"", "big", signed=True) if rows else None
         raise Fenced.moved(f"shard {shard} of '{states}'", expected, found)
+
+    def forget(self, states: str, shard: int, keys: Sequence[bytes], expected: int) -> None:
+        """Remove keys of a shard by one statement; see `Forgets.forget`."""
+        given = [states.encode(), small(shard), integer(expected), array(BYTEA, [stored(key) for key in keys])]
+        moved = self._server.change(FORGET, given, self._end)
+        self._refuse_elsewhere(bool(moved), states, shard, expected)
 
     def scan(self, states: str, shard: int, cursor: bytes | None = None, limit: int = 10_000) -> Page:
         """Some of the keys of a shard with their values, in the order of the index; see `OnlineStore.scan`."""

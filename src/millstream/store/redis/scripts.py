@@ -126,4 +126,14 @@ return {}
 """)
 """Writes some of the values of a shard that nobody reads yet."""
 
-SCRIPTS = (WRITE, ANNOUNCE, CHUNK, FINISH, LOAD)
+FORGET = Script("""
+-- ARGV: position expected, then keys.
+local held = redis.call('HMGET', KEYS[1], 'p', 'w')
+if held[1] ~= ARGV[1] then return 'at ' .. (held[1] or '') end
+if held[2] then return 'at ' .. string.match(held[2], '^(%S+)') end
+redis.call('HDEL', KEYS[1], unpack(ARGV, 2))
+return {}
+""")
+"""Removes some keys, unless something is being written."""
+
+SCRIPTS = (WRITE, ANNOUNCE, CHUNK, FINISH, LOAD, FORGET)

@@ -18,7 +18,7 @@ from millstream.errors import CorruptState, Fenced, MillstreamError, StoreError
 from millstream.store.online import BEGUN, Answer, Ask, Fact, Memory, Page, ShardMeta, pages
 from millstream.store.redis.connection import facts_of
 from millstream.store.redis.records import HEAD, KEY, Place, asked, head_of, position_of
-from millstream.store.redis.scripts import ANNOUNCE, CHUNK, FINISH, LOAD, SCRIPTS, WRITE
+from millstream.store.redis.scripts import ANNOUNCE, CHUNK, FINISH, FORGET, LOAD, SCRIPTS, WRITE
 from millstream.store.redis.servers import Request, Servers
 
 CHUNK_KEYS, CHUNK_BYTES = 1_000, 1 << 19
@@ -163,6 +163,15 @@ class RedisOnlineStore:
             for reply in self._run(place, calls[start : start + WINDOW]):
                 _refused(place, reply, expected)
         self.write(states, shard, [], meta, expected)
+
+    def forget(self, states: str, shard: int, keys: Sequence[bytes], expected: int) -> None:
+        """Remove keys of a shard, some by each script; see `Forgets.forget`."""
+        place = self._place(states, shard)
+        pieces = [keys[start : start + self._chunk] for start in range(0, len(keys), self._chunk)]
+        calls = [FORGET.call(place.key, _digits(expected), *(KEY + key for key in piece)) for piece in pieces]
+        for start in range(0, len(calls), WINDOW):
+            for reply in self._run(place, calls[start : start + WINDOW]):
+                _refused(place, reply, expected)
 
     def scan(self, states: str, shard: int, cursor: bytes | None = None, limit: int = 10_000) -> Page:
         """Some of the keys of a shard with their values; see `OnlineStore.scan`.

@@ -78,10 +78,16 @@ def agreeing(rows, runs):
     return {key: known.get(key, tier) for key, tier in rows.items()}
 
 
+# A run that says again what one before the last said, all of them of one interval.
+AGAIN = [(1, 1, False, {(0, 0): None}), (1, 1, True, {(0, 0): "a"}), (1, 1, True, {(0, 0): None})]
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.booleans(), st.booleans(), RUNS, st.lists(st.booleans(), min_size=8, max_size=8))
 @example(True, True, [(2, 0, False, {(0, 0): "a"}), (1, 1, True, {(0, 0): "a"})], [False] * 8)
 @example(False, False, LATE, [False] * 8)
+@example(True, False, AGAIN, [False] * 8)
+@example(True, True, AGAIN, [True] * 8)
 @example(False, False, LATE, [False] * 4 + [True] + [False] * 3)
 @example(False, False, LATE, [True] * 8)
 def test_both_stores_say_what_the_runs_said(snapshot, expires, drawn, restarts):
