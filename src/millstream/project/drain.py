@@ -155,7 +155,7 @@ def _looked_back(parts: Parts, reader: FeatureReader, rows: Rows, found: pa.Tabl
 
 def _refuse_unread(read: Read) -> None:
     """Raise for what could not be read: in a table of features, null would mean that there is nothing."""
-    from millstream.serve.reader import CORRUPT, UNREADABLE
+    from millstream.serve.found import CORRUPT, UNREADABLE
 
     for fact in (fact for facts in read.facts.values() for fact in facts):
         if fact.fallback is not None and fact.fallback.startswith((UNREADABLE, CORRUPT)):

@@ -11,7 +11,7 @@ import msgspec
 
 from millstream.clock import to_datetime
 from millstream.definitions.data_types import as_text
-from millstream.serve.reader import GroupFacts
+from millstream.serve.found import GroupFacts
 from millstream.serve.scorer import Scored
 
 

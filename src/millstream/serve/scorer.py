@@ -15,7 +15,8 @@ from millstream.definitions.serialise import revision_of
 from millstream.definitions.whole_numbers import floats
 from millstream.errors import ServeError
 from millstream.serve.capture import CaptureShape
-from millstream.serve.reader import FeatureReader, GroupFacts
+from millstream.serve.found import GroupFacts
+from millstream.serve.reader import FeatureReader
 from millstream.serve.request import RequestSchema
 
 if TYPE_CHECKING:

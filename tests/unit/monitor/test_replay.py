@@ -244,7 +244,7 @@ def test_a_read_of_before_the_exact_head_says_so_and_parity_counts_it(shop: Shop
 
 
 def test_parity_tells_what_older_versions_served_from_merged_tiles(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("millstream.serve.reader._give_up", lambda *_: None)  # as they did
+    monkeypatch.setattr("millstream.serve.found.Found.give_up", lambda *_: None)  # as they did
     shop.begin(ms.StreamFeatureGroup("spend", entity=user, source=orders, features=[ms.Count(over="1h")]))
     for second in (0, 20, 50):
         shop.clock.set(NOON + second * SECOND, rate=0.0)

@@ -34,7 +34,7 @@ def built(world: World) -> GroupVersion:
 def read(world: World, version: GroupVersion, at: int) -> list[object]:
     """What serving reads of all users from the states of a version."""
     from millstream.fold.rows import row_at
-    from millstream.serve.reader import confirmed_at
+    from millstream.serve.found import confirmed_at
 
     found = []
     for user in USERS:

@@ -22,7 +22,7 @@ from millstream.fold.rows import rows_as_of, rows_at, with_keys
 from millstream.ingest.batch import BatchIngester
 from millstream.ingest.stream import StreamIngester
 from millstream.registry.definitions import Registry
-from millstream.serve.reader import confirmed_at
+from millstream.serve.found import confirmed_at
 from millstream.store.iceberg.store import IcebergOfflineStore
 from millstream.store.lmdb.store import LmdbOnlineStore
 from millstream.store.offline import Snapshot
