@@ -16,7 +16,7 @@ import pytest
 
 import millstream
 from millstream.buffer.agreement import Identified, Mendable
-from millstream.buffer.log import Limited, Log, Tail, TimeIndex, TopicAdmin, Watched
+from millstream.buffer.log import EndsAtOnce, Limited, Log, Tail, TimeIndex, TopicAdmin, Watched
 from millstream.buffer.worker import Shareable
 from millstream.sources.source import Source
 from millstream.store.offline import OfflineStore
@@ -286,8 +286,8 @@ def test_names_say_what_a_module_is_for():
 
 
 PROTOCOLS = (
-    BulkLoad, Examined, Forgets, Identified, Limited, Log, Mendable, OfflineStore, OnlineStore, Shareable, Source, Tail,
-    TimeIndex, TopicAdmin, Watched,
+    BulkLoad, EndsAtOnce, Examined, Forgets, Identified, Limited, Log, Mendable, OfflineStore, OnlineStore, Shareable,
+    Source, Tail, TimeIndex, TopicAdmin, Watched,
 )  # fmt: skip
 
 

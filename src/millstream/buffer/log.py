@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, Protocol, Self, runtime_checkable
@@ -410,6 +411,22 @@ class Watched(Protocol):
 
         Raises:
             LogError: when the log cannot be read.
+        """
+        ...
+
+
+@runtime_checkable
+class EndsAtOnce(Protocol):
+    """A log that is elsewhere, and says of many topics where they end by one request."""
+
+    def ends_of(self, topics: Sequence[str]) -> dict[str, list[tuple[int, int]]]:
+        """Return what `Log.ends` does, by topic. Called by ingestion at each step, with all topics that it reads.
+
+        Args:
+            topics: the topics, which are there.
+
+        Raises:
+            LogError: when one of them is not, or the log cannot be read.
         """
         ...
 

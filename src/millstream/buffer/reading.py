@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from millstream.buffer.log import Log, Records, Tail, TimeIndex
+from millstream.buffer.log import EndsAtOnce, Log, Records, Tail, TimeIndex
 from millstream.errors import LogError
 
 PATIENCE = 1_000
@@ -20,6 +20,21 @@ class Readable(Protocol):
     def read(self, topic: str, partition: int, position: int, limit: int) -> Records:
         """Return records from a position on, and where to go on; see `Log.read` for the arguments too."""
         ...
+
+
+def ends_of(log: Log, topics: Sequence[str]) -> dict[str, list[tuple[int, int]]]:
+    """Return where each partition of some topics begins and ends, by topic; by one request where the log can.
+
+    Args:
+        log: the log.
+        topics: the topics, which are there.
+
+    Raises:
+        LogError: when one of them is not, or the log cannot be read.
+    """
+    if isinstance(log, EndsAtOnce):
+        return log.ends_of(topics)
+    return {topic: log.ends(topic) for topic in topics}
 
 
 def through(

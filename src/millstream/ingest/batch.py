@@ -7,7 +7,7 @@ every restatement. Neither store is asked what the other knows, so either may be
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from millstream.buffer.agreement import mark, refuse_stepped_back
 from millstream.buffer.log import OwnLog
+from millstream.buffer.reading import ends_of
 from millstream.buffer.topics import batch_table, ingestion_consumer, staging_topic
 from millstream.buffer.worker import EveryPartition, Owned, Worker, changed
 from millstream.clock import Clock
@@ -43,7 +44,17 @@ from millstream.ingest.pruning import pruning
 from millstream.ingest.staged_runs import KeyedRun, read_runs, run_at, schema_of
 from millstream.ingest.writing import read_unmoved, write_all
 from millstream.store.offline import STATED, OfflineStore, Where, batches_of
-from millstream.store.online import BEGUN, MARK, OnlineStore, ShardMeta, pages, pruned_by, read_shard, shard_metas
+from millstream.store.online import (
+    BEGUN,
+    MARK,
+    OnlineStore,
+    ShardMeta,
+    pages,
+    pruned_by,
+    read_shard,
+    shard_metas,
+    sound,
+)
 
 _PAGE = 10_000
 
@@ -126,13 +137,16 @@ class BatchIngester:
         """
         total, failures, owned = BatchApplied(), list[MillstreamError](), self._mine()
         due = self._bite if bite is None else bite
-        work = [(one, partial(self._advance, one, due)) for one in self._versions]
-        work += [(one, partial(self._advance_beside, one)) for one in self._beside]
+        work: list[tuple[BatchGroupVersion, Callable[..., BatchApplied]]]
+        work = [(one, partial(self._advance, bite=due)) for one in self._versions]
+        work += [(one, self._advance_beside) for one in self._beside]
+        work = [(one, advance) for one, advance in work if owned.get(staging_topic(one.id))]
+        facts = self._online.facts({one.states: one.shards for one, _ in work}) if work else {}
+        ends = ends_of(self._log, list({staging_topic(one.id): None for one, _ in work}))
         for version, advance in work:
-            if not owned.get(staging_topic(version.id)):
-                continue
             try:
-                total += advance()
+                metas = [sound(fact) for fact in facts[version.states]]
+                total += advance(version, metas, ends[staging_topic(version.id)][0][1])
             except (StoreError, SteppedBack) as error:
                 failures.append(error)
         if failures:
@@ -149,12 +163,13 @@ class BatchIngester:
         self._owned = owned
         return owned
 
-    def _advance(self, version: BatchGroupVersion, bite: int) -> BatchApplied:
+    def _advance(
+        self, version: BatchGroupVersion, metas: Sequence[ShardMeta | None], following: int, *, bite: int
+    ) -> BatchApplied:
+        """Bring a version to where its staging topic ends, in both stores."""
         topic = staging_topic(version.id)
-        following = self._log.ends(topic)[0][1]
         if version.id not in self._stored:
             self._stored[version.id] = self._offline_position(version)[0]
-        metas = shard_metas(self._online, version.states, version.shards)
         positions = [0 if meta is None else max(0, meta.position) for meta in metas]
         done, stored = BatchApplied(), self._stored[version.id]
         if version.id not in self._agreed or max(*positions, stored) > following:
@@ -186,11 +201,11 @@ class BatchIngester:
                 refuse_stepped_back(who, self._log, topic, 0, meta.position, meta.extra.get(MARK, ""))
         self._agreed.add(version.id)
 
-    def _advance_beside(self, version: BatchGroupVersion) -> BatchApplied:
+    def _advance_beside(
+        self, version: BatchGroupVersion, metas: Sequence[ShardMeta | None], following: int
+    ) -> BatchApplied:
         """Bring states that nobody reads yet, once they are whole, to where the others are."""
-        metas = shard_metas(self._online, version.states, version.shards)
         positions = [meta.position for meta in metas if meta is not None and meta.backfilled]
-        following = self._log.ends(staging_topic(version.id))[0][1]
         if len(positions) < version.shards or min(positions) >= following:
             return BatchApplied()
         done, runs = BatchApplied(), read_runs(self._log, version, min(positions), self._clock.now())

@@ -19,7 +19,7 @@ import msgspec
 from millstream.buffer.agreement import mark, refuse_stepped_back
 from millstream.buffer.log import OwnLog
 from millstream.buffer.parts import head_of
-from millstream.buffer.reading import through
+from millstream.buffer.reading import ends_of, through
 from millstream.buffer.topics import feature_topic, ingestion_consumer
 from millstream.buffer.worker import EveryPartition, Owned, Worker, changed
 from millstream.clock import Clock
@@ -138,9 +138,10 @@ class StreamIngester:
         owned = self._mine()
         versions = [version for version in self._versions if owned.get(feature_topic(version.id))]
         facts = self._online.facts({version.states: version.shards for version in versions}) if versions else {}
+        ends = ends_of(self._log, [feature_topic(version.id) for version in versions])
         for version in versions:
-            ends = self._log.ends(feature_topic(version.id))
-            for shard, (end, fact) in enumerate(zip(ends, facts[version.states], strict=True)):
+            shards = zip(ends[feature_topic(version.id)], facts[version.states], strict=True)
+            for shard, (end, fact) in enumerate(shards):
                 if shard not in owned[feature_topic(version.id)]:
                     continue
                 try:

@@ -243,7 +243,7 @@ def metas_of(online: OnlineStore, versions: Sequence[Stored]) -> list[list[Shard
         StoreError: when one cannot be read.
     """
     facts = online.facts({version.states: version.shards for version in versions})
-    return [[_sound(fact) for fact in facts[version.states]] for version in versions]
+    return [[sound(fact) for fact in facts[version.states]] for version in versions]
 
 
 def shard_metas(online: OnlineStore, states: str, shards: int) -> list[ShardMeta | None]:
@@ -257,10 +257,11 @@ def shard_metas(online: OnlineStore, states: str, shards: int) -> list[ShardMeta
     Raises:
         StoreError: when one cannot be read.
     """
-    return [_sound(fact) for fact in online.facts({states: shards})[states]]
+    return [sound(fact) for fact in online.facts({states: shards})[states]]
 
 
-def _sound(fact: Fact) -> ShardMeta | None:
+def sound(fact: Fact) -> ShardMeta | None:
+    """Return what a shard has applied. Raises the error where it cannot be read."""
     if isinstance(fact, StoreError):
         raise fact
     return fact

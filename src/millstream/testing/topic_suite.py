@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from millstream.buffer.log import Batch, OwnLog
+from millstream.buffer.reading import ends_of
 from millstream.errors import LogError
 from millstream.testing.log_processes import payloads, positions, text
 
@@ -88,6 +89,19 @@ class TopicConformance:
         assert log.committed("c", "events") == [None, None]
         assert payloads(log, "events", 0) == []
         assert payloads(log, "kept", 0) == [b"k"]
+
+    def test_where_many_topics_end_is_where_each_does(self, log: OwnLog) -> None:
+        """By one request or by several, whatever was trimmed; of a topic that is not there an error tells."""
+        for count, topic in enumerate(("b", "a", "c"), 1):
+            log.create(topic, count)
+            for _ in range(count):
+                log.append(topic, count - 1, text("x", "y"))
+        log.trim("c", 2, positions(log, "c", 2)[2])
+        assert ends_of(log, ["c", "a", "b", "a"]) == {topic: log.ends(topic) for topic in ("c", "a", "b")}
+        assert ends_of(log, ["c"])["c"][2][0] > 0
+        assert ends_of(log, []) == {}
+        with pytest.raises(LogError, match="'nowhere'"):
+            ends_of(log, ["a", "nowhere"])
 
     def test_neighbouring_topics_do_not_mix(self, log: OwnLog) -> None:
         """Neither topics whose names share a beginning, nor partitions."""

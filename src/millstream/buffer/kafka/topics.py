@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from itertools import islice
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
@@ -96,15 +97,18 @@ class KafkaTopics:
 
     def ends(self, topic: str) -> list[tuple[int, int]]:
         """Return each partition's first position kept and next position; see `Log.ends`."""
+        return self.ends_of([topic])[topic]
+
+    def ends_of(self, topics: Sequence[str]) -> dict[str, list[tuple[int, int]]]:
+        """Return each partition's first position kept and next position, by topic; see `EndsAtOnce.ends_of`."""
         while True:
-            partitions = self._partitions(topic)
+            partitions = {topic: self._partitions(topic) for topic in topics}
             try:
-                firsts, following = self._offsets(topic, partitions)
+                return self._offsets(partitions) if topics else {}
             except LogError:
-                if partitions != self._look().get(topic):  # another process has dropped it, or made it anew
-                    continue
-                raise
-            return [(first * STRIDE, end * STRIDE) for first, end in zip(firsts, following, strict=True)]
+                there = self._look()
+                if partitions == {topic: there.get(topic) for topic in topics}:
+                    raise  # else another process has dropped one, or made it anew
 
     def position_at(self, topic: str, partition: int, instant: int) -> int:
         """Return the position of the first batch of an instant's millisecond or later; see `TimeIndex.position_at`."""
@@ -123,9 +127,9 @@ class KafkaTopics:
         first, following = self.ends(topic)[partition]
         return max(first, following - count * STRIDE)
 
-    def _offsets(self, topic: str, partitions: int) -> tuple[list[int], list[int]]:
-        """Each partition's first offset kept, and its next."""
-        places = [TopicPartition(self._name(topic), partition) for partition in range(partitions)]
+    def _offsets(self, partitions: Mapping[str, int]) -> dict[str, list[tuple[int, int]]]:
+        """Where each partition begins and ends, by topic."""
+        places = [TopicPartition(self._name(topic), p) for topic, count in partitions.items() for p in range(count)]
 
         def request() -> list[Future[Any]]:
             admin = self._connection.admin
@@ -133,8 +137,11 @@ class KafkaTopics:
             ends = admin.list_offsets({place: OffsetSpec.latest() for place in places})
             return [*(begins[place] for place in places), *(ends[place] for place in places)]
 
-        found = [one.offset for one in self._connection.ask(f"Topic '{topic}': where it ends", request)]
-        return found[:partitions], found[partitions:]
+        name, *others = partitions
+        what = f"Topic '{name}'" + (f" and {len(others)} others" if others else "")
+        found = [one.offset * STRIDE for one in self._connection.ask(f"{what}: where it ends", request)]
+        pairs = iter(zip(found[: len(places)], found[len(places) :], strict=True))
+        return {topic: list(islice(pairs, count)) for topic, count in partitions.items()}
 
     def _check(self, topic: str, partition: int) -> None:
         """Refuse a topic or a partition that is not there."""
@@ -216,7 +223,7 @@ class KafkaTopics:
         self._until(
             lambda: self._look().get(topic, 0) >= partitions, f"Topic '{topic}': that it has {partitions} partitions"
         )
-        self._offsets(topic, self._known[topic])  # its leaders are known
+        self._offsets({topic: self._known[topic]})  # its leaders are known
         return self._known[topic]
 
     def _until(self, there: Callable[[], bool], what: str) -> None:
