@@ -289,3 +289,23 @@ def test_whatever_happens_what_is_read_is_what_was_paid(seed: int, adversarial: 
                 assert fallback is None and sure <= count <= most
         assert forgotten
         world.computer.close()
+
+
+def test_another_time_to_keep_keys_holds_for_those_that_are_there(tmp_path: Path) -> None:
+    world = World(tmp_path)
+
+    def an_hour(forget_after: int) -> list[int]:
+        world.ingester = world.chain.ingester(forget_after=forget_after)
+        world.pass_by(HOUR)
+        world.pay(9)
+        return world.users
+
+    world.pay(1)
+    world.pass_by(30 * HOUR)
+    assert an_hour(2 * DAY) == an_hour(2 * DAY) == [1, 9]
+    assert an_hour(HOUR) == [9]
+    world.pay(2)
+    world.pass_by(50 * HOUR)
+    assert an_hour(9 * DAY) == an_hour(9 * DAY) == [2, 9]
+    assert an_hour(2 * HOUR) == [9]
+    assert world.read(2, ago=52 * HOUR)[1] == EARLY
