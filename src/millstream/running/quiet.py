@@ -12,7 +12,7 @@ from millstream.buffer.log import Log, Watched
 T = TypeVar("T")
 WATCHED = 0.25
 """Seconds that a log is watched at once, so that a layer that is told to stop stops soon."""
-SURE = 60.0
+SURE = 30.0
 """Seconds after which a quiet log is read nevertheless, for what else may have changed: a store that was restored, say."""
 
 
@@ -28,7 +28,7 @@ class Quiet:
     def __init__(self, log: Log) -> None:
         self._log = log if isinstance(log, Watched) else None
         self._seen: int | None = None
-        self._until = 0.0
+        self._until, self._calm = 0.0, True
 
     def read(self, work: Callable[[], T], read_all: Callable[[T], bool]) -> T | None:
         """Do what reads the log, or nothing when there is nothing to read.
@@ -43,12 +43,14 @@ class Quiet:
         Raises:
             MillstreamError: what `work` raises; it is called again the next time.
         """
-        seen = None if self._log is None else self._log.wait(None, 0.0)
+        # While there is something to read each time, the log is not asked in vain whether there is.
+        seen = self._log.wait(None, 0.0) if self._log is not None and self._calm else None
         if seen is not None and seen == self._seen and time.monotonic() < self._until:
             return None
-        self._seen = None
+        self._seen, self._calm = None, False
         done = work()
-        if seen is not None and read_all(done):
+        self._calm = read_all(done)
+        if seen is not None and self._calm:
             self._seen, self._until = seen, time.monotonic() + SURE
         return done
 

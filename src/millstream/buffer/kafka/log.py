@@ -14,6 +14,7 @@ from millstream.buffer.kafka.positions import Committed, Key
 from millstream.buffer.kafka.producer import Appender, Outgoing
 from millstream.buffer.kafka.reader import Reader
 from millstream.buffer.kafka.topics import KafkaTopics
+from millstream.buffer.kafka.watch import Watch
 from millstream.buffer.kafka.worker import KafkaWorker
 from millstream.buffer.log import Batch, Behind, Records, Transaction
 from millstream.buffer.parts import LARGEST
@@ -75,6 +76,7 @@ class KafkaLog(KafkaTopics):
         self._appender = Appender(connection, largest, compression)
         self._reader = Reader(connection, f"{prefix}.readers")
         self._positions = Committed(connection, prefix, self._appender, self._make_own)
+        self._watch = Watch(connection, self._there)
         self._newest: dict[tuple[str, int], int] = {}
 
     def append(self, topic: str, partition: int, batch: Batch, arrival: int | None = None) -> int:
@@ -122,6 +124,10 @@ class KafkaLog(KafkaTopics):
     def committed(self, consumer: str, topic: str) -> list[int | None]:
         """Return each partition's committed position of a consumer; see `Log.committed`."""
         return self._positions.positions(consumer, topic, self._partitions(topic))
+
+    def wait(self, seen: int | None, seconds: float) -> int:
+        """Return another number once something was appended or committed; see `Watched.wait`."""
+        return self._watch.wait(seen, seconds)
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:

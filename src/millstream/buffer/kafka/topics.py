@@ -164,17 +164,27 @@ class KafkaTopics:
 
     def _look(self) -> dict[str, int]:
         """Ask which topics there are."""
-        began, admin = time.monotonic(), self._connection.admin
+        began, there = time.monotonic(), self._there()
+        found = {topic_of(self._prefix, name): partitions for name, partitions in there.items()}
+        known = {topic: partitions for topic, partitions in found.items() if topic is not None}
+        with self._looking:
+            self._known, self._fresh_until = known, began + KNOWN
+        return known
+
+    def _there(self) -> dict[str, int]:
+        """The topics of Kafka's that are the project's, those that it keeps for itself among them."""
+        admin = self._connection.admin
 
         def listed() -> Any:
             return admin.list_topics(timeout=self._connection.seconds)
 
         there = self._connection.within("Topics", listed).topics.values()
-        found = {topic_of(self._prefix, one.topic): len(one.partitions) for one in there if one.error is None}
-        known = {topic: partitions for topic, partitions in found.items() if topic is not None and partitions}
-        with self._looking:
-            self._known, self._fresh_until = known, began + KNOWN
-        return known
+        own = (f"{self._prefix}-", f"{self._prefix}.")
+        return {
+            one.topic: len(one.partitions)
+            for one in there
+            if one.error is None and one.partitions and one.topic.startswith(own)
+        }
 
     def _new(self, name: str, partitions: int) -> NewTopic:
         """A topic that keeps what it is given until it is trimmed, whatever the clock that stamps it says."""
