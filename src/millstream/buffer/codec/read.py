@@ -272,7 +272,7 @@ def _refused(line: bytes, error: Exception) -> str:
     try:
         json.dumps(json.loads(line), ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        return "Wrong text: it holds half of a surrogate pair, which is no character."
+        return "Not a JSON object: a string holds half of a surrogate pair, which is no character."
     except (ValueError, RecursionError):
         pass
     return f"Not a JSON object: {error}."
