@@ -20,12 +20,17 @@ def checked_class(built: T) -> T:
     return built
 
 
-def checked_methods(built: T) -> T:
+def checked_methods(built: T, error: type[MillstreamError] = MillstreamError) -> T:
     """Decorate a class of the public API: no public method of it ends in another library's exception."""
     for name, method in list(vars(built).items()):
         if inspect.isfunction(method) and (name == "__init__" or not name.startswith("_")):
-            setattr(built, name, checked(method))
+            setattr(built, name, checked(method, error))
     return built
+
+
+def checked_definition(built: T) -> T:
+    """Decorate what definitions are written with: whatever a method of it cannot read becomes a `DefinitionError`."""
+    return checked_methods(built, DefinitionError)
 
 
 def checked(function: F, error: type[MillstreamError] = MillstreamError) -> F:
@@ -124,7 +129,7 @@ def _said(
         signature.bind(*args, **kwargs)
     except TypeError as wrong:
         unknown = next((name for name in kwargs if name not in taken), None)
-        listed = f"the arguments are {', '.join(taken)}."
+        listed = f"the arguments are {', '.join(taken)}." if taken else "it takes no argument."
         if unknown is not None:
             close = nearest(unknown, taken)
             hint = f"did you mean '{close}'? {listed}" if close else listed

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from millstream.errors import MillstreamError
+from millstream.errors import MillstreamError, shown
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -199,6 +199,6 @@ def to_datetime(micros: int) -> datetime:
 
 def _not_an_instant(given: object) -> MillstreamError:
     return MillstreamError(
-        f"{given!r} is not an instant: expected ISO-8601 text, a datetime, a datetime64 or whole microseconds.",
+        f"{shown(given)} is not an instant: expected ISO-8601 text, a datetime, a datetime64 or whole microseconds.",
         "write it as '2024-01-31T12:00:00Z'; without a zone it is taken as UTC.",
     )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import re
+import reprlib
 from collections.abc import Iterable
-from typing import Self
+from types import FunctionType
+from typing import Any, Self
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
@@ -47,10 +49,39 @@ def _did_you_mean(name: str, names: Iterable[str], otherwise: str) -> str:
     return f"did you mean '{guess}'?" if guess else f"{otherwise} {_choices(known)}."
 
 
-def _shown(given: object) -> str:
-    name = getattr(given, "name", None)
-    shown = f"{type(given).__name__} '{name}'" if isinstance(name, str) else repr(given)
-    return shown if len(shown) <= 200 else f"{shown[:200]}..."
+class _Short(reprlib.Repr):
+    """Python's own way to write a value, but a definition by its kind and name, and nothing at length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlist = self.maxtuple = self.maxset = self.maxdict = 50
+        self.maxstring = self.maxlong = self.maxother = 200
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        if isinstance(x, type):
+            return f"the class {x.__name__}"
+        name = getattr(x, "name", None) or getattr(x, "label", None)
+        if isinstance(name, str):
+            return f"{type(x).__name__} '{name}'"
+        if isinstance(x, FunctionType):
+            return f"the function {x.__name__}"
+        ours = type(x).__module__.startswith("millstream.")
+        return f"a {type(x).__name__}" if ours else super().repr_instance(x, level)
+
+    repr_type = repr_function = repr_instance
+
+
+_SHORT = _Short()
+
+
+def shown(given: object) -> str:
+    """What was given, short: a definition by its kind and name, anything else as Python writes it.
+
+    >>> shown("24"), shown(["1h", None]), shown(float)
+    ("'24'", "['1h', None]", 'the class float')
+    """
+    text = _SHORT.repr(given)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 class MillstreamError(Exception):
@@ -107,7 +138,7 @@ class DefinitionError(MillstreamError):
             expected: what it may be, such as "a duration".
             hint: what to do instead; None for no hint.
         """
-        return cls(f"{thing}: {argument} was given {_shown(given)}; expected {expected}.", hint)
+        return cls(f"{thing}: {argument} was given {shown(given)}; expected {expected}.", hint)
 
     @classmethod
     def bad_name(cls, thing: str, name: object, rule: str, suggestion: str | None) -> Self:
@@ -120,7 +151,7 @@ class DefinitionError(MillstreamError):
             suggestion: a name like it that can; None where there is none.
         """
         hint = f"use '{suggestion}'." if suggestion else "use a name such as 'payments'."
-        return cls(f"{thing}: name {name!r} cannot be used; {rule}.", hint)
+        return cls(f"{thing}: name {shown(name)} cannot be used; {rule}.", hint)
 
     @classmethod
     def unknown_column(cls, thing: str, column: str, available: Iterable[str], where: str = "") -> Self:
@@ -134,7 +165,9 @@ class DefinitionError(MillstreamError):
         """
         known = list(available)
         place = f" in {where}" if where else ""
-        return cls(f"{thing}: unknown column '{column}'{place}.", _did_you_mean(column, known, "the columns are"))
+        return cls(
+            f"{thing}: unknown column {shown(column)}{place}.", _did_you_mean(str(column), known, "the columns are")
+        )
 
     @classmethod
     def unknown_choice(cls, thing: str, argument: str, given: object, choices: Iterable[str]) -> Self:
@@ -148,7 +181,7 @@ class DefinitionError(MillstreamError):
         """
         known = list(choices)
         hint = _did_you_mean(str(given), known, "choose one of")
-        return cls(f"{thing}: {argument} was given {given!r}; expected one of {_choices(known)}.", hint)
+        return cls(f"{thing}: {argument} was given {shown(given)}; expected one of {_choices(known)}.", hint)
 
     @classmethod
     def wrong_type(cls, thing: str, what: str, given: str, expected: str, hint: str | None = None) -> Self:
@@ -229,9 +262,9 @@ class DefinitionError(MillstreamError):
             why: why that may not be used, as a relative clause.
             hint: what to do instead; to write the value into the function, or to make it an argument, unless given.
         """
-        shown = f"'{offender}'" if "'" not in offender else offender
+        used = f"'{offender}'" if "'" not in offender else offender
         return cls(
-            f"{thing}: uses {shown}, {why}; an on-demand feature may use one row's values, functions of them and constants.",
+            f"{thing}: uses {used}, {why}; an on-demand feature may use one row's values, functions of them and constants.",
             hint or "write the value into the function, or make it an argument from the request or another feature.",
         )
 
@@ -392,7 +425,7 @@ class RequestError(MillstreamError):
             expected: what it is to hold, such as "a number".
         """
         return cls(
-            f"{thing}: field '{field}' was given {given!r}; expected {expected}.",
+            f"{thing}: field '{field}' was given {shown(given)}; expected {expected}.",
             field=field,
             given=given,
             expected=expected,

@@ -26,6 +26,7 @@ events = ms.EventStream(
 table = ms.Table("accounts", path="accounts.parquet", time="seen", schema={"user_id": "int64", "seen": "timestamp"})
 group = ms.StreamFeatureGroup("g", entity=user, source=events, features=[ms.Count(over="24h"), ms.Last("x")])
 query = "select user_id, 1 as one from accounts"
+lists = ms.StreamFeatureGroup("lists", entity=user, source=events, features=[ms.LastK("x")])
 batch = ms.BatchFeatureGroup("b", entity=user, sources=[table], every="24h", query=query)
 view = ms.FeatureView("v", request={"x": "float64"}, features=[group])
 label = ms.Label(events, "y", on="id", after="1m")
@@ -90,6 +91,7 @@ def answered(call, *args, **kwargs):
             return call(*args, **kwargs)
         except MillstreamError as error:
             assert str(error)
+            assert len(error.message) < 600, "an error says shortly what was given"
             return error
 
 
@@ -124,6 +126,40 @@ def test_an_argument_that_there_is_not_is_named_with_the_nearest():
 
 
 @pytest.mark.parametrize(
+    ("call", "message", "hint"),
+    [
+        (lambda project: project.apply([view]), "[FeatureView 'v'] cannot be planned", "apply(*definitions)"),
+        (lambda project: project.plan({"v": view}), "{'v': FeatureView 'v'} cannot be planned", "apply(*definitions)"),
+        (
+            lambda project: project.apply(group["x_last"]),
+            "FeatureRef 'g__x_last' cannot be planned",
+            "views and models",
+        ),
+        (lambda project: project.apply(ms.FeatureView), "the class FeatureView cannot be planned", "views and models"),
+        (lambda project: project.features([view], []), "[FeatureView 'v'] is no definition", "or its name"),
+        (lambda project: ms.compute([group], {}, []), "[StreamFeatureGroup 'g'] is given", "a feature group"),
+        (lambda project: ms.compute(group, [events], []), "[EventStream 'events'] is given", "{stream: rows}"),
+        (
+            lambda project: ms.FeatureView("w", features=[ms.Count()]),
+            "given a Count; expected a feature",
+            "list groups",
+        ),
+        (lambda project: ms.Entity(user, keys={"k": "int64"}), "name Entity 'user' cannot be used", "'payments'"),
+        (lambda project: ms.Entity("u", keys={}), "keys was given {}", '{"user_id": "int64"}'),
+        (lambda project: ms.EventStream("s", time="at", schema={"x": float}), "the class float", "'float64'"),
+        (lambda project: ms.By("x", ms.Sum("y", hop="1m")), "hop of aggregate was given '1m'", "ms.By("),
+        (lambda project: lists["x_last_5"].spread(3), "too many positional arguments", "it takes no argument"),
+    ],
+)
+def test_an_error_says_shortly_what_was_given_and_what_to_write(project, call, message, hint):
+    with pytest.raises(MillstreamError) as raised:
+        call(project)
+    assert message in raised.value.message
+    assert hint in raised.value.hint
+    assert len(str(raised.value)) < 500
+
+
+@pytest.mark.parametrize(
     "call",
     [
         lambda: ms.Count(over=b"24h"),
@@ -147,6 +183,10 @@ def test_an_argument_that_there_is_not_is_named_with_the_nearest():
         lambda: group["count_24h"].default(math.nan),
         lambda: group[5],
         lambda: group.on(user_id=5),
+        lambda: group.on("payee_id"),
+        lambda: group.with_request("x"),
+        lambda: lists["x_last_5"].spread(3),
+        lambda: lists["x_last_5"].to_array(),
     ],
 )
 def test_what_cannot_be_meant_is_refused_when_it_is_given(call):

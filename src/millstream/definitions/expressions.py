@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from sqlglot import exp
 
 _BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+#: Tokens that are text or a name in quotes: no word of SQL, whatever they say.
+_QUOTED = ("STRING", "IDENTIFIER")
 
 
 def is_column(sql: str) -> bool:
@@ -152,17 +154,24 @@ def _check_expression(thing: str, argument: str, sql: str, columns: Mapping[str,
     from sqlglot.errors import SqlglotError
 
     if not sql:
-        raise DefinitionError.expected(thing, argument, sql, "an SQL expression")
+        hint = "write a column, or an expression over columns."
+        raise DefinitionError.expected(thing, argument, sql, "an SQL expression", hint)
     try:
         tokens, parsed = _tokens(sql), parsed_expression(sql)
     except SqlglotError as error:
-        raise DefinitionError.bad_sql(thing, argument, sql, f"does not parse: {first_line(error)}") from None
-    if any(token.text.lower() == "select" for token in tokens) or parsed.find(exp.Query):
+        raise DefinitionError.bad_sql(thing, argument, sql, f"does not parse: {_parser_said(error)}") from None
+    words = [token.text.lower() for token in tokens if token.token_type.name not in _QUOTED]
+    if "select" in words or parsed.find(exp.Query):
         hint = "read another source in a feature group of its own."
         raise DefinitionError.bad_sql(thing, argument, sql, "is a subquery; an expression sees one row", hint)
     _check_volatile(thing, argument, sql, columns, "use the columns of the event, its time among them.")
     _check_columns(thing, argument, parsed, columns)
     _check_literals(thing, argument, parsed, columns)
+
+
+def _parser_said(error: object) -> str:
+    """What the parser says, without the names of its own classes."""
+    return re.sub(r" for <class '[^']*'>", "", first_line(error))
 
 
 def _check_columns(thing: str, argument: str, parsed: exp.Expr, columns: Mapping[str, str]) -> None:
@@ -201,7 +210,7 @@ def _check_volatile(thing: str, argument: str, sql: str, columns: Mapping[str, s
     for i, token in enumerate(tokens):
         name = token.text.lower()
         called = i + 1 < len(tokens) and tokens[i + 1].text == "("
-        bare = name in words.bare and name not in known and token.token_type.name not in ("STRING", "IDENTIFIER")
+        bare = name in words.bare and name not in known and token.token_type.name not in _QUOTED
         if bare or (called and name in words.volatile):
             reason = f"uses {name}, which does not depend on the row alone, so a replay would give another value"
             raise DefinitionError.bad_sql(thing, argument, sql, reason, hint)
@@ -214,7 +223,7 @@ def _parse_query(thing: str, query: str, tables: Mapping[str, Schema | None]) ->
     try:
         statements = [statement for statement in sqlglot.parse(query, read=DIALECT.name) if statement is not None]
     except sqlglot.errors.SqlglotError as error:
-        raise DefinitionError.bad_sql(thing, "query", query, f"does not parse: {first_line(error)}") from None
+        raise DefinitionError.bad_sql(thing, "query", query, f"does not parse: {_parser_said(error)}") from None
     if len(statements) != 1 or not isinstance(statements[0], exp.Query):
         raise DefinitionError.bad_sql(thing, "query", query, "is not one SELECT", "write one SELECT over the sources.")
     parsed = statements[0]

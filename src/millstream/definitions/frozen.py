@@ -80,7 +80,7 @@ def check_name(thing: str, name: object) -> str:
     """
     if isinstance(name, str) and len(name) <= 64 and _NAME.fullmatch(name):
         return name
-    words = re.findall(r"[A-Za-z0-9]+", str(name))
+    words = re.findall(r"[A-Za-z0-9]+", name) if isinstance(name, str) else []
     suggestion = "_".join(words)[:64].lstrip("0123456789_").rstrip("_")
     raise DefinitionError.bad_name(thing, name, _RULE, suggestion or None)
 

@@ -20,7 +20,7 @@ from millstream.definitions.aggregation import (
     Sum,
     Window,
 )
-from millstream.definitions.durations import Duration
+from millstream.definitions.durations import Duration, text
 from millstream.definitions.frozen import freeze
 from millstream.definitions.probes import check_request
 from millstream.definitions.values import CATEGORIES, MOST_CATEGORIES, MOST_ROWS
@@ -145,7 +145,9 @@ def _checked(aggregate: object) -> Aggregation:
         given = type(aggregate).__name__ if isinstance(aggregate, Aggregation) else aggregate
         what = "a Count, Sum, Mean, Std, Min, Max, First or Last"
         raise DefinitionError.expected("By", "aggregate", given, what, hint)
-    said = {"where": aggregate.where, "name": aggregate.name, "hop": aggregate.hop, "delay": aggregate.delay or None}
+    said = {"where": aggregate.where, "name": aggregate.name}
+    said["hop"] = None if aggregate.hop is None else text(aggregate.hop)
+    said["delay"] = text(aggregate.delay) if aggregate.delay else None
     if aggregate.over != (None,):
         said["over"] = ", ".join("all time" if one is None else str(one) for one in aggregate.over)
     for argument, given in said.items():

@@ -64,8 +64,8 @@ class Label:
     ) -> None:
         if not isinstance(stream, EventStream):
             raise DefinitionError.expected("Label", "stream", stream, "an EventStream")
+        require_column(f"Label of '{stream.name}'", stream.schema, column, "column", ("bool", "int64", "float64"))
         thing = f"Label '{stream.name}.{column}'"
-        require_column(thing, stream.schema, column, "column", ("bool", "int64", "float64"))
         require_column(thing, stream.schema, on, "on", TYPES)
         if absent is not None and hasattr(absent, "item"):  # NumPy's numbers are numbers
             absent = absent.item()

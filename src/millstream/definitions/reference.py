@@ -9,6 +9,7 @@ from math import isfinite
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
+from millstream.calls import checked_definition
 from millstream.definitions.frozen import EMPTY, FrozenMapping, check_name, freeze
 from millstream.definitions.padding import Pad, Value, pads
 from millstream.definitions.schema import element_of, fields_of, is_map
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatureGroup
 
 
+@checked_definition
 class Readable(ABC):
     """What a view can read: `group["feature"]` one feature, `group.on(...)` all of them under another key."""
 
@@ -50,6 +52,7 @@ class Readable(ABC):
         return list(self.feature_names)
 
 
+@checked_definition
 @dataclass(frozen=True)
 class FeatureRef:
     """One feature of a group, or all of them, as a view reads it; made by `group["feature"]` or `group.on(...)`.

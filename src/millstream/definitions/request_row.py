@@ -98,16 +98,14 @@ def compiled(thing: str, group: Group) -> dict[str, RowExpression]:
     """
     columns, derive = source_columns(group), tuple(group.derive.items())
     parts = folded(group.columns)
-    conditions: dict[str, str | None] = {f"where of group '{group.name}'": group.where}
-    conditions |= {f"key '{name}' of group '{group.name}'": column for name, column in group.keys.items()}
-    values: dict[str, str | None] = {}
-    for part in parts:
-        conditions[f"where of {part.kind} of group '{group.name}', `{part.where}`"] = part.where
-        values |= {f"{part.kind} of group '{group.name}', `{sql}`": sql for sql in part.read}
+    conditions: list[tuple[str, str | None]] = [(f"where of group '{group.name}'", group.where)]
+    conditions += [(f"key '{name}' of group '{group.name}'", column) for name, column in group.keys.items()]
+    conditions += [(f"where of {part.kind} of group '{group.name}'", part.where) for part in parts]
+    values = [(f"{part.kind} of group '{group.name}'", sql) for part in parts for sql in part.read]
     found: dict[str, RowExpression] = {}
     for said, aggregated in ((conditions, False), (values, True)):
-        for place, sql in said.items():
+        for place, sql in said:
             if sql is not None:
                 text = inlined(sql, derive, columns, aggregated=aggregated)
-                found[text] = compile_expression(thing, place, text, tuple(columns.items()))
+                found[text] = compile_expression(thing, place, text, tuple(columns.items()), sql)
     return found

@@ -47,7 +47,9 @@ class _NoForm(Exception):
 
 
 @lru_cache(maxsize=1024)
-def compile_expression(thing: str, argument: str, sql: str, columns: tuple[tuple[str, str], ...]) -> RowExpression:
+def compile_expression(
+    thing: str, argument: str, sql: str, columns: tuple[tuple[str, str], ...], written: str | None = None
+) -> RowExpression:
     """Return the compiled form of an expression.
 
     Args:
@@ -55,6 +57,7 @@ def compile_expression(thing: str, argument: str, sql: str, columns: tuple[tuple
         argument: where it was given, for errors.
         sql: the expression.
         columns: the name and the type of each column that it may read.
+        written: what was written where `sql` was made of it, for errors; `sql` itself unless given.
 
     Raises:
         DefinitionError: where it has no such form; the error names the part.
@@ -80,7 +83,7 @@ def compile_expression(thing: str, argument: str, sql: str, columns: tuple[tuple
             _held_to_sql(found, parsed, columns)
     except _NoForm as none:
         raise DefinitionError.bad_sql(
-            thing, argument, sql, f"has no compiled form, which a row of the request needs: {none}",
+            thing, argument, written or sql, f"has no compiled form, which a row of the request needs: {none}",
             "read the group without with_request(), or have the producer send the value as a column.",
         ) from None  # fmt: skip
     return found
@@ -263,9 +266,11 @@ class _Translated:
 
     def _mod(self, node: exp.Mod) -> tuple[str, str]:
         (left, a), (right, b) = self.of(node.this), self.of(node.expression)
+        if "float64" in (a, b):
+            return f"rest({_as(left, a, 'float64')}, {_as(right, b, 'float64')})", self._common(node, a, b)
         if (a, b) != ("int64", "whole") or right == "0":
             raise _NoForm(f"`{node.sql(dialect=DIALECT.name)}`")
-        return f"rest({left}, {right})", "int64"
+        return f"whole_rest({left}, {right})", "int64"
 
     def _computed(self, node: exp.Binary) -> tuple[str, str]:
         (left, a), (right, b) = self.of(node.this), self.of(node.expression)
@@ -324,6 +329,15 @@ def _divided(a: float, b: float) -> float:
     return math.nan if a == 0 or a != a else math.copysign(math.inf, a) * math.copysign(1.0, b)
 
 
+def _rest(a: float, b: float) -> float:
+    """What is left of a division, of the sign of what is divided; no number where there is none, as in SQL."""
+    return math.nan if b == 0 or math.isinf(a) else math.fmod(a, b)
+
+
+def _whole_rest(a: int, b: int) -> int:
+    return -(-a % abs(b)) if a < 0 else a % abs(b)
+
+
 def _among(wanted: Any, listed: tuple[Any, ...]) -> bool | None:
     if wanted is None:
         return None
@@ -346,7 +360,8 @@ _MEANING: Mapping[str, Any] = {
     "less": _strict(lambda a, b: _in_range(a - b)),
     "times": _strict(lambda a, b: _in_range(a * b)),
     "divided": _strict(_divided),
-    "rest": _strict(lambda a, b: int(math.copysign(abs(a) % b, a))),
+    "rest": _strict(_rest),
+    "whole_rest": _strict(_whole_rest),
     "minus": _strict(lambda a: _in_range(-a)),
     "size": _strict(lambda a: _in_range(abs(a))),
     "real": _strict(float),

@@ -25,6 +25,19 @@ Schema = FrozenMapping[str, str]
 
 _DECIMAL = re.compile(r"decimal\((\d+), (\d+)\)")
 _FIELD = re.compile(r"(\w+): (decimal\(\d+, \d+\)|\w+)")
+#: What other names of types mean, those of Python and of SQL.
+_MEANT = {
+    "datetime": "timestamp",
+    "float": "float64",
+    "double": "float64",
+    "int": "int64",
+    "bigint": "int64",
+    "str": "string",
+    "varchar": "string",
+    "boolean": "bool",
+    "UUID": "uuid",
+    "Decimal": "decimal(p, s)",
+}
 _COLUMN = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
@@ -126,7 +139,8 @@ def _checked_type(thing: str, name: str, kind: object, types: tuple[str, ...]) -
     if isinstance(kind, str) and kind != DECIMAL and is_one_of(kind, types):
         return kind
     error = DefinitionError.unknown_choice(thing, what, kind, types)
-    raise DefinitionError(error.message, "did you mean 'timestamp'?") if kind == "datetime" else error
+    meant = _MEANT.get(kind.__name__ if isinstance(kind, type) else str(kind))
+    raise DefinitionError(error.message, f"did you mean '{meant}'?") if meant in types else error
 
 
 def check_schema(thing: str, schema: object, argument: str = "schema", types: tuple[str, ...] = TYPES) -> Schema:
@@ -144,9 +158,9 @@ def check_schema(thing: str, schema: object, argument: str = "schema", types: tu
         DefinitionError: for what is no such mapping or empty, a bad name, two names that are alike, and another type.
     """
     if not isinstance(schema, Mapping) or not schema:
-        raise DefinitionError.expected(
-            thing, argument, schema, "a mapping of column names to types", f'write {argument}={{"amount": "float64"}}.'
-        )
+        example = '{"user_id": "int64"}' if argument == "keys" else '{"amount": "float64"}'
+        what = "a mapping of column names to types"
+        raise DefinitionError.expected(thing, argument, schema, what, f"write {argument}={example}.")
     seen: set[str] = set()
     for name in schema:
         _check_column(thing, name, seen)
@@ -156,7 +170,8 @@ def check_schema(thing: str, schema: object, argument: str = "schema", types: tu
 def _check_column(thing: str, name: object, seen: set[str]) -> None:
     if not isinstance(name, str) or not _COLUMN.fullmatch(name):
         rule = "a column name is letters, digits and underscores and begins with a letter"
-        raise DefinitionError.bad_name(thing, name, rule, re.sub(r"\W+", "_", str(name)).strip("_0123456789") or None)
+        like = re.sub(r"\W+", "_", name).strip("_0123456789") if isinstance(name, str) else ""
+        raise DefinitionError.bad_name(thing, name, rule, like or None)
     if name.lower() == "rest":
         raise DefinitionError.bad_name(thing, name, "that column keeps the unknown fields of events", "remainder")
     if name.lower() in seen:

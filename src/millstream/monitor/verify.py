@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from millstream.definitions.data_types import carried
-from millstream.errors import RequestError
+from millstream.errors import RequestError, shown
 from millstream.monitor.replay import Pasts, Replay, cohorts, differs, pieces
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def check_sample(what: str, sample: object) -> int | None:
         number = -1
     if number < 1:
         raise RequestError(
-            f"{what} was given sample={sample!r}; expected how many of the newest captures, 1 or more.", field="sample",
+            f"{what} was given sample={shown(sample)}; expected how many of the newest captures, 1 or more.", field="sample",
             given=sample, expected="a whole number from 1", hint="leave it out to look at all of them.",
         )  # fmt: skip
     return number

@@ -28,10 +28,10 @@ from millstream.definitions.expressions import bind_interval
 from millstream.definitions.feature_group import BatchFeatureGroup
 from millstream.definitions.feature_view import FeatureView
 from millstream.definitions.group_version import Group
-from millstream.definitions.reference import FeatureRef
+from millstream.definitions.reference import FeatureRef, Readable
 from millstream.definitions.source import EventStream, Source, Table
 from millstream.engines.engine import LAST
-from millstream.errors import MillstreamError, RequestError, TrainingError, nearest
+from millstream.errors import MillstreamError, RequestError, TrainingError, first_line, nearest, shown
 from millstream.fold import Prepared
 from millstream.store.offline import Where
 from millstream.train.point_in_time import AT, Instants, join
@@ -71,6 +71,7 @@ def compute(wanted: FeatureView | Group | FeatureRef, sources: Mapping[Source | 
     >>> found.select(["pace__count_1m", "pace__count_1h"]).to_pylist()
     [{'pace__count_1m': 1, 'pace__count_1h': 3}]
     """
+    _check(wanted, sources)
     groups = [read.group for read in wanted.groups] if isinstance(wanted, FeatureView) else [_group(wanted)]
     with tempfile.TemporaryDirectory() as folder:
         past = _Frames(_given(groups, sources), _needed(groups), Path(folder))
@@ -142,6 +143,16 @@ class _Frames:
         return int(pc.min(arrivals).as_py() or self.asked.min())
 
 
+def _check(wanted: object, sources: object) -> None:
+    """Refuse what is nothing to compute, and sources that are not by their name or definition."""
+    if not isinstance(wanted, FeatureView | FeatureRef | Readable):
+        hint = 'give a FeatureView, a feature group, or a part of one as group["feature"].'
+        raise MillstreamError(f"compute: {shown(wanted)} is given; expected a view or a feature group.", hint)
+    if not isinstance(sources, Mapping) or not all(isinstance(one, str | EventStream | Table) for one in sources):
+        hint = "pass {stream: rows}, with an entry for each stream and table."
+        raise MillstreamError(f"compute: {shown(sources)} is given; expected the rows of each source.", hint)
+
+
 def _group(wanted: Group | FeatureRef) -> Group:
     return wanted.group if isinstance(wanted, FeatureRef) else wanted
 
@@ -185,8 +196,9 @@ def _decoded(stream: EventStream, frame: Frame, needed: set[str]) -> pa.Table:
     records = [Records.of(stream.name, 0, batch, at, LAST) for batch, at in zip(batches, places, strict=False)]
     decoded = decode(stream, records)
     for letter in decoded.dead:
+        event = letter.payload if len(letter.payload) <= 300 else f"{letter.payload[:300]}..."
         raise MillstreamError(
-            f"Stream '{stream.name}': the event {letter.payload} cannot be taken. {letter.reason}",
+            f"Stream '{stream.name}': the event {event} cannot be taken. {letter.reason}",
             "mend the event; in a project it would be a dead letter.",
         )
     table = decoded.table.sort_by([("_arrival", "ascending"), ("_position", "ascending")])
@@ -237,14 +249,16 @@ def _columns(thing: str, given: pa.Table | Sequence[Any], kinds: Mapping[str, st
             found[str(name)] = pa.array(values)
         except (pa.ArrowException, OverflowError, UnicodeError, ValueError, TypeError) as error:
             hint = "give its values one type, or leave the column out."
-            raise MillstreamError(f"{thing}: the values of '{name}' are no column: {error}.", hint) from error
+            raise MillstreamError(
+                f"{thing}: the values of '{name}' are no column: {first_line(error)[:200]}.", hint
+            ) from error
     return pa.table(found)
 
 
 def _dicts(thing: str, given: pa.Table | Sequence[Any]) -> pa.Table | Sequence[Mapping[str, Any]]:
     for row, one in enumerate(() if isinstance(given, pa.Table) else given):
         if not isinstance(one, Mapping):
-            raise MillstreamError(f"{thing}: row {row} is {one!r}; expected a dict.", "pass a list of dicts.")
+            raise MillstreamError(f"{thing}: row {row} is {shown(one)}; expected a dict.", "pass a list of dicts.")
     return given
 
 
@@ -270,7 +284,7 @@ def _typed(thing: str, rows: pa.Table, name: str, kind: str) -> pa.Array:
 
 def _misfit(thing: str, name: str, kind: str, value: Any, row: int) -> TrainingError:
     return TrainingError(
-        f"{thing}: '{name}' is {value!r} in row {row}; expected {kind}. {reason(name, kind, value)}",
+        f"{thing}: '{name}' is {shown(value)} in row {row}; expected {kind}. {reason(name, kind, value)}",
         "mend the row; null where it is not known.",
     )
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from millstream.calls import checked_methods
 from millstream.clock import Clock
-from millstream.errors import NotFound, TrainingError
+from millstream.errors import NotFound, TrainingError, shown
 from millstream.project.parts import Parts
 from millstream.settings import FILE, Settings
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from millstream.definitions.feature_group import BatchFeatureGroup, StreamFeatureGroup
     from millstream.definitions.feature_view import FeatureView
+    from millstream.definitions.group_version import Group
     from millstream.definitions.model import Model
     from millstream.definitions.source import EventStream, Table
     from millstream.monitor.explain import Explanation
@@ -200,7 +201,7 @@ class Project:
             self._scoring.ship()
         return self._drainer.sync()
 
-    def backfill(self, group: str | None = None, *, progress: Advance | None = None) -> list[str]:
+    def backfill(self, group: str | Group | None = None, *, progress: Advance | None = None) -> list[str]:
         """Compute what came before new group versions, and go on until they are read by default.
 
         Args:
@@ -214,7 +215,7 @@ class Project:
         Raises:
             NotFound: when there is no such group.
         """
-        return self._drainer.backfill(group, progress)
+        return self._drainer.backfill(None if group is None else _name(group), progress)
 
     def features(self, view: str | FeatureView, keys: Rows, at: Instant | None = None) -> pa.Table:
         """The view's features from the online store, at an instant.
@@ -469,7 +470,7 @@ def _name(thing: Any) -> str:
     name = thing if isinstance(thing, str) else getattr(thing, "name", None)
     if not isinstance(name, str):
         raise NotFound(
-            f"{type(thing).__name__} {thing!r} is no definition.",
+            f"{shown(thing)} is no definition.",
             field="definition",
             given=thing,
             expected="a definition or its name",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from millstream.engines.instants import beyond
-from millstream.errors import Fenced, MillstreamError, RequestError
+from millstream.errors import Fenced, MillstreamError, RequestError, shown
 
 if TYPE_CHECKING:
     from millstream.buffer.log import OwnLog
@@ -118,7 +118,7 @@ def _from_dicts(group: str, rows: Sequence[Any], instants: Sequence[str]) -> pa.
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
             first = next(value for value in values if value is not None)
             other = next((value for value in values if value is not None and type(value) is not type(first)), first)
-            raise _wrong(group, name, other, f"values of one type that fits a column, like {first!r}") from error
+            raise _wrong(group, name, other, f"values of one type that fits a column, like {shown(first)}") from error
     return pa.table(columns)
 
 
@@ -139,7 +139,7 @@ def _instants(group: str, name: str, values: Sequence[Any]) -> pa.Array:
 
 def _wrong(group: str, name: str, given: Any, expected: str) -> RequestError:
     return RequestError(
-        f"Group '{group}', column '{name}': {given!r} is given; expected {expected}.",
+        f"Group '{group}', column '{name}': {shown(given)} is given; expected {expected}.",
         field=name,
         given=given,
         expected=expected,

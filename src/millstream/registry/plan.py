@@ -14,7 +14,7 @@ from millstream.definitions.model import Model
 from millstream.definitions.on_demand import OnDemandFeature
 from millstream.definitions.serialise import data_of, fingerprint
 from millstream.definitions.source import EventStream, Table
-from millstream.errors import PlanError
+from millstream.errors import PlanError, shown
 from millstream.registry.differences import (
     Definition,
     changed_inputs,
@@ -171,7 +171,9 @@ def thing_of(definition: Any) -> str:
     """What kind of thing a definition is; raises `PlanError` for anything else."""
     if type(definition) not in _THINGS:
         hint = "give entities, streams, tables, feature groups, views and models."
-        raise PlanError(f"{definition!r} cannot be planned; expected a definition.", hint)
+        if isinstance(definition, Iterable) and not isinstance(definition, str | bytes):
+            hint = "give each definition as an argument of its own, as apply(*definitions) does."
+        raise PlanError(f"{shown(definition)} cannot be planned; expected a definition.", hint)
     return _THINGS[type(definition)]
 
 

@@ -139,7 +139,7 @@ class RequestSchema:
                 field=name,
                 given=_shown(given),
                 expected=_expected(kind),
-                hint=f"send it like {_example(kind)!r}.",
+                hint="send true or false." if kind == "bool" else f"send it like {_example(kind)!r}.",
             ) from None
 
     def _instant(self, place: int, given: Any) -> int:

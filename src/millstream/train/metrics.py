@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from millstream.calls import checked
-from millstream.errors import TrainingError, nearest
+from millstream.errors import TrainingError, nearest, shown
 
 F = TypeVar("F", bound=Callable[..., Any])
 Floats = NDArray[np.float64]
@@ -263,9 +263,13 @@ def check_binary(labels: Floats, thing: str) -> None:
 
 def _check_interval(confidence: float, draws: int) -> None:
     if isinstance(confidence, bool) or not 0 < confidence < 1:
-        raise TrainingError(f"confidence was given {confidence!r}; expected between 0 and 1.", "write confidence=0.95.")
+        raise TrainingError(
+            f"confidence was given {shown(confidence)}; expected between 0 and 1.", "write confidence=0.95."
+        )
     if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < 1:
-        raise TrainingError(f"draws was given {draws!r}; expected a whole number of 1 or more.", "write draws=200.")
+        raise TrainingError(
+            f"draws was given {shown(draws)}; expected a whole number of 1 or more.", "write draws=200."
+        )
 
 
 def _check(labels: Floats, scores: Floats) -> None:

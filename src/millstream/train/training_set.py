@@ -21,7 +21,7 @@ from millstream.clock import to_datetime, to_micros
 from millstream.definitions.data_types import INSTANT, comparable
 from millstream.definitions.feature_view import FeatureView
 from millstream.definitions.model import Label, Model
-from millstream.errors import TrainingError
+from millstream.errors import TrainingError, shown
 from millstream.train.encoding import numbers
 from millstream.train.point_in_time import AT, join
 from millstream.train.stored_history import Pins, Stored
@@ -235,7 +235,7 @@ def _gap(gap: object) -> int:
     span = gap // timedelta(microseconds=1) if isinstance(gap, timedelta) and gap == gap else gap
     if isinstance(span, int | np.integer) and not isinstance(span, bool) and span >= 0:
         return int(span)
-    raise TrainingError(f"split(gap={gap!r}): expected a timedelta, or microseconds, of 0 or more.", _GAP)
+    raise TrainingError(f"split(gap={shown(gap)}): expected a timedelta, or microseconds, of 0 or more.", _GAP)
 
 
 _GAP = "write gap=timedelta(days=30)."
@@ -248,4 +248,6 @@ def _share(test: str | float) -> float:
         share = -1.0
     if 0 < share < 1:
         return share
-    raise TrainingError(f"split(test={test!r}): expected a share between 0 and 1.", 'write test="20%" or test=0.2.')
+    raise TrainingError(
+        f"split(test={shown(test)}): expected a share between 0 and 1.", 'write test="20%" or test=0.2.'
+    )

@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from millstream.clock import Clock
-from millstream.errors import CorruptState, NotFound, RequestError
+from millstream.errors import CorruptState, NotFound, RequestError, shown
 from millstream.registry import tables
 from millstream.registry.database import Database
 from millstream.train import artefacts
@@ -341,7 +341,7 @@ def _whole(model: str, which: object) -> int:
         with suppress(TypeError):
             return int(which) if isinstance(which, str) else operator.index(which)  # type: ignore[arg-type]
     raise RequestError(
-        f"Model '{model}': version was given {which!r}; expected a whole number.",
+        f"Model '{model}': version was given {shown(which)}; expected a whole number.",
         field="version",
         given=repr(which),
         expected="a whole number",

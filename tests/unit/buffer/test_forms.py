@@ -221,7 +221,7 @@ def test_lone_surrogates_are_dead_letters_in_dicts_and_frames():
     for rows in ([{"at": AT, "s": "\ud800"}], pd.DataFrame({"at": [AT], "s": ["\ud800"]}, dtype=object)):
         (row,), dead = decided(encode(STREAM, rows))
         assert row is None
-        assert len(dead) == 1
+        assert dead[0] == "Not a JSON object: a string holds half of a surrogate pair, which is no character."
 
 
 @pytest.mark.parametrize(

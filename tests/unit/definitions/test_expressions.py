@@ -22,6 +22,7 @@ COLUMNS = {
         ("date_trunc('day', paid_at)", "timestamp"), ("case when ok then 1.5 else null end", "float64"),
         ("coalesce(country, 'none')", "string"), ("paid_at > '2024-01-01'", "bool"), ('"at" > paid_at', "bool"),
         ("epoch(paid_at - \"at\")", "float64"), ("country = 'now()'", "bool"), ("country like '%select%'", "bool"),
+        ("country = 'select'", "bool"), ("country in ('select', 'insert')", "bool"),
     ],
 )  # fmt: skip
 def test_expressions_are_typed(sql, kind):
@@ -35,7 +36,7 @@ def test_expressions_are_typed(sql, kind):
         ("zzzz > 0", "unknown column 'zzzz' in where", "the columns are 'amount', 'n'"),
         ('country = "DE"', "unknown column 'DE' in where", "single quotes: 'DE'"),
         ("payments.amount > 0", "'payments.amount' is not a column of every source", "on-demand"),
-        ("amount >", "does not parse", ""),
+        ("amount >", "does not parse: Required keyword: 'expression' missing. Line 1, Col: 8.", ""),
         ("amount > 0) or (ok", "", ""),
         ("sum(amount) > 1", "aggregates rows; an expression sees one row", "ms.Sum"),
         ("row_number() over () > 1", "is a window function", "over="),

@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+import millstream as ms
 from millstream.definitions.row_expression import compile_expression
 from millstream.engines.duckdb.engine import DuckDB
 from millstream.errors import DefinitionError
@@ -24,6 +25,8 @@ COMPILED = [
     "s || '!'", "length(s)", "hour(t) < 6", "dayofweek(t)", "cast(n as double)", "cast(ok as bigint)", "s is null",
     "ok is not true", "n > x", "n = 9007199254740993", "if(ok, x, y)", "x = y", "s < 'a'", "ok = (x > 0)", "x > 0.1",
     "case when x > 1 then 0.5 else 2 end", "x / 0", "(x - x) / (y - y) > 1", "t > t", "isfinite(x / y)",
+    "n % 2147483647", "n % -5", "x % 10 = 0", "x % y", "x % n", "n % x",
+    "x % 0.1", "x % 0", "y % 2.5", "x % -3", "x % (y / 0)", "(x / 0) % y",
     "nullif(x, y)", "nullif(s, 'DE')", "case when isfinite(x / y) then x / y end > 1",
 ]  # fmt: skip
 
@@ -57,3 +60,16 @@ def test_a_whole_number_that_overflows_fails_on_its_row() -> None:
     found = compile_expression("Group 'g'", "where", "n + 1", COLUMNS)
     with pytest.raises(ArithmeticError):
         found.value({"n": 2**63 - 1})
+
+
+def test_a_view_is_refused_with_the_expression_as_it_was_written() -> None:
+    user = ms.Entity("user", keys={"user_id": "int64"})
+    paid = ms.EventStream("paid", time="at", schema={"user_id": "int64", "x": "float64", "at": "timestamp"})
+    group = ms.StreamFeatureGroup(
+        "g", entity=user, source=paid, derive={"k": "x / 2"}, features=[ms.Count(where="ln(k) > 1", name="many")]
+    )
+    with pytest.raises(DefinitionError) as raised:
+        ms.FeatureView("v", request={"x": "float64"}, features=[group.with_request()])
+    said = "where of count of group 'g' `ln(k) > 1` has no compiled form, which a row of the request needs: `LN("
+    assert said in raised.value.message
+    assert "ISFINITE" not in raised.value.message.partition("needs:")[0]

@@ -26,6 +26,15 @@ def test_a_column_is_read_whatever_its_name(word):
     assert (row[f"g__{word}_sum"], row["g__d_last"]) == (2.0, 2.0)
 
 
+@pytest.mark.parametrize("word", [*WORDS, "select", "with", "insert"])
+def test_a_column_in_quotes_is_read_in_a_filter_whatever_its_name(word):
+    stream = ms.EventStream("s", time="seen", schema={"user_id": "int64", word: "float64", "seen": "timestamp"})
+    counts = ms.StreamFeatureGroup(
+        "g", entity=USER, source=stream, where=f'"{word}" > 1', features=[ms.Count(where=f'"{word}" < 3', name="few")]
+    )
+    assert ms.compute(counts, {stream: [{**ROW, word: 2.0}]}, ASKED)["g__few"].to_pylist() == [1]
+
+
 @pytest.mark.parametrize("name", ["event_time", "available_time"])
 def test_a_feature_is_not_named_as_a_rows_own_times_are(name):
     table = ms.Table(

@@ -181,6 +181,11 @@ def test_a_first_backfill_is_never_read_in_part(project: ms.Project) -> None:
     assert counts(project, 1) == [0, 10]
 
 
+def test_a_group_is_computed_anew_by_its_definition_as_by_its_name(project: ms.Project) -> None:
+    project.apply(view)
+    assert project.backfill(pace) == project.backfill("pace") == ["pace@1"]
+
+
 def test_a_build_that_died_goes_on_at_the_next_backfill(project: ms.Project) -> None:
     project.apply(view)
     project.load("clicks", [click(1, f"2026-01-01T{hour:02}:30:00Z") for hour in range(10)])

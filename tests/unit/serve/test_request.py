@@ -125,6 +125,7 @@ def test_a_query_string_is_read_by_the_types_of_the_view() -> None:
     ("parameters", "field", "hint"),
     [
         ({"user_id": ["x"]}, "user_id", "send it like 42"),
+        ({"user_id": ["1"], "new": ["2"]}, "new", "send true or false."),
         ({"user_id": ["1", "2"]}, "user_id", "one row at a time"),
         ({"user_id": ["1"], "prize": ["2"]}, "prize", "did you mean 'price'?"),
         ({}, "user_id", "send it, or null"),

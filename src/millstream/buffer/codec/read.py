@@ -259,12 +259,23 @@ def _one_by_one(
             bad.append((index, str(error)))
             continue
         except _REFUSALS as error:
-            bad.append((index, f"Not a JSON object: {error}."))
+            bad.append((index, _refused(line, error)))
             continue
         events.append(event)
         rests.append(rest)
         rows.append(index)
     return events, rests, np.array(rows, np.int64), bad
+
+
+def _refused(line: bytes, error: Exception) -> str:
+    """Why a line cannot be read: half of a surrogate pair, which a parser calls this or that, or what it says."""
+    try:
+        json.dumps(json.loads(line), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return "Not a JSON object: a string holds half of a surrogate pair, which is no character."
+    except (ValueError, RecursionError):
+        pass
+    return f"Not a JSON object: {error}."
 
 
 def _tolerated(reader: _Reader, line: bytes) -> tuple[Any, str | None]:

@@ -22,7 +22,7 @@ from millstream.definitions.schema import digits_of, element_of
 from millstream.engines.engine import FIRST, LAST
 from millstream.engines.instants import other_unit
 from millstream.engines.uuid_texts import WRITTEN
-from millstream.errors import MillstreamError
+from millstream.errors import MillstreamError, shown
 
 EXPECTED = {
     "int64": "a whole number of 64 bits",
@@ -92,7 +92,7 @@ def instant(argument: str, value: Any) -> int:
         unit = other_unit(value) if isinstance(value, int) and not isinstance(value, bool) else None
         said = f"which looks like {unit} since 1970; expected" if unit else "expected"
         hint = "write it as '2024-01-31T12:00:00Z' or a datetime; without a zone it is taken as UTC."
-        raise MillstreamError(f"{argument} was given {value!r}, {said} {EXPECTED['timestamp']}.", hint)
+        raise MillstreamError(f"{argument} was given {shown(value)}, {said} {EXPECTED['timestamp']}.", hint)
     return int(at)
 
 
