@@ -20,6 +20,7 @@ from millstream.registry.database import Database
 from millstream.settings import Settings
 from millstream.store.iceberg.store import IcebergOfflineStore
 from millstream.store.lmdb.store import LmdbOnlineStore
+from millstream.testing.servers.kafka import Kafka
 from millstream.usage.layers import snapshot
 
 user = ms.Entity("user", keys={"user_id": "int64"})
@@ -57,7 +58,14 @@ CountedLog, CountedOnline, CountedOffline = map(counted, (EmbeddedLog, LmdbOnlin
 
 
 class Log(Struct, frozen=True):
+    servers: str = ""
+    prefix: str = ""
+
     def open(self, settings: Settings, clock: Clock) -> Any:
+        if self.servers:
+            from millstream.buffer.kafka.log import KafkaLog
+
+            return counted(KafkaLog)(self.servers, self.prefix, clock)
         return CountedLog(settings.data / "log", clock, map_gib=1, fsync=False)
 
 
@@ -72,9 +80,9 @@ class Offline(Struct, frozen=True):
 
 
 @contextmanager
-def counted_project(folder: Path, groups: list[ms.StreamFeatureGroup]) -> Iterator[ms.Project]:
-    """A project of group versions that are all live, whose calls are counted."""
-    kinds = "".join(f'[{section}]\nkind = "counted"\n' for section in ("log", "online", "offline"))
+def counted_project(folder: Path, groups: list[ms.StreamFeatureGroup], log: str = "") -> Iterator[ms.Project]:
+    """A project of group versions that are all live, whose calls are counted; `log` is what else is set of its log."""
+    kinds = "".join(f'[{section}]\nkind = "counted"\n' for section in ("online", "offline", "log")) + log
     (folder / "millstream.toml").write_text(f"shards = 1\npartitions = 1\n{kinds}", encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         for section, made in (("log", Log), ("online", Online), ("offline", Offline)):
@@ -129,10 +137,25 @@ def test_layers_with_nothing_to_do_hardly_ask_for_anything(tmp_path: Path) -> No
     assert of_registry < MOST, found
 
 
-def test_what_comes_when_layers_have_nothing_to_do_is_served_at_once(tmp_path: Path) -> None:
+def test_layers_with_nothing_to_do_hardly_ask_for_anything_on_kafka(tmp_path: Path, kafka: Kafka) -> None:
+    log = f'servers = "127.0.0.1:{kafka.port}"\nprefix = "{kafka.prefix()}"\n'
+    with counted_project(tmp_path, paces[:20], log) as project, layers(project.settings, "compute", "ingest", "sync"):
+        until_quiet(project.settings)
+        found = a_second(MEASURED)
+    assert 0 < found.total() < MOST, found
+
+
+@pytest.mark.parametrize("kind", ["embedded", "kafka"])
+def test_what_comes_when_layers_have_nothing_to_do_is_served_at_once(
+    tmp_path: Path, kind: str, request: pytest.FixtureRequest
+) -> None:
     """Of a few groups, so that it is seen when layers wake, and not what the folding of many costs."""
+    log = ""
+    if kind == "kafka":
+        kafka: Kafka = request.getfixturevalue("kafka")
+        log = f'servers = "127.0.0.1:{kafka.port}"\nprefix = "{kafka.prefix()}"\n'
     with (
-        counted_project(tmp_path, paces[:8]) as project,
+        counted_project(tmp_path, paces[:8], log) as project,
         layers(project.settings, "compute", "ingest", "sync"),
     ):
         until_quiet(project.settings)
