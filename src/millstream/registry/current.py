@@ -44,7 +44,7 @@ class CurrentDefinitions:
 
     def revision(self) -> int:
         """A number that grows with every change of the registry, so that a reader knows when to read again."""
-        return self._database.read(_revision) or 0
+        return self._database.read(_revision, single=True) or 0
 
     def identity(self) -> int:
         """A number that tells the registry from any other; 0 while it has not been made."""

@@ -66,24 +66,24 @@ class Database:
             query: the same object for the same question, so that what a file was asked before need not be asked again.
             given: the values of its parameters.
         """
-        found = self.read(_rows, query, tuple(given.items()))
-        return [] if found is None else found
+        return self.read(_rows, query, tuple(given.items()), single=True) or []
 
-    def read(self, ask: Callable[[sa.Connection, *Given], Found], *given: *Given) -> Found | None:
+    def read(self, ask: Callable[[sa.Connection, *Given], Found], *given: *Given, single: bool = False) -> Found | None:
         """What is found in one state; None when the registry has not been made.
 
         Args:
             ask: asks on a connection. What it finds in a file is kept until somebody writes, so nobody may change it.
             given: what else it is given, which can be hashed.
+            single: whether it makes a single query, which sees one state without a transaction.
         """
+        if self._idle is None:
+            with self.reading() as connection:
+                return None if connection is None else ask(connection, *given)
         with self.naming():
             if not self._exists():
                 return None
-            if self._idle is not None:
-                with self._on_file(self._idle) as kept:
-                    return kept.remembered((ask, given), lambda connection: ask(connection, *given))
-        with self.reading() as connection:
-            return None if connection is None else ask(connection, *given)
+            with self._on_file(self._idle) as kept:
+                return kept.remembered((ask, given), lambda connection: ask(connection, *given), single=single)
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection | None]:

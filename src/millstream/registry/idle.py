@@ -41,12 +41,13 @@ class Kept:
     found: dict[Hashable, Any] = field(default_factory=dict)
     at: int | None = None
 
-    def remembered(self, asked: Hashable, ask: Callable[[sa.Connection], Found]) -> Found:
+    def remembered(self, asked: Hashable, ask: Callable[[sa.Connection], Found], *, single: bool) -> Found:
         """What is found in one state of the file; what was found before, where nobody has written since.
 
         Args:
             asked: what is asked, the same for the same question.
             ask: asks it.
+            single: whether that is one query, which sees one state without a transaction.
 
         Returns:
             Found: what was found; to be changed by nobody, for it is the same the next time.
@@ -57,7 +58,8 @@ class Kept:
         # Known before it is asked: who writes in between makes what is found then be asked for once more.
         self.at = at
         if asked not in self.found:
-            self.begin()
+            if not single:
+                self.begin()
             self.found[asked] = ask(self.connection)
         found: Found = self.found[asked]
         return found

@@ -36,7 +36,7 @@ class RegistryMarks:
 
     def read(self, mark: str) -> dict[str, int]:
         """Return the numbers of a mark by place; none when it was never set."""
-        return dict(self._database.read(_held, mark) or {})
+        return dict(self._database.read(_held, mark, single=True) or {})
 
     def move(self, mark: str, known: Mapping[str, int], to: Mapping[str, int | None]) -> None:
         """Set the numbers of some places of a mark, all of them or none; see `Marks.move`."""
