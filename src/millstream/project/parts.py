@@ -126,7 +126,7 @@ class Parts:
 
         self.settings.data.mkdir(parents=True, exist_ok=True)
         folder = artefacts_of(self.settings)
-        return ModelVersions(self.settings.registry_url, folder, self.clock, pin=pinning.pin, keep=self._keep)
+        return ModelVersions(self.registry.database, folder, self.clock, pin=pinning.pin, keep=self._keep)
 
     @cached_property
     def served(self) -> Served:

@@ -20,6 +20,8 @@ from millstream.registry.pinning import existing
 
 BUILDING, READ, REPLACED, LEAVING, DROPPED = "building", "read", "replaced", "leaving", "dropped"
 _builds, _versions = tables.builds.c, tables.group_versions.c
+_RETIRED = sa.select(_versions.name, _versions.version).where(_versions.state == RETIRED)
+_BUILDS = sa.select(tables.builds).order_by(_builds.build)
 
 
 @dataclass(frozen=True)
@@ -90,19 +92,7 @@ class Builds:
 
     def unused(self) -> list[Unused]:
         """What nobody reads any more and has not been dropped."""
-        with self._database.reading() as connection:
-            if connection is None:
-                return []
-            retired = sa.select(_versions.name, _versions.version).where(_versions.state == RETIRED)
-            found = {(row.name, row.version): dict[int, str]() for row in connection.execute(retired)}
-            single: list[Unused] = []
-            for row in connection.execute(sa.select(tables.builds).order_by(_builds.build)):
-                if (row.name, row.version) in found:
-                    found[row.name, row.version][row.build] = row.state
-                elif row.state in (REPLACED, LEAVING):
-                    single.append(Unused(f"{row.name}@{row.version}", (row.build,), False, row.state == LEAVING))
-        whole = [_retired(*version, rows) for version, rows in found.items() if set(rows.values()) != {DROPPED}]
-        return [*single, *whole]
+        return list(self._database.read(_unused) or ())
 
     def let_go(self, unused: Unused) -> None:
         """Note that nobody should read states any more; when this is found the next time they can be dropped."""
@@ -123,6 +113,18 @@ class Builds:
                     _move(connection, name, int(version), build, state)
 
 
+def _unused(connection: sa.Connection) -> tuple[Unused, ...]:
+    found = {(row.name, row.version): dict[int, str]() for row in connection.execute(_RETIRED)}
+    single: list[Unused] = []
+    for row in connection.execute(_BUILDS):
+        if (row.name, row.version) in found:
+            found[row.name, row.version][row.build] = row.state
+        elif row.state in (REPLACED, LEAVING):
+            single.append(Unused(f"{row.name}@{row.version}", (row.build,), False, row.state == LEAVING))
+    whole = [_retired(*version, rows) for version, rows in found.items() if set(rows.values()) != {DROPPED}]
+    return (*single, *whole)
+
+
 def _retired(name: str, version: int, rows: Mapping[int, str]) -> Unused:
     leaving = bool(rows) and set(rows.values()) <= {LEAVING, DROPPED}
     return Unused(f"{name}@{version}", tuple(rows) or (1,), True, leaving)
@@ -131,7 +133,7 @@ def _retired(name: str, version: int, rows: Mapping[int, str]) -> Unused:
 def builds_of(connection: sa.Connection) -> Mapping[str, tuple[int, int | None]]:
     """For each group version that was ever rebuilt, the build that is read and the one that is made, if one is."""
     found: dict[str, tuple[int, int | None]] = {}
-    for row in connection.execute(sa.select(tables.builds)):
+    for row in connection.execute(_BUILDS):
         gv = f"{row.name}@{row.version}"
         read, made = found.get(gv, (1, None))
         if row.state in (READ, BUILDING):

@@ -16,7 +16,11 @@ from millstream.errors import CorruptState, MillstreamError, NotFound
 from millstream.registry import tables
 from millstream.registry.database import Database
 
+_held, _earlier = tables.definitions.c, tables.view_revisions.c
 _REVISION = sa.select(tables.facts.c.value).where(tables.facts.c.name == "revision")
+_IDENTITY = sa.select(tables.facts.c.value).where(tables.facts.c.name == "identity")
+_DEFINITIONS = sa.select(_held.name, _held.body).where(_held.thing == sa.bindparam("kind")).order_by(_held.name)
+_REVISIONS = sa.select(_earlier.revision, _earlier.body).where(_earlier.name == sa.bindparam("view"))
 
 
 class CurrentDefinitions:
@@ -29,24 +33,25 @@ class CurrentDefinitions:
     def __init__(self, url: str) -> None:
         self._database = Database(url)
 
+    @property
+    def database(self) -> Database:
+        """The registry's database, for what else is kept in it: who shares it shares its connection to a file."""
+        return self._database
+
     def close(self) -> None:
         """Let go of the database's connections; what is asked next opens its own."""
         self._database.close()
 
     def revision(self) -> int:
         """A number that grows with every change of the registry, so that a reader knows when to read again."""
-        with self._database.reading() as connection:
-            if connection is None:
-                return 0
-            return int(connection.execute(_REVISION).scalar_one())
+        return self._database.read(_revision, single=True) or 0
 
     def identity(self) -> int:
         """A number that tells the registry from any other; 0 while it has not been made."""
         with self._database.reading() as connection:
             if connection is None:
                 return 0
-            found = sa.select(tables.facts.c.value).where(tables.facts.c.name == "identity")
-            known = connection.execute(found).scalar()
+            known = connection.execute(_IDENTITY).scalar()
         return self._database.identify() if known is None else int(known)
 
     def streams(self) -> list[EventStream]:
@@ -81,10 +86,7 @@ class CurrentDefinitions:
         return found
 
     def _earlier(self, name: str, revision: str) -> FeatureView:
-        held = tables.view_revisions.c
-        query = sa.select(held.revision, held.body).where(held.name == name)
-        with self._database.reading() as connection:
-            rows = [] if connection is None else connection.execute(query).all()
+        rows = self._database.rows(_REVISIONS, view=name)
         kept = {row.revision: read_definition(self._database.name, f"view '{name}'", row.body) for row in rows}
         found: FeatureView | None = kept.get(revision)
         if found is None:  # an earlier release may have given it another mark
@@ -94,21 +96,18 @@ class CurrentDefinitions:
         return found
 
     def _all(self, thing: str) -> list[Any]:
-        query = sa.select(tables.definitions).where(tables.definitions.c.thing == thing)
-        with self._database.reading() as connection:
-            rows = [] if connection is None else connection.execute(query.order_by(tables.definitions.c.name)).all()
+        rows = self._database.rows(_DEFINITIONS, kind=thing)
         return [read_definition(self._database.name, f"{thing} '{row.name}'", row.body) for row in rows]
 
     def _one(self, thing: str, name: str) -> Any:
-        held = tables.definitions.c
-        with self._database.reading() as connection:
-            rows = [] if connection is None else connection.execute(
-                sa.select(held.name, held.body).where(held.thing == thing).order_by(held.name)
-            ).all()  # fmt: skip
-        bodies = {row.name: row.body for row in rows}
+        bodies = {row.name: row.body for row in self._database.rows(_DEFINITIONS, kind=thing)}
         if name not in bodies:
             raise NotFound.named(thing, name, bodies)
         return read_definition(self._database.name, f"{thing} '{name}'", bodies[name])
+
+
+def _revision(connection: sa.Connection) -> int:
+    return int(connection.execute(_REVISION).scalar_one())
 
 
 def read_definition(registry: str, what: str, body: str) -> Any:

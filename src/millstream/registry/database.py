@@ -6,11 +6,11 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, TypeVarTuple
 
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
@@ -18,9 +18,11 @@ from sqlalchemy.pool import NullPool
 from millstream.errors import CorruptState, DiskFull, MillstreamError, StoreError
 from millstream.forks import forks, leave_alone
 from millstream.registry import tables
-from millstream.registry.idle import Idle
+from millstream.registry.idle import Idle, Kept
 from millstream.registry.secrets import shown_text, shown_url, without_secrets
 
+Found = TypeVar("Found")
+Given = TypeVarTuple("Given")
 FORMAT = 3
 _BEFORE = (1, 2)  # formats that `migrations` brings to this one when a registry of them is opened
 _ROOM = 1 << 20  # with less than this left on the disk, a failed write is a full disk
@@ -30,6 +32,7 @@ _HEARD = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3
 _DISK_FULL, _NO_SUCH = "53100", ("42P01", "42703", "XX")  # PostgreSQL's names of errors: no such table, column; damage
 _VALUE = tables.facts.c.value
 _FORMAT_OF = sa.select(_VALUE).where(tables.facts.c.name == "format")
+_BUSY = 30_000  # milliseconds for which who writes to a file waits for another that does
 
 
 class Database:
@@ -56,6 +59,32 @@ class Database:
         """The database as a message names it, without a password."""
         return self._file or shown_url(self._url)
 
+    def rows(self, query: sa.Select[Any], **given: Any) -> Sequence[sa.Row[Any]]:
+        """The rows that a query finds; none when the registry has not been made.
+
+        Args:
+            query: the same object for the same question, so that what a file was asked before need not be asked again.
+            given: the values of its parameters.
+        """
+        return self.read(_rows, query, tuple(given.items()), single=True) or []
+
+    def read(self, ask: Callable[[sa.Connection, *Given], Found], *given: *Given, single: bool = False) -> Found | None:
+        """What is found in one state; None when the registry has not been made.
+
+        Args:
+            ask: asks on a connection. What it finds in a file is kept until somebody writes, so nobody may change it.
+            given: what else it is given, which can be hashed.
+            single: whether it makes a single query, which sees one state without a transaction.
+        """
+        if self._idle is None:
+            with self.reading() as connection:
+                return None if connection is None else ask(connection, *given)
+        with self.naming():
+            if not self._exists():
+                return None
+            with self._on_file(self._idle) as kept:
+                return kept.remembered((ask, given), lambda connection: ask(connection, *given), single=single)
+
     @contextmanager
     def reading(self) -> Iterator[sa.Connection | None]:
         """A connection that sees one state; None when the registry has not been made."""
@@ -64,7 +93,9 @@ class Database:
                 yield None
                 return
             if self._idle is not None:
-                yield from self._reading_file(self._idle)
+                with self._on_file(self._idle) as kept:
+                    kept.begin()
+                    yield kept.connection
                 return
             with self._engine.connect() as connection:
                 if self.backend == "postgresql":
@@ -77,11 +108,10 @@ class Database:
         with self.naming():
             if not self._exists():
                 self._make()
-            with self._engine.connect() as connection:
+            with self._connection(written=True) as connection:
                 with connection.begin():
                     # The row is locked from here on, so what is read below is what every writer before has left.
-                    step = _of("revision").values(value=_VALUE + int(counted))
-                    connection.execute(step)
+                    connection.execute(_NEXT if counted else _SAME)
                     yield connection
                 if self._file:
                     _take_in(connection)
@@ -111,15 +141,26 @@ class Database:
             if not self._exists():
                 self._make()
 
-    def _reading_file(self, idle: Idle) -> Iterator[sa.Connection]:
-        connection = idle.take(self._engine)
+    @contextmanager
+    def _connection(self, *, written: bool = False) -> Iterator[sa.Connection]:
+        """A connection, in a file the one that is kept; `written` says that it is written on."""
+        if self._idle is None:
+            with self._engine.connect() as connection:
+                yield connection
+            return
+        with self._on_file(self._idle, written=written) as kept:
+            yield kept.connection
+
+    @contextmanager
+    def _on_file(self, idle: Idle, *, written: bool = False) -> Iterator[Kept]:
+        """The connection to a file that is kept; after an error it is kept no longer."""
+        kept = idle.take(self._engine)
         try:
-            connection.exec_driver_sql("begin")  # its driver begins with the first write, and each read alone
-            yield connection
+            yield kept
         except BaseException:
-            connection.close()
+            kept.connection.close()
             raise
-        idle.give_back(connection)
+        idle.give_back(kept, written=written)
 
     @property
     def backend(self) -> str:
@@ -163,8 +204,8 @@ class Database:
 
     def _format(self) -> int | None:
         """The format of what is there; None where nothing was made yet."""
-        with self._engine.connect() as connection:
-            if not sa.inspect(connection).has_table(tables.facts.name):
+        with self._connection() as connection:
+            if not connection.dialect.has_table(connection, tables.facts.name):
                 return None
             found = connection.execute(_FORMAT_OF).scalar()
         if found not in (None, FORMAT, *_BEFORE):
@@ -241,6 +282,15 @@ def _of(fact: str) -> sa.Update:
     return sa.update(tables.facts).where(tables.facts.c.name == fact)
 
 
+_NEXT, _SAME = (_of("revision").values(value=_VALUE + step) for step in (1, 0))
+
+
+def _rows(
+    connection: sa.Connection, query: sa.Select[Any], given: tuple[tuple[str, Any], ...]
+) -> Sequence[sa.Row[Any]]:
+    return connection.execute(query, dict(given)).all()
+
+
 def _identity() -> int:
     """A number by chance, as large as an integer of any database may be."""
     return secrets.randbelow(2**31 - 1) + 1
@@ -261,7 +311,10 @@ def _take_in(connection: sa.Connection) -> None:
     part of it, also where the file was put back from a copy meanwhile."""
     with suppress(sa.exc.DBAPIError):  # what was written is there, wherever it lies
         connection.exec_driver_sql("pragma busy_timeout = 0")
-        connection.exec_driver_sql("pragma wal_checkpoint(truncate)").close()
+        try:
+            connection.exec_driver_sql("pragma wal_checkpoint(truncate)").close()
+        finally:
+            connection.exec_driver_sql(f"pragma busy_timeout = {_BUSY}")  # who uses the connection next waits
 
 
 @lru_cache(maxsize=64)
@@ -277,7 +330,7 @@ def _engine(url: sa.URL) -> sa.Engine:
 
     @sa.event.listens_for(engine, "connect")
     def _many_processes(connection: Any, _record: object) -> None:
-        connection.execute("pragma busy_timeout = 30000")
+        connection.execute(f"pragma busy_timeout = {_BUSY}")
         connection.execute("pragma journal_mode = wal")
 
     return engine

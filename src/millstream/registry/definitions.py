@@ -29,6 +29,8 @@ __all__ = ["STATES", "Change", "GroupVersion", "Plan", "Registry"]
 STATES = ("new", "backfilling", "live", RETIRED)
 _FLOOR = "version_floor"
 _held, _versions, _facts = tables.definitions.c, tables.group_versions.c, tables.facts.c
+_ALL_VERSIONS = sa.select(tables.group_versions).order_by(_versions.name, _versions.version)
+_VERSIONS = _ALL_VERSIONS.where(_versions.name == sa.bindparam("group"))
 
 
 class Registry(CurrentDefinitions):
@@ -107,7 +109,7 @@ class Registry(CurrentDefinitions):
 
     def groups(self, state: str | None = None) -> list[GroupVersion]:
         """All versions in a state ("new", "backfilling", "live", "retired"), or those in use: all but the retired."""
-        found = [version for version, _ in self._read_versions()]
+        found = [version for version, _ in self._read_versions(None)]
         return [one for one in found if (one.state == state if state else one.state != RETIRED)]
 
     def group(self, name: str, version: int | None = None) -> GroupVersion:
@@ -239,22 +241,22 @@ class Registry(CurrentDefinitions):
             connection.execute(sa.select(_facts.value).where(_facts.name == _FLOOR)).scalar() or 0,
         )
 
-    def _read_versions(self, name: str | None = None) -> list[tuple[GroupVersion, str]]:
-        with self._database.reading() as connection:
-            return [] if connection is None else self._all_versions(connection, name)
+    def _read_versions(self, name: str | None) -> Sequence[tuple[GroupVersion, str]]:
+        return self._database.read(self._all_versions, name) or ()
 
-    def _all_versions(self, connection: sa.Connection, name: str | None = None) -> list[tuple[GroupVersion, str]]:
+    def _all_versions(self, connection: sa.Connection, name: str | None = None) -> tuple[tuple[GroupVersion, str], ...]:
         """All versions with their fingerprints, by name and number."""
-        query = sa.select(tables.group_versions).order_by(_versions.name, _versions.version)
         found, builds = [], builds_of(connection)
-        for row in connection.execute(query if name is None else query.where(_versions.name == name)):
+        for row in connection.execute(
+            _ALL_VERSIONS if name is None else _VERSIONS, {} if name is None else {"group": name}
+        ):
             gv = f"{row.name}@{row.version}"
             group = read_definition(self._database.name, f"group version '{gv}'", row.body)
             version = GroupVersion(
                 group, row.version, row.state, row.is_default, row.shards, *builds.get(gv, (1, None))
             )
             found.append((version, row.fingerprint))
-        return found
+        return tuple(found)
 
 
 def _text(definition: Definition) -> str:

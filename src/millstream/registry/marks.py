@@ -12,6 +12,8 @@ from millstream.registry.database import Database
 
 _columns, _facts = tables.marks.c, tables.facts.c
 _ADOPTED = "marks"  # the fact that what was kept elsewhere before there were marks has been taken over
+_ADOPTION = sa.select(_facts.value).where(_facts.name == _ADOPTED)
+_OF = sa.select(_columns.place, _columns.number).where(_columns.mark == sa.bindparam("of")).order_by(_columns.place)
 
 
 class RegistryMarks:
@@ -34,8 +36,7 @@ class RegistryMarks:
 
     def read(self, mark: str) -> dict[str, int]:
         """Return the numbers of a mark by place; none when it was never set."""
-        with self._database.reading() as connection:
-            return {} if connection is None else _held(connection, mark)
+        return dict(self._database.read(_held, mark, single=True) or {})
 
     def move(self, mark: str, known: Mapping[str, int], to: Mapping[str, int | None]) -> None:
         """Set the numbers of some places of a mark, all of them or none; see `Marks.move`."""
@@ -64,9 +65,7 @@ class RegistryMarks:
     @property
     def adopted(self) -> bool:
         """Whether what was kept elsewhere before there were marks has been taken over."""
-        query = sa.select(_facts.value).where(_facts.name == _ADOPTED)
-        with self._database.reading() as connection:
-            return connection is not None and connection.execute(query).scalar() is not None
+        return bool(self._database.rows(_ADOPTION))
 
     def adopt(self, before: Mapping[str, Mapping[str, int]]) -> None:
         """Take over what was kept elsewhere before there were marks; done once, whoever else does it too.
@@ -75,7 +74,7 @@ class RegistryMarks:
             before: by name of a mark, its numbers by place; marks that are there already stay as they are.
         """
         with self._database.writing(counted=False) as connection:
-            if connection.execute(sa.select(_facts.value).where(_facts.name == _ADOPTED)).scalar() is not None:
+            if connection.execute(_ADOPTION).scalar() is not None:
                 return
             for mark, numbers in before.items():
                 held = _held(connection, mark)
@@ -84,8 +83,7 @@ class RegistryMarks:
 
 
 def _held(connection: sa.Connection, mark: str) -> dict[str, int]:
-    query = sa.select(_columns.place, _columns.number).where(_columns.mark == mark).order_by(_columns.place)
-    return {row.place: row.number for row in connection.execute(query)}
+    return {row.place: row.number for row in connection.execute(_OF, {"of": mark})}
 
 
 def _put(connection: sa.Connection, mark: str, held: Mapping[str, int], to: Mapping[str, int | None]) -> None:

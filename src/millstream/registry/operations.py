@@ -10,6 +10,7 @@ from millstream.registry import tables
 from millstream.registry.database import Database
 
 _columns = tables.operations.c
+_ALL = sa.select(tables.operations).order_by(_columns.kind, _columns.subject)
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,7 @@ class Operations:
 
     def unfinished(self, kind: str | None = None) -> list[Operation]:
         """The operations that are not over: under way, or left by a process that died."""
-        query = sa.select(tables.operations).order_by(_columns.kind, _columns.subject)
-        with self._database.reading() as connection:
-            rows = [] if connection is None else connection.execute(query).all()
+        rows = self._database.rows(_ALL)
         return [Operation(row.kind, row.subject, row.step) for row in rows if kind in (None, row.kind)]
 
 

@@ -44,6 +44,9 @@ _SAMPLE = 256  # rows kept beside a model with their scores
 _ROLLED_BACK = "rolled back"  # how the reason of a move begins that went back
 _CLOSE = 1e-9  # another processor's `exp` may differ in the last bits
 _versions, _aliases, _moves = tables.model_versions.c, tables.model_aliases.c, tables.model_moves.c
+_VERSIONS = tables.model_versions.select().where(_versions.model == sa.bindparam("of")).order_by(_versions.version)
+_ALIASES = tables.model_aliases.select().where(_aliases.model == sa.bindparam("of"))
+_MOVES = tables.model_moves.select().where(_moves.model == sa.bindparam("of")).order_by(_moves.id)
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ class ModelVersions:
     one that would like to.
 
     Args:
-        url: the registry's database, as an SQLAlchemy URL.
+        where: the registry's database: its SQLAlchemy URL, or the one that the registry has open.
         folder: where artefacts are kept.
         clock: the project's clock.
         pin: called with the transaction that registers or names a version, its id and the group versions it reads, so
@@ -139,9 +142,15 @@ class ModelVersions:
     """
 
     def __init__(
-        self, url: str, folder: Path | ObjectFolder, clock: Clock, *, pin: Pin | None = None, keep: Keep | None = None
+        self,
+        where: str | Database,
+        folder: Path | ObjectFolder,
+        clock: Clock,
+        *,
+        pin: Pin | None = None,
+        keep: Keep | None = None,
     ) -> None:
-        self._database = Database(url)
+        self._database = Database(where) if isinstance(where, str) else where
         self._folder = folder
         self._clock = clock
         self._pin, self._keep = pin, keep
@@ -250,18 +259,16 @@ class ModelVersions:
 
     def aliases(self, model: str) -> dict[str, int]:
         """Return the version each alias of the model names."""
-        rows = self._rows(tables.model_aliases.select().where(_aliases.model == model))
-        return {row.alias: row.version for row in rows}
+        return {row.alias: row.version for row in self._database.rows(_ALIASES, of=model)}
 
     def moves(self, model: str) -> list[dict[str, Any]]:
         """Return every move of the model's aliases, oldest first: alias, version, previous, at (µs), reason."""
-        rows = self._rows(tables.model_moves.select().where(_moves.model == model).order_by(_moves.id))
+        rows = self._database.rows(_MOVES, of=model)
         return [{name: value for name, value in row._mapping.items() if name != "id"} for row in rows]
 
     def versions(self, model: str) -> list[ModelVersion]:
         """Return the model's versions, oldest first; none for a model that was never trained."""
-        query = tables.model_versions.select().where(_versions.model == model).order_by(_versions.version)
-        return [_version(row) for row in self._rows(query)]
+        return [_version(row) for row in self._database.rows(_VERSIONS, of=model)]
 
     def version(self, model: str, which: str | int) -> ModelVersion:
         """Return the version of that number or alias.
@@ -321,10 +328,6 @@ class ModelVersions:
             if self._keep:
                 self._keep(inserted.id, inserted.facts.get("pins", {}).get("snapshots", {}))
         return inserted
-
-    def _rows(self, query: sa.Select[Any]) -> Sequence[Row[Any]]:
-        with self._database.reading() as connection:
-            return [] if connection is None else connection.execute(query).all()
 
 
 def _version(row: Row[Any]) -> ModelVersion:

@@ -1,19 +1,24 @@
-"""Connections that are kept between reads: they see what is there now, and stay with the process that opened them."""
+"""Connections that are kept between uses: they see what is there now, and stay with the process that opened them."""
 
 import os
 import shutil
+import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import psutil
 import pytest
+import sqlalchemy as sa
 
 from millstream import Entity
 from millstream.errors import CorruptState
-from millstream.registry.database import Database
+from millstream.registry import tables
+from millstream.registry.database import FORMAT, Database
 from millstream.registry.definitions import Registry
 from millstream.registry.idle import Idle
 
+REVISION = sa.select(tables.facts.c.value).where(tables.facts.c.name == "revision")
 ONE, TWO = Entity("one", keys={"a": "int64"}), Entity("two", keys={"b": "int64"})
 
 
@@ -117,6 +122,63 @@ def test_threads_read_at_once_and_no_more_is_kept_however_often_they_do(file: Pa
     assert here.revision() == 1  # what was given back at the same instant is let go
     # SQLite keeps the files of what it closed for what it opens next, as many as were ever open at once.
     assert len([name for name in opened(database) if name.endswith(".db")]) <= 10
+
+
+def test_what_nobody_has_written_since_is_not_asked_for_again(file: Path) -> None:
+    here, other, asked = begun(file).database, Registry(f"sqlite:///{file}"), list[int]()
+
+    def revision(connection: sa.Connection) -> int:
+        asked.append(connection.execute(REVISION).scalar_one())
+        return asked[-1]
+
+    assert [here.read(revision) for _ in range(3)] == [1, 1, 1]
+    assert asked == [1]
+    other.apply(other.plan([TWO]))
+    assert [here.read(revision) for _ in range(3)] == [2, 2, 2]
+    assert asked == [1, 2]
+    with here.writing():
+        pass
+    assert [here.read(revision) for _ in range(3)] == [3, 3, 3]
+    assert asked == [1, 2, 3]
+
+
+def test_another_question_is_asked_and_another_parameter_too(file: Path) -> None:
+    database = begun(file).database
+    found = sa.select(tables.facts.c.value).where(tables.facts.c.name == sa.bindparam("fact"))
+    assert [row.value for row in database.rows(found, fact="revision")] == [1]
+    assert [row.value for row in database.rows(found, fact="format")] == [FORMAT]
+    assert [row.value for row in database.rows(REVISION)] == [1]
+
+
+def test_a_write_that_is_undone_changes_nothing_that_is_read(file: Path) -> None:
+    database = begun(file).database
+    with pytest.raises(KeyError), database.writing() as connection:
+        connection.execute(sa.update(tables.facts).values(value=7))
+        raise KeyError
+    assert [row.value for row in database.rows(REVISION)] == [1]
+
+
+def test_what_others_write_to_the_file_without_a_checkpoint_is_read(file: Path) -> None:
+    database = begun(file).database
+    assert [row.value for row in database.rows(REVISION)] == [1]
+    before = file.stat()
+    with closing(sqlite3.connect(file)) as other:
+        other.execute("update registry_facts set value = 8 where name = 'revision'")
+        other.commit()
+        assert file.stat().st_mtime_ns == before.st_mtime_ns  # it lies in the log of writes alone
+        assert [row.value for row in database.rows(REVISION)] == [8]
+
+
+def test_a_write_is_made_on_the_connection_that_is_kept_and_the_next_one_waits_for_others_too(file: Path) -> None:
+    database = begun(file).database
+    with database.reading() as reading:
+        kept = reading
+    for _ in range(2):
+        with database.writing() as writing:
+            assert writing is kept
+    with database.reading() as reading:
+        assert reading is kept
+        assert reading.exec_driver_sql("pragma busy_timeout").scalar() == 30_000
 
 
 def test_a_failed_read_keeps_nothing(file: Path) -> None:

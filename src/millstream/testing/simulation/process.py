@@ -77,6 +77,12 @@ class SimulatedParts(Parts):
             return online
         return AdversarialOnlineStore(online, self._adversary.seed)
 
+    def close(self) -> None:
+        """Let go of all that is open but the engine: it belongs to the thread, and its connections hold no project's rows
+        once a query is done; to make them takes longer than most of what a process does."""
+        self.__dict__.pop("batch_engine", None)
+        super().close()
+
     def worker(self) -> LosingWorker | None:
         """Who computes, if it may lose what it owns at any time."""
         if self._adversary is None:

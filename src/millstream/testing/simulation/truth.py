@@ -85,13 +85,14 @@ def reads(world: World) -> str:
     except MillstreamError as error:
         assert world.excused, f"reading goes on: {error.message}"
         return f"refused: {type(error).__name__}"
+    computed = _Computed(world, now)
     for one in parts.registry.view("view").groups:
         version = versions[one.group.name]
         before = _applied(world, parts, version)
         if before is None or _ahead(world, version, before):
             continue
         keys = [row[one.keys[0][1]] for row in asked]
-        wanted = _computed(world, version, keys, now, before)
+        wanted = computed.of(version, keys, before)
         for column in one.columns:
             if column.default is None and column.feature in version.schema:
                 right = parts_of(wanted[f"{one.group.name}__{column.feature}"], column)
@@ -170,12 +171,12 @@ def values(world: World) -> None:
     """What is read is what `ms.compute` makes of all that was acknowledged."""
     parts, now = world.process("serve").parts, world.clock.now()
     asked = [{"k": k, "other": 6 - k, "note": NOTE, "at": now} for k in KEYS]
-    read = drain.features(parts, "view", asked, now)
+    read, computed = drain.features(parts, "view", asked, now), _Computed(world, now)
     for one in parts.registry.view("view").groups:
         version = parts.served.versions()[one.group.name]
         if one.group.name == "spent" or getattr(version.group, "ttl", None) or (world.jumped and _is_batch(version)):
             continue  # runs of the past are made by backfill alone, and a run that is late confirms later
-        wanted = _computed(world, version, [row[one.keys[0][1]] for row in asked], now, None)
+        wanted = computed.of(version, [row[one.keys[0][1]] for row in asked], None)
         for column in one.columns:
             if column.default is None and column.feature in version.schema:
                 right = parts_of(wanted[f"{one.group.name}__{column.feature}"], column)
@@ -216,23 +217,46 @@ def leftovers(world: World) -> None:
     assert not kept, f"what nobody reads goes: the states of {kept} are still there"
 
 
-def _computed(
-    world: World, version: GroupVersion, keys: list[Any], now: int, before: Mapping[str, int] | None
-) -> dict[str, list[Any]]:
-    """The features of some keys from the events that landed before some positions."""
-    given: dict[Any, Any] = {}
-    for source in version.group.sources:
-        if isinstance(source, EventStream):
-            upto = None if before is None else taken(world.process("witness").parts.log, before, source.name)
-            given[source.name] = world.ledger.frame(source, upto)
-        else:
-            given[source.name] = world.accounts
-    name = next(iter(version.group.entity.keys))
-    view = FeatureView("computed", request={"note": "string"}, features=[version.group])
-    found: dict[str, list[Any]] = compute(
-        view, given, [{name: key, "note": NOTE, "at": now} for key in keys]
-    ).to_pydict()
-    return found
+class _Computed:
+    """What `ms.compute` makes of what landed, for all of `KEYS` at once: a view may read a group by several of its columns.
+
+    Args:
+        world: the world.
+        now: the instant at which features are asked for.
+    """
+
+    def __init__(self, world: World, now: int) -> None:
+        self._world, self._now = world, now
+        self._known: dict[tuple[object, ...], dict[str, list[Any]]] = {}
+
+    def of(self, version: GroupVersion, keys: list[Any], before: Mapping[str, int] | None) -> dict[str, list[Any]]:
+        """The features of some of `KEYS` from the events that landed before some positions; from all that did, for None."""
+        upto = {
+            source.name: None
+            if before is None
+            else taken(self._world.process("witness").parts.log, before, source.name)
+            for source in version.group.sources
+            if isinstance(source, EventStream)
+        }
+        landed = [(name, place, len(self._world.ledger.landed[name])) for name, place in upto.items()]
+        asked = version.id, *map(repr, landed)
+        if asked not in self._known:
+            self._known[asked] = self._made(version, upto)
+        places = [KEYS.index(key) for key in keys]
+        return {name: [values[place] for place in places] for name, values in self._known[asked].items()}
+
+    def _made(self, version: GroupVersion, upto: Mapping[str, Any]) -> dict[str, list[Any]]:
+        given: dict[Any, Any] = {
+            source.name: self._world.ledger.frame(source, upto[source.name])
+            if isinstance(source, EventStream)
+            else self._world.accounts
+            for source in version.group.sources
+        }
+        name = next(iter(version.group.entity.keys))
+        view = FeatureView("computed", request={"note": "string"}, features=[version.group])
+        rows = [{name: key, "note": NOTE, "at": self._now} for key in KEYS]
+        found: dict[str, list[Any]] = compute(view, given, rows).to_pydict()
+        return found
 
 
 def _applied(world: World, parts: Any, version: GroupVersion) -> dict[str, int] | None:
