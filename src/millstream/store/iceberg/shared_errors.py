@@ -91,7 +91,7 @@ def _of_catalog(what: str, place: str, catalog: Mapping[str, str], error: Except
             f"Settings: `catalog` in [offline] names no catalog that can be opened ({type(error).__name__}).",
             'it has PyIceberg\'s properties, such as {type = "rest", uri = "https://catalog.example.com"}.',
         )
-    if type(error).__module__.startswith("thrift"):
+    if type(error).__module__.startswith(("thrift", "hive_metastore")):
         return StoreError(f"{what}: the {place} cannot be used: {first_line(error)}.", _WAITS)
     return CorruptState(
         f"{what}: what the {place} and its storage hold of it does not read as what was written: {first_line(error)}.",
