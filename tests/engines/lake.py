@@ -1,4 +1,4 @@
-"""A project whose offline tables hold every type, and what else there is: nulls, captures, dead letters, lists, structs, maps."""
+"""A project whose offline tables hold every type and null, and captures, dead letters, lists, structs and maps."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ VALUES: dict[str, tuple[Any, Any, Any]] = {
 user = ms.Entity("user", keys={"user_id": "int64"})
 visits = ms.EventStream("visits", time="at", schema={"id": "string", "user_id": "int64", **TYPES, "at": "timestamp"})
 tiers = ms.Table("tiers", path="tiers.parquet", time="seen", schema={
-    "user_id": "int64", "tier": "string", "born": "date", "card": "uuid", "price": "decimal(12, 2)", "seen": "timestamp"})  # fmt: skip
+    "user_id": "int64", "tier": "string", "born": "date", "card": "uuid", "price": "decimal(12, 2)",
+    "seen": "timestamp"})  # fmt: skip
 level = ms.BatchFeatureGroup("level", entity=user, sources=[tiers], every="24h", time="seen",
                              query="select user_id, seen, tier, born, card, price from tiers")  # fmt: skip
 kept = ms.StreamFeatureGroup("kept", entity=user, source=visits, features=[
@@ -56,7 +57,7 @@ class Lake:
 
     def __init__(self, folder: Path, offline: str) -> None:
         folder.mkdir(parents=True)
-        (folder / "millstream.toml").write_text(f'[offline]\nkind = "iceberg"\n{offline}')
+        (folder / "millstream.toml").write_text(f'[offline]\nkind = "iceberg"\n{offline}for_spark = true\n')
         seen = pa.array([SEEN, SEEN], pa.timestamp("us", "UTC"))
         cards = pa.array([one.bytes for one in VALUES["card"][1:]], pa.binary(16)).cast(pa.uuid())
         price = pa.array([Decimal("7.00"), None], pa.decimal128(12, 2))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
-from pyspark.sql import SparkSession
+from millstream.testing.servers.s3 import KEY, SECRET, S3Server
 
-from millstream.testing.servers.s3 import KEY, SECRET, TABLE_BUCKET, S3Server
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 JARS = Path(sys.prefix) / "servers" / "spark"
 LOCAL = {
@@ -20,30 +22,31 @@ LOCAL = {
 
 
 def session(folder: Path) -> SparkSession:
-    """A session of two threads in a process of its own; catalogs are added to it as they are needed."""
+    """A session of two threads, in a Java process of its own."""
+    from pyspark.sql import SparkSession
+
     os.environ["PYSPARK_PYTHON"] = sys.executable
-    built = SparkSession.builder.master("local[2]").config("spark.jars", ",".join(map(str, sorted(JARS.glob("*.jar")))))
-    for name, value in {**LOCAL, "spark.sql.warehouse.dir": str(folder)}.items():
-        built = built.config(name, value)
-    return built.getOrCreate()
+    building = SparkSession.builder.master("local[2]")
+    jars = ",".join(map(str, sorted(JARS.glob("*.jar"))))
+    for name, value in {**LOCAL, "spark.jars": jars, "spark.sql.warehouse.dir": str(folder)}.items():
+        building = building.config(name, value)
+    opened = building.getOrCreate()
+    opened.sparkContext.setLogLevel("ERROR")
+    return opened
 
 
-def add(spark: SparkSession, name: str, catalog: dict[str, str]) -> str:
-    """Let Spark know a catalog."""
-    spark.conf.set(f"spark.sql.catalog.{name}", "org.apache.iceberg.spark.SparkCatalog")
+def add(spark: SparkSession, catalog: Mapping[str, str]) -> SparkSession:
+    """A session that knows a catalog as `millstream`, which is the name of ours in a database."""
+    opened = spark.newSession()
+    opened.conf.set("spark.sql.catalog.millstream", "org.apache.iceberg.spark.SparkCatalog")
     for key, value in {"cache-enabled": "false", **catalog}.items():
-        spark.conf.set(f"spark.sql.catalog.{name}.{key}", value)
-    return name
+        opened.conf.set(f"spark.sql.catalog.millstream.{key}", value)
+    return opened
 
 
-def on_s3(s3: S3Server, catalog: dict[str, str]) -> dict[str, str]:
+def on_s3(s3: S3Server, catalog: Mapping[str, str]) -> dict[str, str]:
     """Properties of a catalog whose tables lie on S3."""
     return {
         "io-impl": "org.apache.iceberg.aws.s3.S3FileIO", "s3.endpoint": s3.endpoint, "s3.path-style-access": "true",
         "s3.access-key-id": KEY, "s3.secret-access-key": SECRET, "client.region": "us-east-1", **catalog,
     }  # fmt: skip
-
-
-def rows(spark: SparkSession, query: str) -> pa.Table:
-    """What a query gives."""
-    return spark.sql(query).toArrow()

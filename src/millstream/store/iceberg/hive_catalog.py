@@ -18,10 +18,10 @@ from hive_metastore.ttypes import (
     TxnAbortedException,
 )
 from hive_metastore.ttypes import Table as HiveTable
-from pyiceberg.catalog import LOCATION, WAREHOUSE_LOCATION
+from pyiceberg.catalog import WAREHOUSE_LOCATION
 from pyiceberg.catalog.hive import HiveCatalog
 from pyiceberg.exceptions import CommitFailedException
-from pyiceberg.typedef import EMPTY_DICT, Identifier, Properties
+from pyiceberg.typedef import Identifier
 from thrift.transport.TSocket import TSocket
 
 from millstream.errors import ProjectError, StoreError
@@ -42,6 +42,11 @@ class CarefulHiveCatalog(HiveCatalog):
                 f"Settings: `uri` of `catalog` in [offline] is '{address}', which is no address of a Hive Metastore.",
                 'write it as "thrift://metastore.example.com:9083".',
             )
+        if not properties.get(WAREHOUSE_LOCATION):
+            raise ProjectError(
+                "Settings: [offline] does not say where the tables of its Hive catalog lie.",
+                'set `path`, such as "s3://lake/shop".',
+            )
         super().__init__(called, **properties)
 
     @staticmethod
@@ -61,11 +66,6 @@ class CarefulHiveCatalog(HiveCatalog):
             )
         return place
 
-    def create_namespace(self, namespace: str | Identifier, properties: Properties = EMPTY_DICT) -> None:
-        """Make a database whose tables lie in the warehouse, also those that other engines make in it."""
-        place = self._place(self.identifier_to_database(namespace))
-        super().create_namespace(namespace, {**({LOCATION: place} if place else {}), **properties})
-
     def _wait_for_lock(self, database_name: str, table_name: str, lockid: int, open_client: Client) -> LockResponse:
         """Wait for a commit of another writer, and say so if it does not end."""
         for _ in range(_ASKED):
@@ -83,13 +83,12 @@ class CarefulHiveCatalog(HiveCatalog):
         )
 
     def _get_default_warehouse_location(self, database_name: str, table_name: str) -> str:
-        """In the warehouse, whatever the Metastore has for a database that was there before."""
-        place = self._place(database_name)
-        return f"{place}/{table_name}" if place else super()._get_default_warehouse_location(database_name, table_name)
+        """Where a new table lies: not in its database's folder.
 
-    def _place(self, database: str) -> str | None:
-        warehouse = self.properties.get(WAREHOUSE_LOCATION)
-        return f"{warehouse.rstrip('/')}/{database}" if warehouse else None
+        Of two who make a database at once, the Metastore takes back what it did for the second, and deletes that folder
+        with all that is in it by then.
+        """
+        return f"{self.properties[WAREHOUSE_LOCATION].rstrip('/')}/{database_name}/{table_name}"
 
 
 class _Connections:
@@ -99,17 +98,19 @@ class _Connections:
         self._properties, self._mine = properties, threading.local()
 
     def __enter__(self) -> Client:
-        self._mine.opened = HiveCatalog._create_hive_client(self._properties)
-        for one in vars(self._mine.opened._transport).values():
+        connection = HiveCatalog._create_hive_client(self._properties)
+        for one in vars(connection._transport).values():
             if isinstance(one, TSocket):
                 one.setTimeout(1_000 * float(self._properties.get(TIMEOUT, 10.0)))
-        return _Guarded(self._mine.opened.__enter__()._iprot)
+        client = _Guarded(connection.__enter__()._iprot)
+        self._mine.opened = [*getattr(self._mine, "opened", []), connection]
+        return client
 
     def __exit__(self, *raised: Any) -> None:
-        self._mine.opened.__exit__(*raised)
+        self._mine.opened.pop().__exit__(*raised)
 
 
-class _Guarded(Client):
+class _Guarded(Client):  # type: ignore[misc]  # it has no types
     """A client whose commits are refused once the lock that they hold has been given to another.
 
     The Metastore takes it from whoever is silent for minutes, as one that stood still is, and compares nothing by itself

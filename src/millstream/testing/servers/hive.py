@@ -122,5 +122,7 @@ def _jar() -> Path | None:
 
 
 def _write(file: Path, properties: Mapping[str, str]) -> None:
-    lines = "".join(f"<property><name>{name}</name><value>{value}</value></property>\n" for name, value in properties.items())
+    lines = "".join(
+        f"<property><name>{name}</name><value>{value}</value></property>\n" for name, value in properties.items()
+    )
     file.write_text(f"<configuration>\n{lines}</configuration>\n")
