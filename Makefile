@@ -6,7 +6,7 @@ TESTS := $(wildcard tests/test_architecture.py tests/test_deploy.py tests/unit t
 TOO_OLD := Millstream needs Python 3.11 or newer: none of python3, python3.11, python3.12, python3.13, python3.14 is.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test servers demo demo-servers test check simulate chaos support bench clean
+.PHONY: help setup setup-test servers demo demo-servers test check simulate chaos engines support bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ simulate: setup-test ## Simulate the pipeline by 10,000 seeds (SEEDS=n for other
 
 chaos: setup-test ## Kill, stop and disturb what runs on real servers, by hundreds of seeds
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m chaos $(TESTS)
+
+engines: $(VENV)/.ready-engines ## Read by Spark, DuckDB and a Hive Metastore what Millstream writes
+	$(BIN)/python -m pytest -m engines tests/engines
 
 support: setup-test ## Run every conformance suite, and write docs/support.md
 	$(BIN)/python -m tests.support
@@ -99,3 +102,13 @@ $(VENV)/.ready-test: $(VENV)/.installed
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 			--editable '.[demo,test]' && wait $$lanes && wait $$entries
 	@touch $(VENV)/.ready $(VENV)/.installed-servers $@
+
+$(VENV)/.ready-engines: $(wildcard src/millstream/testing/servers/*.xml) $(VENV)/.ready-test | servers
+	@echo "Installing Spark, and fetching what it and a Hive Metastore run by"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--editable '.[demo,test,engines]'
+	@for what in spark hive; do \
+		mvn -B -q -f src/millstream/testing/servers/$$what.xml dependency:copy-dependencies -DincludeScope=runtime \
+			-DoutputDirectory="$$(pwd)/$(VENV)/servers/$$what" || exit 1; \
+	done
+	@touch $@

@@ -53,15 +53,20 @@ def code_before(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def turn(code: Path, folder: Path, first: int) -> int:
     """Five more events, archived by a release; how many it finds in history then."""
-    done = subprocess.run(
+    done = ran(code, folder, first)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+def ran(code: Path, folder: Path, first: int) -> subprocess.CompletedProcess[str]:
+    """A turn of a release, however it ends."""
+    return subprocess.run(
         [sys.executable, "-c", TURN, str(folder), str(first)],
         env={"PYTHONPATH": str(code), "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    return int(done.stdout)
 
 
 def test_a_project_of_the_release_before_is_gone_on_with_where_it_stood(folder: Path) -> None:
@@ -107,3 +112,20 @@ def test_the_release_before_and_this_one_archive_by_turns(tmp_path: Path, code_b
         assert sorted(found["ms"].to_pylist()) == [float(n) for n in range(25)]
         days = project.parts.offline.scan("events.clicks", [DAY])[DAY]
         assert (len(days), days.null_count) == (25, 10)
+
+
+def test_the_release_before_refuses_a_table_for_spark(tmp_path: Path, code_before: Path) -> None:
+    """It would add the columns that are called otherwise there once more, and find none of the rows that lack them."""
+    user = ms.Entity("user", keys={"user_id": "int64"})
+    clicks = ms.EventStream("clicks", time="at", schema={"user_id": "int64", "ms": "float64", "at": "timestamp"})
+    pace = ms.StreamFeatureGroup("pace", entity=user, source=clicks, features=[ms.Count(over="1h")])
+    with ms.Project(tmp_path / "p", create=True) as project:
+        project.apply(ms.FeatureView("pace_view", features=[pace]))
+    code, settings = Path(ms.__file__).parents[1], tmp_path / "p" / "millstream.toml"
+    plain = settings.read_text()
+    settings.write_text(f"{plain}\n[offline]\nfor_spark = true\n")
+    assert turn(code, tmp_path / "p", 0) == 5
+    settings.write_text(plain)
+    refused = ran(code_before, tmp_path / "p", 5)
+    assert "another program has renamed to '_log_partition' its column '_partition'" in refused.stderr
+    assert turn(code, tmp_path / "p", 10) == 15

@@ -45,6 +45,7 @@ class Iceberg(Struct, frozen=True, kw_only=True):
         timeout: how long a server may be silent within one request (10 s), each of which is tried three times.
         upkeep: whether we compact tables, let go of old snapshots and delete files, where the catalog is a shared one.
         by_day: whether new tables of events, captures and values lie in files by day.
+        for_spark: whether new tables have no column whose name Iceberg keeps for its own, so that Spark reads them whole.
     """
 
     path: Bucket = ""
@@ -59,12 +60,13 @@ class Iceberg(Struct, frozen=True, kw_only=True):
     timeout: Span = 10_000_000
     upkeep: Switch = True
     by_day: bool = False
+    for_spark: bool = False
 
     def open(self, settings: Settings, clock: Clock) -> IcebergOfflineStore:
         """Open the store; what is elsewhere is asked when it is first used."""
         folder = settings.data / "offline"
         if not self.path and not self.catalog:
-            return IcebergOfflineStore(folder, by_day=self.by_day)
+            return IcebergOfflineStore(folder, by_day=self.by_day, for_spark=self.for_spark)
         from millstream.store.iceberg.shared import SharedWarehouse
 
         for name, value in self.catalog.items():
@@ -72,7 +74,7 @@ class Iceberg(Struct, frozen=True, kw_only=True):
                 raise self._holds_secret(name)
         s3 = self._s3(settings)
         warehouse = SharedWarehouse(self._properties(settings, folder, s3), s3, upkeep=self.upkeep)
-        return IcebergOfflineStore(warehouse, by_day=self.by_day)
+        return IcebergOfflineStore(warehouse, by_day=self.by_day, for_spark=self.for_spark)
 
     def artefacts(self, settings: Settings) -> Path | ObjectFolder:
         """Where the artefacts of model versions lie: beside the tables where the settings say where those are."""

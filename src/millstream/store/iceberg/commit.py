@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from millstream.errors import StoreError
+from millstream.store.iceberg.reserved import ours
 from millstream.store.offline import PREFIX, Snapshot
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def whole(found: Table, table: str) -> Table:
             called.setdefault(column.field_id, column.name)
     today = {column.field_id: column.name for column in found.schema().fields}
     for number in _written(found):
-        if today.get(number) != called.get(number):
+        if ours(today.get(number, "")) != ours(called.get(number, "")):
             how = "dropped" if number not in today else f"renamed to '{today[number]}'"
             raise StoreError(
                 f"Offline table '{table}': another program has {how} its column '{called.get(number, number)}'.",

@@ -56,6 +56,10 @@ class SharedWarehouse:
         kind = given.pop("type", None)
         if kind == "rest":
             return load_catalog("millstream", **{"py-catalog-impl": _REST}, **given)
+        if kind == "hive":
+            from millstream.store.iceberg.hive_catalog import CarefulHiveCatalog
+
+            return CarefulHiveCatalog("millstream", **given)
         if kind != "sql":
             return load_catalog("millstream", **{"type": kind} if kind else {}, **given)
 

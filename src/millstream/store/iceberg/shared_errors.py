@@ -91,12 +91,24 @@ def _of_catalog(what: str, place: str, catalog: Mapping[str, str], error: Except
             f"Settings: `catalog` in [offline] names no catalog that can be opened ({type(error).__name__}).",
             'it has PyIceberg\'s properties, such as {type = "rest", uri = "https://catalog.example.com"}.',
         )
-    if type(error).__module__.startswith("thrift"):
-        return StoreError(f"{what}: the {place} cannot be used: {first_line(error)}.", _WAITS)
+    if type(error).__module__.startswith(("thrift", "hive_metastore")):
+        return _of_metastore(f"{what}: the {place}", error)
     return CorruptState(
         f"{what}: what the {place} and its storage hold of it does not read as what was written: {first_line(error)}.",
         "restore it from a copy; the log still holds what its retention keeps.",
     )
+
+
+def _of_metastore(what: str, error: Exception) -> StoreError:
+    """What to say of an error of a Hive Metastore, or of the connection to one."""
+    said = first_line(getattr(error, "message", None) or error)
+    if "timed out" in said or "timeout" in said:
+        return StoreError(f"{what}: it has not answered in time.", _WAITS)
+    if "connect to any" in said or "resolve" in said:
+        return StoreError(f"{what}: it cannot be reached.", _WAITS)
+    if "Invalid method name" in said:
+        return StoreError(f"{what} cannot be used: {said}.", "PyIceberg speaks to a Metastore before Hive 4.")
+    return StoreError(f"{what} cannot be used: {said}.", _WAITS)
 
 
 _SECRET = "look at `catalog` in [offline], and at its secret: `catalog_secret_env` or `catalog_secret_file`."

@@ -30,6 +30,7 @@ from millstream.store.iceberg.compaction import AFTER, AT, data_files, due, repl
 from millstream.store.iceberg.days import DAY, divide, divided_by, divided_by_day, shown, with_day
 from millstream.store.iceberg.local import LocalWarehouse
 from millstream.store.iceberg.read import apart, chosen, held, narrow
+from millstream.store.iceberg.reserved import as_kept, as_ours, kept, ours, set_apart
 from millstream.store.iceberg.tags import ended, names, tag_of, tagged
 from millstream.store.iceberg.warehouse import SETTINGS, Warehouse
 from millstream.store.offline import ANY, Moved, OfflineStore, Snapshot, TableFacts, Tended, Where
@@ -48,6 +49,7 @@ class IcebergOfflineStore:
     Args:
         folder: where the catalog (`catalog.db`) and the tables (`warehouse/`) are kept, or a warehouse that is elsewhere.
         by_day: whether tables that are made from now on lie in files by day; worth it where a day has tens of megabytes.
+        for_spark: whether they have no column whose name Iceberg keeps for its own, as Spark demands of what it reads whole.
 
     Raises:
         CorruptState: when the catalog or a table cannot be read as what was written.
@@ -59,9 +61,9 @@ class IcebergOfflineStore:
     ({'amount': [5.0]}, {'millstream.positions': '[1]'})
     """
 
-    def __init__(self, folder: str | Path | Warehouse, *, by_day: bool = False) -> None:
+    def __init__(self, folder: str | Path | Warehouse, *, by_day: bool = False, for_spark: bool = False) -> None:
         self._warehouse = LocalWarehouse(Path(folder)) if isinstance(folder, str | Path) else folder
-        self._by_day = by_day
+        self._by_day, self._for_spark = by_day, for_spark
         self._opened: tuple[int, Catalog] | None = None
         self._lock = threading.Lock()
 
@@ -83,7 +85,8 @@ class IcebergOfflineStore:
                 if found is None or expected not in (ANY, head):
                     given = None if isinstance(expected, str) else expected
                     raise Fenced.moved(f"table '{table}' (its snapshot)", given, head)
-                dated = with_day(table, rows) if divided_by(found.metadata) == [DAY] else rows
+                named = as_kept(rows, found.schema().column_names)
+                dated = with_day(table, named) if divided_by(found.metadata) == [DAY] else named
                 change = stage(whole(found, table), table, dated, mine)
                 if (done := self._landed(table, found, change, mine)) is not None:
                     return done
@@ -100,8 +103,7 @@ class IcebergOfflineStore:
         with self._warehouse.clear(table):
             planned, many = self._planned(table, columns, where, snapshot)
             rows = held(planned.to_arrow(), many)
-        names = shown(planned.table_metadata, rows.schema) if columns is None else list(columns)
-        return narrow(rows.select(names))
+        return as_ours(narrow(rows.select(_meant(planned, columns, rows.schema))))
 
     def batches(
         self,
@@ -128,8 +130,8 @@ class IcebergOfflineStore:
             reader = ArrowScan(planned.table_metadata, planned.io, planned.projection(), planned.row_filter)
             for task in planned.plan_files():
                 for batch in reader.to_record_batches([task]):
-                    names = shown(planned.table_metadata, batch.schema) if columns is None else list(columns)
-                    yield narrow(held(batch, many).select(names))
+                    names = _meant(planned, columns, batch.schema)
+                    yield as_ours(narrow(held(batch, many).select(names)))
 
     def snapshot(self, table: str) -> Snapshot | None:
         """The newest snapshot, or None when nothing was ever appended."""
@@ -239,14 +241,17 @@ class IcebergOfflineStore:
         found = whole(self._load(table), table)
         names = found.schema().column_names
         for column in (*(columns or ()), *(column for column, *_ in where)):
-            if column not in names:
-                raise NotFound.named(f"column of '{table}'", column, names)
+            if kept(column, names) not in names:
+                raise NotFound.named(f"column of '{table}'", column, map(ours, names))
         if snapshot is not None and not reach(found, snapshot):
             raise NotFound.named(f"snapshot of '{table}'", str(snapshot), map(str, snapshot_ids(found)))
-        plan, many = apart(table, where, found)
-        fields = ("*",) if columns is None else dict.fromkeys([*columns, *(column for column, _ in many)])
+        plan, many = apart(table, [(kept(column, names), sign, value) for column, sign, value in where], found)
         filtered = chosen(table, plan, found) if plan else AlwaysTrue()
-        return found.scan(row_filter=filtered, selected_fields=tuple(fields), snapshot_id=snapshot), many
+        then = found.scan(snapshot_id=snapshot).projection().column_names  # a snapshot has the names of its day
+        many = [(kept(ours(column), then), values) for column, values in many]
+        fields = ["*"] if columns is None else [kept(one, then) for one in columns] + [column for column, _ in many]
+        selected = tuple(dict.fromkeys(fields))
+        return found.scan(row_filter=filtered, selected_fields=selected, snapshot_id=snapshot), many
 
     def close(self) -> None:
         """Let go of the catalog's connections; what is asked next opens its own."""
@@ -285,6 +290,8 @@ class IcebergOfflineStore:
             made = catalog.create_table_transaction(place, schema=schema, properties=SETTINGS)
             if self._by_day:
                 divide(made, table, rows)
+            if self._for_spark:
+                set_apart(made)
             return made.commit_transaction()
         except (TableAlreadyExistsError, CommitFailedException, IntegrityError):
             return self._load(table)
@@ -308,7 +315,8 @@ class IcebergOfflineStore:
             tasks = [task for some in small for task in some]
             if not tasks:
                 return 0
-            files = [file for some in small for file in written(found, some, order)]
+            by = [kept(one, found.schema().column_names) for one in order]
+            files = [file for some in small for file in written(found, some, by)]
             after = {AFTER: str(data_files(found) - len(tasks) + len(files)), AT: str(now)}
             mine = carried(found) | marked(table, after)
             if self._landed(table, found, replaced(found, tasks, files, mine), mine) is not None:
@@ -329,6 +337,11 @@ class IcebergOfflineStore:
                 raise
             return False
         return True
+
+
+def _meant(planned: DataScan, columns: Sequence[str] | None, rows: pa.Schema) -> list[str]:
+    """The columns of what was read that were asked for, as the table has them."""
+    return shown(planned.table_metadata, rows) if columns is None else [kept(one, rows.names) for one in columns]
 
 
 def _committed(change: Transaction) -> tuple[Table | None, Exception | None]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -154,15 +156,18 @@ def test_what_is_wrong_with_a_catalog_in_a_database_is_one_sentence(
     ],
 )  # fmt: skip
 def test_settings_that_cannot_be_are_refused(tmp_path: Path, text: str, expected: str) -> None:
-    import re
-
     def opened() -> None:
         configured(tmp_path, text).tables()
 
     assert re.search(expected, said(opened, ProjectError))
 
 
-def test_a_catalog_of_a_library_that_is_not_there_names_its_extra(tmp_path: Path) -> None:
+def test_a_catalog_of_a_library_that_is_not_there_names_its_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in [one for one in sys.modules if re.match(r"thrift|hive_metastore|.*iceberg\.(catalog\.)?hive", one)]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "thrift", None)
     catalog = 'access_key = "x"\ncatalog = {type = "hive", uri = "thrift://127.0.0.1:9"}'
     with pytest.raises(ProjectError, match="needs a package that is not installed") as raised:
         configured(tmp_path, catalog).tables()
@@ -171,7 +176,6 @@ def test_a_catalog_of_a_library_that_is_not_there_names_its_extra(tmp_path: Path
 
 def test_nothing_of_it_is_loaded_unless_settings_name_it(tmp_path: Path) -> None:
     import subprocess
-    import sys
 
     code = """
 import sys, millstream as ms
