@@ -14,7 +14,6 @@ from itertools import chain
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from millstream.buffer.agreement import mark, refuse_stepped_back
 from millstream.buffer.log import OwnLog
@@ -27,7 +26,7 @@ from millstream.definitions.group_version import BatchGroupVersion
 from millstream.errors import Fenced, MillstreamError, SteppedBack, StoreError
 from millstream.fold.rows import ACTIVE, Row
 from millstream.history.events import MARKS, POSITIONS, held, marks_of
-from millstream.ingest.batch_offline import Shape, Snapshots, dated_rows
+from millstream.ingest.batch_offline import restatements
 from millstream.ingest.batch_online import (
     Confirmed,
     Fresh,
@@ -41,9 +40,9 @@ from millstream.ingest.batch_online import (
 )
 from millstream.ingest.late_snapshot import late_snapshot_changes
 from millstream.ingest.pruning import pruning
-from millstream.ingest.staged_runs import KeyedRun, read_runs, run_at, schema_of
+from millstream.ingest.staged_runs import KeyedRun, read_runs, run_at
 from millstream.ingest.writing import read_unmoved, write_all
-from millstream.store.offline import STATED, OfflineStore, Where, batches_of
+from millstream.store.offline import OfflineStore
 from millstream.store.online import (
     BEGUN,
     MARK,
@@ -231,7 +230,7 @@ class BatchIngester:
         self._stored[version.id] = position
         if not runs:
             return BatchApplied()
-        added = self._restatements(version, runs, snapshot)
+        added = restatements(self._offline, version, runs, snapshot)
         kept = mark(self._log, staging_topic(version.id), 0, runs[-1].next)
         properties = {POSITIONS: json.dumps({"0": runs[-1].next}), MARKS: json.dumps({"0": kept} if kept else {})}
         try:
@@ -240,33 +239,6 @@ class BatchIngester:
             return BatchApplied(fenced=1)
         self._stored[version.id] = runs[-1].next
         return BatchApplied(runs=len(runs), rows=added.num_rows - len(runs))
-
-    def _restatements(self, version: BatchGroupVersion, runs: Sequence[KeyedRun], snapshot: int | None) -> pa.Table:
-        group = version.group
-        shape = Shape(group.entity.keys, schema_of(version, runs[0].run.rows))
-        all_rows = group.ttl is not None
-        if group.time is None:
-            begin = min((run.run.end, run.run.available) for run in runs)
-            known = Snapshots(shape, self._prior(version, shape, snapshot), begin)
-            return pa.concat_tables([known.add(run, all_rows=all_rows) for run in runs])
-        times = [pc.min_max(run.run.rows["event_time"]) for run in runs if len(run.keys)]
-        if all_rows or not times:
-            snapshot = None
-        where = [("event_time", ">=", min(one["min"].as_py() for one in times))] if times else []
-        where += [("event_time", "<=", max(one["max"].as_py() for one in times))] if times else []
-        prior = [shape.nothing, *self._prior(version, shape, snapshot, where)]
-        return dated_rows(shape, pa.concat_tables(prior), runs, all_rows=all_rows)
-
-    def _prior(
-        self, version: BatchGroupVersion, shape: Shape, snapshot: int | None, where: Where = ()
-    ) -> Iterator[pa.Table]:
-        """What the offline table says already, some rows at a time."""
-        if snapshot is None:
-            return
-        schema = shape.nothing.schema
-        asked = (batch_table(version.id), schema.names, [*STATED, *where], snapshot)
-        for batch in batches_of(self._offline, *asked):
-            yield pa.Table.from_batches([batch]).cast(schema)
 
     def _apply_online(
         self,

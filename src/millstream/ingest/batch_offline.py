@@ -7,17 +7,20 @@ is what keeps it alive; without one, only rows that differ from what was in forc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from millstream.buffer.topics import batch_table
 from millstream.definitions.data_types import arrow_type
+from millstream.definitions.group_version import BatchGroupVersion
 from millstream.fold.keys import encode_keys, key_codes
 from millstream.fold.rows import pack_columns
-from millstream.ingest.staged_runs import KeyedRun
+from millstream.ingest.staged_runs import KeyedRun, schema_of
+from millstream.store.offline import STATED, OfflineStore, Where, batches_of
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,44 @@ def _array(values: Sequence[object] | pa.Array | np.ndarray, kind: pa.DataType) 
     if isinstance(values, pa.Array | pa.ChunkedArray):
         return values.cast(kind)
     return pa.array(values, kind)
+
+
+def restatements(
+    offline: OfflineStore, version: BatchGroupVersion, runs: Sequence[KeyedRun], snapshot: int | None
+) -> pa.Table:
+    """What some runs add to the offline table of a version.
+
+    Args:
+        offline: the store that has the table.
+        version: the group version.
+        runs: the runs, at least one, in the order of their positions.
+        snapshot: the snapshot of the table that they are added to; None: it has none.
+    """
+    group = version.group
+    shape = Shape(group.entity.keys, schema_of(version, runs[0].run.rows))
+    all_rows = group.ttl is not None
+    if group.time is None:
+        begin = min((run.run.end, run.run.available) for run in runs)
+        known = Snapshots(shape, _prior(offline, version, shape, snapshot), begin)
+        return pa.concat_tables([known.add(run, all_rows=all_rows) for run in runs])
+    times = [pc.min_max(run.run.rows["event_time"]) for run in runs if len(run.keys)]
+    if all_rows or not times:
+        snapshot = None
+    where = [("event_time", ">=", min(one["min"].as_py() for one in times))] if times else []
+    where += [("event_time", "<=", max(one["max"].as_py() for one in times))] if times else []
+    prior = [shape.nothing, *_prior(offline, version, shape, snapshot, where)]
+    return dated_rows(shape, pa.concat_tables(prior), runs, all_rows=all_rows)
+
+
+def _prior(
+    offline: OfflineStore, version: BatchGroupVersion, shape: Shape, snapshot: int | None, where: Where = ()
+) -> Iterator[pa.Table]:
+    """What the offline table says already, some rows at a time."""
+    if snapshot is None:
+        return
+    schema = shape.nothing.schema
+    for batch in batches_of(offline, batch_table(version.id), schema.names, [*STATED, *where], snapshot):
+        yield pa.Table.from_batches([batch]).cast(schema)
 
 
 def dated_rows(shape: Shape, prior: pa.Table, runs: Sequence[KeyedRun], *, all_rows: bool) -> pa.Table:
