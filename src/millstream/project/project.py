@@ -150,7 +150,7 @@ class Project:
         """
         from millstream.project.drain import append
 
-        return append(self.parts, _name(stream), rows, history=False)
+        return append(self.parts, _name(stream, "EventStream"), rows, history=False)
 
     def load(self, stream: str | EventStream, rows: Rows) -> int:
         """Append events of the past, which arrived when they say: at the stream's `available`, else its `delay` later.
@@ -164,7 +164,7 @@ class Project:
         """
         from millstream.project.drain import append
 
-        return append(self.parts, _name(stream), rows, history=True)
+        return append(self.parts, _name(stream, "EventStream"), rows, history=True)
 
     def write(self, group: str | BatchFeatureGroup, rows: Rows) -> int:
         """Give a batch group rows as its query would have returned them now.
@@ -181,7 +181,7 @@ class Project:
         """
         from millstream.project.rows_by_hand import write
 
-        return write(self.parts, _name(group), rows)
+        return write(self.parts, _name(group, "BatchFeatureGroup"), rows)
 
     def drain(self) -> Mapping[str, int]:
         """Compute and ingest in this process until the buffer is empty.
@@ -215,7 +215,9 @@ class Project:
         Raises:
             NotFound: when there is no such group.
         """
-        return self._drainer.backfill(None if group is None else _name(group), progress)
+        return self._drainer.backfill(
+            None if group is None else _name(group, "StreamFeatureGroup", "BatchFeatureGroup"), progress
+        )
 
     def features(self, view: str | FeatureView, keys: Rows, at: Instant | None = None) -> pa.Table:
         """The view's features from the online store, at an instant.
@@ -234,7 +236,7 @@ class Project:
         from millstream.buffer.codec.values import instant
         from millstream.project.drain import features
 
-        return features(self.parts, _name(view), keys, None if at is None else instant("at", at))
+        return features(self.parts, _name(view, "FeatureView"), keys, None if at is None else instant("at", at))
 
     def history(
         self, group: str | StreamFeatureGroup, start: Instant | None = None, end: Instant | None = None
@@ -256,7 +258,7 @@ class Project:
         from millstream.project.drain import synced
 
         bounds = [None if one is None else instant(name, one) for name, one in (("start", start), ("end", end))]
-        return synced(self.parts, _name(group), *bounds)
+        return synced(self.parts, _name(group, "StreamFeatureGroup"), *bounds)
 
     def dead_letters(self, stream: str | EventStream | Table, *, newest: int | None = None) -> pa.Table:
         """What was sent to a stream and could not be taken, with the reason; `drain`, or the layers, find it.
@@ -283,7 +285,7 @@ class Project:
             >>> project.dead_letters(clicks)["reason"].to_pylist()
             ["Wrong type: column 'user_id' does not hold a whole number of 64 bits."]
         """
-        return self.parts.histories.dead_letters(_name(stream), newest)
+        return self.parts.histories.dead_letters(_name(stream, "EventStream", "Table"), newest)
 
     # Models.
 
@@ -301,7 +303,7 @@ class Project:
         from millstream.buffer.codec.values import instant
         from millstream.train.training_set import training_set
 
-        definition = self.parts.registry.model(_name(model))
+        definition = self.parts.registry.model(_name(model, "Model"))
         bounds = {name: instant(name, one) for name, one in (("start", start), ("end", end)) if one is not None}
         return training_set(definition, self.parts.histories.training(), now=self.clock.now(), **bounds)
 
@@ -319,7 +321,7 @@ class Project:
         from millstream.train.fitting import train
         from millstream.train.training_set import TrainingSet
 
-        definition = self.parts.registry.model(_name(model))
+        definition = self.parts.registry.model(_name(model, "Model"))
         if examples is not None and not isinstance(examples, TrainingSet):
             raise TrainingError(
                 f"train was given examples of type '{type(examples).__name__}'; expected a TrainingSet.",
@@ -349,7 +351,7 @@ class Project:
         """
         from millstream.train.fitting import adopt
 
-        definition = self.parts.registry.model(_name(model))
+        definition = self.parts.registry.model(_name(model, "Model"))
         versions = self.parts.served.versions()
         pins = sorted({versions[read.group.name].id for read in definition.view.groups})
         return adopt(definition, fitted, self.parts.model_versions, pins=pins, dictionaries=dictionaries)
@@ -369,7 +371,7 @@ class Project:
         """
         from millstream.project.serving import deploy
 
-        return deploy(self.parts, _name(model), version)
+        return deploy(self.parts, _name(model, "Model"), version)
 
     def rollback(self, model: str | Model) -> int:
         """Make the champion before this one the champion again.
@@ -382,7 +384,7 @@ class Project:
         """
         from millstream.project.serving import rollback
 
-        return rollback(self.parts, _name(model))
+        return rollback(self.parts, _name(model, "Model"))
 
     def score(self, model: str | Model, rows: Rows) -> pa.Table:
         """Score requests with the champion, as serving does, and capture them.
@@ -398,7 +400,7 @@ class Project:
             RequestError: when a row does not hold what the view needs.
             NotFound: when the model has no champion.
         """
-        return self._scoring.score(_name(model), rows)
+        return self._scoring.score(_name(model, "Model"), rows)
 
     # What was served.
 
@@ -412,7 +414,7 @@ class Project:
         Raises:
             RequestError: when `sample` is no whole number from 1.
         """
-        return self._scoring.verify(None if view is None else _name(view), sample)
+        return self._scoring.verify(None if view is None else _name(view, "FeatureView"), sample)
 
     def parity(self, model: str | Model, *, sample: int | None = None) -> ParityReport:
         """Compare captured vectors with training data at the same keys and instants, and explain every difference.
@@ -424,7 +426,7 @@ class Project:
         Raises:
             RequestError: when `sample` is no whole number from 1.
         """
-        return self._scoring.parity(_name(model), sample)
+        return self._scoring.parity(_name(model, "Model"), sample)
 
     def explain(self, request_id: str, feature: str | None = None) -> Explanation:
         """What one request was answered from: its vector, versions, positions and ages, and the events of a feature.
@@ -465,15 +467,24 @@ class Project:
         return Scoring(self.parts)
 
 
-def _name(thing: Any) -> str:
-    """The name of a definition, or a name as it is."""
+def _name(thing: Any, *kinds: str) -> str:
+    """The name of a definition of one of some kinds, or a name as it is."""
     name = thing if isinstance(thing, str) else getattr(thing, "name", None)
+    wanted = " or ".join(kinds)
     if not isinstance(name, str):
         raise NotFound(
             f"{shown(thing)} is no definition.",
             field="definition",
             given=thing,
             expected="a definition or its name",
-            hint="give what was declared, such as a ms.Model, or its name as text.",
+            hint=f"give what was declared, a ms.{wanted}, or its name as text.",
+        )
+    if not isinstance(thing, str) and type(thing).__name__ not in kinds:
+        raise NotFound(
+            f"{shown(thing)} is no {wanted}.",
+            field="definition",
+            given=thing,
+            expected=wanted,
+            hint=f"give the {wanted} that was declared, or its name as text.",
         )
     return name
