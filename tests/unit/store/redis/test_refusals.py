@@ -22,6 +22,7 @@ from millstream.store.deadline import with_deadline
 from millstream.store.online import Ask, InMemory, ShardMeta
 from millstream.store.redis.access import Access, ServerUrl
 from millstream.store.redis.servers import Servers
+from millstream.store.redis.scripts import SCRIPTS
 from millstream.store.redis.store import RedisOnlineStore
 from millstream.testing.servers.redis import PASSWORD, RedisServer
 
@@ -121,8 +122,8 @@ def test_what_is_wrong_in_the_settings_is_said(tmp_path: Path, text: str, said: 
     ],
 )
 def test_a_server_that_is_not_fit_is_refused(facts: str, said: str) -> None:
-    with saying(info(facts) * 2, b"+OK\r\n" * 5, info(facts)) as url, pytest.raises(StoreError, match=said):
-        opened(url, 0.5).facts({STATES: 1})
+    with saying(info(facts) * 2, b"+OK\r\n" * len(SCRIPTS), info(facts)) as url, pytest.raises(StoreError, match=said):
+        opened(url, 10).facts({STATES: 1})
 
 
 def test_what_does_not_speak_the_protocol_is_said() -> None:
