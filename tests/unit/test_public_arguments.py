@@ -137,7 +137,11 @@ def test_an_argument_that_there_is_not_is_named_with_the_nearest():
         ),
         (lambda project: project.apply(ms.FeatureView), "the class FeatureView cannot be planned", "views and models"),
         (lambda project: project.features([view], []), "[FeatureView 'v'] is no definition", "or its name"),
-        (lambda project: project.features(group, []), "StreamFeatureGroup 'g' is no FeatureView", "give the FeatureView"),
+        (
+            lambda project: project.features(group, []),
+            "StreamFeatureGroup 'g' is no FeatureView",
+            "give the FeatureView",
+        ),
         (lambda project: project.training_set(view), "FeatureView 'v' is no Model", "give the Model"),
         (lambda project: ms.compute([group], {}, []), "[StreamFeatureGroup 'g'] is given", "a feature group"),
         (lambda project: ms.compute(group, [events], []), "[EventStream 'events'] is given", "{stream: rows}"),

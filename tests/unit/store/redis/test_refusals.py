@@ -21,8 +21,8 @@ from millstream.store import connections
 from millstream.store.deadline import with_deadline
 from millstream.store.online import Ask, InMemory, ShardMeta
 from millstream.store.redis.access import Access, ServerUrl
-from millstream.store.redis.servers import Servers
 from millstream.store.redis.scripts import SCRIPTS
+from millstream.store.redis.servers import Servers
 from millstream.store.redis.store import RedisOnlineStore
 from millstream.testing.servers.redis import PASSWORD, RedisServer
 
