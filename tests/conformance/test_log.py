@@ -70,10 +70,6 @@ class TestKafkaLog(LogConformance):
     """The other processes lose every other commit, as Kafka may, so that what rests on commits fails each time."""
 
     of = ("log and worker", "Kafka")
-    lacks = (
-        "test_a_log_that_is_watched_tells_that_something_came",
-        "test_a_log_that_is_watched_tells_what_comes_meanwhile",
-    )
     deviations = NOT_ATOMIC
 
     @pytest.fixture
