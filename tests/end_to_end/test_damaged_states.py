@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -59,6 +60,7 @@ def project(tmp_path: Path) -> ms.Project:
     made = ms.Project(tmp_path / "shop", create=True)
     child = os.fork()
     if child == 0:
+        gc.freeze()  # what other tests have left in this process is the parent's to end
         filled = ms.Project(tmp_path / "shop")
         filled.apply(view)
         filled.load(payments, EVENTS)

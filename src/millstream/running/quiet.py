@@ -15,6 +15,10 @@ WATCHED = 0.25
 SURE = 30.0
 """Seconds after which a quiet log is read nevertheless, for what else may have changed: a store that was restored, say."""
 
+WORTH = 200
+"""Nothing must have come for so many times as long as it takes to ask the log whether anything has, before that is asked:
+microseconds on this machine, a second or so where it is elsewhere."""
+
 
 class Quiet:
     """Leaves a log alone that has been read to its end, until something has come.
@@ -28,7 +32,7 @@ class Quiet:
     def __init__(self, log: Log) -> None:
         self._log = log if isinstance(log, Watched) else None
         self._seen: int | None = None
-        self._until, self._calm = 0.0, True
+        self._until, self._came, self._cost = 0.0, 0.0, 0.0
 
     def read(self, work: Callable[[], T], read_all: Callable[[T], bool]) -> T | None:
         """Do what reads the log, or nothing when there is nothing to read.
@@ -43,14 +47,17 @@ class Quiet:
         Raises:
             MillstreamError: what `work` raises; it is called again the next time.
         """
-        # While there is something to read each time, the log is not asked in vain whether there is.
-        seen = self._log.wait(None, 0.0) if self._log is not None and self._calm else None
-        if seen is not None and seen == self._seen and time.monotonic() < self._until:
-            return None
-        self._seen, self._calm = None, False
+        seen, began = None, time.monotonic()
+        if self._log is not None and began - self._came >= WORTH * self._cost:
+            seen, looked = self._log.wait(None, 0.0), time.monotonic()
+            self._cost = looked - began
+            if seen == self._seen and looked < self._until:
+                return None
+        self._seen = None
         done = work()
-        self._calm = read_all(done)
-        if seen is not None and self._calm:
+        if not read_all(done):
+            self._came = time.monotonic()
+        elif seen is not None:
             self._seen, self._until = seen, time.monotonic() + SURE
         return done
 

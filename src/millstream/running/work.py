@@ -18,7 +18,7 @@ from millstream.project.retire import drop_unused
 from millstream.project.upkeep import tend
 from millstream.running.layers import complain, owner_name
 from millstream.running.quiet import SURE, Quiet
-from millstream.running.repeating import Every, tried
+from millstream.running.repeating import Beside, Every, tried
 from millstream.running.taking_in import Intake
 from millstream.store.offline import Upkeep
 
@@ -117,8 +117,9 @@ class Ingest:
         self._quiet = Quiet(parts.log)
         self._filling = any(version.building is not None for version in parts.registry.groups())
         self._newest: int | None = None
-        self._archive = Every(ARCHIVE_EVERY, self._archive_enough)
-        self._archive_all = Every(parts.settings.sync_every / 1e6, self._archiver.step)
+        self._archive = Beside("archive", [
+            Every(parts.settings.sync_every / 1e6, self._archiver.step), Every(ARCHIVE_EVERY, self._archive_enough),
+        ])  # fmt: skip
         self._age = Every(1.0, self._newest_age)
         self._damaged = Every(1.0, lambda: apply.rebuild_damaged(parts))
         self._behind = Every(1.0, self._seconds)
@@ -138,7 +139,7 @@ class Ingest:
         self._beside.start()
 
     def step(self) -> int:
-        """Apply what the buffer holds; archive what is enough for a file, and all at every interval of sync.
+        """Apply what the buffer holds; beside that, archive what is enough for a file, and all at every interval of sync.
 
         Raises:
             MillstreamError: the first failure, after all parts had their turn.
@@ -149,7 +150,7 @@ class Ingest:
         )  # a shard that comes or goes is written to the log, which then is not quiet
         taken = tried(failed, lambda: self._quiet.read(self._take, self._took_all))
         self._newest = self._newest if taken is None else None
-        archived = [tried(failed, self._archive_all.step), tried(failed, self._archive.step)]
+        archived = tried(failed, self._archive.done) or []
         tried(failed, self._damaged.step)
         self.facts["age"] = tried(failed, self._age.step) or self.facts["age"]
         if taken is not None or self.facts["lag_s"] or failed:
@@ -222,6 +223,7 @@ class Ingest:
         """
         self._stop.set()
         self._worker.close()
+        self._archive.close(BACKFILL_ENDS)
         self._beside.join(BACKFILL_ENDS)
 
     def _backfill(self) -> None:
