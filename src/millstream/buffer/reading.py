@@ -106,21 +106,6 @@ def still_kept(
 
     Raises:
         LogError: when the log does not give what it has.
-
-    Example:
-        >>> import pathlib, tempfile
-        >>> from millstream.buffer.embedded.log import EmbeddedLog
-        >>> from millstream.buffer.log import Batch
-        >>> from millstream.clock import SimulatedClock
-        >>> log = EmbeddedLog(pathlib.Path(tempfile.mkdtemp()), SimulatedClock(0), map_gib=1)
-        >>> log.create("clicks", 1)
-        >>> for payload in (b"a", b"b", b"c"):
-        ...     _ = log.append("clicks", 0, Batch(payload, "bytes", 1))
-        >>> log.trim("clicks", 0, 2)
-        2
-        >>> [records.payloads for records in still_kept(log, "clicks", 0, 0, 3)]
-        [[b'c']]
-        >>> log.close()
     """
     while True:
         position = max(position, log.ends(topic)[partition][0])

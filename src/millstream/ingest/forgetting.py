@@ -78,28 +78,29 @@ class Forgetting:
         """Look at a page of the keys of one shard, if one is due, and return how many were removed.
 
         Args:
-                facts: the shards that are this worker's, and what they hold.
+            facts: the shards that are this worker's, and what they hold.
 
         Raises:
             CorruptState: a state cannot be read; nothing of its page was removed.
             StoreError: when the store cannot be reached.
         """
         now = self._clock.now()
-        if 0 <= self._next - now <= PAUSE:
+        if not isinstance(self._store, Forgets) or 0 <= self._next - now <= PAUSE:
             return 0
         for (version, shard), meta in facts:
             place = (version.states, shard)
-            by = forgotten_by(meta) if isinstance(meta, ShardMeta) and meta.pending is None else None
-            if by is None or self._done.get(place) == by:
+            if not isinstance(meta, ShardMeta) or (by := forgotten_by(meta)) is None:
+                self._cursors.pop(place, None)  # it was built anew meanwhile, or cannot be read
+                continue
+            if meta.pending is not None or self._done.get(place) == by:
                 continue
             self._next = now + PAUSE
             known, cursor = self._cursors.get(place, (by, None))
-            return self._page(version, shard, by, cursor if known == by else None)
+            return self._page(self._store, version, shard, by, cursor if known == by else None)
         return 0
 
-    def _page(self, version: GroupVersion[Group], shard: int, by: int, cursor: bytes | None) -> int:
+    def _page(self, store: Forgets, version: GroupVersion[Group], shard: int, by: int, cursor: bytes | None) -> int:
         """Remove what is spent of a page, unless the shard is written meanwhile: then it is looked at again."""
-        assert isinstance(self._store, Forgets)  # else no instant would have been noted
         place = (version.states, shard)
         self._cursors[place] = (by, cursor)
         try:
@@ -111,7 +112,7 @@ class Forgetting:
             over = spent(layout_of(version.group), States.from_bytes(list(pairs.values())), by)
             keys = [key for key, one in zip(pairs, over.tolist(), strict=True) if one]
             if keys:
-                self._store.forget(version.states, shard, keys, meta.position)
+                store.forget(version.states, shard, keys, meta.position)
         except Fenced:
             return 0
         except CorruptState:

@@ -309,3 +309,40 @@ def test_another_time_to_keep_keys_holds_for_those_that_are_there(tmp_path: Path
     assert an_hour(9 * DAY) == an_hour(9 * DAY) == [2, 9]
     assert an_hour(2 * HOUR) == [9]
     assert world.read(2, ago=52 * HOUR)[1] == EARLY
+
+
+def test_a_store_that_cannot_forget_keeps_every_key_of_one_that_could(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.pay(1, 2)
+    world.pass_by(60 * HOUR)
+    world.pay(3)
+    world.pass_by(HOUR)
+    world.chain.send(PAYMENTS, [{"id": "x", "user_id": 3, "device": "d", "amount": 1.0, "at": world.clock.now()}])
+    world.computer.step()
+    assert world.ingester.step().forgotten == 0  # from here on there is something to look for
+    assert forgotten_by(meta_of(world.chain.online, "spent@1", 0)) is not None
+
+    class Keeping(AdversarialOnlineStore):
+        """A store of the protocol alone."""
+
+        forget = None  # type: ignore[assignment]
+
+    moved = StreamIngester(world.chain.log, Keeping(world.chain.online, 1), world.chain.versions, world.clock)
+    assert (moved.step().forgotten, moved.forgetting, world.users) == (0, False, [1, 2, 3])
+
+
+def test_states_that_are_built_anew_half_way_leave_nothing_to_look_for(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.pay(*range(5_000))
+    world.pass_by(60 * HOUR)
+    world.pay(8_000)
+    world.pass_by(HOUR)
+    world.chain.send(PAYMENTS, [{"id": "x", "user_id": 8_000, "device": "d", "amount": 1.0, "at": world.clock.now()}])
+    world.computer.step()
+    while not world.ingester.step().forgotten:
+        world.pass_by(SECOND)
+    assert world.ingester.forgetting
+    world.chain.online.drop("spent@1")
+    world.pass_by(SECOND)
+    world.ingester.step()
+    assert not world.ingester.forgetting

@@ -93,15 +93,20 @@ def test_a_project_of_the_release_before_is_gone_on_with_where_it_stood(folder: 
         assert project.parts.identity.stepped_back() == []
 
 
-def test_the_release_before_and_this_one_archive_by_turns(tmp_path: Path, code_before: Path) -> None:
-    """The rows that the release before adds to a table of days are of no day, and are read all the same."""
+def shared(folder: Path) -> tuple[Path, Path, str]:
+    """Make a project that two releases use by turns: the code of this one, the settings, and what they say."""
     user = ms.Entity("user", keys={"user_id": "int64"})
     clicks = ms.EventStream("clicks", time="at", schema={"user_id": "int64", "ms": "float64", "at": "timestamp"})
     pace = ms.StreamFeatureGroup("pace", entity=user, source=clicks, features=[ms.Count(over="1h")])
-    with ms.Project(tmp_path / "p", create=True) as project:
+    with ms.Project(folder, create=True) as project:
         project.apply(ms.FeatureView("pace_view", features=[pace]))
-    code, settings = Path(ms.__file__).parents[1], tmp_path / "p" / "millstream.toml"
-    plain = settings.read_text()
+    settings = folder / "millstream.toml"
+    return Path(ms.__file__).parents[1], settings, settings.read_text()
+
+
+def test_the_release_before_and_this_one_archive_by_turns(tmp_path: Path, code_before: Path) -> None:
+    """The rows that the release before adds to a table of days are of no day, and are read all the same."""
+    code, settings, plain = shared(tmp_path / "p")
     settings.write_text(f"{plain}\n[offline]\nby_day = true\n")
     counts = [turn(code, tmp_path / "p", 0)]
     settings.write_text(plain)  # a table stays as it was made
@@ -116,13 +121,7 @@ def test_the_release_before_and_this_one_archive_by_turns(tmp_path: Path, code_b
 
 def test_the_release_before_refuses_a_table_for_spark(tmp_path: Path, code_before: Path) -> None:
     """It would add the columns that are called otherwise there once more, and find none of the rows that lack them."""
-    user = ms.Entity("user", keys={"user_id": "int64"})
-    clicks = ms.EventStream("clicks", time="at", schema={"user_id": "int64", "ms": "float64", "at": "timestamp"})
-    pace = ms.StreamFeatureGroup("pace", entity=user, source=clicks, features=[ms.Count(over="1h")])
-    with ms.Project(tmp_path / "p", create=True) as project:
-        project.apply(ms.FeatureView("pace_view", features=[pace]))
-    code, settings = Path(ms.__file__).parents[1], tmp_path / "p" / "millstream.toml"
-    plain = settings.read_text()
+    code, settings, plain = shared(tmp_path / "p")
     settings.write_text(f"{plain}\n[offline]\nfor_spark = true\n")
     assert turn(code, tmp_path / "p", 0) == 5
     settings.write_text(plain)
