@@ -13,7 +13,7 @@ import msgspec
 from msgspec import NODEFAULT, Meta, Struct
 from msgspec.structs import FieldInfo, fields, force_setattr
 
-from millstream.definitions.durations import micros
+from millstream.definitions.durations import micros, text
 from millstream.errors import MillstreamError, ProjectError, nearest
 
 FILE = "millstream.toml"
@@ -327,6 +327,11 @@ def _meta(kind: Any) -> Meta | None:
     return next((one for one in getattr(kind, "__metadata__", ()) if isinstance(one, Meta)), None)
 
 
+def _is_span(kind: Any) -> bool:
+    meta = _meta(kind)
+    return meta is not None and bool((meta.extra or {}).get("duration"))
+
+
 def _expected(kind: Any) -> str:
     meta = _meta(kind)
     return "" if meta is None else meta.description or ""
@@ -334,8 +339,7 @@ def _expected(kind: Any) -> str:
 
 def _in_micros(kind: Any, value: Any) -> Any:
     """A duration as the file says it, in microseconds; what is no duration is refused."""
-    meta = _meta(kind)
-    if meta is None or not (meta.extra or {}).get("duration"):
+    if not _is_span(kind):
         return value
     try:
         return micros(msgspec.convert(value, Text))
@@ -351,9 +355,7 @@ def _default(field: FieldInfo) -> str:
     """Say what a setting is when it is left out."""
     if field.required:
         return "write it as it is expected."
-    plain = not isinstance(field.default, Struct) and field.default not in (NODEFAULT, "")
-    shown = plain and field.name not in _SPANS
-    return f"leave it out to take the default, {field.default}." if shown else "leave it out to take the default."
-
-
-_SPANS = ("sync_every", "files_kept", "frozen_after")
+    if isinstance(field.default, Struct) or field.default in (NODEFAULT, ""):
+        return "leave it out to take the default."
+    default = f'"{text(field.default)}"' if _is_span(field.type) else field.default
+    return f"leave it out to take the default, {default}."
